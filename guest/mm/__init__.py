@@ -1,0 +1,1 @@
+"""The guest's memory manager, cut and named as in Linux's ``mm/``. Pure: no operating system, no clock of its own."""

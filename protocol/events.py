@@ -1,0 +1,66 @@
+"""The event stream: one JSON object a line, the same vocabulary for people, tests and scripts.
+
+Every line is ``{"t": <CLOCK_MONOTONIC seconds>, "event": NAME, ...}``. Sizes are bytes, times are seconds, addresses are
+integers. The stream is written line by line and flushed, so a reader sees an event as soon as it happened.
+
+Must not know: who writes which event. ``README.md`` lists them.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+from protocol.errors import UsageError
+
+Clock = Callable[[], float]
+
+
+class EventLog:
+    """Writes events to a text stream, or nowhere.
+
+    A reader that goes away (a closed pipe, a full disk) must not take a virtual machine down: the log then falls silent
+    for good and :attr:`broken` says why.
+    """
+
+    def __init__(self, stream: TextIO | None, clock: Clock) -> None:
+        self._stream = stream
+        self._clock = clock
+        self.broken: str | None = None
+
+    def emit(self, event: str, **fields: object) -> None:
+        """Write one event with the current time. Never raises for what the reader did."""
+        if self._stream is None:
+            return
+        record = {"t": round(self._clock(), 6), "event": event, **fields}
+        try:
+            self._stream.write(json.dumps(record, separators=(", ", ": ")) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self._stream = None
+            self.broken = str(error)
+
+    def close(self) -> None:
+        """Close the stream, unless it is standard output."""
+        stream, self._stream = self._stream, None
+        if stream is not None and stream is not sys.stdout:
+            try:
+                stream.close()
+            except OSError as error:
+                self.broken = str(error)
+
+
+def open_event_log(path: str | None, clock: Clock) -> EventLog:
+    """Open ``PATH`` of an ``--events`` option: a file to append to, ``-`` for standard output, ``None`` for no events.
+
+    Raises:
+        UsageError: the file cannot be opened for appending.
+    """
+    if path is None:
+        return EventLog(None, clock)
+    if path == "-":
+        return EventLog(sys.stdout, clock)
+    try:
+        return EventLog(open(path, "a", encoding="utf-8"), clock)  # noqa: SIM115 - owned by the log
+    except OSError as error:
+        raise UsageError(f"--events {path}: {error.strerror}") from error
