@@ -1,1 +1,1 @@
-"""The guest's side: an emulated virtual machine and a launcher for a real one. Imports ``protocol``, never ``host``."""
+"""The guest's side: an emulated virtual machine and a launcher for a real one. Imports ``protocol``, not ``host``."""

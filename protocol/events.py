@@ -1,7 +1,7 @@
 """The event stream: one JSON object a line, the same vocabulary for people, tests and scripts.
 
-Every line is ``{"t": <CLOCK_MONOTONIC seconds>, "event": NAME, ...}``. Sizes are bytes, times are seconds, addresses are
-integers. The stream is written line by line and flushed, so a reader sees an event as soon as it happened.
+Every line is ``{"t": <CLOCK_MONOTONIC seconds>, "event": NAME, ...}``. Sizes are bytes, times are seconds, addresses
+are integers. The stream is written line by line and flushed, so a reader sees an event as soon as it happened.
 
 Must not know: who writes which event. ``README.md`` lists them.
 """
@@ -61,6 +61,6 @@ def open_event_log(path: str | None, clock: Clock) -> EventLog:
     if path == "-":
         return EventLog(sys.stdout, clock)
     try:
-        return EventLog(open(path, "a", encoding="utf-8"), clock)  # noqa: SIM115 - owned by the log
+        return EventLog(open(path, "a", encoding="utf-8"), clock)
     except OSError as error:
         raise UsageError(f"--events {path}: {error.strerror}") from error
