@@ -1,0 +1,251 @@
+"""vhost-user messages from and to bytes, whatever pieces the bytes come in.
+
+A :class:`MessageReader` is fed bytes and received file descriptors and gives whole messages. It never owns a file
+descriptor for longer than it takes to hand it out: whoever takes a message closes what came with it.
+
+Source: vhost-user specification, "Header" and "Ancillary data": file descriptors ride on the first byte of a header.
+
+Must not know: sockets, sessions, what was negotiated.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from construct import ConstructError
+
+from protocol.errors import FramingError, VhostUserError
+from protocol.vhost_user import (
+    HEADER,
+    HEADER_SIZE,
+    PAYLOAD_MAX,
+    REQUEST_FORMS,
+    U64,
+    VERSION,
+    VERSION_MASK,
+    BackendRequest,
+    FrontendRequest,
+    HeaderFlag,
+    MemoryTable,
+    Payload,
+    PayloadForm,
+    Request,
+    VringFile,
+)
+
+
+class Channel(Enum):
+    """Which of the four streams between two processes is being read; it decides what a number in a header means."""
+
+    FRONTEND_REQUESTS = "front-end requests"
+    BACKEND_REPLIES = "back-end replies"
+    BACKEND_REQUESTS = "back-end requests"
+    FRONTEND_REPLIES = "front-end replies"
+
+    @property
+    def carries_replies(self) -> bool:
+        """Whether every message of the stream is a reply."""
+        return self in (Channel.BACKEND_REPLIES, Channel.FRONTEND_REPLIES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One whole, well-formed message. ``fds`` are numbers; whoever takes the message has to close them."""
+
+    request: Request
+    payload: Payload = None
+    need_reply: bool = False
+    fds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadMessage:
+    """One message that was delimited but makes no sense. The stream is in step behind it.
+
+    ``request`` is the number from the header, known or not, and ``error`` says what is wrong.
+    """
+
+    request: int
+    need_reply: bool
+    fds: tuple[int, ...]
+    error: VhostUserError
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    request: int
+    flags: int
+    size: int
+
+
+_REQUEST_OF: Final[dict[Channel, type[FrontendRequest] | type[BackendRequest]]] = {
+    Channel.FRONTEND_REQUESTS: FrontendRequest,
+    Channel.BACKEND_REPLIES: FrontendRequest,
+    Channel.BACKEND_REQUESTS: BackendRequest,
+    Channel.FRONTEND_REPLIES: BackendRequest,
+}
+
+
+def build_message(request: Request, payload: Payload = None, *, need_reply: bool = False) -> bytes:
+    """Return the bytes of a request."""
+    form = REQUEST_FORMS[request].payload
+    flags = VERSION | (HeaderFlag.NEED_REPLY if need_reply else 0)
+    return _build(request, flags, b"" if form is None else build_payload(form, payload))
+
+
+def build_reply(request: int, payload: int | None = None) -> bytes:
+    """Return the bytes of an acknowledgement of ``request``: a u64, zero for success (REPLY_ACK); None gives an empty
+    payload, which is how GET_CONFIG says that it failed."""
+    return _build(request, VERSION | HeaderFlag.REPLY, b"" if payload is None else build_payload(U64, payload))
+
+
+def build_own_reply(request: Request, payload: Payload) -> bytes:
+    """Return the bytes of the reply that ``request`` has by itself, REPLY_ACK or not."""
+    form = REQUEST_FORMS[request].reply
+    assert form is not None, request
+    return _build(request, VERSION | HeaderFlag.REPLY, build_payload(form, payload))
+
+
+def _build(request: int, flags: int, payload: bytes) -> bytes:
+    # A reply's flags are exactly 0x5: QEMU and User Mode Linux compare for equality, so NEED_REPLY is never echoed.
+    return bytes(HEADER.build({"request": request, "flags": flags, "size": len(payload)})) + payload
+
+
+def build_payload(form: PayloadForm, payload: Payload) -> bytes:
+    """Return the bytes of ``payload`` in ``form``."""
+    return bytes(form.layout.build(form.to_fields(payload)))
+
+
+def parse_payload(form: PayloadForm, data: bytes) -> Payload:
+    """Return the value of the bytes of one whole payload.
+
+    Raises:
+        VhostUserError: too short, or longer than the form allows.
+    """
+    try:
+        fields = form.layout.parse(data)
+    except ConstructError as error:
+        raise VhostUserError(f"{len(data)} bytes are too few for a {form.name} payload") from error
+    value = form.to_value(fields)
+    used = len(form.layout.build(form.to_fields(value)))
+    if len(data) != used and not form.may_be_longer:
+        raise VhostUserError(f"{len(data)} bytes are too many for a {form.name} payload of {used}")
+    return value
+
+
+class MessageReader:
+    """Turns one direction of a vhost-user socket into messages.
+
+    A shell reads like this, and so can never attribute a file descriptor to the wrong message::
+
+        data, fds = recvmsg(reader.bytes_desired())
+        reader.feed(data, fds)
+        while (message := reader.next_message()) is not None: ...
+
+    File descriptors belong to the message in hand, the one whose bytes are still being waited for. So a piece that
+    brings some must not reach beyond that message, which :meth:`bytes_desired` guarantees; without file descriptors
+    pieces may be cut anywhere.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._buffer = bytearray()
+        self._fds: list[int] = []
+        self._header: _Header | None = None
+
+    def feed(self, data: bytes, fds: Iterable[int] = ()) -> None:
+        """Take the next bytes of the stream and the file descriptors that came with them."""
+        self._buffer += data
+        self._fds += fds
+
+    def bytes_desired(self) -> int:
+        """Return how many bytes may be read without passing the end of the message in hand. Never zero."""
+        if self._header is None:
+            return max(1, HEADER_SIZE - len(self._buffer))
+        return max(1, self._header.size - len(self._buffer))
+
+    @property
+    def in_message(self) -> bool:
+        """Whether the stream stands inside a message, so that an end of file now would be a cut."""
+        return self._header is not None or len(self._buffer) > 0
+
+    def take_fds(self) -> tuple[int, ...]:
+        """Hand out every file descriptor that no message took yet: for the end of a session."""
+        fds = tuple(self._fds)
+        self._fds.clear()
+        return fds
+
+    def next_message(self) -> Message | BadMessage | None:
+        """Return the next whole message, or None if more bytes are needed.
+
+        Raises:
+            FramingError: the header cannot be believed (version, direction, size). The reader is of no more use.
+        """
+        if self._header is None:
+            if len(self._buffer) < HEADER_SIZE:
+                return None
+            self._header = self._parse_header(bytes(self._buffer[:HEADER_SIZE]))
+            del self._buffer[:HEADER_SIZE]
+        header = self._header
+        if len(self._buffer) < header.size:
+            return None
+        payload = bytes(self._buffer[: header.size])
+        del self._buffer[: header.size]
+        fds = self.take_fds()
+        self._header = None
+        need_reply = bool(header.flags & HeaderFlag.NEED_REPLY)
+        try:
+            return self._parse(header, payload, need_reply, fds)
+        except VhostUserError as error:
+            return BadMessage(request=header.request, need_reply=need_reply, fds=fds, error=error)
+
+    def _parse_header(self, data: bytes) -> _Header:
+        fields = HEADER.parse(data)
+        header = _Header(fields.request, fields.flags, fields.size)
+        if header.flags & VERSION_MASK != VERSION:
+            raise FramingError(f"message version {header.flags & VERSION_MASK} is not {VERSION}")
+        if bool(header.flags & HeaderFlag.REPLY) != self._channel.carries_replies:
+            raise FramingError(
+                f"a {'request' if self._channel.carries_replies else 'reply'} among {self._channel.value}"
+            )
+        if header.size > PAYLOAD_MAX:
+            raise FramingError(f"message of {header.size} bytes exceeds {PAYLOAD_MAX}")
+        return header
+
+    def _parse(self, header: _Header, data: bytes, need_reply: bool, fds: tuple[int, ...]) -> Message:
+        try:
+            request = _REQUEST_OF[self._channel](header.request)
+        except ValueError:
+            raise VhostUserError(f"unknown request {header.request}") from None
+        form = REQUEST_FORMS[request]
+        if self._channel.carries_replies:
+            # GET_CONFIG fails with an empty payload; every other reply without a form of its own is an acknowledgement.
+            reply_form = None if not data else form.reply or U64
+            return Message(request=request, payload=_parse_form(reply_form, data), fds=fds)
+        payload = _parse_form(form.payload, data)
+        check_fds(request, payload, len(fds))
+        return Message(request=request, payload=payload, need_reply=need_reply, fds=fds)
+
+
+def _parse_form(form: PayloadForm | None, data: bytes) -> Payload:
+    if form is not None:
+        return parse_payload(form, data)
+    if data:
+        raise VhostUserError(f"{len(data)} bytes of payload where none belong")
+    return None
+
+
+def check_fds(request: Request, payload: Payload, count: int) -> None:
+    """Raise :class:`VhostUserError` unless ``count`` file descriptors are right for a request with this payload."""
+    allowed = REQUEST_FORMS[request].fds
+    match payload:
+        case MemoryTable(regions=regions):
+            allowed = range(len(regions), len(regions) + 1)
+        case VringFile(has_file=has_file):
+            allowed = range(1, 2) if has_file else range(1)
+        case _:
+            pass
+    if count not in allowed:
+        wanted = " or ".join(str(number) for number in allowed)
+        raise VhostUserError(f"{request.name} came with {count} file descriptors instead of {wanted}")

@@ -1,0 +1,126 @@
+"""The balloon device on the wire: feature bits, configuration space, queues, statistics tags.
+
+Source: virtio 1.2, 5.5. Must not know: rings, sockets, what discarding means.
+"""
+
+from dataclasses import dataclass, replace
+from enum import Enum, IntEnum
+from typing import Final
+
+from construct import Int32ul, Struct
+
+from protocol.virtio import has_feature
+
+PFN_SHIFT: Final = 12
+"""Balloon page frame numbers always count 4096-byte units (virtio 1.2, 5.5.6)."""
+
+PFN_SIZE: Final = 4
+"""Bytes of one little-endian page frame number in an inflate or deflate buffer."""
+
+REPORTING_CAPACITY: Final = 32
+"""Linux refuses a reporting queue of fewer entries than this (drivers/virtio/virtio_balloon.c, virtballoon_probe)."""
+
+
+class BalloonFeature(IntEnum):
+    """Bit numbers of the balloon's own features (virtio 1.2, 5.5.3)."""
+
+    MUST_TELL_HOST = 0
+    STATS_VQ = 1
+    DEFLATE_ON_OOM = 2
+    FREE_PAGE_HINT = 3
+    PAGE_POISON = 4
+    PAGE_REPORTING = 5
+
+
+class BalloonQueue(Enum):
+    """The five queues by what they carry (virtio 1.2, 5.5.2); their numbers follow from :func:`queue_order`."""
+
+    INFLATE = "inflate"
+    DEFLATE = "deflate"
+    STATS = "stats"
+    FREE_PAGE = "free_page"
+    REPORTING = "reporting"
+
+
+QUEUES_MAX: Final = len(BalloonQueue)
+
+_OPTIONAL_QUEUES: Final = (
+    (BalloonFeature.STATS_VQ, BalloonQueue.STATS),
+    (BalloonFeature.FREE_PAGE_HINT, BalloonQueue.FREE_PAGE),
+    (BalloonFeature.PAGE_REPORTING, BalloonQueue.REPORTING),
+)
+
+
+def queue_order(features: int) -> tuple[BalloonQueue, ...]:
+    """Return the queues that exist under ``features``, in the order of their numbers.
+
+    Numbers are dense: an absent queue takes none. The specification's table gives each queue a fixed number instead,
+    but Linux numbers the queues that it asks for one after another (virtio_find_vqs in the transports), so page
+    reporting is queue 2, 3 or 4. Pass the negotiated features for what a driver sees.
+    """
+    optional = tuple(queue for feature, queue in _OPTIONAL_QUEUES if has_feature(features, feature))
+    return (BalloonQueue.INFLATE, BalloonQueue.DEFLATE, *optional)
+
+
+CONFIG_SIZE: Final = 16
+"""Bytes of the whole configuration space: four 32-bit fields."""
+
+CONFIG_ACTUAL: Final = range(4, 8)
+CONFIG_POISON_VAL: Final = range(12, 16)
+"""Byte positions of the two fields that a driver may write (virtio 1.2, 5.5.4)."""
+
+_CONFIG = Struct("num_pages" / Int32ul, "actual" / Int32ul, "free_page_hint_cmd_id" / Int32ul, "poison_val" / Int32ul)
+
+assert _CONFIG.sizeof() == CONFIG_SIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalloonConfig:
+    """The configuration space (virtio 1.2, 5.5.4). Little-endian on the wire, always.
+
+    ``num_pages`` is the size the host wishes the balloon to have and ``actual`` the size it has, both in 4096-byte
+    pages. ``poison_val`` is the 32-bit pattern that free pages of the guest hold.
+    """
+
+    num_pages: int = 0
+    actual: int = 0
+    free_page_hint_cmd_id: int = 0
+    poison_val: int = 0
+
+    def build(self) -> bytes:
+        """Return the 16 bytes of the configuration space."""
+        return bytes(
+            _CONFIG.build(
+                {
+                    "num_pages": self.num_pages,
+                    "actual": self.actual,
+                    "free_page_hint_cmd_id": self.free_page_hint_cmd_id,
+                    "poison_val": self.poison_val,
+                }
+            )
+        )
+
+    @staticmethod
+    def parse(data: bytes) -> "BalloonConfig":
+        """Return the configuration that ``data`` begins with; fields beyond its end read as zero."""
+        parsed = _CONFIG.parse(data[:CONFIG_SIZE].ljust(CONFIG_SIZE, b"\0"))
+        return BalloonConfig(
+            num_pages=parsed.num_pages,
+            actual=parsed.actual,
+            free_page_hint_cmd_id=parsed.free_page_hint_cmd_id,
+            poison_val=parsed.poison_val,
+        )
+
+    def written_by_driver(self, offset: int, data: bytes, *, poison_writable: bool) -> "BalloonConfig":
+        """Return the configuration after a driver wrote ``data`` at byte ``offset``.
+
+        Front-ends are not trusted to write narrowly: QEMU sends the whole window whenever the guest writes a field. So
+        only bytes that fall on ``actual``, and on ``poison_val`` where that is still writable, take effect.
+        """
+        current = bytearray(self.build())
+        writable = {*CONFIG_ACTUAL, *(CONFIG_POISON_VAL if poison_writable else ())}
+        for position, byte in enumerate(data, offset):
+            if position in writable:
+                current[position] = byte
+        new = BalloonConfig.parse(bytes(current))
+        return replace(self, actual=new.actual, poison_val=new.poison_val)
