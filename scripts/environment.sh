@@ -70,7 +70,7 @@ find_pip_wheel() {
 create_environment() {
     local base=$1 environment=$2 scratch wheel
     say "creating a Python environment in $environment"
-    if "$base" -c 'import ensurepip' 2>/dev/null; then
+    if "$base" -c 'import ensurepip; ensurepip.version()' 2>/dev/null; then
         "$base" -m venv --clear "$environment" || fail "cannot create $environment"
         return
     fi
