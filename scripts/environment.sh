@@ -60,7 +60,7 @@ find_pip_wheel() {
         "${apt[@]}" update >&2 && "${apt[@]}" download python3-pip-whl >&2
     ) || fail "cannot fetch the package python3-pip-whl: install python3-venv, or look at the lines above"
     dpkg -x "$state"/python3-pip-whl_*.deb "$state/root" || fail "cannot unpack python3-pip-whl"
-    for wheel in "$state"/root/usr/share/python-wheels/pip-*.whl; do
+    for wheel in "$state/root/usr/share/python-wheels/"pip-*.whl; do
         [[ -r $wheel ]] && printf '%s\n' "$wheel" && return
     done
     fail "python3-pip-whl does not contain pip: install python3-venv"
