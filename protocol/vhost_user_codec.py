@@ -20,7 +20,6 @@ from protocol.vhost_user import (
     HEADER,
     HEADER_SIZE,
     PAYLOAD_MAX,
-    REQUEST_FORMS,
     U64,
     VERSION,
     VERSION_MASK,
@@ -32,6 +31,7 @@ from protocol.vhost_user import (
     PayloadForm,
     Request,
     VringFile,
+    form_of,
 )
 
 
@@ -89,7 +89,7 @@ _REQUEST_OF: Final[dict[Channel, type[FrontendRequest] | type[BackendRequest]]] 
 
 def build_message(request: Request, payload: Payload = None, *, need_reply: bool = False) -> bytes:
     """Return the bytes of a request."""
-    form = REQUEST_FORMS[request].payload
+    form = form_of(request).payload
     flags = VERSION | (HeaderFlag.NEED_REPLY if need_reply else 0)
     return _build(request, flags, b"" if form is None else build_payload(form, payload))
 
@@ -102,7 +102,7 @@ def build_reply(request: int, payload: int | None = None) -> bytes:
 
 def build_own_reply(request: Request, payload: Payload) -> bytes:
     """Return the bytes of the reply that ``request`` has by itself, REPLY_ACK or not."""
-    form = REQUEST_FORMS[request].reply
+    form = form_of(request).reply
     assert form is not None, request
     return _build(request, VERSION | HeaderFlag.REPLY, build_payload(form, payload))
 
@@ -218,7 +218,7 @@ class MessageReader:
             request = _REQUEST_OF[self._channel](header.request)
         except ValueError:
             raise VhostUserError(f"unknown request {header.request}") from None
-        form = REQUEST_FORMS[request]
+        form = form_of(request)
         if self._channel.carries_replies:
             # GET_CONFIG fails with an empty payload; every other reply without a form of its own is an acknowledgement.
             reply_form = None if not data else form.reply or U64
@@ -238,7 +238,7 @@ def _parse_form(form: PayloadForm | None, data: bytes) -> Payload:
 
 def check_fds(request: Request, payload: Payload, count: int) -> None:
     """Raise :class:`VhostUserError` unless ``count`` file descriptors are right for a request with this payload."""
-    allowed = REQUEST_FORMS[request].fds
+    allowed = form_of(request).fds
     match payload:
         case MemoryTable(regions=regions):
             allowed = range(len(regions), len(regions) + 1)

@@ -10,6 +10,7 @@ read as one copy of 16 bytes and judged by that copy only.
 Must not know: mappings, guest memory, what a buffer means.
 """
 
+import platform
 import struct
 import sys
 import threading
@@ -102,6 +103,19 @@ def full_fence() -> None:
         pass
     with _fence_lock:
         pass
+
+
+_ACCESSES_KEEP_ORDER = platform.machine() in ("x86_64", "AMD64", "i686")
+
+
+def order_accesses() -> None:
+    """Keep loads behind earlier loads and stores behind earlier stores, as seen by another processor.
+
+    Needed between an index and the entries that it publishes, on both sides. x86 keeps these orders by itself, so there
+    it costs nothing; elsewhere it is :func:`full_fence`.
+    """
+    if not _ACCESSES_KEEP_ORDER:
+        full_fence()
 
 
 class SplitRing:

@@ -1,0 +1,146 @@
+"""``vhost-user-balloon``: the command line of the daemon.
+
+Options follow the vhost-user "Backend program conventions": ``--socket-path`` or ``--fd``, ``--print-capabilities``.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from protocol.errors import BalloonError, UsageError
+from protocol.units import parse_size
+from protocol.virtio_balloon import PFN_SHIFT
+
+PROGRAM = "vhost-user-balloon"
+
+_EPILOG = """\
+example:
+  vhost-user-balloon --socket-path /tmp/balloon.sock --events -
+  balloon-guest --socket-path /tmp/balloon.sock --memory 1G --workload memhog     (in a second terminal)
+"""
+
+
+def version() -> str:
+    """Return the installed version, or ``"(checkout)"`` when run without being installed."""
+    try:
+        return metadata.version(PROGRAM)
+    except metadata.PackageNotFoundError:
+        return "(checkout)"
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="A vhost-user back-end for virtio-balloon: takes free page reports from many virtual machines and "
+        "discards the pages they name.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    where = parser.add_argument_group("where virtual machines connect (one of the two)")
+    where.add_argument("--socket-path", metavar="PATH", type=Path, help="listen on this unix socket")
+    where.add_argument("--fd", metavar="N", type=int, help="use this inherited socket, listening or connected")
+    device = parser.add_argument_group("the device")
+    device.add_argument(
+        "--discard",
+        choices=("punch", "none"),
+        default="punch",
+        help="punch: give reported pages back to the system (default); none: acknowledge only, for guests whose memory "
+        "is pinned or must stay (VFIO, postcopy, snapshots)",
+    )
+    device.add_argument(
+        "--page-poison",
+        choices=("on", "off"),
+        default="off",
+        help="offer PAGE_POISON: guests that fill free pages with a pattern can then report too (default: off)",
+    )
+    device.add_argument(
+        "--balloon", metavar="SIZE", type=_size, default=0, help="inflate each guest's balloon to SIZE (default: 0)"
+    )
+    watch = parser.add_argument_group("watching")
+    watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
+    watch.add_argument("-v", "--verbose", action="store_true", help="tell of sessions on standard error")
+    parser.add_argument(
+        "--print-capabilities", action="store_true", help="print what this back-end is as JSON, ignore the rest, exit"
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
+    return parser
+
+
+def print_capabilities() -> None:
+    """Print the JSON that the vhost-user conventions ask for."""
+    features = ["page-reporting", "deflate-on-oom", "indirect-desc", "event-idx", "page-poison"]
+    print(json.dumps({"type": "balloon", "features": features}))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from host.daemon import Daemon, DaemonOptions  # late: --help and --print-capabilities are quick
+    from host.virtio_balloon import OFFERED
+    from protocol.events import open_event_log
+    from protocol.virtio import feature_mask
+    from protocol.virtio_balloon import BalloonFeature
+    from protocol.virtio_ring import refuse_big_endian
+
+    refuse_big_endian()
+    if (arguments.socket_path is None) == (arguments.fd is None):
+        raise UsageError("exactly one of --socket-path and --fd is needed")
+    poison = feature_mask(BalloonFeature.PAGE_POISON) if arguments.page_poison == "on" else 0
+    options = DaemonOptions(
+        socket_path=arguments.socket_path,
+        fd=arguments.fd,
+        features=OFFERED | poison,
+        discard=arguments.discard == "punch",
+        balloon_pages=arguments.balloon >> PFN_SHIFT,
+    )
+    events = open_event_log(arguments.events, time.monotonic)
+
+    # A worker that walks a long report must not keep the event loop waiting for the interpreter's usual 5 ms.
+    sys.setswitchinterval(0.0005)
+
+    async def serve() -> None:
+        await Daemon(options, events).run()
+
+    try:
+        asyncio.run(serve())
+    finally:
+        events.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon; return the exit status: 0 after SIGTERM, 1 for a failure, 2 for a usage error."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if "--print-capabilities" in words:
+        print_capabilities()
+        return 0
+    arguments = make_parser().parse_args(words)
+    logging.basicConfig(
+        level=logging.INFO if arguments.verbose else logging.WARNING,
+        format=f"{PROGRAM}: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        _run(arguments)
+    except UsageError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    except BalloonError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

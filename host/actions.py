@@ -1,0 +1,91 @@
+"""The effects that a vhost-user message can have, as values: :mod:`host.backend` yields them, the shell performs them.
+
+A file descriptor in an action changes its owner: whoever performs the action has to close it some day.
+
+Must not know: who performs them, or how.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from host.virtqueue import RingFeatures
+from host.vring import RingPlace
+from protocol.memory import RegionTable
+from protocol.vhost_user import FrontendRequest
+from protocol.virtio_balloon import BalloonQueue
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceMemory:
+    """Take these regions, one file descriptor each, in place of all earlier ones. No ring runs meanwhile."""
+
+    table: RegionTable
+    fds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddRegion:
+    """Take one more region, which becomes the last of ``table``. Rings may run meanwhile."""
+
+    table: RegionTable
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropRegion:
+    """Give up region ``number`` of the old table; ``table`` is what is left. No ring runs meanwhile."""
+
+    table: RegionTable
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRing:
+    """Serve a queue from now on, beginning with one look at its ring."""
+
+    index: int
+    queue: BalloonQueue
+    place: RingPlace
+    next_avail: int
+    features: RingFeatures
+
+
+@dataclass(frozen=True, slots=True)
+class StopRing:
+    """Stop serving a queue: finish the chain in hand, then touch its ring no more. Answered with the next available
+    index (16 bits)."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetVringFile:
+    """Take ``fd`` (None: there is none) as a queue's kick, call or error descriptor in place of the earlier one."""
+
+    request: FrontendRequest
+    index: int
+    fd: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetBackendChannel:
+    """Take ``fd`` as the channel for the back-end's own requests in place of the earlier one."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell the outside world: one event with its fields."""
+
+    event: str
+    fields: dict[str, object]
+
+
+Action: TypeAlias = (
+    ReplaceMemory | AddRegion | DropRegion | StartRing | StopRing | SetVringFile | SetBackendChannel | Announce
+)
+
+Effects: TypeAlias = Generator[Action, int | None, None]
+"""Actions to perform; StopRing is answered with the next available index, everything else with None."""

@@ -1,0 +1,297 @@
+"""One virtual machine's connection: reads its messages, performs what :mod:`host.backend` decides, owns all its
+file descriptors, and gives all of them up when the front-end goes away, whatever it was in the middle of.
+
+Must not know: other virtual machines.
+"""
+
+import array
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable, Generator
+from concurrent.futures import Executor
+from typing import Final, assert_never
+
+from host.actions import (
+    Action,
+    AddRegion,
+    Announce,
+    DropRegion,
+    ReplaceMemory,
+    SetBackendChannel,
+    SetVringFile,
+    StartRing,
+    StopRing,
+)
+from host.backend import Backend, MustClose, Session
+from host.guest_memory import GuestMemory
+from host.metrics import VmMetrics
+from host.ring_service import CallFile, QueueFiles, RingService, Turn
+from protocol.errors import FramingError, SessionEnded, VhostUserError
+from protocol.vhost_user import FDS_MAX, FrontendRequest
+from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader
+from protocol.virtio_balloon import QUEUES_MAX
+
+log = logging.getLogger(__name__)
+
+MESSAGE_TIMEOUT: Final = 10.0
+"""Seconds that the rest of a message may take once its first byte has come, and that a reply may take to be sent."""
+
+_ANCILLARY_SPACE: Final = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
+
+Emit = Callable[..., None]
+"""Writes one event: ``emit(name, **fields)``; the virtual machine's number is added by the daemon."""
+
+
+class Connection:
+    """Runs one session over a connected socket, which it owns."""
+
+    def __init__(self, sock: socket.socket, session: Session, executor: Executor, emit: Emit) -> None:
+        self._socket = sock
+        self._backend = Backend(session)
+        self._executor = executor
+        self._emit = emit
+        self._reader = MessageReader(Channel.FRONTEND_REQUESTS)
+        self._memory = GuestMemory()
+        self._files = [QueueFiles() for _ in range(QUEUES_MAX)]
+        self._services: dict[int, RingService] = {}
+        self._broken: asyncio.Queue[int] = asyncio.Queue()
+        self._channel: socket.socket | None = None
+        self._loop = asyncio.get_running_loop()
+        self._lock = asyncio.Lock()
+        self.metrics = VmMetrics()
+
+    @property
+    def peer_pid(self) -> int:
+        """Process id of the front-end, as the kernel noted it when the socket was connected."""
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[0])
+
+    async def run(self) -> str:
+        """Serve the session to its end and release everything. Return the reason of the end, one line."""
+        breaker = asyncio.create_task(self._retire_broken_rings())
+        try:
+            while True:
+                message = await self._next_message()
+                await self._handle(message)
+        except (SessionEnded, FramingError, MustClose) as error:
+            return str(error)
+        finally:
+            breaker.cancel()
+            await asyncio.shield(self._release())
+
+    async def _release(self) -> None:
+        # Rings first: a worker may be in the middle of a chain, and finishes it.
+        for index in list(self._services):
+            await self._services[index].stop()
+        self._drop_channel()
+        for files in self._files:
+            files.close()
+        self._memory.close()
+        for fd in self._reader.take_fds():
+            os.close(fd)
+        self._socket.close()
+
+    # -- messages in, replies out -----------------------------------------------------------------------------------
+
+    async def _next_message(self) -> Message | BadMessage:
+        while (message := self._reader.next_message()) is None:
+            timeout = MESSAGE_TIMEOUT if self._reader.in_message else None
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._wait_for(self._loop.add_reader, self._loop.remove_reader)
+            except TimeoutError:
+                raise FramingError(f"the rest of a message did not come within {MESSAGE_TIMEOUT:.0f} s") from None
+            self._receive()
+        return message
+
+    async def _wait_for(self, add: Callable[..., None], remove: Callable[[int], bool]) -> None:
+        ready: asyncio.Future[None] = self._loop.create_future()
+        fd = self._socket.fileno()
+        add(fd, _settle, ready)
+        try:
+            await ready
+        finally:
+            remove(fd)
+
+    def _receive(self) -> None:
+        flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+        try:
+            data, ancillary, message_flags, _ = self._socket.recvmsg(
+                self._reader.bytes_desired(), _ANCILLARY_SPACE, flags
+            )
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise SessionEnded(f"front-end gone: {error.strerror}") from error
+        fds = array.array("i")
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        self._reader.feed(data, fds)
+        if message_flags & socket.MSG_CTRUNC:
+            raise FramingError("file descriptors were lost on the way")
+        if not data:
+            raise SessionEnded(
+                "front-end gone in the middle of a message" if self._reader.in_message else "front-end gone"
+            )
+
+    async def _handle(self, message: Message | BadMessage) -> None:
+        unclaimed = set(message.fds)
+        try:
+            async with self._lock:
+                reply = await self._drive(self._backend.handle(message), unclaimed)
+        finally:
+            for fd in unclaimed:
+                os.close(fd)
+        if reply is not None:
+            await self._send(reply)
+
+    async def _drive(self, effects: Generator[Action, int | None, bytes | None], unclaimed: set[int]) -> bytes | None:
+        answer: int | None = None
+        try:
+            action = next(effects)
+            while True:
+                try:
+                    answer = await self._perform(action, unclaimed)
+                except VhostUserError as error:
+                    action = effects.throw(error)
+                else:
+                    action = effects.send(answer)
+        except StopIteration as stop:
+            reply: bytes | None = stop.value
+            return reply
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(MESSAGE_TIMEOUT):
+                while data:
+                    try:
+                        data = data[self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) :]
+                    except BlockingIOError:
+                        await self._wait_for(self._loop.add_writer, self._loop.remove_writer)
+        except TimeoutError:
+            raise SessionEnded("front-end does not read its replies") from None
+        except OSError as error:
+            raise SessionEnded(f"front-end gone: {error.strerror}") from error
+
+    # -- actions ----------------------------------------------------------------------------------------------------
+
+    async def _perform(self, action: Action, unclaimed: set[int]) -> int | None:
+        match action:
+            case StartRing():
+                self._services[action.index] = RingService(
+                    action,
+                    self._files[action.index],
+                    self._memory,
+                    self._backend.session.balloon,
+                    self._executor,
+                    self._on_turn,
+                )
+            case StopRing(index=index):
+                next_avail = await self._services[index].stop()
+                del self._services[index]
+                return next_avail
+            case ReplaceMemory(table=table, fds=fds):
+                self._memory.replace(table, fds)
+                unclaimed.difference_update(fds)
+                self._announce_memory()
+            case AddRegion(table=table, fd=fd):
+                self._memory.add(table, fd)
+                unclaimed.discard(fd)
+                self._announce_memory()
+            case DropRegion(table=table, number=number):
+                self._memory.drop(table, number)
+                self._announce_memory()
+            case SetVringFile(request=request, index=index, fd=fd):
+                self._set_vring_file(request, self._files[index], fd)
+                if fd is not None:
+                    unclaimed.discard(fd)
+            case SetBackendChannel(fd=fd):
+                self._set_channel(fd)
+                unclaimed.discard(fd)
+            case Announce(event=event, fields=fields):
+                self._emit(event, **fields)
+            case _:
+                assert_never(action)
+        return None
+
+    def _announce_memory(self) -> None:
+        table = self._memory.table
+        self._emit("memory", regions=len(table.regions), bytes=table.total_bytes, sealed=self._memory.sealed)
+
+    @staticmethod
+    def _set_vring_file(request: FrontendRequest, files: QueueFiles, fd: int | None) -> None:
+        if request is FrontendRequest.SET_VRING_KICK:
+            old_kick, files.kick = files.kick, fd
+            if old_kick is not None:
+                os.close(old_kick)
+            return
+        new = None if fd is None else CallFile(fd)
+        if request is FrontendRequest.SET_VRING_CALL:
+            old, files.call = files.call, new
+            if new is not None and old is not None:
+                # A completion may have been signalled on the old descriptor, or be about to: tell the new one as well.
+                new.signal()
+        else:
+            old, files.err = files.err, new
+        if old is not None:
+            old.close()
+
+    def _on_turn(self, index: int, turn: Turn) -> None:
+        for chain in turn.served:
+            self.metrics.count(chain, self._emit)
+        if turn.broken is not None:
+            self._emit("queue_stopped", queue=index, reason=str(turn.broken))
+            self._broken.put_nowait(index)
+
+    async def _retire_broken_rings(self) -> None:
+        while True:
+            index = await self._broken.get()
+            async with self._lock:
+                if index in self._services:
+                    await self._drive(self._backend.ring_broke(index), set())
+
+    # -- the back-end's own requests --------------------------------------------------------------------------------
+
+    def _set_channel(self, fd: int) -> None:
+        self._drop_channel()
+        try:
+            self._channel = socket.socket(fileno=fd)
+        except OSError as error:
+            raise VhostUserError("the back-end channel is not a socket") from error
+        self._loop.add_reader(fd, self._drain_channel)
+
+    def _drain_channel(self) -> None:
+        # We ask for no acknowledgements, so whatever comes is of no interest; end of file is.
+        assert self._channel is not None
+        try:
+            data = self._channel.recv(4096, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop_channel()
+
+    def _drop_channel(self) -> None:
+        if self._channel is not None:
+            self._loop.remove_reader(self._channel.fileno())
+            self._channel.close()
+            self._channel = None
+
+    def set_num_pages(self, num_pages: int) -> None:
+        """Wish for a balloon of ``num_pages`` 4096-byte pages, and tell the driver if there is one."""
+        request = self._backend.set_num_pages(num_pages)
+        if request is not None and self._channel is not None:
+            # Never wait for this channel: the front-end may at this moment be waiting for us on the other one.
+            with contextlib.suppress(OSError):
+                self._channel.send(request, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

@@ -1,0 +1,268 @@
+"""One running queue: from a kick to the used entry, discards included.
+
+The event loop only notices kicks. Everything between the kick and the guest's interrupt happens on a worker thread, in
+one go: take a chain, discard, give it back, call. So a large discard stalls nobody else, and a small one does not wait
+for the loop. At most one worker serves a queue at a time, which keeps the order of its chains and makes the ring's
+state single-threaded; the loop touches it only while no worker does.
+
+A worker handles a bounded number of chains and then queues up again behind the other queues' workers.
+
+Must not know: messages, sessions.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import select
+import socket
+import stat
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Final
+
+from host.actions import StartRing
+from host.device_memory import DiscardPlan, Refusal
+from host.discard import punch_hole
+from host.guest_memory import GuestMemory
+from host.virtio_balloon import VirtioBalloon
+from host.virtqueue import DeviceVirtqueue
+from protocol.errors import VhostUserError, VirtqueueError
+from protocol.virtio_balloon import BalloonQueue
+
+log = logging.getLogger(__name__)
+
+CHAINS_PER_TURN: Final = 16
+"""Chains that a worker serves before other queues get their turn."""
+
+POLL_INTERVAL: Final = 0.005
+"""Seconds between looks at a ring whose driver gave no kick descriptor (bit 8 of SET_VRING_KICK: polling)."""
+
+_EIGHT_BYTES = (1).to_bytes(8, "little")
+
+
+class CallFile:
+    """The descriptor that interrupts the driver. Never blocks for long, never raises: the guest's end is not ours."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+        # User Mode Linux passes a stream socket. MSG_DONTWAIT leaves its flags alone, which both ends share.
+        self._socket = socket.socket(fileno=fd) if is_socket else None
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+
+    def signal(self) -> None:
+        """Tell the driver once. A full descriptor has an interrupt pending anyway; a closed one has nobody to tell."""
+        with contextlib.suppress(OSError):
+            if self._socket is not None:
+                self._socket.send(_EIGHT_BYTES, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            elif self._poll.poll(0):
+                os.write(self.fd, _EIGHT_BYTES)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._socket is not None:
+            self._socket.close()
+        else:
+            os.close(self.fd)
+
+
+@dataclass(slots=True)
+class QueueFiles:
+    """The descriptors of one queue, which outlive the times it runs. They are owned here."""
+
+    kick: int | None = None
+    call: CallFile | None = None
+    err: CallFile | None = None
+
+    def close(self) -> None:
+        """Close all of them."""
+        if self.kick is not None:
+            os.close(self.kick)
+        for file in (self.call, self.err):
+            if file is not None:
+                file.close()
+        self.kick = self.call = self.err = None
+
+
+@dataclass(slots=True)
+class ServedChain:
+    """What became of one chain. ``seconds`` is the time from taking it to giving it back."""
+
+    queue: BalloonQueue
+    plan: DiscardPlan
+    seconds: float
+    discarded_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one worker did: the chains it served, whether more wait, and what broke the ring, if anything did."""
+
+    served: list[ServedChain] = field(default_factory=list)
+    more: bool = False
+    broken: VirtqueueError | None = None
+
+
+class RingService:
+    """Serves one queue from :meth:`start` until :meth:`stop`.
+
+    ``on_turn`` is called on the event loop after each worker's turn; with ``broken`` set the ring is not touched again.
+    """
+
+    def __init__(
+        self,
+        action: StartRing,
+        files: QueueFiles,
+        memory: GuestMemory,
+        balloon: VirtioBalloon,
+        executor: Executor,
+        on_turn: Callable[[int, Turn], None],
+    ) -> None:
+        self.index = action.index
+        self._queue_kind = action.queue
+        self._files = files
+        self._memory = memory
+        self._balloon = balloon
+        self._executor = executor
+        self._on_turn = on_turn
+        self._loop = asyncio.get_running_loop()
+        self._mapped = memory.map_ring(action.index, action.place)
+        try:
+            self._ring = DeviceVirtqueue(self._mapped.ring, action.next_avail, action.features, memory.read)
+            self._watch_kick()
+        except BaseException:
+            memory.unmap_ring(action.index, self._mapped)
+            raise
+        self._poller: asyncio.TimerHandle | None = None
+        self._busy = False
+        self._kicked = False
+        self._stopping = False
+        self._idle: asyncio.Future[None] | None = None
+        self._stopped: asyncio.Task[int] | None = None
+        self._serve_soon()
+        if files.kick is None:
+            self._poll_ring()
+
+    # -- on the event loop ------------------------------------------------------------------------------------------
+
+    def _watch_kick(self) -> None:
+        if self._files.kick is None:
+            return
+        try:
+            self._loop.add_reader(self._files.kick, self._on_kick)
+        except OSError as error:  # EPERM: a regular file, which can never become readable
+            raise VhostUserError(f"the kick descriptor of queue {self.index} cannot be waited for") from error
+
+    def _unwatch_kick(self) -> None:
+        if self._files.kick is not None:
+            self._loop.remove_reader(self._files.kick)
+
+    def _on_kick(self) -> None:
+        assert self._files.kick is not None
+        try:
+            # RWF_NOWAIT and not O_NONBLOCK: the flag would be the guest's too, and somebody may have read before us.
+            if not os.preadv(self._files.kick, [bytearray(8)], -1, os.RWF_NOWAIT):
+                self._unwatch_kick()  # end of file: the guest's end is gone for good
+        except BlockingIOError:
+            return
+        except OSError:
+            self._unwatch_kick()
+            return
+        self._serve_soon()
+
+    def _poll_ring(self) -> None:
+        if self._stopping:
+            return
+        self._serve_soon()
+        self._poller = self._loop.call_later(POLL_INTERVAL, self._poll_ring)
+
+    def _serve_soon(self) -> None:
+        if self._busy:
+            self._kicked = True
+            return
+        self._busy, self._kicked = True, False
+        self._executor.submit(self._serve)
+
+    def _turn_done(self, turn: Turn) -> None:
+        self._busy = False
+        if turn.broken is not None:
+            self._stopping = True
+            self._unwatch_kick()
+            if self._files.err is not None:
+                self._files.err.signal()
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+        if not self._stopping and (turn.more or self._kicked):
+            self._serve_soon()
+        self._on_turn(self.index, turn)
+
+    async def stop(self) -> int:
+        """Finish the chain in hand, touch the ring no more. Return the next available index.
+
+        May be called again, also when an earlier caller was cancelled while it waited.
+        """
+        if self._stopped is None:
+            self._stopped = self._loop.create_task(self._stop())
+        return await asyncio.shield(self._stopped)
+
+    async def _stop(self) -> int:
+        self._stopping = True
+        self._unwatch_kick()
+        if self._poller is not None:
+            self._poller.cancel()
+        if self._busy:
+            self._idle = self._loop.create_future()
+            await self._idle
+        next_avail = self._ring.next_avail
+        self._memory.unmap_ring(self.index, self._mapped)
+        return next_avail
+
+    # -- on a worker thread -----------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        turn = Turn()
+        try:
+            self._serve_chains(turn)
+        except VirtqueueError as error:
+            turn.broken = error
+        except Exception as error:
+            log.exception("serving queue %d failed", self.index)
+            turn.broken = VirtqueueError(f"internal error: {error}")
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+            self._loop.call_soon_threadsafe(self._turn_done, turn)
+
+    def _serve_chains(self, turn: Turn) -> None:
+        ring = self._ring
+        while not self._stopping:
+            if len(turn.served) == CHAINS_PER_TURN:
+                turn.more = True
+                return
+            begin = time.monotonic()
+            chain = ring.pop()
+            if chain is None:
+                if not ring.enable_notification():
+                    return
+                continue
+            plan = self._balloon.plan(self._queue_kind, chain, self._memory.device, self._memory.read)
+            discarded = self._discard(plan)
+            ring.add_used(chain.head, 0)
+            if ring.needs_notification() and self._files.call is not None:
+                self._files.call.signal()
+            turn.served.append(ServedChain(self._queue_kind, plan, time.monotonic() - begin, discarded))
+
+    def _discard(self, plan: DiscardPlan) -> int:
+        files = self._memory.files
+        discarded = 0
+        for place in plan.discards:
+            failure = punch_hole(files[place.region].fd, place.offset, place.length)
+            if failure == 0:
+                discarded += place.length
+            else:
+                region = self._memory.table.regions[place.region]
+                address = place.offset - region.mmap_offset + region.guest_address
+                plan.refuse(Refusal.DISCARD_FAILED, address, place.length)
+        return discarded

@@ -1,0 +1,133 @@
+"""The balloon device: what a chain on each of its queues asks for, and what its configuration space holds.
+
+Source: virtio 1.2, 5.5.6. Free page reporting is 5.5.6.7: the device-writable buffers of a chain *are* the free pages.
+
+Must not know: rings, sockets, file descriptors. It decides; ``ring_service`` discards.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from host.device_memory import DeviceMemory, DiscardPlan, Refusal
+from host.virtqueue import Buffer, Chain, ReadGuest
+from protocol.memory import PAGE_SIZE
+from protocol.virtio import FeatureBit, feature_mask, has_feature
+from protocol.virtio_balloon import PFN_SHIFT, PFN_SIZE, BalloonConfig, BalloonFeature, BalloonQueue
+
+PFN_BYTES_MAX: Final = 64 << 10
+"""Most bytes of page frame numbers that one chain is believed. Linux sends 1 KiB; nobody needs more than this."""
+
+OFFERED: Final = feature_mask(
+    FeatureBit.VERSION_1,
+    FeatureBit.VHOST_USER_F_PROTOCOL_FEATURES,
+    FeatureBit.RING_EVENT_IDX,
+    FeatureBit.RING_INDIRECT_DESC,
+    BalloonFeature.PAGE_REPORTING,
+    BalloonFeature.DEFLATE_ON_OOM,
+)
+"""Feature bits that the device offers unless told otherwise."""
+
+_PFN: Final = struct.Struct("<I")
+
+
+@dataclass(slots=True)
+class VirtioBalloon:
+    """The device's state: configuration space and what was negotiated.
+
+    ``discard`` False is the operator's word that nothing may be discarded (for example because a device of the guest
+    has its memory pinned). ``poison_settled`` is set by the first chain: a driver must not change ``poison_val``
+    after DRIVER_OK (virtio 1.2, 5.5.6.6.1), and no chain comes before that.
+    """
+
+    config: BalloonConfig = field(default_factory=BalloonConfig)
+    features: int = 0
+    discard: bool = True
+    poison_settled: bool = False
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Let the driver write ``data`` at byte ``offset``; only what a driver may change changes."""
+        poison = has_feature(self.features, BalloonFeature.PAGE_POISON) and not self.poison_settled
+        self.config = self.config.written_by_driver(offset, data, poison_writable=poison)
+
+    def read_config(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes of the configuration space from ``offset``; zeros beyond its end."""
+        return self.config.build()[offset : offset + length].ljust(length, b"\0")
+
+    def reset(self) -> None:
+        """Forget what a driver negotiated and wrote; the host's own wish (``num_pages``) stays."""
+        self.features = 0
+        self.poison_settled = False
+        self.config = replace(self.config, actual=0, poison_val=0)
+
+    @property
+    def keeps_pages(self) -> Refusal | None:
+        """Why no page of this guest may be discarded at present, or None if pages may be.
+
+        virtio 1.2, 5.5.6.7.2: with PAGE_POISON "the device MUST NOT modify the content of a reported page to a value
+        other than poison_val". A discard leaves zeros, so it is right for a poison value of zero only.
+        """
+        if not self.discard:
+            return Refusal.DISCARD_OFF
+        if has_feature(self.features, BalloonFeature.PAGE_POISON) and self.config.poison_val != 0:
+            return Refusal.POISON
+        return None
+
+    def plan(self, queue: BalloonQueue, chain: Chain, memory: DeviceMemory, read_guest: ReadGuest) -> DiscardPlan:
+        """Return what is to be discarded for ``chain``.
+
+        Raises:
+            VirtqueueError: an inflate chain's page frame numbers lie outside the guest's memory.
+        """
+        self.poison_settled = True
+        plan = DiscardPlan()
+        match queue:
+            case BalloonQueue.REPORTING:
+                self._plan_ranges(chain.writable, chain, memory, plan)
+                for address, length in chain.readable:
+                    # The text is silent on direction; a buffer the driver forbids us to write is not ours to discard.
+                    plan.ranges += 1
+                    plan.bytes += length
+                    plan.refuse(Refusal.READABLE, address, length)
+            case BalloonQueue.INFLATE:
+                pages = _read_pfns(chain.readable, plan, read_guest)
+                self._plan_ranges(_runs_of_pages(pages), chain, memory, plan)
+            case BalloonQueue.DEFLATE | BalloonQueue.STATS | BalloonQueue.FREE_PAGE:
+                pass
+        return plan
+
+    def _plan_ranges(self, buffers: Iterable[Buffer], chain: Chain, memory: DeviceMemory, plan: DiscardPlan) -> None:
+        reason = self.keeps_pages
+        if reason is None:
+            memory.plan(buffers, plan, chain.indirect_table)
+            return
+        for address, length in buffers:
+            plan.ranges += 1
+            plan.bytes += length
+            plan.refuse(reason, address, length)
+
+
+def _read_pfns(buffers: list[Buffer], plan: DiscardPlan, read_guest: ReadGuest) -> list[int]:
+    # virtio 1.2, 5.5.6: an array of 32-bit little-endian page frame numbers, in any number of descriptors.
+    data = bytearray()
+    for address, length in buffers:
+        room = PFN_BYTES_MAX - len(data)
+        if length > room:
+            plan.refuse(Refusal.TOO_LONG, address + room, length - room)
+        if room > 0 and length > 0:
+            data += read_guest(address, min(length, room))
+    usable = len(data) // PFN_SIZE * PFN_SIZE
+    return [pfn for (pfn,) in _PFN.iter_unpack(bytes(data[:usable]))]
+
+
+def _runs_of_pages(pfns: list[int]) -> Iterator[Buffer]:
+    # Neighbouring pages become one range: 256 single pages of a contiguous balloon are then one system call.
+    ordered = sorted(set(pfns))
+    start = 0
+    while start < len(ordered):
+        end = start + 1
+        while end < len(ordered) and ordered[end] == ordered[end - 1] + 1:
+            end += 1
+        yield ordered[start] << PFN_SHIFT, (end - start) * PAGE_SIZE
+        start = end
