@@ -28,6 +28,11 @@ class EventLog:
         self._clock = clock
         self.broken: str | None = None
 
+    @property
+    def is_standard_output(self) -> bool:
+        """Whether the events go to standard output, which then is no place for other text."""
+        return self._stream is sys.stdout
+
     def emit(self, event: str, **fields: object) -> None:
         """Write one event with the current time. Never raises for what the reader did."""
         if self._stream is None:

@@ -1,0 +1,106 @@
+"""The emulated machine as its programs see it: pages to allocate, to keep something in, and to free.
+
+Every page allocated is written and, before it is freed, read again: a device that discards a page in use is found out.
+
+Must not know: time, the device, how memory is backed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from guest.mm.mmzone import MigrateType
+from guest.mm.page_alloc import PageAllocator
+from protocol.memory import PAGE_SIZE
+
+
+class PageContent(Protocol):
+    """Where the content of pages is kept; :class:`guest.ram.GuestRam` is one."""
+
+    def fill(self, pfn: int, pages: int, stamp: int) -> None:
+        """Touch ``pages`` pages from ``pfn``, leaving the pattern of ``stamp`` in each."""
+
+    def count_corrupted(self, pfn: int, pages: int, stamp: int) -> int:
+        """Return how many of the pages have lost the pattern of ``stamp``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """2**order pages in use from page frame ``pfn``, holding the pattern of ``stamp``."""
+
+    pfn: int
+    order: int
+    stamp: int
+
+
+class Machine:
+    """Allocates, fills, verifies and frees blocks, and keeps the score.
+
+    ``on_phase`` is told the name of each new phase of a workload, ``on_corruption`` each block found corrupted: pfn,
+    order, number of corrupted pages.
+    """
+
+    def __init__(
+        self,
+        allocator: PageAllocator,
+        content: PageContent,
+        on_phase: Callable[[str], None],
+        on_corruption: Callable[[int, int, int], None],
+    ) -> None:
+        self.allocator = allocator
+        self._content = content
+        self._on_phase = on_phase
+        self._on_corruption = on_corruption
+        self._last_stamp = 0
+        self._blocks: dict[int, Block] = {}
+        self.allocated_pages = 0
+        self.verified_pages = 0
+        self.corrupted_pages = 0
+        self.failed_allocations = 0
+
+    def allocate(self, order: int, migratetype: MigrateType = MigrateType.MOVABLE) -> Block | None:
+        """Take 2**order pages and fill them. Return None if the allocator has none to give."""
+        pfn = self.allocator.alloc_pages(order, migratetype)
+        if pfn is None:
+            self.failed_allocations += 1
+            return None
+        self._last_stamp += 1
+        self._content.fill(pfn, 1 << order, self._last_stamp)
+        self.allocated_pages += 1 << order
+        block = self._blocks[pfn] = Block(pfn, order, self._last_stamp)
+        return block
+
+    def free(self, block: Block) -> None:
+        """Verify the block's content and give its pages back."""
+        self.verify(block)
+        self.allocator.free_pages(block.pfn, block.order)
+        del self._blocks[block.pfn]
+        self.allocated_pages -= 1 << block.order
+
+    def verify(self, block: Block) -> None:
+        """Read the block's pages and count those whose content is not what was written."""
+        pages = 1 << block.order
+        corrupted = self._content.count_corrupted(block.pfn, pages, block.stamp)
+        self.verified_pages += pages - corrupted
+        if corrupted:
+            self.corrupted_pages += corrupted
+            self._on_corruption(block.pfn, block.order, corrupted)
+
+    def verify_all(self) -> None:
+        """Read every page that is in use."""
+        for block in self._blocks.values():
+            self.verify(block)
+
+    def phase(self, name: str) -> None:
+        """Say that a new phase of the workload begins."""
+        self._on_phase(name)
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes on the free lists."""
+        return self.allocator.nr_free_pages() * PAGE_SIZE
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes that workloads hold."""
+        return self.allocated_pages * PAGE_SIZE

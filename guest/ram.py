@@ -1,0 +1,100 @@
+"""The guest's memory: a memfd that the device gets to see, and the content of its pages.
+
+The memfd is sealed against being cut short, so that a device may map its ring pages without fear.
+
+Must not know: which pages are free, who uses them.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+from array import array
+from typing import Final
+
+from protocol.errors import UsageError
+from protocol.memory import PAGE_SIZE
+
+_WORDS_PER_PAGE: Final = PAGE_SIZE // 8
+_LAST_WORD: Final = _WORDS_PER_PAGE - 1
+_STAMP_SHIFT: Final = 36
+_STAMP_MASK: Final = (1 << 27) - 1
+_LAST_WORD_MARK: Final = 1 << 63
+
+
+class GuestRam:
+    """``size`` bytes of guest memory from guest address 0, all of it a hole at first.
+
+    Content is kept as a pattern: the first and the last word of every page in use carry a stamp and the page's number,
+    so that a page discarded while in use is found, and also one that was overwritten from either end.
+
+    Raises:
+        UsageError: the system has no room for an address range of that size.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self.fd, size)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            self._mapping = mmap.mmap(self.fd, size)
+        except (OSError, ValueError, OverflowError) as error:
+            os.close(self.fd)
+            reason = os.strerror(error.errno or errno.ENOMEM) if isinstance(error, OSError) else str(error)
+            raise UsageError(f"no memory of {size} bytes for the guest: {reason}") from error
+        self._bytes = memoryview(self._mapping)
+        self._words = self._bytes.cast("Q")
+
+    def view(self, address: int, length: int) -> memoryview:
+        """Return a writable view of ``length`` bytes at guest ``address``."""
+        return self._bytes[address : address + length]
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store ``data`` at guest ``address``."""
+        self._bytes[address : address + len(data)] = data
+
+    def fill(self, pfn: int, pages: int, stamp: int) -> None:
+        """Touch ``pages`` pages from page frame ``pfn``, leaving the pattern of ``stamp`` in each."""
+        first, last = self._slices(pfn, pages)
+        pattern = _pattern(pfn, pages, stamp)
+        self._words[first] = memoryview(pattern)
+        self._words[last] = memoryview(_marked(pattern))
+
+    def count_corrupted(self, pfn: int, pages: int, stamp: int) -> int:
+        """Return how many of ``pages`` pages from ``pfn`` do not hold the pattern of ``stamp`` any more."""
+        first, last = self._slices(pfn, pages)
+        pattern = _pattern(pfn, pages, stamp)
+        begins, ends = self._words[first].tolist(), self._words[last].tolist()
+        marked = _marked(pattern)
+        if begins == pattern.tolist() and ends == marked.tolist():
+            return 0
+        found = zip(begins, ends, pattern, marked, strict=True)
+        return sum(begin != first_word or end != last_word for begin, end, first_word, last_word in found)
+
+    @staticmethod
+    def _slices(pfn: int, pages: int) -> tuple[slice, slice]:
+        begin, end = pfn * _WORDS_PER_PAGE, (pfn + pages) * _WORDS_PER_PAGE
+        return slice(begin, end, _WORDS_PER_PAGE), slice(begin + _LAST_WORD, end, _WORDS_PER_PAGE)
+
+    @property
+    def resident_bytes(self) -> int:
+        """What the memory costs the host at this moment, in bytes."""
+        return os.fstat(self.fd).st_blocks * 512
+
+    def close(self) -> None:
+        """Give the memory up. No view may be in use."""
+        self._words.release()
+        self._bytes.release()
+        self._mapping.close()
+        os.close(self.fd)
+
+
+def _pattern(pfn: int, pages: int, stamp: int) -> "array[int]":
+    begin = (stamp & _STAMP_MASK) << _STAMP_SHIFT | pfn
+    return array("Q", range(begin, begin + pages))
+
+
+def _marked(pattern: "array[int]") -> "array[int]":
+    begin = pattern[0] | _LAST_WORD_MARK
+    return array("Q", range(begin, begin + len(pattern)))

@@ -1,0 +1,278 @@
+"""The virtual machine monitor of the emulated guest: ties memory, allocator, reporter, driver and workloads together
+and gives each of them its turn.
+
+Must not know: how reporters walk, what messages look like.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from guest.attachment import QUEUE_SIZE, Attachment, allocate_rings
+from guest.machine import Machine
+from guest.mm.page_alloc import PageAllocator
+from guest.mm.page_reporting import PageReporter, Report
+from guest.mm.reporters import make_reporter
+from guest.mm.vmstat import buddyinfo
+from guest.ram import GuestRam
+from guest.workload import OutOfMemoryError, Workload
+from protocol.errors import BalloonError
+from protocol.events import EventLog
+from protocol.memory import PAGE_SIZE
+
+MEMORY_EVENT_INTERVAL: Final = 0.25
+RECONNECT_INTERVAL: Final = 0.2
+"""Seconds between two ``memory`` events, and between two attempts to find the back-end again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmmOptions:
+    """How the machine was asked to be. Sizes are bytes, times seconds; None leaves a reporter's own default."""
+
+    socket_path: Path
+    memory: int
+    reporter: str
+    reporting_order: int | None = None
+    reporting_delay: float | None = None
+    reporting_capacity: int | None = None
+    high_water_mark: int | None = None
+    workloads: tuple[Workload, ...] = ()
+    seed: int = 0
+    duration: float | None = None
+    hold: bool = False
+    print_buddyinfo: bool = False
+
+
+class VirtualMachine:
+    """One emulated guest, from power-on to power-off.
+
+    Raises:
+        UsageError: options that no machine can have.
+    """
+
+    def __init__(self, options: VmmOptions, events: EventLog) -> None:
+        self._options = options
+        self._events = events
+        self._begin = time.monotonic()
+        self._allocator = PageAllocator(options.memory // PAGE_SIZE)
+        self._reporter = self._make_reporter()
+        self._ram = GuestRam(options.memory)
+        self._rings = allocate_rings(self._allocator)
+        self._machine = Machine(self._allocator, self._ram, self._on_phase, self._on_corruption)
+        self._attachment: Attachment | None = None
+        self._work_requested = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._out_of_memory = False
+
+    def _make_reporter(self) -> PageReporter | None:
+        options = self._options
+        if options.reporter == "off":
+            return None
+        return make_reporter(
+            options.reporter,
+            self._allocator,
+            order=options.reporting_order,
+            delay=options.reporting_delay,
+            capacity=options.reporting_capacity,
+            high_water_mark=options.high_water_mark,
+        )
+
+    async def run(self) -> int:
+        """Run the workloads to their end. Return the exit status: 0, or 1 where a page was corrupted or memory ran out.
+
+        Raises:
+            BalloonError: there is no back-end to begin with.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, self._print_buddyinfo)
+        await self._attach()
+        self._events.emit(
+            "booted",
+            pid=os.getpid(),
+            memory_bytes=self._options.memory,
+            reporter=self._options.reporter,
+            seconds=round(time.monotonic() - self._begin, 6),
+        )
+        background = [
+            asyncio.create_task(work) for work in (self._stay_attached(), self._tell_memory(), self._reporting_worker())
+        ]
+        try:
+            await self._until_stopped(self._run_workloads(), self._options.duration)
+            self._finish()
+            if self._options.hold:
+                await self._until_stopped(asyncio.sleep(float("inf")), None)
+            for task in background:
+                if task.done():
+                    task.result()  # a fault of ours must not pass for a good end
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            self._detach("machine powered off")
+        return 1 if self._machine.corrupted_pages or self._out_of_memory else 0
+
+    async def _until_stopped(self, work: Coroutine[object, object, None], seconds: float | None) -> None:
+        task = asyncio.create_task(work)
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait([task, stopped], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+
+    # -- workloads --------------------------------------------------------------------------------------------------
+
+    async def _run_workloads(self) -> None:
+        seeds = range(self._options.seed, self._options.seed + len(self._options.workloads))
+        await asyncio.gather(*map(self._run_workload, self._options.workloads, seeds))
+
+    async def _run_workload(self, workload: Workload, seed: int) -> None:
+        try:
+            for seconds in workload.run(self._machine, seed):
+                await asyncio.sleep(seconds)
+        except OutOfMemoryError as error:
+            self._out_of_memory = True
+            self._events.emit("out_of_memory", reason=str(error))
+            _say(str(error))
+
+    def _on_phase(self, name: str) -> None:
+        self._events.emit("phase", name=name)
+
+    def _on_corruption(self, pfn: int, order: int, pages: int) -> None:
+        self._events.emit("corrupted", pfn=pfn, order=order, pages=pages)
+        _say(f"{pages} pages corrupted in the block of order {order} at pfn {pfn:#x}")
+
+    def _finish(self) -> None:
+        machine = self._machine
+        machine.verify_all()
+        self._allocator.validate()
+        self._tell_memory_once()
+        self._events.emit("finished", verified_pages=machine.verified_pages, corrupted_pages=machine.corrupted_pages)
+        _print(f"verified {machine.verified_pages} pages, corrupted {machine.corrupted_pages}", self._events)
+        if self._options.print_buddyinfo:
+            self._print_buddyinfo()
+
+    def _print_buddyinfo(self) -> None:
+        _print(buddyinfo(self._allocator).rstrip("\n"), self._events)
+
+    # -- memory events ----------------------------------------------------------------------------------------------
+
+    async def _tell_memory(self) -> None:
+        while True:
+            self._tell_memory_once()
+            await asyncio.sleep(MEMORY_EVENT_INTERVAL)
+
+    def _tell_memory_once(self) -> None:
+        reported = 0 if self._reporter is None else self._reporter.reported_pages() * PAGE_SIZE
+        self._events.emit(
+            "memory",
+            free_bytes=self._machine.free_bytes,
+            reported_bytes=reported,
+            allocated_bytes=self._machine.allocated_bytes,
+            resident_bytes=self._ram.resident_bytes,
+        )
+
+    # -- the device -------------------------------------------------------------------------------------------------
+
+    async def _attach(self) -> Attachment:
+        attachment = self._attachment = await Attachment.connect(self._options.socket_path, self._ram, self._rings)
+        self._events.emit("attached", features=attachment.driver.features, num_pages=attachment.config.num_pages)
+        if self._reporter is not None and attachment.driver.can_report:
+            self._reporter.register(QUEUE_SIZE, time.monotonic(), self._work_requested.set, clock=time.monotonic)
+        return attachment
+
+    def _detach(self, reason: str) -> None:
+        # The reporter first: what it holds isolated goes back to the free lists, unreported.
+        if self._reporter is not None:
+            self._reporter.unregister()
+        if self._attachment is not None:
+            self._attachment.close()
+            self._attachment = None
+        self._events.emit("detached", reason=reason)
+
+    async def _stay_attached(self) -> None:
+        attachment = self._attachment
+        while attachment is not None:
+            reason = await self._wait_lost(attachment)
+            _say(f"{reason}; waiting for a back-end at {self._options.socket_path}")
+            self._detach(reason)
+            attachment = await self._attach_again()
+            _say("attached again")
+
+    async def _attach_again(self) -> Attachment:
+        while True:
+            await asyncio.sleep(RECONNECT_INTERVAL)
+            with contextlib.suppress(BalloonError):
+                return await self._attach()
+
+    async def _wait_lost(self, attachment: Attachment) -> str:
+        while not attachment.lost.done():
+            changed = asyncio.create_task(attachment.config_changed.wait())
+            lost: asyncio.Future[Any] = attachment.lost
+            await asyncio.wait({lost, changed}, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            if attachment.config_changed.is_set() and not attachment.lost.done():
+                attachment.config_changed.clear()
+                config = await attachment.read_config()
+                self._events.emit("config", num_pages=config.num_pages)
+        return attachment.lost.result()
+
+    # -- reporting --------------------------------------------------------------------------------------------------
+
+    async def _reporting_worker(self) -> None:
+        reporter = self._reporter
+        if reporter is None:
+            return
+        while True:
+            await self._work_requested.wait()
+            self._work_requested.clear()
+            while reporter.due is not None:
+                delay = reporter.due - time.monotonic()
+                if delay > 0:
+                    await asyncio.sleep(delay)
+                    continue
+                await self._one_pass(reporter)
+
+    async def _one_pass(self, reporter: PageReporter) -> None:
+        worker = reporter.process(time.monotonic())
+        report = next(worker, None)
+        while report is not None:
+            acknowledged = await self._report(report)
+            try:
+                report = worker.send(acknowledged)
+            except StopIteration:
+                return
+
+    async def _report(self, report: Report) -> bool:
+        if self._attachment is None:
+            return False
+        begin = time.monotonic()
+        acknowledged = await self._attachment.report(report.blocks)
+        if acknowledged:
+            self._events.emit(
+                "report",
+                entries=len(report.blocks),
+                bytes=report.pages * PAGE_SIZE,
+                seconds=round(time.monotonic() - begin, 6),
+            )
+        return acknowledged
+
+
+def _print(text: str, events: EventLog) -> None:
+    # Standard output belongs to the event stream if that was asked for there.
+    print(text, file=sys.stderr if events.is_standard_output else sys.stdout, flush=True)
+
+
+def _say(text: str) -> None:
+    print(f"balloon-guest: {text}", file=sys.stderr, flush=True)
