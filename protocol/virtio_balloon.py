@@ -17,9 +17,6 @@ PFN_SHIFT: Final = 12
 PFN_SIZE: Final = 4
 """Bytes of one little-endian page frame number in an inflate or deflate buffer."""
 
-REPORTING_CAPACITY: Final = 32
-"""Linux refuses a reporting queue of fewer entries than this (drivers/virtio/virtio_balloon.c, virtballoon_probe)."""
-
 
 class BalloonFeature(IntEnum):
     """Bit numbers of the balloon's own features (virtio 1.2, 5.5.3)."""

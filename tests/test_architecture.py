@@ -41,8 +41,8 @@ OPERATING_SYSTEM = {
 # as numbers and the time as arguments, and returns what is to be done.
 SHELL = re.compile(
     r"""
-      guest/(ram|vmm|linux|linux_\w+|control|__main__)\.py
-    | host/(guest_memory|discard|daemon|connection|ring_worker|control|metrics|netlink|cgroup|__main__)\.py
+      guest/(ram|vmm|attachment|linux|linux_\w+|control|__main__)\.py
+    | host/(guest_memory|discard|daemon|connection|ring_service|control|metrics|netlink|cgroup|__main__)\.py
     """,
     re.VERBOSE,
 )
