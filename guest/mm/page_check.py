@@ -84,6 +84,8 @@ def _walk_lists(mem_map: bytearray, zone: Zone) -> dict[int, int]:
         for migratetype in range(MIGRATE_TYPES):
             previous = LIST_HEADS[migratetype][order]
             for pfn in lists.entries(order, migratetype):
+                if pfn < 0:
+                    raise CorruptionError(f"zone {zone.name}: a list of order {order} runs into another list")
                 if pfn in listed:
                     raise CorruptionError(f"zone {zone.name}: pfn {pfn} is on two lists, or twice on one")
                 if BUDDY_ORDER[mem_map[pfn]] != order:

@@ -293,7 +293,7 @@ def test_moving_a_pageblock_counts_what_is_free_and_what_is_movable() -> None:
     assert allocator.alloc_pages(3) == 16
     assert allocator.alloc_pages(9) == 512
     # Reclaimable takes its page from this pageblock as well, for want of another.
-    assert allocator.alloc_pages(0, MigrateType.RECLAIMABLE) == 256
+    assert allocator.alloc_pages(0, MigrateType.RECLAIMABLE) == 24
     assert allocator.move_freepages_block(17, MigrateType.RECLAIMABLE) == (512 - 16 - 8 - 1, 16 + 8)
     allocator.validate()
 

@@ -1,0 +1,139 @@
+"""guest/mm/fallback.py: who steals what from whom."""
+
+import pytest
+
+from guest.mm.mmzone import MigrateType
+from guest.mm.page_alloc import PageAllocator
+from protocol.errors import UsageError
+from tests.guest.mm.reporting import entries
+
+UNMOVABLE, MOVABLE, RECLAIMABLE = MigrateType.UNMOVABLE, MigrateType.MOVABLE, MigrateType.RECLAIMABLE
+
+
+def guest(blocks: int = 1) -> PageAllocator:
+    return PageAllocator(blocks * 1024, min_free_kbytes=0)
+
+
+def retag(allocator: PageAllocator, migratetype: MigrateType, *pfns: int) -> None:
+    for pfn in pfns:
+        allocator.set_pageblock_migratetype(pfn, migratetype)
+
+
+def test_a_block_of_a_pageblock_or_more_is_taken_alone_and_its_pageblocks_change_type() -> None:
+    allocator = guest(2)
+    assert allocator.alloc_pages(0, UNMOVABLE) == 0
+    assert list(allocator.pageblock_migratetype) == [UNMOVABLE, UNMOVABLE, MOVABLE, MOVABLE]
+    assert entries(allocator, 10) == [1024]
+    assert entries(allocator, 9, UNMOVABLE) == [512]
+    allocator.validate()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "first"), [(UNMOVABLE, RECLAIMABLE), (MOVABLE, RECLAIMABLE), (RECLAIMABLE, UNMOVABLE)]
+)
+def test_fallback_order(wanted: MigrateType, first: MigrateType) -> None:
+    (second,) = {UNMOVABLE, MOVABLE, RECLAIMABLE} - {wanted, first}
+    allocator = guest(2)
+    for pfn, migratetype in ((0, second), (512, second), (1024, first), (1536, first)):
+        allocator.pageblock_migratetype[pfn >> 9] = migratetype
+    for pfn, migratetype in ((0, second), (1024, first)):
+        allocator.move_to_free_list(allocator.zones[0], pfn, 10, migratetype)
+    assert [allocator.alloc_pages(10, wanted) for _ in range(3)] == [1024, 0, None]
+
+
+def test_the_largest_block_is_stolen_although_a_smaller_one_would_do() -> None:
+    allocator = guest(2)
+    assert allocator.alloc_pages(4) == 0
+    assert allocator.alloc_pages(0, UNMOVABLE) == 1024
+
+
+def fragment(allocator: PageAllocator, migratetype: MigrateType, free: list[tuple[int, int]]) -> None:
+    """Allocate everything as order 0, make all pageblocks ``migratetype``, free the given (pfn, order) runs."""
+    while allocator.alloc_pages(0, migratetype) is not None:
+        pass
+    for pageblock in range(len(allocator.pageblock_migratetype)):
+        allocator.pageblock_migratetype[pageblock] = migratetype
+    for start, order in free:
+        for pfn in range(start, start + (1 << order)):
+            allocator.free_pages(pfn, 0)
+
+
+def test_a_movable_request_takes_the_smallest_block_when_it_may_not_have_the_pageblock() -> None:
+    allocator = guest()
+    fragment(allocator, UNMOVABLE, [(0, 3), (64, 1), (128, 0)])
+    assert allocator.alloc_pages(1, MOVABLE) == 64
+    # Only that block came over: the others are still unmovable, and so is the pageblock.
+    assert (entries(allocator, 3, UNMOVABLE), entries(allocator, 0, UNMOVABLE)) == ([0], [128])
+    assert allocator.pageblock_migratetype[0] == UNMOVABLE
+    allocator.validate()
+
+
+def test_a_movable_request_may_have_the_pageblock_for_half_of_its_order() -> None:
+    allocator = guest()
+    fragment(allocator, UNMOVABLE, [(0, 4), (64, 1)])
+    assert allocator.alloc_pages(1, MOVABLE) == 64
+    assert entries(allocator, 4, MOVABLE) == [0]
+    # 18 free pages and none movable are less than half of it, so it stays unmovable.
+    assert allocator.pageblock_migratetype[0] == UNMOVABLE
+    allocator.validate()
+
+
+@pytest.mark.parametrize(("free_order", "expected"), [(7, MOVABLE), (8, UNMOVABLE)])
+def test_an_unmovable_request_keeps_the_pageblock_when_half_of_it_is_free(
+    free_order: int, expected: MigrateType
+) -> None:
+    allocator = guest()
+    fragment(allocator, MOVABLE, [(0, free_order)])
+    assert allocator.alloc_pages(0, UNMOVABLE) == 0
+    assert list(allocator.pageblock_migratetype) == [expected, MOVABLE]
+    allocator.validate()
+
+
+def test_what_is_allocated_as_unmovable_counts_as_compatible_for_an_unmovable_request() -> None:
+    allocator = guest()
+    # The whole guest is in use as unmovable memory, in pageblocks that are called movable.
+    fragment(allocator, UNMOVABLE, [])
+    for pageblock in (0, 1):
+        allocator.pageblock_migratetype[pageblock] = MOVABLE
+    allocator.free_pages(5, 0)
+    assert allocator.alloc_pages(0, UNMOVABLE) == 5
+    assert list(allocator.pageblock_migratetype) == [UNMOVABLE, MOVABLE]
+
+
+def test_a_movable_request_counts_movable_pages_as_compatible() -> None:
+    allocator = guest()
+    fragment(allocator, MOVABLE, [])
+    for pageblock in (0, 1):
+        allocator.pageblock_migratetype[pageblock] = RECLAIMABLE
+    for pfn in range(16):
+        allocator.free_pages(pfn, 0)
+    assert allocator.alloc_pages(4, MOVABLE) == 0
+    assert list(allocator.pageblock_migratetype) == [MOVABLE, RECLAIMABLE]
+
+
+def test_high_atomic_and_cma_take_from_nobody_and_nobody_from_them() -> None:
+    allocator = guest()
+    assert allocator.alloc_pages(0, MigrateType.HIGHATOMIC) is None
+    assert allocator.alloc_pages(0, MigrateType.CMA) is None
+    allocator.pageblock_migratetype[:] = bytes([MigrateType.CMA]) * 2
+    allocator.move_to_free_list(allocator.zones[0], 0, 10, MigrateType.CMA)
+    assert allocator.alloc_pages(0, MOVABLE) is None
+    assert allocator.alloc_pages(0, MigrateType.CMA) == 0
+
+
+def test_isolated_pages_cannot_be_asked_for() -> None:
+    with pytest.raises(UsageError, match="isolated pageblock"):
+        guest().alloc_pages(0, MigrateType.ISOLATE)
+
+
+def test_a_stolen_block_stays_reported() -> None:
+    allocator = guest(2)
+    zone = allocator.zones[0]
+    allocator.mem_map[0] |= 0x20
+    zone.reported_pages[10] += 1
+    retag(allocator, RECLAIMABLE, 0)
+    assert entries(allocator, 10, RECLAIMABLE) == [0]
+    assert zone.reported_pages[10] == 1
+    allocator.validate()
+    assert allocator.alloc_pages(10, RECLAIMABLE) == 0
+    assert zone.reported_pages[10] == 0
