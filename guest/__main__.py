@@ -4,12 +4,12 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Sequence
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
-from protocol.errors import BalloonError, UsageError
+from protocol.command_line import Parser, option_type, run_command
+from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, parse_size
 
@@ -30,20 +30,6 @@ workloads (repeatable; several run at the same time):
 
 SIGUSR1 prints the guest's buddyinfo.
 """
-
-Value = TypeVar("Value")
-
-
-def _checked(parse: Callable[[str], Value]) -> Callable[[str], Value]:
-    def parse_option(text: str) -> Value:
-        try:
-            return parse(text)
-        except UsageError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"not a number: {text!r}") from error
-
-    return parse_option
 
 
 def _memory(text: str) -> int:
@@ -72,7 +58,7 @@ def _add_reporting(parser: argparse.ArgumentParser) -> None:
     )
     reporting.add_argument("--reporting-order", metavar="N", type=int, help="least order reported (default: 9)")
     reporting.add_argument(
-        "--reporting-delay", metavar="S", type=_checked(_seconds), help="seconds (boundary: 0.1, rotation: 2)"
+        "--reporting-delay", metavar="S", type=option_type(_seconds), help="seconds (boundary: 0.1, rotation: 2)"
     )
     reporting.add_argument(
         "--reporting-capacity", metavar="N", type=int, help="blocks in one report (boundary: 16, rotation: 32)"
@@ -86,38 +72,32 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     from guest.workload import parse_workload
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM,
         description="An emulated virtual machine with a buddy allocator that reports its free pages to a vhost-user "
         "balloon back-end.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--socket-path", metavar="PATH", type=Path, required=True, help="where the back-end listens")
     parser.add_argument(
-        "--memory", metavar="SIZE", type=_checked(_memory), default=GIB, help="guest memory (default: 1G)"
+        "--memory", metavar="SIZE", type=option_type(_memory), default=GIB, help="guest memory (default: 1G)"
     )
     _add_reporting(parser)
     work = parser.add_argument_group("what the guest does")
     work.add_argument(
         "--workload",
         metavar="NAME[:key=value,...]",
-        type=_checked(parse_workload),
+        type=option_type(parse_workload),
         action="append",
         default=[],
         help="see below (default: idle)",
     )
     work.add_argument("--seed", metavar="N", type=int, default=0, help="seed of random workloads (default: 0)")
-    work.add_argument("--duration", metavar="S", type=_checked(_seconds), help="stop the workloads after S seconds")
+    work.add_argument("--duration", metavar="S", type=option_type(_seconds), help="stop the workloads after S seconds")
     work.add_argument("--hold", action="store_true", help="stay attached when the workloads are done")
     watch = parser.add_argument_group("watching")
     watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
     watch.add_argument("--print", choices=("buddyinfo",), dest="view", help="print this view of memory at the end")
-    try:
-        version = metadata.version("vhost-user-balloon")
-    except metadata.PackageNotFoundError:
-        version = "(checkout)"
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
     return parser
 
 
@@ -155,14 +135,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the guest; return the exit status: 0, 1 for a failure or a corrupted page, 2 for a usage error."""
-    try:
-        return _run(make_parser().parse_args(argv))
-    except UsageError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 2
-    except BalloonError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 1
+    arguments = make_parser().parse_args(argv)
+    return run_command(PROGRAM, lambda: _run(arguments))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ MEMORY_EVENT_INTERVAL: Final = 0.25
 RECONNECT_INTERVAL: Final = 0.2
 """Seconds between two ``memory`` events, and between two attempts to find the back-end again."""
 
+LATEST: Final = 1.0
+"""Most seconds that a workload may fall behind its own clock and still catch up."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmmOptions:
@@ -138,9 +141,12 @@ class VirtualMachine:
         await asyncio.gather(*map(self._run_workload, self._options.workloads, seeds))
 
     async def _run_workload(self, workload: Workload, seed: int) -> None:
+        # The workload's own clock: time that its work takes counts as passed, so that a duration is one.
+        clock = time.monotonic()
         try:
             for seconds in workload.run(self._machine, seed):
-                await asyncio.sleep(seconds)
+                clock = max(clock + seconds, time.monotonic() - LATEST)
+                await asyncio.sleep(clock - time.monotonic())
         except OutOfMemoryError as error:
             self._out_of_memory = True
             self._events.emit("out_of_memory", reason=str(error))

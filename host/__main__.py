@@ -10,14 +10,14 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
-from protocol.errors import BalloonError, UsageError
+from protocol.command_line import DISTRIBUTION, Parser, option_type, run_command
+from protocol.errors import UsageError
 from protocol.units import parse_size
 from protocol.virtio_balloon import PFN_SHIFT
 
-PROGRAM = "vhost-user-balloon"
+PROGRAM = DISTRIBUTION
 
 _EPILOG = """\
 example:
@@ -26,29 +26,13 @@ example:
 """
 
 
-def version() -> str:
-    """Return the installed version, or ``"(checkout)"`` when run without being installed."""
-    try:
-        return metadata.version(PROGRAM)
-    except metadata.PackageNotFoundError:
-        return "(checkout)"
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM,
         description="A vhost-user back-end for virtio-balloon: takes free page reports from many virtual machines and "
         "discards the pages they name.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     where = parser.add_argument_group("where virtual machines connect (one of the two)")
     where.add_argument("--socket-path", metavar="PATH", type=Path, help="listen on this unix socket")
@@ -68,7 +52,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="offer PAGE_POISON: guests that fill free pages with a pattern can then report too (default: off)",
     )
     device.add_argument(
-        "--balloon", metavar="SIZE", type=_size, default=0, help="inflate each guest's balloon to SIZE (default: 0)"
+        "--balloon",
+        metavar="SIZE",
+        type=option_type(parse_size),
+        default=0,
+        help="inflate each guest's balloon to SIZE (default: 0)",
     )
     watch = parser.add_argument_group("watching")
     watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
@@ -76,7 +64,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--print-capabilities", action="store_true", help="print what this back-end is as JSON, ignore the rest, exit"
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     return parser
 
 
@@ -86,7 +73,7 @@ def print_capabilities() -> None:
     print(json.dumps({"type": "balloon", "features": features}))
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int:
     from host.daemon import Daemon, DaemonOptions  # late: --help and --print-capabilities are quick
     from host.virtio_balloon import OFFERED
     from protocol.events import open_event_log
@@ -117,6 +104,7 @@ def _run(arguments: argparse.Namespace) -> None:
         asyncio.run(serve())
     finally:
         events.close()
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,15 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         format=f"{PROGRAM}: %(message)s",
         stream=sys.stderr,
     )
-    try:
-        _run(arguments)
-    except UsageError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 2
-    except BalloonError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(PROGRAM, lambda: _run(arguments))
 
 
 if __name__ == "__main__":
