@@ -1,0 +1,233 @@
+"""Real processes for tests: start one, follow its events, look at what it holds, end it and judge how it ended.
+
+Nothing here sleeps to wait: an event is waited for on a condition, a process on its exit, both with a deadline.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+
+DEADLINE: Final = 20.0
+"""Seconds after which whatever a test waits for counts as missing. Generous: the machine may be busy."""
+
+Event = dict[str, Any]
+
+
+class EventFollower:
+    """Reads a process's event stream from a pipe as it comes, and lets a test wait for an event."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._arrived = threading.Condition()
+        self._events: list[Event] = []
+        self._ended = False
+        self._next = 0
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._pipe:
+            event: Event = json.loads(line)
+            with self._arrived:
+                self._events.append(event)
+                self._arrived.notify_all()
+        with self._arrived:
+            self._ended = True
+            self._arrived.notify_all()
+
+    def wait(self, name: str, *, deadline: float = DEADLINE, **fields: object) -> Event:
+        """Return the next event ``name`` with these fields behind the one returned last, skipping others."""
+        end = time.monotonic() + deadline
+        with self._arrived:
+            while True:
+                while self._next < len(self._events):
+                    event = self._events[self._next]
+                    self._next += 1
+                    if _matches(event, name, fields):
+                        return event
+                left = end - time.monotonic()
+                if self._ended or left <= 0:
+                    why = "the stream ended" if self._ended else f"nothing for {deadline} s"
+                    raise AssertionError(f"no event {name} {fields}: {why}; last ones: {self._events[-12:]}")
+                self._arrived.wait(left)
+
+    def wait_for_count(self, name: str, count: int, *, deadline: float = DEADLINE, **fields: object) -> list[Event]:
+        """Wait until there are ``count`` events ``name`` with these fields, wherever they stand; return them all."""
+        end = time.monotonic() + deadline
+        with self._arrived:
+            while len(found := self._select(name, fields)) < count:
+                left = end - time.monotonic()
+                if self._ended or left <= 0:
+                    raise AssertionError(f"{len(found)} instead of {count} events {name} {fields}")
+                self._arrived.wait(left)
+            return found
+
+    def all(self, name: str | None = None, **fields: object) -> list[Event]:
+        """Return every event so far, or those called ``name`` with these fields."""
+        with self._arrived:
+            return self._select(name, fields)
+
+    def _select(self, name: str | None, fields: Mapping[str, object]) -> list[Event]:
+        return [event for event in self._events if name is None or _matches(event, name, fields)]
+
+    def close(self) -> None:
+        """Read to the end of the stream, which the process's end brings about."""
+        self._reader.join(DEADLINE)
+        assert not self._reader.is_alive()
+        self._pipe.close()
+
+
+def _matches(event: Event, name: str, fields: Mapping[str, object]) -> bool:
+    return bool(event["event"] == name) and all(event.get(key) == value for key, value in fields.items())
+
+
+class ProgramProcess:
+    """One of the project's programs as a process, its events followed, its standard error kept.
+
+    As a context manager it ends the process with SIGTERM and checks that it left cleanly.
+    """
+
+    def __init__(
+        self, module: str, *options: str, pass_fds: Sequence[int] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._stdout = tempfile.TemporaryFile()  # noqa: SIM115  (open for the life of the object)
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        reading, writing = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, "--events", f"/dev/fd/{writing}", *options],
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=self._stdout,
+            stderr=self._stderr,
+            pass_fds=[writing, *pass_fds],
+        )
+        os.close(writing)
+        self.events = EventFollower(open(reading, "rb"))
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self.process.pid
+
+    def stdout(self) -> str:
+        """Return what the process has written to its standard output so far."""
+        return _read_all(self._stdout)
+
+    def stderr(self) -> str:
+        """Return what the process has written to its standard error so far."""
+        return _read_all(self._stderr)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, deadline: float = DEADLINE) -> int:
+        """Wait for the process to end, take its last events, return its exit status (negative: the signal)."""
+        status = self.process.wait(deadline)
+        self.events.close()
+        return status
+
+    def stop(self) -> int:
+        """Ask the process to leave (SIGTERM) and return its exit status."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def __enter__(self) -> "ProgramProcess":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.process.poll() is None:
+                self.signal(signal.SIGTERM)
+                try:
+                    self.process.wait(DEADLINE)
+                except subprocess.TimeoutExpired:
+                    self.process.kill()
+                    self.process.wait()
+            self.events.close()
+            if kind is None:
+                assert self.stderr() == ""
+                assert self.process.returncode == 0
+            elif self.stderr():
+                print(self.stderr(), file=sys.stderr)
+        finally:
+            self._stdout.close()
+            self._stderr.close()
+
+
+def _read_all(file: IO[bytes]) -> str:
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode()
+
+
+class DaemonProcess(ProgramProcess):
+    """The host daemon, listening on a socket of its own in ``directory``."""
+
+    def __init__(self, directory: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
+        self.socket_path = directory / "balloon.sock"
+        super().__init__("host", "--socket-path", str(self.socket_path), *options, environment=environment)
+        try:
+            self.events.wait("listening")
+        except AssertionError:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the daemon did not start: {self.stderr()}") from None
+
+    def __enter__(self) -> "DaemonProcess":
+        return self
+
+    def settled(self, vm: int) -> Event:
+        """Return the ``disconnected`` event of ``vm``, which comes after everything of it was released."""
+        return self.events.wait_for_count("disconnected", 1, vm=vm)[0]
+
+
+def open_fds(pid: int) -> dict[int, str]:
+    """Return what every open file descriptor of a process refers to, by number."""
+    found: dict[int, str] = {}
+    directory = f"/proc/{pid}/fd"
+    for name in os.listdir(directory):
+        with contextlib.suppress(FileNotFoundError):
+            found[int(name)] = os.readlink(f"{directory}/{name}")
+    return found
+
+
+def mappings_of_files(pid: int) -> list[str]:
+    """Return the shared file mappings of a process, as lines of /proc/PID/maps: a ring's are among them."""
+    text = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line.split()[1][3] == "s"]
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident set size of a process in bytes."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def until(condition: Callable[[], bool], what: str, *, deadline: float = DEADLINE) -> None:
+    """Wait until ``condition`` holds, for states of another process that no descriptor announces."""
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, f"not within {deadline} s: {what}"
+        time.sleep(0.002)
+
+
+@contextlib.contextmanager
+def unchanged_fds(pid: int) -> Iterator[None]:
+    """Check that a process has the same open file descriptors, number by number, after the block as before it."""
+    before = open_fds(pid)
+    yield
+    until(lambda: open_fds(pid) == before, f"file descriptors as before: {before}, now {open_fds(pid)}")
