@@ -14,8 +14,8 @@ from pathlib import Path
 
 from protocol.command_line import DISTRIBUTION, Parser, option_type, run_command
 from protocol.errors import UsageError
-from protocol.units import parse_size
-from protocol.virtio_balloon import PFN_SHIFT
+from protocol.units import format_size, parse_size
+from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
 
 PROGRAM = DISTRIBUTION
 
@@ -84,24 +84,24 @@ def _run(arguments: argparse.Namespace) -> int:
     refuse_big_endian()
     if (arguments.socket_path is None) == (arguments.fd is None):
         raise UsageError("exactly one of --socket-path and --fd is needed")
+    balloon_pages = arguments.balloon >> PFN_SHIFT
+    if balloon_pages > NUM_PAGES_MAX:
+        raise UsageError(f"--balloon: a balloon is smaller than {format_size((NUM_PAGES_MAX + 1) << PFN_SHIFT)}")
     poison = feature_mask(BalloonFeature.PAGE_POISON) if arguments.page_poison == "on" else 0
     options = DaemonOptions(
         socket_path=arguments.socket_path,
         fd=arguments.fd,
         features=OFFERED | poison,
         discard=arguments.discard == "punch",
-        balloon_pages=arguments.balloon >> PFN_SHIFT,
+        balloon_pages=balloon_pages,
     )
     events = open_event_log(arguments.events, time.monotonic)
 
     # A worker that walks a long report must not keep the event loop waiting for the interpreter's usual 5 ms.
     sys.setswitchinterval(0.0005)
 
-    async def serve() -> None:
-        await Daemon(options, events).run()
-
     try:
-        asyncio.run(serve())
+        asyncio.run(Daemon(options, events).run())
     finally:
         events.close()
     return 0

@@ -30,6 +30,7 @@ WORKERS_MAX: Final = 64
 """Most threads that discard at the same time; they are made only when there is work for them."""
 
 _BACKLOG: Final = 128
+_FD_MAX: Final = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,13 @@ class Daemon:
     """Accepts virtual machines and serves each until it goes away."""
 
     def __init__(self, options: DaemonOptions, events: EventLog) -> None:
+        """Take the socket. No event loop may run yet: its own sockets would pass for a mistyped ``--fd``.
+
+        Raises:
+            UsageError: the socket cannot be had.
+        """
         self._options = options
+        self._socket, self._listens = open_socket(options)
         self._events = events
         self._executor = ThreadPoolExecutor(WORKERS_MAX, thread_name_prefix="discard")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -55,21 +62,16 @@ class Daemon:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone.
-
-        Raises:
-            UsageError: the socket cannot be had.
-        """
+        """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone."""
         _raise_fd_limit()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        sock, listens = open_socket(self._options)
         try:
-            if listens:
-                await self._listen(sock)
+            if self._listens:
+                await self._listen(self._socket)
             else:
-                self._serve(sock)
+                self._serve(self._socket)
                 await asyncio.wait(
                     [*self._tasks, asyncio.ensure_future(self._stop.wait())], return_when="FIRST_COMPLETED"
                 )
@@ -82,8 +84,9 @@ class Daemon:
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
         loop.add_reader(sock.fileno(), self._accept, sock)
-        self._events.emit("listening", socket_path=sock.getsockname(), pid=os.getpid())
-        log.info("listening on %s", sock.getsockname())
+        address = _printable_address(sock)
+        self._events.emit("listening", socket_path=address, pid=os.getpid())
+        log.info("listening on %s", address)
         try:
             await self._stop.wait()
         finally:
@@ -174,6 +177,8 @@ def open_socket(options: DaemonOptions) -> tuple[socket.socket, bool]:
 
 
 def _inherited_socket(fd: int) -> tuple[socket.socket, bool]:
+    if not 0 <= fd <= _FD_MAX:
+        raise UsageError(f"--fd {fd}: not a file descriptor number")
     try:
         sock = socket.socket(fileno=fd)
     except OSError as error:
@@ -233,6 +238,12 @@ def _unlink_own(path: Path, identity: os.stat_result) -> None:
         status = os.lstat(path)
         if (status.st_dev, status.st_ino) == (identity.st_dev, identity.st_ino):
             os.unlink(path)
+
+
+def _printable_address(sock: socket.socket) -> str:
+    # The name of an abstract socket comes as bytes with a leading zero, which people write as @.
+    address: str | bytes = sock.getsockname()
+    return address if isinstance(address, str) else "@" + address[1:].decode(errors="backslashreplace")
 
 
 def _raise_fd_limit() -> None:

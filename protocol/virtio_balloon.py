@@ -59,6 +59,9 @@ def queue_order(features: int) -> tuple[BalloonQueue, ...]:
     return (BalloonQueue.INFLATE, BalloonQueue.DEFLATE, *optional)
 
 
+NUM_PAGES_MAX: Final = (1 << 32) - 1
+"""Most 4096-byte pages that ``num_pages`` and ``actual`` can count (le32)."""
+
 CONFIG_SIZE: Final = 16
 """Bytes of the whole configuration space: four 32-bit fields."""
 

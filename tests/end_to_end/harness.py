@@ -115,7 +115,7 @@ class ProgramProcess:
             pass_fds=[writing, *pass_fds],
         )
         os.close(writing)
-        self.events = EventFollower(open(reading, "rb"))
+        self.events = EventFollower(os.fdopen(reading, "rb"))
 
     @property
     def pid(self) -> int:
