@@ -42,13 +42,14 @@ class DropRegion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartRing:
-    """Serve a queue from now on, beginning with one look at its ring."""
+    """Serve a queue from now on, beginning with one look at its ring, and before that with one interrupt if asked."""
 
     index: int
     queue: BalloonQueue
     place: RingPlace
     next_avail: int
     features: RingFeatures
+    signal_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,9 +290,14 @@ class Backend:
         yield from self._run_wanted(vring)
 
     def _set_vring_file(self, message: Message) -> Effects:
+        # No worker may be using the old descriptor while it is closed. A completion may have been signalled on the old
+        # call descriptor and not been seen, hence the new one is signalled once when the ring goes on.
         assert isinstance(message.request, FrontendRequest)
         vring = self._vring_of_file(message)
+        vring.signal_first = vring.running and message.request is FrontendRequest.SET_VRING_CALL
+        yield from self._pause(vring)
         yield SetVringFile(message.request, vring.index, message.fds[0] if message.fds else None)
+        yield from self._run_wanted()
 
     def _vring_of_file(self, message: Message) -> Vring:
         assert isinstance(message.payload, VringFile)
@@ -348,7 +353,7 @@ class Backend:
                 if vring is asked:
                     raise
             else:
-                vring.running, vring.parked = True, None
+                vring.running, vring.parked, vring.signal_first = True, None, False
 
     def _start_ring(self, vring: Vring, queue: BalloonQueue) -> StartRing:
         features = self.session.features
@@ -357,6 +362,7 @@ class Backend:
             queue=queue,
             place=vring.place(self.session.table),
             next_avail=vring.base,
+            signal_first=vring.signal_first,
             features=RingFeatures(
                 event_idx=has_feature(features, FeatureBit.RING_EVENT_IDX),
                 indirect_desc=has_feature(features, FeatureBit.RING_INDIRECT_DESC),

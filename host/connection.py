@@ -29,6 +29,7 @@ from host.actions import (
 from host.backend import Backend, MustClose, Session
 from host.guest_memory import GuestMemory
 from host.metrics import VmMetrics
+from host.received_file import close_aside, served_elsewhere
 from host.ring_service import CallFile, QueueFiles, RingService, Turn
 from protocol.errors import FramingError, SessionEnded, VhostUserError
 from protocol.vhost_user import FDS_MAX, FrontendRequest
@@ -131,6 +132,10 @@ class Connection:
         for level, kind, payload in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        for number in fds:
+            if file_system := served_elsewhere(number):
+                close_aside(fds)
+                raise FramingError(f"a file of a file system of type {file_system}, which may never answer")
         self._reader.feed(data, fds)
         if message_flags & socket.MSG_CTRUNC:
             raise FramingError("file descriptors were lost on the way")
@@ -233,9 +238,6 @@ class Connection:
         new = None if fd is None else CallFile(fd)
         if request is FrontendRequest.SET_VRING_CALL:
             old, files.call = files.call, new
-            if new is not None and old is not None:
-                # A completion may have been signalled on the old descriptor, or be about to: tell the new one as well.
-                new.signal()
         else:
             old, files.err = files.err, new
         if old is not None:

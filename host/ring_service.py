@@ -141,6 +141,7 @@ class RingService:
         self._busy = False
         self._kicked = False
         self._stopping = False
+        self._signal_first = action.signal_first
         self._idle: asyncio.Future[None] | None = None
         self._stopped: asyncio.Task[int] | None = None
         self._serve_soon()
@@ -192,8 +193,6 @@ class RingService:
         if turn.broken is not None:
             self._stopping = True
             self._unwatch_kick()
-            if self._files.err is not None:
-                self._files.err.signal()
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
         if not self._stopping and (turn.more or self._kicked):
@@ -226,12 +225,17 @@ class RingService:
     def _serve(self) -> None:
         turn = Turn()
         try:
+            if self._signal_first:
+                self._signal_first = False
+                self._signal(self._files.call)
             self._serve_chains(turn)
         except VirtqueueError as error:
             turn.broken = error
         except Exception as error:
             log.exception("serving queue %d failed", self.index)
             turn.broken = VirtqueueError(f"internal error: {error}")
+        if turn.broken is not None:
+            self._signal(self._files.err)
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
             self._loop.call_soon_threadsafe(self._turn_done, turn)
 
@@ -250,9 +254,14 @@ class RingService:
             plan = self._balloon.plan(self._queue_kind, chain, self._memory.device, self._memory.read)
             discarded = self._discard(plan)
             ring.add_used(chain.head, 0)
-            if ring.needs_notification() and self._files.call is not None:
-                self._files.call.signal()
+            if ring.needs_notification():
+                self._signal(self._files.call)
             turn.served.append(ServedChain(self._queue_kind, plan, time.monotonic() - begin, discarded))
+
+    @staticmethod
+    def _signal(file: CallFile | None) -> None:
+        if file is not None:
+            file.signal()
 
     def _discard(self, plan: DiscardPlan) -> int:
         files = self._memory.files

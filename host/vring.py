@@ -54,7 +54,8 @@ class Vring:
     """What the front-end said about one queue, and whether the queue runs.
 
     ``base`` is the next available index (16 bits) to start from. ``size`` zero and ``address`` None mean: not told yet.
-    ``parked`` says why the ring cannot run although it should, once that was found.
+    ``parked`` says why the ring cannot run although it should, once that was found. ``signal_first`` asks for one
+    interrupt when the ring runs again.
     """
 
     index: int
@@ -66,6 +67,7 @@ class Vring:
     broken: bool = False
     running: bool = False
     parked: str | None = None
+    signal_first: bool = False
 
     def set_size(self, size: int) -> None:
         """Take SET_VRING_NUM. Raises :class:`VhostUserError`, keeping the old size, for one that no ring can have."""
@@ -122,4 +124,4 @@ class Vring:
         assert not self.running
         self.size, self.base, self.address = 0, 0, None
         self.started = self.enabled = self.broken = False
-        self.parked = None
+        self.parked, self.signal_first = None, False

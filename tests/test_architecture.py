@@ -42,7 +42,7 @@ OPERATING_SYSTEM = {
 SHELL = re.compile(
     r"""
       guest/(ram|vmm|attachment|linux|linux_\w+|control|__main__)\.py
-    | host/(guest_memory|discard|daemon|connection|ring_service|control|metrics|netlink|cgroup|__main__)\.py
+    | host/(guest_memory|discard|daemon|connection|received_file|ring_service|control|metrics|netlink|cgroup|__main__)\.py
     """,
     re.VERBOSE,
 )
