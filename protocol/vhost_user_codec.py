@@ -17,6 +17,7 @@ from construct import ConstructError
 
 from protocol.errors import FramingError, VhostUserError
 from protocol.vhost_user import (
+    FDS_MAX,
     HEADER,
     HEADER_SIZE,
     PAYLOAD_MAX,
@@ -180,8 +181,12 @@ class MessageReader:
         """Return the next whole message, or None if more bytes are needed.
 
         Raises:
-            FramingError: the header cannot be believed (version, direction, size). The reader is of no more use.
+            FramingError: the header cannot be believed (version, direction, size), or more file descriptors came than
+                any message can have. The reader is of no more use.
         """
+        if len(self._fds) > FDS_MAX:
+            # They ride on the first byte of a header. One byte at a time, a sender could pile up a million of them.
+            raise FramingError(f"{len(self._fds)} file descriptors on one message")
         if self._header is None:
             if len(self._buffer) < HEADER_SIZE:
                 return None
