@@ -176,6 +176,8 @@ class Backend:
             raise VhostUserError(f"feature bits {unknown:#x} were not offered")
         if not has_feature(features, FeatureBit.VERSION_1):
             raise VhostUserError("VERSION_1 was not accepted, and this device has no legacy mode")
+        if features != session.features:
+            yield from self._stop_all()  # what runs has the old features' queue order and ring rules
         session.features = session.balloon.features = features
         queues = [queue.value for queue in queue_order(features)]
         yield Announce("features", {"negotiated": features, "queues": queues})
