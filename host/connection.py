@@ -82,7 +82,12 @@ class Connection:
             return str(error)
         finally:
             breaker.cancel()
-            await asyncio.shield(self._release())
+            release = asyncio.create_task(self._release())
+            try:
+                await asyncio.shield(release)
+            except asyncio.CancelledError:
+                await release  # told to stop while the last chain is being finished: finished it has to be all the same
+                raise
 
     async def _release(self) -> None:
         # Rings first: a worker may be in the middle of a chain, and finishes it.
@@ -99,10 +104,13 @@ class Connection:
     # -- messages in, replies out -----------------------------------------------------------------------------------
 
     async def _next_message(self) -> Message | BadMessage:
+        # One deadline for the whole rest of a message: a byte now and then does not extend it.
+        deadline: float | None = None
         while (message := self._reader.next_message()) is None:
-            timeout = MESSAGE_TIMEOUT if self._reader.in_message else None
+            if deadline is None and self._reader.in_message:
+                deadline = self._loop.time() + MESSAGE_TIMEOUT
             try:
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout_at(deadline):
                     await self._wait_for(self._loop.add_reader, self._loop.remove_reader)
             except TimeoutError:
                 raise FramingError(f"the rest of a message did not come within {MESSAGE_TIMEOUT:.0f} s") from None
@@ -197,8 +205,11 @@ class Connection:
                     self._on_turn,
                 )
             case StopRing(index=index):
-                next_avail = await self._services[index].stop()
+                service = self._services[index]
+                next_avail = await service.stop()
                 del self._services[index]
+                if service.broken:
+                    self._backend.session.vrings[index].broken = True  # it broke while it was being stopped
                 return next_avail
             case ReplaceMemory(table=table, fds=fds):
                 self._memory.replace(table, fds)
@@ -254,7 +265,8 @@ class Connection:
         while True:
             index = await self._broken.get()
             async with self._lock:
-                if index in self._services:
+                # The front-end may have stopped the ring meanwhile, or set it up anew: that one is not broken.
+                if (service := self._services.get(index)) is not None and service.broken:
                     await self._drive(self._backend.ring_broke(index), set())
 
     # -- the back-end's own requests --------------------------------------------------------------------------------

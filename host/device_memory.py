@@ -39,6 +39,15 @@ class RefusedRange(NamedTuple):
     length: int
 
 
+class RefusedRanges(NamedTuple):
+    """All ranges of one chain that were refused for one reason: the first one's address, their bytes, their number."""
+
+    reason: Refusal
+    first_address: int
+    bytes: int
+    ranges: int
+
+
 @dataclass(slots=True)
 class DiscardPlan:
     """What is to be done about the ranges of one chain: discard these, keep those."""
@@ -51,6 +60,14 @@ class DiscardPlan:
     def refuse(self, reason: Refusal, address: int, length: int) -> None:
         """Keep ``length`` bytes at guest ``address``, and remember why."""
         self.refused.append(RefusedRange(reason, address, length))
+
+    def refused_by_reason(self) -> list[RefusedRanges]:
+        """Return the sum of ``refused`` for each reason, in the order in which the reasons came up."""
+        sums: dict[Refusal, RefusedRanges] = {}
+        for reason, address, length in self.refused:
+            first_address, total, ranges = sums[reason][1:] if reason in sums else (address, 0, 0)
+            sums[reason] = RefusedRanges(reason, first_address, total + length, ranges + 1)
+        return list(sums.values())
 
 
 @dataclass(frozen=True, slots=True)

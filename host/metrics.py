@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from host.device_memory import Refusal
 from host.ring_service import ServedChain
 from protocol.virtio_balloon import BalloonQueue
 
@@ -42,17 +41,15 @@ class VmMetrics:
             ranges=plan.ranges,
             bytes=plan.bytes,
             discarded_bytes=chain.discarded_bytes,
-            refused_bytes=sum(refused.length for refused in plan.refused),
+            refused_bytes=sum(refused.bytes for refused in chain.refused),
             seconds=round(chain.seconds, 6),
         )
-        for reason in Refusal:
-            ranges = [refused for refused in plan.refused if refused.reason is reason]
-            if ranges:
-                self.refused[reason.value] += len(ranges)
-                emit(
-                    "refused",
-                    reason=reason.value,
-                    gpa=ranges[0].address,
-                    bytes=sum(refused.length for refused in ranges),
-                    ranges=len(ranges),
-                )
+        for refused in chain.refused:
+            self.refused[refused.reason.value] += refused.ranges
+            emit(
+                "refused",
+                reason=refused.reason.value,
+                gpa=refused.first_address,
+                bytes=refused.bytes,
+                ranges=refused.ranges,
+            )

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from host.actions import StartRing
-from host.device_memory import DiscardPlan, Refusal
+from host.device_memory import DiscardPlan, Refusal, RefusedRanges
 from host.discard import punch_hole
 from host.guest_memory import GuestMemory
 from host.virtio_balloon import VirtioBalloon
@@ -96,6 +96,11 @@ class ServedChain:
     plan: DiscardPlan
     seconds: float
     discarded_bytes: int = 0
+    refused: list[RefusedRanges] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Here, on the worker: a hostile chain has thousands of ranges, and the event loop serves everybody.
+        self.refused = self.plan.refused_by_reason()
 
 
 @dataclass(slots=True)
@@ -108,9 +113,10 @@ class Turn:
 
 
 class RingService:
-    """Serves one queue from :meth:`start` until :meth:`stop`.
+    """Serves one queue from its construction until :meth:`stop`.
 
-    ``on_turn`` is called on the event loop after each worker's turn; with ``broken`` set the ring is not touched again.
+    ``on_turn`` is called on the event loop after each worker's turn. With ``broken`` the driver has broken a rule, and
+    the ring is not touched again.
     """
 
     def __init__(
@@ -123,6 +129,7 @@ class RingService:
         on_turn: Callable[[int, Turn], None],
     ) -> None:
         self.index = action.index
+        self.broken = False
         self._queue_kind = action.queue
         self._files = files
         self._memory = memory
@@ -191,7 +198,7 @@ class RingService:
     def _turn_done(self, turn: Turn) -> None:
         self._busy = False
         if turn.broken is not None:
-            self._stopping = True
+            self.broken = self._stopping = True
             self._unwatch_kick()
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
