@@ -1,0 +1,143 @@
+"""``scripts/demo``: the command line of the demonstration."""
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from protocol.command_line import Parser, option_type, run_command
+from protocol.errors import BalloonError, UsageError
+from protocol.units import GIB, MIB, format_size, parse_size
+
+PROGRAM: Final = "demo"
+LEAST_MEMORY: Final = 256 * MIB
+MOST_MEMORY: Final = 64 * GIB
+"""Below, two machines' demand fits the budget, which has a fixed share for the processes. Above, it takes too long."""
+
+_EPILOG: Final = """\
+Two rounds, about ten seconds each. In both, VM A fills three quarters of its memory, frees it and stays idle; then VM B
+needs the same amount. With free page reporting A's memory is back with the host by then, and B gets it. Without, B runs
+out of memory. The limit is a memory cgroup where you may make one, otherwise the script counts and stops B itself.
+
+exit status: 0 if both rounds went as they should, 1 if not, 2 for a usage error, 130 after Ctrl-C
+
+examples:
+  scripts/demo
+  scripts/demo --real                         VM A is an unmodified Linux kernel
+  scripts/demo --plain --json result.json     for a log file and a program
+"""
+
+
+def _memory(text: str) -> int:
+    size = parse_size(text)
+    if not LEAST_MEMORY <= size <= MOST_MEMORY or size % MIB:
+        raise UsageError(f"{text!r} is not from {LEAST_MEMORY >> 20}M to {MOST_MEMORY >> 30}G, in whole MiB")
+    return size
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        prog=PROGRAM,
+        description="Two virtual machines whose demand does not fit the host's memory at the same time: with free page "
+        "reporting, then without.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--real", action="store_true", help="VM A is a real Linux kernel (User Mode Linux)")
+    parser.add_argument("--plain", action="store_true", help="a plain table even on a terminal")
+    parser.add_argument("--json", metavar="PATH", help="write the summary as JSON, - for standard output")
+    parser.add_argument(
+        "--memory", metavar="SIZE", type=option_type(_memory), default=GIB, help="of each machine (default: 1G)"
+    )
+    parser.add_argument(
+        "--budget",
+        choices=("auto", "cgroup", "accounting"),
+        default="auto",
+        help="who keeps the host's limit: a memory cgroup, or the script's own accounting (default: auto)",
+    )
+    return parser
+
+
+def available_bytes(meminfo: str) -> int:
+    """Return ``MemAvailable`` of the text of ``/proc/meminfo``, in bytes."""
+    for line in meminfo.splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return sys.maxsize
+
+
+@contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that everything is cleaned up."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        # Once is enough: a second signal must not interrupt the cleaning up.
+        for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(other, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _fetch_kernel() -> None:
+    # Before the view takes the terminal: the first time this downloads two packages and says so.
+    command = [sys.executable, "-m", "guest.linux", "--fetch-only"]
+    if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode != 0:
+        raise BalloonError("no real Linux kernel to be had here; without --real none is needed")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from scripts.demonstration.scenario import Settings, run_round
+    from scripts.demonstration.summary import report_dict, summary_lines
+    from scripts.demonstration.terminal import choose_display
+
+    settings = Settings(memory_bytes=arguments.memory, real=arguments.real, budget=arguments.budget)
+    available = available_bytes(Path("/proc/meminfo").read_text())
+    if available < settings.budget_bytes:
+        raise UsageError(
+            f"this needs {format_size(settings.budget_bytes)} of free memory, {format_size(available)} are available:"
+            " try a smaller --memory"
+        )
+    if arguments.json not in (None, "-"):
+        # Now, not after half a minute.
+        try:
+            Path(arguments.json).touch()
+        except OSError as error:
+            raise UsageError(f"--json {arguments.json}: {error.strerror}") from error
+    if settings.real:
+        _fetch_kernel()
+    with choose_display(plain=arguments.plain) as display:
+        results = [run_round(settings, display, reporting=reporting) for reporting in (True, False)]
+    print("", *summary_lines(results), sep="\n", flush=True)
+    if arguments.json is not None:
+        text = json.dumps(report_dict(results), indent=2)
+        if arguments.json == "-":
+            print(text)
+        else:
+            Path(arguments.json).write_text(text + "\n", encoding="utf-8")
+    problems = [result.problem for result in results if result.problem is not None]
+    if problems:
+        raise BalloonError(f"not as expected: {'; '.join(problems)}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demonstration; return the exit status: 0 if it showed what it should, 1 if not, 2 for a usage error."""
+    arguments = make_parser().parse_args(argv)
+    with _signals_as_exceptions():
+        return run_command(PROGRAM, lambda: _run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""The host's memory budget for the virtual machines: kept by the kernel where the user may ask it to, else by counting.
+
+A memory cgroup, version 1 or 2, makes the limit real: a guest's pages are charged to the process that touches them, and
+a guest that grows beyond the limit meets the kernel's OOM killer. Where no group can be made, what the guests say they
+cost is added up and the script stops the guest that grows too far.
+"""
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from protocol.errors import UsageError
+from scripts.demonstration.state import VmState
+
+REMOVE_SECONDS: Final = 3.0
+"""How long a group may stay busy after its last process was reaped."""
+
+
+class Budget(Protocol):
+    """A limit for several virtual machines together. A context manager: leaving it removes what it made."""
+
+    source: str
+    """Who keeps the limit, for a person to read."""
+
+    limit_bytes: int
+
+    def used_bytes(self, vms: Iterable[VmState]) -> int:
+        """Return what counts against the limit at present."""
+
+    def wrap(self, argv: Sequence[str], *, expendable: bool) -> list[str]:
+        """Return the command that runs ``argv`` under the limit; an ``expendable`` one is the first to be killed."""
+
+    def kernel_kills(self) -> int:
+        """Return how many processes the kernel has killed to keep the limit."""
+
+    def must_stop(self, vms: Iterable[VmState]) -> bool:
+        """Whether the limit is exceeded and nobody but the caller will do anything about it."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class AccountedBudget:
+    """The script's own accounting: the sum of what the guests say that they cost the host."""
+
+    source = "this script's accounting"
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+
+    def used_bytes(self, vms: Iterable[VmState]) -> int:
+        """Return the sum of the guests' resident memory."""
+        return sum(vm.resident_bytes for vm in vms)
+
+    def wrap(self, argv: Sequence[str], *, expendable: bool) -> list[str]:
+        """Return the command as it is."""
+        return list(argv)
+
+    def kernel_kills(self) -> int:
+        """Return 0: the kernel knows nothing of this limit."""
+        return 0
+
+    def must_stop(self, vms: Iterable[VmState]) -> bool:
+        """Whether the guests together cost more than the limit."""
+        return self.used_bytes(vms) > self.limit_bytes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupNames:
+    """What a version of the memory controller calls its files, and what keeps it from swapping instead."""
+
+    version: int
+    limit: str
+    used: str
+    events: str
+    swap: tuple[tuple[str, str], ...]
+
+
+V1: Final = CgroupNames(
+    version=1,
+    limit="memory.limit_in_bytes",
+    used="memory.usage_in_bytes",
+    events="memory.oom_control",
+    swap=(("memory.swappiness", "0"),),
+)
+V2: Final = CgroupNames(
+    version=2, limit="memory.max", used="memory.current", events="memory.events", swap=(("memory.swap.max", "0"),)
+)
+
+# Runs in the child before the guest: "0" means the process itself, in both versions.
+_ENTER: Final = 'echo 0 >"$1" && if [ "$2" = 1 ]; then echo 1000 >/proc/self/oom_score_adj; fi && shift 2 && exec "$@"'
+
+
+class CgroupBudget:
+    """A memory cgroup of the script's own, removed at the end."""
+
+    def __init__(self, directory: Path, names: CgroupNames, limit_bytes: int) -> None:
+        """Set the limit of the existing, empty group ``directory``. Raises OSError where that is not permitted."""
+        self.source = f"memory cgroup v{names.version}"
+        self.limit_bytes = limit_bytes
+        self._directory = directory
+        self._names = names
+        (directory / names.limit).write_text(str(limit_bytes))
+        for name, value in names.swap:
+            with contextlib.suppress(OSError):  # a kernel without swap accounting; then there is rarely swap either
+                (directory / name).write_text(value)
+
+    def used_bytes(self, vms: Iterable[VmState]) -> int:
+        """Return what the kernel has charged to the group: guest memory and the guest processes' own."""
+        return int((self._directory / self._names.used).read_text())
+
+    def wrap(self, argv: Sequence[str], *, expendable: bool) -> list[str]:
+        """Return a command that first moves itself into the group."""
+        procs = str(self._directory / "cgroup.procs")
+        return ["/bin/sh", "-c", _ENTER, "sh", procs, "1" if expendable else "0", *argv]
+
+    def kernel_kills(self) -> int:
+        """Return the kernel's own count of processes it killed in this group."""
+        for line in (self._directory / self._names.events).read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+        return 0
+
+    def must_stop(self, vms: Iterable[VmState]) -> bool:
+        """Return false: the kernel keeps this limit by itself."""
+        return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        end = time.monotonic() + REMOVE_SECONDS
+        while True:
+            try:
+                self._directory.rmdir()
+            except FileNotFoundError:
+                return
+            except OSError:
+                # Busy: the kernel is still taking the last process apart.
+                if time.monotonic() > end:
+                    return
+                time.sleep(0.05)
+            else:
+                return
+
+
+def make_budget(kind: str, limit_bytes: int) -> Budget:
+    """Return a budget of ``limit_bytes``.
+
+    Args:
+        kind: ``cgroup``, ``accounting``, or ``auto`` for a cgroup where the user may make one.
+        limit_bytes: for all guests together.
+
+    Raises:
+        UsageError: ``cgroup`` was asked for and cannot be had.
+    """
+    if kind != "accounting":
+        for parent, names in candidates(
+            Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text()
+        ):
+            group = make_cgroup(parent, names, limit_bytes)
+            if group is not None:
+                return group
+        if kind == "cgroup":
+            raise UsageError("no memory cgroup can be made here (--budget accounting needs none)")
+    return AccountedBudget(limit_bytes)
+
+
+def candidates(own_groups: str, mounts: str) -> list[tuple[Path, CgroupNames]]:
+    """Return the groups in which to try to make one, the nearest to this process first.
+
+    Args:
+        own_groups: the text of ``/proc/self/cgroup``.
+        mounts: the text of ``/proc/self/mountinfo``.
+    """
+    found = []
+    for line in mounts.splitlines():
+        fields, _, rest = line.partition(" - ")
+        kind, _, options = rest.split(" ", 2)
+        root, mount_point = fields.split()[3:5]
+        if kind == "cgroup" and "memory" in options.split(" ")[-1].split(","):
+            names = V1
+        elif kind == "cgroup2":
+            names = V2
+        else:
+            continue
+        own = _own_group(own_groups, names)
+        if own is None:
+            continue
+        # The mount may show a part of the hierarchy only, and our group may lie outside of that part.
+        inside = Path(own)
+        inside = inside.relative_to(root) if inside.is_relative_to(root) else Path()
+        group = Path(mount_point) / inside
+        found += [(path, names) for path in (group, *group.parents) if path.is_relative_to(mount_point)]
+    return found
+
+
+def _own_group(own_groups: str, names: CgroupNames) -> str | None:
+    for line in own_groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "" if names.version == 2 else "memory" in controllers.split(","):
+            return path
+    return None
+
+
+def make_cgroup(parent: Path, names: CgroupNames, limit_bytes: int) -> CgroupBudget | None:
+    """Make a group with this limit below ``parent`` and see that a process can enter it; ``None`` where that fails.
+
+    The controllers of ``parent`` stay as they are: they belong to whoever manages this machine.
+    """
+    if names.version == 2:
+        try:
+            if "memory" not in (parent / "cgroup.subtree_control").read_text().split():
+                return None
+        except OSError:
+            return None
+    directory = parent / f"vhost-user-balloon-demo-{os.getpid()}"
+    try:
+        directory.mkdir()
+    except OSError:
+        return None
+    try:
+        budget = CgroupBudget(directory, names, limit_bytes)
+        entered = subprocess.run(budget.wrap(["true"], expendable=True), stderr=subprocess.DEVNULL, check=False)
+        budget.used_bytes(())
+        budget.kernel_kills()
+        if entered.returncode == 0:
+            return budget
+    except (OSError, ValueError):
+        pass  # as good as not permitted: the files that this needs are not as they should be
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+    return None

@@ -1,0 +1,306 @@
+"""One round of the demonstration: VM A fills and frees its memory, then VM B needs the same amount."""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from host.netlink import process_cost
+from protocol.errors import BalloonError, UsageError
+from protocol.units import MIB, format_size
+from scripts.demonstration.budget import make_budget
+from scripts.demonstration.processes import Child, Children, python_module
+from scripts.demonstration.state import TICK_SECONDS, HostState, Picture, VmState
+from scripts.demonstration.summary import RoundResult
+from scripts.demonstration.terminal import Display
+
+POLL_SECONDS: Final = 0.05
+START_SECONDS: Final = 15.0
+BOOT_SECONDS: Final = 75.0
+WORK_SECONDS: Final = 60.0
+RETURN_SECONDS: Final = 25.0
+"""Deadlines, in seconds. Ordinary: a start takes one, a real kernel's boot three, a return half a second or six."""
+
+UNREPORTED_SECONDS: Final = 2.0
+"""How long the round without reporting waits for memory that will not come back."""
+
+FILL_SECONDS: Final = 3.0
+HOLD_SECONDS: Final = 1.0
+"""How long a machine takes to fill its memory, so that it can be watched, and how long it uses it."""
+
+RETURNED: Final = 0.9
+RETURNED_REAL: Final = 0.8
+"""The share of what VM A freed that has to be back before VM B starts. A real kernel keeps more fragments."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the demonstration was asked for. ``memory_bytes`` is that of each machine."""
+
+    memory_bytes: int
+    real: bool
+    budget: str
+
+    @property
+    def wanted_bytes(self) -> int:
+        """What each machine uses at its peak: three quarters of its memory, in whole MiB."""
+        return self.memory_bytes * 3 // 4 // MIB * MIB
+
+    @property
+    def budget_bytes(self) -> int:
+        """What the host has for both: enough for one machine at its peak and the processes, not for two."""
+        return self.memory_bytes * 9 // 8 + 64 * MIB
+
+
+class Machine:
+    """A virtual machine of the round: its process once started, its state, and what the host's daemon calls it."""
+
+    def __init__(self, state: VmState, number: int) -> None:
+        self.state = state
+        self.number = number
+        self.child: Child | None = None
+
+
+class Round:
+    """One round, with reporting or without. Use once: :meth:`run`."""
+
+    def __init__(self, settings: Settings, display: Display, *, reporting: bool) -> None:
+        self._settings = settings
+        self._display = display
+        self._reporting = reporting
+        size = settings.memory_bytes
+        kind_a = "real Linux kernel" if settings.real else "emulated guest"
+        self._a = Machine(VmState(name="A", kind=kind_a, memory_bytes=size), 1)
+        self._b = Machine(VmState(name="B", kind="emulated guest", memory_bytes=size), 2)
+        self._listening = False
+        self._started = time.monotonic()
+        self._next_tick = self._started
+
+    def run(self, directory: Path) -> RoundResult:
+        """Play the round with its files in ``directory`` and return how it went; leaves no process behind.
+
+        Raises:
+            BalloonError: a process ended that should not have, or something took far too long.
+        """
+        settings = self._settings
+        with make_budget(settings.budget, settings.budget_bytes) as budget, Children(directory) as children:
+            self._budget = budget
+            self._children = children
+            self._picture = Picture(
+                title=f"Two VMs of {format_size(settings.memory_bytes)}, {format_size(settings.budget_bytes)} for both",
+                round_title=f"{'1 of 2: WITH' if self._reporting else '2 of 2: WITHOUT'} free page reporting",
+                host=HostState(budget_bytes=budget.limit_bytes, budget_source=budget.source),
+                vms=(self._a.state, self._b.state),
+            )
+            self._start_daemon(directory)
+            self._start_a(directory)
+            returned_seconds, after = self._watch_a()
+            stopped_by = self._run_b(directory)
+            return self._result(returned_seconds, after, stopped_by)
+
+    # -- the acts ---------------------------------------------------------------------------------------------------
+
+    def _start_daemon(self, directory: Path) -> None:
+        # A real kernel reports as it likes. Without reporting means there that the daemon does nothing about it.
+        discard = "punch" if self._reporting or not self._settings.real else "none"
+        command = python_module(
+            "host",
+            *("--socket-path", str(directory / "socket")),
+            *("--discard", discard),
+            *("--events", str(directory / "host")),
+        )
+        self._daemon = self._children.start("the daemon", command, "host")
+        self._wait(lambda: self._listening, START_SECONDS, "the daemon listens")
+
+    def _start_a(self, directory: Path) -> None:
+        size = self._settings.wanted_bytes
+        if self._settings.real:
+            # The guest tells its phases on standard output; its /tmp is a tmpfs, in its memory.
+            script = (
+                f"set -e; echo phase fill; head -c {size} /dev/zero >/tmp/fill; echo phase hold; sleep {HOLD_SECONDS};"
+                " echo phase free; rm /tmp/fill; echo phase rest; sleep 3600"
+            )
+            arguments = self._attachment(directory, "a")
+            command = python_module("guest.linux", *arguments, "--", "sh", "-c", script)
+        else:
+            command = self._emulated(directory, "a")
+        self._tell(f"VM A starts, fills {format_size(size)} and uses it for a second.")
+        self._a.child = self._children.start("VM A", self._budget.wrap(command, expendable=False), "a")
+        self._a.state.status = "starting"
+
+    def _watch_a(self) -> tuple[float | None, int]:
+        # Returns after how many seconds its memory was back (None: not), and what it cost the host at the end.
+        a = self._a.state
+        self._wait(lambda: a.phase == "rest", BOOT_SECONDS + WORK_SECONDS, "VM A fills its memory and frees it")
+        freed = a.phase_time or time.monotonic()
+        self._tell("VM A has freed it all and is idle.")
+        share = RETURNED_REAL if self._settings.real else RETURNED
+        goal = a.peak_bytes - round(share * self._settings.wanted_bytes)
+        if not self._reporting:
+            self._pass(UNREPORTED_SECONDS)
+            self._tell(f"Nothing came back: the host still carries {format_size(a.resident_bytes)} for VM A.")
+            return None, a.resident_bytes
+        try:
+            self._wait(lambda: a.resident_bytes <= goal, RETURN_SECONDS, "VM A's memory comes back")
+        except TimeoutError:
+            self._tell(f"Only {format_size(a.peak_bytes - a.resident_bytes)} came back.")
+            return None, a.resident_bytes
+        seconds = max(0.0, a.report_time - freed)
+        back = format_size(a.peak_bytes - a.resident_bytes)
+        self._tell(f"{back} are back with the host, {seconds:.1f} s later.")
+        return seconds, a.resident_bytes
+
+    def _run_b(self, directory: Path) -> str | None:
+        # Returns who stopped VM B for want of memory, None if it came to its end.
+        b = self._b
+        self._tell(f"VM B starts and wants {format_size(self._settings.wanted_bytes)} too.")
+        command = self._budget.wrap(self._emulated(directory, "b"), expendable=True)
+        b.child = child = self._children.start("VM B", command, "b")
+        b.state.status = "starting"
+
+        def over() -> bool:
+            return b.state.verified_pages is not None or child.ended() or self._budget.must_stop(self._picture.vms)
+
+        self._wait(over, START_SECONDS + WORK_SECONDS, "VM B fills its memory and frees it", allowed=child)
+        stopped_by = None
+        if self._budget.must_stop(self._picture.vms):
+            child.process.kill()
+            child.process.wait()
+            stopped_by = self._budget.source
+        elif child.ended():
+            if self._budget.kernel_kills() == 0:
+                raise BalloonError(child.how_it_ended())
+            stopped_by = "the kernel's OOM killer"
+        if stopped_by is not None:
+            b.state.power_off("killed", "KILLED: out of memory")
+            self._tell(f"VM B was stopped at {format_size(b.state.peak_bytes)} by {stopped_by}: no memory left.")
+        else:
+            b.state.status = "done, all intact" if b.state.corrupted_pages == 0 else "done, PAGES LOST"
+            self._tell(
+                f"VM B got it all: {b.state.verified_pages} pages verified, {b.state.corrupted_pages} corrupted."
+            )
+        self._pass(HOLD_SECONDS, allowed=child)
+        return stopped_by
+
+    def _attachment(self, directory: Path, name: str) -> list[str]:
+        return [
+            *("--socket-path", str(directory / "socket")),
+            *("--memory", str(self._settings.memory_bytes)),
+            *("--events", str(directory / name)),
+        ]
+
+    def _emulated(self, directory: Path, name: str) -> list[str]:
+        size = self._settings.wanted_bytes
+        workload = f"memhog:size={size},hold={HOLD_SECONDS},rate={round(size / FILL_SECONDS)}"
+        reporter = "boundary" if self._reporting else "off"
+        return python_module(
+            "guest",
+            *self._attachment(directory, name),
+            *("--reporter", reporter),
+            *("--workload", workload),
+            "--hold",
+        )
+
+    def _result(self, returned_seconds: float | None, after: int, stopped_by: str | None) -> RoundResult:
+        a, b, host = self._a.state, self._b.state, self._picture.host
+        return RoundResult(
+            reporting=self._reporting,
+            real=self._settings.real,
+            memory_bytes=self._settings.memory_bytes,
+            budget_bytes=host.budget_bytes,
+            budget_source=host.budget_source,
+            host_peak_bytes=host.peak_bytes,
+            wanted_bytes=self._settings.wanted_bytes,
+            a_peak_bytes=a.peak_bytes,
+            a_after_bytes=after,
+            a_returned_seconds=returned_seconds,
+            a_reports=a.reports,
+            a_discarded_bytes=a.discarded_bytes,
+            b_peak_bytes=b.peak_bytes,
+            b_verified_pages=b.verified_pages,
+            b_corrupted_pages=b.corrupted_pages,
+            stopped_by=stopped_by,
+            a_cost=a.cost,
+            b_cost=b.cost,
+        )
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def _tell(self, text: str) -> None:
+        seconds = time.monotonic() - self._started
+        self._picture.story.append((seconds, text))
+        self._display.tell(seconds, text)
+
+    def _pass(self, seconds: float, allowed: Child | None = None) -> None:
+        with contextlib.suppress(TimeoutError):
+            self._wait(lambda: False, seconds, "time passes", allowed)
+
+    def _wait(self, done: Callable[[], bool], seconds: float, what: str, allowed: Child | None = None) -> None:
+        """Keep the state and the view going until ``done``.
+
+        Raises:
+            BalloonError: a process other than ``allowed`` ended.
+            TimeoutError: it did not happen within ``seconds``.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            self._pump()
+            if done():
+                return
+            problem = self._children.unexpected_end(allowed)
+            if problem is not None:
+                raise BalloonError(problem)
+            if time.monotonic() > end:
+                raise TimeoutError(f"waited {seconds:.0f} s in vain: {what}")
+            time.sleep(POLL_SECONDS)
+
+    def _pump(self) -> None:
+        for machine in (self._a, self._b):
+            if machine.child is None:
+                continue
+            for event in machine.child.new_events():
+                machine.state.apply(event)
+            for line in machine.child.output.read():
+                word, _, phase = line.partition(" ")
+                if word == "phase":
+                    machine.state.apply({"t": time.monotonic(), "event": "phase", "name": phase})
+        for event in self._daemon.new_events():
+            self._listening = self._listening or event["event"] == "listening"
+            for machine in (self._a, self._b):
+                # The daemon numbers machines in the order in which they come; here one comes after the other.
+                if event.get("vm") == machine.number:
+                    machine.state.apply_host(event)
+        self._picture.host.apply(self._budget.used_bytes(self._picture.vms))
+        now = time.monotonic()
+        if now < self._next_tick:
+            return
+        self._next_tick = max(self._next_tick + TICK_SECONDS, now)
+        self._picture.seconds = now - self._started
+        for machine in (self._a, self._b):
+            self._measure(machine)
+        self._picture.tick()
+        self._display.show(self._picture)
+
+    def _measure(self, machine: Machine) -> None:
+        # While it lives: a killed process takes its books along.
+        if machine.state.pid is not None and machine.child is not None and not machine.child.ended():
+            with contextlib.suppress(UsageError):
+                cost = process_cost(machine.state.pid)
+                if cost.peak_resident_bytes is not None:
+                    machine.state.cost = cost
+
+
+def run_round(settings: Settings, display: Display, *, reporting: bool) -> RoundResult:
+    """Play one round in a temporary directory of its own.
+
+    Raises:
+        BalloonError: it could not be played to its end.
+    """
+    with tempfile.TemporaryDirectory(prefix="balloon-demo-", ignore_cleanup_errors=True) as directory:
+        try:
+            return Round(settings, display, reporting=reporting).run(Path(directory))
+        except TimeoutError as error:
+            raise BalloonError(str(error)) from error

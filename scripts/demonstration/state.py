@@ -1,0 +1,139 @@
+"""What is known about the host and the two virtual machines, built up from their events. Pure: no clock, no files.
+
+Sizes are bytes, times are seconds of the monotonic clock.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from host.netlink import ProcessCost
+
+Event = Mapping[str, Any]
+
+TICK_SECONDS: Final = 0.25
+HISTORY: Final = 240
+"""The view is drawn once a tick; this many ticks of the past are kept, one minute."""
+
+STATUS_OF_PHASE: Final = {
+    "fill": "filling its memory",
+    "hold": "using its memory",
+    "free": "freeing its memory",
+    "rest": "idle",
+    "idle": "idle",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class VmState:
+    """One virtual machine. What a guest does not tell (a real kernel tells less than ours) stays ``None``."""
+
+    name: str
+    kind: str
+    memory_bytes: int
+    status: str = "not started"
+    phase: str | None = None
+    phase_time: float = 0.0
+    pid: int | None = None
+    resident_bytes: int = 0
+    peak_bytes: int = 0
+    allocated_bytes: int | None = None
+    free_bytes: int | None = None
+    reported_bytes: int | None = None
+    reports: int = 0
+    discarded_bytes: int = 0
+    report_time: float = 0.0
+    verified_pages: int | None = None
+    corrupted_pages: int | None = None
+    out_of_memory: bool = False
+    cost: ProcessCost | None = None
+    report_history: deque[int] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    _reports_at_tick: int = 0
+
+    def apply(self, event: Event) -> None:
+        """Take in an event that the guest wrote. Unknown events are none of our business."""
+        match event["event"]:
+            case "booted":
+                self.pid = int(event["pid"])
+                self.status = "running"
+            case "phase":
+                self.phase = str(event["name"])
+                self.phase_time = float(event["t"])
+                self.status = STATUS_OF_PHASE.get(self.phase, self.phase)
+            case "memory":
+                self.resident_bytes = int(event["resident_bytes"])
+                self.peak_bytes = max(self.peak_bytes, self.resident_bytes)
+                self.allocated_bytes = event.get("allocated_bytes")
+                self.free_bytes = event.get("free_bytes")
+                self.reported_bytes = event.get("reported_bytes")
+            case "out_of_memory":
+                self.out_of_memory = True
+                self.status = "out of memory"
+            case "finished":
+                self.verified_pages = event.get("verified_pages")
+                self.corrupted_pages = event.get("corrupted_pages")
+            case _:
+                pass
+
+    def apply_host(self, event: Event) -> None:
+        """Take in an event that the daemon wrote about this machine."""
+        if event["event"] == "report":
+            self.reports += 1
+            self.discarded_bytes += int(event["discarded_bytes"])
+            self.report_time = float(event["t"])
+
+    def power_off(self, phase: str, status: str) -> None:
+        """The process is gone, and its memory with it."""
+        self.phase, self.status = phase, status
+        self.resident_bytes = 0
+        self.allocated_bytes = self.free_bytes = self.reported_bytes = None
+
+    def tick(self) -> None:
+        """Close the current tick of the history of reports."""
+        self.report_history.append(self.reports - self._reports_at_tick)
+        self._reports_at_tick = self.reports
+
+    @property
+    def reports_per_second(self) -> float:
+        """Reports that the daemon dealt with in the last second."""
+        ticks = round(1 / TICK_SECONDS)
+        return float(sum(list(self.report_history)[-ticks:]))
+
+
+@dataclass(slots=True, kw_only=True)
+class HostState:
+    """The host's budget for both machines and how much of it they use."""
+
+    budget_bytes: int
+    budget_source: str
+    used_bytes: int = 0
+    peak_bytes: int = 0
+    history: deque[int] = field(default_factory=lambda: deque(maxlen=HISTORY))
+
+    def apply(self, used_bytes: int) -> None:
+        """Take in a measurement."""
+        self.used_bytes = used_bytes
+        self.peak_bytes = max(self.peak_bytes, used_bytes)
+
+    def tick(self) -> None:
+        """Close the current tick of the history."""
+        self.history.append(self.used_bytes)
+
+
+@dataclass(slots=True, kw_only=True)
+class Picture:
+    """Everything that a view shows: one round of the demonstration at one moment."""
+
+    title: str
+    round_title: str
+    host: HostState
+    vms: tuple[VmState, ...]
+    story: list[tuple[float, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def tick(self) -> None:
+        """Close the current tick of every history."""
+        self.host.tick()
+        for vm in self.vms:
+            vm.tick()

@@ -1,0 +1,183 @@
+"""What the demonstration showed: for a manager as text, for a program as JSON. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from host.netlink import ProcessCost
+from protocol.units import format_size
+from scripts.demonstration.view import mib
+
+NOT_MEASURED: Final = "not measured"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundResult:
+    """How one round went. Sizes are bytes, times seconds; what did not happen is ``None``.
+
+    ``a_*`` is the machine that fills and frees, ``b_*`` the one that grows afterwards. ``stopped_by`` says who stopped
+    B when it ran out of memory.
+    """
+
+    reporting: bool
+    real: bool
+    memory_bytes: int
+    budget_bytes: int
+    budget_source: str
+    host_peak_bytes: int
+    wanted_bytes: int
+    a_peak_bytes: int
+    a_after_bytes: int
+    a_returned_seconds: float | None
+    a_reports: int
+    a_discarded_bytes: int
+    b_peak_bytes: int
+    b_verified_pages: int | None
+    b_corrupted_pages: int | None
+    stopped_by: str | None
+    a_cost: ProcessCost | None
+    b_cost: ProcessCost | None
+
+    @property
+    def b_completed(self) -> bool:
+        """Whether B got all it wanted and found it intact."""
+        return self.stopped_by is None and bool(self.b_verified_pages) and self.b_corrupted_pages == 0
+
+    @property
+    def problem(self) -> str | None:
+        """Return what was not as it should be, in a few words; ``None`` where all was."""
+        if self.reporting and not self.b_completed:
+            if self.b_corrupted_pages:
+                return f"with reporting VM B found {self.b_corrupted_pages} corrupted pages"
+            return "with reporting VM B ran out of memory all the same"
+        if not self.reporting and self.stopped_by is None:
+            return "without reporting VM B should have run out of memory, and did not"
+        return None
+
+
+def report_dict(results: Sequence[RoundResult]) -> dict[str, Any]:
+    """Return the results as what ``--json`` writes."""
+    return {
+        "ok": all(result.problem is None for result in results),
+        "problems": [result.problem for result in results if result.problem is not None],
+        "rounds": [{**asdict(result), "b_completed": result.b_completed} for result in results],
+    }
+
+
+def _sentence_with(result: RoundResult) -> str:
+    size, budget = format_size(result.wanted_bytes), format_size(result.budget_bytes)
+    back = result.a_peak_bytes - result.a_after_bytes
+    text = f"WITH free page reporting, VM A used {size} and freed them; "
+    if result.a_returned_seconds is None:
+        text += f"{format_size(back)} came back to the host. "
+    else:
+        text += f"{format_size(back)} were back with the host {result.a_returned_seconds:.1f} s later. "
+    if result.b_completed:
+        text += f"VM B then got its {size} within the same {budget}, and every page it wrote was intact."
+    else:
+        text += f"VM B did not get its {size} intact: {result.problem}."
+    return text
+
+
+def _sentence_without(result: RoundResult) -> str:
+    size = format_size(result.wanted_bytes)
+    # A real kernel reports whatever we wish; there the daemon takes note and discards nothing.
+    why = "the host took no notice" if result.real else "the host never learned of it"
+    text = (
+        f"WITHOUT it, VM A freed the same {size}, but {why} and went on carrying"
+        f" {format_size(result.a_after_bytes)} for a machine that was idle. "
+    )
+    if result.stopped_by is not None:
+        return text + f"VM B ran out of memory at {format_size(result.b_peak_bytes)} and was killed."
+    return text + "Still VM B did not run out of memory, which it should have."
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    lines, line = [], ""
+    for word in text.split():
+        if line and len(line) + 1 + len(word) > width:
+            lines.append(line)
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    return [*lines, line]
+
+
+def _row(label: str, values: Sequence[str]) -> str:
+    return f"  {label:<38}" + "".join(f"{value:>18}" for value in values)
+
+
+def _outcome(result: RoundResult) -> str:
+    if result.stopped_by is not None:
+        return "out of memory"
+    if result.b_corrupted_pages:
+        return f"{result.b_corrupted_pages} pages lost"
+    return "done, intact"
+
+
+def _returned(result: RoundResult) -> str:
+    return "never" if result.a_returned_seconds is None else f"{result.a_returned_seconds:.1f} s"
+
+
+def _delay(cost: ProcessCost) -> str:
+    if cost.direct_reclaim_seconds is None:
+        return NOT_MEASURED
+    return f"{cost.direct_reclaim_seconds * 1000:.0f} ms ({cost.direct_reclaim_count}x)"
+
+
+def _cost_lines(results: Sequence[RoundResult]) -> list[str]:
+    costs = [
+        (f"VM {name}, {'with' if result.reporting else 'without'} reporting", cost)
+        for result in results
+        for name, cost in (("A", result.a_cost), ("B", result.b_cost))
+        if cost is not None
+    ]
+    if not costs:
+        return []
+    lines = [
+        "What each VM process cost the host, by the kernel's own books",
+        "",
+        f"  {'':<24}{'peak resident':>15}{'minor faults':>14}{'major':>7}{'direct reclaim':>17}",
+    ]
+    for label, cost in costs:
+        peak = NOT_MEASURED if cost.peak_resident_bytes is None else f"{mib(cost.peak_resident_bytes)} MiB"
+        lines.append(f"  {label:<24}{peak:>15}{cost.minor_faults:>14}{cost.major_faults:>7}{_delay(cost):>17}")
+    sources = sorted({cost.source for _, cost in costs})
+    lines += ["", f"  Source: {'; '.join(sources)}. Peak resident includes the program itself."]
+    if any(cost.direct_reclaim_seconds is None and cost.source.startswith("taskstats") for _, cost in costs):
+        lines.append("  Direct reclaim is measured only while the sysctl kernel.task_delayacct is 1; here it is 0.")
+    return lines
+
+
+def summary_lines(results: Sequence[RoundResult], width: int = 79) -> list[str]:
+    """Return the closing summary: a paragraph, a small table, and what each process cost."""
+    first = results[0]
+    kind = "a real Linux kernel and an emulated one" if first.real else "both emulated"
+    lines = [
+        "What happened",
+        "",
+        *_wrap(
+            f"Two virtual machines of {format_size(first.memory_bytes)} ({kind}) shared a host that had"
+            f" {format_size(first.budget_bytes)} for both. Each needs {format_size(first.wanted_bytes)} once,"
+            " one after the other.",
+            width,
+        ),
+        "",
+    ]
+    for result in results:
+        lines += [*_wrap(_sentence_with(result) if result.reporting else _sentence_without(result), width), ""]
+    rows = [
+        ("memory VM A gave back, MiB", [mib(r.a_peak_bytes - r.a_after_bytes) for r in results]),
+        ("time until it was back", [_returned(r) for r in results]),
+        ("still carried for idle VM A, MiB", [mib(r.a_after_bytes) for r in results]),
+        ("reports from VM A", [str(r.a_reports) for r in results]),
+        (f"VM B got of {mib(first.wanted_bytes)}, MiB", [mib(min(r.b_peak_bytes, r.wanted_bytes)) for r in results]),
+        ("VM B", [_outcome(r) for r in results]),
+        (f"host peak of {mib(first.budget_bytes)}, MiB", [mib(r.host_peak_bytes) for r in results]),
+    ]
+    lines.append(_row("", ["with reporting" if r.reporting else "without" for r in results]))
+    lines += [_row(label, values) for label, values in rows]
+    stopped = {result.stopped_by for result in results if result.stopped_by is not None}
+    note = f"  Limit kept by: {first.budget_source}"
+    lines += ["", note + (f"; VM B was stopped by {' and '.join(sorted(stopped))}." if stopped else "."), ""]
+    return lines + _cost_lines(results)

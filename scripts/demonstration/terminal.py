@@ -1,0 +1,122 @@
+"""Shows pictures: in place on a terminal four times a second, or as one line a second anywhere else.
+
+The shell around the pure ``view``: the only file of the demonstration that writes escape sequences.
+"""
+
+import os
+import shutil
+import sys
+from types import TracebackType
+from typing import Final, Protocol, Self, TextIO
+
+from scripts.demonstration.state import Picture
+from scripts.demonstration.view import ASCII, UNICODE, WIDTH, Line, Style, live_view, table_header, table_row
+
+ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[2J"
+LEAVE: Final = "\x1b[?25h\x1b[?1049l"
+"""Alternate screen and no cursor; and back to what the user had."""
+
+STYLES: Final = {
+    Style.PLAIN: "",
+    Style.TITLE: "\x1b[1m",
+    Style.FAINT: "\x1b[2m",
+    Style.WARNING: "\x1b[1;31m",
+}
+RESET: Final = "\x1b[0m"
+
+ROW_SECONDS: Final = 1.0
+
+
+class Display(Protocol):
+    """Something that pictures can be shown on. A context manager: leaving it gives the terminal back."""
+
+    def show(self, picture: Picture) -> None:
+        """Show the picture as it is now; called once a tick."""
+
+    def tell(self, seconds: float, text: str) -> None:
+        """Show one line of the story, at the moment it happens."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class LiveDisplay:
+    """Redraws the picture in place."""
+
+    def __init__(self, stream: TextIO, *, colour: bool) -> None:
+        self._stream = stream
+        self._colour = colour
+        unicode = (stream.encoding or "").lower().replace("-", "") == "utf8"
+        self._symbols = UNICODE if unicode else ASCII
+
+    def show(self, picture: Picture) -> None:
+        """Draw over the last picture, in one write, so that nothing flickers."""
+        # Asked each time: the window may have changed.
+        columns, rows = shutil.get_terminal_size()
+        lines = live_view(picture, self._symbols, min(WIDTH, columns - 1), rows)
+        body = "\x1b[K\r\n".join(self._styled(line) for line in lines)
+        self._stream.write(f"\x1b[H{body}\x1b[K\x1b[J")
+        self._stream.flush()
+
+    def _styled(self, line: Line) -> str:
+        style = STYLES[line.style] if self._colour else ""
+        return f"{style}{line.text}{RESET}" if style else line.text
+
+    def tell(self, seconds: float, text: str) -> None:
+        """Nothing to do: the picture holds its story."""
+
+    def __enter__(self) -> Self:
+        self._stream.write(ENTER)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.write(LEAVE)
+        self._stream.flush()
+
+
+class PlainDisplay:
+    """Prints a table with one line a second, and the story between its lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._round = ""
+        self._next_row = 0.0
+
+    def show(self, picture: Picture) -> None:
+        """Print the table's head when a round begins, then a row each second."""
+        if picture.round_title != self._round:
+            self._round = picture.round_title
+            self._next_row = 0.0
+            self._print("", f"{picture.title}; {picture.round_title}", "")
+            self._print(*table_header([vm.name for vm in picture.vms]))
+        if picture.seconds >= self._next_row:
+            self._next_row = max(self._next_row + ROW_SECONDS, picture.seconds)
+            self._print(table_row(picture))
+
+    def tell(self, seconds: float, text: str) -> None:
+        """Print a line of the story."""
+        self._print(f"{seconds:>5.1f}s {text}")
+
+    def _print(self, *lines: str) -> None:
+        for line in lines:
+            print(line, file=self._stream, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+def choose_display(*, plain: bool) -> Display:
+    """Return the live view where standard output is a terminal that can show it, otherwise the plain table."""
+    if plain or not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        return PlainDisplay(sys.stdout)
+    return LiveDisplay(sys.stdout, colour="NO_COLOR" not in os.environ)

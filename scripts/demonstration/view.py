@@ -1,0 +1,153 @@
+"""State to lines of text: the live view for a terminal, and the plain table. Pure: knows no terminal."""
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from protocol.units import MIB
+from scripts.demonstration.state import HostState, Picture, VmState
+
+WIDTH: Final = 79
+"""Columns of the live view. One less than a terminal of 80, which would wrap at its last one."""
+
+BAR: Final = 44
+STORY_LINES: Final = 7
+
+
+class Style(enum.Enum):
+    """What a line is, for a terminal that can show it."""
+
+    PLAIN = enum.auto()
+    TITLE = enum.auto()
+    FAINT = enum.auto()
+    WARNING = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the live view, without a line break."""
+
+    text: str
+    style: Style = Style.PLAIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Symbols:
+    """What bars and sparklines are drawn with."""
+
+    used: str
+    held: str
+    empty: str
+    steps: str
+
+
+UNICODE: Final = Symbols(used="█", held="▒", empty="·", steps="▁▂▃▄▅▆▇█")
+ASCII: Final = Symbols(used="#", held="%", empty=".", steps="_.:-=+*#")
+
+
+def mib(size: int | None) -> str:
+    """Return bytes as whole MiB, ``-`` for unknown."""
+    return "-" if size is None else f"{size / MIB:.0f}"
+
+
+def bar(parts: Iterable[tuple[str, int]], whole: int, width: int, empty: str) -> str:
+    """Return a bar of ``width`` columns. Each part is (symbol, amount) of ``whole``; the rest is ``empty``.
+
+    Boundaries are rounded, not the parts, so that parts that add up to the whole fill the bar exactly.
+    """
+    text = ""
+    total = 0
+    for symbol, amount in parts:
+        total += amount
+        end = min(width, round(width * total / whole)) if whole > 0 else 0
+        text += symbol * (end - len(text))
+    return text + empty * (width - len(text))
+
+
+def sparkline(values: Sequence[int], most: int, width: int, steps: str) -> str:
+    """Return the last ``width`` values as one character each, from the lowest step (0) to the highest (``most``)."""
+    shown = list(values)[-width:]
+    return "".join(steps[min(len(steps) - 1, -(-value * (len(steps) - 1) // max(most, 1)))] for value in shown)
+
+
+def _apart(left: str, right: str, width: int) -> str:
+    space = width - len(left) - len(right)
+    return f"{left}{' ' * space}{right}" if space > 0 else left
+
+
+def _host_lines(host: HostState, symbols: Symbols, width: int) -> list[Line]:
+    full = host.used_bytes > host.budget_bytes * 0.95
+    used = bar([(symbols.used, host.used_bytes)], host.budget_bytes, BAR, symbols.empty)
+    numbers = f"{mib(host.used_bytes)} of {mib(host.budget_bytes)} MiB{'  FULL' if full else ''}"
+    history = sparkline(host.history, host.budget_bytes, BAR, symbols.steps)
+    return [
+        Line(_apart(f"HOST    {used}  {numbers}", "", width), Style.WARNING if full else Style.PLAIN),
+        Line(f"        {history.ljust(BAR)}  last {BAR // 4} s, limit: {host.budget_source}", Style.FAINT),
+    ]
+
+
+def _vm_lines(vm: VmState, symbols: Symbols, width: int) -> list[Line]:
+    in_use = vm.allocated_bytes
+    if in_use is None:
+        parts = [(symbols.used, vm.resident_bytes)]
+    else:
+        # Resident but not in use: freed memory that the host still carries. This is what reporting is about.
+        parts = [(symbols.used, min(in_use, vm.resident_bytes)), (symbols.held, max(0, vm.resident_bytes - in_use))]
+    memory = bar(parts, vm.memory_bytes, BAR, symbols.empty)
+    rate = sparkline(vm.report_history, 8, 16, symbols.steps)
+    return [
+        Line(_apart(f"VM {vm.name}    {vm.kind}", vm.status, width), Style.TITLE),
+        Line(f"        {memory}  {mib(vm.resident_bytes)} of {mib(vm.memory_bytes)} MiB resident"),
+        Line(
+            f"        allocated {mib(in_use)}, free {mib(vm.free_bytes)}, of it reported {mib(vm.reported_bytes)} MiB"
+        ),
+        Line(
+            f"        reports {rate.rjust(16)}  {vm.reports_per_second:.0f}/s, {vm.reports} in all,"
+            f" {mib(vm.discarded_bytes)} MiB discarded"
+        ),
+    ]
+
+
+def live_view(picture: Picture, symbols: Symbols = UNICODE, width: int = WIDTH, height: int = 24) -> list[Line]:
+    """Return the picture as at most ``height`` lines of at most ``width`` columns.
+
+    What does not fit is cut: at the right, and at the bottom, where the oldest part of the story gives way first.
+    """
+    lines = [Line(_apart(picture.title, picture.round_title, width), Style.TITLE), Line("")]
+    lines += _host_lines(picture.host, symbols, width)
+    for vm in picture.vms:
+        lines += [Line(""), *_vm_lines(vm, symbols, width)]
+    lines.append(
+        Line(
+            f"        {symbols.used} in use   {symbols.held} freed, but the host still carries it"
+            f"   {symbols.empty} costs the host nothing",
+            Style.FAINT,
+        )
+    )
+    lines.append(Line(""))
+    room = max(0, min(STORY_LINES, height - len(lines)))
+    story = picture.story[-room:] if room else []
+    lines += [Line(f"{seconds:5.1f} s {text}") for seconds, text in story]
+    return [Line(line.text[:width].rstrip(), line.style) for line in lines[:height]]
+
+
+def table_header(names: Sequence[str]) -> list[str]:
+    """Return the two header lines of the plain table. All sizes in it are MiB."""
+    group = "{:^44}"
+    first = " " * 14 + " |" + "|".join(group.format(f"VM {name}") for name in names)
+    column = "{:>6}{:>6}{:>6}{:>6}{:>5}  {:<13}"
+    second = f"{'time':>6}{'host':>8} |" + "|".join(
+        column.format("resid.", "alloc", "free", "rep.", "r/s", "phase") for _ in names
+    )
+    return [first.rstrip(), second.rstrip()]
+
+
+def table_row(picture: Picture) -> str:
+    """Return one line of the plain table for this moment."""
+    cells = [
+        f"{mib(vm.resident_bytes):>6}{mib(vm.allocated_bytes):>6}{mib(vm.free_bytes):>6}{mib(vm.reported_bytes):>6}"
+        f"{vm.reports_per_second:>5.0f}  {(vm.phase or vm.status)[:13]:<13}"
+        for vm in picture.vms
+    ]
+    return f"{picture.seconds:>5.1f}s{mib(picture.host.used_bytes):>8} |{'|'.join(cells)}".rstrip()
