@@ -97,11 +97,20 @@ def resolve_command(words: Sequence[str]) -> list[str]:
     return [visible_in_guest(os.path.abspath(program)), *words[1:]]
 
 
-def show_progress(line: str) -> None:
-    """Show one line on standard error if that is a terminal, in place of the last one; ``""`` takes it away."""
-    if is_terminal(2):
-        sys.stderr.write(f"\r\x1b[K{PROGRAM}: {line} ..." if line else "\r\x1b[K")
-        sys.stderr.flush()
+class ProgressLine:
+    """One line on standard error, if that is a terminal, that each call replaces; ``""`` takes it away."""
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    def __call__(self, line: str) -> None:
+        if is_terminal(2) and (line or self._shown):
+            sys.stderr.write(f"\r\x1b[K{PROGRAM}: {line} ..." if line else "\r\x1b[K")
+            sys.stderr.flush()
+        self._shown = bool(line)
+
+
+show_progress = ProgressLine()
 
 
 def _notice(line: str) -> None:

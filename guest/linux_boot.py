@@ -128,7 +128,7 @@ def visible_in_guest(path: str) -> str:
 
 
 def command_script(argv: Sequence[str], *, directory: str, environment: Mapping[str, str]) -> str:
-    """Return the shell script that becomes COMMAND: environment, working directory, ``exec``.
+    """Return the shell script that becomes COMMAND: process id, ``booted``, environment, working directory, ``exec``.
 
     Every word is quoted, so any argument passes, also with newlines and quotes. ``argv[0]`` must have a slash: busybox
     would else run an applet of its own where the host has a program of that name.
@@ -139,7 +139,9 @@ def command_script(argv: Sequence[str], *, directory: str, environment: Mapping[
     guest_environment.setdefault("PATH", _DEFAULT_PATH)
     guest_environment.setdefault("TERM", "dumb")
     guest_environment["HOME"] = HOME
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(guest_environment.items())]
+    lines = ["echo $$ >/run/command", "read -r release </proc/sys/kernel/osrelease", 'echo "booted $release" >&5']
+    lines.append("exec 5>&- 6>&-")
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(guest_environment.items())]
     lines.append(f"cd {shlex.quote(visible_in_guest(directory))} 2>/dev/null || cd {HOME}")
     lines.append("exec " + " ".join(shlex.quote(word) for word in argv))
     return "\n".join(lines) + "\n"
@@ -184,22 +186,23 @@ mkfifo() { $B mkfifo -m 600 "/run/$1"; }
 pumps=
 input=
 @STREAMS@
-$B setsid @CONTROLLING@ $B sh /run/control/command <@STDIN@ >@STDOUT@ 2>@STDERR@ 5>&- &
-command=$!
-read -r release </proc/sys/kernel/osrelease
-echo "booted $release" >&5
 
 listen() {
     while read -r verb argument <&5; do
         case $verb in
-            signal) kill "-$argument" "-$command" 2>/dev/null; kill -CONT "-$command" 2>/dev/null ;;
-            close) eval "kill -KILL \$$argument" 2>/dev/null ;;
+            signal)
+                read -r command </run/command
+                kill "-$argument" "-$command"
+                kill -CONT "-$command"
+                ;;
+            close) eval "kill -KILL \$$argument" ;;
         esac
     done
 }
-listen &
+listen 2>/dev/null &
 listener=$!
-wait "$command"
+# Not with "&": that would make COMMAND ignore interrupts. In parentheses: else "Terminated" goes to its standard error.
+(exec $B env -i $B setsid @CONTROLLING@ $B sh /run/control/command <@STDIN@ >@STDOUT@ 2>@STDERR@)
 status=$?
 
 # What COMMAND left running must not hold the outputs open: COMMAND is over, so is the guest.
@@ -211,6 +214,7 @@ for process in /proc/[0-9]*; do
     esac
 done
 for pump in $pumps; do wait "$pump"; done 2>/dev/null
+[ ! -t 6 ] || $B stty sane <&6 # returns when all output was written
 echo "status $status" >&5
 kill -KILL "$listener"
 $B poweroff -f -n
@@ -245,7 +249,8 @@ def init_script(*, terminal: bool, separate_stderr: bool, window: tuple[int, int
     streams: list[str] = []
     if terminal:
         rows, columns = window
-        streams.append(f"$B stty sane rows {rows} cols {columns} </dev/tty1\n")
+        # Held open to the end: on its last close the kernel hangs up the host's pseudo terminal.
+        streams.append(f"exec 6<>/dev/tty1\n$B stty sane rows {rows} cols {columns} <&6\n")
     else:
         streams.append(_READ_FRAMES)
         streams.append(_WRITE_PLAIN.replace("@NAME@", "stdout").replace("@TTY@", "tty3"))

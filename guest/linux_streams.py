@@ -59,6 +59,9 @@ class OutputPump(threading.Thread):
         while not self._ending.is_set():
             try:
                 data = os.read(self._source, _CHUNK)
+            except BlockingIOError:  # a pseudo terminal, whose other user is an input pump
+                poll(self._source, select.POLLIN)
+                continue
             except OSError:  # EIO: the other end of a pseudo terminal was closed
                 return
             if not data:
