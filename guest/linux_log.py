@@ -17,6 +17,7 @@ _REASON = re.compile(
 )
 # What every healthy boot says although it sounds like a failure.
 _HARMLESS = re.compile(r"epollctl add err|Failed to initialize ubd|find_iomem failed|Operation not permitted$")
+_LOST_DAEMON = re.compile(r"\bvu_interrupt\b|\bvu_del_vqs\b|sending VHOST_USER_\w+ failed")
 _BOILERPLATE = re.compile(r"end Kernel panic|^Modules linked in|^CPU: |^Call Trace|^RIP: |^Stack:")
 
 
@@ -49,7 +50,7 @@ def panic_reason(log: str) -> str | None:
 
 def lost_daemon(log: str) -> bool:
     """Tell whether the kernel noticed that the vhost-user daemon closed the connection."""
-    return any("vu_interrupt" in line or "vu_del_vqs" in line or "vhost_user_recv" in line for line in lines_of(log))
+    return any(_LOST_DAEMON.search(line) for line in lines_of(log))
 
 
 def excerpt(log: str, limit: int = 4) -> str:

@@ -27,7 +27,6 @@ from guest.linux_host import (
     RamFile,
     become_subreaper,
     children,
-    is_listening,
     kill_adopted,
     prepare_kernel_process,
     scratch_parent,
@@ -282,7 +281,7 @@ class Machine:
         reason = panic_reason(log)
         if reason is None:
             return f"the kernel ended before the command did: {excerpt(log)}"
-        if lost_daemon(log) or not is_listening(self._plan.socket_path):
+        if lost_daemon(log):
             return (
                 f"the daemon at {self._plan.socket_path} went away while it held free pages of the guest, "
                 f"so the guest kernel panicked: {reason}"

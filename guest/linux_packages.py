@@ -218,6 +218,7 @@ def _download(scratch: Path, progress: Progress) -> list[Path]:
         _run(["apt-get", "-q", *here, "download", *PACKAGES], scratch)
     except BalloonError:
         own = [*here, "-o", f"Dir::State={state}", "-o", "Dir::State::status=/var/lib/dpkg/status"]
+        own += ["-o", "APT::Update::Error-Mode=any"]  # else an unreachable source is a mere warning
         progress("fetching package lists")
         # Hooks of the system may fail for want of rights although the lists arrived: only the download decides.
         problem = _try(["apt-get", "-q", *own, "update"], scratch)
