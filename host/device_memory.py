@@ -10,10 +10,10 @@ Must not know: file descriptors, queues, what the guest's features are.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from host.virtqueue import Buffer
-from protocol.memory import PAGE_SIZE, FileRange, RegionTable
+from protocol.memory import ADDRESS_LIMIT, PAGE_SIZE, FileRange, RegionTable
 
 
 class Refusal(Enum):
@@ -76,13 +76,28 @@ class _Bounds:
     high: int
 
 
+class _Window(NamedTuple):
+    # One region with everything that a range of it has to be compared with. `low` and `high` bound it in guest
+    # addresses, `spare_low` and `spare_high` bound all of it that is off limits; `shift` leads to file offsets.
+    low: int
+    high: int
+    shift: int
+    page_mask: int
+    spare_low: int
+    spare_high: int
+    region: int
+
+
+_NOWHERE: Final = _Window(0, 0, 0, 0, 0, 0, -1)
+
+
 class DeviceMemory:
     """One immutable view of a virtual machine's memory: the regions, their page sizes, and what is off limits.
 
     ``page_sizes`` gives the page size of each region's file in bytes; ``protected`` are the file ranges of the rings.
     """
 
-    __slots__ = ("_protected", "_protected_bounds", "page_sizes", "table")
+    __slots__ = ("_protected", "page_sizes", "table")
 
     def __init__(
         self, table: RegionTable, page_sizes: tuple[int, ...] = (), protected: Iterable[FileRange] = ()
@@ -94,10 +109,6 @@ class DeviceMemory:
             page = self.page_sizes[place.region]
             low, high = place.offset // page * page, -(-(place.offset + place.length) // page) * page
             self._protected[place.region].append(_Bounds(low, high))
-        self._protected_bounds = [
-            (min(b.low for b in ranges), max(b.high for b in ranges)) if ranges else (0, 0)
-            for ranges in self._protected
-        ]
 
     def is_protected(self, place: FileRange) -> bool:
         """Return whether any byte of ``place`` is on a page that holds a ring."""
@@ -109,31 +120,65 @@ class DeviceMemory:
 
         ``off_limits`` is one more guest range to spare, the chain's own indirect table.
         """
-        translate = self.table.translate_guest
-        spared = None if off_limits is None else translate(*off_limits)
+        spared = None if off_limits is None else self.table.translate_guest(*off_limits)
+        low, high, shift, page_mask, spare_low, spare_high, region = _NOWHERE
+        ranges = total = 0
         for address, length in buffers:
-            plan.ranges += 1
-            plan.bytes += length
-            if length == 0:
-                plan.refuse(Refusal.EMPTY, address, length)
-                continue
-            place = translate(address, length)
-            if place is None:
-                reason = Refusal.OUT_OF_RANGE if self.table.find_guest(address) is None else Refusal.CROSSES_REGIONS
-                plan.refuse(reason, address, length)
-                continue
-            region, offset, _ = place
-            # fallocate would round inward and then write zeros to the ragged edges: the check has to be ours.
-            if (offset | length) & (self.page_sizes[region] - 1):
-                plan.refuse(Refusal.UNALIGNED, address, length)
-                continue
-            low, high = self._protected_bounds[region]
-            if (offset < high and low < offset + length and self.is_protected(place)) or (
-                spared is not None
-                and spared.region == region
-                and spared.offset < offset + length
-                and offset < spared.offset + spared.length
+            ranges += 1
+            total += length
+            end = address + length
+            # Nearly every range passes here: whole pages of the region that the one before it was in, away from all
+            # that is spared. What does not is judged from the beginning.
+            if (
+                low <= address < end <= high
+                and not (address + shift | length) & page_mask
+                and (end <= spare_low or spare_high <= address)
             ):
-                plan.refuse(Refusal.RING_MEMORY, address, length)
+                plan.discards.append(FileRange(region, address + shift, length))
                 continue
-            plan.discards.append(place)
+            judged = self._judge(address, length, spared)
+            if isinstance(judged, Refusal):
+                plan.refuse(judged, address, length)
+                continue
+            plan.discards.append(judged)
+            if judged.region != region:
+                low, high, shift, page_mask, spare_low, spare_high, region = self._window(judged.region, spared)
+        plan.ranges += ranges
+        plan.bytes += total
+
+    def _judge(self, address: int, length: int, spared: FileRange | None) -> FileRange | Refusal:
+        if length == 0:
+            return Refusal.EMPTY
+        place = self.table.translate_guest(address, length)
+        if place is None:
+            return Refusal.OUT_OF_RANGE if self.table.find_guest(address) is None else Refusal.CROSSES_REGIONS
+        # fallocate would round inward and then write zeros to the ragged edges: the check has to be ours.
+        if (place.offset | length) & (self.page_sizes[place.region] - 1):
+            return Refusal.UNALIGNED
+        if self.is_protected(place) or (spared is not None and _overlap(place, spared)):
+            return Refusal.RING_MEMORY
+        return place
+
+    def _window(self, number: int, spared: FileRange | None) -> _Window:
+        region = self.table.regions[number]
+        shift = region.mmap_offset - region.guest_address
+        bounds = [(bound.low, bound.high) for bound in self._protected[number]]
+        if spared is not None and spared.region == number:
+            bounds.append((spared.offset, spared.offset + spared.length))
+        return _Window(
+            region.guest_address,
+            region.guest_end,
+            shift,
+            self.page_sizes[number] - 1,
+            min((low for low, _ in bounds), default=ADDRESS_LIMIT) - shift,
+            max((high for _, high in bounds), default=0) - shift,
+            number,
+        )
+
+
+def _overlap(one: FileRange, other: FileRange) -> bool:
+    return (
+        one.region == other.region
+        and one.offset < other.offset + other.length
+        and other.offset < one.offset + one.length
+    )

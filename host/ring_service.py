@@ -273,12 +273,10 @@ class RingService:
     def _discard(self, plan: DiscardPlan) -> int:
         files = self._memory.files
         discarded = 0
-        for place in plan.discards:
-            failure = punch_hole(files[place.region].fd, place.offset, place.length)
-            if failure == 0:
-                discarded += place.length
+        for number, offset, length in plan.discards:
+            if punch_hole(files[number].fd, offset, length) == 0:
+                discarded += length
             else:
-                region = self._memory.table.regions[place.region]
-                address = place.offset - region.mmap_offset + region.guest_address
-                plan.refuse(Refusal.DISCARD_FAILED, address, place.length)
+                region = self._memory.table.regions[number]
+                plan.refuse(Refusal.DISCARD_FAILED, offset - region.mmap_offset + region.guest_address, length)
         return discarded
