@@ -117,9 +117,11 @@ def _run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--json {arguments.json}: {error.strerror}") from error
     if settings.real:
         _fetch_kernel()
-    with choose_display(plain=arguments.plain) as display:
+    # Standard output is for one reader: a program that wants the JSON, or else a person.
+    person = sys.stderr if arguments.json == "-" else sys.stdout
+    with choose_display(person, plain=arguments.plain) as display:
         results = [run_round(settings, display, reporting=reporting) for reporting in (True, False)]
-    print("", *summary_lines(results), sep="\n", flush=True)
+    print("", *summary_lines(results), sep="\n", file=person, flush=True)
     if arguments.json is not None:
         text = json.dumps(report_dict(results), indent=2)
         if arguments.json == "-":

@@ -10,7 +10,7 @@ from typing import Final
 
 from host.netlink import process_cost
 from protocol.errors import BalloonError, UsageError
-from protocol.units import MIB, format_size
+from protocol.units import GIB, MIB, format_size
 from scripts.demonstration.budget import make_budget
 from scripts.demonstration.processes import Child, Children, python_module
 from scripts.demonstration.state import TICK_SECONDS, HostState, Picture, VmState
@@ -29,7 +29,7 @@ UNREPORTED_SECONDS: Final = 2.0
 
 FILL_SECONDS: Final = 3.0
 HOLD_SECONDS: Final = 1.0
-"""How long a machine takes to fill its memory, so that it can be watched, and how long it uses it."""
+"""How long a machine of 1 GiB takes to fill its memory, so that it can be watched, and how long it uses it."""
 
 RETURNED: Final = 0.9
 RETURNED_REAL: Final = 0.8
@@ -48,6 +48,11 @@ class Settings:
     def wanted_bytes(self) -> int:
         """What each machine uses at its peak: three quarters of its memory, in whole MiB."""
         return self.memory_bytes * 3 // 4 // MIB * MIB
+
+    @property
+    def fill_rate(self) -> int:
+        """Bytes a second at which an emulated machine fills: a small one is done sooner, a large one not later."""
+        return max(round(GIB * 3 / 4 / FILL_SECONDS), round(self.wanted_bytes / FILL_SECONDS))
 
     @property
     def budget_bytes(self) -> int:
@@ -120,7 +125,7 @@ class Round:
         if self._settings.real:
             # The guest tells its phases on standard output; its /tmp is a tmpfs, in its memory.
             script = (
-                f"set -e; echo phase fill; head -c {size} /dev/zero >/tmp/fill; echo phase hold; sleep {HOLD_SECONDS};"
+                f"set -e; echo phase fill; dd if=/dev/zero of=/tmp/fill bs=1M count={size // MIB} status=none; echo phase hold; sleep {HOLD_SECONDS};"
                 " echo phase free; rm /tmp/fill; echo phase rest; sleep 3600"
             )
             arguments = self._attachment(directory, "a")
@@ -194,7 +199,7 @@ class Round:
 
     def _emulated(self, directory: Path, name: str) -> list[str]:
         size = self._settings.wanted_bytes
-        workload = f"memhog:size={size},hold={HOLD_SECONDS},rate={round(size / FILL_SECONDS)}"
+        workload = f"memhog:size={size},hold={HOLD_SECONDS},rate={self._settings.fill_rate}"
         reporter = "boundary" if self._reporting else "off"
         return python_module(
             "guest",

@@ -125,7 +125,7 @@ def _delay(cost: ProcessCost) -> str:
     return f"{cost.direct_reclaim_seconds * 1000:.0f} ms ({cost.direct_reclaim_count}x)"
 
 
-def _cost_lines(results: Sequence[RoundResult]) -> list[str]:
+def _cost_lines(results: Sequence[RoundResult], width: int) -> list[str]:
     costs = [
         (f"VM {name}, {'with' if result.reporting else 'without'} reporting", cost)
         for result in results
@@ -143,10 +143,10 @@ def _cost_lines(results: Sequence[RoundResult]) -> list[str]:
         peak = NOT_MEASURED if cost.peak_resident_bytes is None else f"{mib(cost.peak_resident_bytes)} MiB"
         lines.append(f"  {label:<24}{peak:>15}{cost.minor_faults:>14}{cost.major_faults:>7}{_delay(cost):>17}")
     sources = sorted({cost.source for _, cost in costs})
-    lines += ["", f"  Source: {'; '.join(sources)}. Peak resident includes the program itself."]
+    note = f"Source: {'; '.join(sources)}. Peak resident includes the program itself."
     if any(cost.direct_reclaim_seconds is None and cost.source.startswith("taskstats") for _, cost in costs):
-        lines.append("  Direct reclaim is measured only while the sysctl kernel.task_delayacct is 1; here it is 0.")
-    return lines
+        note += " Direct reclaim is measured only while the sysctl kernel.task_delayacct is 1; here it is 0."
+    return [*lines, "", *(f"  {line}" for line in _wrap(note, width - 2))]
 
 
 def summary_lines(results: Sequence[RoundResult], width: int = 79) -> list[str]:
@@ -178,6 +178,7 @@ def summary_lines(results: Sequence[RoundResult], width: int = 79) -> list[str]:
     lines.append(_row("", ["with reporting" if r.reporting else "without" for r in results]))
     lines += [_row(label, values) for label, values in rows]
     stopped = {result.stopped_by for result in results if result.stopped_by is not None}
-    note = f"  Limit kept by: {first.budget_source}"
-    lines += ["", note + (f"; VM B was stopped by {' and '.join(sorted(stopped))}." if stopped else "."), ""]
-    return lines + _cost_lines(results)
+    note = f"Limit kept by: {first.budget_source}"
+    note += f"; VM B was stopped by {' and '.join(sorted(stopped))}." if stopped else "."
+    lines += ["", *(f"  {line}" for line in _wrap(note, width - 2)), ""]
+    return lines + _cost_lines(results, width)

@@ -5,7 +5,6 @@ The shell around the pure ``view``: the only file of the demonstration that writ
 
 import os
 import shutil
-import sys
 from types import TracebackType
 from typing import Final, Protocol, Self, TextIO
 
@@ -115,8 +114,8 @@ class PlainDisplay:
         return None
 
 
-def choose_display(*, plain: bool) -> Display:
-    """Return the live view where standard output is a terminal that can show it, otherwise the plain table."""
-    if plain or not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
-        return PlainDisplay(sys.stdout)
-    return LiveDisplay(sys.stdout, colour="NO_COLOR" not in os.environ)
+def choose_display(stream: TextIO, *, plain: bool) -> Display:
+    """Return the live view where ``stream`` is a terminal that can show it, otherwise the plain table."""
+    if plain or not stream.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        return PlainDisplay(stream)
+    return LiveDisplay(stream, colour="NO_COLOR" not in os.environ)

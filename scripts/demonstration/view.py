@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from protocol.units import MIB
-from scripts.demonstration.state import HostState, Picture, VmState
+from scripts.demonstration.state import TICK_SECONDS, HostState, Picture, VmState
 
 WIDTH: Final = 79
 """Columns of the live view. One less than a terminal of 80, which would wrap at its last one."""
 
 BAR: Final = 44
-STORY_LINES: Final = 7
+STORY_LINES: Final = 6
 
 
 class Style(enum.Enum):
@@ -83,14 +83,15 @@ def _host_lines(host: HostState, symbols: Symbols, width: int) -> list[Line]:
     history = sparkline(host.history, host.budget_bytes, BAR, symbols.steps)
     return [
         Line(_apart(f"HOST    {used}  {numbers}", "", width), Style.WARNING if full else Style.PLAIN),
-        Line(f"        {history.ljust(BAR)}  last {BAR // 4} s, limit: {host.budget_source}", Style.FAINT),
+        Line(f"        {history.ljust(BAR)}  last {round(BAR * TICK_SECONDS)} s", Style.FAINT),
     ]
 
 
 def _vm_lines(vm: VmState, symbols: Symbols, width: int) -> list[Line]:
     in_use = vm.allocated_bytes
     if in_use is None:
-        parts = [(symbols.used, vm.resident_bytes)]
+        # A real kernel does not tell. After its workload has freed everything, next to nothing is in use.
+        parts = [(symbols.held if vm.phase == "rest" else symbols.used, vm.resident_bytes)]
     else:
         # Resident but not in use: freed memory that the host still carries. This is what reporting is about.
         parts = [(symbols.used, min(in_use, vm.resident_bytes)), (symbols.held, max(0, vm.resident_bytes - in_use))]
@@ -104,7 +105,7 @@ def _vm_lines(vm: VmState, symbols: Symbols, width: int) -> list[Line]:
         ),
         Line(
             f"        reports {rate.rjust(16)}  {vm.reports_per_second:.0f}/s, {vm.reports} in all,"
-            f" {mib(vm.discarded_bytes)} MiB discarded"
+            f" for {mib(vm.discarded_bytes)} MiB"
         ),
     ]
 
@@ -114,13 +115,17 @@ def live_view(picture: Picture, symbols: Symbols = UNICODE, width: int = WIDTH, 
 
     What does not fit is cut: at the right, and at the bottom, where the oldest part of the story gives way first.
     """
-    lines = [Line(_apart(picture.title, picture.round_title, width), Style.TITLE), Line("")]
+    lines = [
+        Line(_apart(picture.title, picture.round_title, width), Style.TITLE),
+        Line(f"Limit kept by: {picture.host.budget_source}", Style.FAINT),
+        Line(""),
+    ]
     lines += _host_lines(picture.host, symbols, width)
     for vm in picture.vms:
         lines += [Line(""), *_vm_lines(vm, symbols, width)]
     lines.append(
         Line(
-            f"        {symbols.used} in use   {symbols.held} freed, but the host still carries it"
+            f"        {symbols.used} in use   {symbols.held} freed, yet carried by the host"
             f"   {symbols.empty} costs the host nothing",
             Style.FAINT,
         )
