@@ -172,23 +172,16 @@ class DeviceVirtqueue:
         ring.used[1] = self._next_used
 
     def needs_notification(self) -> bool:
-        """Return whether the driver has to be told about the used entries since it was last told.
-
-        Has a side effect: after it answered True it counts the driver as told.
-        """
+        """Return whether the driver has to be told about the used entries since this was last asked."""
         full_fence()  # the used index must be visible before we look whether the driver sleeps
         ring = self._ring
         old, new = self._signalled_used, self._next_used
+        self._signalled_used = new
         if old == new:
             return False
         if self._features.event_idx:
-            if not needs_event(ring.avail[ring.used_event_at], new, old):
-                return False
-        elif ring.avail[0] & VIRTQ_AVAIL_F_NO_INTERRUPT:
-            self._signalled_used = new
-            return False
-        self._signalled_used = new
-        return True
+            return needs_event(ring.avail[ring.used_event_at], new, old)
+        return not ring.avail[0] & VIRTQ_AVAIL_F_NO_INTERRUPT
 
     def enable_notification(self) -> bool:
         """Ask for a kick when the next chain becomes available. Return True if one already has: then go on popping."""
