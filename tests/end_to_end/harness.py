@@ -145,6 +145,13 @@ class ProgramProcess:
         self.signal(signal.SIGTERM)
         return self.wait()
 
+    def kill(self) -> None:
+        """End the process as a crash would, and give up what belonged to it. Not for use in a ``with`` block."""
+        self.process.kill()
+        self.wait()
+        self._stdout.close()
+        self._stderr.close()
+
     def __enter__(self) -> "ProgramProcess":
         return self
 
@@ -183,9 +190,9 @@ class DaemonProcess(ProgramProcess):
         try:
             self.events.wait("listening")
         except AssertionError:
-            self.process.kill()
-            self.process.wait()
-            raise AssertionError(f"the daemon did not start: {self.stderr()}") from None
+            complaint = self.stderr()
+            self.kill()
+            raise AssertionError(f"the daemon did not start: {complaint}") from None
 
     def __enter__(self) -> "DaemonProcess":
         return self

@@ -10,7 +10,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeVar
@@ -19,11 +19,11 @@ from guest.frontend import Call, Frontend, QueueSetup
 from guest.virtio_balloon import WANTED
 from guest.virtqueue import DriverVirtqueue, IndirectTables
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
-from protocol.vhost_user import HEADER_SIZE, FrontendRequest, Payload
+from protocol.vhost_user import HEADER_SIZE, FrontendRequest, Payload, VringAddress, VringFile, VringState
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message
 from protocol.virtio import FeatureBit, has_feature
 from protocol.virtio_ring import SplitRing, avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
-from tests.end_to_end.harness import DEADLINE
+from tests.end_to_end.harness import DEADLINE, until
 
 MIB: Final = 1 << 20
 GUEST_BASE: Final = 0x1_4000_0000
@@ -90,6 +90,9 @@ def page_pattern(offset: int) -> bytes:
 
 class Client:
     """A connection to a back-end that sends whatever a test likes."""
+
+    number = 0
+    """The daemon's number of this virtual machine, where a test needs it."""
 
     def __init__(self, path: Path | socket.socket) -> None:
         if isinstance(path, socket.socket):
@@ -231,6 +234,25 @@ class TestQueue:
             call=self.call_fd,
         )
 
+    def messages(self, *, base: int = 0) -> dict[FrontendRequest, tuple[Payload, tuple[int, ...]]]:
+        """Return the messages that set the queue up, by request and in their usual order, for tests to change."""
+        index, at = self.index, USER_BASE + self.offset
+        address = VringAddress(
+            index=index,
+            flags=0,
+            descriptor=UserAddress(at),
+            available=UserAddress(at + 0x4000),
+            used=UserAddress(at + 0x6000),
+        )
+        return {
+            FrontendRequest.SET_VRING_NUM: (VringState(index, self.size), ()),
+            FrontendRequest.SET_VRING_BASE: (VringState(index, base), ()),
+            FrontendRequest.SET_VRING_ADDR: (address, ()),
+            FrontendRequest.SET_VRING_CALL: (VringFile(index, True), (self.call_fd,)),
+            FrontendRequest.SET_VRING_KICK: (VringFile(index, True), (self.kick_fd,)),
+            FrontendRequest.SET_VRING_ENABLE: (VringState(index, 1), ()),
+        }
+
     def kick(self) -> None:
         """Tell the device, whether it wants to be told or not."""
         os.eventfd_write(self.kick_fd, 1)
@@ -239,6 +261,10 @@ class TestQueue:
         """Wait for the device's interrupt."""
         assert select.select([self.call_fd], [], [], deadline)[0], f"queue {self.index}: no call for {deadline} s"
         os.eventfd_read(self.call_fd)
+
+    def wait_for_used_index(self, index: int) -> None:
+        """Wait for the device without listening to its calls, which a test has led elsewhere."""
+        until(lambda: self.ring.used[1] == index, f"used index {index} of queue {self.index}")
 
     def collect(self, count: int = 1) -> list[int]:
         """Wait for ``count`` used buffers; return their heads. Their used length has to be 0."""
@@ -265,7 +291,7 @@ class VirtualMachine:
 
     def __init__(
         self,
-        path: Path | socket.socket,
+        client: Client | Path,
         *,
         ram: Ram | None = None,
         wanted: int = WANTED,
@@ -273,7 +299,7 @@ class VirtualMachine:
         mmap_offset: int = 0,
     ) -> None:
         self.ram = ram or Ram()
-        self.client = Client(path)
+        self.client = client if isinstance(client, Client) else Client(client)
         self.frontend = Frontend()
         self.region = MemoryRegion(
             guest_address=GuestAddress(GUEST_BASE),
@@ -301,6 +327,11 @@ class VirtualMachine:
     def ask(self, request: FrontendRequest, payload: Payload = None, fds: Sequence[int] = ()) -> Payload:
         """Send one message and return its answer, see :meth:`Client.ask`."""
         return self.client.ask(request, payload, fds)
+
+    def ask_each(self, messages: Mapping[FrontendRequest, tuple[Payload, Sequence[int]]]) -> None:
+        """Send messages in their order; each has to be carried out."""
+        for request, (payload, fds) in messages.items():
+            assert self.client.ask(request, payload, fds) == 0, request
 
     @property
     def reporting(self) -> TestQueue:

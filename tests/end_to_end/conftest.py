@@ -1,0 +1,89 @@
+"""Fixtures for tests of the daemon: one process for a file of tests, and a neighbour that nothing may disturb."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.harness import DaemonProcess, mappings_of_files, open_fds, until
+from tests.end_to_end.virtual_machine import Client, VirtualMachine
+
+INCIDENTS = {"refused": "reason", "queue_stopped": "queue", "message_refused": "request"}
+"""The events of complaint, and the field that tells what about."""
+
+
+@dataclass
+class Scene:
+    """A running daemon, a well-behaved virtual machine on it, and whoever a test adds."""
+
+    daemon: DaemonProcess
+    neighbour: VirtualMachine
+    _guests: list[Client | VirtualMachine] = field(default_factory=list)
+    _expected: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
+
+    def client(self) -> Client:
+        """Connect a bare client."""
+        client = Client(self.daemon.socket_path)
+        client.number = self.daemon.events.wait("connected")["vm"]
+        self._guests.append(client)
+        self._expected[client.number] = []
+        return client
+
+    def machine(self, **options: Any) -> VirtualMachine:
+        """Connect a virtual machine."""
+        machine = VirtualMachine(self.client(), **options)
+        self._guests[-1] = machine
+        return machine
+
+    def expect(self, guest: Client | VirtualMachine, *incidents: tuple[str, str]) -> None:
+        """Wait until the daemon has complained about ``guest`` in exactly this way, and hold it to that to the end.
+
+        An incident is the event and its field in ``INCIDENTS``. Without this call none may happen.
+        """
+        number = guest.number if isinstance(guest, Client) else guest.client.number
+        self._expected[number] = list(incidents)
+        until(lambda: len(self._incidents(number)) >= len(incidents), f"incidents {incidents}")
+        assert self._incidents(number) == list(incidents)
+
+    def _incidents(self, number: int) -> list[tuple[str, str]]:
+        events = [event for event in self.daemon.events.all() if event["event"] in INCIDENTS]
+        return [(event["event"], str(event[INCIDENTS[event["event"]]])) for event in events if event["vm"] == number]
+
+    def end_of(self, guest: Client | VirtualMachine) -> dict[str, Any]:
+        """Return the ``disconnected`` event of a guest that is gone or about to be."""
+        return self.daemon.settled(guest.number if isinstance(guest, Client) else guest.client.number)
+
+    def leave(self) -> None:
+        """Let every guest but the neighbour go, and wait until the daemon is done with them."""
+        for guest in self._guests:
+            guest.close()
+        for number, incidents in self._expected.items():
+            self.daemon.settled(number)
+            assert self._incidents(number) == incidents
+        assert self._incidents(self.neighbour.client.number) == []
+
+
+@pytest.fixture(scope="module")
+def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DaemonProcess, VirtualMachine]]:
+    with DaemonProcess(tmp_path_factory.mktemp("daemon")) as daemon:
+        with VirtualMachine(daemon.socket_path) as neighbour:
+            neighbour.client.number = daemon.events.wait("connected")["vm"]
+            neighbour.check_alive()
+            yield daemon, neighbour
+        assert daemon.settled(neighbour.client.number)["refused"] == {}
+
+
+@pytest.fixture
+def scene(shared_daemon: tuple[DaemonProcess, VirtualMachine]) -> Iterator[Scene]:
+    """A scene that is checked when the test is over: the neighbour untouched, every descriptor and mapping given up."""
+    daemon, neighbour = shared_daemon
+    fds, mappings = open_fds(daemon.pid), mappings_of_files(daemon.pid)
+    scene = Scene(daemon, neighbour)
+    yield scene
+    neighbour.check_alive()
+    scene.leave()
+    until(lambda: open_fds(daemon.pid) == fds, "the same open file descriptors as before")
+    assert mappings_of_files(daemon.pid) == mappings
+    neighbour.check_alive()
+    assert daemon.stderr() == ""

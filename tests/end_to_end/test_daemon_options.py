@@ -1,0 +1,219 @@
+"""The daemon's command line with real sockets: what it refuses, in one line each, and which sockets it takes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from protocol.vhost_user import FrontendRequest
+from tests.end_to_end.harness import DEADLINE, ROOT, DaemonProcess, ProgramProcess, until
+from tests.end_to_end.virtual_machine import Client, VirtualMachine
+
+
+def run_daemon(*options: str, fd: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the daemon to its end, which has to come by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "host", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        pass_fds=() if fd is None else (fd,),
+        check=False,
+    )
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], text: str) -> None:
+    """Check the one form that every usage error has."""
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("vhost-user-balloon: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert text in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ((), "exactly one of --socket-path and --fd"),
+        (("--socket-path", "{}/s", "--fd", "3"), "exactly one of --socket-path and --fd"),
+        (("--socket-path", "{}/missing/s"), "No such file or directory"),
+        (("--socket-path", "{}/" + "x" * 120), "AF_UNIX path too long"),
+        (("--socket-path", "{}/" + "x" * 300), "File name too long"),
+        (("--socket-path", "{}/file"), "exists and is not a socket"),
+        (("--socket-path", "{}"), "exists and is not a socket"),
+        (("--socket-path", "{}/s", "--events", "{}/missing/events"), "No such file or directory"),
+        (("--socket-path", "{}/s", "--events", "{}"), "Is a directory"),
+        (("--socket-path", "{}/s", "--balloon", "1Q"), "not a size"),
+        (("--socket-path", "{}/s", "--balloon", "16T"), "smaller than 16.0 TiB"),
+        (("--socket-path", "{}/s", "--discard", "maybe"), "--discard"),
+        (("--socket-path", "{}/s", "--no-such-option"), "--no-such-option"),
+        (("--fd", "four"), "--fd"),
+        (("--fd", "77"), "Bad file descriptor"),
+        (("--fd", "4"), "Bad file descriptor"),
+        (("--fd=-1",), "not a file descriptor number"),
+        (("--fd", "99999999999999"), "not a file descriptor number"),
+        (("--fd", "0"), "Socket operation on non-socket"),
+    ],
+)
+def test_usage_errors_are_one_line(tmp_path: Path, options: tuple[str, ...], text: str) -> None:
+    (tmp_path / "file").write_text("precious", encoding="ascii")
+    result = subprocess.run(
+        [sys.executable, "-m", "host", *(option.format(tmp_path) for option in options)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert_refused(result, text)
+    assert (tmp_path / "file").read_text(encoding="ascii") == "precious"
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ((socket.AF_INET, socket.SOCK_DGRAM), "not a unix stream socket"),
+        ((socket.AF_INET, socket.SOCK_STREAM), "not a unix stream socket"),
+        ((socket.AF_UNIX, socket.SOCK_DGRAM), "not a unix stream socket"),
+        ((socket.AF_UNIX, socket.SOCK_STREAM), "neither listens nor is connected"),
+    ],
+)
+def test_an_inherited_socket_of_the_wrong_kind(kind: tuple[socket.AddressFamily, socket.SocketKind], text: str) -> None:
+    with socket.socket(*kind) as sock:
+        assert_refused(run_daemon("--fd", str(sock.fileno()), fd=sock.fileno()), text)
+
+
+def test_a_path_on_which_a_daemon_lives_is_left_to_it(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path) as daemon, VirtualMachine(daemon.socket_path) as machine:
+        machine.check_alive()
+        assert_refused(run_daemon("--socket-path", str(daemon.socket_path)), "another process listens there")
+        machine.check_alive()
+        with VirtualMachine(daemon.socket_path) as second:
+            second.check_alive()
+
+
+def test_a_killed_daemons_socket_file_is_replaced(tmp_path: Path) -> None:
+    first = DaemonProcess(tmp_path)
+    first.kill()
+    assert first.socket_path.is_socket()
+    with DaemonProcess(tmp_path) as second, VirtualMachine(second.socket_path) as machine:
+        machine.check_alive()
+    assert not second.socket_path.exists()
+
+
+def test_a_socket_file_that_somebody_replaced_is_not_removed(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path) as daemon:
+        daemon.socket_path.unlink()
+        daemon.socket_path.write_text("not ours", encoding="ascii")
+    assert daemon.socket_path.read_text(encoding="ascii") == "not ours"
+
+
+def test_capabilities_are_printed_whatever_else_is_asked(tmp_path: Path) -> None:
+    result = run_daemon("--no-such-option", "--fd", "x", "--print-capabilities", "--socket-path", str(tmp_path))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["type"] == "balloon"
+
+
+def test_version_is_one_line() -> None:
+    result = run_daemon("--version")
+    assert (result.returncode, result.stderr, result.stdout.count("\n")) == (0, "", 1)
+    assert result.stdout.startswith("vhost-user-balloon ")
+
+
+@pytest.fixture
+def resources() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_an_inherited_listening_socket(tmp_path: Path, resources: ExitStack, abstract: bool) -> None:
+    listener = resources.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    address = f"\0vhost-user-balloon-test-{os.getpid()}" if abstract else str(tmp_path / "inherited")
+    listener.bind(address)
+    listener.listen()
+    fd = str(listener.fileno())
+    with ProgramProcess("host", "--fd", fd, pass_fds=[listener.fileno()]) as daemon:
+        assert daemon.events.wait("listening")["socket_path"].lstrip("@") == address.lstrip("\0")
+        for _ in range(2):
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.connect(address)
+            with VirtualMachine(Client(sock)) as machine:
+                machine.check_alive()
+    assert abstract or Path(address).exists()  # whoever made it removes it
+
+
+def test_an_inherited_connected_socket_is_one_session() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ProgramProcess("host", "--fd", str(theirs.fileno()), pass_fds=[theirs.fileno()]) as daemon:
+        theirs.close()
+        with VirtualMachine(Client(ours)) as machine:
+            machine.check_alive()
+            assert daemon.events.wait("connected")["vm"] == 1
+        assert daemon.wait() == 0  # nobody can come any more
+        assert daemon.events.wait("disconnected")["reports"] == 1
+
+
+def test_an_inherited_connected_socket_and_sigterm() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ProgramProcess("host", "--fd", str(theirs.fileno()), pass_fds=[theirs.fileno()]) as daemon:
+        theirs.close()
+        with VirtualMachine(Client(ours)) as machine:
+            machine.check_alive()
+            assert daemon.stop() == 0
+            assert machine.client.is_closed_by_peer()
+
+
+def test_a_reader_of_events_that_goes_away_costs_nobody_anything(tmp_path: Path) -> None:
+    path = tmp_path / "balloon.sock"
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "host", "--socket-path", str(path), "--events", "-"],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writing)
+    until(path.is_socket, "the daemon's socket")
+    assert b"listening" in os.read(reading, 4096)
+    os.close(reading)
+    for _ in range(2):
+        with VirtualMachine(path) as machine:
+            machine.check_alive()
+    process.terminate()
+    assert (process.communicate(timeout=DEADLINE)[1], process.returncode) == (b"", 0)
+
+
+def test_a_full_disk_below_the_events_costs_nobody_anything(tmp_path: Path) -> None:
+    path = tmp_path / "balloon.sock"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "host", "--socket-path", str(path), "--events", "/dev/full"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+    )
+    until(path.is_socket, "the daemon's socket")
+    until(lambda: can_connect(path), "the daemon listens")
+    with VirtualMachine(path) as machine:
+        machine.check_alive()
+    process.terminate()
+    assert (process.communicate(timeout=DEADLINE)[1], process.returncode) == (b"", 0)
+
+
+def can_connect(path: Path) -> bool:
+    """Return whether a back-end answers at ``path``."""
+    try:
+        client = Client(path)
+    except ConnectionRefusedError:
+        return False
+    client.ask(FrontendRequest.GET_FEATURES)
+    client.close()
+    return True

@@ -1,0 +1,128 @@
+"""The demonstration as a person runs it, with smaller machines: the outcome, and that nothing is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+MIB: Final = 1 << 20
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A short directory for the demonstration's own: the path of a unix socket has to fit 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="demo-test-") as directory:
+        yield Path(directory)
+
+
+def start(scratch: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the demonstration in plain mode with its temporary files in ``scratch``."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "scripts.demonstration", "--plain", "--memory", "256M", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    )
+
+
+def processes_with(word: str) -> list[str]:
+    """Return the command lines of all processes that mention ``word``."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if word in command:
+            found.append(command)
+    return found
+
+
+def groups_of(pid: int) -> list[Path]:
+    """Return the memory cgroups that the demonstration with this process id has left."""
+    return list(Path("/sys/fs/cgroup").rglob(f"vhost-user-balloon-demo-{pid}"))
+
+
+def assert_nothing_left(scratch: Path, pid: int) -> None:
+    assert processes_with(str(scratch)) == []
+    assert groups_of(pid) == []
+    assert [path.name for path in scratch.iterdir() if path.name.startswith("balloon-demo-")] == []
+
+
+def played(scratch: Path, *arguments: str) -> dict[str, Any]:
+    """Play the demonstration to its end and return what it wrote as JSON."""
+    result = scratch / "result.json"
+    with start(scratch, "--json", str(result), *arguments) as process:
+        output, errors = process.communicate(timeout=90)
+    assert process.returncode == 0, errors
+    assert errors == ""
+    assert "WITH free page reporting, VM A used 192.0 MiB" in " ".join(output.split())
+    assert_nothing_left(scratch, process.pid)
+    report: dict[str, Any] = json.loads(result.read_text())
+    return report
+
+
+@pytest.mark.parametrize("budget", ["auto", "accounting"])
+def test_with_reporting_the_second_machine_fits_and_without_it_runs_out(budget: str, scratch: Path) -> None:
+    report = played(scratch, "--budget", budget)
+    assert report["ok"] is True
+    with_reporting, without = report["rounds"]
+
+    assert with_reporting["a_after_bytes"] <= 20 * MIB
+    assert with_reporting["a_reports"] > 0
+    assert with_reporting["b_verified_pages"] == 192 * MIB // 4096
+    assert with_reporting["b_corrupted_pages"] == 0
+    assert with_reporting["host_peak_bytes"] <= with_reporting["budget_bytes"]
+    for cost in (with_reporting["a_cost"], with_reporting["b_cost"]):
+        assert cost["peak_resident_bytes"] >= 192 * MIB
+        assert cost["minor_faults"] >= 192 * MIB // 4096
+
+    assert without["a_after_bytes"] >= 192 * MIB
+    assert without["a_reports"] == 0
+    assert without["b_verified_pages"] is None
+    assert without["stopped_by"] is not None
+    assert without["b_peak_bytes"] < 192 * MIB
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_cleans_everything_up(number: int, status: int, scratch: Path) -> None:
+    with start(scratch) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # In the middle of VM A's work: daemon, guest, group and directory are all there.
+        while "fill" not in (line := process.stdout.readline()) or "VM A" in line:
+            assert line != "", process.stderr.read()
+        assert processes_with(str(scratch)) != []
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert errors == ""
+    assert_nothing_left(scratch, process.pid)
+
+
+def test_a_machine_that_dies_unexpectedly_is_one_line_and_a_failure(scratch: Path) -> None:
+    with start(scratch) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while "fill" not in (line := process.stdout.readline()) or "VM A" in line:
+            assert line != "", process.stderr.read()
+        (guest,) = (
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if f"-m\0guest\0--socket-path\0{scratch}" in path.read_text(errors="replace")
+        )
+        os.kill(guest, signal.SIGKILL)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert errors == "demo: VM A ended (killed by SIGKILL): no message\n"
+    assert_nothing_left(scratch, process.pid)
