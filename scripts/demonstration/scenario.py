@@ -124,8 +124,9 @@ class Round:
         size = self._settings.wanted_bytes
         if self._settings.real:
             # The guest tells its phases on standard output; its /tmp is a tmpfs, in its memory.
+            fill = f"dd if=/dev/zero of=/tmp/fill bs=1M count={size // MIB} status=none"
             script = (
-                f"set -e; echo phase fill; dd if=/dev/zero of=/tmp/fill bs=1M count={size // MIB} status=none; echo phase hold; sleep {HOLD_SECONDS};"
+                f"set -e; echo phase fill; {fill}; echo phase hold; sleep {HOLD_SECONDS};"
                 " echo phase free; rm /tmp/fill; echo phase rest; sleep 3600"
             )
             arguments = self._attachment(directory, "a")

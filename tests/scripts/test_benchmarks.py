@@ -1,0 +1,195 @@
+"""The benchmark tool: its arithmetic, its tables, and that a measurement really runs. No test here judges a time."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from guest.ram import GuestRam
+from host.discard import punch_hole
+from protocol.errors import UsageError
+from protocol.memory import PAGE_SIZE
+from protocol.units import MIB
+from scripts.benchmarks import bare_loop, table
+from scripts.benchmarks.__main__ import FIGURES, choose, main
+from scripts.benchmarks.bare_loop import BareLoop
+from scripts.benchmarks.figures import Figure, Result, median_ratio, percentile
+from scripts.benchmarks.latency import within
+from scripts.benchmarks.rig import Daemon, Machine
+
+AT_LEAST = Figure(name="rate", title="a rate", unit="of bare rate", bar=0.95, at_least=True)
+AT_MOST = Figure(name="wait", title="a wait", unit="us", bar=250, at_least=False)
+
+# -- arithmetic ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(0.1, 1), (50, 50), (99, 99), (99.1, 100), (100, 100)], ids=lambda value: str(value)
+)
+def test_percentile_is_the_nearest_rank(percent: float, expected: float) -> None:
+    assert percentile([float(n) for n in range(100, 0, -1)], percent) == expected
+
+
+@pytest.mark.parametrize(("samples", "percent"), [([], 50.0), ([1.0], 0.0), ([1.0], 100.5)])
+def test_percentile_of_nothing_is_refused(samples: list[float], percent: float) -> None:
+    with pytest.raises(ValueError, match="percentile"):
+        percentile(samples, percent)
+
+
+def test_one_disturbed_round_does_not_move_the_ratio() -> None:
+    assert median_ratio([1.0, 1.0, 9.0], [2.0, 2.0, 2.0]) == 0.5
+
+
+def test_rounds_without_a_partner_are_refused() -> None:
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        median_ratio([1.0, 2.0], [1.0])
+
+
+def test_only_samples_wholly_inside_a_busy_span_count() -> None:
+    busy = [(1.0, 2.0), (3.0, 4.0)]
+    samples = [(0.5, 0.75), (0.75, 1.25), (1.25, 1.5), (1.5, 2.0), (1.75, 2.25), (2.5, 2.75), (3.0, 3.125), (3.5, 5.0)]
+    assert within(samples, busy) == [0.25, 0.5, 0.125]
+
+
+def test_no_sample_counts_without_a_busy_span() -> None:
+    assert within([(1.0, 2.0)], []) == []
+
+
+# -- figures and tables -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "met"),
+    [(AT_LEAST, 0.95, True), (AT_LEAST, 0.949, False), (AT_MOST, 250, True), (AT_MOST, 250.1, False)],
+)
+def test_a_bar_is_met_up_to_its_own_value(figure: Figure, value: float, met: bool) -> None:
+    assert Result(figure=figure, value=value, reference="").met is met
+
+
+def test_bars_say_their_direction() -> None:
+    assert (AT_LEAST.bar_text, AT_MOST.bar_text) == (">= 0.95", "<= 250")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (0.0, "0"), (0.9512, "0.951"), (12.34, "12.3"), (234.56, "234.6"), (80.0, "80")]
+)
+def test_values_have_three_digits_or_more(value: float, text: str) -> None:
+    assert table.format_value(value) == text
+
+
+def test_rows_stand_under_their_headings() -> None:
+    row = table.row(Result(figure=AT_LEAST, value=0.5, reference="bare loop"))
+    header = table.header()
+    for heading, cell in (("figure", "rate"), ("unit", "of bare rate"), ("bar", ">= 0.95"), ("met", "NO")):
+        assert row.startswith(cell, header.index(heading)), heading
+    assert row.endswith("bare loop")
+
+
+def test_the_last_line_counts_and_names_what_is_missed() -> None:
+    good, bad = Result(figure=AT_MOST, value=1, reference=""), Result(figure=AT_LEAST, value=0, reference="")
+    assert table.summary([good]) == "1 of 1 bars met"
+    assert table.summary([good, bad]) == "1 of 2 bars met; not met: rate"
+
+
+def test_json_has_the_promised_form() -> None:
+    results = json.loads(table.as_json([Result(figure=AT_MOST, value=133.5, reference="the bare calls 60 us")]))
+    assert results == {
+        "results": [
+            {
+                "name": "wait",
+                "value": 133.5,
+                "unit": "us",
+                "reference": "the bare calls 60 us",
+                "bar": "<= 250",
+                "met": True,
+            }
+        ]
+    }
+
+
+def test_names_are_unique_and_short_enough_for_the_table() -> None:
+    names = [figure.name for figure in FIGURES]
+    assert len(set(names)) == len(names)
+    assert max(map(len, names)) <= table.header().index("measured") - 2
+
+
+# -- the command line ---------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_chosen_in_the_order_of_the_table() -> None:
+    assert choose([]) == FIGURES
+    assert [figure.name for figure in choose(["guest-boot", "discard-2m"])] == ["discard-2m", "guest-boot"]
+
+
+def test_an_unknown_figure_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"'warp'.*discard-2m"):
+        choose(["warp"])
+
+
+def test_a_usage_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["warp"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("balloon-bench: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_path_that_cannot_be_written_is_found_before_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["discard-2m", "--json", str(tmp_path / "missing" / "results.json")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_the_list_names_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [figure.name for figure in FIGURES]
+
+
+# -- the real thing, as little of it as there can be --------------------------------------------------------------------
+
+
+@pytest.fixture
+def touched() -> Iterator[GuestRam]:
+    """Memory of 4 MiB, all of it in use."""
+    ram = GuestRam(4 * MIB)
+    ram.fill(0, ram.size // PAGE_SIZE, 1)
+    yield ram
+    ram.close()
+
+
+@pytest.mark.parametrize("with_compiler", [True, False])
+def test_the_bare_loop_discards_what_it_is_told(
+    with_compiler: bool, touched: GuestRam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not with_compiler:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    command, language = bare_loop.prepare(tmp_path)
+    assert with_compiler or language == "Python"
+    with BareLoop(command, touched.fd) as loop:
+        assert loop.punch(MIB, MIB, 2) > 0
+        assert touched.resident_bytes == 2 * MIB
+
+
+def test_a_machine_gives_its_memory_back_through_the_daemon(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon, Machine(daemon.socket_path, 4 * MIB) as machine:
+        machine.touch()
+        assert machine.ram.resident_bytes >= 4 * MIB
+        begin, end = machine.report([(0, MIB), (2 * MIB, MIB)])
+        assert begin < end
+        resident = machine.ram.resident_bytes
+        assert punch_hole(machine.ram.fd, 0, MIB) == 0
+        assert machine.ram.resident_bytes == resident
+        assert machine.report_all(MIB, 4) > 0
+
+
+def test_one_figure_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results.json"
+    assert main(["round-trip", "--quick", "--json", str(path)]) == 0
+    (result,) = json.loads(path.read_text(encoding="utf-8"))["results"]
+    assert (result["name"], result["unit"], result["bar"]) == ("round-trip", "us", "<= 250")
+    assert result["value"] > 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("round-trip ") for line in lines)
+    assert "of 1 bars met" in lines[-1]

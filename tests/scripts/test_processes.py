@@ -1,0 +1,71 @@
+"""The demonstration's processes: read while they write, and gone afterwards."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import BalloonError
+from scripts.demonstration.processes import Child, Children, LineTail
+
+
+def wait_until_ended(child: Child) -> None:
+    """Wait for the end of a process that ends by itself."""
+    child.process.wait(10)
+
+
+def test_a_tail_gives_whole_lines_only_and_each_once(tmp_path: Path) -> None:
+    tail = LineTail(tmp_path / "events")
+    assert tail.read() == []
+    with (tmp_path / "events").open("w") as file:
+        file.write('{"a": 1}\n{"b"')
+        file.flush()
+        assert tail.read() == ['{"a": 1}']
+        assert tail.read() == []
+        file.write(": 2}\n")
+        file.flush()
+        assert tail.read() == ['{"b": 2}']
+
+
+def test_a_child_is_followed_by_its_event_file_and_its_output(tmp_path: Path) -> None:
+    with Children(tmp_path) as children:
+        script = (
+            f"print('phase fill'); open({str(tmp_path / 'a')!r}, 'w').write('{json.dumps({'event': 'booted'})}\\n')"
+        )
+        child = children.start("VM A", [sys.executable, "-c", script], "a")
+        wait_until_ended(child)
+        assert child.new_events() == [{"event": "booted"}]
+        assert child.output.read() == ["phase fill"]
+
+
+def test_the_end_of_a_process_is_told_with_its_last_word(tmp_path: Path) -> None:
+    with Children(tmp_path) as children:
+        child = children.start("VM A", ["sh", "-c", "echo first >&2; echo balloon-guest: no socket >&2; exit 3"], "a")
+        wait_until_ended(child)
+        assert child.how_it_ended() == "VM A ended (exit status 3): balloon-guest: no socket"
+        assert children.unexpected_end() == child.how_it_ended()
+        assert children.unexpected_end(allowed=child) is None
+        killed = children.start("VM B", ["sh", "-c", "kill -9 $$"], "b")
+        wait_until_ended(killed)
+        assert killed.how_it_ended() == "VM B ended (killed by SIGKILL): no message"
+
+
+def test_leaving_ends_every_process_even_one_that_ignores_sigterm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.demonstration.processes.STOP_SECONDS", 0.2)
+    with Children(tmp_path) as children:
+        polite = children.start("polite", ["sleep", "60"], "a")
+        stubborn = children.start("stubborn", ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"], "b")
+        while not stubborn.output.read():
+            time.sleep(0.01)
+    assert polite.process.returncode == -15
+    assert stubborn.process.returncode == -9
+
+
+def test_a_program_that_does_not_exist_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.demonstration.processes.shutil.which", lambda name: None)
+    with Children(tmp_path) as children, pytest.raises(BalloonError, match="cannot start VM A: No such file"):
+        children.start("VM A", [str(tmp_path / "missing")], "a")

@@ -1,0 +1,98 @@
+"""The closing summary: the truth in words, and a verdict that a program can use."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from protocol.units import MIB
+from scripts.demonstration.summary import RoundResult, report_dict, summary_lines
+from tests.scripts.examples import COST, WITH, WITHOUT
+
+
+def text_of(*results: RoundResult) -> str:
+    """Return the summary as one line of words."""
+    return " ".join(" ".join(summary_lines(results)).split())
+
+
+def test_the_expected_outcome_has_no_problem() -> None:
+    assert WITH.problem is None
+    assert WITHOUT.problem is None
+    report = report_dict([WITH, WITHOUT])
+    assert report["ok"] is True
+    assert report["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("result", "problem"),
+    [
+        (replace(WITH, b_corrupted_pages=3), "with reporting VM B found 3 corrupted pages"),
+        (replace(WITH, stopped_by="x"), "with reporting VM B ran out of memory all the same"),
+        (replace(WITH, b_verified_pages=0), "with reporting VM B ran out of memory all the same"),
+        (replace(WITHOUT, stopped_by=None), "without reporting VM B should have run out of memory, and did not"),
+    ],
+)
+def test_anything_else_is_said_in_one_line(result: RoundResult, problem: str) -> None:
+    assert result.problem == problem
+    report = report_dict([result])
+    assert report["ok"] is False
+    assert report["problems"] == [problem]
+
+
+def test_the_report_can_be_written_and_holds_the_costs() -> None:
+    report = json.loads(json.dumps(report_dict([WITH, WITHOUT])))
+    first, second = report["rounds"]
+    assert first["b_completed"] is True
+    assert second["b_completed"] is False
+    assert first["a_cost"]["peak_resident_bytes"] == 796 * MIB
+    assert first["a_cost"]["direct_reclaim_seconds"] is None
+    assert first["b_cost"]["direct_reclaim_seconds"] == 0.0125
+    assert second["b_cost"] is None
+    assert second["stopped_by"] == "the kernel's OOM killer"
+
+
+def test_the_words_say_what_the_numbers_say() -> None:
+    text = text_of(WITH, WITHOUT)
+    assert "both emulated" in text
+    assert "768.0 MiB were back with the host 0.2 s later" in text
+    assert "every page it wrote was intact" in text
+    assert "the host never learned of it and went on carrying 768.0 MiB" in text
+    assert "VM B ran out of memory at 390.0 MiB and was killed" in text
+    assert "Limit kept by: memory cgroup v1; VM B was stopped by the kernel's OOM killer." in text
+
+
+def test_a_real_kernel_is_named_and_the_host_is_the_one_who_did_not_act() -> None:
+    text = text_of(replace(WITH, real=True), replace(WITHOUT, real=True, a_reports=8))
+    assert "a real Linux kernel and an emulated one" in text
+    assert "the host took no notice" in text
+
+
+def test_a_failure_is_not_told_as_a_success() -> None:
+    failed = replace(WITH, a_returned_seconds=None, a_after_bytes=700 * MIB, stopped_by="x", b_verified_pages=None)
+    text = text_of(failed, replace(WITHOUT, stopped_by=None))
+    assert "68.0 MiB came back to the host" in text
+    assert "VM B did not get its 768.0 MiB intact" in text
+    assert "which it should have" in text
+    assert "intact." not in text.replace("MiB intact:", "")
+
+
+def test_a_delay_that_is_not_measured_is_not_zero() -> None:
+    lines = summary_lines([WITH, WITHOUT])
+    rows = {line[2:26].strip(): line for line in lines if line.startswith("  VM ")}
+    assert rows["VM A, with reporting"].endswith("not measured")
+    assert rows["VM B, with reporting"].endswith("12 ms (4x)")
+    assert "kernel.task_delayacct is 1" in text_of(WITH)
+    assert "VM B, without reporting" not in rows
+
+
+def test_the_source_of_the_costs_is_named() -> None:
+    proc = replace(COST, source="/proc (taskstats: Operation not permitted)", peak_resident_bytes=None)
+    text = text_of(replace(WITH, a_cost=proc, b_cost=proc))
+    assert "Source: /proc (taskstats: Operation not permitted)." in text
+    assert "task_delayacct" not in text
+
+
+def test_every_line_fits_a_terminal() -> None:
+    long = replace(WITHOUT, stopped_by="this script's accounting", budget_source="this script's accounting")
+    lines = summary_lines([replace(WITH, budget_source="this script's accounting"), long])
+    assert max(map(len, lines)) <= 79
