@@ -21,7 +21,7 @@ from scripts.benchmarks.rig import Daemon, Machine
 AT_LEAST = Figure(name="rate", title="a rate", unit="of bare rate", bar=0.95, at_least=True)
 AT_MOST = Figure(name="wait", title="a wait", unit="us", bar=250, at_least=False)
 
-# -- arithmetic ---------------------------------------------------------------------------------------------------------
+# -- arithmetic --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_no_sample_counts_without_a_busy_span() -> None:
     assert within([(1.0, 2.0)], []) == []
 
 
-# -- figures and tables -------------------------------------------------------------------------------------------------
+# -- figures and tables ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_names_are_unique_and_short_enough_for_the_table() -> None:
     assert max(map(len, names)) <= table.header().index("measured") - 2
 
 
-# -- the command line ---------------------------------------------------------------------------------------------------
+# -- the command line --------------------------------------------------------------------------------------------------
 
 
 def test_figures_are_chosen_in_the_order_of_the_table() -> None:
@@ -147,7 +147,7 @@ def test_the_list_names_every_figure(capsys: pytest.CaptureFixture[str]) -> None
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [figure.name for figure in FIGURES]
 
 
-# -- the real thing, as little of it as there can be --------------------------------------------------------------------
+# -- the real thing, as little of it as there can be -------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,0 +1,161 @@
+"""``balloon-bench``, ``scripts/bench``: measures the figures that the project promises, each against its bar."""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Final, TextIO
+
+from protocol.command_line import Parser, run_command
+from protocol.errors import UsageError
+from scripts.benchmarks import bare_loop, emulated_guest, idle, latency, table, throughput
+from scripts.benchmarks.figures import FULL, QUICK, Bench, Figure, Result, Scale
+from scripts.benchmarks.process import busy_processors
+
+PROGRAM: Final = "balloon-bench"
+BENCHMARKS: Final = (
+    *throughput.BENCHMARKS[:-1],
+    *latency.BENCHMARKS,
+    *throughput.BENCHMARKS[-1:],
+    *idle.BENCHMARKS,
+    *emulated_guest.BENCHMARKS,
+)
+FIGURES: Final = tuple(figure for benchmark in BENCHMARKS for figure in benchmark.figures)
+
+_LOOK_SECONDS: Final = 0.5
+_BUSY: Final = 0.1
+"""How long to look whether others use the processors, and how many processors of that are worth a note."""
+
+_EPILOG: Final = """\
+example:
+  scripts/bench                                       all figures, in about two minutes
+  scripts/bench discard-4m round-trip --json -        two of them, as JSON on standard output
+
+Needs about 2 GiB of free memory. Figures are ratios and latencies of real processes: run it on an idle system.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        prog=PROGRAM,
+        description="Measures the figures that vhost-user-balloon promises, each against its reference and its bar.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("names", metavar="NAME", nargs="*", help="figures to measure (default: all, see --list)")
+    parser.add_argument("--list", action="store_true", help="list the figures and what they promise, and exit")
+    parser.add_argument("--json", metavar="PATH", help="also write the results as JSON to PATH, - for standard output")
+    parser.add_argument(
+        "--quick", action="store_true", help="measure very little, to see that everything runs: the values say nothing"
+    )
+    return parser
+
+
+def choose(names: Sequence[str]) -> tuple[Figure, ...]:
+    """Return the figures with these names in the order of the table, all of them for no name.
+
+    Raises:
+        UsageError: there is no such figure.
+    """
+    known = {figure.name for figure in FIGURES}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no figure is called {name!r}; there are: {', '.join(figure.name for figure in FIGURES)}")
+    return tuple(figure for figure in FIGURES if not names or figure.name in names)
+
+
+def measure(figures: Sequence[Figure], bench: Bench) -> Iterator[Result]:
+    """Measure ``figures``, yielding each result as soon as it is there.
+
+    Raises:
+        BalloonError: something could not be measured.
+    """
+    for benchmark in BENCHMARKS:
+        if any(figure in figures for figure in benchmark.figures):
+            for result in benchmark.measure(bench):
+                if result.figure in figures:
+                    yield result
+
+
+class _Progress:
+    # One line on a terminal that says what is being measured and makes room for results; elsewhere nothing.
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shown = stream.isatty()
+
+    def show(self, text: str) -> None:
+        if self._shown:
+            self._stream.write(f"\r\x1b[K{text}" if text else "\r\x1b[K")
+            self._stream.flush()
+
+
+def _open_json(path: str | None) -> AbstractContextManager[TextIO | None]:
+    # Before anything is measured: nobody wants to hear of a wrong path after two minutes.
+    if path is None or path == "-":
+        return nullcontext(sys.stdout if path == "-" else None)
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--json {path}: {error.strerror}") from error
+
+
+def _say_system(out: TextIO) -> None:
+    # What a reader of the figures has to know about the system. Two machines at once need two idle processors.
+    busy = busy_processors(_LOOK_SECONDS)
+    processors = len(os.sched_getaffinity(0))
+    print(f"Linux {os.uname().release}, Python {sys.version.split()[0]}, {processors} processors", file=out)
+    if busy > _BUSY:
+        print(f"note: other processes keep {busy:.1f} processors busy; figures suffer, worst two-machines", file=out)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    figures = choose(arguments.names)
+    out = sys.stderr if arguments.json == "-" else sys.stdout
+    if arguments.list:
+        print(table.listing(figures))
+        return 0
+    with _open_json(arguments.json) as json_stream:
+        _say_system(out)
+        print(table.header(), file=out, flush=True)
+        results = _measure_all(figures, QUICK if arguments.quick else FULL, out)
+        print(table.summary(results), file=out)
+        if json_stream is not None:
+            print(table.as_json(results), file=json_stream, flush=True)
+    return 0
+
+
+def _measure_all(figures: Sequence[Figure], scale: Scale, out: TextIO) -> list[Result]:
+    progress = _Progress(sys.stderr)
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="balloon-bench-") as name:
+        directory = Path(name)
+        command, language = bare_loop.prepare(directory)
+        bench = Bench(
+            scale=scale,
+            directory=directory,
+            bare_loop=command,
+            bare_language=language,
+            progress=progress.show,
+        )
+        try:
+            for result in measure(figures, bench):
+                progress.show("")
+                print(table.row(result), file=out, flush=True)
+                results.append(result)
+        finally:
+            progress.show("")
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmarks; return the exit status: 0 when all was measured, whatever came out of it, 1 for a failure, 2
+    for a usage error."""
+    arguments = make_parser().parse_args(argv)
+    return run_command(PROGRAM, lambda: _run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The reference of most figures: a second process that punches holes into the same file and does nothing else.
+
+Written in C and compiled on the spot where there is a compiler; else this file, run as a program, is the loop. Either
+reads ``OFFSET LENGTH COUNT`` lines and answers each with the nanoseconds that it took, measured inside the process.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from host.discard import punch_hole
+from scripts.benchmarks.figures import BenchmarkError
+from scripts.benchmarks.process import end_process, environment
+
+_SOURCE: Final = Path(__file__).with_suffix(".c")
+
+
+def prepare(directory: Path) -> tuple[tuple[str, ...], str]:
+    """Return the command that starts the loop, less its last argument, and the language it is written in."""
+    compiler = shutil.which("cc")
+    program = directory / "bare_loop"
+    if compiler is not None and _SOURCE.is_file():
+        command = [compiler, "-O2", "-o", str(program), str(_SOURCE)]
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            return (str(program),), "C"
+    return (sys.executable, "-m", "scripts.benchmarks.bare_loop"), "Python"
+
+
+class BareLoop:
+    """A running loop over the file ``fd``, which stays the caller's."""
+
+    def __init__(self, command: tuple[str, ...], fd: int) -> None:
+        self._process = subprocess.Popen(
+            [*command, str(fd)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=(fd,),
+            env=environment(),
+            text=True,
+        )
+
+    def begin(self, offset: int, length: int, count: int) -> None:
+        """Have ``count`` neighbouring ranges of ``length`` bytes discarded from file ``offset`` on."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{offset} {length} {count}\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise BenchmarkError("the bare loop has died") from error
+
+    def end(self) -> float:
+        """Wait for what :meth:`begin` began; return the seconds it took by the loop's own clock."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise BenchmarkError("the bare loop has died: this system refuses to punch holes")
+        return int(line) / 1e9
+
+    def punch(self, offset: int, length: int, count: int) -> float:
+        """Do both."""
+        self.begin(offset, length, count)
+        return self.end()
+
+    def __enter__(self) -> "BareLoop":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        end_process(self._process)
+
+
+def _run(fd: int) -> None:
+    for line in sys.stdin:
+        offset, length, count = map(int, line.split())
+        begin = time.monotonic_ns()
+        for start in range(offset, offset + length * count, length):
+            if punch_hole(fd, start, length):
+                sys.exit(1)
+        print(time.monotonic_ns() - begin, flush=True)
+
+
+if __name__ == "__main__":
+    _run(int(sys.argv[1]))

@@ -1,0 +1,131 @@
+"""What a figure is: a promise with a bar, and a result that keeps it or does not.
+
+Must not know: how anything is measured.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from protocol.errors import BalloonError
+from protocol.units import MIB
+
+
+class BenchmarkError(BalloonError):
+    """A measurement that could not be made, or that measured something else than it should."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One promise: ``name`` for the command line, ``title`` for people, and the bar in ``unit``."""
+
+    name: str
+    title: str
+    unit: str
+    bar: float
+    at_least: bool
+
+    def is_met_by(self, value: float) -> bool:
+        """Return whether ``value`` keeps the promise."""
+        return value >= self.bar if self.at_least else value <= self.bar
+
+    @property
+    def bar_text(self) -> str:
+        """The bar as text, for example ``">= 0.95"``."""
+        return f"{'>=' if self.at_least else '<='} {self.bar:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What was measured for ``figure``. ``reference`` says what the value is held against, with its own figure."""
+
+    figure: Figure
+    value: float
+    reference: str
+
+    @property
+    def met(self) -> bool:
+        """Whether the promise is kept."""
+        return self.figure.is_met_by(self.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How much to measure. Sizes are bytes; ``rounds`` are counted without the one that warms memory up."""
+
+    rounds: int
+    touched_bytes: int
+    interference_bytes: int
+    freed_bytes: int
+    round_trips: int
+    interference_samples: int
+    machines: int
+    idle_seconds: float
+    guests: int
+
+
+FULL: Final = Scale(
+    rounds=9,
+    touched_bytes=512 * MIB,
+    interference_bytes=1024 * MIB,
+    freed_bytes=1024 * MIB,
+    round_trips=3000,
+    interference_samples=3000,
+    machines=200,
+    idle_seconds=2.0,
+    guests=5,
+)
+QUICK: Final = Scale(
+    rounds=1,
+    touched_bytes=32 * MIB,
+    interference_bytes=256 * MIB,
+    freed_bytes=256 * MIB,
+    round_trips=50,
+    interference_samples=20,
+    machines=5,
+    idle_seconds=0.2,
+    guests=1,
+)
+"""To see that everything runs, in seconds. The values say little."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What every measurement is given: how much to do, a directory for its files, and how to tell of progress.
+
+    ``bare_loop`` starts the reference: a process that punches holes and does nothing else (:mod:`.bare_loop`);
+    ``bare_language`` is what it is written in.
+    """
+
+    scale: Scale
+    directory: Path
+    bare_loop: tuple[str, ...]
+    bare_language: str
+    progress: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """A measurement and the figures that it yields, in this order."""
+
+    figures: tuple[Figure, ...]
+    measure: Callable[[Bench], Iterator[Result]]
+
+
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """Return the smallest sample that at least ``percent`` per cent of the samples do not exceed (nearest rank).
+
+    Raises:
+        ValueError: there are no samples, or ``percent`` is not above 0 and at most 100.
+    """
+    if not samples or not 0 < percent <= 100:
+        raise ValueError(f"percentile {percent} of {len(samples)} samples")
+    return sorted(samples)[math.ceil(len(samples) * percent / 100) - 1]
+
+
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """Return the median of the ratios of each pair, so that a disturbed round counts as one round only."""
+    return statistics.median(above / below for above, below in zip(numerators, denominators, strict=True))

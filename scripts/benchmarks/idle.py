@@ -1,0 +1,92 @@
+"""What many connected machines cost the daemon while nothing happens."""
+
+import re
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from protocol.memory import PAGE_SIZE
+from protocol.units import GIB, MIB
+from scripts.benchmarks.figures import Bench, Benchmark, BenchmarkError, Figure, Result
+from scripts.benchmarks.rig import Daemon, Machine
+
+MEMORY: Final = Figure(
+    name="idle-memory",
+    title="resident memory of the daemon with 200 connected idle machines of 1 GiB",
+    unit="MiB",
+    bar=80,
+    at_least=False,
+)
+WAKE_UPS: Final = Figure(
+    name="idle-wake-ups",
+    title="wake-ups of all threads of the daemon in 2 s with those machines",
+    unit="wake-ups",
+    bar=0,
+    at_least=False,
+)
+
+_FDS_PER_MACHINE: Final = 12
+_SETTLE: Final = 0.5
+"""Seconds between the last connection and the first look."""
+
+
+def _status_number(status: str, key: str) -> int:
+    match = re.search(rf"^{key}:\s+(\d+)", status, re.MULTILINE)
+    if match is None:
+        raise BenchmarkError(f"this system's process status has no {key}")
+    return int(match[1])
+
+
+def _resident_bytes(pid: int) -> int:
+    return _status_number(Path(f"/proc/{pid}/status").read_text(encoding="ascii"), "VmRSS") * 1024
+
+
+def _switches(pid: int) -> int:
+    # Every wake-up of a thread ends in it giving the processor up again.
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(
+        _status_number((task / "status").read_text(encoding="utf-8"), "voluntary_ctxt_switches") for task in tasks
+    )
+
+
+def _raise_fd_limit(wanted: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise BenchmarkError(f"{wanted} file descriptors are needed, and the limit (ulimit -Hn) is {hard}")
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _idle(bench: Bench) -> Iterator[Result]:
+    count = bench.scale.machines
+    _raise_fd_limit(count * _FDS_PER_MACHINE + 100)
+    with Daemon(bench.directory) as daemon, ExitStack() as stack:
+        before = _resident_bytes(daemon.pid)
+        for number in range(count):
+            bench.progress(f"{MEMORY.name}, machine {number} of {count}")
+            machine = stack.enter_context(Machine(daemon.socket_path, GIB))
+            machine.report([(0, PAGE_SIZE)])  # it has been at work, like a machine of the real world
+        time.sleep(_SETTLE)
+        bench.progress(f"{WAKE_UPS.name}, {bench.scale.idle_seconds:g} s")
+        resident = _resident_bytes(daemon.pid)
+        switches = _switches(daemon.pid)
+        time.sleep(bench.scale.idle_seconds)
+        switches = _switches(daemon.pid) - switches
+        threads = len(list(Path(f"/proc/{daemon.pid}/task").iterdir()))
+    yield Result(
+        figure=MEMORY,
+        value=resident / MIB,
+        reference=f"{count} machines; without any {before / MIB:.1f} MiB, so {(resident - before) / count / 1024:.0f}"
+        " KiB each",
+    )
+    yield Result(
+        figure=WAKE_UPS,
+        value=switches,
+        reference=f"{count} machines, {threads} threads, {bench.scale.idle_seconds:g} s",
+    )
+
+
+BENCHMARKS: Final = (Benchmark(figures=(MEMORY, WAKE_UPS), measure=_idle),)
