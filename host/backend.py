@@ -47,7 +47,7 @@ from protocol.vhost_user import (
 )
 from protocol.vhost_user_codec import BadMessage, Message, build_message, build_own_reply, build_reply
 from protocol.virtio import PROTOCOL_FEATURES, FeatureBit, feature_mask, has_feature
-from protocol.virtio_balloon import QUEUES_MAX, BalloonQueue, queue_order
+from protocol.virtio_balloon import QUEUES_MAX, BalloonFeature, BalloonQueue, queue_order
 
 MEM_SLOTS: Final = 509
 """Most memory regions of one virtual machine, as libvhost-user and rust-vmm have it."""
@@ -214,7 +214,8 @@ class Backend:
 
     def _set_config(self, message: Message) -> Effects:
         config = _config(message)
-        self.session.balloon.write_config(config.offset, config.data)
+        poison_offered = has_feature(self.session.offered, BalloonFeature.PAGE_POISON)
+        self.session.balloon.write_config(config.offset, config.data, poison_offered=poison_offered)
         yield from ()
 
     def set_num_pages(self, num_pages: int) -> bytes | None:
@@ -266,8 +267,8 @@ class Backend:
     def _set_vring_num(self, message: Message) -> Effects:
         state = _vring_state(message)
         vring = self._vring(state.index)
-        yield from self._halt(vring)
         vring.set_size(state.num)
+        yield from self._halt(vring)
 
     def _set_vring_base(self, message: Message) -> Effects:
         state = _vring_state(message)
@@ -278,32 +279,35 @@ class Backend:
     def _set_vring_addr(self, message: Message) -> Effects:
         assert isinstance(message.payload, VringAddress)
         vring = self._vring(message.payload.index)
-        if vring.running and vring.address is not None and _same_place(vring.address, message.payload):
+        if vring.started and vring.is_at(message.payload):
             vring.address = message.payload  # only dirty logging was switched
             return
-        yield from self._halt(vring)
         vring.set_address(message.payload, self.session.table)
+        yield from self._halt(vring)
 
     def _set_vring_kick(self, message: Message) -> Effects:
-        vring = self._vring_of_file(message)
-        yield from self._pause(vring)
-        yield SetVringFile(FrontendRequest.SET_VRING_KICK, vring.index, message.fds[0] if message.fds else None)
+        vring = yield from self._change_file(message)
         vring.started, vring.broken = True, False
         yield from self._run_wanted(vring)
 
     def _set_vring_file(self, message: Message) -> Effects:
+        yield from self._change_file(message)
+        yield from self._run_wanted()
+
+    def _change_file(self, message: Message) -> Generator[Action, int | None, Vring]:
         # No worker may be using the old descriptor while it is closed. A completion may have been signalled on the old
         # call descriptor and not been seen, hence the new one is signalled once when the ring goes on.
         assert isinstance(message.request, FrontendRequest)
-        vring = self._vring_of_file(message)
-        vring.signal_first = vring.running and message.request is FrontendRequest.SET_VRING_CALL
-        yield from self._pause(vring)
-        yield SetVringFile(message.request, vring.index, message.fds[0] if message.fds else None)
-        yield from self._run_wanted()
-
-    def _vring_of_file(self, message: Message) -> Vring:
         assert isinstance(message.payload, VringFile)
-        return self._vring(message.payload.index)
+        vring = self._vring(message.payload.index)
+        vring.signal_first |= vring.running and message.request is FrontendRequest.SET_VRING_CALL
+        yield from self._pause(vring)
+        try:
+            yield SetVringFile(message.request, vring.index, message.fds[0] if message.fds else None)
+        except VhostUserError:
+            yield from self._run_wanted()  # with the old descriptor, which stays
+            raise
+        return vring
 
     def _set_vring_enable(self, message: Message) -> Effects:
         state = _vring_state(message)
@@ -327,6 +331,8 @@ class Backend:
         # place in between could take a driver's reused memory for a ring.
         yield from self._pause(vring)
         vring.started = vring.broken = False
+        # With the last ring the driver is gone; the next one sets a poison value of its own before its first chain.
+        self.session.balloon.poison_settled &= any(each.started for each in self.session.vrings)
 
     def _pause(self, vring: Vring) -> Effects:
         if not vring.running:
@@ -390,10 +396,6 @@ def _has_own_reply(request: int) -> bool:
         return FRONTEND_REQUEST_FORMS[FrontendRequest(request)].reply is not None
     except ValueError:
         return False
-
-
-def _same_place(old: VringAddress, new: VringAddress) -> bool:
-    return (old.descriptor, old.available, old.used) == (new.descriptor, new.available, new.used)
 
 
 def _u64(message: Message) -> int:

@@ -7,9 +7,10 @@ harms the ranges beside it.
 Must not know: file descriptors, queues, what the guest's features are.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import groupby
 from typing import Final, NamedTuple
 
 from host.virtqueue import Buffer
@@ -114,6 +115,21 @@ class DeviceMemory:
         """Return whether any byte of ``place`` is on a page that holds a ring."""
         end = place.offset + place.length
         return any(b.low < end and place.offset < b.high for b in self._protected[place.region])
+
+    def split_pages(self, address: int, length: int) -> Iterator[Buffer]:
+        """Cut a run of pages where another region begins or a ring's page does, so that what has to be refused takes no
+        good page along."""
+        place = self.table.translate_guest(address, length)
+        if place is not None and not self.is_protected(place):
+            yield address, length
+            return
+        for _, pages in groupby(range(address, address + length, PAGE_SIZE), self._kind_of_page):
+            first, *more = pages
+            yield first, PAGE_SIZE * (1 + len(more))
+
+    def _kind_of_page(self, address: int) -> tuple[int, bool] | None:
+        place = self.table.translate_guest(address, PAGE_SIZE)
+        return None if place is None else (place.region, self.is_protected(place))
 
     def plan(self, buffers: Iterable[Buffer], plan: DiscardPlan, off_limits: Buffer | None = None) -> None:
         """Sort ``buffers`` into ``plan.discards`` and ``plan.refused``.

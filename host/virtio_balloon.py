@@ -37,8 +37,9 @@ class VirtioBalloon:
     """The device's state: configuration space and what was negotiated.
 
     ``discard`` False is the operator's word that nothing may be discarded (for example because a device of the guest
-    has its memory pinned). ``poison_settled`` is set by the first chain: a driver must not change ``poison_val``
-    after DRIVER_OK (virtio 1.2, 5.5.6.6.1), and no chain comes before that.
+    has its memory pinned). ``poison_settled`` is set by the first chain that is no statistics: a driver must not change
+    ``poison_val`` after DRIVER_OK (virtio 1.2, 5.5.6.6.1), and no chain comes before that. It is cleared when no ring
+    is left.
     """
 
     config: BalloonConfig = field(default_factory=BalloonConfig)
@@ -46,9 +47,13 @@ class VirtioBalloon:
     discard: bool = True
     poison_settled: bool = False
 
-    def write_config(self, offset: int, data: bytes) -> None:
-        """Let the driver write ``data`` at byte ``offset``; only what a driver may change changes."""
-        poison = has_feature(self.features, BalloonFeature.PAGE_POISON) and not self.poison_settled
+    def write_config(self, offset: int, data: bytes, *, poison_offered: bool) -> None:
+        """Let the driver write ``data`` at byte ``offset``; only what a driver may change changes.
+
+        PAGE_POISON has to be offered for ``poison_val`` to be writable, not yet negotiated: QEMU passes on what the
+        driver writes at once, but the features only when the driver is ready.
+        """
+        poison = poison_offered and not self.poison_settled
         self.config = self.config.written_by_driver(offset, data, poison_writable=poison)
 
     def read_config(self, offset: int, length: int) -> bytes:
@@ -80,7 +85,8 @@ class VirtioBalloon:
         Raises:
             VirtqueueError: an inflate chain's page frame numbers lie outside the guest's memory.
         """
-        self.poison_settled = True
+        if queue is not BalloonQueue.STATS:  # Linux offers its first statistics buffer before it writes poison_val
+            self.poison_settled = True
         plan = DiscardPlan()
         match queue:
             case BalloonQueue.REPORTING:
@@ -92,7 +98,7 @@ class VirtioBalloon:
                     plan.refuse(Refusal.READABLE, address, length)
             case BalloonQueue.INFLATE:
                 pages = _read_pfns(chain.readable, plan, read_guest)
-                self._plan_ranges(_runs_of_pages(pages), chain, memory, plan)
+                self._plan_ranges(_runs_of_pages(pages, memory), chain, memory, plan)
             case BalloonQueue.DEFLATE | BalloonQueue.STATS | BalloonQueue.FREE_PAGE:
                 pass
         return plan
@@ -121,7 +127,7 @@ def _read_pfns(buffers: list[Buffer], plan: DiscardPlan, read_guest: ReadGuest) 
     return [pfn for (pfn,) in _PFN.iter_unpack(bytes(data[:usable]))]
 
 
-def _runs_of_pages(pfns: list[int]) -> Iterator[Buffer]:
+def _runs_of_pages(pfns: list[int], memory: DeviceMemory) -> Iterator[Buffer]:
     # Neighbouring pages become one range: 256 single pages of a contiguous balloon are then one system call.
     ordered = sorted(set(pfns))
     start = 0
@@ -129,5 +135,5 @@ def _runs_of_pages(pfns: list[int]) -> Iterator[Buffer]:
         end = start + 1
         while end < len(ordered) and ordered[end] == ordered[end - 1] + 1:
             end += 1
-        yield ordered[start] << PFN_SHIFT, (end - start) * PAGE_SIZE
+        yield from memory.split_pages(ordered[start] << PFN_SHIFT, (end - start) * PAGE_SIZE)
         start = end

@@ -93,6 +93,15 @@ class Vring:
                 raise VhostUserError(f"{name} of queue {self.index} at {user_address:#x} is outside the guest's memory")
         self.address = address
 
+    def is_at(self, address: VringAddress) -> bool:
+        """Return whether the ring was told the same three addresses before, whatever else ``address`` says."""
+        mine = self.address
+        return mine is not None and (mine.descriptor, mine.available, mine.used) == (
+            address.descriptor,
+            address.available,
+            address.used,
+        )
+
     @property
     def is_wanted(self) -> bool:
         """Whether the front-end wants the ring to run and has said all that it takes."""
