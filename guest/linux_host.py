@@ -8,15 +8,16 @@ import resource
 import signal
 import socket
 import stat
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 from guest.linux_boot import is_plain_path
 from protocol.errors import BalloonError, UsageError
 from protocol.units import format_size
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _SO_ACCEPTCON = 0x10000  # in the flags of /proc/net/unix: the socket listens
 
@@ -127,9 +128,58 @@ def become_subreaper() -> None:
 
 
 def prepare_kernel_process() -> None:
-    """Run in the new process before the kernel: it must not outlive us, and a panic must not dump its memory."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    """Run in the new process before the kernel: a panic must not write its memory to a core file."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+# Waits for our end of its input. Without "done" before that, we died of something that nobody can catch.
+_GUARD = """
+read -r group
+read -r finished && exit
+[ -z "$group" ] || kill -KILL "-$group"
+exec "$1" rm -rf "$2"
+"""
+
+
+class Guard:
+    """A small process that cleans up if this one is killed: ends the kernel's process group, removes its directory.
+
+    Else a helper of the kernel would live on and hold all of the guest's RAM.
+    """
+
+    def __init__(self, busybox: Path, scratch: Path) -> None:
+        try:
+            self._process = subprocess.Popen(
+                [str(busybox), "sh", "-c", _GUARD, "guard", str(busybox), str(scratch)],
+                cwd="/",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # no signal of a terminal or to our group is meant for it
+            )
+        except OSError as error:
+            raise BalloonError(f"cannot run {busybox}: {error.strerror}") from error
+
+    def watch(self, group: int) -> None:
+        """Say which process group is to end with us."""
+        self._say(f"{group}\n")
+
+    def __enter__(self) -> "Guard":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._say("done\ndone\n")
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()  # type: ignore[union-attr]
+        self._process.wait()
+
+    def _say(self, text: str) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(text.encode())
+            self._process.stdin.flush()
 
 
 def children(parent: int) -> set[int]:

@@ -23,6 +23,7 @@ from guest.linux_boot import (
     parse_features,
 )
 from guest.linux_host import (
+    Guard,
     RamDirectory,
     RamFile,
     become_subreaper,
@@ -95,7 +96,6 @@ class Machine:
             BalloonError: the kernel did not come up, panicked or had no balloon.
         """
         become_subreaper()
-        others = children(os.getpid())
         with contextlib.ExitStack() as stack:
             scratch = Path(
                 stack.enter_context(
@@ -104,6 +104,8 @@ class Machine:
                     )
                 )
             )
+            guard = stack.enter_context(Guard(self._plan.files.busybox, scratch))
+            others = children(os.getpid())
             log = self._plan.kernel_log or scratch / "kernel.log"
             wake = stack.enter_context(_signals(window=self._streams.terminal))
             consoles = stack.enter_context(self._streams)
@@ -111,6 +113,7 @@ class Machine:
             (scratch / "vhost.sock").symlink_to(self._plan.socket_path.absolute())
             process = self._start(scratch, log, consoles)
             try:
+                guard.watch(process.pid)
                 stack.callback(self._close_ram)
                 self._supervise(process, wake)
             finally:
