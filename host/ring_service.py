@@ -1,11 +1,13 @@
 """One running queue: from a kick to the used entry, discards included.
 
-The event loop only notices kicks. Everything between the kick and the guest's interrupt happens on a worker thread, in
-one go: take a chain, discard, give it back, call. So a large discard stalls nobody else, and a small one does not wait
-for the loop. At most one worker serves a queue at a time, which keeps the order of its chains and makes the ring's
-state single-threaded; the loop touches it only while no worker does.
+The event loop only notices the kick that begins a turn. Everything between the kick and the guest's interrupt happens
+on a worker thread, in one go: take a chain, discard, give it back, call. So a large discard stalls nobody else, and a
+small one does not wait for the loop. At most one worker serves a queue at a time, which keeps the order of its chains
+and makes the ring's state single-threaded; the loop touches it only while no worker does.
 
-A worker handles a bounded number of chains and then queues up again behind the other queues' workers.
+Drivers report in bursts, one chain outstanding: the next kick follows an interrupt within microseconds. So a worker
+that has emptied the ring waits for that kick itself for a moment, which saves the way through the loop. A worker
+handles a bounded number of chains and then queues up again behind the other queues' workers.
 
 Must not know: messages, sessions.
 """
@@ -36,6 +38,9 @@ log = logging.getLogger(__name__)
 
 CHAINS_PER_TURN: Final = 16
 """Chains that a worker serves before other queues get their turn."""
+
+LINGER_MS: Final = 1
+"""Milliseconds that a worker waits for the next kick before it leaves the watch to the event loop again."""
 
 POLL_INTERVAL: Final = 0.005
 """Seconds between looks at a ring whose driver gave no kick descriptor (bit 8 of SET_VRING_KICK: polling)."""
@@ -105,7 +110,7 @@ class ServedChain:
 
 @dataclass(slots=True)
 class Turn:
-    """What one worker did: the chains it served, whether more wait, and what broke the ring, if anything did."""
+    """What one worker did: the chains it served, whether it had its share and left more, and what broke the ring."""
 
     served: list[ServedChain] = field(default_factory=list)
     more: bool = False
@@ -115,8 +120,8 @@ class Turn:
 class RingService:
     """Serves one queue from its construction until :meth:`stop`.
 
-    ``on_turn`` is called on the event loop after each worker's turn. With ``broken`` the driver has broken a rule, and
-    the ring is not touched again.
+    ``on_turn`` is called on the event loop after each worker's turn, and in the course of a long one with the chains
+    served so far. With ``broken`` the driver has broken a rule, and the ring is not touched again.
     """
 
     def __init__(
@@ -138,6 +143,8 @@ class RingService:
         self._on_turn = on_turn
         self._loop = asyncio.get_running_loop()
         self._mapped = memory.map_ring(action.index, action.place)
+        self._kick_poll = select.poll()
+        self._kick_gone = files.kick is None
         try:
             self._ring = DeviceVirtqueue(self._mapped.ring, action.next_avail, action.features, memory.read)
             self._watch_kick()
@@ -158,29 +165,37 @@ class RingService:
     # -- on the event loop ------------------------------------------------------------------------------------------
 
     def _watch_kick(self) -> None:
-        if self._files.kick is None:
+        if self._files.kick is None or self._kick_gone:
             return
         try:
             self._loop.add_reader(self._files.kick, self._on_kick)
         except OSError as error:  # EPERM: a regular file, which can never become readable
             raise VhostUserError(f"the kick descriptor of queue {self.index} cannot be waited for") from error
+        self._kick_poll.register(self._files.kick, select.POLLIN)
 
     def _unwatch_kick(self) -> None:
         if self._files.kick is not None:
             self._loop.remove_reader(self._files.kick)
 
     def _on_kick(self) -> None:
+        if self._take_kick():
+            self._serve_soon()
+        elif self._kick_gone:
+            self._unwatch_kick()
+
+    def _take_kick(self) -> bool:
+        # On the loop while it watches, else on the worker. Returns whether the ring is to be looked at.
         assert self._files.kick is not None
         try:
             # RWF_NOWAIT and not O_NONBLOCK: the flag would be the guest's too, and somebody may have read before us.
             if not os.preadv(self._files.kick, [bytearray(8)], -1, os.RWF_NOWAIT):
-                self._unwatch_kick()  # end of file: the guest's end is gone for good
+                self._kick_gone = True  # end of file: the guest's end is gone for good
         except BlockingIOError:
-            return
+            return False
         except OSError:
-            self._unwatch_kick()
-            return
-        self._serve_soon()
+            self._kick_gone = True
+            return False
+        return True
 
     def _poll_ring(self) -> None:
         if self._stopping:
@@ -193,17 +208,20 @@ class RingService:
             self._kicked = True
             return
         self._busy, self._kicked = True, False
+        self._unwatch_kick()
         self._executor.submit(self._serve)
 
     def _turn_done(self, turn: Turn) -> None:
         self._busy = False
         if turn.broken is not None:
             self.broken = self._stopping = True
-            self._unwatch_kick()
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
-        if not self._stopping and (turn.more or self._kicked):
-            self._serve_soon()
+        if not self._stopping:
+            if turn.more or self._kicked:
+                self._serve_soon()
+            else:
+                self._watch_kick()
         self._on_turn(self.index, turn)
 
     async def stop(self) -> int:
@@ -235,7 +253,7 @@ class RingService:
             if self._signal_first:
                 self._signal_first = False
                 self._signal(self._files.call)
-            self._serve_chains(turn)
+            self._serve_bursts(turn)
         except VirtqueueError as error:
             turn.broken = error
         except Exception as error:
@@ -243,13 +261,33 @@ class RingService:
             turn.broken = VirtqueueError(f"internal error: {error}")
         if turn.broken is not None:
             self._signal(self._files.err)
-        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-            self._loop.call_soon_threadsafe(self._turn_done, turn)
+        self._call_loop(self._turn_done, turn)
 
-    def _serve_chains(self, turn: Turn) -> None:
+    def _call_loop(self, take: Callable[[Turn], None], turn: Turn) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+            self._loop.call_soon_threadsafe(take, turn)
+
+    def _serve_bursts(self, turn: Turn) -> None:
+        share = CHAINS_PER_TURN
+        while True:
+            self._serve_chains(turn, share)
+            share -= max(1, len(turn.served))  # a kick without a chain is no way to keep this thread for ever
+            if turn.more or self._stopping or not self._next_kick():
+                return
+            # The loop hears of these chains while this thread is busy with the next.
+            self._call_loop(self._tell, Turn(turn.served))
+            turn.served = []
+
+    def _tell(self, turn: Turn) -> None:
+        self._on_turn(self.index, turn)
+
+    def _next_kick(self) -> bool:
+        return not self._kick_gone and bool(self._kick_poll.poll(LINGER_MS)) and self._take_kick()
+
+    def _serve_chains(self, turn: Turn, share: int) -> None:
         ring = self._ring
         while not self._stopping:
-            if len(turn.served) == CHAINS_PER_TURN:
+            if len(turn.served) == share:
                 turn.more = True
                 return
             begin = time.monotonic()
