@@ -85,7 +85,7 @@ class VmState:
 
     def power_off(self, phase: str, status: str) -> None:
         """The process is gone, and its memory with it."""
-        self.phase, self.status = phase, status
+        self.phase, self.status, self.pid = phase, status, None
         self.resident_bytes = 0
         self.allocated_bytes = self.free_bytes = self.reported_bytes = None
 

@@ -87,6 +87,13 @@ def _host_lines(host: HostState, symbols: Symbols, width: int) -> list[Line]:
     ]
 
 
+def _inside(vm: VmState) -> str:
+    if vm.pid is not None and vm.free_bytes is None:
+        return "(what is in use inside, a real kernel does not tell)"
+    allocated, free, reported = mib(vm.allocated_bytes), mib(vm.free_bytes), mib(vm.reported_bytes)
+    return f"allocated {allocated}, free {free}, of it reported {reported} MiB"
+
+
 def _vm_lines(vm: VmState, symbols: Symbols, width: int) -> list[Line]:
     in_use = vm.allocated_bytes
     if in_use is None:
@@ -100,9 +107,7 @@ def _vm_lines(vm: VmState, symbols: Symbols, width: int) -> list[Line]:
     return [
         Line(_apart(f"VM {vm.name}    {vm.kind}", vm.status, width), Style.TITLE),
         Line(f"        {memory}  {mib(vm.resident_bytes)} of {mib(vm.memory_bytes)} MiB resident"),
-        Line(
-            f"        allocated {mib(in_use)}, free {mib(vm.free_bytes)}, of it reported {mib(vm.reported_bytes)} MiB"
-        ),
+        Line(f"        {_inside(vm)}"),
         Line(
             f"        reports {rate.rjust(16)}  {vm.reports_per_second:.0f}/s, {vm.reports} in all,"
             f" for {mib(vm.discarded_bytes)} MiB"
