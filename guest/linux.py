@@ -123,7 +123,8 @@ def _run(arguments: argparse.Namespace, command: Sequence[str]) -> int:
             files = locate(kernel=arguments.kernel, modules=arguments.modules, progress=show_progress)
         finally:
             show_progress("")
-        print(f"kernel {files.kernel}\nrelease {files.release}\nmodule {files.module}\nbusybox {files.busybox}")
+        module = files.module or "(built in)"
+        print(f"kernel {files.kernel}\nrelease {files.release}\nmodule {module}\nbusybox {files.busybox}")
         return 0
     if arguments.socket_path is None:
         raise UsageError("--socket-path is needed: where vhost-user-balloon listens")
@@ -172,6 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _notice(str(error))
         return 2
     except BalloonError as error:
+        _notice(str(error))
+        return 1
+    except OSError as error:  # a full disk, no more processes: nothing of ours is wrong
         _notice(str(error))
         return 1
     except KeyboardInterrupt:

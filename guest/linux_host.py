@@ -76,6 +76,24 @@ def scratch_parent(environment: Mapping[str, str]) -> str:
     return wanted if fits else "/tmp"
 
 
+def open_log(path: Path) -> int:
+    """Open a new or emptied file for the kernel's messages; return its descriptor.
+
+    For appending: the kernel and its helpers write through descriptors of their own.
+
+    Raises:
+        UsageError: it cannot be written, or not be read again.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        raise UsageError(f"--kernel-log {path}: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UsageError(f"--kernel-log {path}: not a regular file")
+    return descriptor
+
+
 def require_listening(path: Path) -> None:
     """Return if a process listens on the unix socket ``path``.
 

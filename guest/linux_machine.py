@@ -29,13 +29,14 @@ from guest.linux_host import (
     become_subreaper,
     children,
     kill_adopted,
+    open_log,
     prepare_kernel_process,
     scratch_parent,
 )
 from guest.linux_log import excerpt, kernel_warnings, lost_daemon, out_of_memory, panic_reason
 from guest.linux_packages import LinuxFiles
 from guest.linux_streams import GuestStreams, window_size
-from protocol.errors import BalloonError, UsageError
+from protocol.errors import BalloonError
 from protocol.events import EventLog
 from protocol.units import format_size
 from protocol.virtio_balloon import BalloonFeature
@@ -97,6 +98,7 @@ class Machine:
         """
         become_subreaper()
         with contextlib.ExitStack() as stack:
+            wake = stack.enter_context(_signals(window=self._streams.terminal))  # first: covers the cleaning up too
             scratch = Path(
                 stack.enter_context(
                     tempfile.TemporaryDirectory(
@@ -107,7 +109,6 @@ class Machine:
             guard = stack.enter_context(Guard(self._plan.files.busybox, scratch))
             others = children(os.getpid())
             log = self._plan.kernel_log or scratch / "kernel.log"
-            wake = stack.enter_context(_signals(window=self._streams.terminal))
             consoles = stack.enter_context(self._streams)
             self._write_control_root(scratch / "root")
             (scratch / "vhost.sock").symlink_to(self._plan.socket_path.absolute())
@@ -150,11 +151,7 @@ class Machine:
             consoles=consoles,
         )
         self._progress(f"booting Linux {self._plan.files.release} with {format_size(self._plan.memory)}")
-        try:
-            # Appended to: the kernel and its helpers write through descriptors of their own.
-            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise UsageError(f"--kernel-log {log}: {error.strerror}") from error
+        descriptor = open_log(log)
         self._started = time.monotonic()
         self._deadline = self._started + BOOT_SECONDS
         try:
@@ -271,7 +268,7 @@ class Machine:
         if warnings:
             where = f", see {self._plan.kernel_log}" if self._plan.kernel_log else " (--kernel-log PATH keeps the log)"
             lost = f"the daemon at {self._plan.socket_path} went away; " if lost_daemon(log) else ""
-            self._notice(f"{lost}{len(warnings)} kernel warnings{where}: {warnings[0]}")
+            self._notice(f"{lost}kernel warnings: {len(warnings)}{where}; the first: {warnings[0]}")
         if status > 128 and (killed := out_of_memory(log)) is not None:
             self._notice(f"the guest used up its {format_size(self._plan.memory)}: {killed}")
         return status

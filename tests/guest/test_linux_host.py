@@ -17,6 +17,7 @@ from guest.linux_host import (
     file_system_of,
     is_listening,
     kill_adopted,
+    open_log,
     require_listening,
     scratch_parent,
 )
@@ -103,6 +104,17 @@ def test_path_without_a_socket_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="not a socket"):
         require_listening(tmp_path / "file")
+
+
+def test_log_is_a_new_or_emptied_regular_file(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("old")
+    os.close(open_log(path))
+    assert path.read_text() == ""
+    with pytest.raises(UsageError, match="not a regular file"):
+        open_log(Path(os.devnull))
+    with pytest.raises(UsageError, match="No such file"):
+        open_log(tmp_path / "missing/log")
 
 
 def test_adopted_children_are_killed_and_others_live() -> None:
