@@ -1,5 +1,6 @@
 """Fixtures for tests of the daemon: one process for a file of tests, and a neighbour that nothing may disturb."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ class Scene:
     def client(self) -> Client:
         """Connect a bare client."""
         client = Client(self.daemon.socket_path)
-        client.number = self.daemon.events.wait("connected")["vm"]
+        client.number = self.daemon.events.wait("connected", pid=os.getpid())["vm"]
         self._guests.append(client)
         self._expected[client.number] = []
         return client
@@ -43,7 +44,7 @@ class Scene:
         """
         number = guest.number if isinstance(guest, Client) else guest.client.number
         self._expected[number] = list(incidents)
-        until(lambda: len(self._incidents(number)) >= len(incidents), f"incidents {incidents}")
+        until(lambda: len(self._incidents(number)) >= len(incidents), f"{len(incidents)} incidents, first {incidents[:3]}")
         assert self._incidents(number) == list(incidents)
 
     def _incidents(self, number: int) -> list[tuple[str, str]]:

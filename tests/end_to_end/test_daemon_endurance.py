@@ -1,0 +1,287 @@
+"""What a daemon has to live through: peers that die, stall, storm and come in crowds, and its own end."""
+
+import contextlib
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from guest.virtio_balloon import WANTED
+from protocol.memory import PAGE_SIZE
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_codec import build_message
+from protocol.virtio import FeatureBit, feature_mask
+from tests.end_to_end.conftest import Scene
+from tests.end_to_end.harness import (
+    DEADLINE,
+    ROOT,
+    DaemonProcess,
+    mappings_of_files,
+    open_fds,
+    resident_bytes,
+    until,
+)
+from tests.end_to_end.virtual_machine import DATA_AT, GUEST_BASE, MIB, Client, Ram, VirtualMachine
+
+CYCLES = 1000
+CROWD = 200
+
+
+def test_front_ends_killed_at_every_point_of_a_session(scene: Scene) -> None:
+    first = scene.client().number + 1
+    clients = subprocess.Popen(
+        [sys.executable, "-m", "tests.end_to_end.dying_client", str(scene.daemon.socket_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while clients.poll() is None:  # the neighbour is served all the while
+        scene.neighbour.check_alive()
+    output, _ = clients.communicate(timeout=DEADLINE)
+    count = int(output)
+    assert count > 60
+    reasons = {scene.daemon.settled(number)["reason"] for number in range(first, first + count)}
+    assert reasons <= {
+        "front-end gone",
+        "front-end gone in the middle of a message",
+        "front-end gone: Connection reset by peer",  # it left a reply unread
+        "front-end gone: Broken pipe",
+    }
+
+
+def test_a_thousand_sessions_leave_nothing_behind(tmp_path: Path) -> None:
+    """Every descriptor number that was received is closed, no mapping stays, memory does not grow."""
+    ram = Ram()
+    with DaemonProcess(tmp_path) as daemon:
+        for number in range(1, 51):  # threads and allocator pools are made
+            run_session(daemon, ram, number)
+        fds, mappings, resident = open_fds(daemon.pid), mappings_of_files(daemon.pid), resident_bytes(daemon.pid)
+        seen: set[int] = set()
+        for number in range(51, 51 + CYCLES):
+            seen |= run_session(daemon, ram, number)
+        assert open_fds(daemon.pid) == fds
+        assert len(seen - fds.keys()) >= 10  # the sessions' own, each of them closed again
+        assert mappings_of_files(daemon.pid) == mappings
+        assert resident_bytes(daemon.pid) - resident < 4 * MIB
+    ram.close()
+
+
+def run_session(daemon: DaemonProcess, ram: Ram, number: int) -> set[int]:
+    """Connect, negotiate, report, hang up, wait for the daemon to be done; return the descriptors it had meanwhile."""
+    machine = VirtualMachine(daemon.socket_path, ram=ram)
+    machine.ram.touch(DATA_AT, PAGE_SIZE)
+    machine.report((DATA_AT, PAGE_SIZE))
+    seen = set(open_fds(daemon.pid)) if number % 100 == 0 else set()
+    machine.client.close()
+    for queue in machine.queues:
+        queue.close()
+    event = daemon.events.wait("disconnected", vm=number)
+    assert (event["reports"], event["discarded_bytes"]) == (1, PAGE_SIZE)
+    return seen
+
+
+def test_a_crowd_connects_reports_and_leaves(scene: Scene) -> None:
+    machines = [scene.machine(ram=Ram()) for _ in range(CROWD)]
+    assert resident_bytes(scene.daemon.pid) < 80 * MIB
+    for machine in machines:
+        machine.ram.touch(DATA_AT, 4 * PAGE_SIZE)
+    for machine in machines:
+        machine.submit([(DATA_AT, PAGE_SIZE), (DATA_AT + 2 * PAGE_SIZE, PAGE_SIZE)])
+    scene.neighbour.check_alive()
+    for machine in machines:
+        machine.reporting.collect()
+        assert machine.ram.pages() == {DATA_AT + PAGE_SIZE, DATA_AT + 3 * PAGE_SIZE}
+
+
+def test_connections_that_say_half_a_word_hold_nobody_up(scene: Scene) -> None:
+    data = build_message(FrontendRequest.SET_FEATURES, 0)
+    clients = [scene.client() for _ in range(60)]
+    fd = os.eventfd(0)
+    for length, client in enumerate(clients):
+        if cut := data[: length % len(data)]:
+            client.send(cut, [fd])
+    os.close(fd)
+    began = time.monotonic()
+    for _ in range(20):
+        scene.neighbour.check_alive()
+    assert time.monotonic() - began < 5
+
+
+def test_a_front_end_that_reads_no_reply_holds_nobody_up(scene: Scene) -> None:
+    client = scene.client()
+    client.socket.setblocking(False)
+    data = build_message(FrontendRequest.GET_FEATURES) * 64
+    with contextlib.suppress(BlockingIOError):  # until both directions are full
+        while client.socket.send(data):
+            pass
+    for _ in range(20):
+        scene.neighbour.check_alive()
+
+
+def test_a_storm_of_bad_messages_holds_nobody_up(scene: Scene) -> None:
+    client = scene.client()
+    count = 2000
+    client.send(build_message(FrontendRequest.SET_FEATURES, 0) * count)
+    for _ in range(20):
+        scene.neighbour.check_alive()
+    assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 3
+    scene.expect(client, *[("message_refused", "SET_FEATURES")] * count)
+
+
+def test_a_storm_of_kicks_holds_nobody_up(scene: Scene) -> None:
+    machine = scene.machine()
+    stop = threading.Event()
+
+    def storm() -> None:
+        while not stop.is_set():
+            for queue in machine.queues:
+                queue.kick()
+
+    thread = threading.Thread(target=storm)
+    thread.start()
+    try:
+        seconds = [time_of(scene.neighbour.check_alive) for _ in range(50)]
+    finally:
+        stop.set()
+        thread.join()
+    assert statistics.median(seconds) < 0.1
+    machine.check_alive()
+
+
+def test_a_semaphore_that_stays_readable_holds_nobody_up(scene: Scene) -> None:
+    """A kick descriptor that can never be drained keeps the daemon looking, but not from its work."""
+    machine = scene.machine(run=False)
+    os.close(machine.reporting.kick_fd)
+    machine.reporting.kick_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
+    os.eventfd_write(machine.reporting.kick_fd, 1 << 62)
+    machine.set_memory()
+    machine.start(machine.reporting)
+    seconds = [time_of(scene.neighbour.check_alive) for _ in range(50)]
+    assert statistics.median(seconds) < 0.1
+    machine.check_alive()
+
+
+def test_endless_reports_of_one_machine_hold_no_other_up(scene: Scene) -> None:
+    """A ring that is refilled as fast as it is emptied, with the longest chains it takes, all of them refused."""
+    machine = scene.machine(wanted=WANTED & ~feature_mask(FeatureBit.RING_EVENT_IDX))
+    bad = [(DATA_AT + 1 + i, PAGE_SIZE) for i in range(256)]
+    stop = threading.Event()
+
+    def refill() -> None:
+        while not stop.is_set():
+            while machine.reporting.driver.outstanding < 14:
+                machine.reporting.driver.add((), [(GUEST_BASE + at, length) for at, length in bad])
+            machine.reporting.kick()
+            while machine.reporting.driver.get_used() is not None:
+                pass
+
+    thread = threading.Thread(target=refill)
+    thread.start()
+    try:
+        seconds = [time_of(scene.neighbour.check_alive) for _ in range(50)]
+    finally:
+        stop.set()
+        thread.join()
+    machine.reporting.collect(machine.reporting.driver.outstanding)
+    assert statistics.median(seconds) < 0.1
+    number = machine.client.number
+    count = machine.reporting.ring.used[1]
+    scene.expect(machine, *[("refused", "unaligned")] * count)
+    assert len(scene.daemon.events.all("report", vm=number)) == count
+
+
+def time_of(action: object) -> float:
+    """Return the seconds that a call takes."""
+    assert callable(action)
+    began = time.monotonic()
+    action()
+    return time.monotonic() - began
+
+
+# -- the daemon's own end ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_daemon_leaves_at_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    with DaemonProcess(tmp_path) as daemon:
+        daemon.signal(number)
+        assert daemon.wait() == 0
+    assert not daemon.socket_path.exists()
+
+
+def test_a_daemon_with_guests_tells_each_of_them(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path) as daemon:
+        machines = [VirtualMachine(daemon.socket_path) for _ in range(5)]
+        halfway = Client(daemon.socket_path)
+        halfway.send(build_message(FrontendRequest.SET_FEATURES, 0)[:7])
+        for machine in machines:
+            machine.check_alive()
+        daemon.events.wait_for_count("connected", 6)
+        assert daemon.stop() == 0
+        assert [event["reason"] for event in daemon.events.all("disconnected")] == ["daemon stops"] * 6
+        for client in (halfway, *(machine.client for machine in machines)):
+            assert client.is_closed_by_peer()
+        for machine in machines:
+            machine.close()
+        halfway.close()
+    assert not daemon.socket_path.exists()
+
+
+@pytest.mark.parametrize("vanished", [False, True], ids=["connected", "vanished"])
+def test_a_daemon_that_stops_finishes_the_chain_in_hand(tmp_path: Path, vanished: bool) -> None:
+    """Whenever the signal comes: what was acknowledged is gone, all that was not is untouched."""
+    chains, chain_bytes = 6, 64 * MIB
+    with DaemonProcess(tmp_path) as daemon:
+        machine = VirtualMachine(daemon.socket_path, ram=Ram(DATA_AT + chains * chain_bytes))
+        ram = machine.ram
+        for at in range(DATA_AT, ram.size, MIB):
+            os.pwrite(ram.fd, b"x" * MIB, at)
+        for chain in range(chains):
+            start = DATA_AT + chain * chain_bytes
+            machine.reporting.driver.add((), [(GUEST_BASE + start + i * MIB, MIB) for i in range(64)])
+        machine.reporting.kick()
+        until(lambda: os.lseek(ram.fd, DATA_AT, os.SEEK_DATA) != DATA_AT, "the first page is discarded")
+        if vanished:
+            machine.client.close()
+        assert daemon.stop() == 0
+        used = machine.reporting.ring.used[1]
+        assert 1 <= used < chains
+        first_left = DATA_AT + used * chain_bytes
+        assert ram.pages(end=first_left) == set()
+        assert len(ram.pages(first_left)) == (chains - used) * chain_bytes // PAGE_SIZE
+        event = daemon.events.all("disconnected")[0]
+        assert (event["reports"], event["discarded_bytes"]) == (used, used * chain_bytes)
+        assert len(daemon.events.all("report")) == used
+        machine.close()
+    assert not daemon.socket_path.exists()
+
+
+def test_a_daemon_that_stops_while_crowds_come_and_go(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path) as daemon:
+        stop = threading.Event()
+
+        def come_and_go() -> None:
+            while not stop.is_set():
+                with socket.socket(socket.AF_UNIX) as sock:
+                    try:
+                        sock.connect(str(daemon.socket_path))
+                        sock.sendall(build_message(FrontendRequest.SET_OWNER))
+                    except OSError:
+                        return
+
+        threads = [threading.Thread(target=come_and_go) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        daemon.events.wait_for_count("disconnected", 50)
+        assert daemon.stop() == 0
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert len(daemon.events.all("disconnected")) == len(daemon.events.all("connected"))
