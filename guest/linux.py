@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 
@@ -16,7 +15,8 @@ from guest.linux_host import choose_ram_directory, require_listening
 from guest.linux_machine import Machine, Plan
 from guest.linux_packages import locate
 from guest.linux_streams import is_terminal, occupy_standard_descriptors
-from protocol.errors import BalloonError, UsageError
+from protocol.command_line import Parser, run_command
+from protocol.errors import UsageError
 from protocol.events import open_event_log
 
 PROGRAM = "balloon-linux"
@@ -40,22 +40,13 @@ kernel, balloon module and busybox are linux.uml and busybox of this machine, or
 """
 
 
-def version() -> str:
-    """Return the installed version, or ``"(checkout)"`` when run without being installed."""
-    try:
-        return metadata.version("vhost-user-balloon")
-    except metadata.PackageNotFoundError:
-        return "(checkout)"
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line, without COMMAND."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} --socket-path PATH [options] [-- COMMAND...]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--socket-path", metavar="PATH", type=Path, help="the daemon's unix socket")
     parser.add_argument("--memory", metavar="SIZE", default="512M", help="the guest's memory (default: 512M)")
@@ -68,7 +59,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--kernel-log", metavar="PATH", type=Path, help="keep the kernel's messages in this file")
     parser.add_argument("--fetch-only", action="store_true", help="see that kernel and busybox are there, and exit")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help=argparse.SUPPRESS)
     return parser
 
@@ -168,20 +158,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(options)
     handler = signal.signal(signal.SIGTERM, _terminated)  # what is unpacked so far is removed then
     try:
-        return _run(arguments, [*arguments.command, *command])
-    except UsageError as error:
-        _notice(str(error))
-        return 2
-    except BalloonError as error:
-        _notice(str(error))
-        return 1
+        return run_command(PROGRAM, lambda: _run(arguments, [*arguments.command, *command]))
     except OSError as error:  # a full disk, no more processes: nothing of ours is wrong
         _notice(str(error))
         return 1
-    except KeyboardInterrupt:
-        show_progress("")
-        return 128 + signal.SIGINT
     finally:
+        show_progress("")
         signal.signal(signal.SIGTERM, handler)
 
 
