@@ -52,19 +52,23 @@ def _add_reporting(parser: argparse.ArgumentParser) -> None:
     reporting = parser.add_argument_group("free page reporting")
     reporting.add_argument(
         "--reporter",
-        choices=("boundary", "rotation", "off"),
+        choices=("boundary", "rotation", "scan", "off"),
         default="boundary",
-        help="boundary: the 2019 design with its reported boundary (default); rotation: as merged in Linux; off: none",
+        help="boundary: the 2019 design with its reported boundary (default); rotation: as merged in Linux; "
+        "scan: the 2019 design without a boundary; off: none",
     )
     reporting.add_argument("--reporting-order", metavar="N", type=int, help="least order reported (default: 9)")
     reporting.add_argument(
-        "--reporting-delay", metavar="S", type=option_type(_seconds), help="seconds (boundary: 0.1, rotation: 2)"
+        "--reporting-delay", metavar="S", type=option_type(_seconds), help="seconds (default: 0.1; rotation: 2)"
     )
     reporting.add_argument(
-        "--reporting-capacity", metavar="N", type=int, help="blocks in one report (boundary: 16, rotation: 32)"
+        "--reporting-capacity", metavar="N", type=int, help="blocks in one report (default: 16; rotation: 32)"
     )
     reporting.add_argument(
-        "--high-water-mark", metavar="N", type=int, help="unreported blocks that start a pass (boundary only: 32)"
+        "--high-water-mark",
+        metavar="N",
+        type=int,
+        help="unreported blocks that start a pass (default: 32; not for rotation)",
     )
 
 

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from inspect import GEN_SUSPENDED, getgeneratorstate
 from typing import ClassVar
 
-from guest.mm.mmzone import MAX_ORDER, NO_ORDER, NR_PAGE_ORDERS, Pfn, Zone
+from guest.mm.mmzone import MAX_ORDER, NO_ORDER, NR_PAGE_ORDERS, PAGEBLOCK_ORDER, Pfn, Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import BUDDY, REPORTED
 from protocol.errors import UsageError
@@ -123,7 +123,7 @@ class PageReporter(ABC):
     """A reporter for all zones of one allocator: scheduling, reports and drain. Subclasses add the walk and the pacing.
 
     Args:
-        order: blocks of at least this order are reported.
+        order: blocks of at least this order are reported; None is the order of a pageblock.
         delay: seconds between a request and the work.
         capacity: blocks in one report, unless the device takes fewer.
 
@@ -133,7 +133,9 @@ class PageReporter(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, allocator: PageAllocator, *, order: int, delay: float, capacity: int) -> None:
+    def __init__(self, allocator: PageAllocator, *, order: int | None, delay: float, capacity: int) -> None:
+        if order is None:
+            order = PAGEBLOCK_ORDER
         if not 0 <= order <= MAX_ORDER:
             raise UsageError(f"reporting order {order} is not within 0 and {MAX_ORDER}")
         if not 0 <= delay < float("inf"):
@@ -169,6 +171,7 @@ class PageReporter(ABC):
         on_request: Callable[[], None],
         *,
         clock: Callable[[], float] | None = None,
+        device_order: int | None = None,
     ) -> None:
         """Start: request all zones, then listen to frees (``page_reporting_register``).
 
@@ -178,6 +181,8 @@ class PageReporter(ABC):
             on_request: called each time work has been scheduled, also from inside a free and from in here. ``due`` is
                 set then. It must not allocate or free.
             clock: returns the present; None means the attribute ``now``.
+            device_order: the least order that the device would like to be told of, None when it does not say. The
+                designs of 2019 do not ask; see ``Rotation``.
 
         Raises:
             UsageError: the device takes nothing (-EINVAL), or a reporter is registered already (-EBUSY).
@@ -191,6 +196,7 @@ class PageReporter(ABC):
         self._clock = clock
         self._on_request = on_request
         self.allocator.reporter = self
+        self._choose_order(device_order)
         self._request_all()
         for zone in self.allocator.zones:
             zone.notify = self._notify_free
@@ -251,6 +257,10 @@ class PageReporter(ABC):
 
     def validate(self) -> None:  # noqa: B027
         """Raise CorruptionError when the reporter's own state contradicts the lists. Here: no such state."""
+
+    def _choose_order(self, device_order: int | None) -> None:  # noqa: B027
+        # Settle `order` before the first request. Here: it was settled when the reporter was made.
+        pass
 
     @abstractmethod
     def _notify_free(self, zone: Zone, order: int) -> None:

@@ -6,9 +6,11 @@ from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_reporting import PageReporter
 from guest.mm.reported_boundary import ReportedBoundary
 from guest.mm.rotation import Rotation
+from guest.mm.scan import Scan
+from guest.mm.zone_reporting import ZoneReporter
 from protocol.errors import UsageError
 
-REPORTERS: Final[dict[str, type[PageReporter]]] = {kind.name: kind for kind in (ReportedBoundary, Rotation)}
+REPORTERS: Final[dict[str, type[PageReporter]]] = {kind.name: kind for kind in (ReportedBoundary, Rotation, Scan)}
 
 
 def make_reporter(
@@ -23,11 +25,11 @@ def make_reporter(
     """Return an unregistered reporter for ``allocator``. None leaves a value at that reporter's own default.
 
     Args:
-        name: ``boundary`` or ``rotation``.
+        name: ``boundary``, ``rotation`` or ``scan``.
         order: least order that is reported.
         delay: seconds from a request to the work.
         capacity: blocks in one report.
-        high_water_mark: unreported blocks of one order that start the ``boundary`` reporter; no other has one.
+        high_water_mark: unreported blocks of one order that start ``boundary`` and ``scan``; ``rotation`` has none.
 
     Raises:
         UsageError: no such reporter, or a value that it cannot take.
@@ -36,7 +38,7 @@ def make_reporter(
         raise UsageError(f"no page reporter is called {name!r} (there are {', '.join(REPORTERS)})")
     given: dict[str, Any] = {"order": order, "delay": delay, "capacity": capacity}
     if high_water_mark is not None:
-        if name != ReportedBoundary.name:
+        if not issubclass(REPORTERS[name], ZoneReporter):
             raise UsageError(f"the {name} reporter has no high-water mark")
         given["high_water_mark"] = high_water_mark
     return REPORTERS[name](allocator, **{key: value for key, value in given.items() if value is not None})

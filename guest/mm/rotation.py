@@ -23,7 +23,7 @@ from enum import Enum, auto
 from typing import ClassVar, Final
 
 from guest.mm.free_list import LIST_HEADS
-from guest.mm.mmzone import MAX_ORDER, PAGEBLOCK_ORDER, MigrateType, ReportingState, Zone
+from guest.mm.mmzone import MAX_ORDER, MigrateType, ReportingState, Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import REPORTED
 from guest.mm.page_reporting import PageReporter, Report, Scatterlist
@@ -62,7 +62,7 @@ class Rotation(PageReporter):
     """Reports from the head of each list, lowest order first, a bounded part of it in each pass.
 
     Args:
-        order: ``page_reporting_order``.
+        order: ``page_reporting_order``, from 0 up. None is the kernel's -1: the first device to register decides.
         delay: seconds from the first free to the pass, and from one pass to the next.
         capacity: blocks in a report; the budget and the watermark rule depend on it as well.
     """
@@ -73,12 +73,23 @@ class Rotation(PageReporter):
         self,
         allocator: PageAllocator,
         *,
-        order: int = PAGEBLOCK_ORDER,
+        order: int | None = None,
         delay: float = DELAY,
         capacity: int = CAPACITY,
     ) -> None:
         super().__init__(allocator, order=order, delay=delay, capacity=capacity)
+        self.page_reporting_order = order
+        """The module parameter: what was asked for, else what the first registration settled; it sticks."""
         self.state = _IDLE
+
+    def _choose_order(self, device_order: int | None) -> None:
+        # page_reporting_register since 5.14, with the checks of 2022: a device's order of 0 says nothing, as does one
+        # above MAX_ORDER. (A proposal of 2026 makes 0 count; not seen merged.)
+        if self.page_reporting_order is None:
+            usable = device_order is not None and 0 < device_order <= MAX_ORDER
+            self.page_reporting_order = device_order if usable else self.order
+        assert self.page_reporting_order is not None
+        self.order = self.page_reporting_order
 
     # --- Requests ---
 

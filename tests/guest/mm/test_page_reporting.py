@@ -1,4 +1,4 @@
-"""guest/mm/page_reporting.py: what both reporters share."""
+"""guest/mm/page_reporting.py: what all reporters share."""
 
 from collections.abc import Iterator
 

@@ -8,7 +8,8 @@ from guest.mm.free_list import LIST_HEADS
 from guest.mm.mmzone import MIGRATE_TYPES, MigrateType, ReportingState, ZoneSpan
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_reporting import Report
-from guest.mm.reported_boundary import TRANSITIONS, ReportedBoundary, ZoneEvent
+from guest.mm.reported_boundary import ReportedBoundary
+from guest.mm.zone_reporting import TRANSITIONS, ZoneEvent
 from tests.guest.mm.reporting import blocks, do_nothing, due, entries, reported, run_pass
 
 WHOLE = 1024

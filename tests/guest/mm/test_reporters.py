@@ -8,6 +8,7 @@ from guest.mm.page_alloc import PageAllocator
 from guest.mm.reported_boundary import ReportedBoundary
 from guest.mm.reporters import REPORTERS, make_reporter
 from guest.mm.rotation import Rotation
+from guest.mm.scan import Scan
 from protocol.errors import UsageError
 
 
@@ -19,7 +20,10 @@ def test_the_defaults_are_those_of_each_design() -> None:
     rotation = make_reporter("rotation", allocator)
     assert isinstance(rotation, Rotation)
     assert (rotation.order, rotation.delay, rotation.capacity) == (9, 2.0, 32)
-    assert list(REPORTERS) == ["boundary", "rotation"]
+    scan = make_reporter("scan", allocator)
+    assert isinstance(scan, Scan)
+    assert (scan.order, scan.delay, scan.capacity, scan.high_water_mark) == (9, 0.1, 16, 32)
+    assert list(REPORTERS) == ["boundary", "rotation", "scan"]
 
 
 def test_every_constant_can_be_given() -> None:
@@ -35,9 +39,10 @@ def test_a_low_mark_takes_the_default_capacity_with_it() -> None:
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("scan", {}, r"no page reporter is called 'scan' \(there are boundary, rotation\)"),
+        ("v12", {}, r"no page reporter is called 'v12' \(there are boundary, rotation, scan\)"),
         ("rotation", {"high_water_mark": 32}, "the rotation reporter has no high-water mark"),
         ("boundary", {"high_water_mark": 0}, "high-water mark 0 is not at least 1"),
+        ("scan", {"capacity": 33}, "reporting capacity 33 is above the high-water mark of 32"),
         ("boundary", {"capacity": 33}, "reporting capacity 33 is above the high-water mark of 32"),
         ("boundary", {"capacity": 0}, "reporting capacity 0 is not at least 1"),
         ("rotation", {"order": 11}, "reporting order 11 is not within 0 and 10"),

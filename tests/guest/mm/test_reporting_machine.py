@@ -1,4 +1,4 @@
-"""Any sequence of allocations, frees, reports, failures, moves and resets, with both reporters.
+"""Any sequence of allocations, frees, reports, failures, moves and resets, with every reporter.
 
 A small guest with a low reporting order, so that blocks split, merge and run out all the time. After every step
 ``validate()`` compares lists, map, counters and boundaries; the machine keeps what only an observer can know: which
@@ -62,7 +62,7 @@ class Reporting(RuleBasedStateMachine):
             self.allocator,
             order=order,
             capacity=capacity,
-            high_water_mark=capacity if self.reporter_name == "boundary" else None,
+            high_water_mark=None if self.reporter_name == "rotation" else capacity,
         )
         self.reporter.register(32, 0.0, do_nothing)
 

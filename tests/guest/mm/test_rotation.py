@@ -268,6 +268,37 @@ def test_order_zero_reports_single_pages() -> None:
     allocator.validate()
 
 
+@pytest.mark.parametrize(
+    ("parameter", "device_order", "order"),
+    [
+        (None, None, 9),
+        (None, 4, 4),
+        (None, 10, 10),
+        (None, 0, 9),
+        (None, 11, 9),
+        (None, -1, 9),
+        (0, 4, 0),
+        (7, None, 7),
+    ],
+)
+def test_the_parameter_decides_the_order_else_the_device_else_the_pageblock(
+    parameter: int | None, device_order: int | None, order: int
+) -> None:
+    allocator = guest(2)
+    reporter = Rotation(allocator, order=parameter)
+    reporter.register(32, 0.0, do_nothing, device_order=device_order)
+    assert (reporter.order, allocator.zones[0].notify_order) == (order, order)
+
+
+def test_the_order_that_the_first_device_settled_sticks() -> None:
+    allocator = guest(2)
+    reporter = Rotation(allocator)
+    for device_order in (5, 3, None):
+        reporter.register(32, 0.0, do_nothing, device_order=device_order)
+        assert (reporter.page_reporting_order, reporter.order) == (5, 5)
+        reporter.unregister()
+
+
 @pytest.mark.parametrize("event", list(DeviceEvent))
 @pytest.mark.parametrize("before", list(ReportingState))
 def test_the_states_have_these_transitions_and_no_others(before: ReportingState, event: DeviceEvent) -> None:
