@@ -1,0 +1,84 @@
+"""A zone as another machine's /proc/buddyinfo shows it: the same free blocks of each order, everything else allocated.
+
+Knows the text and the layout of memory. Must not know reporters, nor what the allocated rest is.
+
+Where the free blocks lie is not in the text and is chosen here: whole blocks of MAX_ORDER at the top of the zone, the
+smaller ones packed below them. How a reporter cuts its passes does not depend on it, but what merges later does. All
+blocks are MOVABLE.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from guest.mm.free_list import list_head
+from guest.mm.mmzone import MAX_ORDER, NR_PAGE_ORDERS, MigrateType, Zone
+from guest.mm.page_alloc import PageAllocator
+from guest.mm.page_flags import ALLOCATED, BUDDY, MOVABLE
+from protocol.errors import UsageError
+
+_LINE: Final = re.compile(rf"Node +(\d+), zone +(\S+)((?: +\d+){{{NR_PAGE_ORDERS}}}) *")
+
+
+def parse_buddyinfo(text: str) -> dict[tuple[int, str], tuple[int, ...]]:
+    """Return the free blocks of each order, 0 to MAX_ORDER, by node and name of the zone, in the order of the lines.
+
+    Raises:
+        UsageError: naming the line that is none of /proc/buddyinfo.
+    """
+    zones: dict[tuple[int, str], tuple[int, ...]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise UsageError(f"buddyinfo, line {number}: {line!r} is not a zone and {NR_PAGE_ORDERS} counts")
+        zone = int(match[1]), match[2]
+        if zone in zones:
+            raise UsageError(f"buddyinfo, line {number}: node {zone[0]}, zone {zone[1]} a second time")
+        zones[zone] = tuple(map(int, match[3].split()))
+    if not zones:
+        raise UsageError("buddyinfo: no zone")
+    return zones
+
+
+def shape_zone(allocator: PageAllocator, zone: Zone, nr_free: Sequence[int]) -> None:
+    """Allocate and fragment a zone that is wholly free, as after boot, so that ``zone.nr_free`` becomes ``nr_free``.
+
+    Raises:
+        UsageError: the zone has no room for so many free blocks, or is in use already; nothing was changed.
+    """
+    if zone.free_pages != zone.managed_pages:
+        raise UsageError(f"zone {zone.name} is in use: {zone.free_pages} of {zone.managed_pages} pages are free")
+    wanted = list(nr_free)
+    heads = sorted(zone.free_list.entries(MAX_ORDER, MigrateType.MOVABLE))
+    carved = heads[: max(0, len(heads) - wanted[MAX_ORDER])]
+    pieces = [piece for head in carved for piece in _carve(head, MAX_ORDER, wanted)]
+    if wanted[MAX_ORDER] > len(heads) or any(wanted[:MAX_ORDER]):
+        raise UsageError(f"zone {zone.name} of {zone.managed_pages} pages has no room for free blocks {list(nr_free)}")
+    taken = [(pfn, order) for order in range(MAX_ORDER) for pfn in zone.free_list.entries(order, MigrateType.MOVABLE)]
+    for pfn, order in taken + [(head, MAX_ORDER) for head in carved]:
+        zone.free_list.remove(pfn)
+        zone.nr_free[order] -= 1
+        zone.free_pages -= 1 << order
+        allocator.mem_map[pfn] = ALLOCATED | MOVABLE | order
+    for pfn, order, free in pieces:
+        allocator.mem_map[pfn] = BUDDY | order if free else ALLOCATED | MOVABLE | order
+        if free:
+            zone.free_list.add_before(pfn, list_head(order, MigrateType.MOVABLE))
+            zone.nr_free[order] += 1
+            zone.free_pages += 1 << order
+
+
+def _carve(pfn: int, order: int, wanted: list[int]) -> Iterator[tuple[int, int, bool]]:
+    # Cut a block into (pfn, order, free), taking from `wanted` what fits: the largest that is still wanted as the lower
+    # half, smaller ones in the upper half. No half is free as a whole where the other is, so nothing can merge.
+    if not any(wanted[:order]):
+        yield pfn, order, False
+        return
+    order -= 1
+    upper = pfn + (1 << order)
+    if wanted[order]:
+        wanted[order] -= 1
+        yield pfn, order, True
+    else:
+        yield from _carve(pfn, order, wanted)
+    yield from _carve(upper, order, wanted)
