@@ -4,23 +4,66 @@ Knows how zones and the map are laid out at first; must not know how blocks are 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from guest.mm.free_list import list_head
 from guest.mm.mmzone import (
     MAX_ORDER,
     MAX_ORDER_NR_PAGES,
     MAX_PFN,
+    PAGE_SHIFT,
     MigrateType,
     Zone,
     ZoneSpan,
+    default_min_free_kbytes,
     watermarks,
 )
 from guest.mm.page_flags import ABSENT, BUDDY
+from guest.mm.pcp import PerCpuPages, pcp_orders, zone_batchsize, zone_highsize
+from guest.mm.watermark import setup_lowmem_reserve
 from protocol.errors import UsageError
 
 if TYPE_CHECKING:
     from guest.mm.page_alloc import PageAllocator
+
+
+DMA_END_PFN: Final = 16 << 20 >> PAGE_SHIFT
+"""MAX_DMA_PFN of x86-64: what the controllers of the first personal computers can reach."""
+DMA32_END_PFN: Final = 4 << 30 >> PAGE_SHIFT
+"""MAX_DMA32_PFN of x86-64."""
+
+
+def x86_64_zones(total_pages: int, *, start_pfn: int = 0, kernelcore_pages: int | None = None) -> tuple[ZoneSpan, ...]:
+    """Return the zones that x86-64 makes of memory without holes: DMA, DMA32 and Normal, as far as it reaches.
+
+    With ``kernelcore_pages`` (the kernel's parameter ``kernelcore=``), so many pages stay for every use, and the rest
+    of the highest zone becomes Movable, from the next multiple of MAX_ORDER_NR_PAGES on. The zones below count as such
+    pages, too, so they never shrink.
+
+    Raises:
+        UsageError: memory of no size or beyond the address space, or a negative ``kernelcore_pages``.
+    """
+    check_spans(total_pages, start_pfn, None)
+    end_pfn = start_pfn + total_pages
+    ends = (("DMA", DMA_END_PFN), ("DMA32", DMA32_END_PFN), ("Normal", end_pfn))
+    spans: list[ZoneSpan] = []
+    position = start_pfn
+    for name, limit in ends:
+        if position < min(limit, end_pfn):
+            spans.append(ZoneSpan(name=name, start_pfn=position, end_pfn=min(limit, end_pfn)))
+            position = spans[-1].end_pfn
+    if kernelcore_pages is None:
+        return tuple(spans)
+    if kernelcore_pages < 0:
+        raise UsageError(f"a kernel core of {kernelcore_pages} pages cannot be")
+    highest = spans.pop()
+    movable_pfn = max(highest.start_pfn, start_pfn + kernelcore_pages)
+    movable_pfn = min(end_pfn, -(-movable_pfn // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES)
+    if movable_pfn > highest.start_pfn:
+        spans.append(ZoneSpan(name=highest.name, start_pfn=highest.start_pfn, end_pfn=movable_pfn))
+    if movable_pfn < end_pfn:
+        spans.append(ZoneSpan(name="Movable", start_pfn=movable_pfn, end_pfn=end_pfn))
+    return tuple(spans)
 
 
 def check_spans(total_pages: int, start_pfn: int, zones: Sequence[ZoneSpan] | None) -> tuple[ZoneSpan, ...]:
@@ -62,11 +105,24 @@ def make_mem_map(start_pfn: int, end_pfn: int) -> bytearray:
 
 def make_zones(spans: Sequence[ZoneSpan], min_free_kbytes: int | None) -> tuple[Zone, ...]:
     """Return empty zones, with the watermarks that the whole memory gives them."""
-    lowmem_pages = sum(span.end_pfn - span.start_pfn for span in spans)
-    return tuple(
-        Zone(index, span, watermarks(span.end_pfn - span.start_pfn, lowmem_pages, min_free_kbytes=min_free_kbytes))
-        for index, span in enumerate(spans)
-    )
+    all_pages = sum(span.end_pfn - span.start_pfn for span in spans)
+    zones: list[Zone] = []
+    if min_free_kbytes is None:
+        movable_pages = sum(span.end_pfn - span.start_pfn for span in spans if span.name == "Movable")
+        min_free_kbytes = default_min_free_kbytes(all_pages - movable_pages)
+    for index, span in enumerate(spans):
+        marks = watermarks(span.end_pfn - span.start_pfn, all_pages, min_free_kbytes=min_free_kbytes)
+        zones.append(Zone(index, span, marks))
+    setup_lowmem_reserve(zones)
+    return tuple(zones)
+
+
+def make_pcps(zone: Zone, nr_cpus: int, thp_order: int | None) -> None:
+    """Give a zone per-CPU lists for ``nr_cpus`` processors, the first of which runs (``setup_per_cpu_pageset``)."""
+    batch = zone_batchsize(zone.managed_pages)
+    high = zone_highsize(zone.watermarks.low, batch, nr_cpus)
+    zone.pcps = tuple(PerCpuPages(batch, high, pcp_orders(thp_order)) for _ in range(nr_cpus))
+    zone.pcp = zone.pcps[0]
 
 
 def free_pages_core(allocator: "PageAllocator", zone: Zone) -> None:

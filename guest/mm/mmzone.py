@@ -10,6 +10,7 @@ from math import isqrt
 from typing import Final, NewType
 
 from guest.mm.free_list import FreeList
+from guest.mm.pcp import PerCpuPages
 
 Pfn = NewType("Pfn", int)
 """A page frame number: guest physical address divided by 4096."""
@@ -25,6 +26,8 @@ NO_ORDER: Final = NR_PAGE_ORDERS
 """An order that no block has. "From this order on" with this value means "never"."""
 MAX_PFN: Final = 1 << 40
 """First page frame number beyond a guest physical address of 52 bits, the most that x86-64 can have."""
+NEVER: Final = 1 << 62
+"""A number of pages that no zone has."""
 
 
 class MigrateType(IntEnum):
@@ -39,6 +42,33 @@ class MigrateType(IntEnum):
 
 
 MIGRATE_TYPES: Final = len(MigrateType)
+MIGRATE_PCPTYPES: Final = 3
+"""The types before this one are ordinary: they have per-CPU lists, take from each other, and merge with each other."""
+
+
+class ZoneType(IntEnum):
+    """``enum zone_type`` of x86-64, in the kernel's order: the index of ``lowmem_reserve``."""
+
+    DMA = 0
+    DMA32 = 1
+    NORMAL = 2
+    MOVABLE = 3
+
+
+ZONE_TYPES: Final = {
+    "DMA": ZoneType.DMA,
+    "DMA32": ZoneType.DMA32,
+    "Normal": ZoneType.NORMAL,
+    "Movable": ZoneType.MOVABLE,
+}
+"""The kernel's names of zones. A zone of any other name counts as a Normal one."""
+
+
+def highest_zone_type(migratetype: int) -> ZoneType:
+    """Return the highest zone that a request may use (``gfp_zone``): Movable is for movable pages alone."""
+    if migratetype in (MigrateType.MOVABLE, MigrateType.CMA):
+        return ZoneType.MOVABLE
+    return ZoneType.NORMAL
 
 
 class ReportingState(IntEnum):
@@ -67,6 +97,15 @@ class Watermarks:
     high: int
 
 
+def default_min_free_kbytes(lowmem_pages: int) -> int:
+    """Return ``vm.min_free_kbytes`` as computed at boot: 4 * sqrt(lowmem in KiB) within 128 and 262144.
+
+    ``lowmem_pages`` are the pages of all zones that any request may use, which Movable is not (mm/page_alloc.c,
+    ``calculate_min_free_kbytes`` and ``nr_free_buffer_pages``).
+    """
+    return max(128, min(262144, isqrt((lowmem_pages << (PAGE_SHIFT - 10)) * 16)))
+
+
 def watermarks(
     managed_pages: int, lowmem_pages: int, *, min_free_kbytes: int | None = None, scale: int = 10
 ) -> Watermarks:
@@ -75,12 +114,11 @@ def watermarks(
     Args:
         managed_pages: pages of this zone.
         lowmem_pages: pages of all zones together, of which this zone carries its share.
-        min_free_kbytes: ``vm.min_free_kbytes``; None computes 4 * sqrt(lowmem in KiB) within 128 and 262144.
+        min_free_kbytes: ``vm.min_free_kbytes``; None computes it from ``lowmem_pages``.
         scale: ``vm.watermark_scale_factor`` in 1/10000 of the zone.
     """
     if min_free_kbytes is None:
-        lowmem_kbytes = lowmem_pages << (PAGE_SHIFT - 10)
-        min_free_kbytes = max(128, min(262144, isqrt(lowmem_kbytes * 16)))
+        min_free_kbytes = default_min_free_kbytes(lowmem_pages)
     minimum = (min_free_kbytes >> (PAGE_SHIFT - 10)) * managed_pages // lowmem_pages
     step = max(minimum >> 2, managed_pages * scale // 10000)
     return Watermarks(min=minimum, low=minimum + step, high=minimum + 2 * step)
@@ -90,7 +128,12 @@ class Zone:
     """``struct zone``: the free lists and counters of one span of page frames.
 
     ``nr_free`` and ``reported_pages`` are fixed arrays with one place per order. Both count blocks of that order, not
-    4 KiB pages. ``free_pages`` counts 4 KiB pages. A block that a reporter has isolated is in none of them.
+    4 KiB pages. ``free_pages`` counts 4 KiB pages. A block that a reporter has isolated is in none of them, a page on a
+    per-CPU list neither.
+
+    ``fast_mark`` says for each migratetype how many pages have to stay free for a request to be served without a
+    second look; see :mod:`guest.mm.watermark`, which alone writes it. Where ``watermarks``, the reserves or the boost
+    change, ``watermark.refresh`` has to be called.
 
     What page reporting keeps here is written by the registered reporter alone and read by ``page_alloc``:
 
@@ -105,22 +148,31 @@ class Zone:
     """
 
     __slots__ = (
+        "cma_pages",
         "end_pfn",
+        "fast_mark",
+        "free_cma_pages",
         "free_list",
         "free_pages",
         "index",
+        "lowmem_reserve",
         "managed_pages",
         "name",
         "node",
         "notify",
         "notify_order",
         "nr_free",
+        "nr_reserved_highatomic",
+        "pcp",
+        "pcps",
         "reported_boundary",
         "reported_boundary_order",
         "reported_index",
         "reported_pages",
         "reporting_state",
         "start_pfn",
+        "type",
+        "watermark_boost",
         "watermark_min",
         "watermarks",
     )
@@ -129,11 +181,25 @@ class Zone:
         self.index = index
         self.node = node
         self.name = span.name
+        self.type = ZONE_TYPES.get(span.name, ZoneType.NORMAL)
         self.start_pfn = span.start_pfn
         self.end_pfn = span.end_pfn
         self.managed_pages = span.end_pfn - span.start_pfn
         self.watermarks = marks
         self.watermark_min = marks.min  # a copy one attribute away: every allocation compares with it
+        self.watermark_boost = 0
+        """Pages on top of every watermark since types had to mix, until kswapd has run."""
+        self.lowmem_reserve = (0,) * len(ZoneType)
+        """Pages kept from requests that could use a higher zone, by the highest zone they could use."""
+        self.fast_mark = [NEVER] * MIGRATE_TYPES
+        self.nr_reserved_highatomic = 0
+        """Pages in HIGHATOMIC pageblocks, free or not."""
+        self.cma_pages = 0
+        """Pages in CMA pageblocks, free or not."""
+        self.free_cma_pages = 0
+        self.pcp: PerCpuPages | None = None
+        """The per-CPU lists of the CPU that runs at the moment; None where there are none."""
+        self.pcps: tuple[PerCpuPages, ...] = ()
         self.free_list = FreeList()
         self.nr_free = [0] * NR_PAGE_ORDERS
         self.free_pages = 0

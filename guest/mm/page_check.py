@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from guest.mm.errors import BadPageError, CorruptionError, DoubleFreeError, NotAllocatedError, WrongOrderError
 from guest.mm.free_list import LIST_HEADS
-from guest.mm.mmzone import MIGRATE_TYPES, NR_PAGE_ORDERS, PAGEBLOCK_ORDER, Zone
-from guest.mm.page_flags import ABSENT, BLOCK_ORDER, BUDDY, BUDDY_ORDER, ISOLATED, REPORTED
+from guest.mm.mmzone import MAX_ORDER, MIGRATE_TYPES, NR_PAGE_ORDERS, MigrateType, Zone
+from guest.mm.page_flags import ABSENT, BLOCK_ORDER, BUDDY, BUDDY_ORDER, ISOLATED, ORDER_MASK, PCP, REPORTED
 
 if TYPE_CHECKING:
     from guest.mm.page_alloc import PageAllocator
@@ -22,6 +22,8 @@ def bad_page(mem_map: bytearray, pfn: int, order: int) -> BadPageError:
     head, head_order = _block_of(mem_map, pfn)
     state = mem_map[head]
     where = f"in the block at pfn {head} of order {head_order}"
+    if state & ~ORDER_MASK == PCP:
+        return DoubleFreeError(f"{what}: it is already free, on a per-CPU list, {where}", pfn=pfn, order=order)
     if state & ISOLATED:
         return DoubleFreeError(f"{what}: it is free and being reported, {where}", pfn=pfn, order=order)
     if state & BUDDY:
@@ -48,17 +50,20 @@ def validate(allocator: "PageAllocator") -> None:
         CorruptionError: naming the first disagreement.
     """
     for zone in allocator.zones:
-        mapped = _walk_map(allocator.mem_map, zone)
+        mapped, on_pcp = _walk_map(allocator.mem_map, zone, allocator.pageblock_order)
         listed = _walk_lists(allocator.mem_map, zone)
         if mapped != listed:
             lost = sorted(mapped.keys() ^ listed.keys())[:4]
             raise CorruptionError(f"zone {zone.name}: free in the map or on a list, but not both: pfn {lost}")
         _check_counters(allocator.mem_map, zone, mapped)
+        _check_pcp(zone, on_pcp)
+        _check_cma(allocator, zone)
 
 
-def _walk_map(mem_map: bytearray, zone: Zone) -> dict[int, int]:
-    # Every page belongs to exactly one block. Returns the free ones, pfn to order.
+def _walk_map(mem_map: bytearray, zone: Zone, pageblock_order: int) -> tuple[dict[int, int], dict[int, int]]:
+    # Every page belongs to exactly one block. Returns the free ones and those on per-CPU lists, pfn to order.
     free: dict[int, int] = {}
+    on_pcp: dict[int, int] = {}
     pfn = zone.start_pfn
     while pfn < zone.end_pfn:
         order = BLOCK_ORDER[mem_map[pfn]]
@@ -68,12 +73,14 @@ def _walk_map(mem_map: bytearray, zone: Zone) -> dict[int, int]:
             raise CorruptionError(f"zone {zone.name}: another block begins inside pfn {pfn} of order {order}")
         if BUDDY_ORDER[mem_map[pfn]] is not None:
             free[pfn] = order
-            if order < PAGEBLOCK_ORDER and free.get(pfn ^ (1 << order)) == order:
+            if order < min(pageblock_order, MAX_ORDER) and free.get(pfn ^ (1 << order)) == order:
                 raise CorruptionError(
                     f"zone {zone.name}: pfn {pfn} of order {order} and its buddy are free, not merged"
                 )
+        elif mem_map[pfn] & ~ORDER_MASK == PCP:
+            on_pcp[pfn] = order
         pfn += 1 << order
-    return free
+    return free, on_pcp
 
 
 def _walk_lists(mem_map: bytearray, zone: Zone) -> dict[int, int]:
@@ -118,3 +125,31 @@ def _check_counters(mem_map: bytearray, zone: Zone, free: dict[int, int]) -> Non
     pages = sum(count << order for order, count in enumerate(nr_free))
     if zone.free_pages != pages:
         raise CorruptionError(f"zone {zone.name}: free_pages is {zone.free_pages}, the lists hold {pages}")
+
+
+def _check_pcp(zone: Zone, on_pcp: dict[int, int]) -> None:
+    # Every page marked so is on one per-CPU list of its order, and each CPU's count is right.
+    listed: dict[int, int] = {}
+    for cpu, pcp in enumerate(zone.pcps):
+        pages = 0
+        for order, entries in zip(pcp.list_orders, pcp.lists, strict=True):
+            pages += len(entries) << order
+            for pfn in entries:
+                if pfn in listed:
+                    raise CorruptionError(f"zone {zone.name}: pfn {pfn} is on two per-CPU lists, or twice on one")
+                listed[pfn] = order
+        if pages != pcp.count:
+            raise CorruptionError(f"zone {zone.name}: CPU {cpu} counts {pcp.count} pages, its lists hold {pages}")
+    if listed != on_pcp:
+        lost = sorted(pfn for pfn, _ in listed.items() ^ on_pcp.items())[:4]
+        raise CorruptionError(f"zone {zone.name}: per-CPU in the map or on a list, but not both: pfn {lost}")
+
+
+def _check_cma(allocator: "PageAllocator", zone: Zone) -> None:
+    shift = allocator.pageblock_order
+    types = allocator.pageblock_migratetype[zone.start_pfn >> shift : (zone.end_pfn - 1 >> shift) + 1]
+    if zone.cma_pages != types.count(MigrateType.CMA) << shift:
+        raise CorruptionError(f"zone {zone.name}: cma_pages is {zone.cma_pages}, the pageblocks say otherwise")
+    free = sum(1 << order for order in range(NR_PAGE_ORDERS) for _ in zone.free_list.entries(order, MigrateType.CMA))
+    if zone.free_cma_pages != free:
+        raise CorruptionError(f"zone {zone.name}: free_cma_pages is {zone.free_cma_pages}, the lists hold {free}")

@@ -9,6 +9,7 @@ Only the first page of a block carries a state; the other pages of it are 0. The
     0x40 | order           allocated
     0x60 | order           allocated, movable (as in the kernel one bit serves twice: Reported is PG_uptodate there)
     0x80 | order           isolated: taken off its list by a reporter, neither free nor allocated
+    0x90 | order           on a per-CPU list: free for its last owner, in use for the buddy lists
     0xff                   no memory (a hole, or padding up to a whole block of MAX_ORDER)
     0                      not the first page of a block
 
@@ -23,6 +24,7 @@ REPORTED: Final = 0x20
 MOVABLE: Final = 0x20
 ALLOCATED: Final = 0x40
 ISOLATED: Final = 0x80
+PCP: Final = 0x90
 ABSENT: Final = 0xFF
 TAIL: Final = 0x00
 
@@ -39,7 +41,7 @@ BUDDY_ORDER: Final = _orders_of(BUDDY, BUDDY | REPORTED)
 """State byte to order for a free block, reported or not; None for anything else (``PageBuddy`` and ``buddy_order``)."""
 ALLOCATED_ORDER: Final = _orders_of(ALLOCATED, ALLOCATED | MOVABLE)
 """State byte to order for an allocated block; None for anything else."""
-BLOCK_ORDER: Final = _orders_of(BUDDY, BUDDY | REPORTED, ALLOCATED, ALLOCATED | MOVABLE, ISOLATED)
+BLOCK_ORDER: Final = _orders_of(BUDDY, BUDDY | REPORTED, ALLOCATED, ALLOCATED | MOVABLE, ISOLATED, PCP)
 """State byte to order for the first page of any block; None for anything else."""
 
 

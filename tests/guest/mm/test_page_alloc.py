@@ -3,7 +3,7 @@
 import pytest
 
 from guest.mm.errors import BadPageError, DoubleFreeError, NotAllocatedError, WrongOrderError
-from guest.mm.mmzone import MigrateType, ZoneSpan
+from guest.mm.mmzone import MigrateType, ZoneSpan, ZoneType
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import ABSENT, BUDDY, ISOLATED
 from protocol.errors import UsageError
@@ -63,9 +63,10 @@ def test_a_large_request_fails_when_no_block_is_large_enough() -> None:
 def test_the_highest_zone_is_used_first_and_the_lower_one_when_it_is_exhausted() -> None:
     spans = [ZoneSpan(name="DMA32", start_pfn=0, end_pfn=WHOLE), ZoneSpan(name="Normal", start_pfn=WHOLE, end_pfn=2048)]
     allocator = PageAllocator(2048, zones=spans, min_free_kbytes=0)
-    assert [allocator.alloc_pages(10) for _ in range(3)] == [WHOLE, 0, None]
-    allocator.free_pages(0, 10)
-    assert [zone.free_pages for zone in allocator.zones] == [WHOLE, 0]
+    assert [allocator.alloc_pages(9) for _ in range(4)] == [WHOLE, WHOLE + 512, 0, None]
+    # The lower zone keeps a 256th of the upper one from a request that could have used that one.
+    assert allocator.zones[0].lowmem_reserve[ZoneType.NORMAL] == 4
+    assert [zone.free_pages for zone in allocator.zones] == [512, 0]
     allocator.validate()
 
 

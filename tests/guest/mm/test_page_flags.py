@@ -9,6 +9,7 @@ from guest.mm.page_flags import (
     BUDDY_ORDER,
     ISOLATED,
     MOVABLE,
+    PCP,
     REPORTED,
     TAIL,
     page_buddy,
@@ -22,18 +23,18 @@ def test_each_state_gives_back_its_order_in_its_own_tables_only() -> None:
             assert (BUDDY_ORDER[state], ALLOCATED_ORDER[state], BLOCK_ORDER[state]) == (order, None, order)
         for state in (ALLOCATED | order, ALLOCATED | MOVABLE | order):
             assert (BUDDY_ORDER[state], ALLOCATED_ORDER[state], BLOCK_ORDER[state]) == (None, order, order)
-        state = ISOLATED | order
-        assert (BUDDY_ORDER[state], ALLOCATED_ORDER[state], BLOCK_ORDER[state]) == (None, None, order)
+        for state in (ISOLATED | order, PCP | order):
+            assert (BUDDY_ORDER[state], ALLOCATED_ORDER[state], BLOCK_ORDER[state]) == (None, None, order)
 
 
 def test_nothing_else_begins_a_block() -> None:
-    assert sum(order is not None for order in BLOCK_ORDER) == 5 * 11
+    assert sum(order is not None for order in BLOCK_ORDER) == 6 * 11
     assert BLOCK_ORDER[TAIL] is None
     assert BLOCK_ORDER[ABSENT] is None
 
 
 def test_only_a_free_block_is_reported() -> None:
-    states = [BUDDY, BUDDY | REPORTED | 10, ALLOCATED, ALLOCATED | MOVABLE, ISOLATED | 9, TAIL, ABSENT]
+    states = [BUDDY, BUDDY | REPORTED | 10, ALLOCATED, ALLOCATED | MOVABLE, ISOLATED | 9, PCP, TAIL, ABSENT]
     mem_map = bytearray(states)
-    assert [page_reported(mem_map, pfn) for pfn in range(7)] == [False, True, False, False, False, False, False]
-    assert [page_buddy(mem_map, pfn) for pfn in range(7)] == [True, True, False, False, False, False, False]
+    assert [page_reported(mem_map, pfn) for pfn in range(8)] == [False, True, False, False, False, False, False, False]
+    assert [page_buddy(mem_map, pfn) for pfn in range(8)] == [True, True, False, False, False, False, False, False]

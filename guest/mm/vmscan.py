@@ -1,0 +1,153 @@
+"""Reclaim: taking back memory that is used for nothing better than to remember (Linux mm/vmscan.c, much reduced).
+
+Knows when and how much is to be given up, and whom to ask. Must not know what is remembered, nor the free lists.
+
+A *shrinker* is a callable that is asked for a number of pages, gives up what it can do without, oldest first, and
+returns how many pages it freed; :class:`PageCache` has one. kswapd has no thread here and takes no time: where the
+kernel would wake it, it runs, before the request that woke it returns. It brings a zone that the request may use above
+its high watermark, as far as the shrinkers allow, then lowers the watermarks that were boosted.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from guest.mm import watermark
+from guest.mm.mmzone import highest_zone_type
+
+if TYPE_CHECKING:
+    from guest.mm.page_alloc import PageAllocator
+
+SWAP_CLUSTER_MAX: Final = 32
+"""Pages that are reclaimed at a time."""
+
+Shrinker = Callable[[int], int]
+"""Takes the number of pages wanted, returns the number of pages freed, which may be less or more; 0 when empty."""
+
+
+class VmScan:
+    """Reclaim for one allocator: who can give pages up, and what was done.
+
+    ``on_out_of_memory`` is called with order and migratetype when a request of at most 8 pages finds nothing left to
+    reclaim. It returns whether it has freed something, and then the request is tried again.
+    ``migrate`` is called with the old and the new first page and the order of a movable block that is to move. It
+    returns whether its content is now at the new place; the old one is then freed. Without it nothing can be compacted.
+    """
+
+    def __init__(self, allocator: "PageAllocator") -> None:
+        self._allocator = allocator
+        self._shrinkers: list[Shrinker] = []
+        self.on_out_of_memory: Callable[[int, int], bool] | None = None
+        self.migrate: Callable[[int, int, int], bool] | None = None
+        self.kswapd_runs = 0
+        self.reclaimed_pages = 0
+        self.direct_reclaims = 0
+        self.out_of_memory_events = 0
+
+    def register_shrinker(self, shrinker: Shrinker) -> None:
+        """Ask ``shrinker``, too, when memory is short; after those registered before."""
+        self._shrinkers.append(shrinker)
+
+    def unregister_shrinker(self, shrinker: Shrinker) -> None:
+        """Ask it no longer.
+
+        Raises:
+            ValueError: it is not registered.
+        """
+        self._shrinkers.remove(shrinker)
+
+    def shrink(self, nr_pages: int) -> int:
+        """Have up to about ``nr_pages`` pages given up and return how many were."""
+        freed = 0
+        self._allocator.reclaiming = True
+        try:
+            for shrinker in self._shrinkers:
+                if freed >= nr_pages:
+                    break
+                freed += shrinker(nr_pages - freed)
+        finally:
+            self._allocator.reclaiming = False
+        self.reclaimed_pages += freed
+        return freed
+
+    def wakeup_kswapd(self, order: int, migratetype: int) -> None:
+        """Reclaim until one zone that the request may use is above its high watermark (``balance_pgdat``)."""
+        self._allocator.kswapd_wanted = False
+        self.kswapd_runs += 1
+        while not self._balanced(order, migratetype) and self.shrink(SWAP_CLUSTER_MAX):
+            pass
+        for zone in self._allocator.zones:
+            if zone.watermark_boost:
+                zone.watermark_boost = 0
+                watermark.refresh(zone)
+
+    def _balanced(self, order: int, migratetype: int) -> bool:
+        # pgdat_balanced
+        return any(
+            watermark.zone_watermark_ok(
+                zone, order, watermark.high_wmark_pages(zone), highest_zone_type(migratetype), migratetype=migratetype
+            )
+            for zone in self._allocator.zonelists[migratetype]
+        )
+
+    def direct_reclaim(self, order: int) -> int:
+        """Reclaim on behalf of a request that waits for it; return the number of pages freed."""
+        self.direct_reclaims += 1
+        return self.shrink(max(SWAP_CLUSTER_MAX, 1 << order))
+
+    def compact(self, order: int, migratetype: int) -> bool:
+        """Move pages so that blocks of ``order`` come about; True when there is one now."""
+        return False
+
+    def out_of_memory(self, order: int, migratetype: int) -> bool:
+        """Say that nothing is left. True when somebody has freed something, so that trying again makes sense."""
+        self.out_of_memory_events += 1
+        if self.on_out_of_memory is None:
+            return False
+        before = self._free_pages()
+        return self.on_out_of_memory(order, migratetype) and self._free_pages() > before
+
+    def _free_pages(self) -> int:
+        return self._allocator.nr_free_pages() + self._allocator.nr_pcp_pages()
+
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class PageCache(Generic[Key]):
+    """What a workload has read and might read again: entries in order of their last use, given up from the oldest on.
+
+    ``release`` frees the pages of one entry and returns how many they were. A cache does nothing about memory being
+    short unless its ``shrink`` is registered as a shrinker.
+    """
+
+    def __init__(self, release: Callable[[Key], int]) -> None:
+        self._release = release
+        self._entries: OrderedDict[Key, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._entries
+
+    def touch(self, key: Key) -> None:
+        """Enter ``key`` as the one used last; also when it is in already."""
+        self._entries[key] = None
+        self._entries.move_to_end(key)
+
+    def shrink(self, nr_pages: int) -> int:
+        """Give up entries, the oldest first, until ``nr_pages`` pages are free; return how many are."""
+        freed = 0
+        while freed < nr_pages and self._entries:
+            key, _ = self._entries.popitem(last=False)
+            freed += self._release(key)
+        return freed
+
+    def drop(self) -> int:
+        """Give up everything (``drop_caches``); return the number of pages freed."""
+        freed = 0
+        while self._entries:
+            key, _ = self._entries.popitem(last=False)
+            freed += self._release(key)
+        return freed

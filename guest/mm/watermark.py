@@ -1,0 +1,134 @@
+"""Watermarks: may a zone serve a request (Linux mm/page_alloc.c as of 6.1, ``__zone_watermark_ok`` and its inputs).
+
+Reads counters of a zone and writes its marks. Must not know the free lists, nor what happens when the answer is no.
+
+A request is served from a zone when afterwards more pages than a watermark would be free, not counting
+
+* ``lowmem_reserve``: what a low zone keeps from requests that could also use a higher one,
+* the HIGHATOMIC reserve, unless the request is one of those it is kept for,
+* free CMA pages, unless the request is movable.
+
+The watermark is ``low`` at first; ``min`` when the request had to wake kswapd; a fraction of ``min`` for one that
+cannot wait.
+"""
+
+from collections.abc import Sequence
+from enum import IntFlag
+from typing import Final
+
+from guest.mm.mmzone import (
+    MIGRATE_PCPTYPES,
+    MIGRATE_TYPES,
+    NEVER,
+    PAGE_SHIFT,
+    MigrateType,
+    Zone,
+    ZoneType,
+    highest_zone_type,
+)
+
+
+class AllocFlags(IntFlag):
+    """How a request is to be served, beyond its order and migratetype (``gfp_t`` as far as it matters here)."""
+
+    NONE = 0
+    ATOMIC = 1
+    """The caller cannot wait (GFP_ATOMIC): no reclaim, a deeper cut into the reserves, and HIGHATOMIC pageblocks."""
+    NORETRY = 2
+    """Rather fail than reclaim, compact or kill (__GFP_NORETRY, here without even one round of reclaim)."""
+    NO_WATERMARKS = 4
+    """Take the last page (ALLOC_NO_WATERMARKS): for those who free memory by using some."""
+
+
+LOWMEM_RESERVE_RATIO: Final = {ZoneType.DMA: 256, ZoneType.DMA32: 256, ZoneType.NORMAL: 32, ZoneType.MOVABLE: 0}
+"""``vm.lowmem_reserve_ratio``: a zone keeps 1/ratio of the pages above it."""
+WATERMARK_BOOST_FACTOR: Final = 15000
+"""``vm.watermark_boost_factor``, in 1/10000 of the high watermark."""
+
+_USES_CMA: Final = (MigrateType.MOVABLE, MigrateType.CMA)
+
+
+def setup_lowmem_reserve(zones: Sequence[Zone]) -> None:
+    """Set what each zone keeps from requests that could use a higher one (``setup_per_zone_lowmem_reserve``)."""
+    for zone in zones:
+        ratio = LOWMEM_RESERVE_RATIO[zone.type]
+        reserve = [0] * len(ZoneType)
+        if ratio:
+            for highest in range(zone.type + 1, len(ZoneType)):
+                above = sum(other.managed_pages for other in zones if zone.type < other.type <= highest)
+                reserve[highest] = above // ratio
+        zone.lowmem_reserve = tuple(reserve)
+        refresh(zone)
+
+
+def refresh(zone: Zone) -> None:
+    """Compute ``fast_mark`` again, after a mark, the boost or a reserve has changed.
+
+    A zone with CMA pages has no fast answer: it depends on how many of them are free.
+    """
+    common = zone.watermarks.low + zone.watermark_boost + zone.nr_reserved_highatomic
+    zone.fast_mark = [
+        NEVER if zone.cma_pages else common + zone.lowmem_reserve[highest_zone_type(migratetype)]
+        for migratetype in range(MIGRATE_TYPES)
+    ]
+
+
+def zone_watermark_ok(
+    zone: Zone, order: int, mark: int, highest: ZoneType, *, migratetype: int, flags: AllocFlags = AllocFlags.NONE
+) -> bool:
+    """Return whether ``zone`` stays above ``mark`` pages when it gives a block of ``order``.
+
+    The kernel's answer also asks whether there is a block large enough. Here the attempt to take one tells.
+    """
+    usable = zone.free_pages - (1 << order) + 1
+    if flags & AllocFlags.ATOMIC:
+        mark -= mark // 2
+        mark -= mark // 4
+    else:
+        usable -= zone.nr_reserved_highatomic
+    if migratetype not in _USES_CMA:
+        usable -= zone.free_cma_pages
+    return usable > mark + zone.lowmem_reserve[highest]
+
+
+def min_wmark_pages(zone: Zone) -> int:
+    """Return the minimum watermark with the boost, in pages."""
+    return zone.watermark_min + zone.watermark_boost
+
+
+def low_wmark_pages(zone: Zone) -> int:
+    """Return the low watermark with the boost, in pages."""
+    return zone.watermarks.low + zone.watermark_boost
+
+
+def high_wmark_pages(zone: Zone) -> int:
+    """Return the high watermark with the boost, in pages."""
+    return zone.watermarks.high + zone.watermark_boost
+
+
+def boost_watermark(zone: Zone, pageblock_nr_pages: int, factor: int = WATERMARK_BOOST_FACTOR) -> bool:
+    """Raise all marks of a zone by a pageblock, because types had to mix; kswapd then makes room and lowers them.
+
+    Zones of less than four pageblocks are left alone: boosting would only bring them out of memory.
+
+    Returns:
+        whether kswapd is to be woken.
+    """
+    most = zone.watermarks.high * factor // 10000
+    if not most or pageblock_nr_pages * 4 > zone.managed_pages:
+        return False
+    zone.watermark_boost = min(zone.watermark_boost + pageblock_nr_pages, max(pageblock_nr_pages, most))
+    refresh(zone)
+    return True
+
+
+def recommended_min_free_kbytes(zones: Sequence[Zone], pageblock_nr_pages: int) -> int:
+    """Return the ``vm.min_free_kbytes`` to which transparent huge pages raise it (mm/khugepaged.c).
+
+    Two pageblocks for each zone, and one for each zone and pair of types that may meet, but not more than a twentieth
+    of the memory below Movable. The kernel never lowers the value this way.
+    """
+    lowmem_pages = sum(zone.managed_pages for zone in zones if zone.type is not ZoneType.MOVABLE)
+    nr_zones = sum(zone.type is not ZoneType.MOVABLE for zone in zones)
+    wanted = pageblock_nr_pages * nr_zones * (2 + MIGRATE_PCPTYPES * MIGRATE_PCPTYPES)
+    return min(wanted, lowmem_pages // 20) << (PAGE_SHIFT - 10)
