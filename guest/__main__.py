@@ -107,7 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     from guest.vmm import VirtualMachine, VmmOptions
-    from guest.workload import Idle
+    from guest.workloads.memhog import Idle
     from protocol.events import open_event_log
     from protocol.virtio_ring import refuse_big_endian
 

@@ -6,8 +6,7 @@ Must not know: time, the device, how memory is backed.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
@@ -24,8 +23,20 @@ class PageContent(Protocol):
         """Return how many of the pages have lost the pattern of ``stamp``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Recorder(Protocol):
+    """Who is told everything that workloads do; :class:`guest.allocation_trace.TraceWriter` is one."""
+
+    def allocated(self, number: int, order: int, migratetype: MigrateType) -> None:
+        """A block was allocated. ``number`` names it until it is freed."""
+
+    def freed(self, number: int) -> None:
+        """The block ``number`` is about to be freed."""
+
+    def phase(self, name: str) -> None:
+        """A phase of a workload begins."""
+
+
+class Block(NamedTuple):
     """2**order pages in use from page frame ``pfn``, holding the pattern of ``stamp``."""
 
     pfn: int
@@ -37,7 +48,7 @@ class Machine:
     """Allocates, fills, verifies and frees blocks, and keeps the score.
 
     ``on_phase`` is told the name of each new phase of a workload, ``on_corruption`` each block found corrupted: pfn,
-    order, number of corrupted pages.
+    order, number of corrupted pages. ``recorder`` is told of every allocation, free and phase.
     """
 
     def __init__(
@@ -46,11 +57,14 @@ class Machine:
         content: PageContent,
         on_phase: Callable[[str], None],
         on_corruption: Callable[[int, int, int], None],
+        *,
+        recorder: Recorder | None = None,
     ) -> None:
         self.allocator = allocator
         self._content = content
         self._on_phase = on_phase
         self._on_corruption = on_corruption
+        self._recorder = recorder
         self._last_stamp = 0
         self._blocks: dict[int, Block] = {}
         self.allocated_pages = 0
@@ -68,11 +82,15 @@ class Machine:
         self._content.fill(pfn, 1 << order, self._last_stamp)
         self.allocated_pages += 1 << order
         block = self._blocks[pfn] = Block(pfn, order, self._last_stamp)
+        if self._recorder is not None:
+            self._recorder.allocated(block.stamp, order, migratetype)
         return block
 
     def free(self, block: Block) -> None:
         """Verify the block's content and give its pages back."""
         self.verify(block)
+        if self._recorder is not None:
+            self._recorder.freed(block.stamp)
         self.allocator.free_pages(block.pfn, block.order)
         del self._blocks[block.pfn]
         self.allocated_pages -= 1 << block.order
@@ -93,6 +111,8 @@ class Machine:
 
     def phase(self, name: str) -> None:
         """Say that a new phase of the workload begins."""
+        if self._recorder is not None:
+            self._recorder.phase(name)
         self._on_phase(name)
 
     @property

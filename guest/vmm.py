@@ -22,7 +22,8 @@ from guest.mm.page_reporting import PageReporter, Report
 from guest.mm.reporters import make_reporter
 from guest.mm.vmstat import buddyinfo
 from guest.ram import GuestRam
-from guest.workload import OutOfMemoryError, Workload
+from guest.workload import Workload
+from guest.workloads.steps import OutOfMemoryError
 from protocol.errors import BalloonError
 from protocol.events import EventLog
 from protocol.memory import PAGE_SIZE

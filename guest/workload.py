@@ -1,191 +1,182 @@
-"""What the emulated machine does with its memory. A workload is a generator: it acts on a :class:`Machine` and yields
-the seconds to let pass before it goes on, zero to let others have a turn.
+"""Workloads by name: what ``NAME[:key=value,...]`` on a command line means, for example ``memhog:size=512M,hold=2``.
 
-A workload is named on the command line as ``NAME[:key=value,...]``, for example ``memhog:size=512M,hold=2``. All are
-seeded and repeatable: the same seed gives the same sequence of allocations.
-
-Must not know: the device, real time.
+The workloads themselves are in ``guest/workloads``. Must not know: the device, real time, how any workload works.
 """
 
-import heapq
-import itertools
-import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, Protocol
 
-from guest.machine import Block, Machine
-from guest.mm.mmzone import MAX_ORDER
+from guest.allocation_trace import parse_trace
+from guest.machine import Machine
+from guest.mm.mmzone import MAX_ORDER, PAGEBLOCK_ORDER
+from guest.workloads.build import Build
+from guest.workloads.churn import Churn
+from guest.workloads.memhog import Idle, Memhog
+from guest.workloads.page_fault import PageFault
+from guest.workloads.pagecache import PageCache
+from guest.workloads.replay import Replay
+from guest.workloads.steps import Steps
 from protocol.errors import UsageError
-from protocol.memory import PAGE_SIZE
 from protocol.units import parse_size
 
-Steps = Iterator[float]
 
-RETRY_SECONDS: Final = 0.05
-RETRIES: Final = 40
-"""How long a workload waits for memory before it gives up: blocks being reported come back within milliseconds."""
+class Workload(Protocol):
+    """Something to do for a machine. Running it twice with the same seed does the same."""
 
-_PERCENT_OF_MEMORY: Final = 90
-_CHURN_ORDERS: Final = (0, 0, 0, 0, 1, 1, 2, 3, 4, 6, 9)
+    def run(self, machine: Machine, seed: int, /) -> Steps:
+        """Begin; each number yielded is the seconds to let pass before the next step."""
 
 
-class OutOfMemoryError(UsageError):
-    """A workload asked for more than the machine has; what it held was freed, as the kernel's OOM killer would do."""
+_LONGEST: Final = 1e9
+_SHORTEST: Final = 1e-6
+"""Seconds that make sense: thirty years, and what a clock can tell apart."""
 
 
-def _allocate(machine: Machine, order: int, held: list[Block]) -> Iterator[float]:
-    # Give the reporter time to bring blocks back before calling the machine out of memory.
-    for _ in range(RETRIES):
-        block = machine.allocate(order)
-        if block is not None:
-            held.append(block)
-            return
-        yield RETRY_SECONDS
-    for block in held:
-        machine.free(block)
-    held.clear()
-    raise OutOfMemoryError(f"out of memory: no block of order {order} came free")
+def _seconds(text: str) -> float:
+    # "not (>= 0)" and not "< 0": a NaN is refused as well.
+    seconds = float(text)
+    if not 0 <= seconds <= _LONGEST:
+        raise UsageError("out of range")
+    return seconds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Idle:
-    """Does nothing for ``seconds`` (0: until the machine is stopped)."""
-
-    seconds: float = 0.0
-
-    def run(self, machine: Machine, _seed: int) -> Steps:
-        """Let time pass."""
-        machine.phase("idle")
-        if self.seconds > 0:
-            yield self.seconds
-            return
-        while True:
-            yield 3600.0
+def _positive_seconds(text: str) -> float:
+    seconds = _seconds(text)
+    if seconds < _SHORTEST:
+        raise UsageError("out of range")
+    return seconds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memhog:
-    """Fills ``size`` bytes (0: 90 % of what is free) in blocks of ``order``, holds them, frees them; ``repeat`` times.
-
-    ``hold`` and ``rest`` are seconds after filling and after freeing; ``rate`` limits filling to so many bytes a second
-    (0: as fast as it goes).
-    """
-
-    size: int = 0
-    order: int = 9
-    hold: float = 1.0
-    rest: float = 0.0
-    rate: int = 0
-    repeat: int = 1
-
-    def run(self, machine: Machine, _seed: int) -> Steps:
-        """Fill and free. Raises :class:`OutOfMemoryError` when the machine has too little."""
-        size = self.size or machine.free_bytes * _PERCENT_OF_MEMORY // 100
-        block_bytes = PAGE_SIZE << self.order
-        pause = block_bytes / self.rate if self.rate else 0.0
-        for _ in range(self.repeat):
-            machine.phase("fill")
-            held: list[Block] = []
-            for _ in range(-(-size // block_bytes)):
-                yield from _allocate(machine, self.order, held)
-                yield pause
-            machine.phase("hold")
-            yield self.hold
-            machine.phase("free")
-            for block in held:
-                machine.free(block)
-                yield 0.0
-            machine.phase("rest")
-            yield self.rest
+def _count(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 1_000_000_000:
+        raise UsageError("out of range")
+    return count
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Churn:
-    """Allocates blocks of random orders with random lifetimes for ``seconds``, holding about ``size`` bytes
-    (0: half of what is free).
-
-    ``lifetime`` is the mean life of a block in seconds, ``tick`` the seconds between bursts of work.
-    """
-
-    size: int = 0
-    seconds: float = 10.0
-    lifetime: float = 1.0
-    tick: float = 0.01
-
-    def run(self, machine: Machine, seed: int) -> Steps:
-        """Allocate and free until the time is over; then free all that is left."""
-        machine.phase("churn")
-        chance = random.Random(seed)
-        size = self.size or machine.free_bytes // 2
-        serial = itertools.count()
-        held: list[tuple[float, int, Block]] = []
-        held_bytes = 0
-        for tick in range(int(self.seconds / self.tick)):
-            now = tick * self.tick
-            while held and held[0][0] <= now:
-                _, _, block = heapq.heappop(held)
-                machine.free(block)
-                held_bytes -= PAGE_SIZE << block.order
-            while held_bytes < size:
-                order = chance.choice(_CHURN_ORDERS)
-                new = machine.allocate(order)
-                if new is None:
-                    break
-                held_bytes += PAGE_SIZE << order
-                heapq.heappush(held, (now + chance.expovariate(1 / self.lifetime), next(serial), new))
-            yield self.tick
-        machine.phase("free")
-        for _, _, block in held:
-            machine.free(block)
+def _tasks(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 1024:
+        raise UsageError("not from 1 to 1024")
+    return count
 
 
-Workload = Idle | Memhog | Churn
+def _order(text: str) -> int:
+    order = int(text)
+    if not 0 <= order <= MAX_ORDER:
+        raise UsageError(f"not from 0 to {MAX_ORDER}")
+    return order
 
-_Parse = Callable[[str], float | int]
 
-_KINDS: Final[dict[str, tuple[type[Workload], dict[str, _Parse]]]] = {
-    "idle": (Idle, {"seconds": float}),
+def _percent(text: str) -> float:
+    percent = float(text)
+    if not 0 <= percent <= 100:
+        raise UsageError("not from 0 to 100")
+    return percent
+
+
+def _region(text: str) -> int:
+    size = parse_size(text)
+    if size == 0:
+        raise UsageError("out of range")
+    return size
+
+
+_Options = dict[str, Callable[[str], int | float]]
+
+_PAGE_FAULT: Final[_Options] = {"size": _region, "tasks": _tasks, "repeat": _count, "rate": parse_size}
+
+_KINDS: Final[dict[str, tuple[Callable[..., Workload], _Options]]] = {
+    "idle": (Idle, {"seconds": _seconds}),
     "memhog": (
         Memhog,
-        {"size": parse_size, "order": int, "hold": float, "rest": float, "rate": parse_size, "repeat": int},
+        {"size": parse_size, "order": _order, "hold": _seconds, "rest": _seconds, "rate": parse_size, "repeat": _count},
     ),
-    "churn": (Churn, {"size": parse_size, "seconds": float, "lifetime": float, "tick": float}),
+    "churn": (
+        Churn,
+        {"size": parse_size, "seconds": _seconds, "lifetime": _positive_seconds, "tick": _positive_seconds},
+    ),
+    "page_fault1": (partial(PageFault, order=PAGEBLOCK_ORDER), _PAGE_FAULT),
+    "page_fault2": (partial(PageFault, order=0), _PAGE_FAULT),
+    "pagecache": (
+        PageCache,
+        {
+            "size": parse_size,
+            "hold": _seconds,
+            "rest": _seconds,
+            "rate": parse_size,
+            "drop": _percent,
+            "repeat": _count,
+        },
+    ),
+    "build": (
+        Build,
+        {"size": parse_size, "seconds": _positive_seconds, "jobs": _tasks, "steps": _count, "tick": _positive_seconds},
+    ),
 }
+_TRACE: Final = "trace"
 
-WORKLOAD_NAMES: Final = tuple(_KINDS)
+WORKLOAD_NAMES: Final = (*_KINDS, _TRACE)
+
+WORKLOAD_HELP: Final = """\
+workloads (repeatable; several run at the same time; sizes in bytes or as 512M, times in seconds, 0 for a rate: none):
+  idle[:seconds=0]                                       do nothing (0: to the end)
+  memhog[:size=0,order=9,hold=1,rest=0,rate=0,repeat=1]  fill memory, hold it, free it (size 0: 90 % of what is free)
+  churn[:size=0,seconds=10,lifetime=1,tick=0.01]         random sizes and lifetimes around size (0: half of the free)
+  page_fault1[:size=128M,tasks=1,repeat=10,rate=0]       each task takes size in blocks of 2 MiB, touches and frees it
+  page_fault2[:size=128M,tasks=1,repeat=10,rate=0]       the same page by page
+  pagecache[:size=0,hold=1,rest=0,rate=0,drop=100,repeat=1]
+                                                         read files until size is cached (0: 80 % of the free), drop
+                                                         this share of them
+  build[:size=0,seconds=60,jobs=4,steps=4,tick=0.05]     compile and link, a staircase up to size (0: half of the free)
+  trace:FILE                                             replay what --record FILE has written
+"""
 
 
 def parse_workload(text: str) -> Workload:
-    """Return the workload that ``NAME[:key=value,...]`` means.
+    """Return the workload that ``NAME[:key=value,...]`` or ``trace:FILE`` means; that FILE is read here.
 
     Raises:
-        UsageError: an unknown name or key, a value that is no number or makes no sense.
+        UsageError: an unknown name or key, a value that is no number or makes no sense, a malformed trace.
     """
     name, _, rest = text.partition(":")
+    if name == _TRACE:
+        return load_trace(rest)
     if name not in _KINDS:
         raise UsageError(f"unknown workload {name!r}, known are {', '.join(WORKLOAD_NAMES)}")
-    kind, parsers = _KINDS[name]
-    values: dict[str, float | int] = {}
+    kind, options = _KINDS[name]
+    values: dict[str, Any] = {}
     for item in rest.split(",") if rest else ():
         key, equals, value = item.partition("=")
-        if not equals or key not in parsers:
-            raise UsageError(f"workload {name}: unknown option {item!r}, known are {', '.join(parsers)}")
-        try:
-            values[key] = parsers[key](value)
-        except (ValueError, UsageError) as error:
-            raise UsageError(f"workload {name}: {key}={value!r} is not a number") from error
-    _check(name, values)
-    return kind(**values)  # type: ignore[arg-type]
+        if not equals or key not in options:
+            raise UsageError(f"workload {name}: unknown option {item!r}, known are {', '.join(options)}")
+        if key in values:
+            raise UsageError(f"workload {name}: {key} is given twice")
+        values[key] = _parse_value(f"workload {name}: {key}={value}", options[key], value)
+    return kind(**values)
 
 
-_MUST_BE_POSITIVE: Final = ("lifetime", "tick", "repeat")
+def _parse_value(what: str, parse: Callable[[str], int | float], value: str) -> int | float:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise UsageError(f"{what} is not a number") from error
+    except UsageError as error:
+        raise UsageError(f"{what} is {error}") from error
 
 
-def _check(name: str, values: dict[str, float | int]) -> None:
-    for key, value in values.items():
-        # "not (>= 0)" and not "< 0": a NaN is refused as well.
-        if not value >= 0 or value == float("inf") or (key in _MUST_BE_POSITIVE and value == 0):
-            raise UsageError(f"workload {name}: {key}={value} is out of range")
-    if not 0 <= values.get("order", 0) <= MAX_ORDER:
-        raise UsageError(f"workload {name}: order={values['order']} is not from 0 to {MAX_ORDER}")
+def load_trace(path: str) -> Replay:
+    """Return the workload that does what the trace at ``path`` says.
+
+    Raises:
+        UsageError: no such file, or it is malformed: then with line and column.
+    """
+    if not path:
+        raise UsageError(f"workload {_TRACE}: a file is missing, write {_TRACE}:FILE")
+    try:
+        # What is no text shows up in the message about it.
+        with open(path, encoding="utf-8", errors="backslashreplace") as lines:
+            return Replay(events=parse_trace(lines, path))
+    except OSError as error:
+        raise UsageError(f"workload {_TRACE}: {path}: {error.strerror}") from error
