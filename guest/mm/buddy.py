@@ -29,6 +29,7 @@ from guest.mm.page_flags import (
     REPORTED,
     TAIL,
 )
+from guest.mm.shuffle import SHUFFLE_ORDER, Shuffle
 from guest.mm.watermark import refresh
 
 MERGEABLE: Final = (True, True, True, False, False, False)
@@ -62,6 +63,7 @@ class Buddy:
     pageblock_migratetype: bytearray
     zones: tuple[Zone, ...]
     pageblock_zone: list[Zone]
+    shuffle: Shuffle | None
 
     # --- Taking blocks off the lists ---
 
@@ -137,7 +139,12 @@ class Buddy:
         head = LIST_HEADS[migratetype][order]
         # The cold end when told so, or when the next larger buddy is free: the block may soon merge into one of twice
         # the size if it is left alone (buddy_merge_likely, not for the two top orders). Otherwise the warm end.
-        if reported or (order < 9 and BUDDY_ORDER[mem_map[pfn & ~(1 << order) ^ (2 << order)]] == order + 1):
+        # With shuffling, chance decides for the top order.
+        if reported or (
+            BUDDY_ORDER[mem_map[pfn & ~(1 << order) ^ (2 << order)]] == order + 1
+            if order < 9
+            else self.shuffle is not None and order == SHUFFLE_ORDER and self.shuffle.pick_tail()
+        ):
             following = head
             if order >= zone.reported_boundary_order:
                 following = self._get_unreported_tail(zone, order, migratetype)
@@ -228,11 +235,8 @@ class Buddy:
         for order in range(self.pageblock_order + 1, MAX_ORDER + 1):
             head = pfn & -(1 << order)
             if BUDDY_ORDER[self.mem_map[head]] == order and self._of_unlike_types(head, order):
-                block, nr_blocks, moved_pages = (
-                    head >> self.pageblock_order,
-                    1 << order - self.pageblock_order,
-                    1 << order,
-                )
+                block, nr_blocks = head >> self.pageblock_order, 1 << order - self.pageblock_order
+                moved_pages = 1 << order
                 self.pageblock_migratetype[block : block + nr_blocks] = bytes([migratetype]) * nr_blocks
                 self.move_to_free_list(zone, head, order, migratetype)
         if not moved_pages:

@@ -64,6 +64,11 @@ class FreeList:
         self.next[pfns[-1]] = head
         self.prev[head] = pfns[-1]
 
+    def reorder(self, pfns: Sequence[int], head: int) -> None:
+        """Give a list another order. ``pfns`` are exactly its entries, from the new head to the new tail."""
+        self.next[head] = self.prev[head] = head
+        self.extend(pfns, head)
+
     def remove(self, pfn: int) -> None:
         """Take ``pfn`` off whatever list it is on (``list_del``)."""
         after = self.next.pop(pfn)

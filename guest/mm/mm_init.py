@@ -15,12 +15,13 @@ from guest.mm.mmzone import (
     MigrateType,
     Zone,
     ZoneSpan,
+    ZoneType,
     default_min_free_kbytes,
     watermarks,
 )
 from guest.mm.page_flags import ABSENT, BUDDY
 from guest.mm.pcp import PerCpuPages, pcp_orders, zone_batchsize, zone_highsize
-from guest.mm.watermark import setup_lowmem_reserve
+from guest.mm.watermark import refresh, setup_lowmem_reserve
 from protocol.errors import UsageError
 
 if TYPE_CHECKING:
@@ -125,18 +126,54 @@ def make_pcps(zone: Zone, nr_cpus: int, thp_order: int | None) -> None:
     zone.pcp = zone.pcps[0]
 
 
-def free_pages_core(allocator: "PageAllocator", zone: Zone) -> None:
-    """Put all pages of a zone on its lists: the largest aligned blocks, ascending, each to the tail.
+def free_pages_core(allocator: "PageAllocator", zone: Zone, hole: range) -> None:
+    """Put the pages of a zone on its lists, but for ``hole``: the largest aligned blocks, ascending, each to the tail.
 
     Blocks cut like this cannot merge, so they need not be freed one by one (``__free_pages_core`` does); the run of
     MAX_ORDER blocks, which is nearly everything, is written in bulk.
     """
-    pfn = zone.start_pfn
-    first_whole = min(zone.end_pfn, -(-pfn // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES)
-    last_whole = max(first_whole, zone.end_pfn // MAX_ORDER_NR_PAGES * MAX_ORDER_NR_PAGES)
+    if hole and zone.start_pfn <= hole.start < zone.end_pfn:
+        _free_span(allocator, zone, zone.start_pfn, hole.start)
+        _free_span(allocator, zone, hole.stop, zone.end_pfn)
+    else:
+        _free_span(allocator, zone, zone.start_pfn, zone.end_pfn)
+
+
+def cma_area(allocator: "PageAllocator", cma_pages: int) -> range:
+    """Return the page frames of the contiguous memory area, empty without one (``dma_contiguous_reserve``).
+
+    Raises:
+        UsageError: it is not of whole pageblocks, or larger than its zone.
+    """
+    if not cma_pages:
+        return range(0)
+    zone = next((zone for zone in allocator.zones[::-1] if zone.type is not ZoneType.MOVABLE), allocator.zones[0])
+    size = allocator.pageblock_nr_pages
+    if cma_pages < 0 or cma_pages % size:
+        raise UsageError(f"a contiguous memory area of {cma_pages} pages is not of whole pageblocks of {size}")
+    start = (zone.end_pfn - cma_pages) // size * size
+    if start < zone.start_pfn or zone.managed_pages < cma_pages:
+        raise UsageError(f"zone {zone.name} of {zone.managed_pages} pages cannot hold a contiguous area of {cma_pages}")
+    return range(start, start + cma_pages)
+
+
+def free_cma_area(allocator: "PageAllocator", area: range) -> None:
+    """Make the pageblocks of the area CMA and free them, one after the other (``init_cma_reserved_pageblock``)."""
+    shift = allocator.pageblock_order
+    for pfn in range(area.start, area.stop, allocator.pageblock_nr_pages):
+        zone = allocator.pageblock_zone[pfn >> shift]
+        allocator.pageblock_migratetype[pfn >> shift] = MigrateType.CMA
+        zone.cma_pages += allocator.pageblock_nr_pages
+        refresh(zone)
+        allocator.free_one_page(zone, pfn, shift, MigrateType.CMA)
+
+
+def _free_span(allocator: "PageAllocator", zone: Zone, pfn: int, end_pfn: int) -> None:
+    first_whole = min(end_pfn, -(-pfn // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES)
+    last_whole = max(first_whole, end_pfn // MAX_ORDER_NR_PAGES * MAX_ORDER_NR_PAGES)
     _free_edge(allocator, zone, pfn, first_whole)
     _free_run(allocator, zone, first_whole, last_whole, MAX_ORDER)
-    _free_edge(allocator, zone, last_whole, zone.end_pfn)
+    _free_edge(allocator, zone, last_whole, end_pfn)
 
 
 def _free_edge(allocator: "PageAllocator", zone: Zone, pfn: int, end_pfn: int) -> None:

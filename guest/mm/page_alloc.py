@@ -27,6 +27,7 @@ from guest.mm.page_flags import (
     PCP,
 )
 from guest.mm.pcp import PageList
+from guest.mm.shuffle import Shuffle
 from guest.mm.vmscan import VmScan
 from guest.mm.watermark import AllocFlags
 from protocol.errors import UsageError
@@ -50,6 +51,8 @@ class PageAllocator(Buddy):
         pageblock_order: 9 with transparent or other huge pages of 2 MiB, 10 (MAX_ORDER) where there are none, as in
             User Mode Linux.
         nr_cpus: processors with page lists of their own (``pcp``); 0 sends every free straight to the buddy lists.
+        cma_pages: size of a contiguous memory area: whole pageblocks at the end of the highest zone but Movable.
+        shuffle_seed: shuffle the blocks of MAX_ORDER (``page_alloc.shuffle=1``), the same way for the same seed.
 
     Raises:
         UsageError: a size or a zone that cannot be.
@@ -65,6 +68,8 @@ class PageAllocator(Buddy):
         move_to_tail: bool = False,
         pageblock_order: int = PAGEBLOCK_ORDER,
         nr_cpus: int = 0,
+        cma_pages: int = 0,
+        shuffle_seed: int | None = None,
     ) -> None:
         spans = mm_init.check_spans(total_pages, start_pfn, zones)
         if not 1 <= pageblock_order <= MAX_ORDER:
@@ -92,8 +97,16 @@ class PageAllocator(Buddy):
         self._preferred_zone = tuple((zonelist or self.zones)[0] for zonelist in self.zonelists)
         self.no_fragment = {ZoneType.DMA32, ZoneType.NORMAL} <= {zone.type for zone in self.zones}
         self.pageblock_zone = [self.zones[0]] * nr_pageblocks if len(spans) == 1 else self._map_zones(nr_pageblocks)
+        self.shuffle = None
+        cma_area = mm_init.cma_area(self, cma_pages)
         for zone in self.zones:
-            mm_init.free_pages_core(self, zone)
+            mm_init.free_pages_core(self, zone, cma_area)
+        if shuffle_seed is not None:
+            self.shuffle = Shuffle(shuffle_seed)
+            for zone in self.zones:
+                self.shuffle.shuffle_zone(self, zone)
+        mm_init.free_cma_area(self, cma_area)
+        for zone in self.zones:
             if nr_cpus:
                 mm_init.make_pcps(zone, nr_cpus, pageblock_order if pageblock_order < MAX_ORDER else None)
 

@@ -1,0 +1,69 @@
+"""Page shuffling (Linux mm/shuffle.c, ``page_alloc.shuffle=1``): free blocks of the top order in no foreseeable order.
+
+Knows the lists of one order. Must not know when blocks are freed, nor for whom. Random numbers come from a seed, so a
+guest is shuffled the same way each time.
+"""
+
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from guest.mm.free_list import LIST_HEADS
+from guest.mm.mmzone import MAX_ORDER, MAX_ORDER_NR_PAGES, Zone
+from guest.mm.page_flags import BUDDY_ORDER
+
+if TYPE_CHECKING:
+    from guest.mm.buddy import Buddy
+
+SHUFFLE_ORDER: Final = MAX_ORDER
+"""Blocks of this order are shuffled; smaller ones are left where splitting and merging puts them."""
+SHUFFLE_RETRY: Final = 10
+"""Times to look for a partner to change places with."""
+_BITS: Final = 64
+
+
+class Shuffle:
+    """The source of chance for one guest's memory."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = Random(seed)
+        self._bits = 0
+        self._nr_bits = 0
+
+    def pick_tail(self) -> bool:
+        """Return whether the next block freed goes to the tail: one random bit (``shuffle_pick_tail``)."""
+        if not self._nr_bits:
+            self._bits = self._random.getrandbits(_BITS)
+            self._nr_bits = _BITS
+        self._nr_bits -= 1
+        bit = self._bits & 1
+        self._bits >>= 1
+        return bool(bit)
+
+    def shuffle_zone(self, buddy: "Buddy", zone: Zone) -> None:
+        """Let every block of the zone, in ascending order, change places with a random one (``__shuffle_zone``).
+
+        Only blocks of the same migratetype do, so each list keeps its blocks. A block that meets ten times something
+        else than such a block stays where it is.
+        """
+        mem_map, types, shift = buddy.mem_map, buddy.pageblock_migratetype, buddy.pageblock_order
+        first = -(-zone.start_pfn // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
+        nr_blocks = -(-(zone.end_pfn - first) // MAX_ORDER_NR_PAGES)
+        place: dict[int, int] = {}
+        lists: dict[int, list[int]] = {}
+        for migratetype, heads in enumerate(LIST_HEADS):
+            if zone.free_list.next[heads[SHUFFLE_ORDER]] >= 0:
+                lists[migratetype] = list(zone.free_list.entries(SHUFFLE_ORDER, migratetype))
+                place.update((pfn, position) for position, pfn in enumerate(lists[migratetype]))
+        for pfn in range(first, zone.end_pfn, MAX_ORDER_NR_PAGES):
+            if BUDDY_ORDER[mem_map[pfn]] != SHUFFLE_ORDER:
+                continue
+            migratetype = types[pfn >> shift]
+            for _ in range(SHUFFLE_RETRY):
+                other = first + self._random.randrange(nr_blocks) * MAX_ORDER_NR_PAGES
+                if BUDDY_ORDER[mem_map[other]] == SHUFFLE_ORDER and types[other >> shift] == migratetype:
+                    entries, here, there = lists[migratetype], place[pfn], place[other]
+                    entries[here], entries[there] = other, pfn
+                    place[pfn], place[other] = there, here
+                    break
+        for migratetype, entries in lists.items():
+            zone.free_list.reorder(entries, LIST_HEADS[migratetype][SHUFFLE_ORDER])
