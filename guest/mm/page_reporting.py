@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from inspect import GEN_SUSPENDED, getgeneratorstate
 from typing import ClassVar
 
-from guest.mm.mmzone import MAX_ORDER, NO_ORDER, NR_PAGE_ORDERS, PAGEBLOCK_ORDER, Pfn, Zone
+from guest.mm.mmzone import MAX_ORDER, NO_ORDER, NR_PAGE_ORDERS, Pfn, Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import BUDDY, REPORTED
 from protocol.errors import UsageError
@@ -135,7 +135,7 @@ class PageReporter(ABC):
 
     def __init__(self, allocator: PageAllocator, *, order: int | None, delay: float, capacity: int) -> None:
         if order is None:
-            order = PAGEBLOCK_ORDER
+            order = allocator.pageblock_order
         if not 0 <= order <= MAX_ORDER:
             raise UsageError(f"reporting order {order} is not within 0 and {MAX_ORDER}")
         if not 0 <= delay < float("inf"):

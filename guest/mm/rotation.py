@@ -27,6 +27,7 @@ from guest.mm.mmzone import MAX_ORDER, MigrateType, ReportingState, Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import REPORTED
 from guest.mm.page_reporting import PageReporter, Report, Scatterlist
+from guest.mm.watermark import low_wmark_pages
 
 DELAY: Final = 2.0
 """PAGE_REPORTING_DELAY, 2 * HZ."""
@@ -128,7 +129,8 @@ class Rotation(PageReporter):
     def _process_zone(self, zone: Zone) -> Generator[Report, bool, bool]:
         # page_reporting_process_zone. False when a report failed. A zone that is short of memory is left alone: a
         # report takes up to a capacity of blocks away from it.
-        if zone.free_pages <= zone.watermarks.low + (self.capacity << self.order):
+        unreserved = zone.free_pages - zone.nr_reserved_highatomic
+        if unreserved <= low_wmark_pages(zone) + (self.capacity << self.order):
             return True
         scatterlist = Scatterlist(self.capacity, from_end=True)
         for order in range(self.order, MAX_ORDER + 1):

@@ -1,0 +1,316 @@
+"""A guest in virtual time: memory manager, reporter, workloads and a modelled device, without processes or memory.
+
+An hour of a 64 GiB guest takes seconds, and the same seed gives the same run bit for bit.
+
+Must not know: real time, the ring, how a reporter or a workload works.
+
+Theory. There is one queue of events, ordered by time and, at equal times, by the order in which they were put there.
+Guest CPUs are free: an allocation, a fault or a walk over a list takes no virtual time (walks are counted, see
+``ReportingStatistics``). What takes time is a delay that a workload or a reporter asked for, and the device: it works
+on one report at a time, for as long as :class:`DeviceCost` says, and meanwhile the workloads go on. A report's pages
+leave the host when it is acknowledged, as with the daemon.
+
+::
+
+    allocator = PageAllocator(64 << 18)
+    reporter = make_reporter("rotation", allocator)
+    simulation = Simulation(allocator, reporter, [parse_workload("churn:seconds=3600,lifetime=300,tick=1")])
+    simulation.run(3600.0)
+    print(simulation.footprint_gib_minutes, simulation.host.refaults, simulation.device_seconds)
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, NamedTuple
+
+from guest.machine import Machine
+from guest.mm.errors import CorruptionError
+from guest.mm.page_alloc import PageAllocator
+from guest.mm.page_reporting import PageReporter, Report
+from guest.workload import Workload
+from guest.workloads.steps import OutOfMemoryError
+from protocol.errors import UsageError
+from protocol.memory import PAGE_SIZE
+from protocol.units import GIB
+
+DEVICE_CAPACITY: Final = 32
+"""Ranges that the device takes in one report: the least ring that Linux accepts."""
+SAMPLE_INTERVAL: Final = 60.0
+"""Seconds between two samples."""
+
+_UNTOUCHED, _PRESENT, _DISCARDED = 0, 1, 2
+_ONE_PRESENT: Final = bytes([_PRESENT])
+_ONE_DISCARDED: Final = bytes([_DISCARDED])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceCost:
+    """What a report costs the device, in seconds.
+
+    The defaults were measured with this project's daemon and guest memory in tmpfs: the way there and back, the call
+    that discards a range, and each present page of 4 KiB that the host's kernel has to free. A range without a present
+    page costs the call alone.
+    """
+
+    per_report: float = 150e-6
+    per_range: float = 3e-6
+    per_present_page: float = 0.7e-6
+
+    def seconds(self, ranges: int, present_pages: int) -> float:
+        """Return how long a report of so many ranges takes, in which so many pages are present."""
+        return self.per_report + ranges * self.per_range + present_pages * self.per_present_page
+
+
+class HostMemory:
+    """Which pages of the guest the host keeps memory for: exactly, in one byte a page. Nothing is kept in them.
+
+    It is the content of a :class:`Machine`: to write a page is to make it present, and a page in use that is not
+    present has been lost.
+    """
+
+    def __init__(self, end_pfn: int) -> None:
+        self._pages = bytearray(end_pfn)
+        self.present_pages = 0
+        self.peak_pages = 0
+        """The most pages that were ever present at once."""
+        self.faults = 0
+        """Pages that the host had to provide."""
+        self.refaults = 0
+        """Those among them that it had had and discarded."""
+
+    def fill(self, pfn: int, pages: int, _stamp: int) -> None:
+        """Touch ``pages`` pages from ``pfn``: those not present become so."""
+        end = pfn + pages
+        missing = pages - self._pages.count(_PRESENT, pfn, end)
+        if missing:
+            self.faults += missing
+            self.refaults += self._pages.count(_DISCARDED, pfn, end)
+            self._pages[pfn:end] = _ONE_PRESENT * pages
+            self.present_pages += missing
+            self.peak_pages = max(self.peak_pages, self.present_pages)
+
+    def count_corrupted(self, pfn: int, pages: int, _stamp: int) -> int:
+        """Return how many of these pages, all written before, are not there any more."""
+        return pages - self._pages.count(_PRESENT, pfn, pfn + pages)
+
+    def count_present(self, pfn: int, pages: int) -> int:
+        """Return how many of these pages are present."""
+        return self._pages.count(_PRESENT, pfn, pfn + pages)
+
+    def discard(self, pfn: int, pages: int) -> None:
+        """Take the memory of these pages away."""
+        present = self.count_present(pfn, pages)
+        if present == pages:
+            self._pages[pfn : pfn + pages] = _ONE_DISCARDED * pages
+        elif present:
+            self._pages[pfn : pfn + pages] = self._pages[pfn : pfn + pages].replace(_ONE_PRESENT, _ONE_DISCARDED)
+        self.present_pages -= present
+
+
+class ReportRecord(NamedTuple):
+    """One acknowledged report: when the device got it, in which pass of the reporter, and what it was."""
+
+    begin: float
+    pass_number: int
+    entries: int
+    pages: int
+    present_pages: int
+    seconds: float
+
+
+class Sample(NamedTuple):
+    """The guest at one moment. Pages of 4 KiB; what the device holds is neither free nor allocated."""
+
+    time: float
+    free_pages: int
+    reported_pages: int
+    allocated_pages: int
+    present_pages: int
+
+
+class Simulation:
+    """One guest and its device from time 0 on. Workload number i gets the seed ``seed + i``, as in ``balloon-guest``.
+
+    Args:
+        allocator: the guest's memory, in any state.
+        reporter: not registered yet; it is registered at time 0. None reports nothing.
+        workloads: all begin at time 0.
+        seed: of the first workload.
+        cost: what reports cost the device.
+        device_capacity: ranges that the device takes in one report.
+        sample_interval: seconds between two entries of ``samples``, the first at time 0.
+
+    Raises:
+        UsageError: a reporter of other memory or registered already, or an interval that cannot be.
+    """
+
+    def __init__(
+        self,
+        allocator: PageAllocator,
+        reporter: PageReporter | None,
+        workloads: Sequence[Workload] = (),
+        *,
+        seed: int = 0,
+        cost: DeviceCost = DeviceCost(),
+        device_capacity: int = DEVICE_CAPACITY,
+        sample_interval: float = SAMPLE_INTERVAL,
+    ) -> None:
+        if reporter is not None and reporter.allocator is not allocator:
+            raise UsageError("the page reporter is that of other memory")
+        if not 0 < sample_interval < float("inf"):
+            raise UsageError(f"sample interval {sample_interval} is not a positive number of seconds")
+        self.now = 0.0
+        self.allocator = allocator
+        self.reporter = reporter
+        self.cost = cost
+        self.host = HostMemory(allocator.end_pfn)
+        self.machine = Machine(allocator, self.host, self._on_phase, self._on_corruption)
+        self.reports: list[ReportRecord] = []
+        self.samples: list[Sample] = []
+        self.phases: list[tuple[float, str]] = []
+        self.out_of_memory: list[tuple[float, str]] = []
+        """When a workload ran out of memory and ended, and what it said."""
+        self.running = len(workloads)
+        """Workloads that have not ended."""
+        self._sample_interval = sample_interval
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._serial = itertools.count()
+        self._end = 0.0
+        self._worker: Iterator[Report] | None = None
+        self._present_page_seconds = 0.0
+        self._allocated_page_seconds = 0.0
+        if reporter is not None:
+            reporter.register(device_capacity, 0.0, self._on_request, clock=lambda: self.now)
+        for number, workload in enumerate(workloads):
+            self._at(0.0, partial(self._step, iter(workload.run(self.machine, seed + number))))
+        self._at(0.0, self._sample)
+
+    # --- What came of it ---
+
+    @property
+    def footprint_gib_minutes(self) -> float:
+        """Memory of the host that the guest kept, over time."""
+        return self._present_page_seconds * PAGE_SIZE / GIB / 60
+
+    @property
+    def allocated_gib_minutes(self) -> float:
+        """The same for memory that workloads held: the footprint that no device could go below."""
+        return self._allocated_page_seconds * PAGE_SIZE / GIB / 60
+
+    @property
+    def device_seconds(self) -> float:
+        """CPU time of the device."""
+        return sum(report.seconds for report in self.reports)
+
+    def entries_by_pass(self) -> list[list[int]]:
+        """Return the entries of each report, pass by pass; passes that reported nothing are left out."""
+        passes = itertools.groupby(self.reports, key=lambda report: report.pass_number)
+        return [[report.entries for report in reports] for _, reports in passes]
+
+    # --- Time ---
+
+    def run(self, seconds: float) -> None:
+        """Let ``seconds`` of virtual time pass. Another call goes on from there.
+
+        Raises:
+            CorruptionError: a page in use lost its memory; this is a fault of the reporter.
+        """
+        self._end = self.now + seconds
+        queue = self._queue
+        while queue and queue[0][0] <= self._end:
+            when, _, action = heapq.heappop(queue)
+            self._advance(when)
+            action()
+        self._advance(self._end)
+
+    def _at(self, when: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._queue, (when, next(self._serial), action))
+
+    def _advance(self, when: float) -> None:
+        passed = when - self.now
+        if passed > 0:
+            self._present_page_seconds += passed * self.host.present_pages
+            self._allocated_page_seconds += passed * self.machine.allocated_pages
+            self.now = when
+
+    def _sample(self) -> None:
+        machine, reporter = self.machine, self.reporter
+        self.samples.append(
+            Sample(
+                self.now,
+                self.allocator.nr_free_pages(),
+                0 if reporter is None else reporter.reported_pages(),
+                machine.allocated_pages,
+                self.host.present_pages,
+            )
+        )
+        # From the count, not from the last time: no error adds up.
+        self._at(len(self.samples) * self._sample_interval, self._sample)
+
+    # --- Workloads ---
+
+    def _step(self, steps: Iterator[float]) -> None:
+        # Run a workload for as long as nothing else is due before or at the time of its next step.
+        queue = self._queue
+        try:
+            for delay in steps:
+                when = self.now + delay
+                if when > self._end or (queue and queue[0][0] <= when):
+                    self._at(when, partial(self._step, steps))
+                    return
+                self._advance(when)
+        except OutOfMemoryError as error:
+            self.out_of_memory.append((self.now, str(error)))
+        self.running -= 1
+
+    def _on_phase(self, name: str) -> None:
+        self.phases.append((self.now, name))
+
+    def _on_corruption(self, pfn: int, order: int, pages: int) -> None:
+        raise CorruptionError(f"{pages} pages in use were discarded in the block of order {order} at pfn {pfn}")
+
+    # --- The reporter and the device ---
+
+    def _on_request(self) -> None:
+        assert self.reporter is not None
+        if self.reporter.due is not None:
+            self._at(self.reporter.due, self._start_pass)
+
+    def _start_pass(self) -> None:
+        # While a pass is running, work that is due waits for its end, as a work item does.
+        reporter = self.reporter
+        assert reporter is not None
+        if self._worker is None and reporter.due is not None and reporter.due <= self.now:
+            worker = self._worker = reporter.process(self.now)
+            self._deliver(next(worker, None), worker.send)
+
+    def _deliver(self, report: Report | None, answer: Callable[[bool], Report]) -> None:
+        assert self.reporter is not None
+        if report is None:
+            self._worker = None
+            if self.reporter.due is not None:
+                self._at(max(self.now, self.reporter.due), self._start_pass)
+            return
+        present = sum(self.host.count_present(pfn, 1 << order) for pfn, order in report.blocks)
+        record = ReportRecord(
+            self.now,
+            self.reporter.statistics.passes,
+            len(report.blocks),
+            report.pages,
+            present,
+            self.cost.seconds(len(report.blocks), present),
+        )
+        self._at(self.now + record.seconds, partial(self._acknowledge, report, record, answer))
+
+    def _acknowledge(self, report: Report, record: ReportRecord, answer: Callable[[bool], Report]) -> None:
+        for pfn, order in report.blocks:
+            self.host.discard(pfn, 1 << order)
+        self.reports.append(record)
+        try:
+            following: Report | None = answer(True)
+        except StopIteration:
+            following = None
+        self._deliver(following, answer)
