@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from guest.mm.free_list import LIST_HEADS
-from guest.mm.mmzone import MIGRATE_TYPES, NR_PAGE_ORDERS, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER, Zone
+from guest.mm.mmzone import MIGRATE_TYPES, NR_PAGE_ORDERS, PAGEBLOCK_ORDER, Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.vmstat_zoneinfo import zoneinfo
 
@@ -54,10 +54,11 @@ def pagetypeinfo(allocator: PageAllocator) -> str:
                 node=zone.node,
                 name=zone.name,
                 free_counts=_count_free_lists(zone),
-                blocks=_count_pageblocks(allocator.pageblock_migratetype, zone),
+                blocks=_count_pageblocks(allocator, zone),
             )
             for zone in _populated(allocator)
-        ]
+        ],
+        pageblock_order=allocator.pageblock_order,
     )
 
 
@@ -97,9 +98,10 @@ def _count_free_lists(zone: Zone) -> list[list[int]]:
     return counts
 
 
-def _count_pageblocks(types: bytearray, zone: Zone) -> list[int]:
+def _count_pageblocks(allocator: PageAllocator, zone: Zone) -> list[int]:
     # pagetypeinfo_showblockcount_print. A block of which the zone has only a part counts.
-    of_zone = types[zone.start_pfn // PAGEBLOCK_NR_PAGES : -(-zone.end_pfn // PAGEBLOCK_NR_PAGES)]
+    first, last = zone.start_pfn >> allocator.pageblock_order, (zone.end_pfn - 1) >> allocator.pageblock_order
+    of_zone = allocator.pageblock_migratetype[first : last + 1]
     return [of_zone.count(migratetype) for migratetype in range(MIGRATE_TYPES)]
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from guest.mm.mmzone import PAGE_SHIFT, MigrateType, Watermarks, Zone
+from guest.mm import watermark
+from guest.mm.mmzone import PAGE_SHIFT, ZONE_TYPES, Watermarks, Zone, ZoneType
 from guest.mm.page_alloc import PageAllocator
 
 _NODE_STAT_ITEMS: Final = """\
@@ -71,10 +72,17 @@ class ZoneInfo:
 
 
 def zoneinfo(allocator: PageAllocator) -> str:
-    """Return ``/proc/zoneinfo`` of the guest; zones without memory have a short entry."""
-    populated = [zone for zone in allocator.zones if zone.managed_pages]
+    """Return ``/proc/zoneinfo`` of the guest.
+
+    A kernel is built for certain zones, and those without memory have a short entry. This one counts as built for all
+    from its lowest zone up to Movable.
+    """
+    zones = {zone.type: zone for zone in allocator.zones}
+    lowest = min(zones)
     return "".join(
-        format_zoneinfo(_zone_information(allocator, zone, first=zone in populated[:1])) for zone in allocator.zones
+        format_zoneinfo(_zone_information(zones[kind], lowest) if kind in zones else _unpopulated(kind, lowest))
+        for kind in ZoneType
+        if kind >= lowest
     )
 
 
@@ -128,23 +136,42 @@ def _pagesets(zone: ZoneInfo) -> list[str]:
     return lines
 
 
-def _zone_information(allocator: PageAllocator, zone: Zone, *, first: bool) -> ZoneInfo:
+def _zone_information(zone: Zone, lowest: ZoneType) -> ZoneInfo:
+    processors = len(zone.pcps)
+    # A kernel has these lists always. One that has not set them up yet holds back nothing.
+    pagesets = [Pageset(count=pcp.count, high=pcp.high, batch=pcp.batch) for pcp in zone.pcps]
     return ZoneInfo(
         node=zone.node,
         name=zone.name,
         free_pages=zone.free_pages,
-        watermarks=zone.watermarks,
+        boost=zone.watermark_boost,
+        watermarks=Watermarks(
+            min=watermark.min_wmark_pages(zone),
+            low=watermark.low_wmark_pages(zone),
+            high=watermark.high_wmark_pages(zone),
+        ),
         spanned_pages=zone.end_pfn - zone.start_pfn,
         present_pages=zone.end_pfn - zone.start_pfn,
         managed_pages=zone.managed_pages,
-        protection=[0] * len(allocator.zones),
+        cma_pages=zone.cma_pages,
+        protection=zone.lowmem_reserve[lowest:],
         start_pfn=zone.start_pfn,
-        node_statistics={} if first else None,
-        zone_statistics={"nr_free_cma": _free_cma_pages(zone)},
-        pagesets=[Pageset(count=0, high=0, batch=1)],
+        node_statistics={} if zone.type == lowest else None,
+        zone_statistics={"nr_free_cma": zone.free_cma_pages},
+        pagesets=pagesets or [Pageset(count=0, high=0, batch=1)],
+        vm_stats_threshold=normal_threshold(zone.managed_pages, processors) if processors > 1 else None,
     )
 
 
-def _free_cma_pages(zone: Zone) -> int:
-    lists = zone.free_list
-    return sum(sum(1 for _ in lists.entries(order, MigrateType.CMA)) << order for order in range(len(zone.nr_free)))
+def _unpopulated(kind: ZoneType, lowest: ZoneType) -> ZoneInfo:
+    return ZoneInfo(
+        node=0,
+        name=next(name for name, zone_type in ZONE_TYPES.items() if zone_type is kind),
+        free_pages=0,
+        watermarks=Watermarks(min=0, low=0, high=0),
+        spanned_pages=0,
+        present_pages=0,
+        managed_pages=0,
+        protection=(0,) * (len(ZoneType) - lowest),
+        start_pfn=0,
+    )

@@ -1,9 +1,11 @@
 """The text interfaces, byte for byte: against texts of Linux 6.1 and against counts made by hand."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from guest.mm.mm_init import x86_64_zones
 from guest.mm.mmzone import MigrateType, ZoneSpan
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.vmstat import (
@@ -123,19 +125,64 @@ def test_a_long_list_is_not_walked_to_its_end() -> None:
 def test_zoneinfo_says_what_the_zone_says() -> None:
     allocator = PageAllocator(1 << 16)
     allocator.alloc_pages(4)
-    [entry] = parse_zoneinfo(zoneinfo(allocator))
-    zone = allocator.zones[0]
+    entries = parse_zoneinfo(zoneinfo(allocator))
+    entry, zone = entries[0], allocator.zones[0]
     assert entry.watermarks == zone.watermarks
     assert entry.free_pages == zone.free_pages == entry.zone_statistics["nr_free_pages"]
     assert (entry.spanned_pages, entry.present_pages, entry.managed_pages) == (1 << 16, 1 << 16, zone.managed_pages)
-    assert len(entry.pagesets) >= 1
-    assert format_zoneinfo(entry) == zoneinfo(allocator)
+    assert "".join(map(format_zoneinfo, entries)) == zoneinfo(allocator)
 
 
-def test_only_the_first_zone_tells_of_its_node() -> None:
-    spans = [ZoneSpan(name="DMA", start_pfn=0, end_pfn=4096), ZoneSpan(name="DMA32", start_pfn=4096, end_pfn=8192)]
-    entries = parse_zoneinfo(zoneinfo(PageAllocator(8192, zones=spans)))
-    assert [(entry.name, entry.node_statistics is None) for entry in entries] == [("DMA", False), ("DMA32", True)]
+def test_zoneinfo_of_one_zone_has_the_entries_and_lines_of_linux() -> None:
+    """A guest with one zone called Normal says the same as User Mode Linux, but for the numbers."""
+    ours, linux_s = (re.sub(r"\d+", "N", text) for text in (zoneinfo(PageAllocator(1 << 16)), linux("zoneinfo")))
+    assert ours == linux_s
+
+
+def test_zones_of_x86_64_without_memory_have_short_entries() -> None:
+    """A machine of 1 GiB has DMA and DMA32; what a zone keeps from requests for higher ones is their size by ratio."""
+    entries = parse_zoneinfo(zoneinfo(PageAllocator(1 << 18, zones=x86_64_zones(1 << 18))))
+    assert [(entry.name, entry.managed_pages) for entry in entries] == [
+        ("DMA", 4096),
+        ("DMA32", (1 << 18) - 4096),
+        ("Normal", 0),
+        ("Movable", 0),
+    ]
+    assert [entry.node_statistics is None for entry in entries] == [False, True, True, True]
+    assert list(entries[0].protection) == [0, 1008, 1008, 1008]
+    assert zoneinfo(PageAllocator(1 << 18)).splitlines()[-1] == "        protection: (0, 0)"
+
+
+def test_every_processor_has_its_pageset() -> None:
+    allocator = PageAllocator(1 << 18, nr_cpus=2)
+    allocator.alloc_pages(0)
+    text = zoneinfo(allocator)
+    pcp = allocator.zones[0].pcps[0]
+    assert pcp.count > 0
+    assert (
+        "  pagesets\n"
+        f"    cpu: 0\n              count: {pcp.count}\n              high:  {pcp.high}\n"
+        f"              batch: {pcp.batch}\n  vm stats threshold: {normal_threshold(1 << 18, 2)}\n"
+        f"    cpu: 1\n              count: 0\n              high:  {pcp.high}\n"
+        f"              batch: {pcp.batch}\n  vm stats threshold: {normal_threshold(1 << 18, 2)}\n"
+        "  node_unreclaimable:  0\n"
+    ) in text
+
+
+def test_a_boosted_zone_shows_boost_and_marks_together() -> None:
+    """The kernel prints min_wmark_pages() and so on, which include the boost."""
+    allocator = PageAllocator(1 << 18)
+    zone = allocator.zones[0]
+    zone.watermark_boost = 512
+    entry = parse_zoneinfo(zoneinfo(allocator))[0]
+    assert entry.boost == 512
+    assert entry.watermarks.min == zone.watermarks.min + 512
+
+
+def test_pagetypeinfo_of_another_pageblock_order() -> None:
+    text = pagetypeinfo(PageAllocator(1 << 14, pageblock_order=10))
+    assert text.startswith("Page block order: 10\nPages per block:  1024\n\n")
+    assert parse_pagetypeinfo(text)[2][0].blocks == [0, 16, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
