@@ -5,11 +5,14 @@ Every page allocated is written and, before it is freed, read again: a device th
 Must not know: time, the device, how memory is backed.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
 from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.vmscan import PageCache
 from protocol.memory import PAGE_SIZE
 
 
@@ -36,8 +39,9 @@ class Recorder(Protocol):
         """A phase of a workload begins."""
 
 
-class Block(NamedTuple):
-    """2**order pages in use from page frame ``pfn``, holding the pattern of ``stamp``."""
+@dataclass(slots=True, eq=False)
+class Block:
+    """2**order pages in use from page frame ``pfn``, holding the pattern of ``stamp``. Compaction may move it."""
 
     pfn: int
     order: int
@@ -65,6 +69,7 @@ class Machine:
         self._on_phase = on_phase
         self._on_corruption = on_corruption
         self._recorder = recorder
+        allocator.vmscan.migrate = self.migrate
         self._last_stamp = 0
         self._blocks: dict[int, Block] = {}
         self.allocated_pages = 0
@@ -95,6 +100,18 @@ class Machine:
         del self._blocks[block.pfn]
         self.allocated_pages -= 1 << block.order
 
+    def migrate(self, old_pfn: int, new_pfn: int, order: int) -> bool:
+        """Move a block that workloads hold to other pages, its content with it; False when nobody here holds it."""
+        block = self._blocks.get(old_pfn)
+        if block is None or block.order != order:
+            return False
+        self.verify(block)
+        self._content.fill(new_pfn, 1 << order, block.stamp)
+        del self._blocks[old_pfn]
+        block.pfn = new_pfn
+        self._blocks[new_pfn] = block
+        return True
+
     def verify(self, block: Block) -> None:
         """Read the block's pages and count those whose content is not what was written."""
         pages = 1 << block.order
@@ -114,6 +131,20 @@ class Machine:
         if self._recorder is not None:
             self._recorder.phase(name)
         self._on_phase(name)
+
+    @contextmanager
+    def page_cache(self) -> Iterator[PageCache[Block]]:
+        """Keep a page cache for as long as it is in use: when memory is short its oldest blocks are freed."""
+        cache: PageCache[Block] = PageCache(self._release)
+        self.allocator.vmscan.register_shrinker(cache.shrink)
+        try:
+            yield cache
+        finally:
+            self.allocator.vmscan.unregister_shrinker(cache.shrink)
+
+    def _release(self, block: Block) -> int:
+        self.free(block)
+        return 1 << block.order
 
     @property
     def free_bytes(self) -> int:

@@ -14,7 +14,7 @@ from guest.workloads.build import Build
 from guest.workloads.churn import Churn
 from guest.workloads.memhog import Idle, Memhog
 from guest.workloads.page_fault import PageFault
-from guest.workloads.pagecache import PageCache
+from guest.workloads.pagecache import PageCacheUser
 from guest.workloads.replay import Replay
 from guest.workloads.steps import Steps
 from protocol.errors import UsageError
@@ -100,7 +100,7 @@ _KINDS: Final[dict[str, tuple[Callable[..., Workload], _Options]]] = {
     "page_fault1": (partial(PageFault, order=PAGEBLOCK_ORDER), _PAGE_FAULT),
     "page_fault2": (partial(PageFault, order=0), _PAGE_FAULT),
     "pagecache": (
-        PageCache,
+        PageCacheUser,
         {
             "size": parse_size,
             "hold": _seconds,

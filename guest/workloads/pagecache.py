@@ -6,7 +6,8 @@ from typing import Final
 
 from guest.machine import Block, Machine
 from guest.mm.mmzone import MigrateType
-from guest.workloads.steps import Steps, free_in_turns, killed_when_out_of_memory, wait_for_block
+from guest.mm.vmscan import PageCache
+from guest.workloads.steps import OutOfMemoryError, Steps, wait_for_block
 from protocol.memory import PAGE_SIZE
 
 READAHEAD_PAGES: Final = 32
@@ -21,12 +22,13 @@ _FILE_PAGES_SIGMA: Final = 1.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PageCache:
-    """Reads files of random sizes until ``size`` bytes are cached (0: 80 % of what is free), holds them, drops them.
+class PageCacheUser:
+    """Reads files of random sizes, ``size`` bytes in all (0: 80 % of what is free), keeps them in a cache, drops them.
 
-    The cache grows page by page, and is dropped file by file in random order, ``drop`` percent of all files; what is
-    left stays for the next of ``repeat`` rounds, which reads up to ``size`` again. ``hold`` and ``rest`` are seconds
-    after reading and after dropping; ``rate`` limits reading to so many bytes a second (0: as fast as it goes).
+    The cache grows page by page. Where memory gets short the pages used least recently make room, so more can be read
+    than there is memory. Of all files ``drop`` percent are dropped; the others, chosen at random, have been used again
+    before, and stay for the next of ``repeat`` rounds, which reads up to ``size`` again. ``hold`` and ``rest`` are
+    seconds after reading and after dropping; ``rate`` limits reading to so many bytes a second (0: as fast as it goes).
     """
 
     size: int = 0
@@ -37,39 +39,73 @@ class PageCache:
     repeat: int = 1
 
     def run(self, machine: Machine, seed: int) -> Steps:
-        """Read and drop. Raises :class:`~guest.workloads.steps.OutOfMemoryError` when the machine has too little."""
+        """Read and drop. Raises :class:`~guest.workloads.steps.OutOfMemoryError` when others have taken all memory."""
         chance = random.Random(seed)
         size = self.size or machine.free_bytes * _PERCENT_OF_MEMORY // 100
-        files: list[list[Block]] = []
-        for _ in range(self.repeat):
-            machine.phase("fill")
-            yield from killed_when_out_of_memory(machine, files, self._fill(machine, chance, size, files))
-            machine.phase("hold")
-            yield self.hold
-            machine.phase("drop")
-            chance.shuffle(files)
-            for _ in range(round(len(files) * self.drop / 100)):
-                yield from free_in_turns(machine, files.pop(), READAHEAD_PAGES)
-            machine.phase("rest")
-            yield self.rest
-        for pages in files:
-            yield from free_in_turns(machine, pages, READAHEAD_PAGES)
+        with machine.page_cache() as cache:
+            files: list[list[Block]] = []
+            try:
+                for _ in range(self.repeat):
+                    machine.phase("fill")
+                    yield from self._fill(machine, cache, chance, size, files)
+                    machine.phase("hold")
+                    yield self.hold
+                    machine.phase("drop")
+                    files = _use_some_again(cache, chance, files, 1 - self.drop / 100)
+                    yield from _shrink_in_turns(cache, len(cache) - sum(map(len, files)))
+                    machine.phase("rest")
+                    yield self.rest
+            except OutOfMemoryError:
+                cache.drop()
+                raise
+            yield from _shrink_in_turns(cache, len(cache))
 
-    def _fill(self, machine: Machine, chance: random.Random, size: int, files: list[list[Block]]) -> Steps:
-        wanted = size // PAGE_SIZE - sum(map(len, files))
+    def _fill(
+        self,
+        machine: Machine,
+        cache: PageCache[Block],
+        chance: random.Random,
+        size: int,
+        files: list[list[Block]],
+    ) -> Steps:
+        wanted = size // PAGE_SIZE - len(cache)
         while wanted > 0:
             pages: list[Block] = []
             files.append(pages)
-            if len(files) % INODES_PER_PAGE == 1:
-                pages.append((yield from wait_for_block(machine, 0, MigrateType.RECLAIMABLE)))
             file_pages = min(wanted, 1 + int(chance.lognormvariate(_FILE_PAGES_MU, _FILE_PAGES_SIGMA)))
-            yield from self._read(machine, pages, file_pages)
-            wanted -= len(pages)
+            if len(files) % INODES_PER_PAGE == 1:
+                yield from _add(machine, cache, pages, MigrateType.RECLAIMABLE)
+            while len(pages) < file_pages:
+                window = min(READAHEAD_PAGES, file_pages - len(pages))
+                for _ in range(window):
+                    yield from _add(machine, cache, pages, MigrateType.MOVABLE)
+                yield window * PAGE_SIZE / self.rate if self.rate else 0.0
+            wanted -= file_pages
 
-    def _read(self, machine: Machine, pages: list[Block], file_pages: int) -> Steps:
-        for begin in range(0, file_pages, READAHEAD_PAGES):
-            window = min(READAHEAD_PAGES, file_pages - begin)
-            for _ in range(window):
-                block = machine.allocate(0)
-                pages.append(block if block is not None else (yield from wait_for_block(machine, 0)))
-            yield window * PAGE_SIZE / self.rate if self.rate else 0.0
+
+def _add(machine: Machine, cache: PageCache[Block], pages: list[Block], migratetype: MigrateType) -> Steps:
+    block = machine.allocate(0, migratetype)
+    if block is None:
+        block = yield from wait_for_block(machine, 0, migratetype)
+    cache.touch(block)
+    pages.append(block)
+
+
+def _use_some_again(
+    cache: PageCache[Block], chance: random.Random, files: list[list[Block]], share: float
+) -> list[list[Block]]:
+    # The files that were used again, with what reclaim has left of them.
+    again = chance.sample(files, round(len(files) * share))
+    found = []
+    for pages in again:
+        cached = [block for block in pages if block in cache]
+        for block in cached:
+            cache.touch(block)
+        found.append(cached)
+    return found
+
+
+def _shrink_in_turns(cache: PageCache[Block], pages: int) -> Steps:
+    for begin in range(0, pages, READAHEAD_PAGES):
+        cache.shrink(min(READAHEAD_PAGES, pages - begin))
+        yield 0.0

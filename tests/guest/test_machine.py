@@ -86,3 +86,37 @@ def test_an_allocation_that_failed_is_counted_and_not_recorded() -> None:
         pass
     assert scene.machine.failed_allocations == 1
     assert "".join(scene.lines).count("alloc") == scene.machine.allocated_pages >> 10
+
+
+def test_compaction_moves_a_block_with_its_content() -> None:
+    scene = Scene()
+    block = scene.machine.allocate(2)
+    assert block is not None
+    old, new = block.pfn, block.pfn ^ 1024
+    assert scene.machine.migrate(old, new, 2)
+    scene.contents.stamps.update(dict.fromkeys(range(old, old + 4), 0))
+    assert block.pfn == new
+    scene.machine.verify(block)
+    assert (scene.machine.verified_pages, scene.machine.corrupted_pages) == (8, 0)
+
+
+def test_compaction_cannot_move_what_nobody_holds() -> None:
+    """Rings, for example: the device knows their address."""
+    scene = Scene()
+    pfn = scene.machine.allocator.alloc_pages(0)
+    assert pfn is not None
+    assert not scene.machine.migrate(pfn, pfn ^ 1024, 0)
+
+
+def test_a_page_cache_gives_way() -> None:
+    scene = Scene()
+    with scene.machine.page_cache() as cache:
+        for _ in range(3000):
+            block = scene.machine.allocate(0)
+            assert block is not None
+            cache.touch(block)
+        held = [scene.machine.allocate(9) for _ in range(3)]
+        assert None not in held
+        assert len(cache) < 3000
+        cache.drop()
+    assert scene.machine.allocated_pages == 3 * 512

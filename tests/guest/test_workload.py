@@ -74,7 +74,6 @@ def test_a_churn_stopped_half_way_is_replayed_into_the_identical_buddyinfo() -> 
         "memhog:size=1G",
         "page_fault1:size=300M,tasks=2",
         "page_fault2:size=200M,tasks=2",
-        "pagecache:size=1G",
         "build:size=1G,seconds=5,tick=0.1",
     ],
 )
@@ -145,6 +144,21 @@ def test_pagecache_fills_with_single_pages_and_drops_them() -> None:
     types = [event.migratetype for event in allocated]
     assert 0 < types.count(MigrateType.RECLAIMABLE) < len(types) / 50
     assert set(types) == {MigrateType.MOVABLE, MigrateType.RECLAIMABLE}
+
+
+def test_pagecache_makes_room_for_others_and_itself() -> None:
+    """Reading four times the memory there is: the cache stays below the watermarks and nothing runs out."""
+    run = VirtualRun(1 << 13)
+    run.run(parse_workload("pagecache:size=128M"))
+    assert run.machine.failed_allocations == 0
+    assert 16 * MIB < run.peak_bytes < 32 * MIB
+    assert run.allocator.vmscan.reclaimed_pages > 0
+    assert run.machine.allocated_bytes == 0
+
+
+def test_pagecache_is_asked_no_longer_when_it_is_over() -> None:
+    run = VirtualRun(1 << 13).run(parse_workload("pagecache:size=8M"))
+    assert run.allocator.vmscan.shrink(1) == 0
 
 
 def test_pagecache_keeps_what_it_does_not_drop() -> None:
