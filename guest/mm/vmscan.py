@@ -5,7 +5,8 @@ Knows when and how much is to be given up, and whom to ask. Must not know what i
 A *shrinker* is a callable that is asked for a number of pages, gives up what it can do without, oldest first, and
 returns how many pages it freed; :class:`PageCache` has one. kswapd has no thread here and takes no time: where the
 kernel would wake it, it runs, before the request that woke it returns. It brings a zone that the request may use above
-its high watermark, as far as the shrinkers allow, then lowers the watermarks that were boosted.
+its high watermark, as far as the shrinkers allow, then lowers the watermarks that were boosted and has memory
+compacted, as kcompactd would.
 """
 
 from collections import OrderedDict
@@ -13,7 +14,8 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from guest.mm import watermark
-from guest.mm.mmzone import highest_zone_type
+from guest.mm.compaction import Compaction, CompactionStatistics, Migrate
+from guest.mm.mmzone import MigrateType, highest_zone_type
 
 if TYPE_CHECKING:
     from guest.mm.page_alloc import PageAllocator
@@ -38,11 +40,12 @@ class VmScan:
         self._allocator = allocator
         self._shrinkers: list[Shrinker] = []
         self.on_out_of_memory: Callable[[int, int], bool] | None = None
-        self.migrate: Callable[[int, int, int], bool] | None = None
+        self.migrate: Migrate | None = None
         self.kswapd_runs = 0
         self.reclaimed_pages = 0
         self.direct_reclaims = 0
         self.out_of_memory_events = 0
+        self.compaction = CompactionStatistics()
 
     def register_shrinker(self, shrinker: Shrinker) -> None:
         """Ask ``shrinker``, too, when memory is short; after those registered before."""
@@ -76,10 +79,14 @@ class VmScan:
         self.kswapd_runs += 1
         while not self._balanced(order, migratetype) and self.shrink(SWAP_CLUSTER_MAX):
             pass
+        boosted = False
         for zone in self._allocator.zones:
             if zone.watermark_boost:
                 zone.watermark_boost = 0
                 watermark.refresh(zone)
+                boosted = True
+        if boosted:
+            self.compact(self._allocator.pageblock_order, MigrateType.UNMOVABLE)
 
     def _balanced(self, order: int, migratetype: int) -> bool:
         # pgdat_balanced
@@ -96,7 +103,17 @@ class VmScan:
         return self.shrink(max(SWAP_CLUSTER_MAX, 1 << order))
 
     def compact(self, order: int, migratetype: int) -> bool:
-        """Move pages so that blocks of ``order`` come about; True when there is one now."""
+        """Move pages so that blocks of ``order`` come about; True when a zone has one (``try_to_compact_pages``).
+
+        An order of -1 moves all there is to move. Without ``migrate`` nothing can be moved.
+        """
+        if self.migrate is None:
+            return False
+        self._allocator.drain_all_pages()
+        for zone in self._allocator.zonelists[migratetype]:
+            run = Compaction(self._allocator, zone, order, migratetype, self.migrate, self.compaction)
+            if run.run():
+                return True
         return False
 
     def out_of_memory(self, order: int, migratetype: int) -> bool:
