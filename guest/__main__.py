@@ -86,6 +86,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory", metavar="SIZE", type=option_type(_memory), default=GIB, help="guest memory (default: 1G)"
     )
+    parser.add_argument(
+        "--buddyinfo",
+        metavar="FILE",
+        type=Path,
+        help="begin with the free blocks that FILE shows, a copy of another machine's /proc/buddyinfo",
+    )
     _add_reporting(parser)
     work = parser.add_argument_group("what the guest does")
     work.add_argument(
@@ -105,6 +111,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from guest.vmm import VirtualMachine, VmmOptions
     from guest.workloads.memhog import Idle
@@ -115,6 +128,7 @@ def _run(arguments: argparse.Namespace) -> int:
     options = VmmOptions(
         socket_path=arguments.socket_path,
         memory=arguments.memory,
+        buddyinfo=None if arguments.buddyinfo is None else _read(arguments.buddyinfo),
         reporter=arguments.reporter,
         reporting_order=arguments.reporting_order,
         reporting_delay=arguments.reporting_delay,

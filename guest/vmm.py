@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from guest.attachment import QUEUE_SIZE, Attachment, allocate_rings
 from guest.machine import Machine
+from guest.mm.buddyinfo import shape_memory
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_reporting import PageReporter, Report
 from guest.mm.reporters import make_reporter
@@ -43,6 +44,8 @@ class VmmOptions:
     socket_path: Path
     memory: int
     reporter: str
+    buddyinfo: str | None = None
+    """The free lists to begin with, as another machine's /proc/buddyinfo; None is everything free."""
     reporting_order: int | None = None
     reporting_delay: float | None = None
     reporting_capacity: int | None = None
@@ -66,6 +69,8 @@ class VirtualMachine:
         self._events = events
         self._begin = time.monotonic()
         self._allocator = PageAllocator(options.memory // PAGE_SIZE)
+        if options.buddyinfo is not None:
+            shape_memory(self._allocator, options.buddyinfo)
         self._reporter = self._make_reporter()
         self._ram = GuestRam(options.memory)
         self._rings = allocate_rings(self._allocator)

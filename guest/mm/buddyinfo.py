@@ -40,6 +40,23 @@ def parse_buddyinfo(text: str) -> dict[tuple[int, str], tuple[int, ...]]:
     return zones
 
 
+def shape_memory(allocator: PageAllocator, text: str) -> None:
+    """Make the zones of ``allocator`` look like those of ``text``: by name, and where there is one each, whatever they
+    are called. Zones of ``text`` without a free page do not count.
+
+    Raises:
+        UsageError: ``text`` is no buddyinfo, has a zone that is not here, or more free memory than a zone has room for.
+    """
+    shapes = {name: nr_free for (_, name), nr_free in parse_buddyinfo(text).items() if any(nr_free)}
+    if len(shapes) == len(allocator.zones) == 1:
+        shapes = dict(zip([allocator.zones[0].name], shapes.values(), strict=True))
+    zones = {zone.name: zone for zone in allocator.zones}
+    for name in shapes.keys() - zones.keys():
+        raise UsageError(f"buddyinfo: zone {name} is not among those of this machine, {', '.join(zones)}")
+    for name, zone in zones.items():
+        shape_zone(allocator, zone, shapes.get(name, (0,) * NR_PAGE_ORDERS))
+
+
 def shape_zone(allocator: PageAllocator, zone: Zone, nr_free: Sequence[int]) -> None:
     """Allocate and fragment a zone that is wholly free, as after boot, so that ``zone.nr_free`` becomes ``nr_free``.
 

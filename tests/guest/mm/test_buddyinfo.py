@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guest.mm.buddyinfo import parse_buddyinfo, shape_zone
+from guest.mm.buddyinfo import parse_buddyinfo, shape_memory, shape_zone
+from guest.mm.mmzone import ZoneSpan
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.vmstat import buddyinfo
 from protocol.errors import UsageError
@@ -19,6 +20,25 @@ def test_a_real_kernels_text_is_read_and_built() -> None:
     allocator = PageAllocator(122125)
     shape_zone(allocator, allocator.zones[0], IDLE_COUNTS)
     allocator.validate()
+    assert buddyinfo(allocator) == IDLE
+
+
+def test_memory_is_shaped_zone_by_zone() -> None:
+    spans = [
+        ZoneSpan(name="DMA32", start_pfn=0, end_pfn=8192),
+        ZoneSpan(name="Normal", start_pfn=8192, end_pfn=1 << 18),
+    ]
+    allocator = PageAllocator(1 << 18, zones=spans)
+    shape_memory(allocator, IDLE)
+    assert [zone.nr_free for zone in allocator.zones] == [[0] * 11, list(IDLE_COUNTS)]
+    allocator.validate()
+    with pytest.raises(UsageError, match="zone HighMem is not among those of this machine, DMA32, Normal"):
+        shape_memory(allocator, IDLE.replace("Normal", "HighMem"))
+
+
+def test_a_single_zone_may_have_any_name() -> None:
+    allocator = PageAllocator(122125)
+    shape_memory(allocator, IDLE.replace(" Normal", "HighMem") + "Node 0, zone  Movable" + " 0" * 11)
     assert buddyinfo(allocator) == IDLE
 
 
