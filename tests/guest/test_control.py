@@ -1,0 +1,248 @@
+"""guest/control.py: the text on a line, and clients that mean no good."""
+
+import asyncio
+import contextlib
+import select
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from guest.control import CONNECTIONS, LINE_MAX, ControlServer, ask
+from protocol.errors import UsageError
+
+LONG_TEXT = "x" * (4 << 20) + "\n"
+
+ANSWERS = {"buddyinfo": lambda: "Node 0\n", "long": lambda: LONG_TEXT}
+
+KNOWN = "known are buddyinfo, long, help"
+TOO_LONG = f"error: a command has at most {LINE_MAX - 1} bytes\n".encode()
+
+PATIENCE = 20.0
+"""Seconds after which what a test waits for counts as missing."""
+
+
+def serve(path: Path, client: Callable[[], None], *, deadline: float = 60.0) -> None:
+    """Run ``client`` against a server, and see that the server still answers afterwards and leaves nothing."""
+
+    async def scene() -> None:
+        server = await ControlServer.open(path, ANSWERS, deadline=deadline)
+        try:
+            await asyncio.to_thread(client)
+            assert await asyncio.to_thread(ask, path, "buddyinfo") == "Node 0\n"
+        finally:
+            await server.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scene())
+    assert not path.exists()
+
+
+def connect(path: Path) -> socket.socket:
+    """Return a connection on which nothing waits for ever."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(PATIENCE)
+    connection.connect(str(path))
+    return connection
+
+
+def receive_all(connection: socket.socket) -> bytes:
+    """Return everything up to the end of the file, or of the connection."""
+    received = bytearray()
+    with contextlib.suppress(ConnectionResetError):
+        while data := connection.recv(1 << 20):
+            received += data
+    return bytes(received)
+
+
+def exchange(path: Path, request: bytes, *, end: bool = False) -> bytes:
+    """Send ``request`` and return everything until the end of the file."""
+    with connect(path) as connection:
+        with contextlib.suppress(BrokenPipeError):  # what came before was enough for an answer
+            connection.sendall(request)
+        if end:
+            connection.shutdown(socket.SHUT_WR)
+        return receive_all(connection)
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer"),
+    [
+        (b"buddyinfo\n", b"Node 0\n"),
+        (b"  buddyinfo \r\n", b"Node 0\n"),
+        (b"buddyinfo\nlong\n", b"Node 0\n"),
+        (b"long\n", LONG_TEXT.encode()),
+        (b"help\n", b"buddyinfo\nlong\nhelp\n"),
+        (b"zoneinfo\n", f"error: unknown command 'zoneinfo', {KNOWN}\n".encode()),
+        (b"\n", f"error: unknown command '', {KNOWN}\n".encode()),
+        (b"\xff\x00\n", f"error: unknown command '\\\\xff\\x00', {KNOWN}\n".encode()),
+        (b"z" * 100 + b"\n", f"error: unknown command '{'z' * 40}...', {KNOWN}\n".encode()),
+        (b"z" * LINE_MAX * 4, TOO_LONG),
+    ],
+)
+def test_one_line_gets_one_text(tmp_path: Path, request_: bytes, answer: bytes) -> None:
+    path = tmp_path / "control"
+
+    def client() -> None:
+        assert exchange(path, request_) == answer
+
+    serve(path, client)
+
+
+@pytest.mark.parametrize(("request_", "answer"), [(b"buddyinfo", b"Node 0\n"), (b"", b"error: unknown command ''")])
+def test_the_end_of_the_stream_ends_the_line(tmp_path: Path, request_: bytes, answer: bytes) -> None:
+    path = tmp_path / "control"
+
+    def client() -> None:
+        assert exchange(path, request_, end=True).startswith(answer)
+
+    serve(path, client)
+
+
+def test_a_client_without_a_line_is_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+
+    def client() -> None:
+        assert exchange(path, b"") == b""
+        assert exchange(path, b"buddy") == b""
+
+    serve(path, client, deadline=0.1)
+
+
+def test_a_client_that_does_not_read_is_given_up(tmp_path: Path) -> None:
+    """It gets what the kernel had taken already. The rest is thrown away with the connection."""
+    path = tmp_path / "control"
+
+    def client() -> None:
+        with connect(path) as deaf:
+            deaf.sendall(b"long\n")
+            hung_up = select.poll()
+            hung_up.register(deaf, 0)
+            assert hung_up.poll(PATIENCE * 1000)
+            assert 0 < len(receive_all(deaf)) < len(LONG_TEXT)
+
+    serve(path, client, deadline=0.1)
+
+
+def test_a_flood_of_garbage_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+
+    def client() -> None:
+        for _ in range(3):
+            assert exchange(path, b"\x00" * (8 << 20)) in (b"", TOO_LONG)
+
+    serve(path, client)
+
+
+def test_clients_that_vanish_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+
+    def client() -> None:
+        for request in (b"", b"long\n", b"buddyinfo\n", b"zz") * 3:
+            with connect(path) as hasty:
+                hasty.sendall(request)
+
+    serve(path, client)
+
+
+def test_one_client_too_many_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+
+    def client() -> None:
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(connect(path)) for _ in range(CONNECTIONS)]
+            assert exchange(path, b"") == b"error: too many connections\n"
+            with pytest.raises(UsageError, match="too many connections"):
+                ask(path, "buddyinfo")
+            for connection in connections:
+                connection.sendall(b"buddyinfo\n")
+                assert receive_all(connection) == b"Node 0\n"
+
+    serve(path, client)
+
+
+def test_closing_does_not_wait_for_clients(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+
+    async def scene() -> None:
+        server = await ControlServer.open(path, ANSWERS)
+        with await asyncio.to_thread(connect, path) as connection:
+            connection.sendall(b"budd")
+            await asyncio.to_thread(ask, path, "help")  # by now the first client is being served
+            await server.close()
+            assert await asyncio.to_thread(receive_all, connection) == b""
+
+    asyncio.run(scene())
+
+
+def test_the_socket_of_a_killed_guest_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+
+    def client() -> None:
+        assert exchange(path, b"buddyinfo\n") == b"Node 0\n"
+
+    serve(path, client)
+
+
+def test_the_socket_of_a_living_guest_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+
+    async def scene() -> None:
+        server = await ControlServer.open(path, ANSWERS)
+        with pytest.raises(UsageError, match="another process listens there"):
+            await ControlServer.open(path, ANSWERS)
+        assert await asyncio.to_thread(ask, path, "buddyinfo") == "Node 0\n"
+        await server.close()
+
+    asyncio.run(scene())
+
+
+def test_a_file_that_somebody_else_put_there_stays(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+
+    def replace() -> None:
+        path.unlink()
+        path.write_text("mine", encoding="ascii")
+
+    async def scene() -> None:
+        server = await ControlServer.open(path, ANSWERS)
+        await asyncio.to_thread(replace)
+        await server.close()
+
+    asyncio.run(scene())
+    assert path.read_text(encoding="ascii") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("file", "exists and is not a socket"), ("no/such", "No such file or directory"), ("l" * 120, "too long")],
+)
+def test_a_place_where_no_socket_can_be(tmp_path: Path, name: str, complaint: str) -> None:
+    (tmp_path / "file").write_text("", encoding="ascii")
+
+    async def scene() -> None:
+        await ControlServer.open(tmp_path / name, ANSWERS)
+
+    with pytest.raises(UsageError, match=complaint):
+        asyncio.run(scene())
+
+
+# --- The client ---
+
+
+def test_asking_for_what_is_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+
+    def client() -> None:
+        with pytest.raises(UsageError, match="unknown command 'weather', known are"):
+            ask(path, "weather")
+
+    serve(path, client)
+
+
+def test_asking_where_nobody_is(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file or directory"):
+        ask(tmp_path / "control", "buddyinfo")
