@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from guest.mm.mmzone import MigrateType
+from guest.mm.mmzone import MigrateType, Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import ALLOCATED, MOVABLE
 from guest.mm.reporters import make_reporter
@@ -134,7 +134,6 @@ def test_too_little_free_memory_is_not_compacted() -> None:
 def test_the_fast_search_makes_the_reporter_forget_its_place() -> None:
     owner = scattered(8192)
     allocator = owner.allocator
-    zone = allocator.zones[0]
     calls: list[tuple[int, int]] = []
     reporter = make_reporter("boundary", allocator, order=0)
     reporter.register(16, 0.0, do_nothing)
@@ -142,7 +141,7 @@ def test_the_fast_search_makes_the_reporter_forget_its_place() -> None:
     worker = reporter.process(1.0)
     next(worker)
 
-    def recorded(of: object, order: int, migratetype: int) -> None:
+    def recorded(zone: Zone, order: int, migratetype: int) -> None:
         calls.append((order, migratetype))
         release(zone, order, migratetype)
 

@@ -1,0 +1,162 @@
+"""guest/mm/watermark.py and the zones of x86-64: who may take how much from where."""
+
+import pytest
+
+from guest.mm.mm_init import x86_64_zones
+from guest.mm.mmzone import NEVER, MigrateType, Watermarks, Zone, ZoneSpan, ZoneType
+from guest.mm.page_alloc import PageAllocator
+from guest.mm.watermark import AllocFlags, boost_watermark, recommended_min_free_kbytes, zone_watermark_ok
+from protocol.errors import UsageError
+
+GIB = 1 << 18
+UNMOVABLE, MOVABLE = MigrateType.UNMOVABLE, MigrateType.MOVABLE
+
+
+def spans(*args: int, kernelcore: int | None = None) -> list[tuple[str, int, int]]:
+    total, *start = args
+    zones = x86_64_zones(total, start_pfn=start[0] if start else 0, kernelcore_pages=kernelcore)
+    return [(zone.name, zone.start_pfn, zone.end_pfn) for zone in zones]
+
+
+def test_zones_of_x86_64() -> None:
+    assert spans(2048) == [("DMA", 0, 2048)]
+    assert spans(GIB) == [("DMA", 0, 4096), ("DMA32", 4096, GIB)]
+    assert spans(8 * GIB, 1) == [("DMA", 1, 4096), ("DMA32", 4096, 4 * GIB), ("Normal", 4 * GIB, 8 * GIB + 1)]
+    assert spans(GIB, 8 * GIB) == [("Normal", 8 * GIB, 9 * GIB)]
+
+
+def test_movable_is_what_the_kernel_core_leaves_of_the_highest_zone() -> None:
+    assert spans(8 * GIB, kernelcore=6 * GIB + 1)[2:] == [
+        ("Normal", 4 * GIB, 6 * GIB + 1024),
+        ("Movable", 6 * GIB + 1024, 8 * GIB),
+    ]
+    # The zones below are the kernel's anyway, and Normal is none at all when that is enough.
+    assert spans(8 * GIB, kernelcore=GIB)[2:] == [("Movable", 4 * GIB, 8 * GIB)]
+    assert spans(8 * GIB, kernelcore=9 * GIB) == spans(8 * GIB)
+    with pytest.raises(UsageError, match="a kernel core of -1 pages cannot be"):
+        spans(GIB, kernelcore=-1)
+
+
+def x86(gib: int = 8, kernelcore_gib: int | None = None) -> PageAllocator:
+    kernelcore = None if kernelcore_gib is None else kernelcore_gib * GIB
+    return PageAllocator(gib * GIB, zones=x86_64_zones(gib * GIB, kernelcore_pages=kernelcore))
+
+
+def test_each_zone_carries_its_share_of_min_free_kbytes() -> None:
+    zones = x86().zones
+    # 4 * sqrt(8 GiB in KiB) = 11585 KiB, of which each zone has the part that it has of the pages.
+    assert [zone.watermarks.min for zone in zones] == [2896 * size // (8 * GIB) for size in (4096, 1044480, 1048576)]
+    # What is Movable does not raise the sum, but takes part in it.
+    assert sum(zone.watermarks.min for zone in x86(8, 4).zones) == pytest.approx(2048, abs=3)
+
+
+def test_lowmem_reserve_keeps_a_share_of_all_higher_zones() -> None:
+    dma, dma32, normal, movable = x86(12, 6).zones
+    assert dma.lowmem_reserve == (0, 1044480 // 256, (1044480 + 2 * GIB) // 256, (1044480 + 8 * GIB) // 256)
+    assert dma32.lowmem_reserve == (0, 0, 2 * GIB // 256, 8 * GIB // 256)
+    assert normal.lowmem_reserve == (0, 0, 0, 6 * GIB // 32)
+    assert movable.lowmem_reserve == (0, 0, 0, 0)
+
+
+def test_only_movable_requests_use_the_movable_zone() -> None:
+    allocator = x86(8, 6)
+    normal, movable = allocator.zones[2:]
+    assert allocator.alloc_pages(0, MOVABLE) == movable.start_pfn
+    assert allocator.alloc_pages(0, UNMOVABLE) == normal.start_pfn
+    assert allocator.alloc_pages(0, MigrateType.RECLAIMABLE) is not None
+    assert movable.free_pages == movable.managed_pages - 1
+
+
+def test_the_next_zone_serves_before_the_first_one_goes_below_its_low_watermark() -> None:
+    allocator = PageAllocator(
+        40960,
+        zones=[
+            ZoneSpan(name="DMA32", start_pfn=0, end_pfn=20480),
+            ZoneSpan(name="Normal", start_pfn=20480, end_pfn=40960),
+        ],
+    )
+    dma32, normal = allocator.zones
+    while dma32.free_pages == dma32.managed_pages:
+        allocator.alloc_pages(0)
+    assert normal.free_pages == normal.watermarks.low
+    while allocator.alloc_pages(0) is not None:
+        pass
+    assert (normal.free_pages, dma32.free_pages) == (normal.watermarks.min, dma32.watermarks.min + 20480 // 256)
+    # An urgent request goes to 3/8 of the minimum, and whoever frees memory by it takes the last page.
+    while allocator.alloc_pages(0, flags=AllocFlags.ATOMIC) is not None:
+        pass
+    assert (normal.watermarks.min, normal.free_pages) == (202, 202 - 101 - 25)
+    while allocator.alloc_pages(0, flags=AllocFlags.NO_WATERMARKS) is not None:
+        pass
+    assert (normal.free_pages, dma32.free_pages) == (0, 0)
+
+
+def zone(free: int) -> Zone:
+    made = Zone(0, ZoneSpan(name="Normal", start_pfn=0, end_pfn=1 << 16), Watermarks(min=100, low=125, high=150))
+    made.free_pages = free
+    return made
+
+
+@pytest.mark.parametrize(("order", "free", "ok"), [(0, 100, False), (0, 101, True), (4, 115, False), (4, 116, True)])
+def test_more_than_the_mark_has_to_stay(order: int, free: int, ok: bool) -> None:
+    assert zone_watermark_ok(zone(free), order, 100, ZoneType.NORMAL, migratetype=UNMOVABLE) is ok
+
+
+def test_reserves_count_as_used_for_those_who_may_not_have_them() -> None:
+    full = zone(300)
+    full.nr_reserved_highatomic, full.free_cma_pages = 150, 100
+    full.lowmem_reserve = (0, 0, 0, 60)
+
+    def left(migratetype: MigrateType, flags: AllocFlags = AllocFlags.NONE, highest: ZoneType = ZoneType.NORMAL) -> int:
+        return (
+            max(
+                mark
+                for mark in range(-1, 300)
+                if zone_watermark_ok(full, 0, mark, highest, migratetype=migratetype, flags=flags)
+            )
+            + 1
+        )
+
+    assert left(UNMOVABLE) == 300 - 150 - 100
+    assert left(MOVABLE) == 300 - 150
+    assert left(MOVABLE, highest=ZoneType.MOVABLE) == 300 - 150 - 60
+    assert left(UNMOVABLE, AllocFlags.ATOMIC) == 300
+
+
+def test_the_boost_is_a_pageblock_at_a_time_and_bounded() -> None:
+    boosted = zone(1 << 16)
+    marks = []
+    for _ in range(4):
+        assert boost_watermark(boosted, 64)
+        marks.append(boosted.watermark_boost)
+    # 150 % of the high watermark.
+    assert marks == [64, 128, 192, 225]
+    assert boosted.fast_mark[MOVABLE] == 125 + 225
+    assert not boost_watermark(boosted, 1 << 15)
+
+
+def test_a_zone_with_cma_has_no_fast_answer() -> None:
+    allocator = PageAllocator(8192, cma_pages=1024)
+    assert set(allocator.zones[0].fast_mark) == {NEVER}
+
+
+def test_transparent_huge_pages_raise_min_free_kbytes() -> None:
+    # The well-known 67584 KiB of a machine with DMA, DMA32 and Normal, and less where memory is small.
+    assert recommended_min_free_kbytes(x86().zones, 512) == 67584
+    assert recommended_min_free_kbytes(PageAllocator(1 << 16).zones, 512) == (1 << 16) // 20 * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pageblock_order": 0}, "pageblock order 0 is not within 1 and 10"),
+        ({"pageblock_order": 11}, "pageblock order 11 is not within 1 and 10"),
+        ({"nr_cpus": -1}, "-1 processors cannot have page lists"),
+        ({"cma_pages": 100}, "area of 100 pages is not of whole pageblocks of 512"),
+        ({"cma_pages": -512}, "area of -512 pages is not of whole pageblocks of 512"),
+        ({"cma_pages": 8192}, "zone Normal of 4096 pages cannot hold a contiguous area of 8192"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        PageAllocator(4096, **options)  # type: ignore[arg-type]
