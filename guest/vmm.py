@@ -12,20 +12,25 @@ import sys
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from guest.allocation_trace import TraceWriter
 from guest.attachment import QUEUE_SIZE, Attachment, allocate_rings
+from guest.control import ControlServer
 from guest.machine import Machine
 from guest.mm.buddyinfo import shape_memory
+from guest.mm.mm_init import x86_64_zones
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_reporting import PageReporter, Report
 from guest.mm.reporters import make_reporter
-from guest.mm.vmstat import buddyinfo
+from guest.mm.vmstat import VIEWS, buddyinfo
 from guest.ram import GuestRam
+from guest.record_file import RecordFile
 from guest.workload import Workload
 from guest.workloads.steps import OutOfMemoryError
-from protocol.errors import BalloonError
+from protocol.errors import BalloonError, UsageError
 from protocol.events import EventLog
 from protocol.memory import PAGE_SIZE
 
@@ -37,6 +42,11 @@ LATEST: Final = 1.0
 """Most seconds that a workload may fall behind its own clock and still catch up."""
 
 
+ONE_ZONE: Final = "one"
+X86_64_ZONES: Final = "x86-64"
+"""Layouts of memory: all of it Normal, or DMA, DMA32 and Normal where a real machine has them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmmOptions:
     """How the machine was asked to be. Sizes are bytes, times seconds; None leaves a reporter's own default."""
@@ -46,6 +56,11 @@ class VmmOptions:
     reporter: str
     buddyinfo: str | None = None
     """The free lists to begin with, as another machine's /proc/buddyinfo; None is everything free."""
+    zones: str = ONE_ZONE
+    kernelcore: int | None = None
+    cma: int = 0
+    cpus: int = 0
+    shuffle: bool = False
     reporting_order: int | None = None
     reporting_delay: float | None = None
     reporting_capacity: int | None = None
@@ -54,7 +69,10 @@ class VmmOptions:
     seed: int = 0
     duration: float | None = None
     hold: bool = False
-    print_buddyinfo: bool = False
+    views: tuple[str, ...] = ()
+    """What to print at the end, by the names of ``guest.mm.vmstat.VIEWS``."""
+    control: Path | None = None
+    record: Path | None = None
 
 
 class VirtualMachine:
@@ -68,13 +86,16 @@ class VirtualMachine:
         self._options = options
         self._events = events
         self._begin = time.monotonic()
-        self._allocator = PageAllocator(options.memory // PAGE_SIZE)
-        if options.buddyinfo is not None:
-            shape_memory(self._allocator, options.buddyinfo)
+        self._allocator = _make_allocator(options)
         self._reporter = self._make_reporter()
         self._ram = GuestRam(options.memory)
         self._rings = allocate_rings(self._allocator)
-        self._machine = Machine(self._allocator, self._ram, self._on_phase, self._on_corruption)
+        if options.buddyinfo is not None:
+            shape_memory(self._allocator, options.buddyinfo)
+        self._record = None if options.record is None else RecordFile(options.record)
+        self._machine = Machine(
+            self._allocator, self._ram, self._on_phase, self._on_corruption, recorder=self._make_recorder()
+        )
         self._attachment: Attachment | None = None
         self._work_requested = asyncio.Event()
         self._stop = asyncio.Event()
@@ -93,12 +114,26 @@ class VirtualMachine:
             high_water_mark=options.high_water_mark,
         )
 
+    def _make_recorder(self) -> TraceWriter | None:
+        if self._record is None:
+            return None
+        return TraceWriter(self._record.write, lambda: round(time.monotonic() - self._begin, 6))
+
     async def run(self) -> int:
         """Run the workloads to their end. Return the exit status: 0, or 1 where a page was corrupted or memory ran out.
 
         Raises:
-            BalloonError: there is no back-end to begin with.
+            BalloonError: there is no back-end to begin with, or no control socket can be made.
         """
+        async with contextlib.AsyncExitStack() as stack:
+            if self._record is not None:
+                stack.callback(self._close_record, self._record)
+            if self._options.control is not None:
+                answers = {name: partial(view, self._allocator) for name, view in VIEWS.items()}
+                stack.push_async_callback((await ControlServer.open(self._options.control, answers)).close)
+            return await self._run()
+
+    async def _run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -142,7 +177,13 @@ class VirtualMachine:
 
     # -- workloads --------------------------------------------------------------------------------------------------
 
+    def _close_record(self, record: RecordFile) -> None:
+        record.close()
+        if record.broken is not None:
+            _say(f"--record {record.path}: {record.broken}; what came later is missing there")
+
     async def _run_workloads(self) -> None:
+        self._begin = time.monotonic()
         seeds = range(self._options.seed, self._options.seed + len(self._options.workloads))
         await asyncio.gather(*map(self._run_workload, self._options.workloads, seeds))
 
@@ -172,8 +213,8 @@ class VirtualMachine:
         self._tell_memory_once()
         self._events.emit("finished", verified_pages=machine.verified_pages, corrupted_pages=machine.corrupted_pages)
         _print(f"verified {machine.verified_pages} pages, corrupted {machine.corrupted_pages}", self._events)
-        if self._options.print_buddyinfo:
-            self._print_buddyinfo()
+        for name in self._options.views:
+            _print(VIEWS[name](self._allocator).rstrip("\n"), self._events)
 
     def _print_buddyinfo(self) -> None:
         _print(buddyinfo(self._allocator).rstrip("\n"), self._events)
@@ -279,6 +320,23 @@ class VirtualMachine:
                 seconds=round(time.monotonic() - begin, 6),
             )
         return acknowledged
+
+
+def _make_allocator(options: VmmOptions) -> PageAllocator:
+    pages = options.memory // PAGE_SIZE
+    zones = None
+    if options.zones == X86_64_ZONES:
+        core = options.kernelcore
+        zones = x86_64_zones(pages, kernelcore_pages=None if core is None else core // PAGE_SIZE)
+    elif options.kernelcore is not None:
+        raise UsageError(f"--kernelcore makes a Movable zone, which needs --zones {X86_64_ZONES}")
+    return PageAllocator(
+        pages,
+        zones=zones,
+        nr_cpus=options.cpus,
+        cma_pages=options.cma // PAGE_SIZE,
+        shuffle_seed=options.seed if options.shuffle else None,
+    )
 
 
 def _print(text: str, events: EventLog) -> None:

@@ -3,8 +3,9 @@
 Knows the text and the layout of memory. Must not know reporters, nor what the allocated rest is.
 
 Where the free blocks lie is not in the text and is chosen here: whole blocks of MAX_ORDER at the top of the zone, the
-smaller ones packed below them. How a reporter cuts its passes does not depend on it, but what merges later does. All
-blocks are MOVABLE.
+smaller ones packed below them. How a reporter cuts its passes does not depend on it, but what merges later does. Nor
+are migratetypes in it: the small blocks and their pageblocks become UNMOVABLE, for soon after boot they are what the
+kernel's own allocations left over (an idle Linux 6.1 shows nearly all of them so in /proc/pagetypeinfo).
 """
 
 import re
@@ -12,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from guest.mm.free_list import list_head
-from guest.mm.mmzone import MAX_ORDER, NR_PAGE_ORDERS, MigrateType, Zone
+from guest.mm.mmzone import MAX_ORDER, MAX_ORDER_NR_PAGES, NR_PAGE_ORDERS, MigrateType, Zone
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.page_flags import ALLOCATED, BUDDY, MOVABLE
+from guest.mm.page_flags import ALLOCATED, BUDDY
 from protocol.errors import UsageError
 
 _LINE: Final = re.compile(rf"Node +(\d+), zone +(\S+)((?: +\d+){{{NR_PAGE_ORDERS}}}) *")
@@ -58,29 +59,36 @@ def shape_memory(allocator: PageAllocator, text: str) -> None:
 
 
 def shape_zone(allocator: PageAllocator, zone: Zone, nr_free: Sequence[int]) -> None:
-    """Allocate and fragment a zone that is wholly free, as after boot, so that ``zone.nr_free`` becomes ``nr_free``.
+    """Allocate and fragment what is free of a zone, so that ``zone.nr_free`` becomes ``nr_free``.
+
+    To be called soon after boot, while nearly all is free. What is in use stays so.
 
     Raises:
-        UsageError: the zone has no room for so many free blocks, or is in use already; nothing was changed.
+        UsageError: the zone has no room for so many free blocks; nothing was changed.
     """
-    if zone.free_pages != zone.managed_pages:
-        raise UsageError(f"zone {zone.name} is in use: {zone.free_pages} of {zone.managed_pages} pages are free")
     wanted = list(nr_free)
     heads = sorted(zone.free_list.entries(MAX_ORDER, MigrateType.MOVABLE))
     carved = heads[: max(0, len(heads) - wanted[MAX_ORDER])]
     pieces = [piece for head in carved for piece in _carve(head, MAX_ORDER, wanted)]
     if wanted[MAX_ORDER] > len(heads) or any(wanted[:MAX_ORDER]):
         raise UsageError(f"zone {zone.name} of {zone.managed_pages} pages has no room for free blocks {list(nr_free)}")
-    taken = [(pfn, order) for order in range(MAX_ORDER) for pfn in zone.free_list.entries(order, MigrateType.MOVABLE)]
-    for pfn, order in taken + [(head, MAX_ORDER) for head in carved]:
+    kept = set(heads[len(carved) :])
+    lists = [(order, migratetype) for order in range(NR_PAGE_ORDERS) for migratetype in MigrateType]
+    free = [(pfn, order) for order, migratetype in lists for pfn in zone.free_list.entries(order, migratetype)]
+    for pfn, order in free:
+        if pfn in kept:
+            continue
         zone.free_list.remove(pfn)
         zone.nr_free[order] -= 1
         zone.free_pages -= 1 << order
-        allocator.mem_map[pfn] = ALLOCATED | MOVABLE | order
-    for pfn, order, free in pieces:
-        allocator.mem_map[pfn] = BUDDY | order if free else ALLOCATED | MOVABLE | order
-        if free:
-            zone.free_list.add_before(pfn, list_head(order, MigrateType.MOVABLE))
+        allocator.mem_map[pfn] = ALLOCATED | order
+    for head in carved:
+        first, last = head >> allocator.pageblock_order, (head + MAX_ORDER_NR_PAGES) >> allocator.pageblock_order
+        allocator.pageblock_migratetype[first:last] = bytes([MigrateType.UNMOVABLE]) * (last - first)
+    for pfn, order, is_free in pieces:
+        allocator.mem_map[pfn] = BUDDY | order if is_free else ALLOCATED | order
+        if is_free:
+            zone.free_list.add_before(pfn, list_head(order, MigrateType.UNMOVABLE))
             zone.nr_free[order] += 1
             zone.free_pages += 1 << order
 

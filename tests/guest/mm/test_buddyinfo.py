@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guest.mm.buddyinfo import parse_buddyinfo, shape_memory, shape_zone
-from guest.mm.mmzone import ZoneSpan
+from guest.mm.mmzone import MigrateType, ZoneSpan
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.vmstat import buddyinfo
 from protocol.errors import UsageError
@@ -72,7 +72,8 @@ def test_any_lists_are_built_without_a_merge(low: list[int], whole: int, edge: i
     allocator.validate()
     assert allocator.zones[0].nr_free == counts
     for order, count in enumerate(counts):
-        assert len(list(allocator.zones[0].free_list.entries(order, 1))) == count
+        migratetype = MigrateType.MOVABLE if order == 10 else MigrateType.UNMOVABLE
+        assert len(list(allocator.zones[0].free_list.entries(order, migratetype))) == count
 
 
 @pytest.mark.parametrize("counts", [(0,) * 10 + (5,), (0,) * 9 + (5, 2), (1024,) + (0,) * 9 + (3,)])
@@ -84,8 +85,12 @@ def test_more_free_than_there_is_room_for_is_refused(counts: tuple[int, ...]) ->
     allocator.validate()
 
 
-def test_a_zone_in_use_is_refused() -> None:
-    allocator = PageAllocator(4096)
-    allocator.alloc_pages(0)
-    with pytest.raises(UsageError, match="zone Normal is in use: 4095 of 4096 pages are free"):
-        shape_zone(allocator, allocator.zones[0], (0,) * 11)
+def test_what_is_in_use_stays_so() -> None:
+    allocator = PageAllocator(122125)
+    pfn = allocator.alloc_pages(0, MigrateType.UNMOVABLE)
+    assert pfn is not None
+    shape_zone(allocator, allocator.zones[0], IDLE_COUNTS)
+    allocator.validate()
+    assert buddyinfo(allocator) == IDLE
+    allocator.free_pages(pfn, 0)
+    allocator.validate()

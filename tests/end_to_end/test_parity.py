@@ -1,0 +1,212 @@
+"""The same free lists under a real kernel and under the emulated guest's ``rotation``: the daemon sees the same.
+
+Linux 6.1 under User Mode Linux: one zone, pageblocks of order 10, so that only whole blocks of MAX_ORDER are reported.
+Each real guest tells its /proc/buddyinfo after the balloon driver came up and before its first pass, and then does
+nothing that needs memory: forking a process splits and merges blocks. An emulated guest begins with the same lists, at
+the same daemon; a simulation does so in virtual time. All guests run side by side.
+
+Seconds between passes are 2.08 in the real guest and not 2.00: with HZ=100 a timer of 200 jiffies is filed in the
+second level of the timer wheel, whose slots are 8 jiffies wide and expire a slot later (kernel/time/timer.c).
+"""
+
+import itertools
+import statistics
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from guest.linux_packages import locate
+from guest.mm.buddyinfo import parse_buddyinfo, shape_memory
+from guest.mm.page_alloc import PageAllocator
+from guest.mm.reporters import make_reporter
+from guest.simulation import Simulation
+from protocol.errors import BalloonError
+from protocol.memory import PAGE_SIZE
+from protocol.units import MIB
+from tests.end_to_end.harness import DaemonProcess, Event, ProgramProcess, until
+
+pytestmark = pytest.mark.real_kernel
+
+ORDER = 10
+IDLE_SIZES = ("256M", "512M", "1G")
+IDLE_SECONDS = 11
+"""Four passes and some silence."""
+
+FILL_SIZE = "512M"
+FILLED = 300 * MIB
+FILL_AT, FREE_AT, FILL_SECONDS = 7, 8, 15
+"""Seconds: the idle passes are over, two more passes fit behind."""
+
+APART = 1.0
+"""Reports within this many seconds of each other are of one pass."""
+
+BOOT = 120.0
+
+# `start` forks what the wait needs first and lets the guest settle; from there on only builtins run.
+SCRIPT = """
+mkfifo /tmp/end
+({work}; echo >/tmp/end) &
+sleep 0.3
+while read -r line; do echo "$line"; done </proc/buddyinfo
+echo told
+read -r end </tmp/end
+"""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What the daemon saw of a real guest and of the emulated one that began with its free lists."""
+
+    buddyinfo: str
+    real: list[Event]
+    emulated: list[Event]
+
+
+def passes(reports: list[Event]) -> list[list[Event]]:
+    """Return the reports pass by pass."""
+    found: list[list[Event]] = []
+    for report in reports:
+        if not found or report["t"] - found[-1][-1]["t"] > APART:
+            found.append([])
+        found[-1].append(report)
+    return found
+
+
+def entries(reports: list[Event]) -> list[list[int]]:
+    """Return the entries of each report, pass by pass."""
+    return [[report["ranges"] for report in of_pass] for of_pass in passes(reports)]
+
+
+def reported_bytes(reports: list[Event]) -> int:
+    """Return the bytes in all reports."""
+    return sum(report["bytes"] for report in reports)
+
+
+def seconds_between_passes(reports: list[Event]) -> list[float]:
+    """Return the seconds from the beginning of each pass to that of the next."""
+    begins = [of_pass[0]["t"] for of_pass in passes(reports)]
+    return [later - earlier for earlier, later in itertools.pairwise(begins)]
+
+
+def simulate(buddyinfo: str, memory: int) -> Simulation:
+    """Return a minute of an idle guest with these free lists."""
+    allocator = PageAllocator(memory // PAGE_SIZE, pageblock_order=ORDER)
+    shape_memory(allocator, buddyinfo)
+    simulation = Simulation(allocator, make_reporter("rotation", allocator))
+    simulation.run(60.0)
+    return simulation
+
+
+def trace_of_fill(path: Path) -> Path:
+    """Write a trace that takes single pages at once, as a file in tmpfs does, and gives them back."""
+    pages = range(FILLED // PAGE_SIZE)
+    lines = ["balloon-trace 1"]
+    lines += [f"{FILL_AT} alloc {number} 0" for number in pages]
+    lines += [f"{FREE_AT} free {number}" for number in pages]
+    lines.append(f"{FILL_SECONDS} phase over")
+    path.write_text("\n".join(lines) + "\n", encoding="ascii")
+    return path
+
+
+class Guests:
+    """Real guests and their emulated twins, all at one daemon, to be run to their ends."""
+
+    def __init__(self, daemon: DaemonProcess, directory: Path, stack: ExitStack) -> None:
+        self._daemon = daemon
+        self._directory = directory
+        self._stack = stack
+        self._real: dict[str, tuple[ProgramProcess, tuple[str, ...]]] = {}
+        self._emulated: dict[str, ProgramProcess] = {}
+
+    def boot(self, name: str, memory: str, work: str, workload: str) -> None:
+        """Start a real guest; ``workload`` is what its twin will do."""
+        options = ("--socket-path", str(self._daemon.socket_path), "--memory", memory)
+        guest = ProgramProcess("guest.linux", *options, "--", "sh", "-c", SCRIPT.format(work=work))
+        twin = (*options, "--reporter", "rotation", "--reporting-order", str(ORDER), "--workload", workload)
+        self._real[name] = self._stack.enter_context(guest), twin
+
+    def buddyinfo(self, name: str) -> str:
+        """Wait for a real guest to tell its free lists."""
+        guest = self._real[name][0]
+        until(lambda: "told\n" in guest.stdout(), f"{name} tells its buddyinfo", deadline=BOOT)
+        return guest.stdout().removesuffix("told\n")
+
+    def start_twin(self, name: str) -> None:
+        """Start the emulated guest with the free lists that the real one told."""
+        path = self._directory / f"{name}.buddyinfo"
+        path.write_text(self.buddyinfo(name), encoding="ascii")
+        guest = ProgramProcess("guest", "--buddyinfo", str(path), *self._real[name][1])
+        self._emulated[name] = self._stack.enter_context(guest)
+
+    def finish(self, name: str) -> Pair:
+        """Wait for both to end and return what the daemon saw of them."""
+        real, twin = self._real[name][0], self._emulated[name]
+        buddyinfo = self.buddyinfo(name)
+        assert real.wait(BOOT) == 0
+        assert twin.wait(BOOT) == 0
+        kernel_pid = real.events.all("booted")[0]["pid"]
+        return Pair(buddyinfo, self._reports(kernel_pid), self._reports(twin.pid))
+
+    def _reports(self, pid: int) -> list[Event]:
+        events = self._daemon.events
+        vm = events.all("connected", pid=pid)[0]["vm"]
+        self._daemon.settled(vm)
+        return events.all("report", vm=vm)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]:
+    """Every pair of guests by name: the size of an idle one, or ``fill``."""
+    try:
+        locate(kernel=None, modules=None, progress=lambda _line: None)
+    except BalloonError as error:
+        pytest.skip(str(error))
+    directory = tmp_path_factory.mktemp("parity")
+    fill = f"sleep {FILL_AT}; dd if=/dev/zero of=/tmp/fill bs=1M count={FILLED // MIB} 2>/dev/null; "
+    fill += f"sleep {FREE_AT - FILL_AT}; rm /tmp/fill; sleep {FILL_SECONDS - FREE_AT}"
+    with ExitStack() as stack:
+        guests = Guests(stack.enter_context(DaemonProcess(directory)), directory, stack)
+        guests.boot("fill", FILL_SIZE, fill, f"trace:{trace_of_fill(directory / 'fill.trace')}")
+        for size in IDLE_SIZES:
+            guests.boot(size, size, f"sleep {IDLE_SECONDS}", f"idle:seconds={IDLE_SECONDS}")
+        for name in ("fill", *IDLE_SIZES):
+            guests.start_twin(name)
+        yield {name: guests.finish(name) for name in (*IDLE_SIZES, "fill")}
+
+
+@pytest.mark.parametrize("size", IDLE_SIZES)
+def test_an_idle_guest_makes_the_same_reports(pairs: dict[str, Pair], size: str) -> None:
+    pair = pairs[size]
+    assert entries(pair.real) == entries(pair.emulated)
+    assert [report["bytes"] for report in pair.real] == [report["bytes"] for report in pair.emulated]
+    # All that was free in whole blocks, and nothing twice.
+    ((*_, whole),) = (nr_free for nr_free in parse_buddyinfo(pair.buddyinfo).values() if any(nr_free))
+    assert reported_bytes(pair.real) == whole * (PAGE_SIZE << ORDER)
+
+
+@pytest.mark.parametrize("size", IDLE_SIZES)
+def test_virtual_time_predicts_the_real_kernel(pairs: dict[str, Pair], size: str) -> None:
+    pair = pairs[size]
+    memory = {"256M": 256, "512M": 512, "1G": 1024}[size] * MIB
+    assert simulate(pair.buddyinfo, memory).entries_by_pass() == entries(pair.real)
+
+
+def test_the_passes_are_as_far_apart_as_predicted(pairs: dict[str, Pair]) -> None:
+    real = [seconds for size in IDLE_SIZES for seconds in seconds_between_passes(pairs[size].real)]
+    begins = [report.begin for report in simulate(pairs["1G"].buddyinfo, 1024 * MIB).reports[::2]]
+    predicted = statistics.median(later - earlier for earlier, later in itertools.pairwise(begins))
+    assert statistics.median(real) == pytest.approx(predicted, rel=0.1)
+
+
+def test_memory_filled_and_freed_comes_back_in_as_many_passes(pairs: dict[str, Pair]) -> None:
+    pair = pairs["fill"]
+    assert len(passes(pair.real)) == len(passes(pair.emulated))
+    assert reported_bytes(pair.emulated) == pytest.approx(reported_bytes(pair.real), rel=0.05)
+    # The file's memory was reported, and discarded: it had been touched.
+    before = simulate(pair.buddyinfo, 512 * MIB)
+    for reports in (pair.real, pair.emulated):
+        assert entries(reports)[: len(before.entries_by_pass())] == before.entries_by_pass()
+        assert sum(report["discarded_bytes"] for report in reports) >= FILLED * 0.9
