@@ -17,25 +17,35 @@ PROGRAM: Final = "balloon-guest"
 MEMORY_MIN: Final = 16 << 20
 MEMORY_MAX: Final = 16 << 40
 """Sizes of machine that make sense, in bytes."""
+CPUS_MAX: Final = 1024
 
 _EPILOG: Final = """\
 example:
   vhost-user-balloon --socket-path /tmp/balloon.sock                              (in a first terminal)
   balloon-guest --socket-path /tmp/balloon.sock --memory 1G --workload memhog:size=800M,hold=2 --events -
 
-workloads (repeatable; several run at the same time):
-  idle[:seconds=0]                                       do nothing
-  memhog[:size=0,order=9,hold=1,rest=0,rate=0,repeat=1]  fill memory, hold it, free it (size 0: 90 % of what is free)
-  churn[:size=0,seconds=10,lifetime=1,tick=0.01]         random sizes and lifetimes around size (0: half of the free)
+  balloon-guest ... --control /tmp/guest.ctl     and later, elsewhere:  balloon-guest --ask /tmp/guest.ctl pagetypeinfo
 
-SIGUSR1 prints the guest's buddyinfo.
 """
+_SIGNALS: Final = "\nSIGUSR1 prints the guest's buddyinfo.\n"
 
 
-def _memory(text: str) -> int:
+def _pages(text: str) -> int:
     size = parse_size(text)
     if size % PAGE_SIZE:
         raise UsageError(f"{text!r} is not a whole number of {PAGE_SIZE}-byte pages")
+    return size
+
+
+def _cpus(text: str) -> int:
+    cpus = int(text)
+    if not 0 <= cpus <= CPUS_MAX:
+        raise UsageError(f"{text!r} is not from 0 to {CPUS_MAX}")
+    return cpus
+
+
+def _memory(text: str) -> int:
+    size = _pages(text)
     if not MEMORY_MIN <= size <= MEMORY_MAX:
         raise UsageError(f"{text!r} is not from {MEMORY_MIN >> 20}M to {MEMORY_MAX >> 40}T")
     return size
@@ -72,20 +82,64 @@ def _add_reporting(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_layout(parser: argparse.ArgumentParser) -> None:
+    from guest.vmm import ONE_ZONE, X86_64_ZONES
+
+    layout = parser.add_argument_group("how memory is laid out")
+    layout.add_argument(
+        "--zones",
+        choices=(ONE_ZONE, X86_64_ZONES),
+        default=ONE_ZONE,
+        help="one: all memory is Normal (default); x86-64: DMA, DMA32 and Normal as on a real machine",
+    )
+    layout.add_argument(
+        "--kernelcore", metavar="SIZE", type=option_type(_pages), help="make what is beyond SIZE a Movable zone"
+    )
+    layout.add_argument(
+        "--cma", metavar="SIZE", type=option_type(_pages), default=0, help="contiguous memory area (default: none)"
+    )
+    layout.add_argument(
+        "--cpus", metavar="N", type=option_type(_cpus), default=0, help="per-CPU page lists for N CPUs (default: none)"
+    )
+    layout.add_argument("--shuffle", action="store_true", help="shuffle free memory at boot, by --seed")
+
+
+def _add_watching(parser: argparse.ArgumentParser) -> None:
+    from guest.mm.vmstat import VIEWS
+
+    watch = parser.add_argument_group("watching")
+    watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
+    watch.add_argument(
+        "--print",
+        choices=tuple(VIEWS),
+        dest="views",
+        action="append",
+        default=[],
+        help="print this view of memory at the end (repeatable)",
+    )
+    watch.add_argument(
+        "--control", metavar="PATH", type=Path, help="answer at this socket: one line with a view's name, or help"
+    )
+    watch.add_argument(
+        "--ask", metavar=("PATH", "VIEW"), nargs=2, help="no guest: print the VIEW of the one with --control PATH"
+    )
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    from guest.workload import parse_workload
+    from guest.workload import WORKLOAD_HELP, parse_workload
 
     parser = Parser(
         prog=PROGRAM,
         description="An emulated virtual machine with a buddy allocator that reports its free pages to a vhost-user "
         "balloon back-end.",
-        epilog=_EPILOG,
+        epilog=_EPILOG + WORKLOAD_HELP + _SIGNALS,
     )
-    parser.add_argument("--socket-path", metavar="PATH", type=Path, required=True, help="where the back-end listens")
+    parser.add_argument("--socket-path", metavar="PATH", type=Path, help="where the back-end listens")
     parser.add_argument(
         "--memory", metavar="SIZE", type=option_type(_memory), default=GIB, help="guest memory (default: 1G)"
     )
+    _add_layout(parser)
     parser.add_argument(
         "--buddyinfo",
         metavar="FILE",
@@ -105,9 +159,10 @@ def make_parser() -> argparse.ArgumentParser:
     work.add_argument("--seed", metavar="N", type=int, default=0, help="seed of random workloads (default: 0)")
     work.add_argument("--duration", metavar="S", type=option_type(_seconds), help="stop the workloads after S seconds")
     work.add_argument("--hold", action="store_true", help="stay attached when the workloads are done")
-    watch = parser.add_argument_group("watching")
-    watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
-    watch.add_argument("--print", choices=("buddyinfo",), dest="view", help="print this view of memory at the end")
+    work.add_argument(
+        "--record", metavar="FILE", type=Path, help="write down every allocation, for --workload trace:FILE to replay"
+    )
+    _add_watching(parser)
     return parser
 
 
@@ -116,6 +171,13 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
+
+
+def _ask(path: str, view: str) -> int:
+    from guest.control import ask
+
+    print(ask(Path(path), view), end="", flush=True)
+    return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -129,6 +191,11 @@ def _run(arguments: argparse.Namespace) -> int:
         socket_path=arguments.socket_path,
         memory=arguments.memory,
         buddyinfo=None if arguments.buddyinfo is None else _read(arguments.buddyinfo),
+        zones=arguments.zones,
+        kernelcore=arguments.kernelcore,
+        cma=arguments.cma,
+        cpus=arguments.cpus,
+        shuffle=arguments.shuffle,
         reporter=arguments.reporter,
         reporting_order=arguments.reporting_order,
         reporting_delay=arguments.reporting_delay,
@@ -138,7 +205,9 @@ def _run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         duration=arguments.duration,
         hold=arguments.hold,
-        print_buddyinfo=arguments.view == "buddyinfo",
+        views=tuple(arguments.views),
+        control=arguments.control,
+        record=arguments.record,
     )
     events = open_event_log(arguments.events, time.monotonic)
 
@@ -153,7 +222,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the guest; return the exit status: 0, 1 for a failure or a corrupted page, 2 for a usage error."""
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.ask is not None:
+        return run_command(PROGRAM, lambda: _ask(*arguments.ask))
+    if arguments.socket_path is None:
+        parser.error("--socket-path PATH is missing: where the back-end listens")
     return run_command(PROGRAM, lambda: _run(arguments))
 
 

@@ -85,7 +85,7 @@ class VirtualMachine:
     def __init__(self, options: VmmOptions, events: EventLog) -> None:
         self._options = options
         self._events = events
-        self._begin = time.monotonic()
+        self._begin = self._workloads_begin = time.monotonic()
         self._allocator = _make_allocator(options)
         self._reporter = self._make_reporter()
         self._ram = GuestRam(options.memory)
@@ -117,7 +117,7 @@ class VirtualMachine:
     def _make_recorder(self) -> TraceWriter | None:
         if self._record is None:
             return None
-        return TraceWriter(self._record.write, lambda: round(time.monotonic() - self._begin, 6))
+        return TraceWriter(self._record.write, lambda: round(time.monotonic() - self._workloads_begin, 6))
 
     async def run(self) -> int:
         """Run the workloads to their end. Return the exit status: 0, or 1 where a page was corrupted or memory ran out.
@@ -183,7 +183,7 @@ class VirtualMachine:
             _say(f"--record {record.path}: {record.broken}; what came later is missing there")
 
     async def _run_workloads(self) -> None:
-        self._begin = time.monotonic()
+        self._workloads_begin = time.monotonic()
         seeds = range(self._options.seed, self._options.seed + len(self._options.workloads))
         await asyncio.gather(*map(self._run_workload, self._options.workloads, seeds))
 
