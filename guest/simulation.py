@@ -226,6 +226,12 @@ class Simulation:
             action()
         self._advance(self._end)
 
+    def stop(self) -> None:
+        """Take the device away: what it was working on goes back to the free lists, unreported; workloads may go on."""
+        if self.reporter is not None:
+            self.reporter.unregister()
+            self._worker = None
+
     def _at(self, when: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._queue, (when, next(self._serial), action))
 
@@ -306,6 +312,8 @@ class Simulation:
         self._at(self.now + record.seconds, partial(self._acknowledge, report, record, answer))
 
     def _acknowledge(self, report: Report, record: ReportRecord, answer: Callable[[bool], Report]) -> None:
+        if self._worker is None:
+            return  # stopped meanwhile
         for pfn, order in report.blocks:
             self.host.discard(pfn, 1 << order)
         self.reports.append(record)

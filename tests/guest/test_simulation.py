@@ -177,6 +177,19 @@ def test_workloads_go_on_while_the_device_works() -> None:
     allocator.validate()
 
 
+def test_a_stopped_device_gives_back_what_it_worked_on() -> None:
+    allocator = PageAllocator(GIB_PAGES)
+    work = parse_workload("memhog:size=512M,hold=1,repeat=9")
+    run = Simulation(allocator, make_reporter("scan", allocator), [work], cost=DeviceCost(per_report=5.0))
+    run.run(2.0)
+    assert allocator.nr_free_pages() + run.machine.allocated_pages == GIB_PAGES - 16 * 1024
+    run.stop()
+    assert allocator.nr_free_pages() + run.machine.allocated_pages == GIB_PAGES
+    run.run(60.0)
+    assert (run.reports, run.running, run.samples[-1].reported_pages) == ([], 0, 0)
+    allocator.validate()
+
+
 def test_a_workload_without_memory_ends_and_the_others_go_on() -> None:
     run = simulation("off", "memhog:size=2G", "idle:seconds=20")
     run.run(30.0)

@@ -44,7 +44,7 @@ def test_it_reports_from_the_tail_and_starts_there_again_for_every_batch() -> No
 def test_the_cost_of_a_block_grows_with_the_list_but_not_with_a_boundary() -> None:
     gibibytes = (1, 4, 16)
     scan = [entries_per_block(Scan, gib * 256) for gib in gibibytes]
-    boundary = [entries_per_block(ReportedBoundary, gib * 256) for gib in gibibytes]
+    boundary = [entries_per_block(ReportedBoundary, gib * 256) for gib in (*gibibytes, 64)]
     # Batch k passes 16 * k entries, and the last walk, which finds nothing, all of them.
     assert scan == [gib * 256 / 32 + 1.5 for gib in gibibytes]
     assert max(boundary) <= 1.1 * min(boundary)
