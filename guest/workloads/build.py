@@ -22,8 +22,8 @@ _LINK_TIME: Final = 0.2
 """Of a step: how long the linker runs."""
 _COMPILERS: Final = 8
 """Compilers that one job runs in a step, on average."""
-_TURNOVER: Final = 0.1
-"""Share of its memory that a compiler gives back and takes anew in every tick."""
+_TURNOVER: Final = 0.5
+"""Share of its memory that a compiler or the linker gives back and takes anew every second."""
 
 _CACHE_TYPES: Final = (MigrateType.MOVABLE,) * 14 + (MigrateType.RECLAIMABLE, MigrateType.UNMOVABLE)
 _COMPILER_ORDERS: Final = (0,) * 12 + (1, 1, 2, 3)
@@ -105,9 +105,10 @@ class Build:
         orders: tuple[int, ...],
     ) -> Steps:
         # Grows evenly to its peak, giving back a share of what it has all the time; exits after `ticks`.
+        turnover = min(1.0, _TURNOVER * self.tick)
         held_pages = 0
         for tick in range(1, ticks + 1):
-            for _ in range(int(len(held) * _TURNOVER)):
+            for _ in range(int(len(held) * turnover)):
                 place = chance.randrange(len(held))
                 held[place], held[-1] = held[-1], held[place]
                 block = held.pop()
