@@ -31,6 +31,9 @@ from protocol.errors import UsageError
 
 HEADER: Final = "balloon-trace 1"
 
+LINE_MAX: Final = 4096
+"""Characters of a line. Whoever reads a file need not read more of one at a time: it is refused."""
+
 MIGRATETYPES: Final = {
     "movable": MigrateType.MOVABLE,
     "unmovable": MigrateType.UNMOVABLE,
@@ -133,6 +136,8 @@ class _Parser:
         self._line = 0
         for self._line, line in enumerate(lines, 1):
             text = line.rstrip("\r\n")
+            if len(text) > LINE_MAX:
+                raise self._error(LINE_MAX, f"the line is longer than {LINE_MAX} characters")
             if self._line == 1:
                 if text.split() != HEADER.split():
                     raise self._error(0, f"not a trace: the first line has to be {HEADER!r}")

@@ -52,7 +52,7 @@ class Machine:
     """Allocates, fills, verifies and frees blocks, and keeps the score.
 
     ``on_phase`` is told the name of each new phase of a workload, ``on_corruption`` each block found corrupted: pfn,
-    order, number of corrupted pages. ``recorder`` is told of every allocation, free and phase.
+    order, number of corrupted pages. ``recorder``, which may be set later, is told of every allocation, free and phase.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Machine:
         self._content = content
         self._on_phase = on_phase
         self._on_corruption = on_corruption
-        self._recorder = recorder
+        self.recorder = recorder
         allocator.vmscan.migrate = self.migrate
         self._last_stamp = 0
         self._blocks: dict[int, Block] = {}
@@ -87,15 +87,15 @@ class Machine:
         self._content.fill(pfn, 1 << order, self._last_stamp)
         self.allocated_pages += 1 << order
         block = self._blocks[pfn] = Block(pfn, order, self._last_stamp)
-        if self._recorder is not None:
-            self._recorder.allocated(block.stamp, order, migratetype)
+        if self.recorder is not None:
+            self.recorder.allocated(block.stamp, order, migratetype)
         return block
 
     def free(self, block: Block) -> None:
         """Verify the block's content and give its pages back."""
         self.verify(block)
-        if self._recorder is not None:
-            self._recorder.freed(block.stamp)
+        if self.recorder is not None:
+            self.recorder.freed(block.stamp)
         self.allocator.free_pages(block.pfn, block.order)
         del self._blocks[block.pfn]
         self.allocated_pages -= 1 << block.order
@@ -128,8 +128,8 @@ class Machine:
 
     def phase(self, name: str) -> None:
         """Say that a new phase of the workload begins."""
-        if self._recorder is not None:
-            self._recorder.phase(name)
+        if self.recorder is not None:
+            self.recorder.phase(name)
         self._on_phase(name)
 
     @contextmanager

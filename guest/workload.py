@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Protocol
 
-from guest.allocation_trace import parse_trace
+from guest.allocation_trace import LINE_MAX, parse_trace
 from guest.machine import Machine
 from guest.mm.mmzone import MAX_ORDER, PAGEBLOCK_ORDER
 from guest.workloads.build import Build
@@ -176,7 +176,8 @@ def load_trace(path: str) -> Replay:
         raise UsageError(f"workload {_TRACE}: a file is missing, write {_TRACE}:FILE")
     try:
         # What is no text shows up in the message about it.
-        with open(path, encoding="utf-8", errors="backslashreplace") as lines:
-            return Replay(events=parse_trace(lines, path))
+        with open(path, encoding="utf-8", errors="backslashreplace") as stream:
+            # Never more than a line may have: the file might be endless and without any.
+            return Replay(events=parse_trace(iter(partial(stream.readline, LINE_MAX + 2), ""), path))
     except OSError as error:
         raise UsageError(f"workload {_TRACE}: {path}: {error.strerror}") from error

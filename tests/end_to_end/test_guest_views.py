@@ -67,6 +67,15 @@ def test_a_recorded_churn_is_replayed_into_the_identical_buddyinfo(daemon: Daemo
     assert not recorded.startswith(untouched)
 
 
+def test_a_full_disk_ends_the_recording_and_not_the_guest(daemon: DaemonProcess) -> None:
+    machine = ("--socket-path", str(daemon.socket_path), "--memory", "64M", "--reporter", "off")
+    result = guest(*machine, "--workload", "memhog:size=8M,order=0,hold=0", "--record", "/dev/full")
+    assert (result.returncode, result.stdout) == (0, "verified 2048 pages, corrupted 0\n")
+    assert result.stderr == (
+        "balloon-guest: --record /dev/full: No space left on device; what came later is missing there\n"
+    )
+
+
 def test_a_running_guest_answers_at_its_control_socket(daemon: DaemonProcess, tmp_path: Path) -> None:
     control = tmp_path / "control"
     options = ("--socket-path", str(daemon.socket_path), "--memory", "64M", "--control", str(control))

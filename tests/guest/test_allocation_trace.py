@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest.allocation_trace import Alloc, Free, Phase, TraceError, TraceEvent, TraceWriter, parse_trace
+from guest.allocation_trace import LINE_MAX, Alloc, Free, Phase, TraceError, TraceEvent, TraceWriter, parse_trace
 from guest.mm.mmzone import MigrateType
 
 HEADER = "balloon-trace 1\n"
@@ -78,6 +78,12 @@ MALFORMED = [
     (HEADER + "0 alloc 1 0\n0 free 1\n0 free 1\n", 4, 8, "block 1 is not allocated"),
     (HEADER + "0 free\n", 2, 7, "the line ends too early, it has to be: SECONDS free NUMBER"),
     (HEADER + "0 phase\n", 2, 8, "the line ends too early, it has to be: SECONDS phase NAME"),
+    (
+        HEADER + "#" * LINE_MAX + "\n" + "#" * (LINE_MAX + 1),
+        3,
+        LINE_MAX + 1,
+        f"the line is longer than {LINE_MAX} characters",
+    ),
     (HEADER + "0 " + "z" * 50 + "\n", 2, 3, f"unknown event '{'z' * 40}...', known are alloc, free, phase"),
 ]
 

@@ -1,6 +1,7 @@
 """guest/workload.py and the workloads: what each does with memory, in virtual time, and that it does so repeatably."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -243,6 +244,14 @@ def test_a_clock_that_adds_up_a_replay_shows_the_recorded_times(times: list[floa
         assert then - now <= then * 2.0**-52
 
 
+def test_a_trace_file_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "some: trace, with=signs"
+    path.write_bytes(b"balloon-trace 1\r\n" + b"# \xff\n" * 3000 + b"0 phase " + b"z" * 4000 + b"\n1 alloc 1 2\n")
+    assert parse_workload(f"trace:{path}") == Replay(
+        events=(Phase(0.0, "z" * 4000), Alloc(1.0, 1, 2, MigrateType.MOVABLE))
+    )
+
+
 # --- The command line's words ---
 
 
@@ -269,6 +278,8 @@ def test_a_clock_that_adds_up_a_replay_shows_the_recorded_times(times: list[floa
         ("trace", "workload trace: a file is missing, write trace:FILE"),
         ("trace:/nowhere/at all", "workload trace: /nowhere/at all: No such file or directory"),
         ("trace:/", "workload trace: /: Is a directory"),
+        ("trace:/dev/zero", "/dev/zero:1:4097: the line is longer than 4096 characters"),
+        ("trace:/dev/null", "/dev/null:1:1: an empty file is no trace"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, complaint: str) -> None:
