@@ -85,7 +85,8 @@ class Rotation(PageReporter):
 
     def _choose_order(self, device_order: int | None) -> None:
         # page_reporting_register since 5.14, with the checks of 2022: a device's order of 0 says nothing, as does one
-        # above MAX_ORDER. (A proposal of 2026 makes 0 count; not seen merged.)
+        # above MAX_ORDER. (Linux 6.1 does not have those checks and sets the parameter at every registration. A
+        # proposal of 2026 makes 0 count; not seen merged.)
         if self.page_reporting_order is None:
             usable = device_order is not None and 0 < device_order <= MAX_ORDER
             self.page_reporting_order = device_order if usable else self.order
