@@ -5,7 +5,8 @@ free lists beyond "take one", nor who owns what is moved or given up.
 
 The order of things:
 
-1. every zone above its low watermark; types may only share a pageblock when no zone has a whole one
+1. every zone above its low watermark, an empty per-CPU list being filled on the way; types may only share a pageblock
+   when no zone has a whole one
 2. kswapd is woken; every zone above its minimum watermark. A request that cannot wait goes deeper, and may use the
    HIGHATOMIC pageblocks; if that fails, it fails
 3. compaction, where several pages in a row are wanted
@@ -43,8 +44,14 @@ def alloc_pages_slowpath(allocator: "PageAllocator", order: int, migratetype: in
     if pfn < 0 and not flags & (AllocFlags.ATOMIC | AllocFlags.NORETRY | AllocFlags.NO_WATERMARKS):
         pfn = _make_room(allocator, order, migratetype)
     if allocator.kswapd_wanted:
+        if pfn >= 0:
+            # Nobody knows this block yet, so it must not be moved.
+            allocator.mem_map[pfn] = ALLOCATED | order
         allocator.vmscan.wakeup_kswapd(order, migratetype)
-    return None if pfn < 0 else pfn
+    if pfn < 0:
+        return None
+    allocator.mem_map[pfn] = ALLOCATED | MOVABLE | order if migratetype == _MOVABLE else ALLOCATED | order
+    return pfn
 
 
 def _make_room(allocator: "PageAllocator", order: int, migratetype: int) -> int:
@@ -86,8 +93,7 @@ def _get_page_from_freelist(
             ):
                 pfn = _rmqueue_zone(allocator, zone, order, migratetype, flags, no_fragment)
                 if pfn >= 0:
-                    state = ALLOCATED | MOVABLE if migratetype == _MOVABLE else ALLOCATED
-                    allocator.mem_map[pfn] = state | order
+                    allocator.mem_map[pfn] = ALLOCATED | order
                     if order and flags & AllocFlags.ATOMIC:
                         highatomic.reserve(allocator, zone, pfn)
                     return pfn
@@ -102,7 +108,7 @@ def _rmqueue_zone(
     if pcp is not None:
         pages = pcp.for_alloc[migratetype][order]
         if pages is not None and (
-            pages or rmqueue_bulk(allocator, zone, order, migratetype, pages, no_fragment=no_fragment)
+            pages or _rmqueue_bulk(allocator, zone, order, migratetype, pages, no_fragment=no_fragment)
         ):
             pcp.count -= 1 << order
             pcp.free_factor >>= 1
@@ -114,13 +120,11 @@ def _rmqueue_zone(
     return rmqueue(allocator, zone, order, migratetype, no_fragment=no_fragment)
 
 
-def rmqueue_bulk(
+def _rmqueue_bulk(
     allocator: "PageAllocator", zone: Zone, order: int, migratetype: int, pages: PageList, *, no_fragment: bool = False
 ) -> bool:
-    """Fetch a batch of blocks for an empty per-CPU list; False when there was not even one.
-
-    They arrive at the cold end one after the other, so the first one fetched, the lowest, is handed out first.
-    """
+    # Fetch a batch of blocks for an empty per-CPU list; False when there was not even one. They arrive at the cold end
+    # one after the other, so the first one fetched, the lowest, is handed out first.
     pcp = zone.pcp
     if pcp is None:
         return False

@@ -10,7 +10,7 @@ run once for every page of every workload, so they ask for as little as possible
 from collections.abc import Sequence
 
 from guest.mm import mm_init, page_check
-from guest.mm.alloc_slowpath import alloc_pages_slowpath, rmqueue_bulk
+from guest.mm.alloc_slowpath import alloc_pages_slowpath
 from guest.mm.buddy import ALLOCATED_AS, Buddy, Reporter
 from guest.mm.mmzone import (
     MAX_ORDER,
@@ -141,7 +141,7 @@ class PageAllocator(Buddy):
                 if pfn >= 0:
                     self.mem_map[pfn] = ALLOCATED_AS[migratetype] | order
                     return pfn
-            elif pages or rmqueue_bulk(self, zone, order, migratetype, pages):
+            elif pages:
                 pcp.count -= 1 << order
                 pcp.free_factor >>= 1
                 pfn = pages.pop()
