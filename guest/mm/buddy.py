@@ -68,8 +68,13 @@ class Buddy:
     # --- Taking blocks off the lists ---
 
     def rmqueue_smallest(self, zone: Zone, order: int, migratetype: int) -> int:
-        # The first block of the smallest order that has one; the unused upper halves go back to the lists (expand).
-        # Returns -1 when the lists of this migratetype have nothing large enough.
+        """Take the first block of the smallest order that has one; the unused upper halves go back (``expand``).
+
+        The caller gives the page its next state, and counts free CMA pages.
+
+        Returns:
+            its first page, -1 when the lists of this migratetype have nothing large enough.
+        """
         heads = LIST_HEADS[migratetype]
         after = zone.free_list.next
         current = order
@@ -105,11 +110,13 @@ class Buddy:
     # --- Putting blocks on the lists ---
 
     def free_one_page(self, zone: Zone, pfn: int, order: int, migratetype: int, reported: bool = False) -> None:
-        # __free_one_page: merge upward, then file the block. `reported` is the return of a block from a reporter: to
-        # the tail and without a notification (FPI_TO_TAIL | FPI_SKIP_REPORT_NOTIFY).
+        """Put a block that is in no list on one, merging it upward as far as it goes (``__free_one_page``).
+
+        ``reported`` is the return of a block from a reporter: to the tail and without a notification (FPI_TO_TAIL |
+        FPI_SKIP_REPORT_NOTIFY). Otherwise whoever reports is told of a block that has become large enough.
+        """
         mem_map = self.mem_map
-        after = zone.free_list.next
-        before = zone.free_list.prev
+        after, before = zone.free_list.next, zone.free_list.prev
         nr_free = zone.nr_free
         pageblock_order = self.pageblock_order
         if order > pageblock_order and self._of_unlike_types(pfn, order):

@@ -26,7 +26,7 @@ from guest.mm.page_flags import (
     ALLOCATED_ORDER,
     PCP,
 )
-from guest.mm.pcp import PageList
+from guest.mm.pcp import PAGE_ALLOC_COSTLY_ORDER, PageList
 from guest.mm.shuffle import Shuffle
 from guest.mm.vmscan import VmScan
 from guest.mm.watermark import AllocFlags
@@ -93,12 +93,19 @@ class PageAllocator(Buddy):
         # Highest zone first, as in the kernel's zonelist: the low ones are precious.
         by_type = [highest_zone_type(migratetype) for migratetype in MigrateType]
         self.zonelists = tuple(tuple(z for z in self.zones[::-1] if z.type <= highest) for highest in by_type)
-        # Memory that is Movable alone has no zone for other requests. The slow path finds that out, too.
+        # Memory that is Movable alone has no zone for other requests: its fast_mark says so.
         self._preferred_zone = tuple((zonelist or self.zones)[0] for zonelist in self.zonelists)
         self.no_fragment = {ZoneType.DMA32, ZoneType.NORMAL} <= {zone.type for zone in self.zones}
         self.pageblock_zone = [self.zones[0]] * nr_pageblocks if len(spans) == 1 else self._map_zones(nr_pageblocks)
         self.shuffle = None
-        cma_area = mm_init.cma_area(self, cma_pages)
+        self._free_all(mm_init.cma_area(self, cma_pages), shuffle_seed)
+        # Orders 0 to 3 have per-CPU lists anyway, and without huge pages those are all.
+        thp_order = pageblock_order if PAGE_ALLOC_COSTLY_ORDER < pageblock_order < MAX_ORDER else None
+        for zone in self.zones if nr_cpus else ():
+            mm_init.make_pcps(zone, nr_cpus, thp_order)
+
+    def _free_all(self, cma_area: range, shuffle_seed: int | None) -> None:
+        # In the order of boot: memblock_free_all, then shuffling, then the initcall that frees the contiguous area.
         for zone in self.zones:
             mm_init.free_pages_core(self, zone, cma_area)
         if shuffle_seed is not None:
@@ -106,9 +113,6 @@ class PageAllocator(Buddy):
             for zone in self.zones:
                 self.shuffle.shuffle_zone(self, zone)
         mm_init.free_cma_area(self, cma_area)
-        for zone in self.zones:
-            if nr_cpus:
-                mm_init.make_pcps(zone, nr_cpus, pageblock_order if pageblock_order < MAX_ORDER else None)
 
     def _map_zones(self, nr_pageblocks: int) -> list[Zone]:
         zone_of = [self.zones[0]] * nr_pageblocks

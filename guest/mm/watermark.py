@@ -64,12 +64,13 @@ def setup_lowmem_reserve(zones: Sequence[Zone]) -> None:
 def refresh(zone: Zone) -> None:
     """Compute ``fast_mark`` again, after a mark, the boost or a reserve has changed.
 
-    A zone with CMA pages has no fast answer: it depends on how many of them are free.
+    A zone with CMA pages has no fast answer: it depends on how many of them are free. Nor has one for requests that
+    may not use it at all.
     """
     common = zone.watermarks.low + zone.watermark_boost + zone.nr_reserved_highatomic
     zone.fast_mark = [
-        NEVER if zone.cma_pages else common + zone.lowmem_reserve[highest_zone_type(migratetype)]
-        for migratetype in range(MIGRATE_TYPES)
+        NEVER if zone.cma_pages or highest < zone.type else common + zone.lowmem_reserve[highest]
+        for highest in map(highest_zone_type, range(MIGRATE_TYPES))
     ]
 
 

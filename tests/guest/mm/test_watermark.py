@@ -67,6 +67,12 @@ def test_only_movable_requests_use_the_movable_zone() -> None:
     assert movable.free_pages == movable.managed_pages - 1
 
 
+def test_memory_that_is_movable_alone_serves_nobody_else() -> None:
+    allocator = PageAllocator(4096, zones=[ZoneSpan(name="Movable", start_pfn=0, end_pfn=4096)], nr_cpus=1)
+    assert allocator.alloc_pages(0, UNMOVABLE) is None
+    assert allocator.alloc_pages(0, MOVABLE) == 0
+
+
 def test_the_next_zone_serves_before_the_first_one_goes_below_its_low_watermark() -> None:
     allocator = PageAllocator(
         40960,
