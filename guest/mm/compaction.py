@@ -15,8 +15,7 @@ to forget its place in that list (``page_reporting_free_area_release``, v12 3/6)
 
 Where this departs from Linux: a block moves as a whole, whatever its order below a pageblock, as since 6.9, to the
 smallest free block in the pageblock at hand that will hold it, and the rest of that block is free again at once; there
-are no deferred runs, skip bits or cached scanner positions, so a run begins with the whole zone; contention and
-signals do not exist.
+are no skip bits or cached scanner positions, so a run begins with the whole zone; contention and signals do not exist.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,6 +38,8 @@ Migrate = Callable[[int, int, int], bool]
 FREELIST_SCAN_LIMIT: Final = 32
 """Entries that a fast search looks at in one list (``freelist_scan_limit`` of a run that has not failed before)."""
 
+COMPACT_MAX_DEFER_SHIFT: Final = 6
+
 _MOVABLE: Final = int(MigrateType.MOVABLE)
 _TARGETS: Final = (_MOVABLE, int(MigrateType.CMA))
 _IN_USE_MOVABLE: Final = ALLOCATED | MOVABLE
@@ -56,6 +57,32 @@ class CompactionStatistics:
     """Blocks whose owner did not move them."""
     success: int = 0
     fail: int = 0
+
+
+@dataclass(slots=True)
+class Deferral:
+    """How often compaction of one zone is to be skipped after it has failed (``compact_defer_shift`` and its kin)."""
+
+    considered: int = 0
+    shift: int = 0
+    order_failed: int = NR_PAGE_ORDERS
+
+    def deferred(self, order: int) -> bool:
+        """Return whether to skip this one. Each failure doubles the number that is skipped, up to 64."""
+        if order < self.order_failed:
+            return False
+        self.considered = min(self.considered + 1, 1 << self.shift)
+        return self.considered < 1 << self.shift
+
+    def note(self, order: int, *, success: bool) -> None:
+        """Remember how a run has ended."""
+        if success:
+            self.considered = self.shift = 0
+            self.order_failed = max(self.order_failed, order + 1)
+        else:
+            self.considered = 0
+            self.shift = min(self.shift + 1, COMPACT_MAX_DEFER_SHIFT)
+            self.order_failed = min(self.order_failed, order)
 
 
 class Compaction:
@@ -88,7 +115,7 @@ class Compaction:
 
     def run(self) -> bool:
         """Move until the run ends; return whether a block of the wanted order is free now."""
-        if not self._suitable():
+        if not self.suitable():
             return self.finished()
         self._statistics.runs += 1
         pageblock: int | None = self._fast_find_migrateblock()
@@ -109,8 +136,11 @@ class Compaction:
             self._statistics.fail += 1
         return done
 
-    def _suitable(self) -> bool:
-        # compaction_suitable: there is something to do, and twice the wanted size is free to do it with.
+    def suitable(self) -> bool:
+        """Return whether there is something to do, and twice the wanted size is free to do it with.
+
+        That is ``compaction_suitable``.
+        """
         if self._order < 0:
             return True
         mark = low_wmark_pages(self._zone) if self._order > PAGE_ALLOC_COSTLY_ORDER else min_wmark_pages(self._zone)

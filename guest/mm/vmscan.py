@@ -9,12 +9,12 @@ its high watermark, as far as the shrinkers allow, then lowers the watermarks th
 compacted, as kcompactd would.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from guest.mm import watermark
-from guest.mm.compaction import Compaction, CompactionStatistics, Migrate
+from guest.mm.compaction import Compaction, CompactionStatistics, Deferral, Migrate
 from guest.mm.mmzone import MigrateType, highest_zone_type
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class VmScan:
         self.direct_reclaims = 0
         self.out_of_memory_events = 0
         self.compaction = CompactionStatistics()
+        self._deferrals: defaultdict[int, Deferral] = defaultdict(Deferral)
 
     def register_shrinker(self, shrinker: Shrinker) -> None:
         """Ask ``shrinker``, too, when memory is short; after those registered before."""
@@ -105,14 +106,22 @@ class VmScan:
     def compact(self, order: int, migratetype: int) -> bool:
         """Move pages so that blocks of ``order`` come about; True when a zone has one (``try_to_compact_pages``).
 
-        An order of -1 moves all there is to move. Without ``migrate`` nothing can be moved.
+        A zone in which that has failed is left alone for a while. An order of -1 moves all there is to move, whatever
+        has happened before. Without ``migrate`` nothing can be moved.
         """
         if self.migrate is None:
             return False
         self._allocator.drain_all_pages()
         for zone in self._allocator.zonelists[migratetype]:
             run = Compaction(self._allocator, zone, order, migratetype, self.migrate, self.compaction)
-            if run.run():
+            if order < 0 or not run.suitable():
+                done = run.run()
+            elif self._deferrals[zone.index].deferred(order):
+                continue
+            else:
+                done = run.run()
+                self._deferrals[zone.index].note(order, success=done)
+            if done:
                 return True
         return False
 

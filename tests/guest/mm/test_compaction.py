@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from guest.mm.compaction import Deferral
 from guest.mm.mmzone import MigrateType, Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import ALLOCATED, MOVABLE
@@ -152,6 +153,36 @@ def test_the_fast_search_makes_the_reporter_forget_its_place() -> None:
     worker.close()
     reporter.unregister()
     owner.check()
+
+
+def test_after_a_failure_compaction_is_skipped_twice_as_often_each_time() -> None:
+    owner = scattered()
+    owner.pinned = set(range(1, 4096, 512))
+    statistics = owner.allocator.vmscan.compaction
+    runs = []
+    for _ in range(24):
+        assert owner.take(9) is None
+        runs.append(statistics.runs)
+    # Two attempts for each request; the first is made, then every second, fourth and eighth.
+    assert runs[:8] == [1, 2, 2, 3, 3, 3, 3, 4]
+    owner.pinned.clear()
+    while owner.take(9) is None:
+        pass
+    assert statistics.success == 1
+    owner.check()
+
+
+def test_deferral_is_for_orders_that_have_failed() -> None:
+    deferral = Deferral()
+    deferral.note(9, success=False)
+    assert not deferral.deferred(8)
+    assert [deferral.deferred(9), deferral.deferred(9)] == [True, False]
+    for _ in range(9):
+        deferral.note(9, success=False)
+    assert [deferral.deferred(10) for _ in range(64)] == [True] * 63 + [False]
+    deferral.note(9, success=True)
+    assert not deferral.deferred(9)
+    assert not deferral.deferred(10)
 
 
 @pytest.mark.parametrize("seed", range(6))
