@@ -22,6 +22,7 @@ from guest.mm.mmzone import MigrateType, Zone, highest_zone_type
 from guest.mm.page_flags import ALLOCATED, MOVABLE, PCP
 from guest.mm.pcp import PAGE_ALLOC_COSTLY_ORDER, PageList
 from guest.mm.watermark import AllocFlags, low_wmark_pages, min_wmark_pages, zone_watermark_ok
+from protocol.errors import UsageError
 
 if TYPE_CHECKING:
     from guest.mm.page_alloc import PageAllocator
@@ -37,6 +38,8 @@ def alloc_pages_slowpath(allocator: "PageAllocator", order: int, migratetype: in
     Raises:
         UsageError: pages of ISOLATE were asked for.
     """
+    if migratetype == MigrateType.ISOLATE:
+        raise UsageError("pages of an isolated pageblock cannot be allocated")
     pfn = _get_page_from_freelist(allocator, order, migratetype, AllocFlags.NONE, low=True)
     if pfn < 0:
         allocator.vmscan.wakeup_kswapd(order, migratetype)
@@ -144,9 +147,6 @@ def rmqueue(allocator: "PageAllocator", zone: Zone, order: int, migratetype: int
 
     Movable requests use CMA pageblocks before anything else while more than half of the free pages are there, so that
     these do not stay empty while the rest fills up; and before they take from other types.
-
-    Raises:
-        UsageError: pages of ISOLATE were asked for.
     """
     uses_cma = migratetype == _MOVABLE and zone.free_cma_pages > 0
     if uses_cma and zone.free_cma_pages > zone.free_pages // 2:

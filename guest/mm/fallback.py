@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from guest.mm.free_list import LIST_HEADS
 from guest.mm.mmzone import MAX_ORDER, MigrateType, Zone
 from guest.mm.watermark import boost_watermark
-from protocol.errors import UsageError
 
 if TYPE_CHECKING:
     from guest.mm.page_alloc import PageAllocator
@@ -29,12 +28,7 @@ def rmqueue_fallback(
     The largest block first, so that types mix as little as possible. Only a movable request that may not take the whole
     pageblock takes the smallest block that will do: movable pages can be moved out of the way later. With
     ``no_fragment`` nothing smaller than a pageblock is taken (ALLOC_NOFRAGMENT).
-
-    Raises:
-        UsageError: pages of ISOLATE were asked for.
     """
-    if migratetype == MigrateType.ISOLATE:
-        raise UsageError("pages of an isolated pageblock cannot be allocated")
     if migratetype not in FALLBACKS:
         return False
     pageblock_order = allocator.pageblock_order

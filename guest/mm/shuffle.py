@@ -4,6 +4,7 @@ Knows the lists of one order. Must not know when blocks are freed, nor for whom.
 guest is shuffled the same way each time.
 """
 
+from array import array
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -48,22 +49,25 @@ class Shuffle:
         mem_map, types, shift = buddy.mem_map, buddy.pageblock_migratetype, buddy.pageblock_order
         first = -(-zone.start_pfn // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
         nr_blocks = -(-(zone.end_pfn - first) // MAX_ORDER_NR_PAGES)
-        place: dict[int, int] = {}
+        place = array("q", bytes(8 * nr_blocks))  # of each such block in its list, by its number in the zone
         lists: dict[int, list[int]] = {}
         for migratetype, heads in enumerate(LIST_HEADS):
             if zone.free_list.next[heads[SHUFFLE_ORDER]] >= 0:
                 lists[migratetype] = list(zone.free_list.entries(SHUFFLE_ORDER, migratetype))
-                place.update((pfn, position) for position, pfn in enumerate(lists[migratetype]))
-        for pfn in range(first, zone.end_pfn, MAX_ORDER_NR_PAGES):
+                for position, pfn in enumerate(lists[migratetype]):
+                    place[pfn - first >> MAX_ORDER] = position
+        for number in range(nr_blocks):
+            pfn = first + (number << MAX_ORDER)
             if BUDDY_ORDER[mem_map[pfn]] != SHUFFLE_ORDER:
                 continue
             migratetype = types[pfn >> shift]
             for _ in range(SHUFFLE_RETRY):
-                other = first + self._random.randrange(nr_blocks) * MAX_ORDER_NR_PAGES
+                partner = self._random.randrange(nr_blocks)
+                other = first + (partner << MAX_ORDER)
                 if BUDDY_ORDER[mem_map[other]] == SHUFFLE_ORDER and types[other >> shift] == migratetype:
-                    entries, here, there = lists[migratetype], place[pfn], place[other]
+                    entries, here, there = lists[migratetype], place[number], place[partner]
                     entries[here], entries[there] = other, pfn
-                    place[pfn], place[other] = there, here
+                    place[number], place[partner] = there, here
                     break
         for migratetype, entries in lists.items():
             zone.free_list.reorder(entries, LIST_HEADS[migratetype][SHUFFLE_ORDER])

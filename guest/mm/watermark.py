@@ -64,14 +64,16 @@ def setup_lowmem_reserve(zones: Sequence[Zone]) -> None:
 def refresh(zone: Zone) -> None:
     """Compute ``fast_mark`` again, after a mark, the boost or a reserve has changed.
 
-    A zone with CMA pages has no fast answer: it depends on how many of them are free. Nor has one for requests that
-    may not use it at all.
+    A zone with CMA pages has no fast answer: it depends on how many of them are free. Nor is there one for requests
+    that may not use the zone, or that must not be at all.
     """
     common = zone.watermarks.low + zone.watermark_boost + zone.nr_reserved_highatomic
-    zone.fast_mark = [
+    fast_mark = [
         NEVER if zone.cma_pages or highest < zone.type else common + zone.lowmem_reserve[highest]
         for highest in map(highest_zone_type, range(MIGRATE_TYPES))
     ]
+    fast_mark[MigrateType.ISOLATE] = NEVER
+    zone.fast_mark = fast_mark
 
 
 def zone_watermark_ok(

@@ -124,6 +124,11 @@ def test_high_atomic_and_cma_take_from_nobody_and_nobody_from_them() -> None:
 def test_isolated_pages_cannot_be_asked_for() -> None:
     with pytest.raises(UsageError, match="isolated pageblock"):
         guest().alloc_pages(0, MigrateType.ISOLATE)
+    allocator = guest()
+    retag(allocator, MigrateType.ISOLATE, 0, 512)
+    with pytest.raises(UsageError, match="isolated pageblock"):
+        allocator.alloc_pages(10, MigrateType.ISOLATE)
+    assert allocator.alloc_pages(0) is None
 
 
 def test_a_stolen_block_stays_reported() -> None:
