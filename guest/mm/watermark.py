@@ -21,9 +21,12 @@ from guest.mm.mmzone import (
     MIGRATE_TYPES,
     NEVER,
     PAGE_SHIFT,
+    ZONE_TYPES,
     MigrateType,
     Zone,
+    ZoneSpan,
     ZoneType,
+    default_min_free_kbytes,
     highest_zone_type,
 )
 
@@ -125,13 +128,15 @@ def boost_watermark(zone: Zone, pageblock_nr_pages: int, factor: int = WATERMARK
     return True
 
 
-def recommended_min_free_kbytes(zones: Sequence[Zone], pageblock_nr_pages: int) -> int:
+def recommended_min_free_kbytes(spans: Sequence[ZoneSpan], pageblock_nr_pages: int) -> int:
     """Return the ``vm.min_free_kbytes`` to which transparent huge pages raise it (mm/khugepaged.c).
 
     Two pageblocks for each zone, and one for each zone and pair of types that may meet, but not more than a twentieth
-    of the memory below Movable. The kernel never lowers the value this way.
+    of the memory below Movable, nor less than without huge pages. For ``PageAllocator(min_free_kbytes=...)``, as a
+    machine with transparent huge pages has it; by itself the allocator takes the value from before.
     """
-    lowmem_pages = sum(zone.managed_pages for zone in zones if zone.type is not ZoneType.MOVABLE)
-    nr_zones = sum(zone.type is not ZoneType.MOVABLE for zone in zones)
-    wanted = pageblock_nr_pages * nr_zones * (2 + MIGRATE_PCPTYPES * MIGRATE_PCPTYPES)
-    return min(wanted, lowmem_pages // 20) << (PAGE_SHIFT - 10)
+    below_movable = [span for span in spans if ZONE_TYPES.get(span.name) is not ZoneType.MOVABLE]
+    lowmem_pages = sum(span.end_pfn - span.start_pfn for span in below_movable)
+    wanted = pageblock_nr_pages * len(below_movable) * (2 + MIGRATE_PCPTYPES * MIGRATE_PCPTYPES)
+    recommended = min(wanted, lowmem_pages // 20) << (PAGE_SHIFT - 10)
+    return max(recommended, default_min_free_kbytes(lowmem_pages))

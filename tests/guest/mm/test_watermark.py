@@ -148,8 +148,11 @@ def test_a_zone_with_cma_has_no_fast_answer() -> None:
 
 def test_transparent_huge_pages_raise_min_free_kbytes() -> None:
     # The well-known 67584 KiB of a machine with DMA, DMA32 and Normal, and less where memory is small.
-    assert recommended_min_free_kbytes(x86().zones, 512) == 67584
-    assert recommended_min_free_kbytes(PageAllocator(1 << 16).zones, 512) == (1 << 16) // 20 * 4
+    assert recommended_min_free_kbytes(x86_64_zones(8 * GIB), 512) == 67584
+    assert recommended_min_free_kbytes(x86_64_zones(8 * GIB, kernelcore_pages=6 * GIB), 512) == 67584
+    assert recommended_min_free_kbytes(x86_64_zones(1 << 16), 512) == (1 << 16) // 20 * 4
+    # Never less than without them.
+    assert recommended_min_free_kbytes(x86_64_zones(1 << 28), 512) == 131072
 
 
 @pytest.mark.parametrize(
