@@ -9,8 +9,9 @@ The order of things:
    when no zone has a whole one
 2. kswapd is woken; every zone above its minimum watermark. A request that cannot wait goes deeper, and may use the
    HIGHATOMIC pageblocks; if that fails, it fails
-3. compaction, where several pages in a row are wanted
-4. reclaim, for as long as that makes progress; what lies on per-CPU lists and in the HIGHATOMIC reserve comes back
+3. compaction, where more than 8 pages in a row are wanted, or several that cannot move
+4. reclaim, and for any pages in a row compaction, for as long as that makes progress; what lies on per-CPU lists and in
+   the HIGHATOMIC reserve comes back
 5. out of memory: whoever has been named for it may free something. Never for more than 8 pages in a row
 """
 
@@ -63,7 +64,9 @@ def _make_room(allocator: "PageAllocator", order: int, migratetype: int) -> int:
         return _get_page_from_freelist(allocator, order, migratetype, AllocFlags.NONE, low=False)
 
     vmscan = allocator.vmscan
-    if order and vmscan.compact(order, migratetype) and (pfn := attempt()) >= 0:
+    # Reclaim is no help against fragments: blocks that it cannot be expected to bring are made by moving first.
+    compact_first = order > PAGE_ALLOC_COSTLY_ORDER or (order > 0 and migratetype != _MOVABLE)
+    if compact_first and vmscan.compact(order, migratetype) and (pfn := attempt()) >= 0:
         return pfn
     while True:
         progress = vmscan.direct_reclaim(order)
