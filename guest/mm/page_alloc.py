@@ -150,8 +150,8 @@ class PageAllocator:
             state = ABSENT
         if ALLOCATED_ORDER[state] != order or pfn < 0:
             raise page_check.bad_page(self.mem_map, pfn, order)
-        zone = self._pageblock_zone[pfn >> 9]
-        self._free_one_page(zone, pfn, order, self.pageblock_migratetype[pfn >> 9])
+        zone = self._pageblock_zone[pfn >> PAGEBLOCK_ORDER]
+        self._free_one_page(zone, pfn, order, self.pageblock_migratetype[pfn >> PAGEBLOCK_ORDER])
 
     def nr_free_pages(self) -> int:
         """Return the number of free pages on the lists of all zones. What a reporter has isolated does not count."""
@@ -178,7 +178,7 @@ class PageAllocator:
         head = heads[order]
         pfn = after[head]
         while pfn < 0:
-            if current == 10:
+            if current == MAX_ORDER:
                 return -1
             current += 1
             head = heads[current]
@@ -215,10 +215,10 @@ class PageAllocator:
         nr_free = zone.nr_free
         mem_map[pfn] = TAIL
         zone.free_pages += 1 << order
-        while order < 10:
+        while order < MAX_ORDER:
             buddy = pfn ^ (1 << order)
             state = mem_map[buddy]
-            if BUDDY_ORDER[state] != order or (order >= 9 and not self._may_merge(migratetype, buddy)):
+            if BUDDY_ORDER[state] != order or (order >= PAGEBLOCK_ORDER and not self._may_merge(migratetype, buddy)):
                 break
             if state & REPORTED:
                 self._clear_page_reported(zone, buddy, order)
@@ -235,7 +235,9 @@ class PageAllocator:
         head = LIST_HEADS[migratetype][order]
         # The cold end when told so, or when the next larger buddy is free: the block may soon merge into one of twice
         # the size if it is left alone (buddy_merge_likely, not for the two top orders). Otherwise the warm end.
-        if reported or (order < 9 and BUDDY_ORDER[mem_map[pfn & ~(1 << order) ^ (2 << order)]] == order + 1):
+        if reported or (
+            order < MAX_ORDER - 1 and BUDDY_ORDER[mem_map[pfn & ~(1 << order) ^ (2 << order)]] == order + 1
+        ):
             following = head
             if order >= zone.reported_boundary_order:
                 following = self._get_unreported_tail(zone, order, migratetype)
