@@ -64,14 +64,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def available_bytes(meminfo: str) -> int:
-    """Return ``MemAvailable`` of the text of ``/proc/meminfo``, in bytes."""
-    for line in meminfo.splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return sys.maxsize
-
-
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that everything is cleaned up."""
@@ -98,12 +90,13 @@ def _fetch_kernel() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from scripts.demonstration.budget import memory_for_us
     from scripts.demonstration.scenario import Settings, run_round
     from scripts.demonstration.summary import report_dict, summary_lines
     from scripts.demonstration.terminal import choose_display
 
     settings = Settings(memory_bytes=arguments.memory, real=arguments.real, budget=arguments.budget)
-    available = available_bytes(Path("/proc/meminfo").read_text())
+    available = memory_for_us()
     if available < settings.budget_bytes:
         raise UsageError(
             f"this needs {format_size(settings.budget_bytes)} of free memory, {format_size(available)} are available:"
