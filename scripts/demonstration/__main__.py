@@ -15,7 +15,7 @@ from protocol.command_line import Parser, option_type, run_command
 from protocol.errors import BalloonError, UsageError
 from protocol.units import GIB, MIB, format_size, parse_size
 
-PROGRAM: Final = "demo"
+PROGRAM: Final = "balloon-demo"
 LEAST_MEMORY: Final = 256 * MIB
 MOST_MEMORY: Final = 64 * GIB
 """Below, two machines' demand fits the budget, which has a fixed share for the processes. Above, it takes too long."""
@@ -84,8 +84,10 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 def _fetch_kernel() -> None:
     # Before the view takes the terminal: the first time this downloads two packages and says so.
-    command = [sys.executable, "-m", "guest.linux", "--fetch-only"]
-    if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode != 0:
+    from scripts.demonstration.processes import module_environment, python_module
+
+    command = python_module("guest.linux", "--fetch-only")
+    if subprocess.run(command, stdout=subprocess.DEVNULL, env=module_environment(), check=False).returncode != 0:
         raise BalloonError("no real Linux kernel to be had here; without --real none is needed")
 
 

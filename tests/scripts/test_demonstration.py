@@ -23,7 +23,7 @@ def test_a_host_that_is_too_small_is_said_before_anything_starts(
     monkeypatch.setattr("scripts.demonstration.budget.memory_for_us", lambda: 100 * MIB)
     assert command.main([]) == 2
     assert capsys.readouterr().err == (
-        "demo: this needs 1.2 GiB of free memory, 100.0 MiB are available: try a smaller --memory\n"
+        "balloon-demo: this needs 1.2 GiB of free memory, 100.0 MiB are available: try a smaller --memory\n"
     )
 
 
