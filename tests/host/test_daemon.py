@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,7 @@ async def test_accepting_pauses_while_there_is_no_descriptor_left(
     later[0]()
     assert await asyncio.to_thread(client.ask, FrontendRequest.GET_QUEUE_NUM) == 3
     client.close()
-    os.kill(os.getpid(), 15)
+    assert not running.done()  # else the signal would end the tests
+    os.kill(os.getpid(), signal.SIGTERM)
     await running
     assert not (tmp_path / "socket").exists()
