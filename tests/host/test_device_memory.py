@@ -114,7 +114,9 @@ def test_alignment_is_that_of_the_file_not_of_the_guest_address() -> None:
     assert plan_of(odd, (0xC50000, 4 * P)).discards == [FileRange(0, 0xC50000, 4 * P)]
     shifted = DeviceMemory(RegionTable([region(0x10000, 64, offset=0x200)]))
     assert reasons(plan_of(shifted, (0x10000, P))) == ["unaligned"]
-    assert plan_of(shifted, (0x10000 + P - 0x200, P)).discards == [FileRange(0, P, P)]
+    plan = plan_of(shifted, (0x10000 + P - 0x200, P), (0x10000 + 2 * P, P), (0x10000 + 3 * P - 0x200, P))
+    assert plan.discards == [FileRange(0, P, P), FileRange(0, 3 * P, P)]
+    assert reasons(plan) == ["unaligned"]
 
 
 def test_huge_pages_are_discarded_whole_or_not_at_all() -> None:
