@@ -26,7 +26,7 @@ from protocol.virtio_balloon import BalloonConfig
 
 log = logging.getLogger(__name__)
 
-WORKERS_MAX: Final = 64
+WORKERS_MAX: Final = 256
 """Most threads that discard at the same time; they are made only when there is work for them."""
 
 _BACKLOG: Final = 128
