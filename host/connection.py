@@ -276,11 +276,12 @@ class Connection:
     # -- the back-end's own requests --------------------------------------------------------------------------------
 
     def _set_channel(self, fd: int) -> None:
-        self._drop_channel()
         try:
-            self._channel = socket.socket(fileno=fd)
+            channel = socket.socket(fileno=fd)
         except OSError as error:
             raise VhostUserError("the back-end channel is not a socket") from error
+        self._drop_channel()
+        self._channel = channel
         self._loop.add_reader(fd, self._drain_channel)
 
     def _drain_channel(self) -> None:

@@ -77,11 +77,15 @@ class CallFile:
 
 @dataclass(slots=True)
 class QueueFiles:
-    """The descriptors of one queue, which outlive the times it runs. They are owned here."""
+    """The descriptors of one queue, which outlive the times it runs. They are owned here.
+
+    ``next_used`` is the used index (16 bits) that the queue had when it was stopped.
+    """
 
     kick: int | None = None
     call: CallFile | None = None
     err: CallFile | None = None
+    next_used: int = 0
 
     def close(self) -> None:
         """Close all of them."""
@@ -158,6 +162,11 @@ class RingService:
         self._signal_first = action.signal_first
         self._idle: asyncio.Future[None] | None = None
         self._stopped: asyncio.Task[int] | None = None
+        self._is_stale = action.resumes and self._ring.next_used != files.next_used
+        # A ring that goes on where it stopped has the used index that we left in it. If it has not, its driver has gone
+        # and the memory is something else by now (User Mode Linux unloads a driver without a word): hands off.
+        if self._is_stale:
+            return
         self._serve_soon()
         if files.kick is None:
             self._poll_ring()
@@ -179,6 +188,7 @@ class RingService:
 
     def _on_kick(self) -> None:
         if self._take_kick():
+            self._is_stale = False
             self._serve_soon()
         elif self._kick_gone:
             self._unwatch_kick()
@@ -242,6 +252,8 @@ class RingService:
             self._idle = self._loop.create_future()
             await self._idle
         next_avail = self._ring.next_avail
+        if not self._is_stale:
+            self._files.next_used = self._ring.next_used
         self._memory.unmap_ring(self.index, self._mapped)
         return next_avail
 
