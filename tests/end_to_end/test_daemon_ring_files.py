@@ -8,7 +8,7 @@ import pytest
 
 from guest.virtio_balloon import WANTED
 from protocol.memory import PAGE_SIZE
-from protocol.vhost_user import FrontendRequest, VringFile
+from protocol.vhost_user import FrontendRequest, VringFile, VringState
 from protocol.virtio import FeatureBit, feature_mask
 from tests.end_to_end.conftest import Scene
 from tests.end_to_end.harness import open_fds, until
