@@ -5,10 +5,9 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
-from protocol.command_line import Parser, option_type, run_command
+from protocol.command_line import Parser, option_type, path_option, run_command
 from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, parse_size
@@ -78,7 +77,9 @@ def make_parser() -> argparse.ArgumentParser:
         "balloon back-end.",
         epilog=_EPILOG,
     )
-    parser.add_argument("--socket-path", metavar="PATH", type=Path, required=True, help="where the back-end listens")
+    parser.add_argument(
+        "--socket-path", metavar="PATH", type=option_type(path_option), required=True, help="where the back-end listens"
+    )
     parser.add_argument(
         "--memory", metavar="SIZE", type=option_type(_memory), default=GIB, help="guest memory (default: 1G)"
     )
@@ -108,6 +109,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from protocol.virtio_ring import refuse_big_endian
 
     refuse_big_endian()
+    constants = (arguments.reporting_order, arguments.reporting_delay, arguments.reporting_capacity)
+    if arguments.reporter == "off" and any(value is not None for value in (*constants, arguments.high_water_mark)):
+        raise UsageError("--reporter off has no constants")
     options = VmmOptions(
         socket_path=arguments.socket_path,
         memory=arguments.memory,

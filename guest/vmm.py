@@ -23,6 +23,7 @@ from guest.mm.reporters import make_reporter
 from guest.mm.vmstat import buddyinfo
 from guest.ram import GuestRam
 from guest.workload import OutOfMemoryError, Workload
+from protocol.command_line import give_up_standard_output
 from protocol.errors import BalloonError
 from protocol.events import EventLog
 from protocol.memory import PAGE_SIZE
@@ -30,6 +31,9 @@ from protocol.memory import PAGE_SIZE
 MEMORY_EVENT_INTERVAL: Final = 0.25
 RECONNECT_INTERVAL: Final = 0.2
 """Seconds between two ``memory`` events, and between two attempts to find the back-end again."""
+
+STOPPED_EARLY: Final = 1
+"""Exit status of a machine that was stopped before it had a device."""
 
 LATEST: Final = 1.0
 """Most seconds that a workload may fall behind its own clock and still catch up."""
@@ -88,7 +92,8 @@ class VirtualMachine:
         )
 
     async def run(self) -> int:
-        """Run the workloads to their end. Return the exit status: 0, or 1 where a page was corrupted or memory ran out.
+        """Run the workloads to their end. Return the exit status: 0, or 1 where a page was corrupted, memory ran out,
+        or the machine was stopped before it was up.
 
         Raises:
             BalloonError: there is no back-end to begin with.
@@ -97,7 +102,9 @@ class VirtualMachine:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGUSR1, self._print_buddyinfo)
-        await self._attach()
+        await self._until_stopped(self._attach(), None)
+        if self._attachment is None:
+            return STOPPED_EARLY
         self._events.emit(
             "booted",
             pid=os.getpid(),
@@ -123,7 +130,7 @@ class VirtualMachine:
             self._detach("machine powered off")
         return 1 if self._machine.corrupted_pages or self._out_of_memory else 0
 
-    async def _until_stopped(self, work: Coroutine[object, object, None], seconds: float | None) -> None:
+    async def _until_stopped(self, work: Coroutine[object, object, object], seconds: float | None) -> None:
         task = asyncio.create_task(work)
         stopped = asyncio.create_task(self._stop.wait())
         await asyncio.wait([task, stopped], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -277,7 +284,11 @@ class VirtualMachine:
 
 def _print(text: str, events: EventLog) -> None:
     # Standard output belongs to the event stream if that was asked for there.
-    print(text, file=sys.stderr if events.is_standard_output else sys.stdout, flush=True)
+    try:
+        print(text, file=sys.stderr if events.is_standard_output else sys.stdout, flush=True)
+    except OSError as error:
+        give_up_standard_output()
+        _say(f"standard output: {error.strerror}")
 
 
 def _say(text: str) -> None:
