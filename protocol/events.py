@@ -35,7 +35,8 @@ class EventLog:
         return self._stream is sys.stdout
 
     def emit(self, event: str, **fields: object) -> None:
-        """Write one event with the current time. Never raises for what the reader did."""
+        """Write one event with the current time, or with the time ``t`` of when it happened. Never raises for what the
+        reader did."""
         if self._stream is None:
             return
         record = {"t": round(self._clock(), 6), "event": event, **fields}
