@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from protocol.command_line import Parser, option_type, run_command
+from protocol.command_line import Parser, option_type, path_option, run_command
 from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, parse_size
@@ -118,7 +118,10 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
         help="print this view of memory at the end (repeatable)",
     )
     watch.add_argument(
-        "--control", metavar="PATH", type=Path, help="answer at this socket: one line with a view's name, or help"
+        "--control",
+        metavar="PATH",
+        type=option_type(path_option),
+        help="answer at this socket: one line with a view's name, or help",
     )
     watch.add_argument(
         "--ask", metavar=("PATH", "VIEW"), nargs=2, help="no guest: print the VIEW of the one with --control PATH"
@@ -135,7 +138,9 @@ def make_parser() -> argparse.ArgumentParser:
         "balloon back-end.",
         epilog=_EPILOG + WORKLOAD_HELP + _SIGNALS,
     )
-    parser.add_argument("--socket-path", metavar="PATH", type=Path, help="where the back-end listens")
+    parser.add_argument(
+        "--socket-path", metavar="PATH", type=option_type(path_option), help="where the back-end listens"
+    )
     parser.add_argument(
         "--memory", metavar="SIZE", type=option_type(_memory), default=GIB, help="guest memory (default: 1G)"
     )
@@ -143,7 +148,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--buddyinfo",
         metavar="FILE",
-        type=Path,
+        type=option_type(path_option),
         help="begin with the free blocks that FILE shows, a copy of another machine's /proc/buddyinfo",
     )
     _add_reporting(parser)
@@ -160,7 +165,10 @@ def make_parser() -> argparse.ArgumentParser:
     work.add_argument("--duration", metavar="S", type=option_type(_seconds), help="stop the workloads after S seconds")
     work.add_argument("--hold", action="store_true", help="stay attached when the workloads are done")
     work.add_argument(
-        "--record", metavar="FILE", type=Path, help="write down every allocation, for --workload trace:FILE to replay"
+        "--record",
+        metavar="FILE",
+        type=option_type(path_option),
+        help="write down every allocation, for --workload trace:FILE to replay",
     )
     _add_watching(parser)
     return parser
@@ -187,6 +195,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from protocol.virtio_ring import refuse_big_endian
 
     refuse_big_endian()
+    constants = (arguments.reporting_order, arguments.reporting_delay, arguments.reporting_capacity)
+    if arguments.reporter == "off" and any(value is not None for value in (*constants, arguments.high_water_mark)):
+        raise UsageError("--reporter off has no constants")
     options = VmmOptions(
         socket_path=arguments.socket_path,
         memory=arguments.memory,

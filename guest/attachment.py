@@ -39,6 +39,9 @@ from protocol.virtio_ring import (
 QUEUE_SIZE: Final = 256
 """Entries of each virtqueue, as User Mode Linux has it."""
 
+ANSWER_TIMEOUT: Final = 10.0
+"""Seconds that a back-end may take to bring its device up."""
+
 _USER_BASE: Final = 0x7F00_0000_0000
 """Where the guest's memory pretends to be mapped. User addresses are names only; any will do."""
 
@@ -125,8 +128,12 @@ class Attachment:
         sock.setblocking(False)
         attachment = cls(sock, ram, rings)
         try:
-            await attachment._loop.sock_connect(sock, os.fspath(path))
-            await attachment._bring_up()
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                await attachment._loop.sock_connect(sock, os.fspath(path))
+                await attachment._bring_up()
+        except TimeoutError as error:
+            attachment.close()
+            raise SessionEnded(f"the back-end at {path} does not answer") from error
         except OSError as error:
             attachment.close()
             raise SessionEnded(f"no back-end at {path}: {error.strerror or error}") from error

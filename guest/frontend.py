@@ -77,7 +77,7 @@ class Frontend:
         need_reply = not own_reply and has_feature(self.protocol_features, ProtocolFeature.REPLY_ACK)
         data = build_message(request, payload, need_reply=need_reply)
         answer = yield Call(request, data, fds, own_reply or need_reply)
-        if need_reply and answer != 0:
+        if (need_reply and answer != 0) or (own_reply and answer is None):
             raise VhostUserError(f"the back-end refused {request.name}")
         return answer
 
@@ -128,9 +128,15 @@ class Frontend:
         yield from self._call(FrontendRequest.SET_VRING_ENABLE, VringState(index, 1))
 
     def stop_queue(self, index: int) -> Generator[Call, Payload, int]:
-        """Stop one virtqueue; return the next available index (16 bits) to start from again."""
+        """Stop one virtqueue; return the next available index (16 bits) to start from again.
+
+        Raises:
+            VhostUserError: the back-end refused.
+        """
         state = yield from self._call(FrontendRequest.GET_VRING_BASE, VringState(index, 0))
         assert isinstance(state, VringState)
+        if state.index != index:
+            raise VhostUserError(f"the back-end answered for queue {state.index} instead of {index}")
         return state.num
 
     def get_config(self) -> Generator[Call, Payload, BalloonConfig]:
@@ -141,8 +147,9 @@ class Frontend:
         """
         request = DeviceConfig(offset=0, flags=0, data=bytes(CONFIG_SIZE))
         config = yield from self._call(FrontendRequest.GET_CONFIG, request)
-        if not isinstance(config, DeviceConfig):
-            raise VhostUserError("the back-end refused GET_CONFIG")
+        assert isinstance(config, DeviceConfig)
+        if len(config.data) != CONFIG_SIZE:
+            raise VhostUserError(f"{CONFIG_SIZE} bytes of configuration space were asked for, {len(config.data)} came")
         return BalloonConfig.parse(config.data)
 
     def set_config(self, offset: int, data: bytes) -> Calls:

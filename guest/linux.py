@@ -15,7 +15,7 @@ from guest.linux_host import choose_ram_directory, require_listening
 from guest.linux_machine import Machine, Plan
 from guest.linux_packages import locate
 from guest.linux_streams import is_terminal, occupy_standard_descriptors
-from protocol.command_line import Parser, run_command
+from protocol.command_line import Parser, option_type, path_option, run_command
 from protocol.errors import UsageError
 from protocol.events import open_event_log
 
@@ -48,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
         description=_DESCRIPTION,
         epilog=_EPILOG,
     )
-    parser.add_argument("--socket-path", metavar="PATH", type=Path, help="the daemon's unix socket")
+    parser.add_argument("--socket-path", metavar="PATH", type=option_type(path_option), help="the daemon's unix socket")
     parser.add_argument("--memory", metavar="SIZE", default="512M", help="the guest's memory (default: 512M)")
     parser.add_argument("--kernel", metavar="PATH", type=Path, help="a User Mode Linux kernel of yours")
     parser.add_argument("--modules", metavar="DIR", type=Path, help="where its virtio_balloon.ko is, at any depth")

@@ -38,7 +38,8 @@ def choose_ram_directory(memory: int, environment: Mapping[str, str]) -> RamDire
     Raises:
         BalloonError: no directory can hold it.
     """
-    candidates = ["/dev/shm", environment.get("XDG_RUNTIME_DIR", ""), environment.get("TMPDIR", ""), "/tmp", "/var/tmp"]
+    asked = environment.get("TMPDIR", "")
+    candidates = [asked, "/dev/shm", environment.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp"]
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     usable: list[RamDirectory] = []
     for path in dict.fromkeys(os.path.realpath(path) for path in candidates if os.path.isabs(path)):

@@ -30,6 +30,7 @@ from guest.ram import GuestRam
 from guest.record_file import RecordFile
 from guest.workload import Workload
 from guest.workloads.steps import OutOfMemoryError
+from protocol.command_line import give_up_standard_output
 from protocol.errors import BalloonError, UsageError
 from protocol.events import EventLog
 from protocol.memory import PAGE_SIZE
@@ -37,6 +38,9 @@ from protocol.memory import PAGE_SIZE
 MEMORY_EVENT_INTERVAL: Final = 0.25
 RECONNECT_INTERVAL: Final = 0.2
 """Seconds between two ``memory`` events, and between two attempts to find the back-end again."""
+
+STOPPED_EARLY: Final = 1
+"""Exit status of a machine that was stopped before it had a device."""
 
 LATEST: Final = 1.0
 """Most seconds that a workload may fall behind its own clock and still catch up."""
@@ -120,7 +124,8 @@ class VirtualMachine:
         return TraceWriter(self._record.write, lambda: round(time.monotonic() - self._workloads_begin, 6))
 
     async def run(self) -> int:
-        """Run the workloads to their end. Return the exit status: 0, or 1 where a page was corrupted or memory ran out.
+        """Run the workloads to their end. Return the exit status: 0, or 1 where a page was corrupted, memory ran out,
+        or the machine was stopped before it was up.
 
         Raises:
             BalloonError: there is no back-end to begin with, or no control socket can be made.
@@ -138,7 +143,9 @@ class VirtualMachine:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGUSR1, self._print_buddyinfo)
-        await self._attach()
+        await self._until_stopped(self._attach(), None)
+        if self._attachment is None:
+            return STOPPED_EARLY
         self._events.emit(
             "booted",
             pid=os.getpid(),
@@ -164,7 +171,7 @@ class VirtualMachine:
             self._detach("machine powered off")
         return 1 if self._machine.corrupted_pages or self._out_of_memory else 0
 
-    async def _until_stopped(self, work: Coroutine[object, object, None], seconds: float | None) -> None:
+    async def _until_stopped(self, work: Coroutine[object, object, object], seconds: float | None) -> None:
         task = asyncio.create_task(work)
         stopped = asyncio.create_task(self._stop.wait())
         await asyncio.wait([task, stopped], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -341,7 +348,11 @@ def _make_allocator(options: VmmOptions) -> PageAllocator:
 
 def _print(text: str, events: EventLog) -> None:
     # Standard output belongs to the event stream if that was asked for there.
-    print(text, file=sys.stderr if events.is_standard_output else sys.stdout, flush=True)
+    try:
+        print(text, file=sys.stderr if events.is_standard_output else sys.stdout, flush=True)
+    except OSError as error:
+        give_up_standard_output()
+        _say(f"standard output: {error.strerror}")
 
 
 def _say(text: str) -> None:

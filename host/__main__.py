@@ -10,9 +10,8 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from protocol.command_line import DISTRIBUTION, Parser, option_type, run_command
+from protocol.command_line import DISTRIBUTION, Parser, option_type, path_option, run_command
 from protocol.errors import UsageError
 from protocol.units import format_size, parse_size
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
@@ -35,7 +34,9 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     where = parser.add_argument_group("where virtual machines connect (one of the two)")
-    where.add_argument("--socket-path", metavar="PATH", type=Path, help="listen on this unix socket")
+    where.add_argument(
+        "--socket-path", metavar="PATH", type=option_type(path_option), help="listen on this unix socket"
+    )
     where.add_argument("--fd", metavar="N", type=int, help="use this inherited socket, listening or connected")
     device = parser.add_argument_group("the device")
     device.add_argument(
@@ -67,10 +68,11 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def print_capabilities() -> None:
-    """Print the JSON that the vhost-user conventions ask for."""
+def print_capabilities() -> int:
+    """Print the JSON that the vhost-user conventions ask for; return the exit status."""
     features = ["page-reporting", "deflate-on-oom", "indirect-desc", "event-idx", "page-poison"]
     print(json.dumps({"type": "balloon", "features": features}))
+    return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -84,7 +86,9 @@ def _run(arguments: argparse.Namespace) -> int:
     refuse_big_endian()
     if (arguments.socket_path is None) == (arguments.fd is None):
         raise UsageError("exactly one of --socket-path and --fd is needed")
-    balloon_pages = arguments.balloon >> PFN_SHIFT
+    balloon_pages, ragged = divmod(arguments.balloon, 1 << PFN_SHIFT)
+    if ragged:
+        raise UsageError(f"--balloon: not whole pages of {1 << PFN_SHIFT} bytes")
     if balloon_pages > NUM_PAGES_MAX:
         raise UsageError(f"--balloon: a balloon is smaller than {format_size((NUM_PAGES_MAX + 1) << PFN_SHIFT)}")
     poison = feature_mask(BalloonFeature.PAGE_POISON) if arguments.page_poison == "on" else 0
@@ -111,8 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; return the exit status: 0 after SIGTERM, 1 for a failure, 2 for a usage error."""
     words = sys.argv[1:] if argv is None else list(argv)
     if "--print-capabilities" in words:
-        print_capabilities()
-        return 0
+        return run_command(PROGRAM, print_capabilities)
     arguments = make_parser().parse_args(words)
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.WARNING,

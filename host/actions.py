@@ -42,7 +42,10 @@ class DropRegion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartRing:
-    """Serve a queue from now on, beginning with one look at its ring, and before that with one interrupt if asked."""
+    """Serve a queue from now on, beginning with one look at its ring, and before that with one interrupt if asked.
+
+    ``resumes`` says that the front-end has not set the queue up anew since it was last stopped.
+    """
 
     index: int
     queue: BalloonQueue
@@ -50,6 +53,7 @@ class StartRing:
     next_avail: int
     features: RingFeatures
     signal_first: bool = False
+    resumes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

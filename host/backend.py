@@ -287,7 +287,7 @@ class Backend:
 
     def _set_vring_kick(self, message: Message) -> Effects:
         vring = yield from self._change_file(message)
-        vring.started, vring.broken = True, False
+        vring.started, vring.broken, vring.resumes = True, False, False
         yield from self._run_wanted(vring)
 
     def _set_vring_file(self, message: Message) -> Effects:
@@ -339,7 +339,7 @@ class Backend:
             return
         next_avail = yield StopRing(vring.index)
         assert next_avail is not None
-        vring.running, vring.base = False, next_avail
+        vring.running, vring.base, vring.resumes = False, next_avail, True
 
     def _stop_all(self) -> Effects:
         for vring in self.session.vrings:
@@ -371,6 +371,7 @@ class Backend:
             place=vring.place(self.session.table),
             next_avail=vring.base,
             signal_first=vring.signal_first,
+            resumes=vring.resumes,
             features=RingFeatures(
                 event_idx=has_feature(features, FeatureBit.RING_EVENT_IDX),
                 indirect_desc=has_feature(features, FeatureBit.RING_INDIRECT_DESC),

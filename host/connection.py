@@ -140,10 +140,14 @@ class Connection:
         for level, kind, payload in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-        for number in fds:
-            if file_system := served_elsewhere(number):
-                close_aside(fds)
-                raise FramingError(f"a file of a file system of type {file_system}, which may never answer")
+        try:
+            file_system = next(filter(None, map(served_elsewhere, fds)), None)
+        except OSError as error:
+            close_aside(fds)
+            raise FramingError(f"a file that cannot be looked at: {error.strerror}") from error
+        if file_system is not None:
+            close_aside(fds)
+            raise FramingError(f"a file of a file system of type {file_system}, which may never answer")
         self._reader.feed(data, fds)
         if message_flags & socket.MSG_CTRUNC:
             raise FramingError("file descriptors were lost on the way")
@@ -272,11 +276,12 @@ class Connection:
     # -- the back-end's own requests --------------------------------------------------------------------------------
 
     def _set_channel(self, fd: int) -> None:
-        self._drop_channel()
         try:
-            self._channel = socket.socket(fileno=fd)
+            channel = socket.socket(fileno=fd)
         except OSError as error:
             raise VhostUserError("the back-end channel is not a socket") from error
+        self._drop_channel()
+        self._channel = channel
         self._loop.add_reader(fd, self._drain_channel)
 
     def _drain_channel(self) -> None:

@@ -26,8 +26,9 @@ from protocol.virtio_balloon import BalloonConfig
 
 log = logging.getLogger(__name__)
 
-WORKERS_MAX: Final = 64
-"""Most threads that discard at the same time; they are made only when there is work for them."""
+WORKERS_MAX: Final = 256
+"""Most threads that discard at the same time. They are made only when there is work for them, and a guest needs at
+most one for each of its queues, so guests that are slow on purpose leave enough for the others."""
 
 _BACKLOG: Final = 128
 _FD_MAX: Final = (1 << 31) - 1

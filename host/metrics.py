@@ -38,6 +38,7 @@ class VmMetrics:
         self.discarded_bytes += chain.discarded_bytes
         emit(
             _EVENT_OF[chain.queue],
+            t=round(chain.finished, 6),
             ranges=plan.ranges,
             bytes=plan.bytes,
             discarded_bytes=chain.discarded_bytes,
@@ -48,6 +49,7 @@ class VmMetrics:
             self.refused[refused.reason.value] += refused.ranges
             emit(
                 "refused",
+                t=round(chain.finished, 6),
                 reason=refused.reason.value,
                 gpa=refused.first_address,
                 bytes=refused.bytes,

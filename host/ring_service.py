@@ -42,6 +42,9 @@ CHAINS_PER_TURN: Final = 16
 LINGER_MS: Final = 1
 """Milliseconds that a worker waits for the next kick before it leaves the watch to the event loop again."""
 
+SLOW_CHAIN: Final = 0.001
+"""Seconds of work on one chain after which the event loop is told of it at once and not with the next ones."""
+
 POLL_INTERVAL: Final = 0.005
 """Seconds between looks at a ring whose driver gave no kick descriptor (bit 8 of SET_VRING_KICK: polling)."""
 
@@ -77,11 +80,15 @@ class CallFile:
 
 @dataclass(slots=True)
 class QueueFiles:
-    """The descriptors of one queue, which outlive the times it runs. They are owned here."""
+    """The descriptors of one queue, which outlive the times it runs. They are owned here.
+
+    ``next_used`` is the used index (16 bits) that the queue had when it was stopped.
+    """
 
     kick: int | None = None
     call: CallFile | None = None
     err: CallFile | None = None
+    next_used: int = 0
 
     def close(self) -> None:
         """Close all of them."""
@@ -95,10 +102,12 @@ class QueueFiles:
 
 @dataclass(slots=True)
 class ServedChain:
-    """What became of one chain. ``seconds`` is the time from taking it to giving it back."""
+    """What became of one chain. ``finished`` is when it was given back (CLOCK_MONOTONIC, seconds), ``seconds`` the time
+    since it was taken."""
 
     queue: BalloonQueue
     plan: DiscardPlan
+    finished: float
     seconds: float
     discarded_bytes: int = 0
     refused: list[RefusedRanges] = field(init=False)
@@ -110,9 +119,11 @@ class ServedChain:
 
 @dataclass(slots=True)
 class Turn:
-    """What one worker did: the chains it served, whether it had its share and left more, and what broke the ring."""
+    """What one worker did: the chains it served that the loop has not heard of, how many it served in all, whether it
+    had its share and left more, and what broke the ring."""
 
     served: list[ServedChain] = field(default_factory=list)
+    chains: int = 0
     more: bool = False
     broken: VirtqueueError | None = None
 
@@ -158,6 +169,11 @@ class RingService:
         self._signal_first = action.signal_first
         self._idle: asyncio.Future[None] | None = None
         self._stopped: asyncio.Task[int] | None = None
+        self._is_stale = action.resumes and self._ring.next_used != files.next_used
+        # A ring that goes on where it stopped has the used index that we left in it. If it has not, its driver has gone
+        # and the memory is something else by now (User Mode Linux unloads a driver without a word): hands off.
+        if self._is_stale:
+            return
         self._serve_soon()
         if files.kick is None:
             self._poll_ring()
@@ -179,6 +195,7 @@ class RingService:
 
     def _on_kick(self) -> None:
         if self._take_kick():
+            self._is_stale = False
             self._serve_soon()
         elif self._kick_gone:
             self._unwatch_kick()
@@ -242,6 +259,8 @@ class RingService:
             self._idle = self._loop.create_future()
             await self._idle
         next_avail = self._ring.next_avail
+        if not self._is_stale:
+            self._files.next_used = self._ring.next_used
         self._memory.unmap_ring(self.index, self._mapped)
         return next_avail
 
@@ -268,15 +287,18 @@ class RingService:
             self._loop.call_soon_threadsafe(take, turn)
 
     def _serve_bursts(self, turn: Turn) -> None:
-        share = CHAINS_PER_TURN
-        while True:
-            self._serve_chains(turn, share)
-            share -= max(1, len(turn.served))  # a kick without a chain is no way to keep this thread for ever
+        self._serve_chains(turn)
+        # Kicks count as well as chains: kicks without a chain are no way to keep this thread for ever.
+        for _ in range(CHAINS_PER_TURN):
             if turn.more or self._stopping or not self._next_kick():
                 return
-            # The loop hears of these chains while this thread is busy with the next.
-            self._call_loop(self._tell, Turn(turn.served))
-            turn.served = []
+            self._hand_over(turn)
+            self._serve_chains(turn)
+
+    def _hand_over(self, turn: Turn) -> None:
+        # The loop hears of these chains while this thread is busy with the next.
+        served, turn.served = turn.served, []
+        self._call_loop(self._tell, Turn(served))
 
     def _tell(self, turn: Turn) -> None:
         self._on_turn(self.index, turn)
@@ -284,10 +306,10 @@ class RingService:
     def _next_kick(self) -> bool:
         return not self._kick_gone and bool(self._kick_poll.poll(LINGER_MS)) and self._take_kick()
 
-    def _serve_chains(self, turn: Turn, share: int) -> None:
+    def _serve_chains(self, turn: Turn) -> None:
         ring = self._ring
         while not self._stopping:
-            if len(turn.served) == share:
+            if turn.chains == CHAINS_PER_TURN:
                 turn.more = True
                 return
             begin = time.monotonic()
@@ -301,7 +323,11 @@ class RingService:
             ring.add_used(chain.head, 0)
             if ring.needs_notification():
                 self._signal(self._files.call)
-            turn.served.append(ServedChain(self._queue_kind, plan, time.monotonic() - begin, discarded))
+            end = time.monotonic()
+            turn.chains += 1
+            turn.served.append(ServedChain(self._queue_kind, plan, end, end - begin, discarded))
+            if end - begin > SLOW_CHAIN:
+                self._hand_over(turn)
 
     @staticmethod
     def _signal(file: CallFile | None) -> None:

@@ -68,8 +68,8 @@ class RingFeatures:
 class DeviceVirtqueue:
     """The device's side of one split virtqueue.
 
-    ``next_avail`` is the 16-bit index of the available entry to take next. The used index is read from the ring, which
-    is where a driver keeps it over a restart of the device.
+    ``next_avail`` is the 16-bit index of the available entry to take next, ``next_used`` that of the used entry to
+    write next. The latter is read from the ring, which is where a driver keeps it over a restart of the device.
     """
 
     def __init__(self, ring: SplitRing, next_avail: int, features: RingFeatures, read_guest: ReadGuest) -> None:
@@ -77,8 +77,8 @@ class DeviceVirtqueue:
         self._features = features
         self._read_guest = read_guest
         self.next_avail = next_avail & 0xFFFF
-        self._next_used = ring.used[1]
-        self._signalled_used = self._next_used
+        self.next_used = ring.used[1]
+        self._signalled_used = self.next_used
         self._mask = ring.size - 1
         self._longest = max(ring.size, INDIRECT_MAX)
 
@@ -163,19 +163,19 @@ class DeviceVirtqueue:
         virtio 1.2, 2.7.8.2: "The device MUST set len prior to updating the used idx."
         """
         ring = self._ring
-        slot = self._next_used & self._mask
+        slot = self.next_used & self._mask
         elements = ring.used_elements
         elements[1 + 2 * slot] = head
         elements[2 + 2 * slot] = length
-        self._next_used = (self._next_used + 1) & 0xFFFF
+        self.next_used = (self.next_used + 1) & 0xFFFF
         order_accesses()
-        ring.used[1] = self._next_used
+        ring.used[1] = self.next_used
 
     def needs_notification(self) -> bool:
         """Return whether the driver has to be told about the used entries since this was last asked."""
         full_fence()  # the used index must be visible before we look whether the driver sleeps
         ring = self._ring
-        old, new = self._signalled_used, self._next_used
+        old, new = self._signalled_used, self.next_used
         self._signalled_used = new
         if old == new:
             return False

@@ -55,7 +55,7 @@ class Vring:
 
     ``base`` is the next available index (16 bits) to start from. ``size`` zero and ``address`` None mean: not told yet.
     ``parked`` says why the ring cannot run although it should, once that was found. ``signal_first`` asks for one
-    interrupt when the ring runs again.
+    interrupt when the ring runs again, ``resumes`` says that it has run since it was set up.
     """
 
     index: int
@@ -68,6 +68,7 @@ class Vring:
     running: bool = False
     parked: str | None = None
     signal_first: bool = False
+    resumes: bool = False
 
     def set_size(self, size: int) -> None:
         """Take SET_VRING_NUM. Raises :class:`VhostUserError`, keeping the old size, for one that no ring can have."""
@@ -133,4 +134,4 @@ class Vring:
         assert not self.running
         self.size, self.base, self.address = 0, 0, None
         self.started = self.enabled = self.broken = False
-        self.parked, self.signal_first = None, False
+        self.parked, self.signal_first, self.resumes = None, False, False

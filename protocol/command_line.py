@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from protocol.errors import BalloonError, UsageError
@@ -58,21 +59,42 @@ def option_type(parse: Callable[[str], Value]) -> Callable[[str], Value]:
     return parse_option
 
 
+def path_option(text: str) -> Path:
+    """Return ``text`` as a path. Raises :class:`UsageError` for the empty string, which would mean this directory."""
+    if not text:
+        raise UsageError("an empty path")
+    return Path(text)
+
+
 def run_command(program: str, command: Callable[[], int]) -> int:
-    """Run ``command`` and return its exit status; an error of ours becomes one line and status 2 (usage) or 1.
+    """Run ``command`` and return its exit status; an error of ours or of the system becomes one line and status 2
+    (usage) or 1.
 
     A closed standard output and Ctrl-C are no errors: they end the program quietly with the status a shell expects.
     """
     try:
-        return command()
+        status = command()
+        sys.stdout.flush()  # here and not at the interpreter's end, where a full disk would be a traceback
+        return status
     except UsageError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 2
+        return _complain(program, str(error), 2)
     except BalloonError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 1
+        return _complain(program, str(error), 1)
     except BrokenPipeError:
-        sys.stderr.close()  # the interpreter flushes standard output once more at its end, and would complain here
+        give_up_standard_output()
         return 141
+    except OSError as error:
+        give_up_standard_output()
+        return _complain(program, str(error), 1)
     except KeyboardInterrupt:
         return 130
+
+
+def _complain(program: str, message: str, status: int) -> int:
+    print(f"{program}: {message}", file=sys.stderr)
+    return status
+
+
+def give_up_standard_output() -> None:
+    """Send what is still to be written to standard output nowhere, after it has failed for good."""
+    sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process's life

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
+from protocol.command_line import give_up_standard_output
 from protocol.errors import UsageError
 
 Clock = Callable[[], float]
@@ -20,7 +21,7 @@ class EventLog:
     """Writes events to a text stream, or nowhere.
 
     A reader that goes away (a closed pipe, a full disk) must not take a virtual machine down: the log then falls silent
-    for good and :attr:`broken` says why.
+    for good, says so once on standard error, and :attr:`broken` says why.
     """
 
     def __init__(self, stream: TextIO | None, clock: Clock) -> None:
@@ -34,7 +35,8 @@ class EventLog:
         return self._stream is sys.stdout
 
     def emit(self, event: str, **fields: object) -> None:
-        """Write one event with the current time. Never raises for what the reader did."""
+        """Write one event with the current time, or with the time ``t`` of when it happened. Never raises for what the
+        reader did."""
         if self._stream is None:
             return
         record = {"t": round(self._clock(), 6), "event": event, **fields}
@@ -42,8 +44,15 @@ class EventLog:
             self._stream.write(json.dumps(record, separators=(", ", ": ")) + "\n")
             self._stream.flush()
         except (OSError, ValueError) as error:
-            self._stream = None
-            self.broken = str(error)
+            self._give_up(error)
+
+    def _give_up(self, error: OSError | ValueError) -> None:
+        if self.is_standard_output:
+            give_up_standard_output()
+        self._stream = None
+        self.broken = str(error)
+        if not isinstance(error, BrokenPipeError):  # whoever closed a pipe knows
+            print(f"events: {error}: no more are written", file=sys.stderr)
 
     def close(self) -> None:
         """Close the stream, unless it is standard output."""

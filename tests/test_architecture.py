@@ -42,7 +42,8 @@ OPERATING_SYSTEM = {
 SHELL = re.compile(
     r"""
       guest/(ram|vmm|attachment|linux|linux_\w+|control|__main__)\.py
-    | host/(guest_memory|discard|daemon|connection|received_file|ring_service|control|metrics|netlink|cgroup|__main__)\.py
+    | host/(guest_memory|discard|daemon|connection|received_file|ring_service|__main__)\.py
+    | host/(control|metrics|netlink|cgroup)\.py
     """,
     re.VERBOSE,
 )

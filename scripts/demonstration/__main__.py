@@ -15,7 +15,7 @@ from protocol.command_line import Parser, option_type, run_command
 from protocol.errors import BalloonError, UsageError
 from protocol.units import GIB, MIB, format_size, parse_size
 
-PROGRAM: Final = "demo"
+PROGRAM: Final = "balloon-demo"
 LEAST_MEMORY: Final = 256 * MIB
 MOST_MEMORY: Final = 64 * GIB
 """Below, two machines' demand fits the budget, which has a fixed share for the processes. Above, it takes too long."""
@@ -64,14 +64,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def available_bytes(meminfo: str) -> int:
-    """Return ``MemAvailable`` of the text of ``/proc/meminfo``, in bytes."""
-    for line in meminfo.splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return sys.maxsize
-
-
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that everything is cleaned up."""
@@ -92,18 +84,21 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 def _fetch_kernel() -> None:
     # Before the view takes the terminal: the first time this downloads two packages and says so.
-    command = [sys.executable, "-m", "guest.linux", "--fetch-only"]
-    if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode != 0:
+    from scripts.demonstration.processes import module_environment, python_module
+
+    command = python_module("guest.linux", "--fetch-only")
+    if subprocess.run(command, stdout=subprocess.DEVNULL, env=module_environment(), check=False).returncode != 0:
         raise BalloonError("no real Linux kernel to be had here; without --real none is needed")
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from scripts.demonstration.budget import memory_for_us
     from scripts.demonstration.scenario import Settings, run_round
     from scripts.demonstration.summary import report_dict, summary_lines
     from scripts.demonstration.terminal import choose_display
 
     settings = Settings(memory_bytes=arguments.memory, real=arguments.real, budget=arguments.budget)
-    available = available_bytes(Path("/proc/meminfo").read_text())
+    available = memory_for_us()
     if available < settings.budget_bytes:
         raise UsageError(
             f"this needs {format_size(settings.budget_bytes)} of free memory, {format_size(available)} are available:"

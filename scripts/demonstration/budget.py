@@ -8,6 +8,7 @@ resident is added up and the script stops the guest that grows too far.
 import contextlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -194,6 +195,20 @@ def make_budget(kind: str, limit_bytes: int) -> Budget:
         if kind == "cgroup":
             raise UsageError("no memory cgroup can be made here (--budget accounting needs none)")
     return AccountedBudget(limit_bytes)
+
+
+def memory_for_us(proc: Path = Path("/proc")) -> int:
+    """Return how many bytes this process and its children can have at most: what is available on this machine, or the
+    limit of a memory cgroup around us (a container's) where that is less."""
+    most = sys.maxsize
+    for line in (proc / "meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            most = int(line.split()[1]) * 1024
+    for group, names in candidates((proc / "self/cgroup").read_text(), (proc / "self/mountinfo").read_text()):
+        # No such file in a root group; and no limit is the word "max" in version 2.
+        with contextlib.suppress(OSError, ValueError):
+            most = min(most, int((group / names.limit).read_text()))
+    return most
 
 
 def candidates(own_groups: str, mounts: str) -> list[tuple[Path, CgroupNames]]:

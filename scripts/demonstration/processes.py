@@ -17,6 +17,9 @@ from typing import Final, Self
 from protocol.errors import BalloonError
 from scripts.demonstration.state import Event
 
+PACKAGES: Final = Path(__file__).resolve().parent.parent.parent
+"""Where ``guest``, ``host`` and ``scripts`` are: the checkout, or the environment they are installed in."""
+
 STOP_SECONDS: Final = 5.0
 """What a process gets to leave by itself after SIGTERM, in seconds."""
 
@@ -95,7 +98,7 @@ class Children:
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,
                     stderr=stderr,
-                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                    env=module_environment(),
                     start_new_session=True,
                 )
         except OSError as error:
@@ -133,5 +136,14 @@ class Children:
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs a module of this project with this interpreter."""
-    return [sys.executable, "-m", module, *arguments]
+    """Return the command that runs a module of this project with this interpreter.
+
+    Of this project and no other: a directory called ``host`` where the user stands is not looked at.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def module_environment() -> dict[str, str]:
+    """Return the environment in which :func:`python_module` finds its module."""
+    paths = [str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}

@@ -12,6 +12,9 @@ WIDTH: Final = 79
 """Columns of the live view. One less than a terminal of 80, which would wrap at its last one."""
 
 BAR: Final = 44
+BESIDE_BAR: Final = WIDTH - BAR
+"""Columns of a bar, and of what stands to both sides of it. In a narrower window the bar gives way."""
+
 STORY_LINES: Final = 6
 
 
@@ -76,14 +79,19 @@ def _apart(left: str, right: str, width: int) -> str:
     return f"{left}{' ' * space}{right}" if space > 0 else left
 
 
+def _bar_columns(width: int) -> int:
+    return max(1, min(BAR, width - BESIDE_BAR))
+
+
 def _host_lines(host: HostState, symbols: Symbols, width: int) -> list[Line]:
     full = host.used_bytes > host.budget_bytes * 0.95
-    used = bar([(symbols.used, host.used_bytes)], host.budget_bytes, BAR, symbols.empty)
+    columns = _bar_columns(width)
+    used = bar([(symbols.used, host.used_bytes)], host.budget_bytes, columns, symbols.empty)
     numbers = f"{mib(host.used_bytes)} of {mib(host.budget_bytes)} MiB{'  FULL' if full else ''}"
-    history = sparkline(host.history, host.budget_bytes, BAR, symbols.steps)
+    history = sparkline(host.history, host.budget_bytes, columns, symbols.steps)
     return [
         Line(_apart(f"HOST    {used}  {numbers}", "", width), Style.WARNING if full else Style.PLAIN),
-        Line(f"        {history.ljust(BAR)}  last {round(BAR * TICK_SECONDS)} s", Style.FAINT),
+        Line(f"        {history.ljust(columns)}  last {round(columns * TICK_SECONDS)} s", Style.FAINT),
     ]
 
 
@@ -102,7 +110,7 @@ def _vm_lines(vm: VmState, symbols: Symbols, width: int) -> list[Line]:
     else:
         # Resident but not in use: freed memory that the host still carries. This is what reporting is about.
         parts = [(symbols.used, min(in_use, vm.resident_bytes)), (symbols.held, max(0, vm.resident_bytes - in_use))]
-    memory = bar(parts, vm.memory_bytes, BAR, symbols.empty)
+    memory = bar(parts, vm.memory_bytes, _bar_columns(width), symbols.empty)
     rate = sparkline(vm.report_history, 8, 16, symbols.steps)
     return [
         Line(_apart(f"VM {vm.name}    {vm.kind}", vm.status, width), Style.TITLE),

@@ -44,7 +44,7 @@ class Scene:
         """
         number = guest.number if isinstance(guest, Client) else guest.client.number
         self._expected[number] = list(incidents)
-        until(lambda: len(self._incidents(number)) >= len(incidents), f"{len(incidents)} incidents, first {incidents[:3]}")
+        until(lambda: len(self._incidents(number)) >= len(incidents), f"{len(incidents)} incidents: {incidents[:3]}")
         assert self._incidents(number) == list(incidents)
 
     def _incidents(self, number: int) -> list[tuple[str, str]]:

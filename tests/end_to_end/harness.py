@@ -130,6 +130,10 @@ class ProgramProcess:
         """Return what the process has written to its standard error so far."""
         return _read_all(self._stderr)
 
+    def forget_stderr(self) -> None:
+        """Take what is on standard error as expected: a process that says more there did not leave cleanly."""
+        os.ftruncate(self._stderr.fileno(), 0)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         self.process.send_signal(number)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import statistics
@@ -15,7 +16,7 @@ import pytest
 
 from guest.virtio_balloon import WANTED
 from protocol.memory import PAGE_SIZE
-from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user import FrontendRequest, VringFile
 from protocol.vhost_user_codec import build_message
 from protocol.virtio import FeatureBit, feature_mask
 from tests.end_to_end.conftest import Scene
@@ -203,6 +204,59 @@ def time_of(action: object) -> float:
     began = time.monotonic()
     action()
     return time.monotonic() - began
+
+
+def test_a_daemon_without_descriptors_left_serves_whom_it_has(tmp_path: Path) -> None:
+    """Who asks for more meanwhile is refused or waits, and everything works again when there are some."""
+    with DaemonProcess(tmp_path, environment={"PYTHONWARNINGS": "error"}) as daemon:
+        with VirtualMachine(daemon.socket_path) as machine:
+            machine.check_alive()
+            greedy = VirtualMachine(daemon.socket_path, run=False)
+            limit = forbid_more_descriptors(daemon.pid)
+            with pytest.raises(ConnectionError):  # the kernel dropped the file of its memory
+                greedy.set_memory()
+            greedy.close()
+            machine.check_alive()
+            daemon.settled(2)
+            forbid_more_descriptors(daemon.pid)
+            waiting = Client(daemon.socket_path)
+            machine.check_alive()
+            until(lambda: "Too many open files" in daemon.stderr(), "the complaint")
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limit)
+            assert waiting.ask(FrontendRequest.GET_QUEUE_NUM) == 3
+            waiting.close()
+        assert daemon.stop() == 0
+        assert daemon.stderr() == "vhost-user-balloon: cannot accept a virtual machine: Too many open files\n"
+        daemon.forget_stderr()
+
+
+def test_a_file_that_takes_the_last_descriptor_ends_one_session_only(tmp_path: Path) -> None:
+    """There is none left then to find out what file it is."""
+    with DaemonProcess(tmp_path) as daemon, VirtualMachine(daemon.socket_path) as machine:
+        machine.check_alive()
+        client = Client(daemon.socket_path)
+        assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 3
+        with (tmp_path / "file").open("w+b") as file:
+            limit = forbid_more_descriptors(daemon.pid, 1)
+            client.request(FrontendRequest.SET_VRING_KICK, VringFile(2, True), [file.fileno()])
+            assert client.is_closed_by_peer()
+            assert "cannot be looked at" in daemon.settled(2)["reason"]
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limit)
+            until(lambda: not leads_to(daemon.pid, "file"), "the file is closed")
+        client.close()
+        machine.check_alive()
+
+
+def leads_to(pid: int, name: str) -> bool:
+    """Return whether a process has a file of this name open."""
+    return any(target.endswith("/" + name) for target in open_fds(pid).values())
+
+
+def forbid_more_descriptors(pid: int, but: int = 0) -> tuple[int, int]:
+    """Set a process's limit to the lowest number that is free, or ``but`` numbers more; return the limits it had."""
+    free = sorted(set(range(1 << 16)) - open_fds(pid).keys())
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    return resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[but], hard))
 
 
 # -- the daemon's own end ---------------------------------------------------------------------------------------------

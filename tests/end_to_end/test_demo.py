@@ -119,10 +119,10 @@ def test_a_machine_that_dies_unexpectedly_is_one_line_and_a_failure(scratch: Pat
         (guest,) = (
             int(path.parent.name)
             for path in Path("/proc").glob("[0-9]*/cmdline")
-            if f"-m\0guest\0--socket-path\0{scratch}" in path.read_text(errors="replace")
+            if f"-P\0-m\0guest\0--socket-path\0{scratch}" in path.read_text(errors="replace")
         )
         os.kill(guest, signal.SIGKILL)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert errors == "demo: VM A ended (killed by SIGKILL): no message\n"
+    assert errors == "balloon-demo: VM A ended (killed by SIGKILL): no message\n"
     assert_nothing_left(scratch, process.pid)

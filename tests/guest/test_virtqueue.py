@@ -59,6 +59,16 @@ def test_without_a_free_table_requests_are_chained_directly() -> None:
     assert memory.device_view.read_descriptor(1) == (0xC, 1, NEXT, 2)
 
 
+def test_a_table_is_used_again_once_its_request_is_given_back() -> None:
+    memory = RingMemory(8, tables=1, capacity=4)
+    driver = memory.driver()
+    for number in range(20):
+        head = driver.add([(number, 1), (number, 2)], [])
+        assert memory.device_view.read_descriptor(head)[2] == INDIRECT
+        put_used(memory, head)
+        assert driver.get_used() == UsedBuffer(head, 0)
+
+
 def test_a_full_ring_takes_nothing_and_stays_as_it_was() -> None:
     memory = RingMemory(4)
     driver = memory.driver()

@@ -9,7 +9,16 @@ import pytest
 from protocol.errors import UsageError
 from protocol.units import MIB
 from scripts.demonstration import budget as module
-from scripts.demonstration.budget import V1, V2, AccountedBudget, CgroupBudget, candidates, make_budget, make_cgroup
+from scripts.demonstration.budget import (
+    V1,
+    V2,
+    AccountedBudget,
+    CgroupBudget,
+    candidates,
+    make_budget,
+    make_cgroup,
+    memory_for_us,
+)
 from tests.scripts.examples import vm
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -43,6 +52,17 @@ def test_a_container_sees_its_part_of_the_hierarchy_as_the_whole(own: str, insid
 def test_without_a_memory_controller_there_is_no_candidate() -> None:
     assert candidates("1:cpu:/x\n", CPU_MOUNT) == []
     assert candidates("1:cpu:/x\n", V1_MOUNT) == []
+
+
+@pytest.mark.parametrize(("limit", "most"), [("max", 2048), ("1048576", 1024), ("9223372036854771712", 2048)])
+def test_memory_for_us_is_what_is_available_within_the_container(limit: str, most: int, tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    2048 kB\n")
+    (tmp_path / "self/cgroup").write_text("0::/a\n")
+    (tmp_path / "self/mountinfo").write_text(f"30 24 0:25 / {tmp_path} rw - cgroup2 cgroup2 rw\n")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/memory.max").write_text(f"{limit}\n")
+    assert memory_for_us(tmp_path) == most * 1024
 
 
 def test_a_version_2_group_whose_children_get_no_memory_controller_is_left_alone(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ def test_a_size_that_makes_no_demonstration_is_refused(memory: str, capsys: pyte
 def test_a_host_that_is_too_small_is_said_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "available_bytes", lambda meminfo: 100 * MIB)
+    monkeypatch.setattr("scripts.demonstration.budget.memory_for_us", lambda: 100 * MIB)
     assert command.main([]) == 2
     assert capsys.readouterr().err == (
-        "demo: this needs 1.2 GiB of free memory, 100.0 MiB are available: try a smaller --memory\n"
+        "balloon-demo: this needs 1.2 GiB of free memory, 100.0 MiB are available: try a smaller --memory\n"
     )
 
 
@@ -32,11 +32,6 @@ def test_a_result_that_cannot_be_written_is_said_before_anything_starts(
 ) -> None:
     assert command.main(["--json", str(tmp_path / "missing" / "x")]) == 2
     assert capsys.readouterr().err.endswith("missing/x: No such file or directory\n")
-
-
-def test_available_memory_is_read_from_meminfo() -> None:
-    assert command.available_bytes("MemTotal: 9 kB\nMemAvailable:    2048 kB\n") == 2 * MIB
-    assert command.available_bytes("MemTotal: 9 kB\n") > 64 * GIB
 
 
 @pytest.mark.parametrize("memory", [256 * MIB, GIB, 64 * GIB])

@@ -48,7 +48,7 @@ def test_the_peak_outlives_the_memory() -> None:
     for resident in (10, 30, 20):
         state.apply({"t": 1.0, "event": "memory", "resident_bytes": resident, "free_bytes": 5})
     assert state.peak_bytes == 30
-    state.pid = 7
+    state.apply({"t": 2.0, "event": "booted", "pid": 7})
     state.power_off("killed", "KILLED")
     assert (state.peak_bytes, state.resident_bytes, state.free_bytes, state.pid) == (30, 0, None, None)
 

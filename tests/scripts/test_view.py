@@ -96,6 +96,13 @@ def test_every_line_fits_and_the_end_of_the_story_is_kept(width: int, height: in
         assert "event 39" in lines[-1].text or width == 10
 
 
+def test_in_a_narrow_window_the_bars_give_way_and_the_numbers_stay() -> None:
+    state = vm(resident_bytes=GIB // 2, allocated_bytes=GIB // 2)
+    lines = [line.text for line in live_view(picture(state), ASCII, width=59)]
+    assert "HOST    " + "#" * 12 + "." * 12 + "  608 of 1216 MiB" in lines
+    assert "        " + "#" * 12 + "." * 12 + "  512 of 1024 MiB resident" in lines
+
+
 def test_an_ordinary_terminal_shows_all_of_it() -> None:
     shown = picture(vm(), vm(name="B"))
     shown.story = [(float(number), f"event {number}") for number in range(5)]

@@ -208,6 +208,16 @@ def test_a_tail_insertion_goes_above_the_boundary() -> None:
     assert entries(allocator, 3) == [eighth(8), eighth(16), eighth(24), eighth(0)]
 
 
+def test_a_block_moved_to_the_tail_goes_above_the_boundary() -> None:
+    allocator, _, _ = of_order_three()
+    for number in (64, 72):
+        allocator.free_pages(eighth(number), 3)
+    allocator.move_to_tail = True
+    allocator.move_to_free_list(allocator.zones[0], eighth(72), 3, MOVABLE)
+    assert entries(allocator, 3) == [eighth(64), eighth(72), eighth(0)]
+    allocator.validate()
+
+
 def test_the_fine_reset_brings_one_boundary_back_to_its_list_head() -> None:
     allocator, reporter, worker = of_order_three()
     zone = allocator.zones[0]

@@ -118,6 +118,18 @@ def test_the_first_unreported_block_is_the_head_while_a_report_is_out() -> None:
     assert entries(allocator, 10) == up(8, 39) + down(3, 0) + down(7, 4)
 
 
+def test_skipped_blocks_are_behind_the_tail_before_the_report_goes_out() -> None:
+    allocator = guest(40)
+    reporter = started(allocator, capacity=4)
+    run_pass(reporter)
+    allocator.move_to_free_list(allocator.zones[0], 0, 10, MigrateType.MOVABLE)
+    assert entries(allocator, 10)[:2] == whole(0, 8)
+    worker = reporter.process(4.0)
+    assert blocks(next(worker)) == down(11, 8)
+    assert (entries(allocator, 10)[0], entries(allocator, 10)[-1]) == (12 * WHOLE, 0)
+    worker.close()
+
+
 def test_a_spent_budget_asks_for_another_pass() -> None:
     reporter = started(guest(40), capacity=4)
     run_pass(reporter)

@@ -1,0 +1,243 @@
+"""One session over a socket pair, in this process, where its descriptors and its timing can be held."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+import host.connection
+import host.ring_service
+from host.backend import Session
+from host.connection import Connection
+from host.discard import punch_hole
+from host.virtio_balloon import OFFERED, VirtioBalloon
+from protocol.errors import VirtqueueError
+from protocol.memory import PAGE_SIZE
+from protocol.vhost_user import FrontendRequest, VringFile
+from protocol.vhost_user_codec import MessageReader, build_message
+from tests.end_to_end.harness import DEADLINE, open_fds
+from tests.end_to_end.virtual_machine import DATA_AT, REPORTING, Client, VirtualMachine
+
+
+@dataclass
+class Attached:
+    """A session that runs: its task, the front-end's end of it, and what it told."""
+
+    connection: Connection
+    task: asyncio.Task[str]
+    client: Client
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def count(self, event: str) -> int:
+        return sum(name == event for name, _ in self.events)
+
+
+@contextlib.asynccontextmanager
+async def attached() -> AsyncIterator[Attached]:
+    ours, theirs = socket.socketpair()
+    events: list[tuple[str, dict[str, Any]]] = []
+
+    def emit(event: str, **fields: object) -> None:
+        events.append((event, fields))
+
+    with ThreadPoolExecutor(4) as executor:
+        session = Session(offered=OFFERED, balloon=VirtioBalloon())
+        connection = Connection(theirs, session, executor, emit)
+        task = asyncio.create_task(connection.run())
+        try:
+            yield Attached(connection, task, Client(ours), events)
+        finally:
+            ours.close()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def in_thread(action: Callable[[], object]) -> None:
+    """Do something that blocks, while the session's event loop runs."""
+    async with asyncio.timeout(DEADLINE):
+        await asyncio.to_thread(action)
+
+
+@dataclass
+class Gate:
+    """Holds a worker inside a call until the test lets it go on."""
+
+    entered: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+
+    def pass_through(self) -> None:
+        self.entered.set()
+        assert self.opened.wait(DEADLINE)
+
+
+@pytest.mark.asyncio
+async def test_every_descriptor_number_that_was_received_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: set[int] = set()
+    feed = MessageReader.feed
+
+    def recording_feed(self: MessageReader, data: bytes, fds: Iterable[int] = ()) -> None:
+        numbers = list(fds)
+        received.update(numbers)
+        feed(self, data, numbers)
+
+    monkeypatch.setattr(MessageReader, "feed", recording_feed)
+    before = open_fds(os.getpid())
+    for _ in range(20):
+        async with attached() as session:
+            await in_thread(lambda: live(session.client))
+    after = open_fds(os.getpid())
+    assert 5 <= len(received) < 50  # of 200: numbers come back, for each was closed
+    assert {number: after[number] for number in received & after.keys()} == {
+        number: before[number] for number in received & before.keys()
+    }
+    assert len(after) <= len(before) + 1  # the event loop's own executor, made on first use, may have some
+
+
+def live(client: Client) -> None:
+    """Have a whole session with descriptors in right and wrong places, and hang up in the middle of a message."""
+    machine = VirtualMachine(client)
+    machine.check_alive()
+    fd = machine.reporting.call_fd
+    assert machine.ask(FrontendRequest.SET_OWNER, None, [fd]) == 1
+    assert machine.ask(FrontendRequest.SET_VRING_CALL, VringFile(REPORTING, True), [fd, fd]) == 1
+    client.send(build_message(FrontendRequest.SET_VRING_CALL, VringFile(REPORTING, True))[:13], [fd])
+    machine.close()
+
+
+@pytest.mark.asyncio
+async def test_a_byte_now_and_then_does_not_extend_a_messages_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.connection, "MESSAGE_TIMEOUT", 0.3)
+    async with attached() as session:
+        message = build_message(FrontendRequest.SET_FEATURES, 0)
+        for at in range(len(message)):
+            with contextlib.suppress(BrokenPipeError):
+                session.client.socket.send(message[at : at + 1])
+            await asyncio.wait([session.task], timeout=0.05)
+        assert session.task.done()
+        assert "did not come within" in session.task.result()
+
+
+@pytest.mark.asyncio
+async def test_a_silent_front_end_between_messages_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.connection, "MESSAGE_TIMEOUT", 0.05)
+    async with attached() as session:
+        await asyncio.wait([session.task], timeout=0.2)
+        assert not session.task.done()
+        await in_thread(lambda: session.client.ask(FrontendRequest.GET_QUEUE_NUM))
+
+
+@pytest.mark.asyncio
+async def test_a_front_end_that_reads_no_reply_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.connection, "MESSAGE_TIMEOUT", 0.1)
+    async with attached() as session:
+        session.client.socket.setblocking(False)
+        while not session.task.done():
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                session.client.socket.send(build_message(FrontendRequest.GET_FEATURES) * 64)
+            await asyncio.wait([session.task], timeout=0.01)
+        assert session.task.result() == "front-end does not read its replies"
+
+
+@pytest.mark.asyncio
+async def test_descriptors_lost_on_the_way_end_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of them are missing cannot be known, so the message cannot be carried out, nor any later one."""
+    monkeypatch.setattr(host.connection, "_ANCILLARY_SPACE", socket.CMSG_SPACE(8))
+    before = open_fds(os.getpid()).keys()
+    async with attached() as session:
+        fd = os.eventfd(0)
+        session.client.request(FrontendRequest.SET_OWNER, None, [fd] * 9)
+        os.close(fd)
+        assert await session.task == "file descriptors were lost on the way"
+    assert open_fds(os.getpid()).keys() <= before | {max(before) + 1}
+
+
+def gated_discard(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    gate = Gate()
+
+    def slow_punch_hole(fd: int, offset: int, length: int) -> int:
+        gate.pass_through()
+        return punch_hole(fd, offset, length)
+
+    monkeypatch.setattr(host.ring_service, "punch_hole", slow_punch_hole)
+    return gate
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["vanishes", "is told to stop", "vanishes and is told to stop"])
+async def test_the_chain_in_hand_is_finished_however_a_session_ends(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    gate = gated_discard(monkeypatch)
+    async with attached() as session:
+        machine = await asyncio.to_thread(VirtualMachine, session.client)
+        machine.ram.touch(DATA_AT, 2 * PAGE_SIZE)
+        machine.submit([(DATA_AT, PAGE_SIZE)])
+        machine.submit([(DATA_AT + PAGE_SIZE, PAGE_SIZE)])
+        await in_thread(gate.entered.wait)
+        if "vanishes" in how:
+            session.client.close()
+            await asyncio.wait([session.task], timeout=0.05)
+        if "stop" in how:
+            session.task.cancel()
+            await asyncio.wait([session.task], timeout=0.05)
+        assert not session.task.done()
+        assert machine.reporting.ring.used[1] == 0
+        gate.opened.set()
+        await asyncio.wait([session.task], timeout=DEADLINE)
+        assert session.task.cancelled() == ("stop" in how)
+        assert machine.reporting.ring.used[1] == 1
+        assert machine.ram.pages() == {DATA_AT + PAGE_SIZE}
+        assert (session.count("report"), session.connection.metrics.reports) == (1, 1)
+        machine.close()
+
+
+@pytest.mark.asyncio
+async def test_messages_wait_for_the_chain_in_hand_and_nobody_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = gated_discard(monkeypatch)
+    async with attached() as slow, attached() as quick:
+        machine = await asyncio.to_thread(VirtualMachine, slow.client)
+        machine.submit([(DATA_AT, PAGE_SIZE)])
+        await in_thread(gate.entered.wait)
+        machine.client.request(FrontendRequest.RESET_DEVICE, need_reply=True)
+        for _ in range(3):
+            await in_thread(lambda: quick.client.ask(FrontendRequest.GET_FEATURES))
+        assert machine.reporting.ring.used[1] == 0
+        gate.opened.set()
+        assert (await asyncio.to_thread(machine.client.reply)).payload == 0
+        assert machine.reporting.ring.used[1] == 1
+        machine.close()
+
+
+@pytest.mark.asyncio
+async def test_a_ring_set_up_anew_while_it_breaks_is_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note that the old ring broke arrives when the new one runs already."""
+    gate = Gate()
+    plan = VirtioBalloon.plan
+
+    def broken_plan(*arguments: Any) -> Any:
+        if gate.opened.is_set():
+            return plan(*arguments)
+        gate.pass_through()
+        raise VirtqueueError("as a test wanted it")
+
+    monkeypatch.setattr(VirtioBalloon, "plan", broken_plan)
+    async with attached() as session:
+        machine = await asyncio.to_thread(VirtualMachine, session.client)
+        machine.submit([(DATA_AT, PAGE_SIZE)])
+        await in_thread(gate.entered.wait)
+        kick = (VringFile(REPORTING, True), [machine.reporting.kick_fd])
+        machine.client.request(FrontendRequest.SET_VRING_KICK, *kick, need_reply=True)
+        await asyncio.sleep(0.05)  # the message waits for the worker
+        gate.opened.set()
+        assert (await asyncio.to_thread(machine.client.reply)).payload == 0
+        machine.ram.touch(DATA_AT, PAGE_SIZE)
+        machine.submit([(DATA_AT, PAGE_SIZE)])
+        await in_thread(lambda: machine.reporting.wait_for_used_index(1))
+        assert machine.ram.pages() == set()
+        assert session.count("queue_stopped") == 1
+        machine.close()

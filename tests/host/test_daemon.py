@@ -1,0 +1,104 @@
+"""The daemon's listening half: sockets it takes or leaves, connections it cannot take at the moment."""
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from host.daemon import Daemon, DaemonOptions, open_socket
+from host.virtio_balloon import OFFERED
+from protocol.errors import UsageError
+from protocol.events import EventLog
+from protocol.vhost_user import FrontendRequest
+from tests.end_to_end.harness import open_fds
+from tests.end_to_end.virtual_machine import Client
+
+
+def options(*, path: Path | None = None, fd: int | None = None) -> DaemonOptions:
+    return DaemonOptions(socket_path=path, fd=fd, features=OFFERED, discard=True, balloon_pages=0)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "long", "missing"])
+def test_a_path_that_is_refused_leaves_no_socket_open(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").write_text("", encoding="ascii")
+    paths = {"file": "file", "directory": ".", "long": "x" * 200, "missing": "missing/socket"}
+    before = open_fds(os.getpid()).keys()
+    with pytest.raises(UsageError):
+        open_socket(options(path=tmp_path / paths[kind]))
+    assert open_fds(os.getpid()).keys() == before
+
+
+def test_a_dangling_link_and_a_foreign_socket_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="exists and is not a socket"):
+        open_socket(options(path=tmp_path / "link"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(tmp_path / "datagrams"))
+        with pytest.raises(UsageError):
+            open_socket(options(path=tmp_path / "datagrams"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "datagrams").is_socket()
+
+
+def test_a_listener_that_does_not_accept_is_alive_all_the_same(tmp_path: Path) -> None:
+    """Its backlog is full: a blocking probe would wait for ever."""
+    path = tmp_path / "busy"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(path))
+        listener.listen(0)
+        first.connect(str(path))
+        with pytest.raises(UsageError, match="another process listens there"):
+            open_socket(options(path=path))
+
+
+def test_a_refused_descriptor_stays_open() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mine:
+        with pytest.raises(UsageError):
+            open_socket(options(fd=mine.fileno()))
+        os.fstat(mine.fileno())
+
+
+@pytest.mark.asyncio
+async def test_accepting_pauses_while_there_is_no_descriptor_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connection waits in the backlog; the daemon neither spins over it nor forgets it."""
+    later: list[Callable[[], object]] = []
+    daemon = Daemon(options(path=tmp_path / "socket"), EventLog(None, lambda: 0.0))
+    loop = asyncio.get_running_loop()
+    accepts = 0
+    accept = socket.socket.accept
+
+    def failing_accept(self: socket.socket) -> Any:
+        nonlocal accepts
+        accepts += 1
+        if accepts == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return accept(self)
+
+    def call_later(_delay: float, callback: Callable[..., object], *arguments: Any) -> None:
+        later.append(lambda: callback(*arguments))
+
+    monkeypatch.setattr(socket.socket, "accept", failing_accept)
+    running = asyncio.create_task(daemon.run())
+    await asyncio.sleep(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "call_later", call_later)
+        client = Client(tmp_path / "socket")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (accepts, len(later)) == (1, 1)
+        assert [record.message for record in caplog.records] == ["cannot accept a virtual machine: Too many open files"]
+    later[0]()
+    assert await asyncio.to_thread(client.ask, FrontendRequest.GET_QUEUE_NUM) == 3
+    client.close()
+    assert not running.done()  # else the signal would end the tests
+    os.kill(os.getpid(), signal.SIGTERM)
+    await running
+    assert not (tmp_path / "socket").exists()

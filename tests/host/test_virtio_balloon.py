@@ -1,0 +1,232 @@
+"""The balloon device: what a chain on each queue asks for, and what its configuration space gives and takes."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from host.device_memory import DeviceMemory, DiscardPlan, Refusal
+from host.virtio_balloon import OFFERED, PFN_BYTES_MAX, VirtioBalloon
+from host.virtqueue import Buffer, Chain
+from protocol.errors import VirtqueueError
+from protocol.memory import FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
+from protocol.virtio_balloon import BalloonConfig, BalloonQueue
+
+P = 4096
+ARRAY = 0x10_0000
+"""Guest address where tests put page frame numbers; no memory of the test's lies there."""
+
+
+def memory_of(*spans: tuple[int, int], rings: tuple[FileRange, ...] = ()) -> DeviceMemory:
+    """Return memory with one region for each first page and number of pages."""
+    return DeviceMemory(
+        RegionTable(
+            MemoryRegion(
+                guest_address=GuestAddress(first * P),
+                size=pages * P,
+                user_address=UserAddress(number << 40),
+                mmap_offset=0,
+            )
+            for number, (first, pages) in enumerate(spans)
+        ),
+        protected=rings,
+    )
+
+
+def inflate(
+    data: bytes, memory: DeviceMemory, *, pieces: tuple[int, ...] = (), balloon: VirtioBalloon | None = None
+) -> DiscardPlan:
+    """Return the plan for an inflate chain whose buffers are ``data``, cut into ``pieces`` of so many bytes."""
+    buffers: list[Buffer] = []
+    at = 0
+    for length in (*pieces, len(data) - sum(pieces)):
+        buffers.append((ARRAY + at, length))
+        at += length
+
+    def read_guest(address: int, length: int) -> bytes:
+        start = address - ARRAY
+        assert 0 <= start <= start + length <= len(data)
+        return data[start : start + length]
+
+    chain = Chain(0, buffers, [], None)
+    return (balloon or VirtioBalloon()).plan(BalloonQueue.INFLATE, chain, memory, read_guest)
+
+
+def pfns(*numbers: int) -> bytes:
+    """Return page frame numbers as a driver writes them."""
+    return struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+def no_read(_address: int, _length: int) -> bytes:
+    raise AssertionError("nothing is to be read")
+
+
+def test_the_device_offers_what_it_can_do() -> None:
+    assert OFFERED == 1 << 2 | 1 << 5 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32
+
+
+# -- inflate and the queues that discard nothing ----------------------------------------------------------------------
+
+
+def test_neighbouring_pages_are_one_range_whatever_their_order() -> None:
+    plan = inflate(pfns(9, 3, 2, 4, 3), memory_of((0, 16)))
+    assert plan.discards == [FileRange(0, 2 * P, 3 * P), FileRange(0, 9 * P, P)]
+    assert (plan.ranges, plan.bytes, plan.refused) == (2, 4 * P, [])
+
+
+@given(numbers=st.lists(st.integers(0, 40), max_size=40), cuts=st.lists(st.integers(0, 12), max_size=5))
+def test_page_numbers_may_be_cut_into_buffers_anywhere(numbers: list[int], cuts: list[int]) -> None:
+    data = pfns(*numbers)
+    pieces = tuple(cuts) if sum(cuts) <= len(data) else ()
+    plan = inflate(data, memory_of((0, 64)), pieces=pieces)
+    pages = {page for _, offset, length in plan.discards for page in range(offset // P, (offset + length) // P)}
+    assert pages == set(numbers)
+    assert plan.bytes == len(set(numbers)) * P
+
+
+def test_a_page_number_that_is_cut_off_is_no_page() -> None:
+    assert inflate(pfns(1) + b"\2\0\0", memory_of((0, 16))).discards == [FileRange(0, P, P)]
+    assert inflate(b"", memory_of((0, 16))).ranges == 0
+
+
+@given(
+    numbers=st.sets(st.integers(0, 40), min_size=1),
+    spans=st.sampled_from([((0, 10), (10, 10)), ((2, 5), (20, 4)), ((39, 1),)]),
+    ring=st.integers(0, 9),
+)
+def test_a_bad_page_takes_no_good_one_along(numbers: set[int], spans: tuple[tuple[int, int], ...], ring: int) -> None:
+    rings = (FileRange(0, ring * P + 5, 20),) if ring < spans[0][1] else ()
+    plan = inflate(pfns(*numbers), memory_of(*spans, rings=rings))
+    good = {
+        (region, page - first)
+        for page in numbers
+        for region, (first, pages) in enumerate(spans)
+        if first <= page < first + pages and not (rings and region == 0 and page - first == ring)
+    }
+    discarded = {
+        (region, page)
+        for region, offset, length in plan.discards
+        for page in range(offset // P, (offset + length) // P)
+    }
+    assert discarded == good
+    assert plan.bytes == len(numbers) * P
+    assert sum(refused.length for refused in plan.refused) == (len(numbers) - len(good)) * P
+
+
+def test_a_page_number_of_32_bits_is_an_address_above_4_gib() -> None:
+    plan = inflate(pfns(0xFFFF_FFFF), memory_of((0xFFFF_FFFF, 1)))
+    assert plan.discards == [FileRange(0, 0, P)]
+
+
+def test_more_page_numbers_than_anybody_needs_are_not_even_read() -> None:
+    data = pfns(*range(PFN_BYTES_MAX // 4)) + pfns(60_000, 60_001)
+    plan = inflate(data, memory_of((0, 70_000)))
+    assert plan.discards == [FileRange(0, 0, PFN_BYTES_MAX // 4 * P)]
+    assert [(each.reason, each.address, each.length) for each in plan.refused] == [
+        (Refusal.TOO_LONG, ARRAY + PFN_BYTES_MAX, 8)
+    ]
+
+
+def test_a_buffer_of_4_gib_of_page_numbers_is_read_up_to_the_limit() -> None:
+    reads: list[tuple[int, int]] = []
+
+    def read_guest(address: int, length: int) -> bytes:
+        reads.append((address, length))
+        return bytes(length)
+
+    chain = Chain(0, [(ARRAY, 2**32 - 1), (ARRAY, 2**32 - 1)], [], None)
+    plan = VirtioBalloon().plan(BalloonQueue.INFLATE, chain, memory_of((0, 4)), read_guest)
+    assert reads == [(ARRAY, PFN_BYTES_MAX)]
+    assert [each.reason for each in plan.refused] == [Refusal.TOO_LONG] * 2
+    assert plan.discards == [FileRange(0, 0, P)]
+
+
+def test_page_numbers_outside_the_memory_break_the_queue() -> None:
+    def read_guest(address: int, _length: int) -> bytes:
+        raise VirtqueueError(f"nothing at {address:#x}")
+
+    with pytest.raises(VirtqueueError, match="nothing at"):
+        VirtioBalloon().plan(BalloonQueue.INFLATE, Chain(0, [(0, 4)], [], None), memory_of((0, 4)), read_guest)
+
+
+def test_writable_buffers_of_an_inflate_chain_are_not_pages() -> None:
+    chain = Chain(0, [], [(0, P)], None)
+    plan = VirtioBalloon().plan(BalloonQueue.INFLATE, chain, memory_of((0, 4)), no_read)
+    assert (plan.discards, plan.refused) == ([], [])
+
+
+@pytest.mark.parametrize("queue", [BalloonQueue.DEFLATE, BalloonQueue.STATS, BalloonQueue.FREE_PAGE])
+def test_other_queues_are_acknowledged_unread(queue: BalloonQueue) -> None:
+    plan = VirtioBalloon().plan(queue, Chain(0, [(0, P)], [(P, P)], None), memory_of((0, 4)), no_read)
+    assert (plan.ranges, plan.bytes, plan.discards, plan.refused) == (0, 0, [], [])
+
+
+# -- configuration space ----------------------------------------------------------------------------------------------
+
+
+@given(offset=st.integers(0, 256), length=st.integers(0, 256))
+def test_any_window_of_the_configuration_space_is_answered_in_full(offset: int, length: int) -> None:
+    config = BalloonConfig(num_pages=0x01010101, actual=0x02020202, free_page_hint_cmd_id=3, poison_val=0x04040404)
+    whole = config.build() + bytes(512)
+    assert VirtioBalloon(config=config).read_config(offset, length) == whole[offset : offset + length]
+
+
+def test_a_reset_forgets_the_driver_and_keeps_the_hosts_wish() -> None:
+    balloon = VirtioBalloon(config=BalloonConfig(num_pages=7, actual=6, poison_val=5), features=1, poison_settled=True)
+    balloon.reset()
+    assert balloon == VirtioBalloon(config=BalloonConfig(num_pages=7))
+
+
+REPORT = Chain(0, [], [(0, P)], None)
+POISON = 1 << 4
+
+
+def keeps(balloon: VirtioBalloon) -> bool:
+    """Report one page; return whether it is kept."""
+    return not balloon.plan(BalloonQueue.REPORTING, REPORT, memory_of((0, 4)), no_read).discards
+
+
+def test_a_poison_value_that_comes_before_the_features_counts() -> None:
+    # QEMU passes a driver's writes on at once, the features only when the driver is ready.
+    balloon = VirtioBalloon()
+    balloon.write_config(0, BalloonConfig(num_pages=9, poison_val=0xAA).build(), poison_offered=True)
+    balloon.features = POISON
+    assert balloon.config.num_pages == 0
+    assert keeps(balloon)
+
+
+def test_a_poison_value_without_the_feature_keeps_nothing() -> None:
+    balloon = VirtioBalloon()
+    balloon.write_config(12, b"\xaa" * 4, poison_offered=True)
+    assert not keeps(balloon)
+
+
+def test_a_poison_value_cannot_be_written_where_it_is_not_offered() -> None:
+    balloon = VirtioBalloon()
+    balloon.write_config(0, b"\xaa" * 16, poison_offered=False)
+    assert balloon.config == BalloonConfig(actual=0xAAAA_AAAA)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0xAA), (0xAA, 0)])
+def test_a_poison_value_does_not_change_any_more_once_pages_were_given(first: int, second: int) -> None:
+    balloon = VirtioBalloon(features=POISON)
+    balloon.write_config(12, struct.pack("<I", first), poison_offered=True)
+    assert keeps(balloon) is (first != 0)
+    balloon.write_config(12, struct.pack("<I", second), poison_offered=True)
+    assert keeps(balloon) is (first != 0)
+
+
+def test_the_first_statistics_come_before_the_poison_value_and_do_not_settle_it() -> None:
+    balloon = VirtioBalloon(features=POISON)
+    balloon.plan(BalloonQueue.STATS, Chain(0, [(0, 10)], [], None), memory_of((0, 4)), no_read)
+    balloon.write_config(12, b"\xaa" * 4, poison_offered=True)
+    assert keeps(balloon)
+
+
+def test_inflated_pages_of_a_poisoned_guest_are_kept_too() -> None:
+    balloon = VirtioBalloon(features=POISON, config=BalloonConfig(poison_val=1))
+    plan = inflate(pfns(1, 2, 9), memory_of((0, 4)), balloon=balloon)
+    assert plan.discards == []
+    assert [each.reason for each in plan.refused] == [Refusal.POISON] * 2
+    assert (plan.ranges, plan.bytes) == (2, 3 * P)
