@@ -114,9 +114,14 @@ class Scatterlist:
 
 
 def mark_page_reported(allocator: PageAllocator, zone: Zone, pfn: int, order: int) -> None:
-    """Note that the host knows this free block to be unused (v13 3/6, ``mark_page_reported``)."""
+    """Note that the host knows this free block to be unused (v13 3/6, ``mark_page_reported``).
+
+    Its boundary index is 0, whatever list it is on, until the scanner walks past it: ``page->index = 0``.
+    """
     allocator.mem_map[pfn] = BUDDY | REPORTED | order
     zone.reported_pages[order] += 1
+    if order >= zone.reported_boundary_order:
+        zone.reported_index[pfn >> zone.reported_boundary_order] = 0
 
 
 class PageReporter(ABC):
