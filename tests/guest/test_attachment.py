@@ -163,12 +163,12 @@ class Guest:
 
 @pytest.fixture
 def guest(tmp_path: Path) -> Iterator[Guest]:
-    """Memory with rings; when the test is over, every file descriptor has to be closed and every view given up."""
+    """Memory with rings; when the test is over, no file descriptor may have been added, no view be in use."""
     before = open_fds(os.getpid()).keys()
     guest = Guest(tmp_path / "socket")
     yield guest
     guest.ram.close()
-    assert open_fds(os.getpid()).keys() == before
+    assert open_fds(os.getpid()).keys() <= before
 
 
 # -- rings in memory --------------------------------------------------------------------------------------------------

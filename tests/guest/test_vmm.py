@@ -1,6 +1,7 @@
 """The virtual machine monitor in this process, at a daemon: what it refuses, what it says, when it ends."""
 
 import asyncio
+import gc
 import io
 import json
 import os
@@ -53,6 +54,7 @@ class Run:
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     with DaemonProcess(tmp_path_factory.mktemp("daemon")) as daemon:
         yield daemon
+    gc.collect()  # machines end with their process; here, the memory of many would stay mapped for other tests
 
 
 @pytest.mark.asyncio
