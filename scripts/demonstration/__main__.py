@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, TextIO
 
 from protocol.command_line import Parser, option_type, run_command
 from protocol.errors import BalloonError, UsageError
@@ -91,13 +92,34 @@ def _fetch_kernel() -> None:
         raise BalloonError("no real Linux kernel to be had here; without --real none is needed")
 
 
+def _person(arguments: argparse.Namespace) -> TextIO:
+    # Standard output is for one reader: a program that wants the JSON, or else a person. Python has None for a stream
+    # that was closed before it started; its type does not say so.
+    output: TextIO | None = sys.stdout
+    errors: TextIO | None = sys.stderr
+    if output is None:
+        raise BalloonError("standard output is closed")
+    if arguments.json != "-":
+        return output
+    return open(os.devnull, "w", encoding="utf-8") if errors is None else errors
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BalloonError(f"--json {path}: {error.strerror}") from error
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from scripts.demonstration.budget import memory_for_us
+    from scripts.demonstration.leftovers import directory_parent
     from scripts.demonstration.scenario import Settings, run_round
     from scripts.demonstration.summary import report_dict, summary_lines
     from scripts.demonstration.terminal import choose_display
 
     settings = Settings(memory_bytes=arguments.memory, real=arguments.real, budget=arguments.budget)
+    person = _person(arguments)
     available = memory_for_us()
     if available < settings.budget_bytes:
         raise UsageError(
@@ -110,19 +132,18 @@ def _run(arguments: argparse.Namespace) -> int:
             Path(arguments.json).touch()
         except OSError as error:
             raise UsageError(f"--json {arguments.json}: {error.strerror}") from error
+    directory_parent()  # as well
     if settings.real:
         _fetch_kernel()
-    # Standard output is for one reader: a program that wants the JSON, or else a person.
-    person = sys.stderr if arguments.json == "-" else sys.stdout
     with choose_display(person, plain=arguments.plain) as display:
         results = [run_round(settings, display, reporting=reporting) for reporting in (True, False)]
     print("", *summary_lines(results), sep="\n", file=person, flush=True)
     if arguments.json is not None:
         text = json.dumps(report_dict(results), indent=2)
         if arguments.json == "-":
-            print(text)
+            print(text, flush=True)
         else:
-            Path(arguments.json).write_text(text + "\n", encoding="utf-8")
+            _write(Path(arguments.json), text + "\n")
     problems = [result.problem for result in results if result.problem is not None]
     if problems:
         raise BalloonError(f"not as expected: {'; '.join(problems)}")

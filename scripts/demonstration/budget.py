@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from protocol.errors import UsageError
+from scripts.demonstration.leftovers import GROUP_PREFIX, remove_old_groups
 from scripts.demonstration.state import VmState
 
 REMOVE_SECONDS: Final = 3.0
@@ -186,9 +187,10 @@ def make_budget(kind: str, limit_bytes: int) -> Budget:
         UsageError: ``cgroup`` was asked for and cannot be had.
     """
     if kind != "accounting":
-        for parent, names in candidates(
-            Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text()
-        ):
+        places = candidates(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+        for parent, _ in places:
+            remove_old_groups(parent)
+        for parent, names in places:
             group = make_cgroup(parent, names, limit_bytes)
             if group is not None:
                 return group
@@ -259,7 +261,7 @@ def make_cgroup(parent: Path, names: CgroupNames, limit_bytes: int) -> CgroupBud
                 return None
         except OSError:
             return None
-    directory = parent / f"vhost-user-balloon-demo-{os.getpid()}"
+    directory = parent / f"{GROUP_PREFIX}{os.getpid()}"
     try:
         directory.mkdir()
     except OSError:

@@ -54,6 +54,8 @@ class Child:
     events: LineTail
     output: LineTail
     complaints: Path
+    peak_resident_bytes: int | None = None
+    """The most it had resident, by the kernel's own books: known once it has ended."""
 
     def new_events(self) -> list[Event]:
         """Return the events that it has written since the last call."""
@@ -61,7 +63,22 @@ class Child:
 
     def ended(self) -> bool:
         """Whether the process is over (and reaped)."""
-        return self.process.poll() is not None
+        return self._reaped(os.WNOHANG)
+
+    def kill(self) -> None:
+        """End the process at once, and wait until it is over."""
+        if not self.ended():
+            self.process.kill()
+            self._reaped(0)
+
+    def _reaped(self, options: int) -> bool:
+        # As Popen.wait, which throws the books away.
+        if self.process.returncode is None:
+            pid, status, usage = os.wait4(self.process.pid, options)
+            if pid != 0:
+                self.process.returncode = os.waitstatus_to_exitcode(status)
+                self.peak_resident_bytes = usage.ru_maxrss * 1024
+        return self.process.returncode is not None
 
     def how_it_ended(self) -> str:
         """Return one line on an ended process: its status and its own last word."""

@@ -1,10 +1,9 @@
 """One round of the demonstration: VM A fills and frees its memory, then VM B needs the same amount."""
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,12 +11,16 @@ from host.netlink import process_cost
 from protocol.errors import BalloonError, UsageError
 from protocol.units import GIB, MIB, format_size
 from scripts.demonstration.budget import make_budget
+from scripts.demonstration.leftovers import SOCKET, round_directory
 from scripts.demonstration.processes import Child, Children, python_module
-from scripts.demonstration.state import TICK_SECONDS, HostState, Picture, VmState
+from scripts.demonstration.residency import MemoryFile
+from scripts.demonstration.state import TICK_SECONDS, HostState, Picture, Settling, VmState
 from scripts.demonstration.summary import RoundResult
 from scripts.demonstration.terminal import Display
 
-POLL_SECONDS: Final = 0.05
+POLL_SECONDS: Final = 0.01
+"""How old a figure of a machine that was killed can be: in this time an emulated one grows by 2.5 MiB."""
+
 START_SECONDS: Final = 15.0
 BOOT_SECONDS: Final = 75.0
 WORK_SECONDS: Final = 60.0
@@ -67,6 +70,28 @@ class Machine:
         self.state = state
         self.number = number
         self.child: Child | None = None
+        self._memory = MemoryFile(state.memory_bytes)
+
+    def measure_memory(self) -> None:
+        """Read what the host carries for it now; what the guest told last stands where that cannot be read."""
+        if self.state.pid is not None:
+            resident = self._memory.resident_bytes(self.state.pid)
+            if resident is not None:
+                self.state.measured(resident)
+
+    def measure_cost(self) -> None:
+        """Read what its process has cost. While it lives: a killed process takes its books along, but for its peak."""
+        child, state = self.child, self.state
+        if child is None or state.pid is None:
+            return
+        if not child.ended():
+            with contextlib.suppress(UsageError):
+                cost = process_cost(state.pid)
+                if cost.peak_resident_bytes is not None:
+                    state.cost = cost
+        elif state.cost is not None and (child.peak_resident_bytes or 0) > (state.cost.peak_resident_bytes or 0):
+            source = f"{state.cost.source} and wait4"
+            state.cost = replace(state.cost, peak_resident_bytes=child.peak_resident_bytes, source=source)
 
 
 class Round:
@@ -81,6 +106,10 @@ class Round:
         self._a = Machine(VmState(name="A", kind=kind_a, memory_bytes=size), 1)
         self._b = Machine(VmState(name="B", kind="emulated guest", memory_bytes=size), 2)
         self._listening = False
+        self._settling: Settling | None = None
+        self._goal_bytes = 0
+        self._freed_time = 0.0
+        self._back_bytes = 0
         self._started = time.monotonic()
         self._next_tick = self._started
 
@@ -102,9 +131,9 @@ class Round:
             )
             self._start_daemon(directory)
             self._start_a(directory)
-            returned_seconds, after = self._watch_a()
+            self._watch_a()
             stopped_by = self._run_b(directory)
-            return self._result(returned_seconds, after, stopped_by)
+            return self._result(stopped_by)
 
     # -- the acts ---------------------------------------------------------------------------------------------------
 
@@ -113,7 +142,7 @@ class Round:
         discard = "punch" if self._reporting or not self._settings.real else "none"
         command = python_module(
             "host",
-            *("--socket-path", str(directory / "socket")),
+            *("--socket-path", str(directory / SOCKET)),
             *("--discard", discard),
             *("--events", str(directory / "host")),
         )
@@ -137,27 +166,33 @@ class Round:
         self._a.child = self._children.start("VM A", self._budget.wrap(command, expendable=False), "a")
         self._a.state.status = "starting"
 
-    def _watch_a(self) -> tuple[float | None, int]:
-        # Returns after how many seconds its memory was back (None: not), and what it cost the host at the end.
+    def _watch_a(self) -> None:
         a = self._a.state
         self._wait(lambda: a.phase == "rest", BOOT_SECONDS + WORK_SECONDS, "VM A fills its memory and frees it")
-        freed = a.phase_time or time.monotonic()
+        self._freed_time = a.phase_time
         self._tell("VM A has freed it all and is idle.")
         share = RETURNED_REAL if self._settings.real else RETURNED
-        goal = a.peak_bytes - round(share * self._settings.wanted_bytes)
+        self._goal_bytes = a.peak_bytes - round(share * self._settings.wanted_bytes)
+        self._settling = Settling(a, time.monotonic())
         if not self._reporting:
             self._pass(UNREPORTED_SECONDS)
             self._tell(f"Nothing came back: the host still carries {format_size(a.resident_bytes)} for VM A.")
-            return None, a.resident_bytes
+            return
         try:
-            self._wait(lambda: a.resident_bytes <= goal, RETURN_SECONDS, "VM A's memory comes back")
+            self._wait(lambda: a.resident_bytes <= self._goal_bytes, RETURN_SECONDS, "VM A's memory comes back")
         except TimeoutError:
             self._tell(f"Only {format_size(a.peak_bytes - a.resident_bytes)} came back.")
-            return None, a.resident_bytes
-        seconds = max(0.0, a.report_time - freed)
-        back = format_size(a.peak_bytes - a.resident_bytes)
-        self._tell(f"{back} are back with the host, {seconds:.1f} s later.")
-        return seconds, a.resident_bytes
+            return
+        # Enough for VM B to start. How much it is in the end, and since when, is known when nothing changes any more.
+        self._back_bytes = a.peak_bytes - a.resident_bytes
+        seconds = time.monotonic() - self._freed_time
+        self._tell(f"{format_size(self._back_bytes)} are back with the host, {seconds:.1f} s later.")
+
+    def _tell_settled(self, settling: Settling) -> None:
+        back = self._a.state.peak_bytes - settling.standing.resident_bytes
+        if self._reporting and format_size(back) != format_size(self._back_bytes):
+            seconds = settling.standing.report_time - self._freed_time
+            self._tell(f"VM A's memory has settled: {format_size(back)} came back, the last {seconds:.1f} s later.")
 
     def _run_b(self, directory: Path) -> str | None:
         # Returns who stopped VM B for want of memory, None if it came to its end.
@@ -167,20 +202,28 @@ class Round:
         b.child = child = self._children.start("VM B", command, "b")
         b.state.status = "starting"
 
-        def over() -> bool:
-            return b.state.verified_pages is not None or child.ended() or self._budget.must_stop(self._picture.vms)
+        exceeded = False
 
-        self._wait(over, START_SECONDS + WORK_SECONDS, "VM B fills its memory and frees it", allowed=child)
+        def b_is_over() -> bool:
+            nonlocal exceeded
+            exceeded = self._budget.must_stop(self._picture.vms)
+            return exceeded or b.state.verified_pages is not None or child.ended()
+
+        self._wait(b_is_over, START_SECONDS + WORK_SECONDS, "VM B fills its memory and frees it", allowed=child)
         stopped_by = None
-        if self._budget.must_stop(self._picture.vms):
-            child.process.kill()
-            child.process.wait()
+        if exceeded:
+            b.measure_cost()
+            b.measure_memory()
+            child.kill()
             stopped_by = self._budget.source
         elif child.ended():
             if self._budget.kernel_kills() == 0:
                 raise BalloonError(child.how_it_ended())
             stopped_by = "the kernel's OOM killer"
+        b.measure_cost()
         if stopped_by is not None:
+            for event in child.new_events():  # its last, which must not follow upon its end
+                b.state.apply(event)
             b.state.power_off("killed", "KILLED: out of memory")
             self._tell(f"VM B was stopped at {format_size(b.state.peak_bytes)} by {stopped_by}: no memory left.")
         else:
@@ -193,7 +236,7 @@ class Round:
 
     def _attachment(self, directory: Path, name: str) -> list[str]:
         return [
-            *("--socket-path", str(directory / "socket")),
+            *("--socket-path", str(directory / SOCKET)),
             *("--memory", str(self._settings.memory_bytes)),
             *("--events", str(directory / name)),
         ]
@@ -210,8 +253,12 @@ class Round:
             "--hold",
         )
 
-    def _result(self, returned_seconds: float | None, after: int, stopped_by: str | None) -> RoundResult:
+    def _result(self, stopped_by: str | None) -> RoundResult:
         a, b, host = self._a.state, self._b.state, self._picture.host
+        assert self._settling is not None
+        # All of one moment: when VM A had settled, or else now.
+        idle = self._settling.standing
+        returned = self._reporting and idle.resident_bytes <= self._goal_bytes
         return RoundResult(
             reporting=self._reporting,
             real=self._settings.real,
@@ -221,10 +268,10 @@ class Round:
             host_peak_bytes=host.peak_bytes,
             wanted_bytes=self._settings.wanted_bytes,
             a_peak_bytes=a.peak_bytes,
-            a_after_bytes=after,
-            a_returned_seconds=returned_seconds,
-            a_reports=a.reports,
-            a_discarded_bytes=a.discarded_bytes,
+            a_after_bytes=idle.resident_bytes,
+            a_returned_seconds=max(0.0, idle.report_time - self._freed_time) if returned else None,
+            a_reports=idle.reports,
+            a_discarded_bytes=idle.discarded_bytes,
             b_peak_bytes=b.peak_bytes,
             b_verified_pages=b.verified_pages,
             b_corrupted_pages=b.corrupted_pages,
@@ -279,24 +326,20 @@ class Round:
                 # The daemon numbers machines in the order in which they come; here one comes after the other.
                 if event.get("vm") == machine.number:
                     machine.state.apply_host(event)
+        for machine in (self._a, self._b):
+            machine.measure_memory()
         self._picture.host.apply(self._budget.used_bytes(self._picture.vms))
         now = time.monotonic()
+        if self._settling is not None and self._settling.follow(now):
+            self._tell_settled(self._settling)
         if now < self._next_tick:
             return
         self._next_tick = max(self._next_tick + TICK_SECONDS, now)
         self._picture.seconds = now - self._started
         for machine in (self._a, self._b):
-            self._measure(machine)
+            machine.measure_cost()
         self._picture.tick()
         self._display.show(self._picture)
-
-    def _measure(self, machine: Machine) -> None:
-        # While it lives: a killed process takes its books along.
-        if machine.state.pid is not None and machine.child is not None and not machine.child.ended():
-            with contextlib.suppress(UsageError):
-                cost = process_cost(machine.state.pid)
-                if cost.peak_resident_bytes is not None:
-                    machine.state.cost = cost
 
 
 def run_round(settings: Settings, display: Display, *, reporting: bool) -> RoundResult:
@@ -305,8 +348,8 @@ def run_round(settings: Settings, display: Display, *, reporting: bool) -> Round
     Raises:
         BalloonError: it could not be played to its end.
     """
-    with tempfile.TemporaryDirectory(prefix="balloon-demo-", ignore_cleanup_errors=True) as directory:
+    with round_directory() as directory:
         try:
-            return Round(settings, display, reporting=reporting).run(Path(directory))
+            return Round(settings, display, reporting=reporting).run(directory)
         except TimeoutError as error:
             raise BalloonError(str(error)) from error

@@ -16,6 +16,9 @@ TICK_SECONDS: Final = 0.25
 HISTORY: Final = 240
 """The view is drawn once a tick; this many ticks of the past are kept, one minute."""
 
+SETTLE_SECONDS: Final = 2.5
+"""After so long without a change nothing more is expected. A real kernel makes a pass every two seconds."""
+
 STATUS_OF_PHASE: Final = {
     "fill": "filling its memory",
     "hold": "using its memory",
@@ -27,7 +30,11 @@ STATUS_OF_PHASE: Final = {
 
 @dataclass(slots=True, kw_only=True)
 class VmState:
-    """One virtual machine. What a guest does not tell (a real kernel tells less than ours) stays ``None``."""
+    """One virtual machine. What a guest does not tell (a real kernel tells less than ours) stays ``None``.
+
+    ``resident_bytes`` is of this moment wherever the host can read it. What is inside (allocated, free, reported) is as
+    the guest last told, and so is ``carried_bytes``: freed there, and yet resident.
+    """
 
     name: str
     kind: str
@@ -38,6 +45,7 @@ class VmState:
     pid: int | None = None
     resident_bytes: int = 0
     peak_bytes: int = 0
+    carried_bytes: int | None = None
     allocated_bytes: int | None = None
     free_bytes: int | None = None
     reported_bytes: int | None = None
@@ -62,9 +70,10 @@ class VmState:
                 self.phase_time = float(event["t"])
                 self.status = STATUS_OF_PHASE.get(self.phase, self.phase)
             case "memory":
-                self.resident_bytes = int(event["resident_bytes"])
-                self.peak_bytes = max(self.peak_bytes, self.resident_bytes)
+                self.measured(int(event["resident_bytes"]))
                 self.allocated_bytes = event.get("allocated_bytes")
+                if self.allocated_bytes is not None:
+                    self.carried_bytes = max(0, self.resident_bytes - self.allocated_bytes)
                 self.free_bytes = event.get("free_bytes")
                 self.reported_bytes = event.get("reported_bytes")
             case "out_of_memory":
@@ -75,6 +84,11 @@ class VmState:
                 self.corrupted_pages = event.get("corrupted_pages")
             case _:
                 pass
+
+    def measured(self, resident_bytes: int) -> None:
+        """Take in what the host carries for this machine."""
+        self.resident_bytes = resident_bytes
+        self.peak_bytes = max(self.peak_bytes, resident_bytes)
 
     def apply_host(self, event: Event) -> None:
         """Take in an event that the daemon wrote about this machine."""
@@ -87,7 +101,7 @@ class VmState:
         """The process is gone, and its memory with it."""
         self.phase, self.status, self.pid = phase, status, None
         self.resident_bytes = 0
-        self.allocated_bytes = self.free_bytes = self.reported_bytes = None
+        self.carried_bytes = self.allocated_bytes = self.free_bytes = self.reported_bytes = None
 
     def tick(self) -> None:
         """Close the current tick of the history of reports."""
@@ -99,6 +113,45 @@ class VmState:
         """Reports that the daemon dealt with in the last second."""
         ticks = round(1 / TICK_SECONDS)
         return float(sum(list(self.report_history)[-ticks:]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What a machine costs the host, and its reports that led there: all of one moment."""
+
+    resident_bytes: int
+    reports: int
+    discarded_bytes: int
+    report_time: float
+
+
+class Settling:
+    """Follows an idle machine until nothing changes any more, and keeps how it stood then."""
+
+    def __init__(self, vm: VmState, now: float) -> None:
+        self._vm = vm
+        self._since = now
+        self.settled = False
+        self.standing = self._look()
+
+    def follow(self, now: float) -> bool:
+        """Look again, unless it has settled; return whether it settled just now."""
+        if self.settled:
+            return False
+        standing = self._look()
+        if standing != self.standing:
+            self.standing, self._since = standing, now
+        self.settled = now - self._since >= SETTLE_SECONDS
+        return self.settled
+
+    def _look(self) -> Standing:
+        vm = self._vm
+        return Standing(
+            resident_bytes=vm.resident_bytes,
+            reports=vm.reports,
+            discarded_bytes=vm.discarded_bytes,
+            report_time=vm.report_time,
+        )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,7 +9,17 @@ from types import TracebackType
 from typing import Final, Protocol, Self, TextIO
 
 from scripts.demonstration.state import Picture
-from scripts.demonstration.view import ASCII, UNICODE, WIDTH, Line, Style, live_view, table_header, table_row
+from scripts.demonstration.view import (
+    ASCII,
+    TABLE_NOTE,
+    UNICODE,
+    WIDTH,
+    Line,
+    Style,
+    live_view,
+    table_header,
+    table_row,
+)
 
 ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[2J"
 LEAVE: Final = "\x1b[?25h\x1b[?1049l"
@@ -91,7 +101,7 @@ class PlainDisplay:
         if picture.round_title != self._round:
             self._round = picture.round_title
             self._next_row = 0.0
-            self._print("", f"{picture.title}; {picture.round_title}", "")
+            self._print("", f"{picture.title}; {picture.round_title}", TABLE_NOTE, "")
             self._print(*table_header([vm.name for vm in picture.vms]))
         if picture.seconds >= self._next_row:
             self._next_row = max(self._next_row + ROW_SECONDS, picture.seconds)

@@ -17,6 +17,12 @@ BESIDE_BAR: Final = WIDTH - BAR
 
 STORY_LINES: Final = 6
 
+_INSIDE_AGE: Final = "inside: as told up to 0.25 s ago"
+TABLE_NOTE: Final = (
+    "MiB; host and resid. are of the time shown, alloc, free and rep. as the guest told up to 0.25 s before"
+)
+"""The host reads its own figures when it shows them; what is inside a guest it knows from the guest's last word."""
+
 
 class Style(enum.Enum):
     """What a line is, for a terminal that can show it."""
@@ -103,13 +109,13 @@ def _inside(vm: VmState) -> str:
 
 
 def _vm_lines(vm: VmState, symbols: Symbols, width: int) -> list[Line]:
-    in_use = vm.allocated_bytes
-    if in_use is None:
+    if vm.carried_bytes is None:
         # A real kernel does not tell. After its workload has freed everything, next to nothing is in use.
         parts = [(symbols.held if vm.phase == "rest" else symbols.used, vm.resident_bytes)]
     else:
         # Resident but not in use: freed memory that the host still carries. This is what reporting is about.
-        parts = [(symbols.used, min(in_use, vm.resident_bytes)), (symbols.held, max(0, vm.resident_bytes - in_use))]
+        held = min(vm.carried_bytes, vm.resident_bytes)
+        parts = [(symbols.used, vm.resident_bytes - held), (symbols.held, held)]
     memory = bar(parts, vm.memory_bytes, _bar_columns(width), symbols.empty)
     rate = sparkline(vm.report_history, 8, 16, symbols.steps)
     return [
@@ -130,7 +136,7 @@ def live_view(picture: Picture, symbols: Symbols = UNICODE, width: int = WIDTH, 
     """
     lines = [
         Line(_apart(picture.title, picture.round_title, width), Style.TITLE),
-        Line(f"Limit kept by: {picture.host.budget_source}", Style.FAINT),
+        Line(_apart(f"Limit kept by: {picture.host.budget_source}", _INSIDE_AGE, width), Style.FAINT),
         Line(""),
     ]
     lines += _host_lines(picture.host, symbols, width)

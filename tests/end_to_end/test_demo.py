@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -92,6 +93,8 @@ def test_with_reporting_the_second_machine_fits_and_without_it_runs_out(budget: 
     assert without["b_verified_pages"] is None
     assert without["stopped_by"] is not None
     assert without["b_peak_bytes"] < 192 * MIB
+    # What it is said to have had when it was stopped is what the kernel's books have, but for the program itself.
+    assert 0 <= without["b_cost"]["peak_resident_bytes"] - without["b_peak_bytes"] < 50 * MIB
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -126,3 +129,57 @@ def test_a_machine_that_dies_unexpectedly_is_one_line_and_a_failure(scratch: Pat
     assert process.returncode == 1
     assert errors == "balloon-demo: VM A ended (killed by SIGKILL): no message\n"
     assert_nothing_left(scratch, process.pid)
+
+
+def test_what_a_killed_run_leaves_the_next_one_removes(scratch: Path) -> None:
+    with start(scratch) as killed:
+        assert killed.stdout is not None
+        assert killed.stderr is not None
+        while "fill" not in (line := killed.stdout.readline()) or "VM A" in line:
+            assert line != "", killed.stderr.read()
+        killed.kill()
+    (left,) = scratch.iterdir()
+    assert left.name.startswith(f"balloon-demo-{killed.pid}-")
+    end = time.monotonic() + 20
+    while processes_with(str(scratch)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    with start(scratch) as process:
+        assert process.stdout is not None
+        while "VM A" not in process.stdout.readline():
+            pass
+        assert not left.exists()
+        assert groups_of(killed.pid) == []
+        process.terminate()
+        process.communicate(timeout=30)
+    assert_nothing_left(scratch, process.pid)
+
+
+def test_a_directory_too_deep_for_a_socket_is_not_used(scratch: Path) -> None:
+    deep = scratch / ("x" * 100)
+    deep.mkdir()
+    with start(deep) as process:
+        assert process.stdout is not None
+        while "hold" not in (line := process.stdout.readline()):
+            assert line != ""
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (143, "")
+    assert list(deep.iterdir()) == []
+    assert list(Path("/tmp").glob(f"balloon-demo-{process.pid}-*")) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json", "-"]])
+def test_a_full_disk_is_one_line(arguments: list[str], scratch: Path) -> None:
+    command = [sys.executable, "-m", "scripts.demonstration", "--plain", "--memory", "256M", *arguments]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment, check=False
+        )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.stderr.endswith("No space left on device\n")
+    assert arguments or done.stderr.count("\n") == 1
+    assert list(scratch.iterdir()) == []

@@ -34,6 +34,14 @@ def test_a_result_that_cannot_be_written_is_said_before_anything_starts(
     assert capsys.readouterr().err.endswith("missing/x: No such file or directory\n")
 
 
+def test_a_closed_standard_output_is_said_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert command.main([]) == 1
+    assert capsys.readouterr().err == "balloon-demo: standard output is closed\n"
+
+
 @pytest.mark.parametrize("memory", [256 * MIB, GIB, 64 * GIB])
 def test_one_machine_fits_the_budget_and_two_do_not(memory: int) -> None:
     settings = Settings(memory_bytes=memory, real=False, budget="auto")

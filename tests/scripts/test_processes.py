@@ -52,6 +52,20 @@ def test_the_end_of_a_process_is_told_with_its_last_word(tmp_path: Path) -> None
         assert killed.how_it_ended() == "VM B ended (killed by SIGKILL): no message"
 
 
+def test_the_books_of_a_process_are_kept_when_it_is_over(tmp_path: Path) -> None:
+    with Children(tmp_path) as children:
+        hog = "import time; data = b'x' * (100 << 20); print(len(data), flush=True); time.sleep(60)"
+        child = children.start("VM B", [sys.executable, "-c", hog], "b")
+        while str(100 << 20) not in child.output.read():
+            time.sleep(0.01)
+        assert not child.ended()
+        child.kill()
+        assert child.ended()
+        assert child.process.returncode == -9
+        assert (child.peak_resident_bytes or 0) >= 100 << 20
+        child.kill()  # as before
+
+
 def test_leaving_ends_every_process_even_one_that_ignores_sigterm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,6 @@
 """The demonstration's state: events in, what is shown out."""
 
-from scripts.demonstration.state import HostState, Picture, VmState
+from scripts.demonstration.state import SETTLE_SECONDS, HostState, Picture, Settling, VmState
 from tests.scripts.examples import vm
 
 
@@ -70,6 +70,43 @@ def test_other_events_of_the_daemon_are_no_reports() -> None:
     state = vm()
     state.apply_host({"t": 1.0, "event": "refused", "vm": 1, "reason": "unaligned", "bytes": 1})
     assert state.reports == 0
+
+
+def test_what_the_host_reads_is_newer_than_what_the_guest_told() -> None:
+    state = vm()
+    state.apply({"t": 1.0, "event": "memory", "resident_bytes": 30, "allocated_bytes": 20, "free_bytes": 80})
+    assert state.carried_bytes == 10
+    state.measured(50)
+    assert (state.resident_bytes, state.peak_bytes, state.carried_bytes) == (50, 50, 10)
+    state.measured(5)
+    assert (state.resident_bytes, state.peak_bytes) == (5, 50)
+
+
+def test_a_machine_has_settled_when_nothing_changed_for_a_while() -> None:
+    state = vm(resident_bytes=700)
+    settling = Settling(state, 0.0)
+    assert settling.follow(SETTLE_SECONDS - 0.1) is False
+    # A report whose effect is seen later is one change, and its effect another: amount and time stay together.
+    state.apply_host({"t": 2.4, "event": "report", "vm": 1, "discarded_bytes": 100})
+    assert settling.follow(SETTLE_SECONDS) is False
+    state.measured(600)
+    assert settling.follow(3.0) is False
+    assert settling.follow(3.0 + SETTLE_SECONDS) is True
+    standing = settling.standing
+    assert (standing.resident_bytes, standing.report_time, standing.reports) == (600, 2.4, 1)
+    # Once is enough: what comes later belongs to another story.
+    state.measured(10)
+    assert settling.follow(99.0) is False
+    assert settling.settled
+    assert settling.standing is standing
+
+
+def test_until_it_has_settled_a_machine_stands_as_it_was_last_seen() -> None:
+    state = vm(resident_bytes=700)
+    settling = Settling(state, 0.0)
+    state.measured(100)
+    settling.follow(1.0)
+    assert (settling.standing.resident_bytes, settling.settled) == (100, False)
 
 
 def test_a_tick_closes_every_history() -> None:

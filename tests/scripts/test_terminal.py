@@ -71,6 +71,7 @@ def test_the_table_has_a_row_a_second_and_the_story_at_once() -> None:
         "0.0s",
     ]
     assert sum("phase" in line for line in lines) == 2
+    assert sum("as the guest told up to 0.25 s before" in line for line in lines) == 2
     assert "\x1b" not in stream.getvalue()
 
 

@@ -56,13 +56,24 @@ def test_unknown_is_a_dash_and_not_zero() -> None:
 
 def test_the_live_view_shows_what_is_in_use_and_what_is_only_carried() -> None:
     state = vm(resident_bytes=GIB // 2, allocated_bytes=GIB // 4, free_bytes=3 * GIB // 4, reported_bytes=0)
+    state.carried_bytes = GIB // 4
     lines = [line.text for line in live_view(picture(state), ASCII)]
     assert "HOST    " + "#" * (BAR // 2) + "." * (BAR // 2) + "  608 of 1216 MiB" in lines
     quarter = BAR // 4
     memory = "        " + "#" * quarter + "%" * quarter + "." * (BAR // 2)
     assert memory + "  512 of 1024 MiB resident" in lines
     assert "        allocated 256, free 768, of it reported 0 MiB" in lines
-    assert "Limit kept by: memory cgroup v1" in lines
+    assert "Limit kept by: memory cgroup v1".ljust(47) + "inside: as told up to 0.25 s ago" in lines
+
+
+def test_memory_that_was_filled_since_the_guest_last_told_is_in_use() -> None:
+    state = vm(phase="fill", pid=7, free_bytes=GIB)
+    state.apply(
+        {"event": "memory", "resident_bytes": GIB // 4, "allocated_bytes": GIB // 4, "free_bytes": 3 * GIB // 4}
+    )
+    state.measured(GIB // 2)
+    bar_line = next(line.text for line in live_view(picture(state), ASCII) if "resident" in line.text)
+    assert bar_line.split()[0] == "#" * (BAR // 2) + "." * (BAR // 2)
 
 
 def test_a_real_kernel_that_has_freed_everything_is_only_carried() -> None:

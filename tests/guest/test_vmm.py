@@ -1,0 +1,150 @@
+"""The virtual machine monitor in this process, at a daemon: what it refuses, what it says, when it ends."""
+
+import asyncio
+import gc
+import io
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from guest.vmm import VirtualMachine, VmmOptions
+from guest.workload import Churn, Idle, Memhog, Workload
+from protocol.errors import SessionEnded, UsageError
+from protocol.events import EventLog
+from protocol.memory import PAGE_SIZE
+from tests.end_to_end.harness import DEADLINE, DaemonProcess
+
+MIB: Final = 1 << 20
+
+
+class Run:
+    """A machine and what it has said."""
+
+    def __init__(self, socket_path: Path, *workloads: Workload, **changes: Any) -> None:
+        self._stream = io.StringIO()
+        options: dict[str, Any] = {"memory": 64 * MIB, "reporter": "boundary", "high_water_mark": 1, **changes}
+        self.machine = VirtualMachine(
+            VmmOptions(socket_path=socket_path, workloads=workloads, **options),
+            EventLog(self._stream, asyncio.get_running_loop().time),
+        )
+
+    async def run(self) -> int:
+        """Run the machine to its end; return its exit status."""
+        async with asyncio.timeout(DEADLINE):
+            return await self.machine.run()
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Return all events so far, or those of one name."""
+        found = [json.loads(line) for line in self._stream.getvalue().splitlines()]
+        return [event for event in found if name in (None, event["event"])]
+
+    async def wait_for(self, name: str) -> None:
+        """Wait until there is such an event."""
+        async with asyncio.timeout(DEADLINE):
+            while not self.events(name):  # noqa: ASYNC110  (a text that grows announces nothing)
+                await asyncio.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    with DaemonProcess(tmp_path_factory.mktemp("daemon")) as daemon:
+        yield daemon
+    gc.collect()  # machines end with their process; here, the memory of many would stay mapped for other tests
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"reporter": "rotation"}, "the rotation reporter has no high-water mark"),
+        ({"reporter": "scan"}, "no page reporter is called 'scan'"),
+        ({"reporting_order": 11}, "reporting order 11"),
+        ({"reporting_capacity": 2}, "reporting capacity 2 is above the high-water mark of 1"),
+        ({"memory": 8 * PAGE_SIZE, "reporter": "off"}, "too little memory for its virtqueues"),
+    ],
+)
+async def test_options_that_no_machine_can_have(changes: dict[str, Any], complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        Run(tmp_path / "socket", **changes)
+
+
+@pytest.mark.asyncio
+async def test_without_a_back_end_it_never_boots(tmp_path: Path) -> None:
+    run = Run(tmp_path / "socket", Idle())
+    with pytest.raises(SessionEnded, match="no back-end at"):
+        await run.run()
+    assert run.events() == []
+
+
+@pytest.mark.asyncio
+async def test_events_tell_a_life_from_power_on_to_power_off(
+    daemon: DaemonProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(daemon.socket_path, Memhog(size=8 * MIB, hold=0.05, rest=0.05), memory=64 * MIB)
+    assert await run.run() == 0
+    names = [event["event"] for event in run.events() if event["event"] not in ("memory", "report")]
+    assert names == ["attached", "booted", *["phase"] * 4, "finished", "detached"]
+    (booted,), first = run.events("booted"), run.events("memory")[0]
+    assert (booted["pid"], booted["memory_bytes"], booted["reporter"]) == (os.getpid(), 64 * MIB, "boundary")
+    assert 63 * MIB < first["free_bytes"] < 64 * MIB  # the rings
+    assert (first["allocated_bytes"], first["reported_bytes"]) == (0, 0)
+    assert [event["free_bytes"] for event in run.events("memory")][-1] <= first["free_bytes"]
+    assert capsys.readouterr().out == f"verified {8 * MIB // PAGE_SIZE} pages, corrupted 0\n"
+
+
+@pytest.mark.asyncio
+async def test_workloads_run_side_by_side_with_seeds_of_their_own(daemon: DaemonProcess) -> None:
+    churn = Churn(size=4 * MIB, seconds=0.2, lifetime=0.05)
+    alone = []
+    for seed in (5, 6):
+        run = Run(daemon.socket_path, churn, seed=seed, reporter="off", high_water_mark=None)
+        assert await run.run() == 0
+        alone.append(run.events("finished")[0]["verified_pages"])
+    both = Run(daemon.socket_path, churn, churn, seed=5, reporter="off", high_water_mark=None)
+    assert await both.run() == 0
+    assert alone[0] != alone[1]
+    assert both.events("finished")[0]["verified_pages"] == sum(alone)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("hold", [False, True])
+async def test_a_signal_is_a_good_end(hold: bool, daemon: DaemonProcess) -> None:
+    run = Run(daemon.socket_path, Memhog(size=8 * MIB, hold=0 if hold else 3600), hold=hold)
+    running = asyncio.create_task(run.run())
+    await run.wait_for("finished" if hold else "booted")
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await running == 0
+    assert [event["reason"] for event in run.events("detached")] == ["machine powered off"]
+
+
+@pytest.mark.asyncio
+async def test_memory_that_ran_out_is_a_bad_end_of_one_workload_only(
+    daemon: DaemonProcess, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guest.workload.RETRIES", 2)
+    greedy, modest = Memhog(size=256 * MIB, hold=0), Memhog(size=2 * MIB, hold=0.5)
+    run = Run(daemon.socket_path, modest, greedy)
+    assert await run.run() == 1
+    assert len(run.events("out_of_memory")) == 1
+    assert [event["name"] for event in run.events("phase")].count("rest") == 1
+    assert run.events("finished")[0]["corrupted_pages"] == 0
+    assert capsys.readouterr().err == "balloon-guest: out of memory: no block of order 9 came free\n"
+
+
+@pytest.mark.asyncio
+async def test_a_fault_of_its_own_is_no_good_end(daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A background task that failed is found out when the work is done, not left lying."""
+    run = Run(daemon.socket_path, Idle(seconds=0.05))
+
+    async def broken() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(run.machine, "_reporting_worker", broken)
+    with pytest.raises(ZeroDivisionError):
+        await run.run()
+    assert [event["reason"] for event in run.events("detached")] == ["machine powered off"]

@@ -1,0 +1,89 @@
+"""Where the demonstration keeps its files, and that it removes what a killed run of its own left, and only that."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import UsageError
+from scripts.demonstration import leftovers
+from scripts.demonstration.leftovers import (
+    MOST_SOCKET_BYTES,
+    SOCKET,
+    directory_parent,
+    remove_old_directories,
+    remove_old_groups,
+    round_directory,
+)
+
+
+def dead_pid() -> int:
+    """Return the id of a process that is over."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_a_directory_whose_sockets_would_have_too_long_a_path_is_passed_over(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    assert directory_parent([str(long), "/tmp"]) == Path("/tmp")
+    assert directory_parent([str(tmp_path / "missing"), "/tmp"]) == Path("/tmp")
+    with pytest.raises(UsageError, match="set TMPDIR"):
+        directory_parent([str(long)])
+
+
+def test_the_longest_directory_that_is_taken_leaves_room_for_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.demonstration.leftovers.os.access", lambda path, mode: True)
+    lengths = [length for length in range(1, 107) if directory_parent(["é" * length, "/"]) != Path("/")]
+    below = f"/{leftovers.DIRECTORY_PREFIX}4194304-12345678/{SOCKET}"
+    assert 2 * max(lengths) + len(below) in (MOST_SOCKET_BYTES, MOST_SOCKET_BYTES - 1)
+
+
+def test_a_round_has_a_directory_that_tells_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leftovers, "directory_parent", lambda: tmp_path)
+    with round_directory() as directory:
+        assert directory.parent == tmp_path
+        assert directory.name.startswith(f"balloon-demo-{os.getpid()}-")
+        # Our own process lives, and so does the directory.
+        remove_old_directories(tmp_path)
+        assert directory.is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    dead = dead_pid()
+    (tmp_path / f"balloon-demo-{dead}-a1b2c3d4").mkdir()
+    (tmp_path / f"balloon-demo-{dead}-a1b2c3d4" / "host").touch()
+    (tmp_path / f"vhost-user-balloon-demo-{dead}").mkdir()
+    kept = {f"balloon-demo-{os.getpid()}-x", "balloon-demo-1-x", "balloon-demo-x", f"my-balloon-demo-{dead}-x"}
+    kept |= {f"vhost-user-balloon-demo-{os.getpid()}", f"vhost-user-balloon-demo-{dead}-x"}
+    for name in kept:
+        (tmp_path / name).mkdir()
+    (tmp_path / f"balloon-demo-{dead}-link").symlink_to(tmp_path / "balloon-demo-x")
+    (tmp_path / f"balloon-demo-{dead}-file").touch()
+    remove_old_directories(tmp_path)
+    remove_old_groups(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == kept | {f"balloon-demo-{dead}-link", f"balloon-demo-{dead}-file"}
+
+
+def test_a_group_that_is_still_busy_stays(tmp_path: Path) -> None:
+    busy = tmp_path / f"vhost-user-balloon-demo-{dead_pid()}"
+    (busy / "occupied").mkdir(parents=True)
+    remove_old_groups(tmp_path)
+    assert busy.is_dir()
+
+
+def test_what_is_somebody_elses_is_left_to_him(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / f"balloon-demo-{dead_pid()}-x"
+    directory.mkdir()
+    monkeypatch.setattr("scripts.demonstration.leftovers.os.geteuid", lambda: directory.stat().st_uid + 1)
+    remove_old_directories(tmp_path)
+    assert directory.is_dir()
+
+
+def test_a_place_that_cannot_be_looked_at_is_no_error(tmp_path: Path) -> None:
+    remove_old_directories(tmp_path / "missing")
+    remove_old_groups(tmp_path / "missing")
