@@ -239,12 +239,16 @@ class Attachment:
 
     def _on_channel(self) -> None:
         assert self._channel is not None
-        with contextlib.suppress(BlockingIOError):
+        try:
             data = self._channel.recv(4096)
-            if not data:
-                self._loop.remove_reader(self._channel.fileno())
-                return
-            self._channel_reader.feed(data)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""  # reset: the back-end left with an answer of ours unread
+        if not data:
+            self._loop.remove_reader(self._channel.fileno())
+            return
+        self._channel_reader.feed(data)
         try:
             while (message := self._channel_reader.next_message()) is not None:
                 self._take_request(message)
@@ -305,11 +309,12 @@ class Attachment:
             self._acknowledged = None
 
     def close(self) -> None:
-        """Detach: close the connection and everything that belonged to it."""
+        """Detach: close the connection and everything that belonged to it. Without effect the second time."""
         self._lose("closed")
         if self._channel is not None:
             self._loop.remove_reader(self._channel.fileno())
             self._channel.close()
+            self._channel = None
         for queue in self._queues:
             self._loop.remove_reader(queue.call)
             os.close(queue.kick)

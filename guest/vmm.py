@@ -169,6 +169,7 @@ class VirtualMachine:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             self._detach("machine powered off")
+            self._ram.close()
         return 1 if self._machine.corrupted_pages or self._out_of_memory else 0
 
     async def _until_stopped(self, work: Coroutine[object, object, object], seconds: float | None) -> None:

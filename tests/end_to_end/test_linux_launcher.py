@@ -15,25 +15,14 @@ from typing import Any
 import pytest
 
 from guest.linux_boot import visible_in_guest
-from guest.linux_packages import locate
 from guest.linux_streams import set_window_size
-from protocol.errors import BalloonError
 from protocol.units import MIB
 from tests.end_to_end.harness import ROOT, DaemonProcess, until
 
-pytestmark = pytest.mark.real_kernel
+pytestmark = [pytest.mark.real_kernel, pytest.mark.usefixtures("kernel_release")]
 
 LIMIT = 90
 """Seconds for a boot and a short command; ordinary is 2.5 s."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def kernel() -> None:
-    """Have the kernel in the cache, so that no test's deadline includes fetching it."""
-    try:
-        locate(kernel=None, modules=None, progress=lambda _line: None)
-    except BalloonError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

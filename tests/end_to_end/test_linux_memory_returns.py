@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 
 from guest.linux_log import kernel_warnings
-from guest.linux_packages import locate
-from protocol.errors import BalloonError
 from protocol.units import MIB
 from tests.end_to_end.harness import DaemonProcess, ProgramProcess, until
 
-pytestmark = pytest.mark.real_kernel
+pytestmark = [pytest.mark.real_kernel, pytest.mark.usefixtures("kernel_release")]
 
 MEMORY = 512 * MIB
 FILLED = 300 * MIB
@@ -26,10 +24,6 @@ def peak_of(guest: ProgramProcess) -> int:
 
 
 def test_memory_of_a_deleted_file_returns_to_the_host(tmp_path: Path) -> None:
-    try:
-        locate(kernel=None, modules=None, progress=lambda _line: None)
-    except BalloonError as error:
-        pytest.skip(str(error))
     log, seen, done = tmp_path / "kernel.log", tmp_path / "seen", tmp_path / "done"
     script = f"""
         dd if=/dev/zero of=/tmp/fill bs=1M count={FILLED // MIB} 2>/dev/null && echo filled

@@ -6,24 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from guest.linux_packages import locate
 from guest.mm.vmstat import format_buddyinfo, format_pagetypeinfo
 from guest.mm.vmstat_zoneinfo import format_zoneinfo
-from protocol.errors import BalloonError
 from tests.end_to_end.harness import ROOT, DaemonProcess
 from tests.guest.mm.proc_text import parse_buddyinfo, parse_pagetypeinfo, parse_zoneinfo
 
-pytestmark = pytest.mark.real_kernel
+pytestmark = [pytest.mark.real_kernel, pytest.mark.usefixtures("kernel_release")]
 
 LIMIT = 90
 """Seconds for a boot and a short command; ordinary is 2.5 s."""
 
 
 def test_the_views_of_a_living_kernel_are_written_the_same(tmp_path: Path) -> None:
-    try:
-        locate(kernel=None, modules=None, progress=lambda _line: None)
-    except BalloonError as error:
-        pytest.skip(str(error))
     with DaemonProcess(tmp_path) as daemon:
         script = "uname -r; for view in buddyinfo pagetypeinfo zoneinfo; do echo ===; cat /proc/$view; done"
         words = ("--socket-path", str(daemon.socket_path), "--memory", "256M", "--", "sh", "-c", script)

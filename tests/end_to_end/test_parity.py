@@ -20,13 +20,11 @@ from pathlib import Path
 import pytest
 
 from guest.linux_boot import parse_memory
-from guest.linux_packages import locate
 from guest.mm.buddyinfo import parse_buddyinfo, shape_memory
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.reporters import make_reporter
 from guest.simulation import Simulation
 from guest.workload import parse_workload
-from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
 from protocol.units import MIB
 from tests.end_to_end.harness import DaemonProcess, Event, ProgramProcess, until
@@ -183,14 +181,10 @@ class Guests:
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]:
+def pairs(tmp_path_factory: pytest.TempPathFactory, kernel_release: str) -> Iterator[dict[str, Pair]]:
     """Every pair of guests by name: the size of an idle one, or ``fill``."""
-    try:
-        release = locate(kernel=None, modules=None, progress=lambda _line: None).release
-    except BalloonError as error:
-        pytest.skip(str(error))
-    if not release.startswith("6.1."):
-        pytest.skip(f"the figures are those of Linux 6.1, this is {release}")
+    if not kernel_release.startswith("6.1."):
+        pytest.skip(f"the figures are those of Linux 6.1, this is {kernel_release}")
     directory = tmp_path_factory.mktemp("parity")
     fill = f"sleep {FILL_AT}; dd if=/dev/zero of=/tmp/fill bs=1M count={FILLED // MIB} 2>/dev/null; "
     fill += f"sleep {FREE_AT - FILL_AT}; rm /tmp/fill; sleep {FILL_SECONDS - FREE_AT}"

@@ -379,7 +379,6 @@ async def test_garbage_on_the_channel_loses_the_back_end(guest: Guest) -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.xfail(strict=False, reason="an end of the channel by ECONNRESET reaches the event loop as an exception")
 async def test_a_channel_that_ends_with_an_answer_unread_does_no_harm(guest: Guest) -> None:
     faults: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))

@@ -13,7 +13,9 @@ from typing import Any, Final
 import pytest
 
 from guest.vmm import VirtualMachine, VmmOptions
-from guest.workload import Churn, Idle, Memhog, Workload
+from guest.workload import Workload
+from guest.workloads.churn import Churn
+from guest.workloads.memhog import Idle, Memhog
 from protocol.errors import SessionEnded, UsageError
 from protocol.events import EventLog
 from protocol.memory import PAGE_SIZE
@@ -62,7 +64,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     ("changes", "complaint"),
     [
         ({"reporter": "rotation"}, "the rotation reporter has no high-water mark"),
-        ({"reporter": "scan"}, "no page reporter is called 'scan'"),
+        ({"reporter": "sieve"}, "no page reporter is called 'sieve'"),
         ({"reporting_order": 11}, "reporting order 11"),
         ({"reporting_capacity": 2}, "reporting capacity 2 is above the high-water mark of 1"),
         ({"memory": 8 * PAGE_SIZE, "reporter": "off"}, "too little memory for its virtqueues"),
@@ -126,7 +128,7 @@ async def test_a_signal_is_a_good_end(hold: bool, daemon: DaemonProcess) -> None
 async def test_memory_that_ran_out_is_a_bad_end_of_one_workload_only(
     daemon: DaemonProcess, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("guest.workload.RETRIES", 2)
+    monkeypatch.setattr("guest.workloads.steps.RETRIES", 2)
     greedy, modest = Memhog(size=256 * MIB, hold=0), Memhog(size=2 * MIB, hold=0.5)
     run = Run(daemon.socket_path, modest, greedy)
     assert await run.run() == 1
