@@ -11,7 +11,7 @@ from typing import Final, TextIO
 
 from protocol.command_line import Parser, run_command
 from protocol.errors import UsageError
-from scripts.benchmarks import bare_loop, emulated_guest, idle, latency, table, throughput
+from scripts.benchmarks import bare_loop, emulated_guest, idle, latency, memory_manager, table, throughput
 from scripts.benchmarks.figures import FULL, QUICK, Bench, Figure, Result, Scale
 from scripts.benchmarks.process import busy_processors
 
@@ -22,6 +22,7 @@ BENCHMARKS: Final = (
     *throughput.BENCHMARKS[-1:],
     *idle.BENCHMARKS,
     *emulated_guest.BENCHMARKS,
+    *memory_manager.BENCHMARKS,
 )
 FIGURES: Final = tuple(figure for benchmark in BENCHMARKS for figure in benchmark.figures)
 
@@ -31,7 +32,7 @@ _BUSY: Final = 0.1
 
 _EPILOG: Final = """\
 example:
-  scripts/bench                                       all figures, in about two minutes
+  scripts/bench                                       all figures, in about four minutes
   scripts/bench discard-4m round-trip --json -        two of them, as JSON on standard output
 
 Needs about 2 GiB of free memory. Figures are ratios and latencies of real processes: run it on an idle system.
@@ -93,7 +94,7 @@ class _Progress:
 
 
 def _open_json(path: str | None) -> AbstractContextManager[TextIO | None]:
-    # Before anything is measured: nobody wants to hear of a wrong path after two minutes.
+    # Before anything is measured: nobody wants to hear of a wrong path after four minutes.
     if path is None or path == "-":
         return nullcontext(sys.stdout if path == "-" else None)
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from protocol.errors import BalloonError
-from protocol.units import MIB
+from protocol.units import GIB, MIB
 
 
 class BenchmarkError(BalloonError):
@@ -54,7 +54,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How much to measure. Sizes are bytes; ``rounds`` are counted without the one that warms memory up."""
+    """How much to measure. Sizes are bytes; ``rounds`` are counted without the one that warms memory up.
+
+    ``pairs`` of allocations and frees make one of ``pair_rounds``, ``armed_pairs`` one of ``armed_rounds``.
+    """
 
     rounds: int
     touched_bytes: int
@@ -65,6 +68,12 @@ class Scale:
     machines: int
     idle_seconds: float
     guests: int
+    pairs: int
+    pair_rounds: int
+    armed_pairs: int
+    armed_rounds: int
+    boot_bytes: int
+    virtual_seconds: float
 
 
 FULL: Final = Scale(
@@ -77,6 +86,12 @@ FULL: Final = Scale(
     machines=200,
     idle_seconds=2.0,
     guests=5,
+    pairs=100_000,
+    pair_rounds=20,
+    armed_pairs=5_000,
+    armed_rounds=400,
+    boot_bytes=1024 * GIB,
+    virtual_seconds=3600.0,
 )
 QUICK: Final = Scale(
     rounds=1,
@@ -88,6 +103,12 @@ QUICK: Final = Scale(
     machines=5,
     idle_seconds=0.2,
     guests=1,
+    pairs=1000,
+    pair_rounds=3,
+    armed_pairs=1000,
+    armed_rounds=3,
+    boot_bytes=16 * GIB,
+    virtual_seconds=60.0,
 )
 """To see that everything runs, in seconds. The values say little."""
 

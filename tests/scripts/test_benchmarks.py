@@ -6,16 +6,28 @@ from pathlib import Path
 
 import pytest
 
+from guest.mm.page_alloc import PageAllocator
+from guest.mm.reporters import REPORTERS, make_reporter
 from guest.ram import GuestRam
 from host.discard import punch_hole
 from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
-from protocol.units import MIB
-from scripts.benchmarks import bare_loop, table
+from protocol.units import GIB, MIB
+from scripts.benchmarks import bare_loop, memory_manager, table
 from scripts.benchmarks.__main__ import FIGURES, choose, main
 from scripts.benchmarks.bare_loop import BareLoop
-from scripts.benchmarks.figures import Figure, Result, median_ratio, percentile
+from scripts.benchmarks.figures import QUICK, Bench, BenchmarkError, Figure, Result, median_ratio, percentile
 from scripts.benchmarks.latency import within
+from scripts.benchmarks.memory_manager import (
+    EmptyCalls,
+    armed_seconds,
+    fragmented_zone,
+    report_all,
+    run_pairs,
+    run_replacements,
+    slower_by,
+    walked_per_block,
+)
 from scripts.benchmarks.rig import Daemon, Machine
 
 AT_LEAST = Figure(name="rate", title="a rate", unit="of bare rate", bar=0.95, at_least=True)
@@ -44,6 +56,11 @@ def test_one_disturbed_round_does_not_move_the_ratio() -> None:
 def test_rounds_without_a_partner_are_refused() -> None:
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         median_ratio([1.0, 2.0], [1.0])
+
+
+def test_slowness_is_the_per_cent_of_the_middle_pair() -> None:
+    assert slower_by([5.0, 5.0, 4.0, 99.0], [4.0, 4.0, 4.0, 4.0]) == 25
+    assert slower_by([3.0], [4.0]) == -25
 
 
 def test_only_samples_wholly_inside_a_busy_span_count() -> None:
@@ -145,6 +162,100 @@ def test_a_path_that_cannot_be_written_is_found_before_measuring(
 def test_the_list_names_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [figure.name for figure in FIGURES]
+
+
+# -- the memory manager ------------------------------------------------------------------------------------------------
+
+ZONE_PAGES = 64 * MIB // PAGE_SIZE
+
+
+@pytest.mark.parametrize("nr_cpus", [0, 1])
+def test_pairs_leave_memory_as_it_was(nr_cpus: int) -> None:
+    allocator = PageAllocator(ZONE_PAGES, nr_cpus=nr_cpus)
+    run_pairs(allocator, 100)
+    allocator.validate()
+    assert allocator.nr_free_pages() + allocator.nr_pcp_pages() == ZONE_PAGES
+    assert (allocator.nr_pcp_pages() > 0) == bool(nr_cpus)
+
+
+def test_the_fragmented_zone_is_half_full_of_single_pages_and_stays_so() -> None:
+    allocator, held = fragmented_zone(ZONE_PAGES)
+    before = sorted(held)
+    assert len(set(held)) == len(held) == ZONE_PAGES // 2
+    assert allocator.zones[0].nr_free[0] > ZONE_PAGES // 16
+    run_replacements(allocator, held, [0, 5, 5, len(held) - 1])
+    allocator.validate()
+    assert len(set(held)) == len(held)
+    assert allocator.nr_free_pages() == ZONE_PAGES // 2
+    assert sum(pfn not in held for pfn in before) <= 3
+
+
+def test_the_fragmented_zone_is_the_same_each_time() -> None:
+    assert fragmented_zone(ZONE_PAGES)[1] == fragmented_zone(ZONE_PAGES)[1]
+
+
+def test_the_loops_run_over_nothing() -> None:
+    assert run_pairs(EmptyCalls(), 10) >= 0
+    assert run_replacements(EmptyCalls(), [7, 8], [0, 1, 1]) >= 0
+
+
+@pytest.mark.parametrize("name", REPORTERS)
+def test_a_loop_is_timed_while_the_reporter_is_idle(name: str) -> None:
+    reporter = make_reporter(name, PageAllocator(4 * ZONE_PAGES))
+    seen: list[tuple[bool, float | None]] = []
+
+    def loop() -> float:
+        seen.append((reporter.registered, reporter.due))
+        return 0.5
+
+    assert [armed_seconds(reporter, loop, armed=armed) for armed in (True, False, True)] == [0.5] * 3
+    assert seen == [(True, None), (False, None), (True, None)]
+    assert not reporter.registered
+    assert reporter.reported_pages() > 0
+
+
+def test_a_loop_that_wakes_the_reporter_is_refused() -> None:
+    allocator = PageAllocator(ZONE_PAGES)
+    reporter = make_reporter("rotation", allocator)
+
+    def loop() -> float:
+        pfn = allocator.alloc_pages(9)
+        assert pfn is not None
+        allocator.free_pages(pfn, 9)
+        return 0.5
+
+    with pytest.raises(BenchmarkError, match="was to be idle"):
+        armed_seconds(reporter, loop, armed=True)
+    assert not reporter.registered
+
+
+@pytest.mark.parametrize("name", REPORTERS)
+def test_a_device_that_acknowledges_is_told_of_nearly_all(name: str) -> None:
+    reporter = make_reporter(name, PageAllocator(GIB // PAGE_SIZE))
+    report_all(reporter)
+    assert reporter.due is None
+    assert reporter.reported_pages() > 0.9 * reporter.allocator.total_pages
+
+
+def test_the_walk_grows_with_memory_for_scan_alone() -> None:
+    assert walked_per_block("boundary", 2 * GIB) < 1.1 * walked_per_block("boundary", GIB)
+    assert walked_per_block("scan", 2 * GIB) > 1.5 * walked_per_block("scan", GIB)
+
+
+def test_memory_too_small_to_report_is_no_measurement() -> None:
+    with pytest.raises(BenchmarkError, match="nothing to report"):
+        walked_per_block("boundary", MIB)
+
+
+def test_each_figure_of_the_memory_manager_is_measured(tmp_path: Path) -> None:
+    shown: list[str] = []
+    bench = Bench(scale=QUICK, directory=tmp_path, bare_loop=(), bare_language="none", progress=shown.append)
+    for benchmark in memory_manager.BENCHMARKS:
+        results = list(benchmark.measure(bench))
+        assert tuple(result.figure for result in results) == benchmark.figures
+        assert all(result.reference for result in results)
+        assert all(text.startswith(benchmark.figures[0].name) for text in shown)
+        shown.clear()
 
 
 # -- the real thing, as little of it as there can be -------------------------------------------------------------------
