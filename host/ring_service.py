@@ -42,8 +42,9 @@ CHAINS_PER_TURN: Final = 16
 LINGER_MS: Final = 1
 """Milliseconds that a worker waits for the next kick before it leaves the watch to the event loop again."""
 
-SLOW_CHAIN: Final = 0.001
-"""Seconds of work on one chain after which the event loop is told of it at once and not with the next ones."""
+TELL_INTERVAL: Final = 0.02
+"""Seconds after which a worker tells the event loop of what it has served. Not sooner: while the loop takes that in,
+the two compete for the interpreter, and the guest waits."""
 
 POLL_INTERVAL: Final = 0.005
 """Seconds between looks at a ring whose driver gave no kick descriptor (bit 8 of SET_VRING_KICK: polling)."""
@@ -119,11 +120,12 @@ class ServedChain:
 
 @dataclass(slots=True)
 class Turn:
-    """What one worker did: the chains it served that the loop has not heard of, how many it served in all, whether it
-    had its share and left more, and what broke the ring."""
+    """What one worker did: the chains it served that the loop has not heard of, how many it served in all, when the
+    loop last heard of some (CLOCK_MONOTONIC), whether it had its share and left more, and what broke the ring."""
 
     served: list[ServedChain] = field(default_factory=list)
     chains: int = 0
+    told: float = field(default_factory=time.monotonic)
     more: bool = False
     broken: VirtqueueError | None = None
 
@@ -292,12 +294,11 @@ class RingService:
         for _ in range(CHAINS_PER_TURN):
             if turn.more or self._stopping or not self._next_kick():
                 return
-            self._hand_over(turn)
             self._serve_chains(turn)
 
-    def _hand_over(self, turn: Turn) -> None:
+    def _hand_over(self, turn: Turn, now: float) -> None:
         # The loop hears of these chains while this thread is busy with the next.
-        served, turn.served = turn.served, []
+        served, turn.served, turn.told = turn.served, [], now
         self._call_loop(self._tell, Turn(served))
 
     def _tell(self, turn: Turn) -> None:
@@ -326,8 +327,8 @@ class RingService:
             end = time.monotonic()
             turn.chains += 1
             turn.served.append(ServedChain(self._queue_kind, plan, end, end - begin, discarded))
-            if end - begin > SLOW_CHAIN:
-                self._hand_over(turn)
+            if end - turn.told > TELL_INTERVAL:
+                self._hand_over(turn, end)
 
     @staticmethod
     def _signal(file: CallFile | None) -> None:
