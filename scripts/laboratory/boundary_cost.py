@@ -128,7 +128,13 @@ def run(quick: bool, progress: Progress) -> Outcome:
     )
 
 
-_STYLES: Final = {"boundary": ("o-", "tab:blue"), "rotation": ("s-", "tab:green"), "scan": ("^-", "tab:red")}
+_STYLES: Final = {
+    "scan": {"color": "tab:red", "marker": "^"},
+    "boundary": {"color": "tab:blue", "marker": "o", "linewidth": 5, "markersize": 11, "alpha": 0.5},
+    "rotation": {"color": "tab:green", "marker": "s", "markersize": 5},
+}
+"""Boundary and rotation cost the same: one is drawn so that it shows behind the other."""
+
 _PANELS: Final = {"half": "Half of the memory was freed", "512 MiB": "512 MiB were freed, the rest is reported already"}
 
 
@@ -140,13 +146,13 @@ def draw(figure: Any, rows: Sequence[Row]) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     figure.suptitle("How far a reporter walks along the free list for each block it reports")
     for axes, (refill, title) in zip(panels, _PANELS.items(), strict=True):
-        for name, (style, colour) in _STYLES.items():
+        for name, style in _STYLES.items():
             points = [
                 (row["memory_gib"], row["entries_per_block"])
                 for row in rows
                 if row["refill"] == refill and row["reporter"] == name
             ]
-            axes.plot(*zip(*points, strict=True), style, color=colour, label=name)
+            axes.plot(*zip(*points, strict=True), label=name, **style)
         axes.axhspan(
             low / factor, high / factor, color="grey", alpha=0.4, label=f"published for 32 GiB: {low}-{high} %"
         )
@@ -157,7 +163,7 @@ def draw(figure: Any, rows: Sequence[Row]) -> None:
         axes.set_title(title, fontsize="medium")
         axes.grid(True, alpha=0.3)
     panels[0].set_ylabel("list entries walked per reported block")
-    panels[0].legend(loc="upper left")
+    panels[0].legend(loc="lower right", bbox_to_anchor=(1.0, 0.13))
     share = panels[1].secondary_yaxis("right", functions=(lambda value: value * factor, lambda value: value / factor))
     share.set_ylabel(f"time the zone lock is held for it (%),\nat {ENTRY_SECONDS * 1e9:.0f} ns an entry (assumed)")
 

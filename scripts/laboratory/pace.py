@@ -121,7 +121,7 @@ def draw(figure: Any, rows: Sequence[Row]) -> None:
     axes.plot([], [], "o", color="black", markersize=9, fillstyle="none", label="end by arithmetic")
     slowest = max(row["end_seconds"] for row in rows if row["reporter"] == "boundary")
     axes.plot([0, 0.1, slowest], [0, 0, 100], "--", color="black", label="boundary, any of these")
-    axes.set_xlabel("seconds since the device was there")
+    axes.set_xlabel("seconds since the device came")
     axes.set_ylabel("free memory that the host was told of (%)")
     axes.set_xlim(left=0)
     axes.set_ylim(0, 104)

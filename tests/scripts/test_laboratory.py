@@ -86,7 +86,7 @@ def test_runs_of_blocks(pfns: list[int], expected: list[tuple[int, int]]) -> Non
 
 
 def test_reporting_small_blocks_saves_more_and_costs_more() -> None:
-    off, large, small = (sweep.measure(setting, 160 * MIB, 12.0) for setting in (None, (9, 2.0, 32), (0, 2.0, 32)))
+    off, large, small = (sweep.measure(setting, 64 * MIB, 12.0) for setting in (None, (9, 2.0, 32), (0, 2.0, 32)))
     assert off["footprint_gib_minutes"] > large["footprint_gib_minutes"] > small["footprint_gib_minutes"]
     assert off["device_cpu_seconds"] == 0 < large["device_cpu_seconds"] < small["device_cpu_seconds"]
     assert small["allocated_gib_minutes"] == pytest.approx(off["allocated_gib_minutes"], rel=0.01)
