@@ -128,7 +128,7 @@ def run(quick: bool, progress: Progress) -> Outcome:
     )
 
 
-_STYLES: Final = {
+_STYLES: Final[dict[str, dict[str, Any]]] = {
     "scan": {"color": "tab:red", "marker": "^"},
     "boundary": {"color": "tab:blue", "marker": "o", "linewidth": 5, "markersize": 11, "alpha": 0.5},
     "rotation": {"color": "tab:green", "marker": "s", "markersize": 5},
