@@ -202,8 +202,8 @@ NOTES: Final = (
     "on leaves out: the zone lock and the walk (see boundary-cost), the host's own locks and TLB shoot-downs between"
     " discards and faults, NUMA, per-CPU lists, the processor time of the guest's worker and of the device. So it is"
     " what host faults alone explain; published runs vary by 1 to 2 %.",
-    "Measured, one process of page_fault1 and 16 of page_fault2 lost nothing under boundary: there this model takes away"
-    " more than was taken in reality.",
+    "Measured, one process of page_fault1 and 16 of page_fault2 lost nothing under boundary: there this model takes"
+    " away more than was taken in reality.",
     "discard is how much of that a host needs; page_fault2 is shown with huge pages only, because it takes long.",
 )
 
