@@ -1,0 +1,134 @@
+"""``balloon-lab``, ``scripts/lab``: runs experiments in virtual time; tables, data and pictures beside what others
+published. ``walk-through`` prints what happens to one free block."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Final, TextIO
+
+from protocol.command_line import Parser, run_command
+from protocol.errors import UsageError
+from scripts.laboratory import boundary_cost, pace, page_fault, pictures, sweep, walk_through
+from scripts.laboratory.experiment import Experiment, Outcome
+
+PROGRAM: Final = "balloon-lab"
+EXPERIMENTS: Final = (boundary_cost.EXPERIMENT, page_fault.EXPERIMENT, sweep.EXPERIMENT, pace.EXPERIMENT)
+WALK_THROUGH: Final = "walk-through"
+
+_EPILOG: Final = """\
+example:
+  scripts/lab                                  all experiments, in about two minutes; data and pictures in build/lab
+  scripts/lab pace boundary-cost --output /tmp/lab
+  scripts/lab sweep --quick --json -           very little of it, as JSON on standard output
+  scripts/lab walk-through                     one free block: notify, boundary, report, acknowledge, drain
+
+Everything runs in virtual time, without guests or daemon: the same every time, whatever else the system does.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        prog=PROGRAM,
+        description="Runs the argument about free page reporting again: simulated guests beside published figures.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument(
+        "names", metavar="EXPERIMENT", nargs="*", help=f"experiments (default: all, see --list), or {WALK_THROUGH}"
+    )
+    parser.add_argument("--list", action="store_true", help="list the experiments and exit")
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, default=Path("build/lab"), help="where CSV and PNG files go (%(default)s)"
+    )
+    parser.add_argument("--json", metavar="PATH", help="also write all data as JSON to PATH, - for standard output")
+    parser.add_argument("--quick", action="store_true", help="compute very little, to see that everything runs")
+    return parser
+
+
+def choose(names: Sequence[str]) -> tuple[Experiment, ...]:
+    """Return the experiments with these names in their usual order, all of them for no name.
+
+    Raises:
+        UsageError: there is no such experiment.
+    """
+    known = [experiment.name for experiment in EXPERIMENTS]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no experiment is called {name!r}; there are: {', '.join(known)}, and {WALK_THROUGH}")
+    return tuple(experiment for experiment in EXPERIMENTS if not names or experiment.name in names)
+
+
+def _open_json(path: str | None) -> AbstractContextManager[TextIO | None]:
+    # Before anything is computed: nobody wants to hear of a wrong path after two minutes.
+    if path is None or path == "-":
+        return nullcontext(sys.stdout if path == "-" else None)
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--json {path}: {error.strerror}") from error
+
+
+def _prepare_output(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {directory}: {error.strerror}") from error
+
+
+def _progress(name: str, what: str) -> None:
+    print(f"{name}: {what}", file=sys.stderr, flush=True)
+
+
+def _run_one(experiment: Experiment, arguments: argparse.Namespace, out: TextIO) -> Outcome:
+    outcome = experiment.run(arguments.quick, lambda what: _progress(experiment.name, what))
+    print(f"\n== {experiment.name}: {experiment.title}", file=out)
+    for table in outcome.tables:
+        print(f"\n{table}", file=out)
+    for note in outcome.notes:
+        print(f"  * {note}", file=out)
+    data = arguments.output / f"{experiment.name}.csv"
+    try:
+        pictures.save_rows(data, outcome.rows)
+        written = [data]
+        if pictures.can_draw():
+            written.append(data.with_suffix(".png"))
+            pictures.save_picture(written[-1], experiment, outcome.rows)
+    except OSError as error:
+        raise UsageError(f"--output {arguments.output}: {error.strerror or error}") from error
+    print(f"  written: {', '.join(map(str, written))}", file=out, flush=True)
+    return outcome
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.names == [WALK_THROUGH]:
+        print(walk_through.text())
+        return 0
+    experiments = choose(arguments.names)
+    if arguments.list:
+        width = max(len(experiment.name) for experiment in experiments)
+        for experiment in experiments:
+            print(f"{experiment.name:<{width}}  {experiment.title}")
+        return 0
+    out = sys.stderr if arguments.json == "-" else sys.stdout
+    with _open_json(arguments.json) as json_stream:
+        _prepare_output(arguments.output)
+        outcomes = {experiment.name: _run_one(experiment, arguments, out) for experiment in experiments}
+        if not pictures.can_draw():
+            print(f"\n{pictures.NO_PICTURES}", file=out)
+        if json_stream is not None:
+            data = {name: {"notes": outcome.notes, "rows": outcome.rows} for name, outcome in outcomes.items()}
+            print(json.dumps(data, indent=2), file=json_stream, flush=True)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the laboratory; return the exit status: 0 when all was computed, 1 for a failure, 2 for a usage error."""
+    arguments = make_parser().parse_args(argv)
+    return run_command(PROGRAM, lambda: _run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""What an experiment is, and what comes of one: tables for people, rows for programs, a picture of the rows.
+
+Must not know: any particular experiment, files, how pictures are stored.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
+"""One line of data: numbers and names by column, the unit in the column's name."""
+
+Progress = Callable[[str], None]
+"""Told what is being computed, a line each time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Cells as text. The first column is left aligned, the others right aligned."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def __str__(self) -> str:
+        """Return the table with its title, without a line break at the end."""
+        lines = (self.header, *self.rows)
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
+        text = [self.title]
+        for line in lines:
+            first = line[0].ljust(widths[0])
+            others = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+            text.append("  " + "  ".join([first, *others]).rstrip())
+        return "\n".join(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What an experiment found: the tables, what a reader has to know about them, and the rows they were made of."""
+
+    tables: tuple[Table, ...]
+    notes: tuple[str, ...]
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """``run(quick, progress)`` computes; ``draw(figure, rows)`` fills a matplotlib Figure from the rows alone."""
+
+    name: str
+    title: str
+    run: Callable[[bool, Progress], Outcome]
+    draw: Callable[[Any, Sequence[Row]], None]
