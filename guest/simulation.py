@@ -217,7 +217,10 @@ class Simulation:
 
         Raises:
             CorruptionError: a page in use lost its memory; this is a fault of the reporter.
+            UsageError: not a number of seconds.
         """
+        if not 0 <= seconds < float("inf"):
+            raise UsageError(f"{seconds} is not a number of seconds")
         self._end = self.now + seconds
         queue = self._queue
         while queue and queue[0][0] <= self._end:

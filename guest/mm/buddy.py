@@ -31,6 +31,7 @@ from guest.mm.page_flags import (
 )
 from guest.mm.shuffle import SHUFFLE_ORDER, Shuffle
 from guest.mm.watermark import refresh
+from protocol.errors import UsageError
 
 MERGEABLE: Final = (True, True, True, False, False, False)
 """Indexed by migratetype: may free blocks of it merge with other such types above a pageblock."""
@@ -230,9 +231,12 @@ class Buddy:
 
         Raises:
             NotAllocatedError: ``pfn`` is no memory.
+            UsageError: there is no such migratetype.
         """
         if not self.start_pfn <= pfn < self.end_pfn:
             raise NotAllocatedError(f"pfn {pfn} is no memory", pfn=pfn, order=0)
+        if not 0 <= migratetype < MIGRATE_TYPES:
+            raise UsageError(f"there is no migratetype {migratetype}")
         block = pfn >> self.pageblock_order
         zone = self.pageblock_zone[block]
         old_type = self.pageblock_migratetype[block]

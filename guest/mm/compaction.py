@@ -206,7 +206,12 @@ class Compaction:
     def _move(self, pfn: int, target: int, order: int) -> None:
         # The new place becomes an allocated block of the same order; the old one is freed, straight to the buddy lists.
         allocator = self._allocator
-        if not self._migrate(pfn, target, order):
+        try:
+            moved = self._migrate(pfn, target, order)
+        except BaseException:
+            self._targets[order].append(target)  # goes back with the others: no page is lost to somebody's fault
+            raise
+        if not moved:
             self._statistics.declined += 1
             self._targets[order].append(target)
             return

@@ -98,7 +98,10 @@ def check_spans(total_pages: int, start_pfn: int, zones: Sequence[ZoneSpan] | No
 def make_mem_map(start_pfn: int, end_pfn: int) -> bytearray:
     """Return one byte for each page from 0 up to a whole block of MAX_ORDER, with everything but the memory ABSENT."""
     padded = -(-end_pfn // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
-    mem_map = bytearray(padded)
+    try:
+        mem_map = bytearray(padded)
+    except MemoryError:
+        raise UsageError(f"no room for the map of {padded} pages, one byte each") from None
     mem_map[:start_pfn] = bytes([ABSENT]) * start_pfn
     mem_map[end_pfn:] = bytes([ABSENT]) * (padded - end_pfn)
     return mem_map
@@ -108,6 +111,8 @@ def make_zones(spans: Sequence[ZoneSpan], min_free_kbytes: int | None) -> tuple[
     """Return empty zones, with the watermarks that the whole memory gives them."""
     all_pages = sum(span.end_pfn - span.start_pfn for span in spans)
     zones: list[Zone] = []
+    if min_free_kbytes is not None and min_free_kbytes < 0:
+        raise UsageError(f"min_free_kbytes of {min_free_kbytes} is below 0")
     if min_free_kbytes is None:
         movable_pages = sum(span.end_pfn - span.start_pfn for span in spans if span.name == "Movable")
         min_free_kbytes = default_min_free_kbytes(all_pages - movable_pages)
@@ -153,7 +158,10 @@ def cma_area(allocator: "PageAllocator", cma_pages: int) -> range:
         raise UsageError(f"a contiguous memory area of {cma_pages} pages is not of whole pageblocks of {size}")
     start = (zone.end_pfn - cma_pages) // size * size
     if start < zone.start_pfn or zone.managed_pages < cma_pages:
-        raise UsageError(f"zone {zone.name} of {zone.managed_pages} pages cannot hold a contiguous area of {cma_pages}")
+        raise UsageError(
+            f"zone {zone.name} of {zone.managed_pages} pages cannot hold a contiguous area of {cma_pages}; "
+            "it is the highest zone but Movable"
+        )
     return range(start, start + cma_pages)
 
 

@@ -132,10 +132,12 @@ class PageAllocator(Buddy):
         own lists, those before the lists of other migratetypes. When all zones are short, ``alloc_slowpath`` decides.
 
         Raises:
-            UsageError: there is no such order, or pages of ISOLATE were asked for.
+            UsageError: there is no such order or migratetype, or pages of ISOLATE were asked for.
         """
         if not 0 <= order <= 10:
             raise UsageError(f"order {order} is not within 0 and {MAX_ORDER}")
+        if not 0 <= migratetype < 6:
+            raise UsageError(f"there is no migratetype {migratetype}")
         zone = self._preferred_zone[migratetype]
         if zone.free_pages - (1 << order) >= zone.fast_mark[migratetype]:
             pcp = zone.pcp

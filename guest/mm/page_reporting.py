@@ -236,8 +236,10 @@ class PageReporter(ABC):
         Raises:
             UsageError: a run that has not ended is still waiting for its answer.
         """
-        if self._worker is not None and getgeneratorstate(self._worker) == GEN_SUSPENDED:
-            raise UsageError("the page reporting worker is still running")
+        if self._worker is not None:
+            if getgeneratorstate(self._worker) == GEN_SUSPENDED:
+                raise UsageError("the page reporting worker is still running")
+            self._worker.close()  # one that never began must not begin beside the new one
         self.now = now
         self._worker = self._work()
         return self._worker

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 from guest.mm.free_list import LIST_HEADS
 from guest.mm.mmzone import MAX_ORDER, MAX_ORDER_NR_PAGES, Zone
-from guest.mm.page_flags import BUDDY_ORDER
 
 if TYPE_CHECKING:
-    from guest.mm.buddy import Buddy
+    from guest.mm.page_alloc import PageAllocator
 
 SHUFFLE_ORDER: Final = MAX_ORDER
 """Blocks of this order are shuffled; smaller ones are left where splitting and merging puts them."""
 SHUFFLE_RETRY: Final = 10
 """Times to look for a partner to change places with."""
+_NO_LIST: Final = 255
 _BITS: Final = 64
 
 
@@ -40,34 +40,39 @@ class Shuffle:
         self._bits >>= 1
         return bool(bit)
 
-    def shuffle_zone(self, buddy: "Buddy", zone: Zone) -> None:
+    def shuffle_zone(self, allocator: "PageAllocator", zone: Zone) -> None:
         """Let every block of the zone, in ascending order, change places with a random one (``__shuffle_zone``).
 
         Only blocks of the same migratetype do, so each list keeps its blocks. A block that meets ten times something
         else than such a block stays where it is.
         """
-        mem_map, types, shift = buddy.mem_map, buddy.pageblock_migratetype, buddy.pageblock_order
         first = -(-zone.start_pfn // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
         nr_blocks = -(-(zone.end_pfn - first) // MAX_ORDER_NR_PAGES)
         place = array("q", bytes(8 * nr_blocks))  # of each such block in its list, by its number in the zone
+        # The list that each block is on. Its pageblocks may say something else: a merged block is filed under the type
+        # of the page that was freed last.
+        list_of = bytearray([_NO_LIST]) * nr_blocks
         lists: dict[int, list[int]] = {}
         for migratetype, heads in enumerate(LIST_HEADS):
             if zone.free_list.next[heads[SHUFFLE_ORDER]] >= 0:
                 lists[migratetype] = list(zone.free_list.entries(SHUFFLE_ORDER, migratetype))
                 for position, pfn in enumerate(lists[migratetype]):
-                    place[pfn - first >> MAX_ORDER] = position
+                    number = pfn - first >> MAX_ORDER
+                    place[number], list_of[number] = position, migratetype
         for number in range(nr_blocks):
-            pfn = first + (number << MAX_ORDER)
-            if BUDDY_ORDER[mem_map[pfn]] != SHUFFLE_ORDER:
+            migratetype = list_of[number]
+            if migratetype == _NO_LIST:
                 continue
-            migratetype = types[pfn >> shift]
+            pfn = first + (number << MAX_ORDER)
             for _ in range(SHUFFLE_RETRY):
                 partner = self._random.randrange(nr_blocks)
-                other = first + (partner << MAX_ORDER)
-                if BUDDY_ORDER[mem_map[other]] == SHUFFLE_ORDER and types[other >> shift] == migratetype:
+                if list_of[partner] == migratetype:
+                    other = first + (partner << MAX_ORDER)
                     entries, here, there = lists[migratetype], place[number], place[partner]
                     entries[here], entries[there] = other, pfn
                     place[number], place[partner] = there, here
                     break
         for migratetype, entries in lists.items():
+            if allocator.reporter is not None:
+                allocator.reporter.page_reporting_free_area_release(zone, SHUFFLE_ORDER, migratetype)
             zone.free_list.reorder(entries, LIST_HEADS[migratetype][SHUFFLE_ORDER])

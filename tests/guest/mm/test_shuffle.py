@@ -1,7 +1,11 @@
 """guest/mm/shuffle.py: the order of free blocks is random, and the same for the same seed."""
 
+from collections.abc import Generator, Iterator
+
 from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.page_reporting import Report
+from guest.mm.reporters import make_reporter
 from guest.mm.shuffle import Shuffle
 from tests.guest.mm.reporting import entries
 
@@ -25,6 +29,48 @@ def test_the_same_seed_shuffles_the_same_way() -> None:
 def test_every_block_can_come_first() -> None:
     firsts = {entries(PageAllocator(4 * WHOLE, shuffle_seed=seed), 10)[0] for seed in range(60)}
     assert firsts == {0, WHOLE, 2 * WHOLE, 3 * WHOLE}
+
+
+def test_a_merged_block_stays_on_the_list_that_it_is_on() -> None:
+    allocator = PageAllocator(4 * WHOLE)
+    halves = [allocator.alloc_pages(9) for _ in range(2)]
+    assert halves[0] is not None
+    assert halves[1] is not None
+    allocator.set_pageblock_migratetype(halves[0], MigrateType.UNMOVABLE)
+    for pfn in halves:
+        assert pfn is not None
+        allocator.free_pages(pfn, 9)  # filed under the type of the half freed last, not of its first pageblock
+    for seed in range(8):
+        Shuffle(seed).shuffle_zone(allocator, allocator.zones[0])
+        allocator.validate()
+
+
+def test_shuffling_resets_the_boundary_of_a_reporter_at_work() -> None:
+    allocator = PageAllocator(64 * WHOLE)
+    reporter = make_reporter("boundary", allocator)
+    reporter.register(32, 0.0, lambda: None)
+    worker = reporter.process(1.0)
+    report = next(worker)
+    report = worker.send(True)
+    Shuffle(2).shuffle_zone(allocator, allocator.zones[0])
+    allocator.validate()
+    reported = {pfn for pfn, _ in report.blocks}
+    for report in iter_reports(worker):
+        fresh = {pfn for pfn, _ in report.blocks}
+        assert not fresh & reported
+        reported |= fresh
+    allocator.validate()
+    assert reporter.reported_pages() == sum(1 << 10 for _ in entries(allocator, 10))
+
+
+def iter_reports(worker: Generator[Report, bool, None]) -> Iterator[Report]:
+    """Acknowledge what the worker holds, and everything that follows."""
+    while True:
+        try:
+            report = worker.send(True)
+        except StopIteration:
+            return
+        yield report
 
 
 def test_blocks_change_places_within_their_migratetype() -> None:
