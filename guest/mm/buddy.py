@@ -226,6 +226,9 @@ class Buddy:
         Where it is part of a larger free block, of which the other part may not be merged with the new type, that part
         changes with it: a free block is on one list.
 
+        Unlike in Linux, free pages of an ISOLATE pageblock go on counting as free: nothing here takes memory away for
+        good (offlining, contiguous allocations), which is what that type is for.
+
         Returns:
             the number of pageblocks that have the type now.
 

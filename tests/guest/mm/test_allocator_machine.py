@@ -24,6 +24,7 @@ from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import ALLOCATED, MOVABLE
 from guest.mm.page_reporting import PageReporter, Report
 from guest.mm.reporters import REPORTERS, make_reporter
+from guest.mm.shuffle import Shuffle
 from guest.mm.vmscan import PageCache
 from guest.mm.watermark import AllocFlags
 from tests.guest.mm.reporting import do_nothing
@@ -156,6 +157,11 @@ class Memory(RuleBasedStateMachine):
     @rule(nr_pages=st.sampled_from([1, 32, 1000]))
     def shrink(self, nr_pages: int) -> None:
         self.allocator.vmscan.shrink(nr_pages)
+
+    @rule(seed=st.integers(0, 3))
+    def shuffle(self, seed: int) -> None:
+        for zone in self.allocator.zones:
+            Shuffle(seed).shuffle_zone(self.allocator, zone)
 
     @rule(cpu=st.integers(0, 1))
     def schedule_or_drain(self, cpu: int) -> None:
