@@ -43,7 +43,7 @@ SHELL = re.compile(
     r"""
       guest/(ram|vmm|attachment|linux|linux_\w+|control|__main__)\.py
     | host/(guest_memory|discard|daemon|connection|received_file|ring_service|__main__)\.py
-    | host/(control|metrics|netlink|cgroup)\.py
+    | host/netlink\.py
     """,
     re.VERBOSE,
 )
