@@ -109,7 +109,7 @@ def test_the_laws_are_checked_on_a_breach() -> None:
     assert SHELL.fullmatch("host/backend.py") is None
     assert SHELL.fullmatch("guest/mm/ram.py") is None
     assert PRIVATE.search("opens /" + "home/me/x") is not None
-    assert PRIVATE.search("$HOME/home/x and /usr/share/work/y") is None
+    assert PRIVATE.search("$HOME/home/x and /usr/share/home/y") is None
 
 
 @pytest.mark.parametrize("package", sorted(ALLOWED))
