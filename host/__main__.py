@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from host.offered_features import FEATURE_NAMES, feature_names, parse_features, switch_features
+from host.virtio_balloon import OFFERED
 from protocol.command_line import DISTRIBUTION, Parser, option_type, path_option, run_command
 from protocol.errors import UsageError
 from protocol.units import format_size, parse_size
@@ -47,9 +49,16 @@ def make_parser() -> argparse.ArgumentParser:
         "is pinned or must stay (VFIO, postcopy, snapshots)",
     )
     device.add_argument(
+        "--features",
+        metavar="NAME=on|off,...",
+        type=option_type(parse_features),
+        default={},
+        help=f"offer these features to drivers or not; names: {', '.join(FEATURE_NAMES)} (default: "
+        f"{', '.join(feature_names(OFFERED))})",
+    )
+    device.add_argument(
         "--page-poison",
         choices=("on", "off"),
-        default="off",
         help="offer PAGE_POISON: guests that fill free pages with a pattern can then report too (default: off)",
     )
     device.add_argument(
@@ -70,17 +79,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def print_capabilities() -> int:
     """Print the JSON that the vhost-user conventions ask for; return the exit status."""
-    features = ["page-reporting", "deflate-on-oom", "indirect-desc", "event-idx", "page-poison"]
-    print(json.dumps({"type": "balloon", "features": features}))
+    print(json.dumps({"type": "balloon", "features": list(FEATURE_NAMES)}))
     return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from host.daemon import Daemon, DaemonOptions  # late: --help and --print-capabilities are quick
-    from host.virtio_balloon import OFFERED
     from protocol.events import open_event_log
-    from protocol.virtio import feature_mask
-    from protocol.virtio_balloon import BalloonFeature
     from protocol.virtio_ring import refuse_big_endian
 
     refuse_big_endian()
@@ -91,11 +96,15 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--balloon: not whole pages of {1 << PFN_SHIFT} bytes")
     if balloon_pages > NUM_PAGES_MAX:
         raise UsageError(f"--balloon: a balloon is smaller than {format_size((NUM_PAGES_MAX + 1) << PFN_SHIFT)}")
-    poison = feature_mask(BalloonFeature.PAGE_POISON) if arguments.page_poison == "on" else 0
+    switches = dict(arguments.features)
+    if arguments.page_poison is not None:
+        poison = arguments.page_poison == "on"
+        if switches.setdefault("page-poison", poison) is not poison:
+            raise UsageError(f"--page-poison {arguments.page_poison}: --features says otherwise")
     options = DaemonOptions(
         socket_path=arguments.socket_path,
         fd=arguments.fd,
-        features=OFFERED | poison,
+        features=switch_features(OFFERED, switches),
         discard=arguments.discard == "punch",
         balloon_pages=balloon_pages,
     )

@@ -53,6 +53,12 @@ def assert_refused(result: subprocess.CompletedProcess[str], text: str) -> None:
         (("--socket-path", "{}/s", "--balloon", "1Q"), "not a size"),
         (("--socket-path", "{}/s", "--balloon", "16T"), "smaller than 16.0 TiB"),
         (("--socket-path", "{}/s", "--discard", "maybe"), "--discard"),
+        (("--socket-path", "{}/s", "--features", "packet=on"), "no feature 'packet'"),
+        (("--socket-path", "{}/s", "--features", "packed"), "write packed=on or packed=off"),
+        (
+            ("--socket-path", "{}/s", "--features", "page-poison=off", "--page-poison", "on"),
+            "--features says otherwise",
+        ),
         (("--socket-path", "{}/s", "--no-such-option"), "--no-such-option"),
         (("--fd", "four"), "--fd"),
         (("--fd", "77"), "Bad file descriptor"),
@@ -121,6 +127,15 @@ def test_capabilities_are_printed_whatever_else_is_asked(tmp_path: Path) -> None
     result = run_daemon("--no-such-option", "--fd", "x", "--print-capabilities", "--socket-path", str(tmp_path))
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["type"] == "balloon"
+
+
+def test_features_are_offered_as_asked(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, "--features", "packed=on,page-poison=on,event-idx=off") as daemon:
+        client = Client(daemon.socket_path)
+        offered = client.ask(FrontendRequest.GET_FEATURES)
+        client.close()
+    assert isinstance(offered, int)
+    assert [offered >> bit & 1 for bit in (34, 4, 29, 28, 5)] == [1, 1, 0, 1, 1]
 
 
 def test_version_is_one_line() -> None:
