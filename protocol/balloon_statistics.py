@@ -1,0 +1,55 @@
+"""The statistics that a balloon's driver gives its device, on the wire.
+
+Source: virtio 1.2, 5.5.6.3 and 5.5.6.4; tags from 10 on are Linux's (``include/uapi/linux/virtio_balloon.h``, 6.12).
+Must not know: queues, who asks, where the numbers come from.
+"""
+
+import struct
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Final
+
+
+class StatisticTag(IntEnum):
+    """``VIRTIO_BALLOON_S_*``: what one number of a statistics buffer says. Amounts of memory are bytes."""
+
+    SWAP_IN = 0
+    SWAP_OUT = 1
+    MAJFLT = 2
+    MINFLT = 3
+    MEMFREE = 4
+    MEMTOT = 5
+    AVAIL = 6
+    CACHES = 7
+    HTLB_PGALLOC = 8
+    HTLB_PGFAIL = 9
+    OOM_KILL = 10
+    ALLOC_STALL = 11
+    ASYNC_SCAN = 12
+    DIRECT_SCAN = 13
+    ASYNC_RECLAIM = 14
+    DIRECT_RECLAIM = 15
+
+
+_ENTRY: Final = struct.Struct("<HQ")
+
+STATISTIC_SIZE: Final = _ENTRY.size
+"""Bytes of one entry: a 16-bit tag and a 64-bit value, without a gap (the text says a multiple of 6; it means this)."""
+
+STATISTIC_TAGS: Final = {int(tag): tag for tag in StatisticTag}
+"""The tags by their number."""
+
+
+def build_statistics(statistics: Mapping[StatisticTag, int]) -> bytes:
+    """Return the buffer that says ``statistics``, one entry for each, in the mapping's order."""
+    return b"".join(_ENTRY.pack(tag, value & 0xFFFF_FFFF_FFFF_FFFF) for tag, value in statistics.items())
+
+
+def parse_statistics(data: bytes) -> dict[StatisticTag, int]:
+    """Return what the buffer ``data`` says.
+
+    Entries come in any order. Unknown tags are ignored, and so is what is left behind the last whole entry. Of a tag
+    that comes twice the last one counts.
+    """
+    whole = len(data) // STATISTIC_SIZE * STATISTIC_SIZE
+    return {STATISTIC_TAGS[tag]: value for tag, value in _ENTRY.iter_unpack(data[:whole]) if tag in STATISTIC_TAGS}
