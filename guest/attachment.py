@@ -19,10 +19,12 @@ from guest.frontend import Call, Frontend, QueueSetup
 from guest.mm.mmzone import MAX_ORDER, MigrateType
 from guest.mm.page_alloc import PageAllocator
 from guest.ram import GuestRam
+from guest.split_virtqueue import SplitDriverVirtqueue
 from guest.virtio_balloon import BalloonDriver, accept_features
 from guest.virtqueue import DriverVirtqueue, IndirectTables
 from protocol.errors import BalloonError, SessionEnded, UsageError, VhostUserError
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
+from protocol.split_ring import SplitRing
 from protocol.vhost_user import HEADER_SIZE, BackendRequest, Payload
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader, build_reply
 from protocol.virtio import FeatureBit, has_feature
@@ -30,7 +32,6 @@ from protocol.virtio_balloon import QUEUES_MAX, BalloonConfig, queue_order
 from protocol.virtio_ring import (
     DESCRIPTOR_SIZE,
     USED_RING_ALIGN,
-    SplitRing,
     avail_ring_bytes,
     descriptor_table_bytes,
     used_ring_bytes,
@@ -174,7 +175,7 @@ class Attachment:
             self._ram.view(memory.used, used_ring_bytes(QUEUE_SIZE)),
         )
         indirect = has_feature(features, FeatureBit.RING_INDIRECT_DESC)
-        virtqueue = DriverVirtqueue(
+        virtqueue = SplitDriverVirtqueue(
             ring,
             event_idx=has_feature(features, FeatureBit.RING_EVENT_IDX),
             tables=IndirectTables(addresses=(memory.table,), capacity=QUEUE_SIZE) if indirect else None,

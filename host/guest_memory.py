@@ -18,7 +18,7 @@ from host.device_memory import DeviceMemory
 from host.vring import RingPlace
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.memory import PAGE_SIZE, FileRange, MemoryRegion, RegionTable
-from protocol.virtio_ring import SplitRing
+from protocol.split_ring import SplitRing
 
 _HUGETLBFS_MAGIC: Final = 0x958458F6
 _MAP_GRANULARITY: Final = mmap.ALLOCATIONGRANULARITY

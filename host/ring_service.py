@@ -31,6 +31,7 @@ from host.discard import punch_hole
 from host.guest_memory import GuestMemory
 from host.virtio_balloon import VirtioBalloon
 from host.virtqueue import DeviceVirtqueue
+from host.virtqueue_formats import open_virtqueue
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.virtio_balloon import BalloonQueue
 
@@ -83,13 +84,13 @@ class CallFile:
 class QueueFiles:
     """The descriptors of one queue, which outlive the times it runs. They are owned here.
 
-    ``next_used`` is the used index (16 bits) that the queue had when it was stopped.
+    ``token`` says how the queue left its ring when it was stopped.
     """
 
     kick: int | None = None
     call: CallFile | None = None
     err: CallFile | None = None
-    next_used: int = 0
+    token: int = 0
 
     def close(self) -> None:
         """Close all of them."""
@@ -159,7 +160,9 @@ class RingService:
         self._kick_poll = select.poll()
         self._kick_gone = files.kick is None
         try:
-            self._ring = DeviceVirtqueue(self._mapped.ring, action.next_avail, action.features, memory.read)
+            self._ring: DeviceVirtqueue = open_virtqueue(
+                self._mapped.ring, action.next_avail, action.features, memory.read
+            )
             self._watch_kick()
         except BaseException:
             memory.unmap_ring(action.index, self._mapped)
@@ -171,9 +174,9 @@ class RingService:
         self._signal_first = action.signal_first
         self._idle: asyncio.Future[None] | None = None
         self._stopped: asyncio.Task[int] | None = None
-        self._is_stale = action.resumes and self._ring.next_used != files.next_used
-        # A ring that goes on where it stopped has the used index that we left in it. If it has not, its driver has gone
-        # and the memory is something else by now (User Mode Linux unloads a driver without a word): hands off.
+        self._is_stale = action.resumes and not self._ring.is_as_left(files.token)
+        # A ring that goes on where it stopped is as we left it. If it is not, its driver has gone and the memory is
+        # something else by now (User Mode Linux unloads a driver without a word): hands off.
         if self._is_stale:
             return
         self._serve_soon()
@@ -244,7 +247,7 @@ class RingService:
         self._on_turn(self.index, turn)
 
     async def stop(self) -> int:
-        """Finish the chain in hand, touch the ring no more. Return the next available index.
+        """Finish the chain in hand, touch the ring no more. Return the base to go on from.
 
         May be called again, also when an earlier caller was cancelled while it waited.
         """
@@ -260,11 +263,10 @@ class RingService:
         if self._busy:
             self._idle = self._loop.create_future()
             await self._idle
-        next_avail = self._ring.next_avail
         if not self._is_stale:
-            self._files.next_used = self._ring.next_used
+            self._files.token = self._ring.token
         self._memory.unmap_ring(self.index, self._mapped)
-        return next_avail
+        return self._ring.base
 
     # -- on a worker thread -----------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
-"""The device's half of the split virtqueue: take chains that the driver made available, give them back as used.
+"""The device's half of a virtqueue, whatever its format: chains, what was negotiated, what both formats do alike.
 
-Source: virtio 1.2, 2.7. The driver is not trusted: whatever it writes ends either in a chain or in a
-:class:`VirtqueueError`, after a bounded number of steps.
+Source: virtio 1.2, 2.7 and 2.8. The formats are :mod:`host.split_virtqueue` and :mod:`host.packed_virtqueue`.
 
 Example: serve everything, then go to sleep without losing a kick::
 
@@ -16,27 +15,16 @@ Example: serve everything, then go to sleep without losing a kick::
         if queue.needs_notification():
             ...  # signal the call eventfd
 
-Must not know: mappings, eventfds, what a chain means.
+Must not know: mappings, eventfds, what a chain means, how a ring is laid out.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from protocol.errors import VirtqueueError
-from protocol.virtio_ring import (
-    DESCRIPTOR,
-    DESCRIPTOR_SIZE,
-    VIRTQ_AVAIL_F_NO_INTERRUPT,
-    VIRTQ_DESC_F_INDIRECT,
-    VIRTQ_DESC_F_NEXT,
-    VIRTQ_DESC_F_WRITE,
-    SplitRing,
-    full_fence,
-    needs_event,
-    order_accesses,
-    ring_delta,
-)
+from protocol.virtio_ring import DESCRIPTOR_SIZE
 
 INDIRECT_MAX: Final = 1024
 """Longest indirect table that is taken whatever the queue size, in descriptors: the limit that QEMU has."""
@@ -44,12 +32,19 @@ INDIRECT_MAX: Final = 1024
 ReadGuest = Callable[[int, int], bytes]
 """Reads ``length`` bytes at a guest address; raises :class:`VirtqueueError` where there is no such memory."""
 
+OnWrite = Callable[[int, int, int], None]
+"""Hears of a store into a ring: the part (0, 1 or 2, as the front-end announces them), its offset, its length."""
+
 Buffer = tuple[int, int]
 """A guest address and a length in bytes, exactly as a descriptor said; nothing about it is checked yet."""
 
 
 class Chain(NamedTuple):
-    """One descriptor chain: its head index, the buffers that the device may read and those that it may write."""
+    """One descriptor chain: the buffers that the device may read and those that it may write.
+
+    ``head`` names it when it is given back: the index of its first descriptor in a split ring, its buffer id in a
+    packed one.
+    """
 
     head: int
     readable: list[Buffer]
@@ -63,130 +58,109 @@ class RingFeatures:
 
     event_idx: bool
     indirect_desc: bool
+    packed: bool = False
+    in_order: bool = False
 
 
-class DeviceVirtqueue:
-    """The device's side of one split virtqueue.
+class DeviceVirtqueue(Protocol):
+    """The device's side of one virtqueue.
 
-    ``next_avail`` is the 16-bit index of the available entry to take next, ``next_used`` that of the used entry to
-    write next. The latter is read from the ring, which is where a driver keeps it over a restart of the device.
+    ``on_write`` hears of every store into the ring, after it was made; None costs nothing.
     """
 
-    def __init__(self, ring: SplitRing, next_avail: int, features: RingFeatures, read_guest: ReadGuest) -> None:
-        self._ring = ring
-        self._features = features
-        self._read_guest = read_guest
-        self.next_avail = next_avail & 0xFFFF
-        self.next_used = ring.used[1]
-        self._signalled_used = self.next_used
-        self._mask = ring.size - 1
-        self._longest = max(ring.size, INDIRECT_MAX)
+    on_write: OnWrite | None
+
+    @property
+    def base(self) -> int:
+        """Where the queue goes on, as GET_VRING_BASE answers it and SET_VRING_BASE brings it back.
+
+        Split: the 16-bit index of the next available entry. Packed: the next available descriptor in bits 0 to 14,
+        its wrap counter in bit 15, the next used descriptor and its wrap counter in bits 16 to 31.
+        """
+
+    @property
+    def token(self) -> int:
+        """What the ring looks like as the device leaves it, for :meth:`is_as_left`. Nothing else is known of it."""
+
+    def is_as_left(self, token: int) -> bool:
+        """Return whether the ring was still as ``token`` says when this device's side was made.
+
+        If it was not, its driver has gone and the memory is something else by now: it must not be written.
+        """
 
     def pop(self) -> Chain | None:
         """Take the next available chain, or return None if there is none.
 
         Raises:
-            VirtqueueError: the ring breaks a rule. ``next_avail`` has not moved; the queue must not be used further.
+            VirtqueueError: the ring breaks a rule. The queue has not moved; it must not be used further.
         """
-        ring = self._ring
-        waiting = ring_delta(ring.avail[1], self.next_avail)
-        if waiting == 0:
-            return None
-        if waiting > ring.size:
-            raise VirtqueueError(f"available index is {waiting} ahead in a ring of {ring.size}")
-        order_accesses()  # the entries are read after the index that publishes them
-        head = ring.avail[2 + (self.next_avail & self._mask)]
-        chain = self._read_chain(head)
-        self.next_avail = (self.next_avail + 1) & 0xFFFF
-        return chain
 
-    def _read_chain(self, head: int) -> Chain:
-        ring = self._ring
-        readable: list[Buffer] = []
-        writable: list[Buffer] = []
-        index = head
-        for _ in range(ring.size):
-            if index >= ring.size:
-                raise VirtqueueError(f"descriptor index {index} in a ring of {ring.size}")
-            address, length, flags, index = ring.read_descriptor(index)
-            if flags & VIRTQ_DESC_F_INDIRECT:
-                # virtio 1.2, 2.7.5.3.2: "The device MUST ignore the write-only flag in the descriptor that refers to
-                # an indirect table", and MUST handle direct descriptors followed by one indirect.
-                if flags & VIRTQ_DESC_F_NEXT:
-                    raise VirtqueueError(f"descriptor chain {head} goes on behind an indirect table")
-                self._read_indirect(address, length, readable, writable)
-                return Chain(head, readable, writable, (address, length))
-            self._add_buffer(address, length, flags, readable, writable)
-            if not flags & VIRTQ_DESC_F_NEXT:
-                return Chain(head, readable, writable, None)
-        raise VirtqueueError(f"descriptor chain {head} is a loop or longer than its ring of {ring.size}")
-
-    @staticmethod
-    def _add_buffer(address: int, length: int, flags: int, readable: list[Buffer], writable: list[Buffer]) -> None:
-        if flags & VIRTQ_DESC_F_WRITE:
-            writable.append((address, length))
-        elif writable:
-            # virtio 1.2, 2.7.4.2: "The driver MUST place any device-writable descriptor elements after any
-            # device-readable descriptor elements."
-            raise VirtqueueError("a device-readable descriptor follows a device-writable one")
-        else:
-            readable.append((address, length))
-
-    def _read_indirect(self, address: int, length: int, readable: list[Buffer], writable: list[Buffer]) -> None:
-        if not self._features.indirect_desc:
-            raise VirtqueueError("an indirect descriptor, though INDIRECT_DESC was not negotiated")
-        count, rest = divmod(length, DESCRIPTOR_SIZE)
-        if rest or not 1 <= count <= self._longest:
-            raise VirtqueueError(
-                f"an indirect table of {length} bytes is not 1 to {self._longest} descriptors of {DESCRIPTOR_SIZE}"
-            )
-        # One copy of the whole table: what is judged is what is used, whatever the driver writes meanwhile.
-        table = list(DESCRIPTOR.iter_unpack(self._read_guest(address, length)))
-        index = 0
-        for _ in range(count):
-            if index >= count:
-                raise VirtqueueError(f"descriptor index {index} in an indirect table of {count}")
-            buffer_address, buffer_length, flags, index = table[index]
-            if flags & VIRTQ_DESC_F_INDIRECT:
-                raise VirtqueueError("an indirect descriptor inside an indirect table")
-            if flags & VIRTQ_DESC_F_WRITE:
-                writable.append((buffer_address, buffer_length))
-            else:
-                self._add_buffer(buffer_address, buffer_length, flags, readable, writable)
-            if not flags & VIRTQ_DESC_F_NEXT:
-                return
-        raise VirtqueueError(f"the indirect table at {address:#x} is a loop")
+    def unpop(self, chain: Chain) -> None:
+        """Put back ``chain``, the one that was taken last: it will be taken again."""
 
     def add_used(self, head: int, length: int) -> None:
         """Give chain ``head`` back; ``length`` bytes of it were written by the device.
 
-        virtio 1.2, 2.7.8.2: "The device MUST set len prior to updating the used idx."
+        With IN_ORDER a chain whose turn has not come is held back until those before it are given back.
         """
-        ring = self._ring
-        slot = self.next_used & self._mask
-        elements = ring.used_elements
-        elements[1 + 2 * slot] = head
-        elements[2 + 2 * slot] = length
-        self.next_used = (self.next_used + 1) & 0xFFFF
-        order_accesses()
-        ring.used[1] = self.next_used
 
     def needs_notification(self) -> bool:
         """Return whether the driver has to be told about the used entries since this was last asked."""
-        full_fence()  # the used index must be visible before we look whether the driver sleeps
-        ring = self._ring
-        old, new = self._signalled_used, self.next_used
-        self._signalled_used = new
-        if old == new:
-            return False
-        if self._features.event_idx:
-            return needs_event(ring.avail[ring.used_event_at], new, old)
-        return not ring.avail[0] & VIRTQ_AVAIL_F_NO_INTERRUPT
 
     def enable_notification(self) -> bool:
         """Ask for a kick when the next chain becomes available. Return True if one already has: then go on popping."""
-        ring = self._ring
-        if self._features.event_idx:
-            ring.used[ring.avail_event_at] = self.next_avail
-            full_fence()  # the event index must be visible before we decide that nothing arrived
-        return ring.avail[1] != self.next_avail
+
+
+class UsedOrder:
+    """The order of IN_ORDER: chains go back as they became available (virtio 1.2, 2.7.9 and 2.8.11)."""
+
+    def __init__(self) -> None:
+        self._taken: deque[int] = deque()
+        self._early: dict[int, int] = {}
+
+    def take(self, head: int) -> None:
+        """Note that ``head`` was taken."""
+        self._taken.append(head)
+
+    def untake(self, head: int) -> None:
+        """Note that ``head``, the last that was taken, was put back."""
+        assert self._taken[-1] == head
+        self._taken.pop()
+
+    def give_back(self, head: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield head and length of each chain whose turn it is now that ``head`` is done, in order."""
+        self._early[head] = length
+        while self._taken and self._taken[0] in self._early:
+            first = self._taken.popleft()
+            yield first, self._early.pop(first)
+
+
+def add_readable(address: int, length: int, readable: list[Buffer], writable: list[Buffer]) -> None:
+    """Append a device-readable buffer to ``readable``.
+
+    Raises:
+        VirtqueueError: there is a writable one before it. virtio 1.2, 2.7.4.2 and 2.8.19: "The driver MUST place any
+            device-writable descriptor elements after any device-readable descriptor elements."
+    """
+    if writable:
+        raise VirtqueueError("a device-readable descriptor follows a device-writable one")
+    readable.append((address, length))
+
+
+def read_indirect_table(
+    read_guest: ReadGuest, address: int, length: int, features: RingFeatures, ring_size: int
+) -> bytes:
+    """Return one copy of a whole indirect table: what is judged is what is used, whatever the driver writes meanwhile.
+
+    Raises:
+        VirtqueueError: indirect tables were not negotiated, ``length`` (bytes) is impossible, or no memory is there.
+    """
+    if not features.indirect_desc:
+        raise VirtqueueError("an indirect descriptor, though INDIRECT_DESC was not negotiated")
+    count, rest = divmod(length, DESCRIPTOR_SIZE)
+    longest = max(ring_size, INDIRECT_MAX)
+    if rest or not 1 <= count <= longest:
+        raise VirtqueueError(
+            f"an indirect table of {length} bytes is not 1 to {longest} descriptors of {DESCRIPTOR_SIZE}"
+        )
+    return read_guest(address, length)

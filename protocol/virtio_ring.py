@@ -1,7 +1,7 @@
-"""The split virtqueue as bytes: layout, descriptor codec, index arithmetic, and the one fence.
+"""What the two formats of a virtqueue have in common: sizes, descriptor flags, index arithmetic, and the one fence.
 
-Source: virtio 1.2, 2.7 (split virtqueues) and 2.7.10 (event suppression). Both halves of a ring read and write it
-through :class:`SplitRing`; who may write which field is theirs to know.
+Source: virtio 1.2, 2.7 (split virtqueues) and 2.8 (packed virtqueues). The formats themselves are
+:mod:`protocol.split_ring` and :mod:`protocol.packed_ring`.
 
 **Shared memory rules.** Ring fields are single aligned loads and stores through a ``memoryview.cast`` view.
 ``struct.pack_into`` never touches a field that the other side may be reading: it stores zeros first. Descriptors are
@@ -11,10 +11,9 @@ Must not know: mappings, guest memory, what a buffer means.
 """
 
 import platform
-import struct
 import sys
 import threading
-from typing import Final, NamedTuple
+from typing import Final
 
 from protocol.errors import UsageError, VirtqueueError
 
@@ -29,23 +28,6 @@ USED_RING_ALIGN: Final = 4
 VIRTQ_DESC_F_NEXT: Final = 1
 VIRTQ_DESC_F_WRITE: Final = 2
 VIRTQ_DESC_F_INDIRECT: Final = 4
-
-VIRTQ_AVAIL_F_NO_INTERRUPT: Final = 1
-VIRTQ_USED_F_NO_NOTIFY: Final = 1
-
-DESCRIPTOR: Final = struct.Struct("<QIHH")
-"""``le64 addr, le32 len, le16 flags, le16 next`` (virtio 1.2, 2.7.5)."""
-
-assert DESCRIPTOR.size == DESCRIPTOR_SIZE
-
-
-class Descriptor(NamedTuple):
-    """One descriptor: ``length`` bytes at guest address ``address``."""
-
-    address: int
-    length: int
-    flags: int
-    next: int
 
 
 def descriptor_table_bytes(size: int) -> int:
@@ -83,7 +65,7 @@ def needs_event(event: int, new: int, old: int) -> bool:
 
 
 def refuse_big_endian() -> None:
-    """Raise :class:`UsageError` on a big-endian machine: the views of :class:`SplitRing` use native byte order."""
+    """Raise :class:`UsageError` on a big-endian machine: the views of a ring use native byte order."""
     if sys.byteorder != "little":
         raise UsageError("vhost-user-balloon runs on little-endian machines only")
 
@@ -116,40 +98,3 @@ def order_accesses() -> None:
     """
     if not _ACCESSES_KEEP_ORDER:
         full_fence()
-
-
-class SplitRing:
-    """Views of the three parts of one split virtqueue.
-
-    ``desc``, ``avail`` and ``used`` are writable byte views of at least :func:`descriptor_table_bytes`,
-    :func:`avail_ring_bytes` and :func:`used_ring_bytes`, aligned as virtio 1.2, 2.7 demands.
-
-    Field places inside the 16-bit views: avail is ``flags, idx, ring[size], used_event``; used begins with
-    ``flags, idx`` and ends with ``avail_event``; its elements are pairs of 32-bit words behind the first word.
-    """
-
-    __slots__ = ("avail", "avail_event_at", "desc", "size", "used", "used_elements", "used_event_at")
-
-    def __init__(self, size: int, desc: memoryview, avail: memoryview, used: memoryview) -> None:
-        check_queue_size(size)
-        self.size = size
-        self.desc = desc[: descriptor_table_bytes(size)]
-        self.avail = avail[: avail_ring_bytes(size)].cast("H")
-        self.used = used[: used_ring_bytes(size)].cast("H")
-        self.used_elements = used[: 4 + 8 * size].cast("I")
-        self.used_event_at = 2 + size
-        self.avail_event_at = 2 + 4 * size
-
-    def read_descriptor(self, index: int) -> tuple[int, int, int, int]:
-        """Return one copy of descriptor ``index``: address, length, flags, next."""
-        return DESCRIPTOR.unpack_from(self.desc, index * DESCRIPTOR_SIZE)
-
-    def write_descriptor(self, index: int, descriptor: Descriptor) -> None:
-        """Store descriptor ``index``. Only the driver may, and only while the device cannot reach it."""
-        at = index * DESCRIPTOR_SIZE
-        self.desc[at : at + DESCRIPTOR_SIZE] = DESCRIPTOR.pack(*descriptor)
-
-    def release(self) -> None:
-        """Give up all views, so that the mapping below may be closed. The ring cannot be used afterwards."""
-        for view in (self.desc, self.avail, self.used, self.used_elements):
-            view.release()

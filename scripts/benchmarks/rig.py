@@ -21,15 +21,17 @@ from typing import Final, TypeVar
 from guest.attachment import QUEUE_SIZE, RingMemory
 from guest.frontend import Call, Frontend, QueueSetup
 from guest.ram import GuestRam
+from guest.split_virtqueue import SplitDriverVirtqueue
 from guest.virtio_balloon import accept_features
-from guest.virtqueue import Buffer, DriverVirtqueue, IndirectTables
+from guest.virtqueue import Buffer, IndirectTables
 from protocol.errors import SessionEnded, VhostUserError
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
+from protocol.split_ring import SplitRing
 from protocol.units import KIB
 from protocol.vhost_user import Payload
 from protocol.vhost_user_codec import BadMessage, Channel, MessageReader
 from protocol.virtio_balloon import BalloonQueue, queue_order
-from protocol.virtio_ring import SplitRing, avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
+from protocol.virtio_ring import avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
 from scripts.benchmarks.figures import BenchmarkError
 from scripts.benchmarks.process import PATIENCE, end_process, environment
 
@@ -142,7 +144,7 @@ class Machine:
         self._perform(self._frontend.start_queue(index, setup))
         # The reporting queue comes last and is the one that is driven.
         self._kick_fd, self._call_fd = kick, call
-        self._queue = DriverVirtqueue(ring, event_idx=True, tables=tables, write_guest=self.ram.write)
+        self._queue = SplitDriverVirtqueue(ring, event_idx=True, tables=tables, write_guest=self.ram.write)
 
     def _perform(self, calls: Generator[Call, Payload, Result]) -> Result:
         try:

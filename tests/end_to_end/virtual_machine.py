@@ -16,13 +16,15 @@ from types import TracebackType
 from typing import Final, TypeVar
 
 from guest.frontend import Call, Frontend, QueueSetup
+from guest.split_virtqueue import SplitDriverVirtqueue
 from guest.virtio_balloon import WANTED
-from guest.virtqueue import DriverVirtqueue, IndirectTables
+from guest.virtqueue import IndirectTables
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
+from protocol.split_ring import SplitRing
 from protocol.vhost_user import HEADER_SIZE, FrontendRequest, Payload, VringAddress, VringFile, VringState
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message
 from protocol.virtio import FeatureBit, has_feature
-from protocol.virtio_ring import SplitRing, avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
+from protocol.virtio_ring import avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
 from tests.end_to_end.harness import DEADLINE, until
 
 MIB: Final = 1 << 20
@@ -214,7 +216,7 @@ class TestQueue:
             at = address - GUEST_BASE
             ram.map[at : at + len(data)] = data
 
-        self.driver = DriverVirtqueue(
+        self.driver = SplitDriverVirtqueue(
             self.ring,
             event_idx=has_feature(self._features, FeatureBit.RING_EVENT_IDX),
             tables=tables if has_feature(self._features, FeatureBit.RING_INDIRECT_DESC) else None,

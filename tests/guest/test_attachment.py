@@ -16,6 +16,7 @@ from guest.ram import GuestRam
 from host.virtio_balloon import OFFERED
 from protocol.errors import SessionEnded, UsageError, VhostUserError
 from protocol.memory import PAGE_SIZE
+from protocol.split_ring import SplitRing
 from protocol.vhost_user import (
     BackendRequest,
     DeviceConfig,
@@ -30,7 +31,7 @@ from protocol.vhost_user import (
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message, build_own_reply, build_reply
 from protocol.virtio import PROTOCOL_FEATURES, FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import BalloonConfig, BalloonFeature
-from protocol.virtio_ring import SplitRing, avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
+from protocol.virtio_ring import avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
 from tests.end_to_end.harness import DEADLINE, open_fds
 
 REPORTING: Final = 2

@@ -1,15 +1,12 @@
 """One bytearray as a guest's memory with a ring in it, and both halves of the ring over the same bytes."""
 
-from guest.virtqueue import DriverVirtqueue, IndirectTables
-from host.virtqueue import DeviceVirtqueue, RingFeatures
+from guest.split_virtqueue import SplitDriverVirtqueue
+from guest.virtqueue import IndirectTables
+from host.split_virtqueue import SplitDeviceVirtqueue
+from host.virtqueue import RingFeatures
 from protocol.errors import VirtqueueError
-from protocol.virtio_ring import (
-    DESCRIPTOR_SIZE,
-    SplitRing,
-    avail_ring_bytes,
-    descriptor_table_bytes,
-    used_ring_bytes,
-)
+from protocol.split_ring import SplitRing
+from protocol.virtio_ring import DESCRIPTOR_SIZE, avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
 
 BASE = 0x4000_0000
 """Guest address of the first byte. Not zero, so that an address is never mistaken for an offset."""
@@ -65,9 +62,11 @@ class RingMemory:
         assert 0 <= start <= start + len(data) <= len(self.memory), hex(address)
         self.memory[start : start + len(data)] = data
 
-    def driver(self, *, event_idx: bool = False, index: int = 0) -> DriverVirtqueue:
+    def driver(self, *, event_idx: bool = False, index: int = 0) -> SplitDriverVirtqueue:
         """Return the driver's half. It begins at zero in life; ``index`` begins elsewhere, as after many requests."""
-        queue = DriverVirtqueue(self.driver_view, event_idx=event_idx, tables=self.tables, write_guest=self.write_guest)
+        queue = SplitDriverVirtqueue(
+            self.driver_view, event_idx=event_idx, tables=self.tables, write_guest=self.write_guest
+        )
         if index:
             ring = self.driver_view
             ring.avail[1] = ring.used[1] = index
@@ -75,7 +74,9 @@ class RingMemory:
             queue._avail_index = queue._kicked_index = queue._last_used = index
         return queue
 
-    def device(self, *, event_idx: bool = False, indirect_desc: bool = True, next_avail: int = 0) -> DeviceVirtqueue:
+    def device(
+        self, *, event_idx: bool = False, indirect_desc: bool = True, next_avail: int = 0
+    ) -> SplitDeviceVirtqueue:
         """Return the device's half."""
         features = RingFeatures(event_idx=event_idx, indirect_desc=indirect_desc)
-        return DeviceVirtqueue(self.device_view, next_avail, features, self.read_guest)
+        return SplitDeviceVirtqueue(self.device_view, next_avail, features, self.read_guest)

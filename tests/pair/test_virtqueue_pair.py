@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-import guest.virtqueue
-import host.virtqueue
-from guest.virtqueue import DriverVirtqueue, QueueFullError, UsedBuffer
-from host.virtqueue import Buffer, Chain, DeviceVirtqueue
+import guest.split_virtqueue
+import host.split_virtqueue
+from guest.split_virtqueue import SplitDriverVirtqueue
+from guest.virtqueue import QueueFullError, UsedBuffer
+from host.split_virtqueue import SplitDeviceVirtqueue
+from host.virtqueue import Buffer, Chain
 from tests.pair.ring_memory import RingMemory
 
 SIZES = st.integers(0, 8).map(lambda exponent: 1 << exponent)
@@ -108,8 +110,8 @@ class Pair:
     """
 
     def __init__(self, memory: RingMemory, *, event_idx: bool, index: int, requests: int, schedule: bytes) -> None:
-        self.driver: DriverVirtqueue = memory.driver(event_idx=event_idx, index=index)
-        self.device: DeviceVirtqueue = memory.device(event_idx=event_idx, next_avail=index)
+        self.driver = memory.driver(event_idx=event_idx, index=index)
+        self.device = memory.device(event_idx=event_idx, next_avail=index)
         self.requests = requests
         self.schedule = iter(schedule)
         self.kicked = self.interrupted = False
@@ -191,8 +193,8 @@ class Pair:
     def run(self) -> None:
         """Run until the driver has everything back. Fails when both sleep, or nothing more happens."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(guest.virtqueue, "full_fence", self.at_fence)
-            patch.setattr(host.virtqueue, "full_fence", self.at_fence)
+            patch.setattr(guest.split_virtqueue, "full_fence", self.at_fence)
+            patch.setattr(host.split_virtqueue, "full_fence", self.at_fence)
             for choice in self.schedule:
                 self._step("driver" if choice & 1 else "device")
             for _ in range(60 * self.requests + 200):
@@ -233,17 +235,20 @@ def test_the_model_finds_a_side_that_falls_asleep_without_looking_again(
     side: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The proof above is worth something only if it fails for a queue that has the classic fault.
-    def careless_interrupt(queue: DriverVirtqueue) -> bool:
+    def careless_interrupt(queue: SplitDriverVirtqueue) -> bool:
         return look_again_driver(queue) and False
 
-    def careless_notification(queue: DeviceVirtqueue) -> bool:
+    def careless_notification(queue: SplitDeviceVirtqueue) -> bool:
         return look_again_device(queue) and False
 
-    look_again_driver, look_again_device = DriverVirtqueue.enable_interrupt, DeviceVirtqueue.enable_notification
+    look_again_driver, look_again_device = (
+        SplitDriverVirtqueue.enable_interrupt,
+        SplitDeviceVirtqueue.enable_notification,
+    )
     if side == "driver":
-        monkeypatch.setattr(DriverVirtqueue, "enable_interrupt", careless_interrupt)
+        monkeypatch.setattr(SplitDriverVirtqueue, "enable_interrupt", careless_interrupt)
     else:
-        monkeypatch.setattr(DeviceVirtqueue, "enable_notification", careless_notification)
+        monkeypatch.setattr(SplitDeviceVirtqueue, "enable_notification", careless_notification)
     with pytest.raises(AssertionError, match="sleep for ever"):
         run_random_schedules()
 

@@ -9,20 +9,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import UsageError, VirtqueueError
+from protocol.split_ring import DESCRIPTOR, VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USED_F_NO_NOTIFY, Descriptor, SplitRing
 from protocol.virtio_ring import (
     AVAIL_RING_ALIGN,
-    DESCRIPTOR,
     DESCRIPTOR_SIZE,
     DESCRIPTOR_TABLE_ALIGN,
     QUEUE_SIZE_MAX,
     USED_RING_ALIGN,
-    VIRTQ_AVAIL_F_NO_INTERRUPT,
     VIRTQ_DESC_F_INDIRECT,
     VIRTQ_DESC_F_NEXT,
     VIRTQ_DESC_F_WRITE,
-    VIRTQ_USED_F_NO_NOTIFY,
-    Descriptor,
-    SplitRing,
     avail_ring_bytes,
     check_queue_size,
     descriptor_table_bytes,

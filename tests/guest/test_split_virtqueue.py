@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from guest.virtqueue import QueueFullError, UsedBuffer
 from protocol.errors import VirtqueueError
-from protocol.virtio_ring import DESCRIPTOR, Descriptor, needs_event
+from protocol.split_ring import DESCRIPTOR, Descriptor
+from protocol.virtio_ring import needs_event
 from tests.pair.ring_memory import BASE, RingMemory
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
