@@ -11,13 +11,13 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from guest.allocation_trace import TraceWriter
-from guest.attachment import QUEUE_SIZE, Attachment, allocate_rings
+from guest.attachment import Attachment, AttachmentOptions
 from guest.control import ControlServer
 from guest.machine import Machine
 from guest.mm.buddyinfo import shape_memory
@@ -28,12 +28,15 @@ from guest.mm.reporters import make_reporter
 from guest.mm.vmstat import VIEWS, buddyinfo
 from guest.ram import GuestRam
 from guest.record_file import RecordFile
+from guest.ring_memory import allocate_rings
+from guest.virtio_balloon import report_buffers
 from guest.workload import Workload
 from guest.workloads.steps import OutOfMemoryError
 from protocol.command_line import give_up_standard_output
 from protocol.errors import BalloonError, UsageError
 from protocol.events import EventLog
 from protocol.memory import PAGE_SIZE
+from protocol.virtio_balloon import BalloonQueue
 
 MEMORY_EVENT_INTERVAL: Final = 0.25
 RECONNECT_INTERVAL: Final = 0.2
@@ -77,6 +80,7 @@ class VmmOptions:
     """What to print at the end, by the names of ``guest.mm.vmstat.VIEWS``."""
     control: Path | None = None
     record: Path | None = None
+    attachment: AttachmentOptions = field(default_factory=AttachmentOptions)
 
 
 class VirtualMachine:
@@ -93,7 +97,7 @@ class VirtualMachine:
         self._allocator = _make_allocator(options)
         self._reporter = self._make_reporter()
         self._ram = GuestRam(options.memory)
-        self._rings = allocate_rings(self._allocator)
+        self._rings = allocate_rings(self._allocator, options.attachment.ring)
         if options.buddyinfo is not None:
             shape_memory(self._allocator, options.buddyinfo)
         self._record = None if options.record is None else RecordFile(options.record)
@@ -247,10 +251,15 @@ class VirtualMachine:
     # -- the device -------------------------------------------------------------------------------------------------
 
     async def _attach(self) -> Attachment:
-        attachment = self._attachment = await Attachment.connect(self._options.socket_path, self._ram, self._rings)
-        self._events.emit("attached", features=attachment.driver.features, num_pages=attachment.config.num_pages)
-        if self._reporter is not None and attachment.driver.can_report:
-            self._reporter.register(QUEUE_SIZE, time.monotonic(), self._work_requested.set, clock=time.monotonic)
+        options = self._options
+        attachment = self._attachment = await Attachment.connect(
+            options.socket_path, self._ram, self._rings, options.attachment
+        )
+        self._events.emit("attached", features=attachment.features, num_pages=attachment.config.num_pages)
+        if self._reporter is not None and attachment.has_queue(BalloonQueue.REPORTING):
+            self._reporter.register(
+                attachment.queue_size, time.monotonic(), self._work_requested.set, clock=time.monotonic
+            )
         return attachment
 
     def _detach(self, reason: str) -> None:
@@ -319,7 +328,9 @@ class VirtualMachine:
         if self._attachment is None:
             return False
         begin = time.monotonic()
-        acknowledged = await self._attachment.report(report.blocks)
+        # Device-writable: until they are given back, the device may do to the pages what it likes.
+        used = await self._attachment.request(BalloonQueue.REPORTING, writable=report_buffers(report.blocks))
+        acknowledged = used is not None  # the length means nothing, and Linux ignores it too
         if acknowledged:
             self._events.emit(
                 "report",

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeVar
 
-from guest.attachment import QUEUE_SIZE, RingMemory
 from guest.frontend import Call, Frontend, QueueSetup
 from guest.ram import GuestRam
+from guest.ring_memory import QUEUE_SIZE, RingMemory, RingOptions
 from guest.split_virtqueue import SplitDriverVirtqueue
 from guest.virtio_balloon import accept_features
 from guest.virtqueue import Buffer, IndirectTables
@@ -31,13 +31,12 @@ from protocol.units import KIB
 from protocol.vhost_user import Payload
 from protocol.vhost_user_codec import BadMessage, Channel, MessageReader
 from protocol.virtio_balloon import BalloonQueue, queue_order
-from protocol.virtio_ring import avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
 from scripts.benchmarks.figures import BenchmarkError
 from scripts.benchmarks.process import PATIENCE, end_process, environment
 
 _USER_BASE: Final = 0x7F00_0000_0000
 _QUEUE_BYTES: Final = 16 * KIB
-"""Guest memory for one queue: the ring in the first half, one indirect table in the second."""
+"""Guest memory for one queue: the ring in the first half, its indirect tables in the second."""
 
 Result = TypeVar("Result")
 
@@ -122,20 +121,16 @@ class Machine:
 
     def _start_queue(self, index: int) -> None:
         begin = self.size + index * _QUEUE_BYTES
-        memory = RingMemory(begin, begin + _QUEUE_BYTES // 2, _QUEUE_BYTES)
-        ring = SplitRing(
-            QUEUE_SIZE,
-            self.ram.view(memory.ring, descriptor_table_bytes(QUEUE_SIZE)),
-            self.ram.view(memory.available, avail_ring_bytes(QUEUE_SIZE)),
-            self.ram.view(memory.used, used_ring_bytes(QUEUE_SIZE)),
-        )
-        tables = IndirectTables(addresses=(memory.table,), capacity=QUEUE_SIZE)
+        memory = RingMemory(begin, RingOptions())
+        assert memory.bytes <= _QUEUE_BYTES
+        ring = memory.split_ring(self.ram.view)
+        tables = IndirectTables(addresses=memory.tables, capacity=memory.table_capacity)
         kick, call = os.eventfd(0, os.EFD_CLOEXEC), os.eventfd(0, os.EFD_CLOEXEC)
         self._rings.append(ring)
         self._eventfds += kick, call
         setup = QueueSetup(
             size=QUEUE_SIZE,
-            descriptor=UserAddress(_USER_BASE + memory.ring),
+            descriptor=UserAddress(_USER_BASE + memory.descriptor),
             available=UserAddress(_USER_BASE + memory.available),
             used=UserAddress(_USER_BASE + memory.used),
             kick=kick,

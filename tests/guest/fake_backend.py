@@ -1,0 +1,153 @@
+"""A back-end that a test scripts, and the memory of a machine that attaches to it."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from guest.attachment import Attachment, AttachmentOptions
+from guest.mm.page_alloc import PageAllocator
+from guest.ram import GuestRam
+from guest.ring_memory import allocate_rings
+from host.virtio_balloon import OFFERED
+from protocol.memory import PAGE_SIZE
+from protocol.split_ring import SplitRing
+from protocol.vhost_user import DeviceConfig, FrontendRequest, Payload, ProtocolFeature, form_of
+from protocol.vhost_user_codec import Channel, Message, MessageReader, build_own_reply, build_reply
+from protocol.virtio import PROTOCOL_FEATURES, feature_mask
+from protocol.virtio_balloon import BalloonConfig
+from tests.end_to_end.harness import DEADLINE
+
+REPORTING: Final = 2
+BLOCK: Final = (4 << 20, 4 << 20)
+
+
+class FakeBackend:
+    """A back-end for one front-end after another: notes every message, answers as the real one would, unless
+    ``answers`` has its own answer for a request; ``hang_up_at`` names a request that ends the connection instead."""
+
+    def __init__(self, path: Path) -> None:
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        self.listener.setblocking(False)
+        self.offered = OFFERED
+        self.num_pages = 0
+        self.answers: dict[FrontendRequest, bytes] = {}
+        self.hang_up_at: FrontendRequest | None = None
+        self.messages: list[Message] = []
+        self.gave_own_answer = asyncio.Event()
+        self.socket: socket.socket | None = None
+        self.fds: list[int] = []
+
+    async def serve(self) -> None:
+        """Serve front-ends for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self.socket, _ = await loop.sock_accept(self.listener)
+            self.socket.setblocking(False)
+            await self._serve_one(loop, self.socket)
+            self.hang_up()
+
+    async def _serve_one(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+        reader = MessageReader(Channel.FRONTEND_REQUESTS)
+        while True:
+            ready = asyncio.Event()
+            loop.add_reader(sock, ready.set)
+            await ready.wait()
+            loop.remove_reader(sock)
+            data, fds, _, _ = socket.recv_fds(sock, reader.bytes_desired(), 16)
+            self.fds += fds
+            reader.feed(data, fds)
+            if not data:
+                return
+            while (message := reader.next_message()) is not None:
+                assert isinstance(message, Message)
+                self.messages.append(message)
+                if message.request is self.hang_up_at:
+                    return
+                for byte in self._answer(message):  # in pieces as small as they come
+                    await loop.sock_sendall(sock, bytes([byte]))
+
+    def _answer(self, message: Message) -> bytes:
+        assert isinstance(message.request, FrontendRequest)
+        if message.request in self.answers:
+            self.gave_own_answer.set()
+            return self.answers[message.request]
+        own: dict[FrontendRequest, Payload] = {
+            FrontendRequest.GET_FEATURES: self.offered | PROTOCOL_FEATURES,
+            FrontendRequest.GET_PROTOCOL_FEATURES: feature_mask(*ProtocolFeature),
+            FrontendRequest.GET_CONFIG: DeviceConfig(
+                offset=0, flags=0, data=BalloonConfig(num_pages=self.num_pages).build()
+            ),
+        }
+        if form_of(message.request).reply is not None:
+            return build_own_reply(message.request, own[message.request])
+        return build_reply(message.request, 0) if message.need_reply else b""
+
+    def last(self, request: FrontendRequest) -> Message:
+        """Return the newest message of this kind."""
+        return [message for message in self.messages if message.request is request][-1]
+
+    def hang_up(self) -> None:
+        """Close the connection and what came over it."""
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
+        for fd in self.fds:
+            os.close(fd)
+        self.fds.clear()
+
+
+@asynccontextmanager
+async def fake_backend(path: Path) -> AsyncIterator[FakeBackend]:
+    """Run a back-end at ``path``; a test that takes longer than the deadline fails."""
+    backend = FakeBackend(path)
+    serving = asyncio.create_task(backend.serve())
+    try:
+        async with asyncio.timeout(DEADLINE):
+            yield backend
+    finally:
+        serving.cancel()
+        outcome = (await asyncio.gather(serving, return_exceptions=True))[0]
+        backend.hang_up()
+        backend.listener.close()
+    assert isinstance(outcome, asyncio.CancelledError), outcome
+
+
+class Guest:
+    """What an attachment is made for: memory with rings in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ram = GuestRam(16 << 20)
+        self.allocator = PageAllocator(self.ram.size // PAGE_SIZE)
+        self.options = AttachmentOptions()
+        self.rings = allocate_rings(self.allocator)
+
+    def wish(self, options: AttachmentOptions) -> None:
+        """Attach with these options from now on."""
+        self.options = options
+        self.rings = allocate_rings(self.allocator, options.ring)
+
+    async def attach(self) -> Attachment:
+        """Attach to the back-end."""
+        return await Attachment.connect(self.path, self.ram, self.rings, self.options)
+
+    def device_ring(self, index: int) -> SplitRing:
+        """Return the device's view of a queue's ring."""
+        return self.rings[index].split_ring(self.ram.view)
+
+    def give_back(self, backend: FakeBackend, head: int | None = None, *, length: int = 0) -> None:
+        """Do as a device that is done with the newest report, or with ``head``: a used entry, an interrupt."""
+        ring = self.device_ring(REPORTING)
+        position = ring.used[1] % ring.size
+        newest = ring.avail[2 + (ring.avail[1] - 1) % ring.size]
+        ring.used_elements[1 + 2 * position] = newest if head is None else head
+        ring.used_elements[2 + 2 * position] = length
+        ring.used[1] = ring.used[1] + 1
+        ring.release()
+        os.eventfd_write(backend.last(FrontendRequest.SET_VRING_CALL).fds[0], 1)
