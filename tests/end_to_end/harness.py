@@ -100,7 +100,12 @@ class ProgramProcess:
     """
 
     def __init__(
-        self, module: str, *options: str, pass_fds: Sequence[int] = (), environment: Mapping[str, str] | None = None
+        self,
+        module: str,
+        *options: str,
+        pass_fds: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self._stdout = tempfile.TemporaryFile()  # noqa: SIM115  (open for the life of the object)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
@@ -109,7 +114,7 @@ class ProgramProcess:
             [sys.executable, "-m", module, "--events", f"/dev/fd/{writing}", *options],
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=self._stdout,
             stderr=self._stderr,
             pass_fds=[writing, *pass_fds],
