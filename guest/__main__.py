@@ -6,12 +6,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from protocol.command_line import Parser, option_type, path_option, run_command
 from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, parse_size
+
+if TYPE_CHECKING:
+    from guest.ring_memory import RingOptions
 
 PROGRAM: Final = "balloon-guest"
 MEMORY_MIN: Final = 16 << 20
@@ -104,6 +107,26 @@ def _add_layout(parser: argparse.ArgumentParser) -> None:
     layout.add_argument("--shuffle", action="store_true", help="shuffle free memory at boot, by --seed")
 
 
+def _add_virtqueues(parser: argparse.ArgumentParser) -> None:
+    from guest.ring_memory import QUEUE_SIZE
+
+    rings = parser.add_argument_group("the device's virtqueues")
+    rings.add_argument("--ring", choices=("split", "packed"), default="split", help="format (default: split)")
+    rings.add_argument(
+        "--queue-size",
+        metavar="N",
+        type=int,
+        default=QUEUE_SIZE,
+        help=f"entries, up to 32768; a power of two if split (default: {QUEUE_SIZE})",
+    )
+    for option, default, what in (
+        ("--indirect", "on", "one indirect table for a request of more than one buffer"),
+        ("--event-idx", "on", "kicks and interrupts only where the other side is to be woken"),
+        ("--in-order", "off", "the device uses buffers in the order in which they were made available"),
+    ):
+        rings.add_argument(option, choices=("on", "off"), default=default, help=f"{what} (default: {default})")
+
+
 def _add_watching(parser: argparse.ArgumentParser) -> None:
     from guest.mm.vmstat import VIEWS
 
@@ -152,6 +175,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="begin with the free blocks that FILE shows, a copy of another machine's /proc/buddyinfo",
     )
     _add_reporting(parser)
+    _add_virtqueues(parser)
     work = parser.add_argument_group("what the guest does")
     work.add_argument(
         "--workload",
@@ -188,7 +212,20 @@ def _ask(path: str, view: str) -> int:
     return 0
 
 
+def _ring_options(arguments: argparse.Namespace) -> "RingOptions":
+    from guest.ring_memory import RingOptions
+
+    return RingOptions(
+        size=arguments.queue_size,
+        packed=arguments.ring == "packed",
+        indirect=arguments.indirect == "on",
+        event_idx=arguments.event_idx == "on",
+        in_order=arguments.in_order == "on",
+    )
+
+
 def _run(arguments: argparse.Namespace) -> int:
+    from guest.attachment import AttachmentOptions
     from guest.vmm import VirtualMachine, VmmOptions
     from guest.workloads.memhog import Idle
     from protocol.events import open_event_log
@@ -219,6 +256,7 @@ def _run(arguments: argparse.Namespace) -> int:
         views=tuple(arguments.views),
         control=arguments.control,
         record=arguments.record,
+        attachment=AttachmentOptions(ring=_ring_options(arguments)),
     )
     events = open_event_log(arguments.events, time.monotonic)
 
