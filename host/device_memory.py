@@ -27,6 +27,8 @@ class Refusal(Enum):
     RING_MEMORY = "ring_memory"
     READABLE = "readable"
     TOO_LONG = "too_long"
+    BAD_COMMAND = "bad_command"
+    STALE_HINT = "stale_hint"
     POISON = "poison"
     DISCARD_OFF = "discard_off"
     DISCARD_FAILED = "discard_failed"

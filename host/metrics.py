@@ -31,7 +31,7 @@ class VmMetrics:
         However many ranges a hostile chain has refused, there is one ``refused`` event for each reason: ``gpa`` is the
         first range's address, ``bytes`` and ``ranges`` are sums.
         """
-        plan = chain.plan
+        plan = chain.outcome.plan
         if chain.queue is BalloonQueue.REPORTING:
             self.reports += 1
             self.reported_bytes += plan.bytes

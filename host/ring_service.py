@@ -29,8 +29,8 @@ from host.actions import StartRing
 from host.device_memory import DiscardPlan, Refusal, RefusedRanges
 from host.discard import punch_hole
 from host.guest_memory import GuestMemory
-from host.virtio_balloon import VirtioBalloon
-from host.virtqueue import DeviceVirtqueue
+from host.virtio_balloon import Outcome, VirtioBalloon
+from host.virtqueue import Chain, DeviceVirtqueue
 from host.virtqueue_formats import open_virtqueue
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.virtio_balloon import BalloonQueue
@@ -104,11 +104,11 @@ class QueueFiles:
 
 @dataclass(slots=True)
 class ServedChain:
-    """What became of one chain. ``finished`` is when it was given back (CLOCK_MONOTONIC, seconds), ``seconds`` the time
-    since it was taken."""
+    """What became of one chain. ``finished`` is when it was given back, or when it was seen if it is held
+    (CLOCK_MONOTONIC, seconds), ``seconds`` the time since it was taken."""
 
     queue: BalloonQueue
-    plan: DiscardPlan
+    outcome: Outcome
     finished: float
     seconds: float
     discarded_bytes: int = 0
@@ -116,7 +116,7 @@ class ServedChain:
 
     def __post_init__(self) -> None:
         # Here, on the worker: a hostile chain has thousands of ranges, and the event loop serves everybody.
-        self.refused = self.plan.refused_by_reason()
+        self.refused = self.outcome.plan.refused_by_reason()
 
 
 @dataclass(slots=True)
@@ -148,8 +148,8 @@ class RingService:
         on_turn: Callable[[int, Turn], None],
     ) -> None:
         self.index = action.index
+        self.queue = action.queue
         self.broken = False
-        self._queue_kind = action.queue
         self._files = files
         self._memory = memory
         self._balloon = balloon
@@ -172,8 +172,12 @@ class RingService:
         self._kicked = False
         self._stopping = False
         self._signal_first = action.signal_first
-        self._idle: asyncio.Future[None] | None = None
+        self._idle: list[asyncio.Future[None]] = []
+        self._held: Chain | None = None
+        self._give_back = False
         self._stopped: asyncio.Task[int] | None = None
+        if action.queue is BalloonQueue.FREE_PAGE and not action.resumes:
+            balloon.hinting.forget_driver()
         self._is_stale = action.resumes and not self._ring.is_as_left(files.token)
         # A ring that goes on where it stopped is as we left it. If it is not, its driver has gone and the memory is
         # something else by now (User Mode Linux unloads a driver without a word): hands off.
@@ -237,14 +241,37 @@ class RingService:
         self._busy = False
         if turn.broken is not None:
             self.broken = self._stopping = True
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+        for idle in self._idle:
+            if not idle.done():
+                idle.set_result(None)
+        self._idle.clear()
         if not self._stopping:
             if turn.more or self._kicked:
                 self._serve_soon()
             else:
                 self._watch_kick()
         self._on_turn(self.index, turn)
+
+    def give_back_held(self) -> bool:
+        """Give the held chain back, which asks its driver for a new one. Return False if the ring is not to be touched.
+
+        Without a chain at hand nothing is done: the driver's next one is on its way.
+        """
+        if self._stopping or self._is_stale:
+            return False
+        self._give_back = True
+        self._serve_soon()
+        return True
+
+    async def settled(self) -> None:
+        """Return when no chain is in hand that a worker took before this was called.
+
+        Whatever the event loop wrote before the call, the worker sees in every chain that it takes afterwards.
+        """
+        if self._busy:
+            idle = self._loop.create_future()
+            self._idle.append(idle)
+            await idle
 
     async def stop(self) -> int:
         """Finish the chain in hand, touch the ring no more. Return the base to go on from.
@@ -260,9 +287,9 @@ class RingService:
         self._unwatch_kick()
         if self._poller is not None:
             self._poller.cancel()
-        if self._busy:
-            self._idle = self._loop.create_future()
-            await self._idle
+        await self.settled()
+        if self._held is not None and not self.broken:
+            self._ring.unpop(self._held)  # whoever serves the ring next finds it again
         if not self._is_stale:
             self._files.token = self._ring.token
         self._memory.unmap_ring(self.index, self._mapped)
@@ -290,7 +317,17 @@ class RingService:
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
             self._loop.call_soon_threadsafe(take, turn)
 
+    def _give_back_held(self) -> None:
+        self._give_back = False
+        held, self._held = self._held, None
+        if held is not None:
+            self._ring.add_used(held.head, 0)
+            if self._ring.needs_notification():
+                self._signal(self._files.call)
+
     def _serve_bursts(self, turn: Turn) -> None:
+        if self._give_back and not self._stopping:
+            self._give_back_held()
         self._serve_chains(turn)
         # Kicks count as well as chains: kicks without a chain are no way to keep this thread for ever.
         for _ in range(CHAINS_PER_TURN):
@@ -321,14 +358,19 @@ class RingService:
                 if not ring.enable_notification():
                     return
                 continue
-            plan = self._balloon.plan(self._queue_kind, chain, self._memory.device, self._memory.read)
-            discarded = self._discard(plan)
-            ring.add_used(chain.head, 0)
-            if ring.needs_notification():
-                self._signal(self._files.call)
+            outcome = self._balloon.serve(self.queue, chain, self._memory.device, self._memory.read)
+            discarded = self._discard(outcome.plan)
+            if outcome.hold:
+                # A driver has one such buffer. If another comes all the same, the earlier one goes back: one is held.
+                self._give_back_held()
+                self._held = chain
+            else:
+                ring.add_used(chain.head, 0)
+                if ring.needs_notification():
+                    self._signal(self._files.call)
             end = time.monotonic()
             turn.chains += 1
-            turn.served.append(ServedChain(self._queue_kind, plan, end, end - begin, discarded))
+            turn.served.append(ServedChain(self.queue, outcome, end, end - begin, discarded))
             if end - turn.told > TELL_INTERVAL:
                 self._hand_over(turn, end)
 

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from host.balloon_statistics import STATISTICS_BYTES_MAX, BalloonStatistics, parse_statistics
 from host.device_memory import DeviceMemory, DiscardPlan, Refusal
+from host.free_page_hinting import COMMAND_ID_SIZE, FreePageHinting
 from host.virtqueue import Buffer, Chain, ReadGuest
 from protocol.memory import PAGE_SIZE
 from protocol.virtio import FeatureBit, feature_mask, has_feature
@@ -33,8 +35,28 @@ _PFN: Final = struct.Struct("<I")
 
 
 @dataclass(slots=True)
+class Outcome:
+    """What one chain asks for and says.
+
+    ``plan`` is to be carried out before the chain is given back. ``hold`` says that the chain is to be kept until the
+    device wants new statistics (virtio 1.2, 5.5.6.3: "the device uses the buffer" to request them). ``pages`` is the
+    number of page frame numbers of an inflate or deflate chain, duplicates included. On the free page queue
+    ``command_id`` is the command in this chain, if there is one, and ``hint_id`` the round that its blocks are for.
+    """
+
+    plan: DiscardPlan = field(default_factory=DiscardPlan)
+    hold: bool = False
+    pages: int = 0
+    statistics: BalloonStatistics | None = None
+    command_id: int | None = None
+    hint_id: int | None = None
+
+
+@dataclass(slots=True)
 class VirtioBalloon:
-    """The device's state: configuration space and what was negotiated.
+    """The device's state: configuration space, what was negotiated, and the round of free page hinting.
+
+    ``config.actual`` is nothing but the guest's word: no decision about memory rests on it.
 
     ``discard`` False is the operator's word that nothing may be discarded (for example because a device of the guest
     has its memory pinned). ``poison_settled`` is set by the first chain that is no statistics: a driver must not change
@@ -46,6 +68,7 @@ class VirtioBalloon:
     features: int = 0
     discard: bool = True
     poison_settled: bool = False
+    hinting: FreePageHinting = field(default_factory=FreePageHinting)
 
     def write_config(self, offset: int, data: bytes, *, poison_offered: bool) -> None:
         """Let the driver write ``data`` at byte ``offset``; only what a driver may change changes.
@@ -64,7 +87,8 @@ class VirtioBalloon:
         """Forget what a driver negotiated and wrote; the host's own wish (``num_pages``) stays."""
         self.features = 0
         self.poison_settled = False
-        self.config = replace(self.config, actual=0, poison_val=0)
+        self.hinting.reset()
+        self.config = replace(self.config, actual=0, free_page_hint_cmd_id=self.hinting.command_id, poison_val=0)
 
     @property
     def keeps_pages(self) -> Refusal | None:
@@ -79,52 +103,84 @@ class VirtioBalloon:
             return Refusal.POISON
         return None
 
-    def plan(self, queue: BalloonQueue, chain: Chain, memory: DeviceMemory, read_guest: ReadGuest) -> DiscardPlan:
-        """Return what is to be discarded for ``chain``.
+    def serve(self, queue: BalloonQueue, chain: Chain, memory: DeviceMemory, read_guest: ReadGuest) -> Outcome:
+        """Return what ``chain`` asks for and says. Nothing is done yet but to take note of a hinting command.
 
         Raises:
-            VirtqueueError: an inflate chain's page frame numbers lie outside the guest's memory.
+            VirtqueueError: what a device-readable buffer names lies outside the guest's memory.
         """
         if queue is not BalloonQueue.STATS:  # Linux offers its first statistics buffer before it writes poison_val
             self.poison_settled = True
-        plan = DiscardPlan()
+        outcome = Outcome()
+        plan = outcome.plan
         match queue:
             case BalloonQueue.REPORTING:
                 self._plan_ranges(chain.writable, chain, memory, plan)
-                for address, length in chain.readable:
-                    # The text is silent on direction; a buffer the driver forbids us to write is not ours to discard.
-                    plan.ranges += 1
-                    plan.bytes += length
-                    plan.refuse(Refusal.READABLE, address, length)
+                # The text is silent on direction; a buffer the driver forbids us to write is not ours to discard.
+                _refuse_all(Refusal.READABLE, chain.readable, plan)
             case BalloonQueue.INFLATE:
                 pages = _read_pfns(chain.readable, plan, read_guest)
                 self._plan_ranges(_runs_of_pages(pages, memory), chain, memory, plan)
-            case BalloonQueue.DEFLATE | BalloonQueue.STATS | BalloonQueue.FREE_PAGE:
-                pass
-        return plan
+                outcome.pages = len(pages)
+            case BalloonQueue.DEFLATE:
+                # With MUST_TELL_HOST a driver waits until this is acknowledged. There is nothing to prepare: inflated
+                # pages were discarded before their inflate chain was acknowledged, and none is looked at afterwards.
+                outcome.pages = min(sum(length for _, length in chain.readable), PFN_BYTES_MAX) // PFN_SIZE
+                plan.ranges, plan.bytes = len(chain.readable), outcome.pages << PFN_SHIFT
+            case BalloonQueue.STATS:
+                data = _read_array(chain.readable, STATISTICS_BYTES_MAX, plan, read_guest)
+                outcome.statistics, outcome.hold = parse_statistics(data), True
+            case BalloonQueue.FREE_PAGE:
+                self._serve_hint(chain, memory, outcome, read_guest)
+        return outcome
+
+    def _serve_hint(self, chain: Chain, memory: DeviceMemory, outcome: Outcome, read_guest: ReadGuest) -> None:
+        plan = outcome.plan
+        if chain.readable:
+            if sum(length for _, length in chain.readable) == COMMAND_ID_SIZE:
+                data = _read_array(chain.readable, COMMAND_ID_SIZE, plan, read_guest)
+                outcome.command_id = int.from_bytes(data, "little")
+                self.hinting.take_command(outcome.command_id)
+            else:
+                self.hinting.misunderstood()
+                _refuse_all(Refusal.BAD_COMMAND, chain.readable, plan)
+        outcome.hint_id = self.hinting.driver_id
+        if self.hinting.accepts():
+            self._plan_ranges(chain.writable, chain, memory, plan)
+        else:
+            _refuse_all(Refusal.STALE_HINT, chain.writable, plan)
 
     def _plan_ranges(self, buffers: Iterable[Buffer], chain: Chain, memory: DeviceMemory, plan: DiscardPlan) -> None:
         reason = self.keeps_pages
         if reason is None:
             memory.plan(buffers, plan, chain.indirect_table)
             return
-        for address, length in buffers:
-            plan.ranges += 1
-            plan.bytes += length
-            plan.refuse(reason, address, length)
+        _refuse_all(reason, buffers, plan)
 
 
-def _read_pfns(buffers: list[Buffer], plan: DiscardPlan, read_guest: ReadGuest) -> list[int]:
-    # virtio 1.2, 5.5.6: an array of 32-bit little-endian page frame numbers, in any number of descriptors.
+def _refuse_all(reason: Refusal, buffers: Iterable[Buffer], plan: DiscardPlan) -> None:
+    for address, length in buffers:
+        plan.ranges += 1
+        plan.bytes += length
+        plan.refuse(reason, address, length)
+
+
+def _read_array(buffers: list[Buffer], limit: int, plan: DiscardPlan, read_guest: ReadGuest) -> bytes:
+    # An array may lie in any number of descriptors, and be cut anywhere. What goes beyond the limit is not even read.
     data = bytearray()
     for address, length in buffers:
-        room = PFN_BYTES_MAX - len(data)
+        room = limit - len(data)
         if length > room:
             plan.refuse(Refusal.TOO_LONG, address + room, length - room)
         if room > 0 and length > 0:
             data += read_guest(address, min(length, room))
-    usable = len(data) // PFN_SIZE * PFN_SIZE
-    return [pfn for (pfn,) in _PFN.iter_unpack(bytes(data[:usable]))]
+    return bytes(data)
+
+
+def _read_pfns(buffers: list[Buffer], plan: DiscardPlan, read_guest: ReadGuest) -> list[int]:
+    # virtio 1.2, 5.5.6: 32-bit little-endian page frame numbers.
+    data = _read_array(buffers, PFN_BYTES_MAX, plan, read_guest)
+    return [pfn for (pfn,) in _PFN.iter_unpack(data[: len(data) // PFN_SIZE * PFN_SIZE])]
 
 
 def _runs_of_pages(pfns: list[int], memory: DeviceMemory) -> Iterator[Buffer]:
