@@ -218,11 +218,11 @@ class Backend:
         self.session.balloon.write_config(config.offset, config.data, poison_offered=poison_offered)
         yield from ()
 
-    def set_num_pages(self, num_pages: int) -> bytes | None:
-        """Wish for a balloon of ``num_pages`` 4096-byte pages. Return the request to send on the back-end's channel, or
-        None where no driver listens: it will read the configuration space when it starts."""
+    def change_config(self, **fields: int) -> bytes | None:
+        """Set ``fields`` of the configuration space (names as in :class:`BalloonConfig`). Return the request to send on
+        the back-end's channel, or None where no driver listens: it will read the fields when it starts."""
         session = self.session
-        session.balloon.config = replace(session.balloon.config, num_pages=num_pages)
+        session.balloon.config = replace(session.balloon.config, **fields)
         listens = session.has_backend_channel and session.has_protocol_feature(ProtocolFeature.CONFIG)
         if not listens or not any(vring.running for vring in session.vrings):
             return None

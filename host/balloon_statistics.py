@@ -1,7 +1,7 @@
 """A buffer of memory statistics, taken apart.
 
-An entry is ten bytes: a 16-bit tag and a 64-bit value, little-endian and packed (virtio 1.2, 5.5.6.3). A driver may send
-any subset in any order, and with new kernels come new tags: "the device MUST ignore entries with unknown tags".
+An entry is ten bytes: a 16-bit tag and a 64-bit value, little-endian and packed (virtio 1.2, 5.5.6.3). A driver may
+send any subset in any order, and with new kernels come new tags, which a device has to ignore.
 
 The text asks for a buffer of "a multiple of 6 bytes" (5.5.6.3.1), which fits no entry that it defines. Bytes behind the
 last whole entry are passed over.

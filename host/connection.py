@@ -31,10 +31,12 @@ from host.guest_memory import GuestMemory
 from host.metrics import VmMetrics
 from host.received_file import close_aside, served_elsewhere
 from host.ring_service import CallFile, QueueFiles, RingService, Turn
+from host.virtio_balloon import VirtioBalloon
+from host.vm_control import VmControl
 from protocol.errors import FramingError, SessionEnded, VhostUserError
 from protocol.vhost_user import FDS_MAX, FrontendRequest
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader
-from protocol.virtio_balloon import QUEUES_MAX
+from protocol.virtio_balloon import QUEUES_MAX, BalloonQueue
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Connection:
         self._socket = sock
         self._backend = Backend(session)
         self._executor = executor
-        self._emit = emit
+        self.emit = emit
         self._reader = MessageReader(Channel.FRONTEND_REQUESTS)
         self._memory = GuestMemory()
         self._files = [QueueFiles() for _ in range(QUEUES_MAX)]
@@ -64,6 +66,26 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self.metrics = VmMetrics()
+        self.control = VmControl(self)
+
+    @property
+    def balloon(self) -> VirtioBalloon:
+        """The device."""
+        return self._backend.session.balloon
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of all memory regions."""
+        return self._memory.table.total_bytes
+
+    @property
+    def driver_ready(self) -> bool:
+        """Whether any queue runs."""
+        return bool(self._services)
+
+    def queue(self, queue: BalloonQueue) -> RingService | None:
+        """Return the service of ``queue`` if it runs."""
+        return next((service for service in self._services.values() if service.queue is queue), None)
 
     @property
     def peer_pid(self) -> int:
@@ -90,6 +112,7 @@ class Connection:
                 raise
 
     async def _release(self) -> None:
+        self.control.close()
         # Rings first: a worker may be in the middle of a chain, and finishes it.
         for index in list(self._services):
             await self._services[index].stop()
@@ -161,6 +184,8 @@ class Connection:
         try:
             async with self._lock:
                 reply = await self._drive(self._backend.handle(message), unclaimed)
+            if message.request == FrontendRequest.SET_CONFIG:
+                self.control.config_written()
         finally:
             for fd in unclaimed:
                 os.close(fd)
@@ -204,7 +229,7 @@ class Connection:
                     action,
                     self._files[action.index],
                     self._memory,
-                    self._backend.session.balloon,
+                    self.balloon,
                     self._executor,
                     self._on_turn,
                 )
@@ -234,14 +259,14 @@ class Connection:
                 self._set_channel(fd)
                 unclaimed.discard(fd)
             case Announce(event=event, fields=fields):
-                self._emit(event, **fields)
+                self.emit(event, **fields)
             case _:
                 assert_never(action)
         return None
 
     def _announce_memory(self) -> None:
         table = self._memory.table
-        self._emit("memory", regions=len(table.regions), bytes=table.total_bytes, sealed=self._memory.sealed)
+        self.emit("memory", regions=len(table.regions), bytes=table.total_bytes, sealed=self._memory.sealed)
 
     @staticmethod
     def _set_vring_file(request: FrontendRequest, files: QueueFiles, fd: int | None) -> None:
@@ -260,9 +285,10 @@ class Connection:
 
     def _on_turn(self, index: int, turn: Turn) -> None:
         for chain in turn.served:
-            self.metrics.count(chain, self._emit)
+            self.metrics.count(chain, self.emit)
+            self.control.chain_served(chain)
         if turn.broken is not None:
-            self._emit("queue_stopped", queue=index, reason=str(turn.broken))
+            self.emit("queue_stopped", queue=index, reason=str(turn.broken))
             self._broken.put_nowait(index)
 
     async def _retire_broken_rings(self) -> None:
@@ -302,9 +328,9 @@ class Connection:
             self._channel.close()
             self._channel = None
 
-    def set_num_pages(self, num_pages: int) -> None:
-        """Wish for a balloon of ``num_pages`` 4096-byte pages, and tell the driver if there is one."""
-        request = self._backend.set_num_pages(num_pages)
+    def change_config(self, **fields: int) -> None:
+        """Set ``fields`` of the configuration space, and tell the driver if there is one."""
+        request = self._backend.change_config(**fields)
         if request is not None and self._channel is not None:
             # Never wait for this channel: the front-end may at this moment be waiting for us on the other one.
             with contextlib.suppress(OSError):

@@ -22,9 +22,9 @@ Only before it is given back as used, only in the round that it was hinted for, 
 
 Threads
 -------
-``start``, ``stop``, ``done``, ``forget_driver`` and ``reset`` belong to the event loop, ``take_command`` and ``accepts``
-to the worker of the free page queue. Each field is written on one side only; ``forget_driver`` and ``reset`` are for
-times when no worker is at the queue.
+``start``, ``stop``, ``done``, ``forget_driver`` and ``reset`` belong to the event loop, ``take_command``,
+``misunderstood`` and ``accepts`` to the worker of the free page queue. Each field is written on one side only;
+``forget_driver`` and ``reset`` are for times when no worker is at the queue.
 
 Must not know: queues, threads, configuration space.
 """

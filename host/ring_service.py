@@ -176,9 +176,9 @@ class RingService:
         self._held: Chain | None = None
         self._give_back = False
         self._stopped: asyncio.Task[int] | None = None
-        if action.queue is BalloonQueue.FREE_PAGE and not action.resumes:
-            balloon.hinting.forget_driver()
         self._is_stale = action.resumes and not self._ring.is_as_left(files.token)
+        if action.queue is BalloonQueue.FREE_PAGE and (self._is_stale or not action.resumes):
+            balloon.hinting.forget_driver()
         # A ring that goes on where it stopped is as we left it. If it is not, its driver has gone and the memory is
         # something else by now (User Mode Linux unloads a driver without a word): hands off.
         if self._is_stale:

@@ -43,7 +43,7 @@ SHELL = re.compile(
     r"""
       guest/(ram|vmm|attachment|attached_queue|session_channel|linux|linux_\w+|control|__main__)\.py
     | host/(guest_memory|discard|daemon|connection|received_file|ring_service|__main__)\.py
-    | host/netlink\.py
+    | host/(netlink|reclaim|vm_control)\.py
     """,
     re.VERBOSE,
 )

@@ -233,11 +233,11 @@ def test_a_second_driver_may_set_another_poison_value_once_all_rings_have_stoppe
 
 def test_a_wish_for_another_size_is_told_to_a_driver_that_listens() -> None:
     shell = negotiated()
-    assert shell.backend.set_num_pages(100) is None
+    assert shell.backend.change_config(num_pages=100) is None
     assert shell.ask(FrontendRequest.SET_BACKEND_REQ_FD, fds=(9,)) == 0
-    assert shell.backend.set_num_pages(200) is None  # no ring runs: nobody is to be disturbed
+    assert shell.backend.change_config(num_pages=200) is None  # no ring runs: nobody is to be disturbed
     set_up(shell, 0)
-    assert shell.backend.set_num_pages(300) == raw(2, flags=0x1)
+    assert shell.backend.change_config(num_pages=300) == raw(2, flags=0x1)
     assert shell.session.balloon.config.num_pages == 300
 
 

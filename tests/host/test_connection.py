@@ -217,15 +217,15 @@ async def test_messages_wait_for_the_chain_in_hand_and_nobody_else_does(monkeypa
 async def test_a_ring_set_up_anew_while_it_breaks_is_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The note that the old ring broke arrives when the new one runs already."""
     gate = Gate()
-    plan = VirtioBalloon.plan
+    serve = VirtioBalloon.serve
 
-    def broken_plan(*arguments: Any) -> Any:
+    def broken_serve(*arguments: Any) -> Any:
         if gate.opened.is_set():
-            return plan(*arguments)
+            return serve(*arguments)
         gate.pass_through()
         raise VirtqueueError("as a test wanted it")
 
-    monkeypatch.setattr(VirtioBalloon, "plan", broken_plan)
+    monkeypatch.setattr(VirtioBalloon, "serve", broken_serve)
     async with attached() as session:
         machine = await asyncio.to_thread(VirtualMachine, session.client)
         machine.submit([(DATA_AT, PAGE_SIZE)])

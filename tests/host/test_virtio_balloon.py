@@ -50,12 +50,15 @@ def inflate(
         return data[start : start + length]
 
     chain = Chain(0, buffers, [], None)
-    return (balloon or VirtioBalloon()).plan(BalloonQueue.INFLATE, chain, memory, read_guest)
+    return (balloon or VirtioBalloon()).serve(BalloonQueue.INFLATE, chain, memory, read_guest).plan
 
 
 def pfns(*numbers: int) -> bytes:
     """Return page frame numbers as a driver writes them."""
     return struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+EMPTY = memory_of((0, 4))
 
 
 def no_read(_address: int, _length: int) -> bytes:
@@ -136,7 +139,7 @@ def test_a_buffer_of_4_gib_of_page_numbers_is_read_up_to_the_limit() -> None:
         return bytes(length)
 
     chain = Chain(0, [(ARRAY, 2**32 - 1), (ARRAY, 2**32 - 1)], [], None)
-    plan = VirtioBalloon().plan(BalloonQueue.INFLATE, chain, memory_of((0, 4)), read_guest)
+    plan = VirtioBalloon().serve(BalloonQueue.INFLATE, chain, memory_of((0, 4)), read_guest).plan
     assert reads == [(ARRAY, PFN_BYTES_MAX)]
     assert [each.reason for each in plan.refused] == [Refusal.TOO_LONG] * 2
     assert plan.discards == [FileRange(0, 0, P)]
@@ -147,19 +150,24 @@ def test_page_numbers_outside_the_memory_break_the_queue() -> None:
         raise VirtqueueError(f"nothing at {address:#x}")
 
     with pytest.raises(VirtqueueError, match="nothing at"):
-        VirtioBalloon().plan(BalloonQueue.INFLATE, Chain(0, [(0, 4)], [], None), memory_of((0, 4)), read_guest)
+        VirtioBalloon().serve(BalloonQueue.INFLATE, Chain(0, [(0, 4)], [], None), memory_of((0, 4)), read_guest)
 
 
 def test_writable_buffers_of_an_inflate_chain_are_not_pages() -> None:
     chain = Chain(0, [], [(0, P)], None)
-    plan = VirtioBalloon().plan(BalloonQueue.INFLATE, chain, memory_of((0, 4)), no_read)
+    plan = VirtioBalloon().serve(BalloonQueue.INFLATE, chain, memory_of((0, 4)), no_read).plan
     assert (plan.discards, plan.refused) == ([], [])
 
 
-@pytest.mark.parametrize("queue", [BalloonQueue.DEFLATE, BalloonQueue.STATS, BalloonQueue.FREE_PAGE])
-def test_other_queues_are_acknowledged_unread(queue: BalloonQueue) -> None:
-    plan = VirtioBalloon().plan(queue, Chain(0, [(0, P)], [(P, P)], None), memory_of((0, 4)), no_read)
-    assert (plan.ranges, plan.bytes, plan.discards, plan.refused) == (0, 0, [], [])
+def test_deflated_pages_are_counted_unread() -> None:
+    outcome = VirtioBalloon().serve(BalloonQueue.DEFLATE, Chain(0, [(0, 9), (P, 7)], [(0, P)], None), EMPTY, no_read)
+    assert (outcome.pages, outcome.hold) == (4, False)
+    assert (outcome.plan.ranges, outcome.plan.bytes, outcome.plan.discards, outcome.plan.refused) == (2, 4 * P, [], [])
+
+
+def test_no_more_deflated_pages_are_counted_than_are_believed() -> None:
+    chain = Chain(0, [(0, 2**32 - 1)] * 3, [], None)
+    assert VirtioBalloon().serve(BalloonQueue.DEFLATE, chain, EMPTY, no_read).pages == PFN_BYTES_MAX // 4
 
 
 # -- configuration space ----------------------------------------------------------------------------------------------
@@ -184,7 +192,7 @@ POISON = 1 << 4
 
 def keeps(balloon: VirtioBalloon) -> bool:
     """Report one page; return whether it is kept."""
-    return not balloon.plan(BalloonQueue.REPORTING, REPORT, memory_of((0, 4)), no_read).discards
+    return not balloon.serve(BalloonQueue.REPORTING, REPORT, memory_of((0, 4)), no_read).plan.discards
 
 
 def test_a_poison_value_that_comes_before_the_features_counts() -> None:
@@ -219,7 +227,7 @@ def test_a_poison_value_does_not_change_any_more_once_pages_were_given(first: in
 
 def test_the_first_statistics_come_before_the_poison_value_and_do_not_settle_it() -> None:
     balloon = VirtioBalloon(features=POISON)
-    balloon.plan(BalloonQueue.STATS, Chain(0, [(0, 10)], [], None), memory_of((0, 4)), no_read)
+    balloon.serve(BalloonQueue.STATS, Chain(0, [(0, 10)], [], None), memory_of((0, 4)), lambda _, size: bytes(size))
     balloon.write_config(12, b"\xaa" * 4, poison_offered=True)
     assert keeps(balloon)
 

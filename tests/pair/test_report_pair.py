@@ -45,7 +45,7 @@ class World:
         """Serve one chain on the device's side: plan, and give it back."""
         chain = self.queue.pop()
         assert chain is not None
-        plan = self.balloon.plan(BalloonQueue.REPORTING, chain, self.memory, self.ring.read_guest)
+        plan = self.balloon.serve(BalloonQueue.REPORTING, chain, self.memory, self.ring.read_guest).plan
         self.queue.add_used(chain.head, 0)
         return plan
 
