@@ -72,6 +72,7 @@ class Machine:
         allocator.vmscan.migrate = self.migrate
         self._last_stamp = 0
         self._blocks: dict[int, Block] = {}
+        self._caches: list[PageCache[Block]] = []
         self.allocated_pages = 0
         self.verified_pages = 0
         self.corrupted_pages = 0
@@ -134,17 +135,25 @@ class Machine:
 
     @contextmanager
     def page_cache(self) -> Iterator[PageCache[Block]]:
-        """Keep a page cache for as long as it is in use: when memory is short its oldest blocks are freed."""
+        """Keep a page cache for as long as it is in use: when memory is short its oldest blocks, of one page each, are
+        freed."""
         cache: PageCache[Block] = PageCache(self._release)
         self.allocator.vmscan.register_shrinker(cache.shrink)
+        self._caches.append(cache)
         try:
             yield cache
         finally:
+            self._caches = [other for other in self._caches if other is not cache]
             self.allocator.vmscan.unregister_shrinker(cache.shrink)
 
     def _release(self, block: Block) -> int:
         self.free(block)
         return 1 << block.order
+
+    @property
+    def cached_pages(self) -> int:
+        """Pages in page caches, which give way when memory is short. They count as allocated, too."""
+        return sum(map(len, self._caches))
 
     @property
     def free_bytes(self) -> int:

@@ -43,7 +43,8 @@ def alloc_pages_slowpath(allocator: "PageAllocator", order: int, migratetype: in
         raise UsageError("pages of an isolated pageblock cannot be allocated")
     pfn = _get_page_from_freelist(allocator, order, migratetype, AllocFlags.NONE, low=True)
     if pfn < 0:
-        allocator.vmscan.wakeup_kswapd(order, migratetype)
+        if not flags & AllocFlags.NO_KSWAPD:
+            allocator.vmscan.wakeup_kswapd(order, migratetype)
         pfn = _get_page_from_freelist(allocator, order, migratetype, flags, low=False)
     if pfn < 0 and not flags & (AllocFlags.ATOMIC | AllocFlags.NORETRY | AllocFlags.NO_WATERMARKS):
         pfn = _make_room(allocator, order, migratetype)

@@ -43,6 +43,8 @@ class VmScan:
         self.migrate: Migrate | None = None
         self.kswapd_runs = 0
         self.reclaimed_pages = 0
+        self.kswapd_reclaimed_pages = 0
+        self.direct_reclaimed_pages = 0
         self.direct_reclaims = 0
         self.out_of_memory_events = 0
         self.compaction = CompactionStatistics()
@@ -78,8 +80,10 @@ class VmScan:
         """Reclaim until one zone that the request may use is above its high watermark (``balance_pgdat``)."""
         self._allocator.kswapd_wanted = False
         self.kswapd_runs += 1
+        before = self.reclaimed_pages
         while not self._balanced(order, migratetype) and self.shrink(SWAP_CLUSTER_MAX):
             pass
+        self.kswapd_reclaimed_pages += self.reclaimed_pages - before
         boosted = False
         for zone in self._allocator.zones:
             if zone.watermark_boost:
@@ -101,7 +105,9 @@ class VmScan:
     def direct_reclaim(self, order: int) -> int:
         """Reclaim on behalf of a request that waits for it; return the number of pages freed."""
         self.direct_reclaims += 1
-        return self.shrink(max(SWAP_CLUSTER_MAX, 1 << order))
+        freed = self.shrink(max(SWAP_CLUSTER_MAX, 1 << order))
+        self.direct_reclaimed_pages += freed
+        return freed
 
     def compact(self, order: int, migratetype: int) -> bool:
         """Move pages so that blocks of ``order`` come about; True when a zone has one (``try_to_compact_pages``).

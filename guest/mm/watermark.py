@@ -41,6 +41,8 @@ class AllocFlags(IntFlag):
     """Rather fail than reclaim, compact or kill (__GFP_NORETRY, here without even one round of reclaim)."""
     NO_WATERMARKS = 4
     """Take the last page (ALLOC_NO_WATERMARKS): for those who free memory by using some."""
+    NO_KSWAPD = 8
+    """Do not wake kswapd (without __GFP_KSWAPD_RECLAIM): nobody is to give anything up for this request."""
 
 
 LOWMEM_RESERVE_RATIO: Final = {ZoneType.DMA: 256, ZoneType.DMA32: 256, ZoneType.NORMAL: 32, ZoneType.MOVABLE: 0}
