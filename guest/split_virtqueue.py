@@ -9,7 +9,7 @@ Must not know: what a buffer means, how a kick travels.
 from collections.abc import Sequence
 from typing import Final
 
-from guest.virtqueue import Buffer, IndirectTables, QueueFullError, UsedBuffer, WriteGuest
+from guest.virtqueue import Buffer, IndirectTables, QueueFullError, UsedBatch, UsedBuffer, WriteGuest
 from protocol.errors import VirtqueueError
 from protocol.split_ring import DESCRIPTOR, VIRTQ_USED_F_NO_NOTIFY, Descriptor, SplitRing
 from protocol.virtio_ring import (
@@ -25,21 +25,35 @@ from protocol.virtio_ring import (
 
 _END: Final = -1
 
+_Part = tuple[int, int, int]
+"""Address, length and flags of a descriptor that is not linked yet."""
+
 
 class SplitDriverVirtqueue:
     """The driver's side of one split virtqueue over zeroed ring memory.
 
     ``tables`` None means that INDIRECT_DESC was not negotiated: every buffer then takes a descriptor of its own.
+    ``mixed`` has the first buffer of a request in a direct descriptor and the others in an indirect table behind it,
+    which no driver is known to do and every device has to understand (virtio 1.2, 2.7.5.3.2).
     """
 
     def __init__(
-        self, ring: SplitRing, *, event_idx: bool, tables: IndirectTables | None, write_guest: WriteGuest
+        self,
+        ring: SplitRing,
+        *,
+        event_idx: bool,
+        tables: IndirectTables | None,
+        write_guest: WriteGuest,
+        in_order: bool = False,
+        mixed: bool = False,
     ) -> None:
         self._ring = ring
         self._event_idx = event_idx
         self._write_guest = write_guest
+        self._mixed = mixed
         self._table_capacity = tables.capacity if tables else 0
         self._free_tables = list(tables.addresses) if tables else []
+        self._batch = UsedBatch() if in_order else None
         self._next_free = [*range(1, ring.size), _END]
         self._free_head = 0
         self._free_count = ring.size
@@ -64,55 +78,53 @@ class SplitDriverVirtqueue:
         buffers += [(address, length, VIRTQ_DESC_F_WRITE) for address, length in writable]
         if not buffers:
             raise ValueError("a request without buffers")
-        if self._free_tables and 1 < len(buffers) <= self._table_capacity:
-            head = self._add_indirect(buffers)
-        else:
-            head = self._add_direct(buffers)
+        direct, in_table = self._divide(buffers)
+        indices = self._take(len(direct) + bool(in_table))
+        head = indices[0]
+        if in_table:
+            table = self._free_tables.pop()
+            self._table_of[head] = table
+            self._write_guest(table, _linked(in_table))
+            direct = [*direct, (table, DESCRIPTOR_SIZE * len(in_table), VIRTQ_DESC_F_INDIRECT)]
+        last = len(direct) - 1
+        for position, (address, length, flags) in enumerate(direct):
+            more, following = (VIRTQ_DESC_F_NEXT, indices[position + 1]) if position < last else (0, 0)
+            self._ring.write_descriptor(indices[position], Descriptor(address, length, flags | more, following))
+        self._chains[head] = indices
+        if self._batch is not None:
+            self._batch.add(head, writable)
+        self._publish(head)
+        return head
+
+    def _publish(self, head: int) -> None:
         ring = self._ring
         ring.avail[2 + (self._avail_index & (ring.size - 1))] = head
         self._avail_index = (self._avail_index + 1) & 0xFFFF
         order_accesses()  # the entry must be visible before the index that publishes it
         ring.avail[1] = self._avail_index
-        return head
+
+    def _divide(self, buffers: list[_Part]) -> tuple[list[_Part], list[_Part]]:
+        # What gets descriptors of its own, and what goes into a table.
+        own = 1 if self._mixed else 0
+        if self._free_tables and len(buffers) > 1 and len(buffers) - own <= self._table_capacity:
+            return buffers[:own], buffers[own:]
+        return buffers, []
 
     def _take(self, count: int) -> list[int]:
         if count > self._free_count:
             raise QueueFullError(f"{count} descriptors needed, {self._free_count} free")
+        self._free_count -= count
+        if self._batch is not None:
+            # virtio 1.2, 2.7.5.2: "If VIRTIO_F_IN_ORDER has been negotiated, the driver uses descriptors in ring order:
+            # starting from offset 0 in the table, and wrapping around at the end of the table."
+            first, size = self._free_head, self._ring.size
+            self._free_head = (first + count) % size
+            return [(first + number) % size for number in range(count)]
         taken: list[int] = []
         for _ in range(count):
             taken.append(self._free_head)
             self._free_head = self._next_free[self._free_head]
-        self._free_count -= count
         return taken
-
-    def _add_direct(self, buffers: list[tuple[int, int, int]]) -> int:
-        indices = self._take(len(buffers))
-        for position, (address, length, flags) in enumerate(buffers):
-            is_last = position == len(buffers) - 1
-            following = 0 if is_last else indices[position + 1]
-            more = 0 if is_last else VIRTQ_DESC_F_NEXT
-            self._ring.write_descriptor(indices[position], Descriptor(address, length, flags | more, following))
-        self._chains[indices[0]] = indices
-        return indices[0]
-
-    def _add_indirect(self, buffers: list[tuple[int, int, int]]) -> int:
-        indices = self._take(1)
-        table = self._free_tables.pop()
-        last = len(buffers) - 1
-        self._write_guest(
-            table,
-            b"".join(
-                DESCRIPTOR.pack(
-                    address, length, flags | (VIRTQ_DESC_F_NEXT if i < last else 0), i + 1 if i < last else 0
-                )
-                for i, (address, length, flags) in enumerate(buffers)
-            ),
-        )
-        descriptor = Descriptor(table, DESCRIPTOR_SIZE * len(buffers), VIRTQ_DESC_F_INDIRECT, 0)
-        self._ring.write_descriptor(indices[0], descriptor)
-        self._chains[indices[0]] = indices
-        self._table_of[indices[0]] = table
-        return indices[0]
 
     def needs_kick(self) -> bool:
         """Return whether the device wants to be told about what was added since this was last asked."""
@@ -132,6 +144,9 @@ class SplitDriverVirtqueue:
         Raises:
             VirtqueueError: the device broke a rule of the ring.
         """
+        batch = self._batch
+        if batch is not None and batch.is_open:
+            return self._collect(batch.take())
         ring = self._ring
         waiting = ring_delta(ring.used[1], self._last_used)
         if waiting == 0:
@@ -140,21 +155,25 @@ class SplitDriverVirtqueue:
             raise VirtqueueError(f"the device's used index is {waiting} ahead in a ring of {ring.size}")
         order_accesses()  # the element is read after the index that publishes it
         slot = self._last_used & (ring.size - 1)
-        head, length = ring.used_elements[1 + 2 * slot], ring.used_elements[2 + 2 * slot]
-        indices = self._chains.pop(head, None)
-        if indices is None:
-            raise VirtqueueError(f"the device gave back {head}, which it does not have")
-        self._last_used = (self._last_used + 1) & 0xFFFF
-        self._give_back(head, indices)
-        return UsedBuffer(head, length)
+        used = UsedBuffer(ring.used_elements[1 + 2 * slot], ring.used_elements[2 + 2 * slot])
+        if used.head not in self._chains:
+            raise VirtqueueError(f"the device gave back {used.head}, which it does not have")
+        if batch is not None:
+            batch.report(used, waiting)
+            used = batch.take()
+        return self._collect(used)
 
-    def _give_back(self, head: int, indices: list[int]) -> None:
-        for index in reversed(indices):
-            self._next_free[index] = self._free_head
-            self._free_head = index
+    def _collect(self, used: UsedBuffer) -> UsedBuffer:
+        indices = self._chains.pop(used.head)
+        self._last_used = (self._last_used + 1) & 0xFFFF
+        if self._batch is None:
+            for index in reversed(indices):
+                self._next_free[index] = self._free_head
+                self._free_head = index
         self._free_count += len(indices)
-        if head in self._table_of:
-            self._free_tables.append(self._table_of.pop(head))
+        if used.head in self._table_of:
+            self._free_tables.append(self._table_of.pop(used.head))
+        return used
 
     def enable_interrupt(self) -> bool:
         """Ask for an interrupt with the next used entry. Return True if there is one already: then collect it."""
@@ -163,3 +182,12 @@ class SplitDriverVirtqueue:
             ring.avail[ring.used_event_at] = self._last_used
             full_fence()  # the event index must be visible before we decide that nothing arrived
         return ring.used[1] != self._last_used
+
+
+def _linked(parts: list[_Part]) -> bytes:
+    # An indirect table: each entry links to the one behind it.
+    last = len(parts) - 1
+    return b"".join(
+        DESCRIPTOR.pack(address, length, flags | (VIRTQ_DESC_F_NEXT if i < last else 0), i + 1 if i < last else 0)
+        for i, (address, length, flags) in enumerate(parts)
+    )

@@ -5,11 +5,13 @@ The formats are :mod:`guest.split_virtqueue` and :mod:`guest.packed_virtqueue`.
 Must not know: what a buffer means, how a kick travels, how a ring is laid out.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
-from protocol.errors import BalloonError
+from protocol.errors import BalloonError, VirtqueueError
 
 Buffer = tuple[int, int]
 """A guest address and a length in bytes."""
@@ -36,6 +38,46 @@ class UsedBuffer:
 
     head: int
     length: int
+
+
+class UsedBatch:
+    """What IN_ORDER says about completions: requests come back in the order in which they were made available.
+
+    The device may report several by the last of them alone; those before it count as used completely (virtio 1.2,
+    2.7.9 and 2.8.11).
+    """
+
+    def __init__(self) -> None:
+        self._available: deque[tuple[int, int]] = deque()
+        self._last: UsedBuffer | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the device reported requests that were not taken yet."""
+        return self._last is not None
+
+    def add(self, head: int, writable: Sequence[Buffer]) -> None:
+        """Note that request ``head`` was made available."""
+        self._available.append((head, sum(length for _, length in writable)))
+
+    def report(self, last: UsedBuffer, limit: int) -> None:
+        """Take what the device reported: everything up to ``last`` is used, which is ``limit`` requests at most.
+
+        Raises:
+            VirtqueueError: ``last`` is not among the ``limit`` oldest requests.
+        """
+        if all(head != last.head for head, _ in islice(self._available, limit)):
+            raise VirtqueueError(f"the device gave back {last.head}, which is not among the next {limit}")
+        self._last = last
+
+    def take(self) -> UsedBuffer:
+        """Return the oldest request that was reported."""
+        assert self._last is not None
+        head, length = self._available.popleft()
+        if head != self._last.head:
+            return UsedBuffer(head, length)
+        last, self._last = self._last, None
+        return last
 
 
 class DriverVirtqueue(Protocol):

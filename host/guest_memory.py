@@ -18,7 +18,7 @@ from host.device_memory import DeviceMemory
 from host.vring import RingPlace
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.memory import PAGE_SIZE, FileRange, MemoryRegion, RegionTable
-from protocol.split_ring import SplitRing
+from protocol.ring_formats import RingLayout
 
 _HUGETLBFS_MAGIC: Final = 0x958458F6
 _MAP_GRANULARITY: Final = mmap.ALLOCATIONGRANULARITY
@@ -81,7 +81,7 @@ class MappedRing:
             self.close()
             raise VhostUserError(f"a ring's memory cannot be mapped: {error}") from error
         desc, avail, used = self._cut(place, parts)
-        self.ring = SplitRing(place.size, desc, avail, used)
+        self.ring = RingLayout(place.size, place.packed).open(desc, avail, used)
 
     def _map_part(self, window: FileRange, file: RegionFile) -> tuple[FileRange, memoryview]:
         granularity = max(_MAP_GRANULARITY, file.page_size)

@@ -3,11 +3,19 @@
 Must not know: mappings, eventfds, what a chain means.
 """
 
+from host.packed_virtqueue import PackedDeviceVirtqueue
 from host.split_virtqueue import SplitDeviceVirtqueue
 from host.virtqueue import DeviceVirtqueue, ReadGuest, RingFeatures
-from protocol.split_ring import SplitRing
+from protocol.packed_ring import PackedRing
+from protocol.ring_formats import Ring
 
 
-def open_virtqueue(ring: SplitRing, base: int, features: RingFeatures, read_guest: ReadGuest) -> DeviceVirtqueue:
-    """Return the device's side of ``ring``, which goes on from ``base`` (see :attr:`DeviceVirtqueue.base`)."""
+def open_virtqueue(ring: Ring, base: int, features: RingFeatures, read_guest: ReadGuest) -> DeviceVirtqueue:
+    """Return the device's side of ``ring``, which goes on from ``base`` (see :attr:`DeviceVirtqueue.base`).
+
+    Raises:
+        VhostUserError: ``base`` is no place in the ring.
+    """
+    if isinstance(ring, PackedRing):
+        return PackedDeviceVirtqueue(ring, base, features, read_guest)
     return SplitDeviceVirtqueue(ring, base, features, read_guest)

@@ -22,23 +22,20 @@ from dataclasses import dataclass
 
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.memory import FileRange, RegionTable
+from protocol.ring_formats import RingLayout, part_alignments, part_names
 from protocol.vhost_user import VringAddress
-from protocol.virtio_ring import (
-    AVAIL_RING_ALIGN,
-    DESCRIPTOR_TABLE_ALIGN,
-    USED_RING_ALIGN,
-    avail_ring_bytes,
-    check_queue_size,
-    descriptor_table_bytes,
-    used_ring_bytes,
-)
+from protocol.virtio_ring import check_queue_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RingPlace:
-    """Where the three parts of a ring of ``size`` entries lie in the guest's memory."""
+    """Where the three parts of a ring of ``size`` entries lie in the guest's memory.
+
+    ``available`` and ``used`` are the driver and the device event area of a packed ring.
+    """
 
     size: int
+    packed: bool = False
     descriptor: FileRange
     available: FileRange
     used: FileRange
@@ -53,7 +50,8 @@ class RingPlace:
 class Vring:
     """What the front-end said about one queue, and whether the queue runs.
 
-    ``base`` is the next available index (16 bits) to start from. ``size`` zero and ``address`` None mean: not told yet.
+    ``base`` is where to start from, as SET_VRING_BASE says it for the ring's format. ``size`` zero and ``address`` None
+    mean: not told yet.
     ``parked`` says why the ring cannot run although it should, once that was found. ``signal_first`` asks for one
     interrupt when the ring runs again, ``resumes`` says that it has run since it was set up.
     """
@@ -70,29 +68,32 @@ class Vring:
     signal_first: bool = False
     resumes: bool = False
 
-    def set_size(self, size: int) -> None:
+    def set_size(self, size: int, *, packed: bool = False) -> None:
         """Take SET_VRING_NUM. Raises :class:`VhostUserError`, keeping the old size, for one that no ring can have."""
         try:
-            check_queue_size(size)
+            check_queue_size(size, packed=packed)
         except VirtqueueError as error:
             raise VhostUserError(str(error)) from error
         self.size = size
 
-    def set_address(self, address: VringAddress, table: RegionTable) -> None:
+    def set_address(self, address: VringAddress, table: RegionTable, *, packed: bool = False) -> None:
         """Take SET_VRING_ADDR. Raises :class:`VhostUserError` for parts that are misaligned or outside the memory.
 
         Before any memory table has come the place cannot be judged; it is then judged when the ring is to run.
         """
-        for name, user_address, align in (
-            ("descriptor table", address.descriptor, DESCRIPTOR_TABLE_ALIGN),
-            ("available ring", address.available, AVAIL_RING_ALIGN),
-            ("used ring", address.used, USED_RING_ALIGN),
-        ):
-            if user_address % align:
-                raise VhostUserError(f"{name} of queue {self.index} at {user_address:#x} is not {align}-byte aligned")
+        self._check_alignments(address, packed=packed)
+        addresses = (address.descriptor, address.available, address.used)
+        for name, user_address in zip(part_names(packed=packed), addresses, strict=True):
             if table.regions and table.translate_user(user_address, 1) is None:
                 raise VhostUserError(f"{name} of queue {self.index} at {user_address:#x} is outside the guest's memory")
         self.address = address
+
+    def _check_alignments(self, address: VringAddress, *, packed: bool) -> None:
+        addresses = (address.descriptor, address.available, address.used)
+        alignments, names = part_alignments(packed=packed), part_names(packed=packed)
+        for name, user_address, align in zip(names, addresses, alignments, strict=True):
+            if user_address % align:
+                raise VhostUserError(f"{name} of queue {self.index} at {user_address:#x} is not {align}-byte aligned")
 
     def is_at(self, address: VringAddress) -> bool:
         """Return whether the ring was told the same three addresses before, whatever else ``address`` says."""
@@ -108,26 +109,26 @@ class Vring:
         """Whether the front-end wants the ring to run and has said all that it takes."""
         return self.started and self.enabled and not self.broken and self.size > 0 and self.address is not None
 
-    def place(self, table: RegionTable) -> RingPlace:
+    def place(self, table: RegionTable, *, packed: bool = False) -> RingPlace:
         """Return where the ring lies.
 
         Raises:
-            VhostUserError: part of it lies outside the memory, or straddles two regions.
+            VhostUserError: part of it lies outside the memory, straddles two regions, or is not as its format demands.
         """
         assert self.address is not None
+        self.set_size(self.size, packed=packed)  # size and addresses may have come before the features
+        self._check_alignments(self.address, packed=packed)
+        addresses = (self.address.descriptor, self.address.available, self.address.used)
+        layout = RingLayout(self.size, packed)
         parts: list[FileRange] = []
-        for name, user_address, length in (
-            ("descriptor table", self.address.descriptor, descriptor_table_bytes(self.size)),
-            ("available ring", self.address.available, avail_ring_bytes(self.size)),
-            ("used ring", self.address.used, used_ring_bytes(self.size)),
-        ):
+        for name, user_address, length in zip(layout.names, addresses, layout.lengths, strict=True):
             part = table.translate_user(user_address, length)
             if part is None:
                 raise VhostUserError(
                     f"{name} of queue {self.index}, {length} bytes at {user_address:#x}, is not in one memory region"
                 )
             parts.append(part)
-        return RingPlace(size=self.size, descriptor=parts[0], available=parts[1], used=parts[2])
+        return RingPlace(size=self.size, packed=packed, descriptor=parts[0], available=parts[1], used=parts[2])
 
     def reset(self) -> None:
         """Forget everything the front-end said, as after RESET_DEVICE."""

@@ -18,12 +18,17 @@ from typing import Final
 from protocol.errors import UsageError, VirtqueueError
 
 QUEUE_SIZE_MAX: Final = 32768
-"""virtio 1.2, 2.7: "Queue Size value is always a power of 2. The maximum Queue Size value is 32768." """
+"""virtio 1.2, 2.7: "Queue Size value is always a power of 2. The maximum Queue Size value is 32768." A packed ring
+has the same maximum (2.8.10.1) and need not be a power of two."""
 
 DESCRIPTOR_SIZE: Final = 16
 DESCRIPTOR_TABLE_ALIGN: Final = 16
 AVAIL_RING_ALIGN: Final = 2
 USED_RING_ALIGN: Final = 4
+EVENT_AREA_ALIGN: Final = 4
+
+EVENT_AREA_BYTES: Final = 4
+"""An event suppression structure of a packed ring: a position and flags, two bytes each (virtio 1.2, 2.8.14)."""
 
 VIRTQ_DESC_F_NEXT: Final = 1
 VIRTQ_DESC_F_WRITE: Final = 2
@@ -45,10 +50,12 @@ def used_ring_bytes(size: int) -> int:
     return 2 * 2 + 8 * size + 2
 
 
-def check_queue_size(size: int) -> None:
-    """Raise :class:`VirtqueueError` unless ``size`` is a power of two from 1 to 32768 (virtio 1.2, 2.7)."""
-    if not 1 <= size <= QUEUE_SIZE_MAX or size & (size - 1):
-        raise VirtqueueError(f"queue size {size} is not a power of two from 1 to {QUEUE_SIZE_MAX}")
+def check_queue_size(size: int, *, packed: bool = False) -> None:
+    """Raise :class:`VirtqueueError` unless ``size`` is from 1 to 32768 and, for a split ring, a power of two."""
+    if not 1 <= size <= QUEUE_SIZE_MAX:
+        raise VirtqueueError(f"queue size {size} is not from 1 to {QUEUE_SIZE_MAX}")
+    if not packed and size & (size - 1):
+        raise VirtqueueError(f"queue size {size} of a split ring is not a power of two")
 
 
 def ring_delta(new: int, old: int) -> int:

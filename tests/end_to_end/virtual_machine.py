@@ -16,15 +16,15 @@ from types import TracebackType
 from typing import Final, TypeVar
 
 from guest.frontend import Call, Frontend, QueueSetup
-from guest.split_virtqueue import SplitDriverVirtqueue
 from guest.virtio_balloon import WANTED
 from guest.virtqueue import IndirectTables
+from guest.virtqueue_formats import open_virtqueue
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
+from protocol.ring_formats import RingLayout
 from protocol.split_ring import SplitRing
 from protocol.vhost_user import HEADER_SIZE, FrontendRequest, Payload, VringAddress, VringFile, VringState
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message
 from protocol.virtio import FeatureBit, has_feature
-from protocol.virtio_ring import avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
 from tests.end_to_end.harness import DEADLINE, until
 
 MIB: Final = 1 << 20
@@ -204,24 +204,26 @@ class TestQueue:
             addresses=tuple(GUEST_BASE + _TABLES_AT + self.index * 0x10000 + i * 0x1000 for i in range(16)),
             capacity=PAGE_SIZE // 16,
         )
-        cut = self._view
-        self.ring = SplitRing(
-            self.size,
-            cut[start : start + descriptor_table_bytes(self.size)],
-            cut[start + 0x4000 : start + 0x4000 + avail_ring_bytes(self.size)],
-            cut[start + 0x6000 : start + 0x6000 + used_ring_bytes(self.size)],
-        )
+        layout = RingLayout(self.size, has_feature(self._features, FeatureBit.RING_PACKED))
+        self.views = layout.open(*(self._view[start + at :] for at in (0, 0x4000, 0x6000)))
 
         def write_guest(address: int, data: bytes) -> None:
             at = address - GUEST_BASE
             ram.map[at : at + len(data)] = data
 
-        self.driver = SplitDriverVirtqueue(
-            self.ring,
+        self.driver = open_virtqueue(
+            self.views,
             event_idx=has_feature(self._features, FeatureBit.RING_EVENT_IDX),
             tables=tables if has_feature(self._features, FeatureBit.RING_INDIRECT_DESC) else None,
             write_guest=write_guest,
+            in_order=has_feature(self._features, FeatureBit.IN_ORDER),
         )
+
+    @property
+    def ring(self) -> SplitRing:
+        """The ring's views, in a session without RING_PACKED."""
+        assert isinstance(self.views, SplitRing)
+        return self.views
 
     @property
     def setup(self) -> QueueSetup:
@@ -284,14 +286,17 @@ class TestQueue:
 
     def close(self) -> None:
         """Give up the views and the eventfds."""
-        self.ring.release()
+        self.views.release()
         self._view.release()
         os.close(self.kick_fd)
         os.close(self.call_fd)
 
 
 class VirtualMachine:
-    """A whole session: connected, negotiated, memory told, three queues running (unless told otherwise)."""
+    """A whole session: connected, negotiated, memory told, three queues running (unless told otherwise).
+
+    ``packed`` and ``in_order`` have the rings so; the daemon has to offer it.
+    """
 
     def __init__(
         self,
@@ -301,6 +306,8 @@ class VirtualMachine:
         wanted: int = WANTED,
         run: bool = True,
         mmap_offset: int = 0,
+        packed: bool = False,
+        in_order: bool = False,
     ) -> None:
         self.ram = ram or Ram()
         self.client = client if isinstance(client, Client) else Client(client)
@@ -312,7 +319,9 @@ class VirtualMachine:
             mmap_offset=mmap_offset,
         )
         offered = self.client.perform(self.frontend.offer())
-        self.features = offered & wanted
+        extra = (1 << FeatureBit.RING_PACKED if packed else 0) | (1 << FeatureBit.IN_ORDER if in_order else 0)
+        assert offered & extra == extra, "the daemon does not offer the rings that the test wants"
+        self.features = offered & (wanted | extra)
         self.client.perform(self.frontend.accept(self.features))
         self.queues = [TestQueue(self.ram, index, self.features) for index in range(3)]
         if run:

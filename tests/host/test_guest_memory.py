@@ -10,6 +10,7 @@ from host.guest_memory import GuestMemory, open_region
 from host.vring import RingPlace
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.memory import PAGE_SIZE, FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
+from protocol.split_ring import SplitRing
 from protocol.virtio_ring import avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
 from tests.end_to_end.virtual_machine import Ram
 
@@ -147,6 +148,7 @@ def test_a_ring_is_mapped_by_its_pages_only(memory: GuestMemory, ram: Ram, parts
     before = mappings()
     mapped = memory.map_ring(2, parts)
     assert mappings() == before + count
+    assert isinstance(mapped.ring, SplitRing)
     mapped.ring.used[1] = 0x1234
     assert ram.map[parts.used.offset + 2 : parts.used.offset + 4] == b"\x34\x12"
     ram.map[parts.available.offset + 2 : parts.available.offset + 4] = b"\x78\x56"

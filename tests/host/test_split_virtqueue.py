@@ -25,7 +25,7 @@ class Hostile:
         self.table = self.memory.tables.addresses[0]
         self.ring = self.memory.driver_view
         self.ring.avail[1] = self.ring.used[1] = next_avail
-        self.device = self.memory.device(indirect_desc=indirect_desc, next_avail=next_avail, event_idx=event_idx)
+        self.device = self.memory.device(indirect_desc=indirect_desc, base=next_avail, event_idx=event_idx)
 
     def describe(self, *descriptors: Descriptor) -> "Hostile":
         """Write descriptors 0, 1, 2 and so on."""
@@ -321,14 +321,14 @@ def test_a_used_element_is_the_head_and_the_length() -> None:
 def test_the_used_index_goes_on_from_the_ring_not_from_the_base() -> None:
     ring = Hostile(4)
     ring.ring.used[1] = 7
-    device = ring.memory.device(next_avail=9)
+    device = ring.memory.device(base=9)
     device.add_used(0, 0)
     assert ring.ring.used[1] == 8
     assert ring.ring.used_elements[1 + 2 * (7 % 4)] == 0
 
 
 def test_an_upper_half_of_the_base_is_ignored() -> None:
-    assert Hostile().memory.device(next_avail=0x1_0003).next_avail == 3
+    assert Hostile().memory.device(base=0x1_0003).next_avail == 3
 
 
 @pytest.mark.parametrize("event_idx", [False, True])

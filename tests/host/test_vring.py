@@ -47,7 +47,7 @@ def test_every_power_of_two_up_to_32768_is_a_size(size: int) -> None:
 @pytest.mark.parametrize("size", [0, 3, 129, 32769, 65536, 2**32 - 1])
 def test_another_size_is_refused_and_the_old_one_kept(size: int) -> None:
     vring = Vring(2, size=64)
-    with pytest.raises(VhostUserError, match=f"queue size {size} is not a power of two"):
+    with pytest.raises(VhostUserError, match=f"queue size {size} (is not from|of a split ring is not)"):
         vring.set_size(size)
     assert vring.size == 64
 

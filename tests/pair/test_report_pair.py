@@ -36,7 +36,7 @@ class World:
         self.ring = RingMemory(size, tables=int(indirect), capacity=256)
         self.virtqueue = self.ring.driver(event_idx=True)
         self.queue = self.ring.device(event_idx=True)
-        parts = [(0, 16 * size), (self.ring.avail_offset, 6 + 2 * size), (self.ring.used_offset, 6 + 8 * size)]
+        parts = list(zip(self.ring.layout.offsets, (16 * size, 6 + 2 * size, 6 + 8 * size), strict=True))
         protected = [FileRange(0, FILE_OFFSET + offset, length) for offset, length in parts]
         self.memory = DeviceMemory(RegionTable([LOW, NEXT]), protected=protected)
         self.balloon = VirtioBalloon(features=features)

@@ -33,7 +33,7 @@ class VirtqueueMachine(RuleBasedStateMachine):
         self.memory = RingMemory(size, tables=tables, capacity=capacity)
         self.capacity = capacity
         self.driver = self.memory.driver(event_idx=event_idx, index=index)
-        self.device = self.memory.device(event_idx=event_idx, next_avail=index)
+        self.device = self.memory.device(event_idx=event_idx, base=index)
         self.free, self.free_tables = size, tables
         self.available: deque[tuple[int, list[Buffer], list[Buffer]]] = deque()
         self.in_device: list[int] = []
@@ -111,7 +111,7 @@ class Pair:
 
     def __init__(self, memory: RingMemory, *, event_idx: bool, index: int, requests: int, schedule: bytes) -> None:
         self.driver = memory.driver(event_idx=event_idx, index=index)
-        self.device = memory.device(event_idx=event_idx, next_avail=index)
+        self.device = memory.device(event_idx=event_idx, base=index)
         self.requests = requests
         self.schedule = iter(schedule)
         self.kicked = self.interrupted = False
@@ -347,7 +347,7 @@ def test_a_device_that_restarts_goes_on_where_it_stopped() -> None:
     first = device.pop()
     assert first is not None
     device.add_used(first.head, 0)
-    restarted = memory.device(next_avail=device.next_avail)
+    restarted = memory.device(base=device.base)
     served = []
     while (chain := restarted.pop()) is not None:
         served.append(chain.readable[0][0])

@@ -161,9 +161,9 @@ def test_every_power_of_two_up_to_32768_is_a_queue_size(size: int) -> None:
 
 @pytest.mark.parametrize("size", [-1, 0, 3, 6, 255, 257, 32767, 32769, 65536, 2**32 - 1])
 def test_any_other_size_is_refused(size: int) -> None:
-    with pytest.raises(VirtqueueError, match="not a power of two"):
+    with pytest.raises(VirtqueueError, match=f"queue size {size} "):
         check_queue_size(size)
-    with pytest.raises(VirtqueueError, match="not a power of two"):
+    with pytest.raises(VirtqueueError, match=f"queue size {size} "):
         SplitRing(size, memoryview(b""), memoryview(b""), memoryview(b""))
 
 
