@@ -18,13 +18,17 @@ from protocol.virtio import FeatureBit, has_feature
 
 
 class AttachedQueue:
-    """A virtqueue over zeroed ring memory, as negotiated in ``features``.
+    """Virtqueue number ``index`` over zeroed ring memory, as negotiated in ``features``.
 
-    The event descriptors are ours; the back-end has duplicates.
+    The event descriptors are ours; the back-end has duplicates, unless kicks and interrupts travel ``in_band``.
     """
 
-    def __init__(self, memory: RingMemory, ram: GuestRam, features: int) -> None:
+    def __init__(self, index: int, memory: RingMemory, ram: GuestRam, features: int, *, in_band: bool) -> None:
+        self.index = index
+        self.base = 0
+        """Where the device goes on when it is started: what stopping it gave."""
         self._memory = memory
+        self._in_band = in_band
         ram.write(memory.descriptor, bytes(memory.bytes))
         self._ring = memory.split_ring(ram.view)
         indirect = has_feature(features, FeatureBit.RING_INDIRECT_DESC)
@@ -46,8 +50,8 @@ class AttachedQueue:
             descriptor=UserAddress(user_base + self._memory.descriptor),
             available=UserAddress(user_base + self._memory.available),
             used=UserAddress(user_base + self._memory.used),
-            kick=self.kick_fd,
-            call=self.call_fd,
+            kick=None if self._in_band else self.kick_fd,
+            call=None if self._in_band else self.call_fd,
         )
 
     def post(

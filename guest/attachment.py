@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from guest.attached_queue import AttachedQueue
-from guest.frontend import Frontend
+from guest.frontend import IN_BAND, WANTED_PROTOCOL_FEATURES, Frontend
 from guest.ram import GuestRam
 from guest.ring_memory import RING_FEATURES, RingMemory, RingOptions
 from guest.session_channel import BackendChannel, RequestChannel
@@ -24,7 +24,7 @@ from guest.virtio_balloon import WANTED, accept_features
 from guest.virtqueue import Buffer
 from protocol.errors import SessionEnded, VhostUserError, VirtqueueError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
-from protocol.vhost_user import BackendRequest
+from protocol.vhost_user import BackendRequest, ProtocolFeature, VringState
 from protocol.vhost_user_codec import Message
 from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_balloon import BalloonConfig, BalloonQueue, queue_order
@@ -38,7 +38,7 @@ _USER_BASE: Final = 0x7F00_0000_0000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttachmentOptions:
-    """What the machine's driver wants of a device.
+    """What the machine's driver wants of a device, and ``in_band``, whether kicks and interrupts travel as messages.
 
     ``wanted`` are the features that the driver understands; those of rings are decided by ``ring`` alone.
     ``page_poison`` is the pattern of free pages as :func:`guest.virtio_balloon.accept_features` takes it.
@@ -47,6 +47,13 @@ class AttachmentOptions:
     wanted: int = WANTED
     ring: RingOptions = field(default_factory=RingOptions)
     page_poison: int | None = None
+    in_band: bool = False
+
+    @property
+    def protocol_features(self) -> int:
+        """The protocol features to negotiate where they are offered."""
+        events = feature_mask(ProtocolFeature.STATUS, ProtocolFeature.RESET_DEVICE)
+        return WANTED_PROTOCOL_FEATURES | events | (IN_BAND if self.in_band else 0)
 
     def accept(self, offered: int) -> int:
         """Return the features to accept of those offered.
@@ -72,11 +79,13 @@ class Attachment:
         self._ram = ram
         self._rings = rings
         self._options = options
-        self._frontend = Frontend()
+        self._frontend = Frontend(options.protocol_features)
         self._requests = RequestChannel(sock, self._lose)
         self._channel: BackendChannel | None = None
         self._queues: dict[BalloonQueue, AttachedQueue] = {}
+        self._started = False
         self._closed = False
+        self._kicks: set[asyncio.Task[None]] = set()
         self.features = 0
         """The negotiated features, as the driver sees them."""
         self.config = BalloonConfig()
@@ -114,28 +123,78 @@ class Attachment:
         except BaseException:
             attachment.close()
             raise
-        attachment._watch()
+        attachment._requests.watch()
         return attachment
 
     # -- control plane ----------------------------------------------------------------------------------------------
 
     async def _bring_up(self) -> None:
-        call, frontend = self._requests.call, self._frontend
-        offered = await call(frontend.offer())
+        offered = await self._requests.call(self._frontend.offer())
+        if self._options.in_band and not self._frontend.has(ProtocolFeature.INBAND_NOTIFICATIONS):
+            raise VhostUserError("the back-end does not offer in-band notifications")
         ours, theirs = socket.socketpair()
         self._channel = BackendChannel(ours, self._take_request, self._lose)
+        self._channel.watch()
         with theirs:
-            await call(frontend.set_backend_channel(theirs.fileno()))
+            await self._requests.call(self._frontend.set_backend_channel(theirs.fileno()))
         self.features = self._options.accept(offered)
+        await self._bring_up_device()
+
+    async def _bring_up_device(self) -> None:
+        call, frontend = self._requests.call, self._frontend
         await call(frontend.accept(self.features))
         region = MemoryRegion(
             guest_address=GuestAddress(0), size=self._ram.size, user_address=UserAddress(_USER_BASE), mmap_offset=0
         )
         await call(frontend.set_memory((region,), (self._ram.fd,)))
         for index, kind in enumerate(queue_order(self.features)):
-            queue = self._queues[kind] = AttachedQueue(self._rings[index], self._ram, self.features)
+            queue = self._queues[kind] = AttachedQueue(
+                index, self._rings[index], self._ram, self.features, in_band=self._options.in_band
+            )
+            queue.watch(self._collect)
             await call(frontend.start_queue(index, queue.setup(_USER_BASE)))
         self.config = await call(frontend.get_config())
+        await call(frontend.driver_ok())
+        self._started = True
+
+    async def stop(self) -> None:
+        """Stop the device's virtqueues, as for a machine that is paused. Requests wait, also those posted from now on.
+
+        Raises:
+            SessionEnded: the back-end is gone.
+            VhostUserError: it refused, and is lost.
+        """
+        self._started = False
+        for queue in self._queues.values():
+            queue.base = await self._requests.call(self._frontend.stop_queue(queue.index))
+            self._collect(queue)
+
+    async def start(self) -> None:
+        """Start the virtqueues where they were stopped.
+
+        Raises:
+            SessionEnded: the back-end is gone.
+            VhostUserError: it refused, and is lost.
+        """
+        for queue in self._queues.values():
+            await self._requests.call(self._frontend.start_queue(queue.index, queue.setup(_USER_BASE), queue.base))
+        self._started = True
+        for queue in self._queues.values():
+            self._kick(queue)  # for what was posted meanwhile, and for a kick that the device never saw
+
+    async def reset(self) -> None:
+        """Reset the device and bring it up anew over empty rings, as a driver does that is removed and inserted again.
+
+        Every request under way comes back as None: the device has forgotten it.
+
+        Raises:
+            SessionEnded: the back-end is gone.
+            VhostUserError: it refused, and is lost.
+        """
+        self._started = False
+        await self._requests.call(self._frontend.reset(len(self._queues)))
+        self._close_queues()
+        await self._bring_up_device()
 
     async def read_config(self) -> BalloonConfig:
         """Read the configuration space anew, as after a change. Without a back-end it stays as it was last read."""
@@ -150,18 +209,17 @@ class Attachment:
 
     # -- watching ---------------------------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        self._requests.watch()
-        assert self._channel is not None
-        self._channel.watch()
-        for queue in self._queues.values():
-            queue.watch(self._collect)
-
     def _take_request(self, message: Message) -> int:
-        if message.request is not BackendRequest.CONFIG_CHANGE_MSG:
-            return 1
-        self.config_changed.set()
-        return 0
+        match message:
+            case Message(request=BackendRequest.CONFIG_CHANGE_MSG):
+                self.config_changed.set()
+                return 0
+            case Message(request=BackendRequest.VRING_CALL, payload=VringState(index=index)) if self._options.in_band:
+                for queue in self._queues.values():
+                    if queue.index == index:
+                        self._collect(queue)
+                        return 0
+        return 1
 
     def _collect(self, queue: AttachedQueue) -> None:
         try:
@@ -175,6 +233,12 @@ class Attachment:
             self.lost.set_result(reason)
         for queue in self._queues.values():
             queue.give_up()
+
+    def _close_queues(self) -> None:
+        for queue in self._queues.values():
+            queue.give_up()
+            queue.close()
+        self._queues.clear()
 
     # -- data plane -------------------------------------------------------------------------------------------------
 
@@ -198,14 +262,27 @@ class Attachment:
         Raises:
             QueueFullError: the queue has too few descriptors free. Nothing was added.
         """
-        if self.lost.done():
+        if self.lost.done() or not self._queues:
             gone: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
             gone.set_result(None)
             return gone
         attached = self._queues[queue]
-        future = attached.post(readable, writable, lambda: os.eventfd_write(attached.kick_fd, 1))
+        future = attached.post(readable, writable, lambda: self._kick(attached))
         self._collect(attached)  # the device may sleep on a ring that it was done with before we asked for interrupts
         return future
+
+    def _kick(self, queue: AttachedQueue) -> None:
+        if not self._options.in_band:
+            os.eventfd_write(queue.kick_fd, 1)
+        elif self._started:  # a kick would start a ring that is stopped
+            kick = asyncio.get_running_loop().create_task(self._kick_in_band(queue.index))
+            self._kicks.add(kick)
+            kick.add_done_callback(self._kicks.discard)
+
+    async def _kick_in_band(self, index: int) -> None:
+        with contextlib.suppress(SessionEnded, VhostUserError):
+            if self._started:
+                await self._requests.call(self._frontend.kick(index))
 
     async def request(
         self, queue: BalloonQueue, readable: Sequence[Buffer] = (), writable: Sequence[Buffer] = ()
@@ -219,8 +296,9 @@ class Attachment:
             return
         self._closed = True
         self._lose("closed")
+        for kick in self._kicks:
+            kick.cancel()
         if self._channel is not None:
             self._channel.close()
-        for queue in self._queues.values():
-            queue.close()
+        self._close_queues()
         self._socket.close()

@@ -15,7 +15,7 @@ from guest.ring_memory import allocate_rings
 from host.virtio_balloon import OFFERED
 from protocol.memory import PAGE_SIZE
 from protocol.split_ring import SplitRing
-from protocol.vhost_user import DeviceConfig, FrontendRequest, Payload, ProtocolFeature, form_of
+from protocol.vhost_user import DeviceConfig, FrontendRequest, Payload, ProtocolFeature, VringState, form_of
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_own_reply, build_reply
 from protocol.virtio import PROTOCOL_FEATURES, feature_mask
 from protocol.virtio_balloon import BalloonConfig
@@ -35,10 +35,15 @@ class FakeBackend:
         self.listener.listen()
         self.listener.setblocking(False)
         self.offered = OFFERED
+        self.protocol_features = feature_mask(*ProtocolFeature)
         self.num_pages = 0
+        self.status = 0
+        self.bases: dict[int, int] = {}
+        """What stopping a queue gives, 0 unless told otherwise."""
         self.answers: dict[FrontendRequest, bytes] = {}
         self.hang_up_at: FrontendRequest | None = None
         self.messages: list[Message] = []
+        self._came = asyncio.Event()
         self.gave_own_answer = asyncio.Event()
         self.socket: socket.socket | None = None
         self.fds: list[int] = []
@@ -67,6 +72,7 @@ class FakeBackend:
             while (message := reader.next_message()) is not None:
                 assert isinstance(message, Message)
                 self.messages.append(message)
+                self._came.set()
                 if message.request is self.hang_up_at:
                     return
                 for byte in self._answer(message):  # in pieces as small as they come
@@ -77,9 +83,15 @@ class FakeBackend:
         if message.request in self.answers:
             self.gave_own_answer.set()
             return self.answers[message.request]
+        if message.request is FrontendRequest.SET_STATUS:
+            assert isinstance(message.payload, int)
+            self.status = message.payload
+        queue = message.payload.index if isinstance(message.payload, VringState) else 0
         own: dict[FrontendRequest, Payload] = {
+            FrontendRequest.GET_STATUS: self.status,
+            FrontendRequest.GET_VRING_BASE: VringState(queue, self.bases.get(queue, 0)),
             FrontendRequest.GET_FEATURES: self.offered | PROTOCOL_FEATURES,
-            FrontendRequest.GET_PROTOCOL_FEATURES: feature_mask(*ProtocolFeature),
+            FrontendRequest.GET_PROTOCOL_FEATURES: self.protocol_features,
             FrontendRequest.GET_CONFIG: DeviceConfig(
                 offset=0, flags=0, data=BalloonConfig(num_pages=self.num_pages).build()
             ),
@@ -87,6 +99,12 @@ class FakeBackend:
         if form_of(message.request).reply is not None:
             return build_own_reply(message.request, own[message.request])
         return build_reply(message.request, 0) if message.need_reply else b""
+
+    async def seen(self, request: FrontendRequest) -> None:
+        """Wait until a message of this kind has come."""
+        while not any(message.request is request for message in self.messages):
+            self._came.clear()
+            await self._came.wait()
 
     def last(self, request: FrontendRequest) -> Message:
         """Return the newest message of this kind."""
@@ -141,7 +159,9 @@ class Guest:
         """Return the device's view of a queue's ring."""
         return self.rings[index].split_ring(self.ram.view)
 
-    def give_back(self, backend: FakeBackend, head: int | None = None, *, length: int = 0) -> None:
+    def give_back(
+        self, backend: FakeBackend, head: int | None = None, *, length: int = 0, interrupt: bool = True
+    ) -> None:
         """Do as a device that is done with the newest report, or with ``head``: a used entry, an interrupt."""
         ring = self.device_ring(REPORTING)
         position = ring.used[1] % ring.size
@@ -150,4 +170,5 @@ class Guest:
         ring.used_elements[2 + 2 * position] = length
         ring.used[1] = ring.used[1] + 1
         ring.release()
-        os.eventfd_write(backend.last(FrontendRequest.SET_VRING_CALL).fds[0], 1)
+        if interrupt:
+            os.eventfd_write(backend.last(FrontendRequest.SET_VRING_CALL).fds[0], 1)
