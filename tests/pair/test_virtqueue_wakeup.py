@@ -1,0 +1,174 @@
+"""Both halves of a virtqueue as two sleepers that wake each other: no kick and no interrupt is ever lost."""
+
+import random
+from collections import deque
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import guest.packed_virtqueue
+import guest.split_virtqueue
+import host.packed_virtqueue
+import host.split_virtqueue
+from guest.virtqueue import QueueFullError
+from host.virtqueue import Chain
+from tests.pair.ring_memory import AnyDevice, AnyDriver, AnyRingMemory, PackedRingMemory, RingMemory, halves
+
+BEGINNINGS = st.one_of(st.just(0), st.integers(65536 - 300, 65535), st.integers(0, 200000))
+MODULES = (guest.packed_virtqueue, guest.split_virtqueue, host.packed_virtqueue, host.split_virtqueue)
+
+
+class Pair:
+    """A driver that sends requests and sleeps while it waits, a device that sleeps when nothing is there.
+
+    Both are step-by-step programs; they interleave between any two calls and, because it is there that wake-ups get
+    lost, at each full fence inside a call. A kick or an interrupt is an eventfd: a flag that waits to be read.
+    """
+
+    def __init__(
+        self, memory: AnyRingMemory, *, event_idx: bool, in_order: bool, begin: int, requests: int, schedule: bytes
+    ) -> None:
+        self.driver, self.device = halves(memory, event_idx=event_idx, in_order=in_order, begin=begin)
+        self.requests = requests
+        self.schedule = iter(schedule)
+        self.kicked = self.interrupted = False
+        self.kicks = self.interrupts = 0
+        self.sent: list[int] = []
+        self.served: list[int] = []
+        self.collected: list[int] = []
+        self.held: deque[Chain] = deque()
+        self._programs = {"driver": self._drive(), "device": self._serve()}
+        self._in_call: str | None = None
+
+    def _drive(self) -> Iterator[str]:
+        while len(self.collected) < self.requests:
+            for _ in range(1 + next(self.schedule, 0) % 4):
+                number = len(self.sent)
+                if number == self.requests:
+                    break
+                try:
+                    self.driver.add([(number, 1)] * (1 + number % 2), [(number, 2)] * (number % 3))
+                except QueueFullError:
+                    break
+                self.sent.append(number)
+                yield "awake"
+            if self.driver.needs_kick():
+                yield "awake"
+                self.kicked = True
+                self.kicks += 1
+            yield "awake"
+            while (used := self.driver.get_used()) is not None:
+                self.collected.append(used.length)
+                yield "awake"
+            yield "awake"
+            if self.driver.outstanding == 0 or self.driver.enable_interrupt():
+                continue
+            while not self.interrupted:
+                yield "asleep"
+            self.interrupted = False
+
+    def _serve(self) -> Iterator[str]:
+        while True:
+            chain = self.device.pop()
+            yield "awake"
+            if chain is not None:
+                self.served.append(chain.readable[0][0])
+                self.held.append(chain)
+                if next(self.schedule, 0) % 3 == 0:
+                    continue  # hold more than one chain
+            while self.held:
+                done = self.held.popleft()
+                self.device.add_used(done.head, done.readable[0][0])
+                yield "awake"
+                if self.device.needs_notification():
+                    yield "awake"
+                    self.interrupted = True
+                    self.interrupts += 1
+                yield "awake"
+            if chain is None and not self.device.enable_notification():
+                while not self.kicked:
+                    yield "asleep"
+                self.kicked = False
+
+    def _step(self, who: str) -> str:
+        self._in_call = who
+        state = next(self._programs[who], "finished")
+        self._in_call = None
+        return state
+
+    def at_fence(self) -> None:
+        """Let the other side run for some steps in the middle of a call; not from within such steps again."""
+        caller = self._in_call
+        if caller not in self._programs:
+            return
+        other = "device" if caller == "driver" else "driver"
+        self._in_call = "nested"
+        for _ in range(next(self.schedule, 0) % 8):
+            next(self._programs[other], "finished")
+        self._in_call = caller
+
+    def run(self) -> None:
+        """Run until the driver has everything back. Fails when both sleep, or nothing more happens."""
+        with pytest.MonkeyPatch.context() as patch:
+            for module in MODULES:
+                patch.setattr(module, "full_fence", self.at_fence)
+            for choice in self.schedule:
+                self._step("driver" if choice & 1 else "device")
+            for _ in range(60 * self.requests + 200):
+                states = {self._step("driver"), self._step("device")}
+                if "finished" in states:
+                    return
+                assert states != {"asleep"} or self.kicked or self.interrupted, "both sides sleep for ever"
+        raise AssertionError("no progress")
+
+
+@given(
+    size=st.integers(4, 64),
+    packed=st.booleans(),
+    begin=BEGINNINGS,
+    event_idx=st.booleans(),
+    in_order=st.booleans(),
+    tables=st.integers(0, 3),
+    requests=st.integers(1, 60),
+    schedule=st.binary(max_size=300),
+)
+@settings(max_examples=500)
+def test_no_notification_is_lost(
+    size: int, packed: bool, begin: int, event_idx: bool, in_order: bool, tables: int, requests: int, schedule: bytes
+) -> None:
+    memory: AnyRingMemory
+    if packed:
+        memory = PackedRingMemory(size, tables=tables, capacity=4)
+    else:
+        memory = RingMemory(1 << size.bit_length() - 1, tables=tables, capacity=4)
+    pair = Pair(memory, event_idx=event_idx, in_order=in_order, begin=begin, requests=requests, schedule=schedule)
+    pair.run()
+    assert pair.sent == pair.served == pair.collected == list(range(requests))
+
+
+def run_random_schedules(memory_of: type[AnyRingMemory]) -> None:
+    """Run 50 pairs, the same in every run of the tests."""
+    generator = random.Random(1)
+    for _ in range(50):
+        schedule = generator.randbytes(200)
+        Pair(memory_of(4), event_idx=True, in_order=False, begin=0, requests=30, schedule=schedule).run()
+
+
+@pytest.mark.parametrize("memory_of", [RingMemory, PackedRingMemory], ids=["split", "packed"])
+@pytest.mark.parametrize("side", ["driver", "device"])
+def test_the_model_finds_a_side_that_falls_asleep_without_looking_again(
+    side: str, memory_of: type[AnyRingMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The proof above is worth something only if it fails for a queue that has the classic fault.
+    driver, device = halves(memory_of(4))
+    asleep, kind = ("enable_interrupt", type(driver)) if side == "driver" else ("enable_notification", type(device))
+    look_again = getattr(kind, asleep)
+
+    def careless(queue: AnyDriver | AnyDevice) -> bool:
+        return bool(look_again(queue)) and False
+
+    monkeypatch.setattr(kind, asleep, careless)
+    with pytest.raises(AssertionError, match="sleep for ever"):
+        run_random_schedules(memory_of)
