@@ -93,7 +93,8 @@ class FreePageHinting:
     def take_command(self, command_id: int) -> None:
         """Take the id that the driver put on the queue."""
         if command_id == COMMAND_ID_STOP:
-            self.ended_id = self.driver_id
+            if self.driver_id is not None:
+                self.ended_id = self.driver_id
             self.issued_at_stop = self.issued
             self.driver_id = None
         else:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from host.balloon_statistics import STATISTICS_BYTES_MAX, BalloonStatistics
 from host.device_memory import DeviceMemory, DiscardPlan, Refusal
-from host.virtio_balloon import OFFERED, PFN_BYTES_MAX, VirtioBalloon
+from host.virtio_balloon import OFFERED, PFN_BYTES_MAX, Outcome, VirtioBalloon
 from host.virtqueue import Buffer, Chain
 from protocol.errors import VirtqueueError
 from protocol.memory import FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
@@ -238,3 +239,118 @@ def test_inflated_pages_of_a_poisoned_guest_are_kept_too() -> None:
     assert plan.discards == []
     assert [each.reason for each in plan.refused] == [Refusal.POISON] * 2
     assert (plan.ranges, plan.bytes) == (2, 3 * P)
+
+
+# -- statistics -------------------------------------------------------------------------------------------------------
+
+
+def serve_bytes(queue: BalloonQueue, chain: Chain, data: bytes, balloon: VirtioBalloon | None = None) -> Outcome:
+    """Serve a chain over ``data`` at :data:`ARRAY`."""
+
+    def read_guest(address: int, length: int) -> bytes:
+        start = address - ARRAY
+        assert 0 <= start <= start + length <= len(data)
+        return data[start : start + length]
+
+    return (balloon or VirtioBalloon()).serve(queue, chain, memory_of((0, 16)), read_guest)
+
+
+@given(cuts=st.lists(st.integers(0, 20), max_size=5))
+def test_statistics_are_read_from_any_number_of_buffers_and_held(cuts: list[int]) -> None:
+    data = struct.pack("<HQHQHQ", 4, 1 << 20, 5, 1 << 30, 77, 7) + b"odd"
+    buffers: list[Buffer] = []
+    at = 0
+    for length in (*cuts, len(data)):
+        length = min(length, len(data) - at)
+        buffers.append((ARRAY + at, length))
+        at += length
+    outcome = serve_bytes(BalloonQueue.STATS, Chain(0, buffers, [(0, P)], None), data)
+    assert outcome.statistics == BalloonStatistics({"memfree": 1 << 20, "memtot": 1 << 30}, unknown=1)
+    assert outcome.hold
+    assert (outcome.plan.discards, outcome.plan.refused) == ([], [])
+
+
+def test_a_huge_statistics_buffer_is_read_up_to_the_limit() -> None:
+    chain = Chain(0, [(ARRAY, 2**32 - 1)], [], None)
+    outcome = serve_bytes(BalloonQueue.STATS, chain, bytes(STATISTICS_BYTES_MAX))
+    assert outcome.statistics == BalloonStatistics({"swap_in": 0})
+    assert [each.reason for each in outcome.plan.refused] == [Refusal.TOO_LONG]
+
+
+# -- free page hinting ------------------------------------------------------------------------------------------------
+
+BLOCKS: list[Buffer] = [(2 * P, 4 * P), (8 * P, P)]
+
+
+def hint(balloon: VirtioBalloon, command: int | None, blocks: list[Buffer], *, cut: int = 4) -> Outcome:
+    """Serve a chain with ``command`` in two buffers cut after ``cut`` bytes, and ``blocks``."""
+    readable = [] if command is None else [(ARRAY, cut), (ARRAY + cut, 4 - cut)]
+    data = struct.pack("<I", command or 0)
+    return serve_bytes(BalloonQueue.FREE_PAGE, Chain(0, readable, blocks, None), data, balloon)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4])
+def test_hinted_blocks_of_the_round_are_discarded(cut: int) -> None:
+    balloon = VirtioBalloon()
+    command_id = balloon.hinting.start()
+    begun = hint(balloon, command_id, [], cut=cut)
+    assert (begun.command_id, begun.hint_id, begun.plan.discards, begun.hold) == (command_id, command_id, [], False)
+    given = hint(balloon, None, BLOCKS)
+    assert given.plan.discards == [FileRange(0, 2 * P, 4 * P), FileRange(0, 8 * P, P)]
+    ended = hint(balloon, 0, [])
+    assert (ended.command_id, ended.hint_id) == (0, None)
+    assert hint(balloon, None, BLOCKS).plan.discards == []
+
+
+def test_a_command_and_blocks_in_one_chain() -> None:
+    balloon = VirtioBalloon()
+    assert len(hint(balloon, balloon.hinting.start(), BLOCKS).plan.discards) == 2
+    assert hint(balloon, 0, BLOCKS).plan.discards == []
+
+
+def test_hinted_blocks_without_a_round_are_kept_and_told() -> None:
+    plan = hint(VirtioBalloon(), None, BLOCKS).plan
+    assert (plan.ranges, plan.bytes, plan.discards) == (2, 5 * P, [])
+    assert [each.reason for each in plan.refused] == [Refusal.STALE_HINT] * 2
+
+
+@pytest.mark.parametrize("lengths", [(3,), (5,), (0,), (8,), (2**32 - 1,), (4, 4)])
+def test_a_command_of_another_size_is_none_and_ends_what_went_before(lengths: tuple[int, ...]) -> None:
+    balloon = VirtioBalloon()
+    hint(balloon, balloon.hinting.start(), [])
+    chain = Chain(0, [(ARRAY, length) for length in lengths], BLOCKS, None)
+    outcome = serve_bytes(BalloonQueue.FREE_PAGE, chain, b"", balloon)
+    assert (outcome.command_id, outcome.plan.discards) == (None, [])
+    reasons = [each.reason for each in outcome.plan.refused]
+    assert reasons == [Refusal.BAD_COMMAND] * len(lengths) + [Refusal.STALE_HINT] * 2
+    assert hint(balloon, None, BLOCKS).plan.discards == []
+
+
+def test_hinted_blocks_are_judged_like_reported_ones() -> None:
+    balloon = VirtioBalloon()
+    hint(balloon, balloon.hinting.start(), [])
+    plan = hint(balloon, None, [(P, P), (P + 1, P), (1 << 40, P), (3 * P, 0)]).plan
+    assert plan.discards == [FileRange(0, P, P)]
+    assert [each.reason for each in plan.refused] == [Refusal.UNALIGNED, Refusal.OUT_OF_RANGE, Refusal.EMPTY]
+
+
+@pytest.mark.parametrize(
+    ("balloon", "reason"),
+    [
+        (VirtioBalloon(discard=False), Refusal.DISCARD_OFF),
+        (VirtioBalloon(features=POISON, config=BalloonConfig(poison_val=1)), Refusal.POISON),
+    ],
+)
+def test_hinted_blocks_of_a_guest_that_keeps_its_pages_are_kept(balloon: VirtioBalloon, reason: Refusal) -> None:
+    plan = hint(balloon, balloon.hinting.start(), BLOCKS).plan
+    assert plan.discards == []
+    assert {each.reason for each in plan.refused} == {reason}
+
+
+def test_a_reset_ends_the_round() -> None:
+    balloon = VirtioBalloon()
+    balloon.config = BalloonConfig(free_page_hint_cmd_id=balloon.hinting.start())
+    hint(balloon, 2, [])
+    balloon.reset()
+    assert balloon.config.free_page_hint_cmd_id == 0
+    assert hint(balloon, None, BLOCKS).plan.discards == []
