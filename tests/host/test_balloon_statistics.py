@@ -9,22 +9,8 @@ from host.balloon_statistics import STATISTICS_BYTES_MAX, BalloonStatistics, par
 
 # virtio 1.2, 5.5.6.4, and what Linux 6.12 added.
 TAGS = [
-    "swap_in",
-    "swap_out",
-    "majflt",
-    "minflt",
-    "memfree",
-    "memtot",
-    "avail",
-    "caches",
-    "htlb_pgalloc",
-    "htlb_pgfail",
-    "oom_kill",
-    "alloc_stall",
-    "async_scan",
-    "direct_scan",
-    "async_reclaim",
-    "direct_reclaim",
+    *("swap_in", "swap_out", "majflt", "minflt", "memfree", "memtot", "avail", "caches", "htlb_pgalloc", "htlb_pgfail"),
+    *("oom_kill", "alloc_stall", "async_scan", "direct_scan", "async_reclaim", "direct_reclaim"),
 ]
 
 U16, U64 = st.integers(0, 2**16 - 1), st.integers(0, 2**64 - 1)

@@ -54,9 +54,11 @@ class Bench:
         self.files = QueueFiles(kick=os.dup(self.queue.kick_fd), call=CallFile(os.dup(self.queue.call_fd)))
         self.executor = HandExecutor()
         self.turns: list[Turn] = []
+        self.balloon = VirtioBalloon(features=OFFERED)
+        self.base = 0
 
-    def start(self) -> RingService:
-        """Let the queue run. Needs a running event loop."""
+    def start(self, queue: BalloonQueue = BalloonQueue.REPORTING, *, resumes: bool = False) -> RingService:
+        """Let the ring run as ``queue``, from its beginning or from where it stopped. Needs a running event loop."""
         at = self.queue.offset
         place = RingPlace(
             size=QUEUE_SIZE,
@@ -66,16 +68,17 @@ class Bench:
         )
         action = StartRing(
             index=REPORTING,
-            queue=BalloonQueue.REPORTING,
+            queue=queue,
             place=place,
-            next_avail=0,
+            resumes=resumes,
+            next_avail=self.base if resumes else 0,
             features=RingFeatures(event_idx=True, indirect_desc=True),
         )
         return RingService(
             action,
             self.files,
             self.memory,
-            VirtioBalloon(features=OFFERED),
+            self.balloon,
             self.executor,
             lambda _, turn: self.turns.append(turn),
         )
