@@ -44,6 +44,7 @@ SHELL = re.compile(
       guest/(ram|vmm|attachment|attached_queue|session_channel|linux|linux_\w+|control|__main__)\.py
     | host/(guest_memory|discard|daemon|connection|received_file|ring_service|__main__)\.py
     | host/(netlink|reclaim|vm_control)\.py
+    | host/(dirty_log|inflight_file|state_transfer)\.py
     """,
     re.VERBOSE,
 )
