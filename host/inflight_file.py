@@ -1,6 +1,6 @@
 """The file behind inflight tracking: made here, kept by the front-end, handed back after a crash.
 
-It is read and written with ``pread`` and ``pwrite``, never mapped: the front-end may hand back any file, and one that is
+It is read and written with ``pread`` and ``pwrite``, never mapped: a front-end may hand back any file, and one that is
 cut short then costs its own virtual machine a queue instead of everybody the daemon.
 
 Must not know: what the bytes mean.
