@@ -17,8 +17,11 @@ WANTED: Final = feature_mask(
     FeatureBit.VERSION_1,
     FeatureBit.RING_EVENT_IDX,
     FeatureBit.RING_INDIRECT_DESC,
-    BalloonFeature.PAGE_REPORTING,
+    BalloonFeature.MUST_TELL_HOST,
+    BalloonFeature.STATS_VQ,
     BalloonFeature.DEFLATE_ON_OOM,
+    BalloonFeature.FREE_PAGE_HINT,
+    BalloonFeature.PAGE_REPORTING,
 )
 """Features that this driver understands."""
 

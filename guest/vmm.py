@@ -18,25 +18,25 @@ from typing import Any, Final
 
 from guest.allocation_trace import TraceWriter
 from guest.attachment import Attachment, AttachmentOptions
+from guest.balloon_worker import BalloonWorker
 from guest.control import ControlServer
 from guest.machine import Machine
 from guest.mm.buddyinfo import shape_memory
 from guest.mm.mm_init import x86_64_zones
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.page_reporting import PageReporter, Report
+from guest.mm.page_reporting import PageReporter
 from guest.mm.reporters import make_reporter
 from guest.mm.vmstat import VIEWS, buddyinfo
 from guest.ram import GuestRam
 from guest.record_file import RecordFile
+from guest.reporting_worker import ReportingWorker
 from guest.ring_memory import allocate_rings
-from guest.virtio_balloon import report_buffers
 from guest.workload import Workload
 from guest.workloads.steps import OutOfMemoryError
 from protocol.command_line import give_up_standard_output
 from protocol.errors import BalloonError, UsageError
 from protocol.events import EventLog
 from protocol.memory import PAGE_SIZE
-from protocol.virtio_balloon import BalloonQueue
 
 MEMORY_EVENT_INTERVAL: Final = 0.25
 RECONNECT_INTERVAL: Final = 0.2
@@ -95,7 +95,6 @@ class VirtualMachine:
         self._events = events
         self._begin = self._workloads_begin = time.monotonic()
         self._allocator = _make_allocator(options)
-        self._reporter = self._make_reporter()
         self._ram = GuestRam(options.memory)
         self._rings = allocate_rings(self._allocator, options.attachment.ring)
         if options.buddyinfo is not None:
@@ -104,10 +103,11 @@ class VirtualMachine:
         self._machine = Machine(
             self._allocator, self._ram, self._on_phase, self._on_corruption, recorder=self._make_recorder()
         )
+        self._reporting = ReportingWorker(self._make_reporter(), events)
+        self._balloon = BalloonWorker(self._machine, self._ram, events, lambda: self._oom_kills)
         self._attachment: Attachment | None = None
-        self._work_requested = asyncio.Event()
         self._stop = asyncio.Event()
-        self._out_of_memory = False
+        self._oom_kills = 0
 
     def _make_reporter(self) -> PageReporter | None:
         options = self._options
@@ -157,9 +157,8 @@ class VirtualMachine:
             reporter=self._options.reporter,
             seconds=round(time.monotonic() - self._begin, 6),
         )
-        background = [
-            asyncio.create_task(work) for work in (self._stay_attached(), self._tell_memory(), self._reporting_worker())
-        ]
+        works = (self._stay_attached(), self._tell_memory(), self._reporting.run(), self._balloon.run())
+        background = [asyncio.create_task(work) for work in works]
         try:
             await self._until_stopped(self._run_workloads(), self._options.duration)
             self._finish()
@@ -174,7 +173,7 @@ class VirtualMachine:
             await asyncio.gather(*background, return_exceptions=True)
             self._detach("machine powered off")
             self._ram.close()
-        return 1 if self._machine.corrupted_pages or self._out_of_memory else 0
+        return 1 if self._machine.corrupted_pages or self._oom_kills else 0
 
     async def _until_stopped(self, work: Coroutine[object, object, object], seconds: float | None) -> None:
         task = asyncio.create_task(work)
@@ -207,7 +206,7 @@ class VirtualMachine:
                 clock = max(clock + seconds, time.monotonic() - LATEST)
                 await asyncio.sleep(clock - time.monotonic())
         except OutOfMemoryError as error:
-            self._out_of_memory = True
+            self._oom_kills += 1
             self._events.emit("out_of_memory", reason=str(error))
             _say(str(error))
 
@@ -239,12 +238,12 @@ class VirtualMachine:
             await asyncio.sleep(MEMORY_EVENT_INTERVAL)
 
     def _tell_memory_once(self) -> None:
-        reported = 0 if self._reporter is None else self._reporter.reported_pages() * PAGE_SIZE
         self._events.emit(
             "memory",
             free_bytes=self._machine.free_bytes,
-            reported_bytes=reported,
+            reported_bytes=self._reporting.reported_bytes,
             allocated_bytes=self._machine.allocated_bytes,
+            balloon_bytes=self._balloon.balloon_bytes,
             resident_bytes=self._ram.resident_bytes,
         )
 
@@ -256,16 +255,14 @@ class VirtualMachine:
             options.socket_path, self._ram, self._rings, options.attachment
         )
         self._events.emit("attached", features=attachment.features, num_pages=attachment.config.num_pages)
-        if self._reporter is not None and attachment.has_queue(BalloonQueue.REPORTING):
-            self._reporter.register(
-                attachment.queue_size, time.monotonic(), self._work_requested.set, clock=time.monotonic
-            )
+        self._reporting.attach(attachment)
+        self._balloon.attach(attachment)
         return attachment
 
     def _detach(self, reason: str) -> None:
-        # The reporter first: what it holds isolated goes back to the free lists, unreported.
-        if self._reporter is not None:
-            self._reporter.unregister()
+        # Those who hold memory for the device first: it goes back to the free lists.
+        self._reporting.detach()
+        self._balloon.detach()
         if self._attachment is not None:
             self._attachment.close()
             self._attachment = None
@@ -296,49 +293,8 @@ class VirtualMachine:
                 attachment.config_changed.clear()
                 config = await attachment.read_config()
                 self._events.emit("config", num_pages=config.num_pages)
+                self._balloon.config_changed(config)
         return attachment.lost.result()
-
-    # -- reporting --------------------------------------------------------------------------------------------------
-
-    async def _reporting_worker(self) -> None:
-        reporter = self._reporter
-        if reporter is None:
-            return
-        while True:
-            await self._work_requested.wait()
-            self._work_requested.clear()
-            while reporter.due is not None:
-                delay = reporter.due - time.monotonic()
-                if delay > 0:
-                    await asyncio.sleep(delay)
-                    continue
-                await self._one_pass(reporter)
-
-    async def _one_pass(self, reporter: PageReporter) -> None:
-        worker = reporter.process(time.monotonic())
-        report = next(worker, None)
-        while report is not None:
-            acknowledged = await self._report(report)
-            try:
-                report = worker.send(acknowledged)
-            except StopIteration:
-                return
-
-    async def _report(self, report: Report) -> bool:
-        if self._attachment is None:
-            return False
-        begin = time.monotonic()
-        # Device-writable: until they are given back, the device may do to the pages what it likes.
-        used = await self._attachment.request(BalloonQueue.REPORTING, writable=report_buffers(report.blocks))
-        acknowledged = used is not None  # the length means nothing, and Linux ignores it too
-        if acknowledged:
-            self._events.emit(
-                "report",
-                entries=len(report.blocks),
-                bytes=report.pages * PAGE_SIZE,
-                seconds=round(time.monotonic() - begin, 6),
-            )
-        return acknowledged
 
 
 def _make_allocator(options: VmmOptions) -> PageAllocator:

@@ -8,7 +8,7 @@ REPORTING, POISON = 1 << 5, 1 << 4
 
 
 def test_the_driver_wants_what_it_understands() -> None:
-    assert WANTED == 1 << 2 | 1 << 5 | 1 << 28 | 1 << 29 | 1 << 32
+    assert WANTED == 0b101111 | 1 << 28 | 1 << 29 | 1 << 32
 
 
 def test_nothing_is_accepted_that_was_not_offered_or_not_understood() -> None:

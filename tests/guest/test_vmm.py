@@ -146,7 +146,7 @@ async def test_a_fault_of_its_own_is_no_good_end(daemon: DaemonProcess, monkeypa
     async def broken() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(run.machine, "_reporting_worker", broken)
+    monkeypatch.setattr("guest.reporting_worker.ReportingWorker.run", lambda _: broken())
     with pytest.raises(ZeroDivisionError):
         await run.run()
     assert [event["reason"] for event in run.events("detached")] == ["machine powered off"]

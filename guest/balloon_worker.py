@@ -1,0 +1,245 @@
+"""Drives the balloon, its statistics and free page hinting over the device of the moment.
+
+What is to be done when is decided by :mod:`guest.balloon` and :mod:`guest.free_page_hinting`; here it is put into guest
+memory, handed over, waited for and told of in events. Must not know: sockets, workloads.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from guest.attachment import Attachment
+from guest.balloon import VIRTIO_BALLOON_ARRAY_PFNS_MAX, Balloon, OutOfPuff, Step, TellHost, UpdateSize
+from guest.balloon_statistics import balloon_statistics
+from guest.free_page_hinting import (
+    VIRTIO_BALLOON_CMD_ID_DONE,
+    VIRTIO_BALLOON_CMD_ID_STOP,
+    VIRTIO_BALLOON_HINT_BLOCK_ORDER,
+    FreePageHinting,
+    Hint,
+    SendBlock,
+)
+from guest.machine import Machine
+from guest.mm.mmzone import MigrateType
+from guest.ram import GuestRam
+from guest.virtqueue import Buffer
+from protocol.balloon_statistics import STATISTIC_SIZE, StatisticTag, build_statistics
+from protocol.errors import UsageError
+from protocol.events import EventLog
+from protocol.memory import PAGE_SIZE
+from protocol.virtio_balloon import CONFIG_ACTUAL, PFN_SIZE, BalloonConfig, BalloonQueue
+
+_COMMAND_SIZE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class DriverBuffers:
+    """One page of the guest, for all that the driver tells the device. Places are guest addresses."""
+
+    pfns: int
+
+    @property
+    def statistics(self) -> int:
+        """The statistics, behind the page frame numbers of one message."""
+        return self.pfns + VIRTIO_BALLOON_ARRAY_PFNS_MAX * PFN_SIZE
+
+    @property
+    def command(self) -> int:
+        """The command id that begins a round of hinting."""
+        return self.statistics + len(StatisticTag) * STATISTIC_SIZE
+
+    @property
+    def stop(self) -> int:
+        """The command id that ends one."""
+        return self.command + _COMMAND_SIZE
+
+
+class BalloonWorker:
+    """The work items of the balloon driver. The page for its buffers is taken at once, and kept.
+
+    ``oom_kills`` says how many workloads have ended because memory ran out.
+
+    Raises:
+        UsageError: the machine has not even one page.
+    """
+
+    def __init__(self, machine: Machine, ram: GuestRam, events: EventLog, oom_kills: Callable[[], int]) -> None:
+        self._machine = machine
+        self._ram = ram
+        self._events = events
+        self._oom_kills = oom_kills
+        page = machine.allocator.alloc_pages(0, MigrateType.UNMOVABLE)
+        if page is None:
+            raise UsageError("too little memory for the balloon driver's buffers")
+        self._buffers = DriverBuffers(page * PAGE_SIZE)
+        self._work = asyncio.Event()
+        self._hinting_work = asyncio.Event()
+        self._came = asyncio.Event()
+        self._balloon = Balloon(machine.allocator, self._work.set)
+        self._hinting: FreePageHinting | None = None
+        self._attachment: Attachment | None = None
+        machine.allocator.vmscan.on_out_of_memory = self._on_out_of_memory
+
+    @property
+    def balloon_bytes(self) -> int:
+        """Bytes in the balloon, on their way into it or out of it."""
+        return self._balloon.num_pages * PAGE_SIZE
+
+    # -- devices come and go ----------------------------------------------------------------------------------------
+
+    def attach(self, attachment: Attachment) -> None:
+        """Serve this device from now on. The balloon is as it was left."""
+        self._attachment = attachment
+        self._balloon.attach(attachment.features, attachment.config.actual, attachment.config.num_pages)
+        if attachment.has_queue(BalloonQueue.FREE_PAGE):
+            self._hinting = FreePageHinting(self._machine.allocator, attachment.queue_size)
+            self._machine.allocator.vmscan.register_shrinker(self._hinting.shrink)
+            self._receive_command(self._hinting, attachment.config.free_page_hint_cmd_id)
+        self._came.set()
+
+    def detach(self) -> None:
+        """Stop. The balloon stays inflated; what was hinted is free again."""
+        self._attachment = None
+        if self._hinting is not None:
+            self._machine.allocator.vmscan.unregister_shrinker(self._hinting.shrink)
+            self._hinting.return_free_pages_to_mm()
+            self._hinting = None
+        self._work.set()
+        self._hinting_work.set()
+
+    def config_changed(self, config: BalloonConfig) -> None:
+        """Take note of what the device wishes."""
+        self._balloon.set_target(config.num_pages)
+        if self._hinting is not None:
+            self._receive_command(self._hinting, config.free_page_hint_cmd_id)
+
+    async def run(self) -> None:
+        """Serve one device after the other; for ever."""
+        while True:
+            await self._came.wait()
+            self._came.clear()
+            attachment, hinting = self._attachment, self._hinting
+            if attachment is None:
+                continue
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._adjust(attachment))
+                if attachment.has_queue(BalloonQueue.STATS):
+                    group.create_task(self._tell_statistics(attachment))
+                if hinting is not None:
+                    group.create_task(self._hint(attachment, hinting))
+
+    # -- the size ---------------------------------------------------------------------------------------------------
+
+    async def _adjust(self, attachment: Attachment) -> None:
+        while self._attachment is attachment:
+            self._work.clear()
+            progress = _Progress(self._events)
+            while (step := self._balloon.next_step()) is not None:
+                if isinstance(step, OutOfPuff):
+                    progress.tell()
+                await self._do(attachment, step)
+                if self._attachment is not attachment or attachment.lost.done():
+                    break
+                self._balloon.done(step)
+                if isinstance(step, TellHost):
+                    progress.add(step, self._balloon.num_pages)
+            progress.tell()
+            await self._work.wait()
+
+    async def _do(self, attachment: Attachment, step: Step) -> None:
+        match step:
+            case TellHost(queue, pfns):
+                data = pfns.tobytes()
+                self._ram.write(self._buffers.pfns, data)
+                await attachment.request(queue, readable=[(self._buffers.pfns, len(data))])
+            case UpdateSize(actual):
+                await attachment.write_config(CONFIG_ACTUAL.start, actual.to_bytes(len(CONFIG_ACTUAL), "little"))
+            case OutOfPuff(seconds):
+                await asyncio.sleep(seconds)
+
+    def _on_out_of_memory(self, _order: int, _migratetype: int) -> bool:
+        pages = self._balloon.out_of_memory()
+        if pages:
+            self._events.emit("oom_deflate", pages=pages)
+        return pages > 0
+
+    # -- statistics -------------------------------------------------------------------------------------------------
+
+    async def _tell_statistics(self, attachment: Attachment) -> None:
+        address = self._buffers.statistics
+        statistics = balloon_statistics(self._machine, self._balloon, self._oom_kills())
+        while True:
+            data = build_statistics(statistics)
+            self._ram.write(address, data)
+            if await attachment.request(BalloonQueue.STATS, readable=[(address, len(data))]) is None:
+                return
+            # The device asks by giving the buffer back.
+            statistics = balloon_statistics(self._machine, self._balloon, self._oom_kills())
+            self._events.emit("statistics", **{tag.name.lower(): value for tag, value in statistics.items()})
+
+    # -- hinting ----------------------------------------------------------------------------------------------------
+
+    def _receive_command(self, hinting: FreePageHinting, command_id: int) -> None:
+        freed = hinting.command_id_received(command_id)
+        if command_id == VIRTIO_BALLOON_CMD_ID_DONE and freed:
+            self._events.emit("hinting", state="done", command_id=hinting.command_id, bytes=_hinted_bytes(freed))
+        self._hinting_work.set()
+
+    async def _hint(self, attachment: Attachment, hinting: FreePageHinting) -> None:
+        while self._hinting is hinting:
+            self._hinting_work.clear()
+            while (hint := hinting.next_hint()) is not None:
+                used = attachment.post(BalloonQueue.FREE_PAGE, **self._hint_buffers(hint))
+                used.add_done_callback(partial(self._on_hint_used, hinting, hint))
+                if not isinstance(hint, SendBlock):
+                    self._tell_command(hinting, hint.command_id)
+            await self._hinting_work.wait()
+
+    def _hint_buffers(self, hint: Hint) -> dict[str, list[Buffer]]:
+        if isinstance(hint, SendBlock):
+            return {"writable": [(hint.pfn * PAGE_SIZE, _hinted_bytes(1))]}
+        stops = hint.command_id == VIRTIO_BALLOON_CMD_ID_STOP
+        address = self._buffers.stop if stops else self._buffers.command
+        self._ram.write(address, hint.command_id.to_bytes(_COMMAND_SIZE, "little"))
+        return {"readable": [(address, _COMMAND_SIZE)]}
+
+    def _on_hint_used(self, hinting: FreePageHinting, hint: Hint, used: "asyncio.Future[int | None]") -> None:
+        if not used.cancelled() and used.result() is not None:
+            hinting.used(hint)
+            self._hinting_work.set()
+
+    def _tell_command(self, hinting: FreePageHinting, command_id: int) -> None:
+        state = "stop" if command_id == VIRTIO_BALLOON_CMD_ID_STOP else "start"
+        held = _hinted_bytes(hinting.held_blocks)
+        self._events.emit("hinting", state=state, command_id=hinting.command_id, bytes=held)
+
+
+def _hinted_bytes(blocks: int) -> int:
+    return blocks * PAGE_SIZE << VIRTIO_BALLOON_HINT_BLOCK_ORDER
+
+
+class _Progress:
+    # What one event says: messages in one direction without a pause.
+
+    def __init__(self, events: EventLog) -> None:
+        self._events = events
+        self._queue = BalloonQueue.INFLATE
+        self._pages = self._actual = 0
+        self._begin = time.monotonic()
+
+    def add(self, step: TellHost, actual_pages: int) -> None:
+        if step.queue is not self._queue:
+            self.tell()
+            self._queue = step.queue
+        self._pages += len(step.pfns)
+        self._actual = actual_pages
+
+    def tell(self) -> None:
+        now = time.monotonic()
+        if self._pages:
+            seconds = round(now - self._begin, 6)
+            self._events.emit(self._queue.value, pages=self._pages, actual_pages=self._actual, seconds=seconds)
+        self._pages = 0
+        self._begin = now

@@ -1,0 +1,84 @@
+"""Gives the page reporter its turns, and carries its reports to the device of the moment.
+
+Must not know: how reporters walk, sockets.
+"""
+
+import asyncio
+import time
+
+from guest.attachment import Attachment
+from guest.mm.page_reporting import PageReporter, Report
+from guest.virtio_balloon import report_buffers
+from protocol.events import EventLog
+from protocol.memory import PAGE_SIZE
+from protocol.virtio_balloon import BalloonQueue
+
+
+class ReportingWorker:
+    """The delayed work of ``reporter``, or of nobody."""
+
+    def __init__(self, reporter: PageReporter | None, events: EventLog) -> None:
+        self._reporter = reporter
+        self._events = events
+        self._attachment: Attachment | None = None
+        self._work_requested = asyncio.Event()
+
+    @property
+    def reported_bytes(self) -> int:
+        """Bytes in free blocks that are marked reported."""
+        return 0 if self._reporter is None else self._reporter.reported_pages() * PAGE_SIZE
+
+    def attach(self, attachment: Attachment) -> None:
+        """Report to this device from now on, if it takes reports."""
+        self._attachment = attachment
+        if self._reporter is not None and attachment.has_queue(BalloonQueue.REPORTING):
+            self._reporter.register(
+                attachment.queue_size, time.monotonic(), self._work_requested.set, clock=time.monotonic
+            )
+
+    def detach(self) -> None:
+        """Report no more. What is isolated goes back to the free lists, unreported."""
+        if self._reporter is not None:
+            self._reporter.unregister()
+        self._attachment = None
+
+    async def run(self) -> None:
+        """Run whatever passes the reporter asks for; for ever."""
+        reporter = self._reporter
+        if reporter is None:
+            return
+        while True:
+            await self._work_requested.wait()
+            self._work_requested.clear()
+            while reporter.due is not None:
+                delay = reporter.due - time.monotonic()
+                if delay > 0:
+                    await asyncio.sleep(delay)
+                    continue
+                await self._one_pass(reporter)
+
+    async def _one_pass(self, reporter: PageReporter) -> None:
+        worker = reporter.process(time.monotonic())
+        report = next(worker, None)
+        while report is not None:
+            acknowledged = await self._report(report)
+            try:
+                report = worker.send(acknowledged)
+            except StopIteration:
+                return
+
+    async def _report(self, report: Report) -> bool:
+        if self._attachment is None:
+            return False
+        begin = time.monotonic()
+        # Device-writable: until they are given back, the device may do to the pages what it likes.
+        used = await self._attachment.request(BalloonQueue.REPORTING, writable=report_buffers(report.blocks))
+        acknowledged = used is not None  # the length means nothing, and Linux ignores it too
+        if acknowledged:
+            self._events.emit(
+                "report",
+                entries=len(report.blocks),
+                bytes=report.pages * PAGE_SIZE,
+                seconds=round(time.monotonic() - begin, 6),
+            )
+        return acknowledged
