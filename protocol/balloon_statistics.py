@@ -36,20 +36,7 @@ _ENTRY: Final = struct.Struct("<HQ")
 STATISTIC_SIZE: Final = _ENTRY.size
 """Bytes of one entry: a 16-bit tag and a 64-bit value, without a gap (the text says a multiple of 6; it means this)."""
 
-STATISTIC_TAGS: Final = {int(tag): tag for tag in StatisticTag}
-"""The tags by their number."""
-
 
 def build_statistics(statistics: Mapping[StatisticTag, int]) -> bytes:
     """Return the buffer that says ``statistics``, one entry for each, in the mapping's order."""
     return b"".join(_ENTRY.pack(tag, value & 0xFFFF_FFFF_FFFF_FFFF) for tag, value in statistics.items())
-
-
-def parse_statistics(data: bytes) -> dict[StatisticTag, int]:
-    """Return what the buffer ``data`` says.
-
-    Entries come in any order. Unknown tags are ignored, and so is what is left behind the last whole entry. Of a tag
-    that comes twice the last one counts.
-    """
-    whole = len(data) // STATISTIC_SIZE * STATISTIC_SIZE
-    return {STATISTIC_TAGS[tag]: value for tag, value in _ENTRY.iter_unpack(data[:whole]) if tag in STATISTIC_TAGS}
