@@ -44,13 +44,14 @@ class DropRegion:
 class StartRing:
     """Serve a queue from now on, beginning with one look at its ring, and before that with one interrupt if asked.
 
+    ``base`` is where the ring goes on, as SET_VRING_BASE words it: 16 bits of a split ring, 32 of a packed one.
     ``resumes`` says that the front-end has not set the queue up anew since it was last stopped.
     """
 
     index: int
     queue: BalloonQueue
     place: RingPlace
-    next_avail: int
+    base: int
     features: RingFeatures
     signal_first: bool = False
     resumes: bool = False
@@ -58,8 +59,7 @@ class StartRing:
 
 @dataclass(frozen=True, slots=True)
 class StopRing:
-    """Stop serving a queue: finish the chain in hand, then touch its ring no more. Answered with the next available
-    index (16 bits)."""
+    """Stop serving a queue: finish the chain in hand, then touch its ring no more. Answered with the ring's base."""
 
     index: int
 
@@ -93,4 +93,4 @@ Action: TypeAlias = (
 )
 
 Effects: TypeAlias = Generator[Action, int | None, None]
-"""Actions to perform; StopRing is answered with the next available index, everything else with None."""
+"""Actions to perform; StopRing is answered with the base, everything else with None."""

@@ -26,11 +26,12 @@ from host.actions import (
     StartRing,
     StopRing,
 )
-from host.backend import Backend, MustClose, Session
+from host.backend import Backend, Reply
 from host.guest_memory import GuestMemory
 from host.metrics import VmMetrics
 from host.received_file import close_aside, served_elsewhere
 from host.ring_service import CallFile, QueueFiles, RingService, Turn
+from host.session import MustClose, Session
 from host.virtio_balloon import VirtioBalloon
 from host.vm_control import VmControl
 from protocol.errors import FramingError, SessionEnded, VhostUserError
@@ -192,7 +193,7 @@ class Connection:
         if reply is not None:
             await self._send(reply)
 
-    async def _drive(self, effects: Generator[Action, int | None, bytes | None], unclaimed: set[int]) -> bytes | None:
+    async def _drive(self, effects: Generator[Action, int | None, Reply | None], unclaimed: set[int]) -> Reply | None:
         answer: int | None = None
         try:
             action = next(effects)
@@ -204,21 +205,30 @@ class Connection:
                 else:
                     action = effects.send(answer)
         except StopIteration as stop:
-            reply: bytes | None = stop.value
+            reply: Reply | None = stop.value
             return reply
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, reply: Reply) -> None:
+        data = reply.data
+        # Not socket.send_fds(), which forgets its flags. The descriptors ride on the first byte, hence only once.
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", reply.fds))] if reply.fds else []
+        flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
         try:
             async with asyncio.timeout(MESSAGE_TIMEOUT):
                 while data:
                     try:
-                        data = data[self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) :]
+                        data = data[self._socket.sendmsg([data], ancillary, flags) :]
                     except BlockingIOError:
                         await self._wait_for(self._loop.add_writer, self._loop.remove_writer)
+                    else:
+                        ancillary = []
         except TimeoutError:
             raise SessionEnded("front-end does not read its replies") from None
         except OSError as error:
             raise SessionEnded(f"front-end gone: {error.strerror}") from error
+        finally:
+            for fd in reply.fds:
+                os.close(fd)
 
     # -- actions ----------------------------------------------------------------------------------------------------
 
@@ -235,11 +245,11 @@ class Connection:
                 )
             case StopRing(index=index):
                 service = self._services[index]
-                next_avail = await service.stop()
+                base = await service.stop()
                 del self._services[index]
                 if service.broken:
                     self._backend.session.vrings[index].broken = True  # it broke while it was being stopped
-                return next_avail
+                return base
             case ReplaceMemory(table=table, fds=fds):
                 self._memory.replace(table, fds)
                 unclaimed.difference_update(fds)

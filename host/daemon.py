@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from host.backend import Session
 from host.connection import Connection
+from host.session import Session
 from host.virtio_balloon import VirtioBalloon
 from protocol.errors import UsageError
 from protocol.events import EventLog

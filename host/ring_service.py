@@ -160,9 +160,7 @@ class RingService:
         self._kick_poll = select.poll()
         self._kick_gone = files.kick is None
         try:
-            self._ring: DeviceVirtqueue = open_virtqueue(
-                self._mapped.ring, action.next_avail, action.features, memory.read
-            )
+            self._ring: DeviceVirtqueue = open_virtqueue(self._mapped.ring, action.base, action.features, memory.read)
             self._watch_kick()
         except BaseException:
             memory.unmap_ring(action.index, self._mapped)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from host.actions import StartRing
-from host.backend import MEM_SLOTS, OFFERED_PROTOCOL_FEATURES, MustClose
+from host.session import MEM_SLOTS, OFFERED_PROTOCOL_FEATURES, MustClose
 from host.virtio_balloon import OFFERED
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
 from protocol.vhost_user import BackendRequest, DeviceConfig, FrontendRequest, MemoryTable, VringFile, VringState
@@ -280,7 +280,7 @@ def test_a_table_with_too_few_descriptors_keeps_the_old_one() -> None:
 def test_a_base_has_sixteen_bits() -> None:
     shell = negotiated()
     set_up(shell, 2, base=0x8000_0007)
-    assert shell.running[2].next_avail == 7
+    assert shell.running[2].base == 7
 
 
 def test_a_ring_that_cannot_be_mapped_is_refused_and_started_when_it_can() -> None:

@@ -14,9 +14,9 @@ import pytest
 
 import host.connection
 import host.ring_service
-from host.backend import Session
 from host.connection import Connection
 from host.discard import punch_hole
+from host.session import Session
 from host.virtio_balloon import OFFERED, VirtioBalloon
 from protocol.errors import VirtqueueError
 from protocol.memory import PAGE_SIZE

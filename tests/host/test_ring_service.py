@@ -71,7 +71,7 @@ class Bench:
             queue=queue,
             place=place,
             resumes=resumes,
-            next_avail=self.base if resumes else 0,
+            base=self.base if resumes else 0,
             features=RingFeatures(event_idx=True, indirect_desc=True),
         )
         return RingService(

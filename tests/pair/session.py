@@ -18,7 +18,8 @@ from host.actions import (
     StartRing,
     StopRing,
 )
-from host.backend import Backend, Session
+from host.backend import Backend, Reply
+from host.session import Session
 from host.virtio_balloon import OFFERED, VirtioBalloon
 from protocol.errors import VhostUserError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
@@ -72,7 +73,7 @@ def describe(action: Action) -> str:
             return f"drop region {number}"
         case StartRing():
             told = ", tell the driver" if action.signal_first else ""
-            return f"start {action.index} {action.queue.value} at {action.next_avail}{told}"
+            return f"start {action.index} {action.queue.value} at {action.base}{told}"
         case StopRing(index=index):
             return f"stop {index}"
         case SetVringFile(request=request, index=index, fd=fd):
@@ -96,7 +97,7 @@ class Shell:
         self.actions: list[Action] = []
         self.closed: list[int] = []
         self.running: dict[int, StartRing] = {}
-        self.next_avail: dict[int, int] = {}
+        self.base: dict[int, int] = {}
         """Where each ring will have got to when it is stopped; without an entry it stays where it was started."""
         self.failing: set[type] = set()
         """Kinds of actions that the operating system refuses."""
@@ -114,7 +115,7 @@ class Shell:
         return done
 
     def receive(self, data: bytes, fds: tuple[int, ...] = ()) -> bytes | None:
-        """Handle one message; return its reply."""
+        """Handle one message; return the bytes of its reply."""
         self._requests.feed(data, fds)
         message = self._requests.next_message()
         assert message is not None
@@ -124,9 +125,10 @@ class Shell:
         """Handle one message that was parsed already; return its reply."""
         unclaimed = set(message.fds)
         try:
-            return self.drive(self.backend.handle(message), unclaimed)
+            reply: Reply | None = self.drive(self.backend.handle(message), unclaimed)
         finally:
             self.closed += sorted(unclaimed)
+        return None if reply is None else reply.data
 
     def drive(self, effects: Generator[Action, int | None, Result], unclaimed: set[int]) -> Result:
         """Perform ``effects`` one by one as the real shell does; return what they return."""
@@ -155,7 +157,7 @@ class Shell:
                 self.running[index] = action
             case StopRing(index=index):
                 stopped = self.running.pop(index)
-                return self.next_avail.pop(index, stopped.next_avail)
+                return self.base.pop(index, stopped.base)
             case ReplaceMemory(fds=fds):
                 assert not self.running, "rings run on memory that is being replaced"
                 unclaimed.difference_update(fds)

@@ -21,7 +21,7 @@ def test_a_new_table_under_running_rings_stops_them_swaps_and_goes_on_where_they
     shell = negotiated()
     set_up(shell, 0)
     set_up(shell, 2)
-    shell.next_avail = {0: 3, 2: 9}
+    shell.base = {0: 3, 2: 9}
     assert shell.memory(ABOVE, REGION, first_fd=30) == 0
     assert shell.take_done() == [
         "stop 0",
@@ -36,7 +36,7 @@ def test_a_new_table_under_running_rings_stops_them_swaps_and_goes_on_where_they
 def test_a_ring_whose_memory_is_gone_is_parked_and_resumes_when_it_is_back() -> None:
     shell = negotiated()
     set_up(shell, 2)
-    shell.next_avail[2] = 9
+    shell.base[2] = 9
     assert shell.memory(ABOVE) == 0
     assert shell.take_done() == ["stop 2", "memory ['0x100000000'] fds [5]", "queue_stopped 2"]
     assert shell.memory() == 0
@@ -48,7 +48,7 @@ def test_a_ring_whose_memory_is_gone_is_parked_and_resumes_when_it_is_back() -> 
 def test_a_table_that_the_operating_system_refuses_leaves_the_rings_on_the_old_one() -> None:
     shell = negotiated()
     set_up(shell, 2)
-    shell.next_avail[2] = 4
+    shell.base[2] = 4
     shell.failing = {ReplaceMemory}
     assert shell.memory(ABOVE, first_fd=30) == 1
     assert shell.take_done() == ["stop 2", "start 2 reporting at 4", "message_refused SET_MEM_TABLE"]
@@ -76,7 +76,7 @@ def test_regions_come_and_go_one_by_one() -> None:
 def test_get_vring_base_and_a_restart_with_it_lose_nothing_and_repeat_nothing() -> None:
     shell = negotiated()
     set_up(shell, 2, base=65535)
-    shell.next_avail[2] = 3
+    shell.base[2] = 3
     assert shell.ask(FrontendRequest.GET_VRING_BASE, VringState(2, 0), need_reply=False) == VringState(2, 3)
     assert shell.take_done() == ["stop 2", "kick 2 fd None", "call 2 fd None"]
     assert shell.ask(FrontendRequest.GET_VRING_BASE, VringState(2, 0)) == VringState(2, 3)
@@ -89,7 +89,7 @@ def test_get_vring_base_and_a_restart_with_it_lose_nothing_and_repeat_nothing() 
 def test_a_ring_configured_anew_without_get_vring_base_stops_and_waits_for_its_kick() -> None:
     shell = negotiated()
     set_up(shell, 2)
-    shell.next_avail[2] = 9
+    shell.base[2] = 9
     shell.ring("NUM", 2, 128)
     assert shell.take_done() == ["stop 2"]
     shell.ring("BASE", 2, 0)
@@ -119,7 +119,7 @@ def test_reset_device_stops_all_rings_and_forgets_the_driver_but_not_the_connect
 def test_disabling_pauses_a_ring_and_enabling_goes_on() -> None:
     shell = negotiated()
     set_up(shell, 2)
-    shell.next_avail[2] = 6
+    shell.base[2] = 6
     assert shell.ring("ENABLE", 2, 0) == 0
     assert shell.take_done() == ["stop 2"]
     assert shell.ring("ENABLE", 2, 0) == 0
@@ -146,7 +146,7 @@ def test_the_same_addresses_on_a_running_ring_switch_only_logging() -> None:
 def test_replacing_a_descriptor_stops_the_ring_for_it_and_goes_on(name: str) -> None:
     shell = negotiated()
     set_up(shell, 2)
-    shell.next_avail[2] = 6
+    shell.base[2] = 6
     assert shell.ring(name, 2, 33) == 0
     told = ", tell the driver" if name == "CALL" else ""
     assert shell.take_done() == ["stop 2", f"{name.lower()} 2 fd 33", f"start 2 reporting at 6{told}"]
@@ -259,7 +259,7 @@ def test_a_refused_message_changes_nothing(name: str) -> None:
 def test_a_descriptor_that_the_operating_system_refuses_leaves_the_ring_running_with_the_old_one(name: str) -> None:
     shell = negotiated()
     set_up(shell, 2)
-    shell.next_avail[2] = 8
+    shell.base[2] = 8
     shell.failing = {SetVringFile}
     assert shell.ring(name, 2, 33) == 1
     shell.failing = set()

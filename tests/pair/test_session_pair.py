@@ -40,7 +40,7 @@ def test_a_whole_session_of_the_emulated_guest() -> None:
         ),
     ]
     assert shell.closed == []
-    shell.next_avail[2] = 17
+    shell.base[2] = 17
     assert shell.run(frontend.stop_queue(2)) == 17
     assert shell.take_done() == ["stop 2", "kick 2 fd None", "call 2 fd None"]
 
@@ -55,7 +55,7 @@ def test_the_ring_that_is_started_is_the_one_that_was_described() -> None:
     assert action.queue is BalloonQueue.REPORTING
     assert action.features.event_idx
     assert action.features.indirect_desc
-    assert (action.place.size, action.next_avail) == (256, 0)
+    assert (action.place.size, action.base) == (256, 0)
     assert [(part.region, part.offset, part.length) for part in action.place.parts] == [
         (0, 0x20000, 16 * 256),
         (0, 0x24000, 6 + 2 * 256),
@@ -195,10 +195,10 @@ def test_the_same_again_on_running_rings_begins_them_anew(
     shell = Shell()
     shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES)
     front_end(shell)
-    shell.next_avail = {0: 3, 1: 4, 2: 5}
+    shell.base = {0: 3, 1: 4, 2: 5}
     shell.take_done()
     front_end(shell)
-    assert {index: (ring.queue.value, ring.next_avail) for index, ring in shell.running.items()} == {
+    assert {index: (ring.queue.value, ring.base) for index, ring in shell.running.items()} == {
         0: ("inflate", 0),
         1: ("deflate", 0),
         2: ("reporting", 0),
@@ -243,7 +243,7 @@ def test_bit_30_again_leaves_the_rings_enabled() -> None:
     shell.ring("NUM", 2, 256)
     shell.ring("ADDR", 2)
     shell.ring("KICK", 2, 12)
-    shell.next_avail[2] = 3
+    shell.base[2] = 3
     shell.take_done()
     assert shell.ask(FrontendRequest.SET_FEATURES, FEATURES) == 0
     assert shell.take_done() == ["stop 2", f"features {FEATURES:#x}", "start 2 reporting at 3"]

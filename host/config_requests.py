@@ -1,0 +1,61 @@
+"""The messages about the device's configuration space, and the news of its changes.
+
+Source: vhost-user specification, "Virtio device config space"; virtio 1.2, 5.5.4.
+
+Must not know: sockets, mappings, threads, time.
+"""
+
+from dataclasses import replace
+
+from host.actions import Effects
+from host.session import Handler, Handling, Session
+from protocol.errors import VhostUserError
+from protocol.vhost_user import CONFIG_MAX, BackendRequest, DeviceConfig, FrontendRequest, ProtocolFeature
+from protocol.vhost_user_codec import Message, build_message
+from protocol.virtio import has_feature
+from protocol.virtio_balloon import BalloonFeature
+
+
+class ConfigRequests:
+    """Lets the front-end read and write the configuration space, and tells it when the device has changed it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @property
+    def handlers(self) -> dict[FrontendRequest, Handler]:
+        """Which method carries out which request."""
+        return {
+            FrontendRequest.GET_CONFIG: self._get_config,
+            FrontendRequest.SET_CONFIG: self._set_config,
+        }
+
+    def _get_config(self, message: Message) -> Handling:
+        yield from ()
+        config = _config_of(message)
+        return replace(config, data=self._session.balloon.read_config(config.offset, len(config.data)))
+
+    def _set_config(self, message: Message) -> Effects:
+        yield from ()
+        config = _config_of(message)
+        poison_offered = has_feature(self._session.offered, BalloonFeature.PAGE_POISON)
+        self._session.balloon.write_config(config.offset, config.data, poison_offered=poison_offered)
+
+    def change(self, **fields: int) -> bytes | None:
+        """Set ``fields`` of the configuration space. Return the request to send on the back-end's channel, or None
+        where no driver listens: it will read the configuration space when it starts."""
+        session = self._session
+        session.balloon.config = replace(session.balloon.config, **fields)
+        listens = session.has_backend_channel and session.has_protocol_feature(ProtocolFeature.CONFIG)
+        if not listens or not any(vring.running for vring in session.vrings):
+            return None
+        return build_message(BackendRequest.CONFIG_CHANGE_MSG)
+
+
+def _config_of(message: Message) -> DeviceConfig:
+    assert isinstance(message.payload, DeviceConfig)
+    if message.payload.offset + len(message.payload.data) > CONFIG_MAX:
+        raise VhostUserError(
+            f"{len(message.payload.data)} bytes of configuration space at {message.payload.offset} exceed {CONFIG_MAX}"
+        )
+    return message.payload

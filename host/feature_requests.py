@@ -1,0 +1,91 @@
+"""The messages about the session itself: features, protocol features, the owner, the back-end's channel, the reset.
+
+Source: vhost-user specification, "Front-end message types", "Protocol features".
+
+Must not know: sockets, mappings, threads, time.
+"""
+
+from host.actions import Announce, Effects, SetBackendChannel
+from host.ring_control import RingControl
+from host.session import OFFERED_PROTOCOL_FEATURES, Handler, Handling, Session, u64_of
+from protocol.errors import VhostUserError
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_codec import Message
+from protocol.virtio import PROTOCOL_FEATURES, FeatureBit, has_feature
+from protocol.virtio_balloon import queue_order
+
+
+class FeatureRequests:
+    """Carries out the messages that are about no ring and no memory."""
+
+    def __init__(self, session: Session, rings: RingControl) -> None:
+        self._session = session
+        self._rings = rings
+
+    @property
+    def handlers(self) -> dict[FrontendRequest, Handler]:
+        """Which method carries out which request."""
+        return {
+            FrontendRequest.GET_FEATURES: self._get_features,
+            FrontendRequest.SET_FEATURES: self._set_features,
+            FrontendRequest.GET_PROTOCOL_FEATURES: self._get_protocol_features,
+            FrontendRequest.SET_PROTOCOL_FEATURES: self._set_protocol_features,
+            FrontendRequest.GET_QUEUE_NUM: self._get_queue_num,
+            FrontendRequest.SET_OWNER: self._nothing,
+            # Deprecated by the specification, which lets a back-end ignore it; state is never dropped here.
+            FrontendRequest.RESET_OWNER: self._nothing,
+            FrontendRequest.SET_BACKEND_REQ_FD: self._set_backend_req_fd,
+            FrontendRequest.RESET_DEVICE: self._reset_device,
+        }
+
+    def _nothing(self, _message: Message) -> Effects:
+        yield from ()
+
+    def _get_features(self, _message: Message) -> Handling:
+        yield from ()
+        return self._session.offered
+
+    def _set_features(self, message: Message) -> Effects:
+        features = u64_of(message)
+        session = self._session
+        if unknown := features & ~session.offered:
+            raise VhostUserError(f"feature bits {unknown:#x} were not offered")
+        if not has_feature(features, FeatureBit.VERSION_1):
+            raise VhostUserError("VERSION_1 was not accepted, and this device has no legacy mode")
+        if features != session.features:
+            yield from self._rings.pause_all()  # what runs has the old features' queue order and ring rules
+        session.features = session.balloon.features = features
+        queues = [queue.value for queue in queue_order(features)]
+        yield Announce("features", {"negotiated": features, "queues": queues})
+        if not features & PROTOCOL_FEATURES:
+            # "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled
+            # state." User Mode Linux loses bit 30 on a second SET_FEATURES and then never enables a ring.
+            for vring in session.vrings:
+                vring.enabled = True
+        yield from self._rings.run_wanted()
+
+    def _get_protocol_features(self, _message: Message) -> Handling:
+        yield from ()
+        return OFFERED_PROTOCOL_FEATURES
+
+    def _set_protocol_features(self, message: Message) -> Effects:
+        features = u64_of(message)
+        if unknown := features & ~OFFERED_PROTOCOL_FEATURES:
+            raise VhostUserError(f"protocol feature bits {unknown:#x} were not offered")
+        self._session.protocol_features = features
+        yield from ()
+
+    def _get_queue_num(self, _message: Message) -> Handling:
+        yield from ()
+        return len(queue_order(self._session.offered))
+
+    def _set_backend_req_fd(self, message: Message) -> Effects:
+        yield SetBackendChannel(message.fds[0])
+        self._session.has_backend_channel = True
+
+    def _reset_device(self, _message: Message) -> Effects:
+        yield from self._rings.pause_all()
+        for vring in self._session.vrings:
+            vring.reset()
+        self._session.features = 0
+        self._session.balloon.reset()

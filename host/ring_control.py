@@ -1,0 +1,97 @@
+"""Which rings run: the one place where they are started and stopped, whatever message was the cause.
+
+Source: vhost-user specification, "Ring states". :mod:`host.vring` has the states of one ring.
+
+Must not know: messages, sockets, mappings, threads.
+"""
+
+from host.actions import Announce, Effects, StartRing, StopRing
+from host.session import Session
+from host.virtqueue import RingFeatures
+from host.vring import Vring
+from protocol.errors import VhostUserError
+from protocol.virtio import FeatureBit, has_feature
+from protocol.virtio_balloon import BalloonQueue, queue_order
+
+
+class RingControl:
+    """Starts and stops the rings of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def halt(self, vring: Vring) -> Effects:
+        """Stop ``vring`` until its next kick descriptor."""
+        # A started ring that is configured again begins anew, and only a kick descriptor starts it: reading the old
+        # place in between could take a driver's reused memory for a ring.
+        yield from self.pause(vring)
+        vring.started = vring.broken = False
+        # With the last ring the driver is gone; the next one sets a poison value of its own before its first chain.
+        session = self._session
+        session.balloon.poison_settled &= any(each.started for each in session.vrings)
+
+    def pause(self, vring: Vring) -> Effects:
+        """Stop ``vring`` if it runs; :meth:`run_wanted` may let it go on where it was."""
+        if not vring.running:
+            return
+        base = yield StopRing(vring.index)
+        assert base is not None
+        vring.running, vring.base, vring.resumes = False, base, True
+
+    def pause_all(self) -> Effects:
+        """Stop every ring that runs."""
+        for vring in self._session.vrings:
+            yield from self.pause(vring)
+
+    def run_wanted(self, asked: Vring | None = None) -> Effects:
+        """Bring every ring that should run and can run to running.
+
+        One whose memory is not there is parked, which refuses the message only if it asked for this very ring.
+
+        Raises:
+            VhostUserError: ``asked`` cannot run.
+        """
+        order = queue_order(self._session.features)
+        for vring in self._session.vrings:
+            if vring.running or not vring.is_wanted or vring.index >= len(order):
+                continue
+            try:
+                yield self._start_ring(vring, order[vring.index])
+            except VhostUserError as error:
+                if str(error) != vring.parked:
+                    vring.parked = str(error)
+                    yield Announce("queue_stopped", {"queue": vring.index, "reason": str(error)})
+                if vring is asked:
+                    raise
+            else:
+                vring.running, vring.parked, vring.signal_first = True, None, False
+
+    def _start_ring(self, vring: Vring, queue: BalloonQueue) -> StartRing:
+        features = self._session.features
+        return StartRing(
+            index=vring.index,
+            queue=queue,
+            place=vring.place(self._session.table, packed=self._session.packed),
+            base=self.base_of(vring),
+            signal_first=vring.signal_first,
+            resumes=vring.resumes,
+            features=RingFeatures(
+                event_idx=has_feature(features, FeatureBit.RING_EVENT_IDX),
+                indirect_desc=has_feature(features, FeatureBit.RING_INDIRECT_DESC),
+                packed=has_feature(features, FeatureBit.RING_PACKED),
+                in_order=has_feature(features, FeatureBit.IN_ORDER),
+            ),
+        )
+
+    def base_of(self, vring: Vring) -> int:
+        """Return the base from which ``vring`` goes on: 16 bits of a split ring, 32 bits of a packed one.
+
+        What a packed base of 0 means only the ring itself can tell (:mod:`host.packed_virtqueue`).
+        """
+        return vring.base if self._session.packed else vring.base & 0xFFFF  # the upper bits are reserved
+
+    def ring_broke(self, index: int) -> Effects:
+        """Take note that the driver broke the rules of ring ``index``: it stops until it is set up anew."""
+        vring = self._session.vrings[index]
+        vring.broken = True
+        yield from self.pause(vring)

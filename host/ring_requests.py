@@ -1,0 +1,100 @@
+"""The messages about one ring.
+
+Source: vhost-user specification, "Front-end message types", "Ring states".
+
+Must not know: sockets, mappings, threads, time.
+"""
+
+from collections.abc import Generator
+
+from host.actions import Action, Effects, SetVringFile
+from host.ring_control import RingControl
+from host.session import Handler, Handling, Session, vring_state_of
+from host.vring import Vring
+from protocol.errors import VhostUserError
+from protocol.vhost_user import FrontendRequest, VringAddress, VringFile, VringState
+from protocol.vhost_user_codec import Message
+
+
+class RingRequests:
+    """Collects what the front-end says about each ring, and starts and stops the ring accordingly."""
+
+    def __init__(self, session: Session, rings: RingControl) -> None:
+        self._session = session
+        self._rings = rings
+
+    @property
+    def handlers(self) -> dict[FrontendRequest, Handler]:
+        """Which method carries out which request."""
+        return {
+            FrontendRequest.SET_VRING_NUM: self._set_vring_num,
+            FrontendRequest.SET_VRING_ADDR: self._set_vring_addr,
+            FrontendRequest.SET_VRING_BASE: self._set_vring_base,
+            FrontendRequest.GET_VRING_BASE: self._get_vring_base,
+            FrontendRequest.SET_VRING_KICK: self._set_vring_kick,
+            FrontendRequest.SET_VRING_CALL: self._set_vring_file,
+            FrontendRequest.SET_VRING_ERR: self._set_vring_file,
+            FrontendRequest.SET_VRING_ENABLE: self._set_vring_enable,
+        }
+
+    def _set_vring_num(self, message: Message) -> Effects:
+        state = vring_state_of(message)
+        vring = self._session.vring(state.index)
+        vring.set_size(state.num, packed=self._session.packed)
+        yield from self._rings.halt(vring)
+
+    def _set_vring_base(self, message: Message) -> Effects:
+        state = vring_state_of(message)
+        vring = self._session.vring(state.index)
+        yield from self._rings.halt(vring)
+        vring.base = state.num
+
+    def _get_vring_base(self, message: Message) -> Handling:
+        vring = self._session.vring(vring_state_of(message).index)
+        yield from self._rings.halt(vring)
+        yield SetVringFile(FrontendRequest.SET_VRING_KICK, vring.index, None)
+        yield SetVringFile(FrontendRequest.SET_VRING_CALL, vring.index, None)
+        return VringState(vring.index, self._rings.base_of(vring))
+
+    def _set_vring_addr(self, message: Message) -> Effects:
+        assert isinstance(message.payload, VringAddress)
+        vring = self._session.vring(message.payload.index)
+        if vring.started and vring.is_at(message.payload):
+            vring.address = message.payload  # only dirty logging was switched
+            return
+        vring.set_address(message.payload, self._session.table, packed=self._session.packed)
+        yield from self._rings.halt(vring)
+
+    def _set_vring_kick(self, message: Message) -> Effects:
+        vring = yield from self._change_file(message)
+        vring.started, vring.broken, vring.resumes = True, False, False
+        yield from self._rings.run_wanted(vring)
+
+    def _set_vring_file(self, message: Message) -> Effects:
+        yield from self._change_file(message)
+        yield from self._rings.run_wanted()
+
+    def _change_file(self, message: Message) -> Generator[Action, int | None, Vring]:
+        # No worker may be using the old descriptor while it is closed. A completion may have been signalled on the old
+        # call descriptor and not been seen, hence the new one is signalled once when the ring goes on.
+        assert isinstance(message.request, FrontendRequest)
+        assert isinstance(message.payload, VringFile)
+        vring = self._session.vring(message.payload.index)
+        vring.signal_first |= vring.running and message.request is FrontendRequest.SET_VRING_CALL
+        yield from self._rings.pause(vring)
+        try:
+            yield SetVringFile(message.request, vring.index, message.fds[0] if message.fds else None)
+        except VhostUserError:
+            yield from self._rings.run_wanted()  # with the old descriptor, which stays
+            raise
+        return vring
+
+    def _set_vring_enable(self, message: Message) -> Effects:
+        state = vring_state_of(message)
+        vring = self._session.vring(state.index)
+        if state.num > 1:
+            raise VhostUserError(f"SET_VRING_ENABLE with {state.num}, which is neither 0 nor 1")
+        vring.enabled = state.num == 1
+        if not vring.enabled:
+            yield from self._rings.pause(vring)
+        yield from self._rings.run_wanted(vring)

@@ -1,0 +1,98 @@
+"""What one session has negotiated and configured, and how the parts of its state machine fit together.
+
+Each group of messages has a file of its own (``feature_requests``, ``config_requests``, ``memory_requests``,
+``ring_requests``): a class made over the :class:`Session`, whose ``handlers`` table says which method carries out which
+request. :mod:`host.backend` joins the tables; a new group of messages is a new file and one line there.
+
+Must not know: sockets, mappings, threads, time.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from host.actions import Action
+from host.virtio_balloon import VirtioBalloon
+from host.vring import Vring
+from protocol.errors import VhostUserError
+from protocol.memory import RegionTable
+from protocol.vhost_user import Payload, ProtocolFeature, VringState
+from protocol.vhost_user_codec import Message
+from protocol.virtio import FeatureBit, feature_mask, has_feature
+from protocol.virtio_balloon import QUEUES_MAX
+
+MEM_SLOTS: Final = 509
+"""Most memory regions of one virtual machine, as libvhost-user and rust-vmm have it."""
+
+OFFERED_PROTOCOL_FEATURES: Final = feature_mask(
+    ProtocolFeature.MQ,
+    ProtocolFeature.REPLY_ACK,
+    ProtocolFeature.BACKEND_REQ,
+    ProtocolFeature.CONFIG,
+    ProtocolFeature.RESET_DEVICE,
+    ProtocolFeature.CONFIGURE_MEM_SLOTS,
+)
+
+
+class MustClose(VhostUserError):
+    """What the front-end did leaves no way but to close the connection, such as waiting for a reply that cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The payload of a request's own reply together with the file descriptors that ride on it."""
+
+    payload: Payload
+    fds: tuple[int, ...] = ()
+
+
+Handling: TypeAlias = Generator[Action, int | None, Payload | Answer]
+"""Carries out one message: yields its effects and returns the payload of the reply that the request has by itself, None
+for a request that has none. Raises :class:`VhostUserError` to refuse the message."""
+
+Handler: TypeAlias = Callable[[Message], Handling]
+
+
+@dataclass(slots=True)
+class Session:
+    """All that the front-end negotiated and configured: one plain record (besides the file descriptors)."""
+
+    offered: int
+    balloon: VirtioBalloon
+    features: int = 0
+    protocol_features: int = 0
+    table: RegionTable = field(default_factory=RegionTable)
+    vrings: list[Vring] = field(default_factory=lambda: [Vring(index) for index in range(QUEUES_MAX)])
+    has_backend_channel: bool = False
+
+    def has_protocol_feature(self, feature: ProtocolFeature) -> bool:
+        """Return whether ``feature`` was negotiated."""
+        return has_feature(self.protocol_features, feature)
+
+    @property
+    def packed(self) -> bool:
+        """Whether the rings are packed."""
+        return has_feature(self.features, FeatureBit.RING_PACKED)
+
+    def vring(self, index: int) -> Vring:
+        """Return queue ``index`` of a message.
+
+        Raises:
+            VhostUserError: a balloon has no such queue.
+        """
+        # The whole 32-bit number is compared: a truncated one once let DPDK index out of bounds (CVE-2020-10723).
+        if index >= QUEUES_MAX:
+            raise VhostUserError(f"queue {index} does not exist, {QUEUES_MAX} is the most a balloon has")
+        return self.vrings[index]
+
+
+def u64_of(message: Message) -> int:
+    """Return the payload of a message whose form says that it is one 64-bit number."""
+    assert isinstance(message.payload, int)
+    return message.payload
+
+
+def vring_state_of(message: Message) -> VringState:
+    """Return the payload of a message whose form says that it is a vring state."""
+    assert isinstance(message.payload, VringState)
+    return message.payload
