@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from guest.frontend import QueueSetup
 from guest.ram import GuestRam
 from guest.ring_memory import RingMemory
-from guest.split_virtqueue import SplitDriverVirtqueue
-from guest.virtqueue import Buffer, DriverVirtqueue, IndirectTables
+from guest.virtqueue import Buffer, IndirectTables
+from guest.virtqueue_formats import open_virtqueue
 from protocol.memory import UserAddress
 from protocol.virtio import FeatureBit, has_feature
 
@@ -30,13 +30,14 @@ class AttachedQueue:
         self._memory = memory
         self._in_band = in_band
         ram.write(memory.descriptor, bytes(memory.bytes))
-        self._ring = memory.split_ring(ram.view)
+        self._ring = memory.open(ram.view)
         indirect = has_feature(features, FeatureBit.RING_INDIRECT_DESC)
-        self._virtqueue: DriverVirtqueue = SplitDriverVirtqueue(
+        self._virtqueue = open_virtqueue(
             self._ring,
             event_idx=has_feature(features, FeatureBit.RING_EVENT_IDX),
             tables=IndirectTables(addresses=memory.tables, capacity=memory.table_capacity) if indirect else None,
             write_guest=ram.write,
+            in_order=has_feature(features, FeatureBit.IN_ORDER),
         )
         self._waiting: dict[int, asyncio.Future[int | None]] = {}
         self._loop = asyncio.get_running_loop()

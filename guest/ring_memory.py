@@ -13,17 +13,10 @@ from guest.mm.mmzone import MAX_ORDER, MigrateType
 from guest.mm.page_alloc import PageAllocator
 from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
-from protocol.split_ring import SplitRing
+from protocol.ring_formats import Ring, RingLayout
 from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_balloon import QUEUES_MAX
-from protocol.virtio_ring import (
-    DESCRIPTOR_SIZE,
-    QUEUE_SIZE_MAX,
-    USED_RING_ALIGN,
-    avail_ring_bytes,
-    descriptor_table_bytes,
-    used_ring_bytes,
-)
+from protocol.virtio_ring import DESCRIPTOR_SIZE, QUEUE_SIZE_MAX
 
 QUEUE_SIZE: Final = 256
 """Entries of a virtqueue where nobody says otherwise, as User Mode Linux has it."""
@@ -34,9 +27,6 @@ request that finds no table free is made of direct descriptors."""
 
 TABLE_CAPACITY_MAX: Final = 1024
 """Most descriptors of one indirect table; a longer request is made of direct descriptors."""
-
-EVENT_AREA_BYTES: Final = 4
-"""Bytes of the driver's and of the device's event suppression structure of a packed virtqueue (virtio 1.2, 2.8.14)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,15 +75,19 @@ class RingMemory:
     options: RingOptions
 
     @property
+    def layout(self) -> RingLayout:
+        """The format and size of the ring."""
+        return RingLayout(self.options.size, self.options.packed)
+
+    @property
     def available(self) -> int:
         """The available ring, or the driver's event area."""
-        return self.descriptor + descriptor_table_bytes(self.options.size)
+        return self.descriptor + self.layout.offsets[1]
 
     @property
     def used(self) -> int:
         """The used ring, or the device's event area."""
-        size = EVENT_AREA_BYTES if self.options.packed else avail_ring_bytes(self.options.size)
-        return _align(self.available + size, USED_RING_ALIGN)
+        return self.descriptor + self.layout.offsets[2]
 
     @property
     def table_capacity(self) -> int:
@@ -103,8 +97,7 @@ class RingMemory:
     @property
     def tables(self) -> tuple[int, ...]:
         """The indirect tables, in pages of their own."""
-        size = EVENT_AREA_BYTES if self.options.packed else used_ring_bytes(self.options.size)
-        first = _align(self.used + size, PAGE_SIZE)
+        first = _align(self.descriptor + self.layout.bytes, PAGE_SIZE)
         return tuple(first + number * self.table_capacity * DESCRIPTOR_SIZE for number in range(TABLES))
 
     @property
@@ -112,15 +105,10 @@ class RingMemory:
         """Length of the whole."""
         return self.tables[-1] + self.table_capacity * DESCRIPTOR_SIZE - self.descriptor
 
-    def split_ring(self, view: Callable[[int, int], memoryview]) -> SplitRing:
-        """Return the split ring in this memory; ``view`` gives a view of (guest address, length)."""
-        size = self.options.size
-        return SplitRing(
-            size,
-            view(self.descriptor, descriptor_table_bytes(size)),
-            view(self.available, avail_ring_bytes(size)),
-            view(self.used, used_ring_bytes(size)),
-        )
+    def open(self, view: Callable[[int, int], memoryview]) -> Ring:
+        """Return the ring in this memory; ``view`` gives a view of (guest address, length)."""
+        places = zip((self.descriptor, self.available, self.used), self.layout.lengths, strict=True)
+        return self.layout.open(*(view(address, length) for address, length in places))
 
 
 def allocate_rings(allocator: PageAllocator, options: RingOptions | None = None) -> tuple[RingMemory, ...]:

@@ -21,12 +21,12 @@ from typing import Final, TypeVar
 from guest.frontend import Call, Frontend, QueueSetup
 from guest.ram import GuestRam
 from guest.ring_memory import QUEUE_SIZE, RingMemory, RingOptions
-from guest.split_virtqueue import SplitDriverVirtqueue
 from guest.virtio_balloon import accept_features
 from guest.virtqueue import Buffer, IndirectTables
+from guest.virtqueue_formats import open_virtqueue
 from protocol.errors import SessionEnded, VhostUserError
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
-from protocol.split_ring import SplitRing
+from protocol.ring_formats import Ring
 from protocol.units import KIB
 from protocol.vhost_user import Payload
 from protocol.vhost_user_codec import BadMessage, Channel, MessageReader
@@ -87,7 +87,7 @@ class Machine:
         self.ram = GuestRam(size + len(BalloonQueue) * _QUEUE_BYTES)
         self._frontend = Frontend()
         self._reader = MessageReader(Channel.BACKEND_REPLIES)
-        self._rings: list[SplitRing] = []
+        self._rings: list[Ring] = []
         self._eventfds: list[int] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(PATIENCE)
@@ -123,7 +123,7 @@ class Machine:
         begin = self.size + index * _QUEUE_BYTES
         memory = RingMemory(begin, RingOptions())
         assert memory.bytes <= _QUEUE_BYTES
-        ring = memory.split_ring(self.ram.view)
+        ring = memory.open(self.ram.view)
         tables = IndirectTables(addresses=memory.tables, capacity=memory.table_capacity)
         kick, call = os.eventfd(0, os.EFD_CLOEXEC), os.eventfd(0, os.EFD_CLOEXEC)
         self._rings.append(ring)
@@ -139,7 +139,7 @@ class Machine:
         self._perform(self._frontend.start_queue(index, setup))
         # The reporting queue comes last and is the one that is driven.
         self._kick_fd, self._call_fd = kick, call
-        self._queue = SplitDriverVirtqueue(ring, event_idx=True, tables=tables, write_guest=self.ram.write)
+        self._queue = open_virtqueue(ring, event_idx=True, tables=tables, write_guest=self.ram.write)
 
     def _perform(self, calls: Generator[Call, Payload, Result]) -> Result:
         try:

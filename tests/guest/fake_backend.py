@@ -157,7 +157,9 @@ class Guest:
 
     def device_ring(self, index: int) -> SplitRing:
         """Return the device's view of a queue's ring."""
-        return self.rings[index].split_ring(self.ram.view)
+        ring = self.rings[index].open(self.ram.view)
+        assert isinstance(ring, SplitRing)
+        return ring
 
     def give_back(
         self, backend: FakeBackend, head: int | None = None, *, length: int = 0, interrupt: bool = True
