@@ -17,15 +17,18 @@ FEATURES: Final = {
     "--in-order": FeatureBit.IN_ORDER,
 }
 
-KINDS: Final = [
+KINDS = [
     f"--ring {ring} --indirect {indirect} --event-idx {event_idx}"
-    for ring, indirect, event_idx in product(("split",), ("on", "off"), ("on", "off"))
-] + ["--ring split --queue-size 8 --indirect off", "--ring split --queue-size 32768"]
+    for ring, indirect, event_idx in product(("split", "packed"), ("on", "off"), ("on", "off"))
+]
+KINDS += [f"{kind} --in-order on" for kind in KINDS]
+KINDS += ["--ring split --queue-size 8 --indirect off", "--ring split --queue-size 32768"]
+KINDS += ["--ring packed --queue-size 9 --indirect off", "--ring packed --queue-size 32768"]
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
-    with DaemonProcess(tmp_path_factory.mktemp("daemon")) as daemon:
+    with DaemonProcess(tmp_path_factory.mktemp("daemon"), "--features", "packed=on,in-order=on") as daemon:
         yield daemon
 
 
