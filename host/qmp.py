@@ -54,6 +54,12 @@ class Arguments:
         """Take a required string. Raises :class:`QmpError`."""
         return str(self._required(name, str))
 
+    def anything(self, name: str) -> Any:
+        """Take a required argument of whatever type. Raises :class:`QmpError`."""
+        if name not in self._members:
+            raise QmpError(f"parameter '{name}' is missing")
+        return self._members.pop(name)
+
     def optional_integer(self, name: str) -> int | None:
         """Take an integer or, if it is not given, None. Raises :class:`QmpError`."""
         return self.integer(name) if name in self._members else None
@@ -68,9 +74,7 @@ class Arguments:
             raise QmpError(f"no parameter {shown(name)} here")
 
     def _required(self, name: str, kind: type) -> Any:
-        if name not in self._members:
-            raise QmpError(f"parameter '{name}' is missing")
-        value = self._members.pop(name)
+        value = self.anything(name)
         if type(value) is not kind:  # a bool is no integer here
             raise QmpError(f"parameter '{name}' has to be {_KINDS[kind]}")
         return value
@@ -90,7 +94,7 @@ class Request:
 
     def failure(self, error: QmpError) -> bytes:
         """Return the answer of a command that was not."""
-        return _build_error(error, self.reply)
+        return build_error(error, self.reply)
 
 
 class QmpSession:
@@ -114,14 +118,14 @@ class QmpSession:
         try:
             message = self._stream.next_object()
         except JsonError as error:
-            return _build_error(QmpError(str(error)), {})
+            return build_error(QmpError(str(error)), {})
         if message is None:
             return None
         reply = {"id": message["id"]} if "id" in message else {}
         try:
             return self._judge(message, reply)
         except QmpError as error:
-            return _build_error(error, reply)
+            return build_error(error, reply)
 
     def _judge(self, message: Mapping[str, Any], reply: Mapping[str, Any]) -> Request | bytes:
         name, arguments = message.get("execute"), message.get("arguments", {})
@@ -168,7 +172,8 @@ def build_line(message: Mapping[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\r\n"
 
 
-def _build_error(error: QmpError, reply: Mapping[str, Any]) -> bytes:
+def build_error(error: QmpError, reply: Mapping[str, Any]) -> bytes:
+    """Return an error as a line; ``reply`` holds the ``id`` of the command that it answers, if it has one."""
     return build_line({"error": {"class": error.error_class.value, "desc": str(error)}, **reply})
 
 

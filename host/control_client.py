@@ -1,0 +1,92 @@
+"""The other end of the control socket, for one command from a command line.
+
+Must not know: which commands there are.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from host.json_stream import JsonError, JsonStream
+from host.qmp import NEGOTIATE
+from protocol.errors import BalloonError, FramingError, UsageError
+from protocol.units import parse_size
+
+_GREETING_TIMEOUT: Final = 10.0
+_CHUNK: Final = 1 << 16
+
+
+def ask(path: Path, name: str, arguments: Mapping[str, Any]) -> object:
+    """Return what the daemon whose control socket is at ``path`` returns for a command, however long that takes.
+
+    Raises:
+        UsageError: nobody answers there.
+        BalloonError: the command was answered with an error, or the daemon went away.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_GREETING_TIMEOUT)
+        try:
+            connection.connect(os.fspath(path))
+            stream = JsonStream()
+            _receive(connection, stream, "QMP")
+            _send(connection, {"execute": NEGOTIATE})
+            _receive(connection, stream, "return")
+            connection.settimeout(None)
+            if name == NEGOTIATE:
+                return {}
+            _send(connection, {"execute": name, "arguments": arguments})
+            return _receive(connection, stream, "return")
+        except (JsonError, FramingError) as error:
+            raise UsageError(f"{path}: not a control socket: {error}") from error
+        except OSError as error:
+            # "AF_UNIX path too long" and a timeout carry no errno.
+            raise UsageError(f"{path}: {error.strerror or error}") from error
+
+
+def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
+    """Return ``NAME=VALUE`` words as arguments: a value is JSON, or a size like 512M, or else a string.
+
+    Raises:
+        UsageError: a word without ``=``, or a name that comes twice.
+    """
+    arguments: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not name or not equals:
+            raise UsageError(f"arguments are written NAME=VALUE, not {word!r}")
+        if name in arguments:
+            raise UsageError(f"argument {name} comes twice")
+        arguments[name] = _parse_value(text)
+    return arguments
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return parse_size(text)
+    except UsageError:
+        return text
+
+
+def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
+    connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _receive(connection: socket.socket, stream: JsonStream, member: str) -> Any:
+    # Events come in between, and are of no interest here.
+    while True:
+        while (message := stream.next_object()) is None:
+            data = connection.recv(_CHUNK)
+            if not data:
+                raise BalloonError("the daemon closed the connection without an answer")
+            stream.feed(data)
+        if "error" in message:
+            raise BalloonError(str(message["error"]["desc"]))
+        if member in message:
+            return message[member]

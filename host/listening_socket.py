@@ -1,0 +1,73 @@
+"""Unix sockets that are listened on at a path: made without disturbing anybody, removed without removing another's.
+
+Must not know: who connects.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+from protocol.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+BACKLOG: Final = 128
+
+
+class ListeningSocket:
+    """A socket that listens at ``path``, and the file that is its name. ``option`` is what complaints begin with."""
+
+    def __init__(self, path: Path, option: str) -> None:
+        """Listen. The socket file of a process that was killed is replaced.
+
+        Raises:
+            UsageError: another process listens there, something else is there, or it cannot be created.
+        """
+        self.path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _remove_stale(path, option)
+            self.socket.bind(os.fspath(path))
+            self.socket.listen(BACKLOG)
+            status = os.lstat(path)
+        except OSError as error:
+            self.socket.close()
+            # "AF_UNIX path too long" carries no errno.
+            raise UsageError(f"{option} {path}: {error.strerror or error}") from error
+        except UsageError:
+            self.socket.close()
+            raise
+        self._identity = status.st_dev, status.st_ino
+
+    def close(self) -> None:
+        """Stop listening, and remove the file if it is still this socket's."""
+        self.socket.close()
+        with contextlib.suppress(OSError):
+            status = os.lstat(self.path)
+            if (status.st_dev, status.st_ino) == self._identity:
+                os.unlink(self.path)
+
+
+def _remove_stale(path: Path, option: str) -> None:
+    # A socket file outlives a process that was killed. It may go, unless somebody still listens on it.
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise UsageError(f"{option} {path}: exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            log.info("removing the stale socket %s", path)
+            os.unlink(path)
+        except BlockingIOError:
+            raise UsageError(f"{option} {path}: another process listens there") from None
+        else:
+            raise UsageError(f"{option} {path}: another process listens there")
