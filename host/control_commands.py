@@ -10,16 +10,18 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from host.controlled_vm import ControlledVm, VmFacts
+from host.controlled_vm import ControlledVm
 from host.object_tree import ObjectTree
 from host.offered_features import feature_names
 from host.qmp import NEGOTIATE, Arguments, ErrorClass, QmpError, Request, shown
+from host.reclaim import ReclaimMethod
+from host.vm_control import VmInfo
 from protocol.errors import BalloonError
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
 
 log = logging.getLogger(__name__)
 
-_METHODS: Final = ("hint", "inflate")
+_METHODS: Final = [method.value for method in ReclaimMethod]
 
 
 class ControlCommands:
@@ -112,10 +114,10 @@ class ControlCommands:
         if method is not None and method not in _METHODS:
             raise QmpError(f"parameter 'method' has to be {' or '.join(_METHODS)}")
         _require_driver(vm, control)
-        result = await control.reclaim(method)
+        result = await control.reclaim(None if method is None else ReclaimMethod(method))
         return {
             "vm": vm,
-            "method": result.method,
+            "method": result.method.value,
             "hinted-bytes": result.hinted_bytes,
             "discarded-bytes": result.discarded_bytes,
             "seconds": round(result.seconds, 6),
@@ -158,7 +160,7 @@ def logical_size(memory_bytes: int, pages: int) -> int:
     return max(memory_bytes - (pages << PFN_SHIFT), 0)
 
 
-def _describe(vm: int, info: VmFacts) -> dict[str, object]:
+def _describe(vm: int, info: VmInfo) -> dict[str, object]:
     return {
         "vm": vm,
         "pid": info.pid,

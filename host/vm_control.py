@@ -204,6 +204,11 @@ class VmControl:
         finally:
             self._asking.discard(answer)
 
+    @property
+    def statistics_interval(self) -> float:
+        """Seconds between two requests for statistics; 0 for only when wanted."""
+        return self._interval
+
     def set_statistics_interval(self, seconds: float) -> None:
         """Ask for statistics every ``seconds`` from now on; 0 for only when wanted.
 

@@ -1,61 +1,34 @@
 """A virtual machine for tests of the control socket: it has the controls, and nothing behind them."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from host.reclaim import ReclaimMethod, ReclaimResult
+from host.vm_control import GuestStatistics, VmInfo
 from protocol.errors import BalloonError
 
-
-@dataclass
-class Facts:
-    """See :class:`host.controlled_vm.VmFacts`."""
-
-    pid: int = 4711
-    memory_bytes: int = 1 << 30
-    num_pages: int = 0
-    actual: int = 0
-    features: int = 1 << 5 | 1 << 34
-    driver_ready: bool = True
-
-
-@dataclass
-class Statistics:
-    """See :class:`host.controlled_vm.Statistics`."""
-
-    values: Mapping[str, int]
-    age: float
-
-
-@dataclass
-class Reclaimed:
-    """See :class:`host.controlled_vm.Reclaimed`."""
-
-    method: str
-    hinted_bytes: int = 3 << 20
-    discarded_bytes: int = 2 << 20
-    seconds: float = 0.25
-    complete: bool = True
+INFO = VmInfo(pid=4711, memory_bytes=1 << 30, num_pages=0, actual=0, features=1 << 5 | 1 << 34, driver_ready=True)
 
 
 @dataclass
 class FakeVm:
     """See :class:`host.controlled_vm.ControlledVm`. Reclaiming takes until :attr:`release` is set."""
 
-    facts: Facts = field(default_factory=Facts)
-    last_statistics: Statistics | None = None
+    facts: VmInfo = INFO
+    last_statistics: GuestStatistics | None = None
     statistics_interval: float = 0
-    fresh: Statistics | None = None
+    fresh: GuestStatistics | None = None
     release: asyncio.Event = field(default_factory=asyncio.Event)
     reclaiming: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def info(self) -> Facts:
+    def info(self) -> VmInfo:
         return self.facts
 
     def set_num_pages(self, num_pages: int) -> None:
-        self.facts.num_pages = num_pages
+        self.facts = replace(self.facts, num_pages=num_pages)
 
-    async def statistics(self) -> Statistics:
+    async def statistics(self) -> GuestStatistics:
         if self.fresh is None:
             raise BalloonError("the guest gave no statistics within 5 s")
         return self.fresh
@@ -63,7 +36,18 @@ class FakeVm:
     def set_statistics_interval(self, seconds: float) -> None:
         self.statistics_interval = seconds
 
-    async def reclaim(self, method: str | None = None) -> Reclaimed:
+    async def reclaim(self, method: ReclaimMethod | None = None) -> ReclaimResult:
         self.reclaiming.set()
         await self.release.wait()
-        return Reclaimed(method or "hint")
+        return ReclaimResult(
+            method=method or ReclaimMethod.HINT,
+            hinted_bytes=3 << 20,
+            discarded_bytes=2 << 20,
+            seconds=0.25,
+            complete=True,
+        )
+
+
+def fake(**facts: Any) -> FakeVm:
+    """Return a virtual machine with other facts than :data:`INFO`."""
+    return FakeVm(replace(INFO, **facts))
