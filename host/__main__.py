@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from host.balloon_statistics import STATISTICS_INTERVAL_MAX
 from host.offered_features import FEATURE_NAMES, feature_names, parse_features, switch_features
 from host.virtio_balloon import OFFERED
 from protocol.command_line import DISTRIBUTION, Parser, option_type, path_option, run_command
@@ -24,6 +25,9 @@ _EPILOG = """\
 example:
   vhost-user-balloon --socket-path /tmp/balloon.sock --events -
   balloon-guest --socket-path /tmp/balloon.sock --memory 1G --workload memhog     (in a second terminal)
+
+  vhost-user-balloon --socket-path /tmp/balloon.sock --control /tmp/balloon.ctl
+  vhost-user-balloon --ask /tmp/balloon.ctl balloon vm=1 value=512M               (in a second terminal)
 """
 
 
@@ -40,7 +44,27 @@ def make_parser() -> argparse.ArgumentParser:
         "--socket-path", metavar="PATH", type=option_type(path_option), help="listen on this unix socket"
     )
     where.add_argument("--fd", metavar="N", type=int, help="use this inherited socket, listening or connected")
-    device = parser.add_argument_group("the device")
+    _add_device_options(parser.add_argument_group("the device"))
+    control = parser.add_argument_group("control")
+    control.add_argument(
+        "--control", metavar="PATH", type=option_type(path_option), help="answer QMP commands on a unix socket at PATH"
+    )
+    control.add_argument(
+        "--ask",
+        metavar=("PATH", "COMMAND"),
+        nargs="+",
+        help="no daemon: give the one with --control PATH a COMMAND, arguments behind it as NAME=VALUE",
+    )
+    watch = parser.add_argument_group("watching")
+    watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
+    watch.add_argument("-v", "--verbose", action="store_true", help="tell of sessions on standard error")
+    parser.add_argument(
+        "--print-capabilities", action="store_true", help="print what this back-end is as JSON, ignore the rest, exit"
+    )
+    return parser
+
+
+def _add_device_options(device: argparse._ArgumentGroup) -> None:
     device.add_argument(
         "--discard",
         choices=("punch", "none"),
@@ -68,13 +92,13 @@ def make_parser() -> argparse.ArgumentParser:
         default=0,
         help="inflate each guest's balloon to SIZE (default: 0)",
     )
-    watch = parser.add_argument_group("watching")
-    watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
-    watch.add_argument("-v", "--verbose", action="store_true", help="tell of sessions on standard error")
-    parser.add_argument(
-        "--print-capabilities", action="store_true", help="print what this back-end is as JSON, ignore the rest, exit"
+    device.add_argument(
+        "--statistics-interval",
+        metavar="SECONDS",
+        type=option_type(parse_interval),
+        default=0,
+        help="ask each guest for its statistics so often (default: 0, only when somebody wants them)",
     )
-    return parser
 
 
 def print_capabilities() -> int:
@@ -107,6 +131,8 @@ def _run(arguments: argparse.Namespace) -> int:
         features=switch_features(OFFERED, switches),
         discard=arguments.discard == "punch",
         balloon_pages=balloon_pages,
+        control_path=arguments.control,
+        statistics_interval=arguments.statistics_interval,
     )
     events = open_event_log(arguments.events, time.monotonic)
 
@@ -120,12 +146,32 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def parse_interval(text: str) -> int:
+    """Return whole seconds. Raises :class:`UsageError` for more than QEMU allows, and for less than none."""
+    seconds = int(text)
+    if not 0 <= seconds <= STATISTICS_INTERVAL_MAX:
+        raise UsageError(f"not from 0 to {STATISTICS_INTERVAL_MAX}: {text}")
+    return seconds
+
+
+def _ask(words: Sequence[str]) -> int:
+    from host.control_client import ask, parse_arguments
+
+    if len(words) < 2:
+        raise UsageError("--ask needs the PATH of a control socket and a COMMAND, for example query-vms")
+    path, command, *arguments = words
+    print(json.dumps(ask(path_option(path), command, parse_arguments(arguments)), indent=2))
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; return the exit status: 0 after SIGTERM, 1 for a failure, 2 for a usage error."""
     words = sys.argv[1:] if argv is None else list(argv)
     if "--print-capabilities" in words:
         return run_command(PROGRAM, print_capabilities)
     arguments = make_parser().parse_args(words)
+    if arguments.ask is not None:
+        return run_command(PROGRAM, lambda: _ask(arguments.ask))
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.WARNING,
         format=f"{PROGRAM}: %(message)s",

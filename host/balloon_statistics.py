@@ -21,6 +21,9 @@ from protocol.balloon_statistics import STATISTIC_SIZE, StatisticTag
 STATISTICS_BYTES_MAX: Final = 4096
 """Most bytes of one buffer that are believed. Linux has 16 tags and sends 160 bytes."""
 
+STATISTICS_INTERVAL_MAX: Final = (1 << 32) - 1
+"""Most seconds between two requests for statistics that an operator may wish for, as in QEMU."""
+
 _ENTRY: Final = struct.Struct("<HQ")
 _NAME_OF_TAG: Final = {int(tag): tag.name.lower() for tag in StatisticTag}
 

@@ -11,16 +11,21 @@ import os
 import resource
 import signal
 import socket
-import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from host.connection import Connection
+from host.control import ControlServer
+from host.control_commands import ControlCommands, logical_size
+from host.listening_socket import ListeningSocket, inherited_socket
+from host.qmp import build_version
 from host.session import Session
 from host.virtio_balloon import VirtioBalloon
-from protocol.errors import UsageError
+from host.vm_control import VmControl
+from protocol.command_line import DISTRIBUTION, version
 from protocol.events import EventLog
 from protocol.virtio_balloon import BalloonConfig
 
@@ -30,19 +35,22 @@ WORKERS_MAX: Final = 256
 """Most threads that discard at the same time. They are made only when there is work for them, and a guest needs at
 most one for each of its queues, so guests that are slow on purpose leave enough for the others."""
 
-_BACKLOG: Final = 128
-_FD_MAX: Final = (1 << 31) - 1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonOptions:
-    """How the daemon was asked to run. Exactly one of ``socket_path`` and ``fd`` is given."""
+    """How the daemon was asked to run. Exactly one of ``socket_path`` and ``fd`` is given.
+
+    ``control_path`` is where the control socket shall be, if there shall be one. Statistics are asked for every
+    ``statistics_interval`` seconds, or for 0 only on demand.
+    """
 
     socket_path: Path | None
     fd: int | None
     features: int
     discard: bool
     balloon_pages: int
+    control_path: Path | None = None
+    statistics_interval: int = 0
 
 
 class Daemon:
@@ -55,12 +63,23 @@ class Daemon:
             UsageError: the socket cannot be had.
         """
         self._options = options
-        self._socket, self._listens = open_socket(options)
+        self._vms: dict[int, VmControl] = {}
+        with contextlib.ExitStack() as sockets:
+            self._socket, self._listens = open_socket(options, sockets)
+            self._control = self._open_control()
+            self._sockets = sockets.pop_all()
         self._events = events
         self._executor = ThreadPoolExecutor(WORKERS_MAX, thread_name_prefix="discard")
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_vm = 0
         self._stop = asyncio.Event()
+
+    def _open_control(self) -> ControlServer | None:
+        if self._options.control_path is None:
+            return None
+        listener = ListeningSocket(self._options.control_path, "--control")
+        number = build_version(version(), f"{DISTRIBUTION} {version()}")
+        return ControlServer(listener, ControlCommands(self._vms, time.time, number).perform, number)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone."""
@@ -69,6 +88,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         try:
+            if self._control is not None:
+                await self._control.start()
             if self._listens:
                 await self._listen(self._socket)
             else:
@@ -80,8 +101,6 @@ class Daemon:
             await self._finish()
 
     async def _listen(self, sock: socket.socket) -> None:
-        path = self._options.socket_path
-        identity = None if path is None else os.lstat(path)
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
         loop.add_reader(sock.fileno(), self._accept, sock)
@@ -93,8 +112,7 @@ class Daemon:
         finally:
             loop.remove_reader(sock.fileno())
             sock.close()
-            if path is not None and identity is not None:
-                _unlink_own(path, identity)
+            self._sockets.close()
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -135,6 +153,7 @@ class Daemon:
         pid = connection.peer_pid
         emit("connected", pid=pid)
         log.info("vm %d connected, process %d", vm, pid)
+        self._give_control(vm, connection)
         reason = "daemon stops"
         try:
             reason = await connection.run()
@@ -146,6 +165,7 @@ class Daemon:
             log.exception("vm %d: internal error", vm)
             reason = "internal error"
         finally:
+            self._take_control(vm, reason)
             metrics = connection.metrics
             emit(
                 "disconnected",
@@ -157,88 +177,45 @@ class Daemon:
             )
             log.info("vm %d disconnected: %s", vm, reason)
 
+    def _give_control(self, vm: int, connection: Connection) -> None:
+        vm_control = self._vms[vm] = connection.control
+        vm_control.set_statistics_interval(self._options.statistics_interval)
+        if (control := self._control) is not None:
+            vm_control.on_balloon_change = lambda actual: control.balloon_changed(
+                vm, logical_size(connection.memory_bytes, actual)
+            )
+            control.emit("VM_CONNECTED", {"vm": vm, "pid": connection.peer_pid})
+
+    def _take_control(self, vm: int, reason: str) -> None:
+        del self._vms[vm]
+        if self._control is not None:
+            self._control.forget(vm)
+            self._control.emit("VM_DISCONNECTED", {"vm": vm, "reason": reason})
+
     async def _finish(self) -> None:
         self._stop.set()
+        if self._control is not None:
+            await self._control.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._executor.shutdown(wait=True)
 
 
-def open_socket(options: DaemonOptions) -> tuple[socket.socket, bool]:
+def open_socket(options: DaemonOptions, sockets: contextlib.ExitStack) -> tuple[socket.socket, bool]:
     """Return the socket that the options name, and whether it listens (else it is connected).
+
+    ``sockets`` closes one that was made here, and removes its file.
 
     Raises:
         UsageError: no such descriptor, not a unix stream socket, a path that is taken or cannot be bound.
     """
     if options.fd is not None:
-        return _inherited_socket(options.fd)
+        return inherited_socket(options.fd)
     assert options.socket_path is not None
-    return _bind(options.socket_path), True
-
-
-def _inherited_socket(fd: int) -> tuple[socket.socket, bool]:
-    if not 0 <= fd <= _FD_MAX:
-        raise UsageError(f"--fd {fd}: not a file descriptor number")
-    try:
-        sock = socket.socket(fileno=fd)
-    except OSError as error:
-        raise UsageError(f"--fd {fd}: {error.strerror}") from error
-    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
-        sock.detach()
-        raise UsageError(f"--fd {fd}: not a unix stream socket")
-    listens = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    if not listens:
-        try:
-            sock.getpeername()
-        except OSError as error:
-            sock.detach()
-            raise UsageError(f"--fd {fd}: the socket neither listens nor is connected") from error
-    return sock, listens
-
-
-def _bind(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(path)
-        sock.bind(os.fspath(path))
-        sock.listen(_BACKLOG)
-    except OSError as error:
-        sock.close()
-        # "AF_UNIX path too long" carries no errno.
-        raise UsageError(f"--socket-path {path}: {error.strerror or error}") from error
-    except UsageError:
-        sock.close()
-        raise
-    return sock
-
-
-def _remove_stale(path: Path) -> None:
-    # A socket file outlives a daemon that was killed. It may go, unless somebody still listens on it.
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(status.st_mode):
-        raise UsageError(f"--socket-path {path}: exists and is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            log.info("removing the stale socket %s", path)
-            os.unlink(path)
-        except BlockingIOError:
-            raise UsageError(f"--socket-path {path}: another process listens there") from None
-        else:
-            raise UsageError(f"--socket-path {path}: another process listens there")
-
-
-def _unlink_own(path: Path, identity: os.stat_result) -> None:
-    with contextlib.suppress(OSError):
-        status = os.lstat(path)
-        if (status.st_dev, status.st_ino) == (identity.st_dev, identity.st_ino):
-            os.unlink(path)
+    listener = ListeningSocket(options.socket_path, "--socket-path")
+    sockets.callback(listener.close)
+    return listener.socket, True
 
 
 def _printable_address(sock: socket.socket) -> str:

@@ -1,4 +1,4 @@
-"""Unix sockets that are listened on at a path: made without disturbing anybody, removed without removing another's.
+"""Unix sockets to listen on: made at a path without disturbing anybody, or inherited and checked.
 
 Must not know: who connects.
 """
@@ -15,7 +15,8 @@ from protocol.errors import UsageError
 
 log = logging.getLogger(__name__)
 
-BACKLOG: Final = 128
+_BACKLOG: Final = 128
+_FD_MAX: Final = (1 << 31) - 1
 
 
 class ListeningSocket:
@@ -32,7 +33,7 @@ class ListeningSocket:
         try:
             _remove_stale(path, option)
             self.socket.bind(os.fspath(path))
-            self.socket.listen(BACKLOG)
+            self.socket.listen(_BACKLOG)
             status = os.lstat(path)
         except OSError as error:
             self.socket.close()
@@ -71,3 +72,28 @@ def _remove_stale(path: Path, option: str) -> None:
             raise UsageError(f"{option} {path}: another process listens there") from None
         else:
             raise UsageError(f"{option} {path}: another process listens there")
+
+
+def inherited_socket(fd: int) -> tuple[socket.socket, bool]:
+    """Return the unix stream socket that descriptor ``fd`` is, and whether it listens (else it is connected).
+
+    Raises:
+        UsageError: it is something else; the descriptor then stays open.
+    """
+    if not 0 <= fd <= _FD_MAX:
+        raise UsageError(f"--fd {fd}: not a file descriptor number")
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise UsageError(f"--fd {fd}: {error.strerror}") from error
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+        sock.detach()
+        raise UsageError(f"--fd {fd}: not a unix stream socket")
+    listens = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    if not listens:
+        try:
+            sock.getpeername()
+        except OSError as error:
+            sock.detach()
+            raise UsageError(f"--fd {fd}: the socket neither listens nor is connected") from error
+    return sock, listens

@@ -8,15 +8,13 @@ Must not know: QMP's stream, sockets.
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from host.balloon_statistics import STATISTICS_INTERVAL_MAX
 from host.controlled_vm import ControlledVm
 from host.qmp import ErrorClass, QmpError, shown
 from protocol.balloon_statistics import StatisticTag
 
 GUEST_STATS: Final = "guest-stats"
 POLLING_INTERVAL: Final = "guest-stats-polling-interval"
-
-INTERVAL_MAX: Final = (1 << 32) - 1
-"""Most seconds between two statistics, as in QEMU."""
 
 UNKNOWN: Final = (1 << 64) - 1
 """What a statistic is that the guest did not give: -1 in 64 bits, as QEMU shows it."""
@@ -86,8 +84,8 @@ class ObjectTree:
             raise QmpError(f"{path} has no property {shown(name)}")
         if name != POLLING_INTERVAL:
             raise QmpError(f"the property '{name}' cannot be written")
-        if type(value) is not int or not 0 <= value <= INTERVAL_MAX:
-            raise QmpError(f"'{name}' has to be an integer from 0 to {INTERVAL_MAX}, in seconds")
+        if type(value) is not int or not 0 <= value <= STATISTICS_INTERVAL_MAX:
+            raise QmpError(f"'{name}' has to be an integer from 0 to {STATISTICS_INTERVAL_MAX}, in seconds")
         control.set_statistics_interval(value)
 
     def _vm(self, path: str) -> ControlledVm:

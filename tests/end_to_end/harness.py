@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Self
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 
@@ -203,7 +203,7 @@ class DaemonProcess(ProgramProcess):
             self.kill()
             raise AssertionError(f"the daemon did not start: {complaint}") from None
 
-    def __enter__(self) -> "DaemonProcess":
+    def __enter__(self) -> Self:
         return self
 
     def settled(self, vm: int) -> Event:

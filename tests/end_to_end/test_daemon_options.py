@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from host.offered_features import FEATURE_NAMES
 from protocol.vhost_user import FrontendRequest
 from tests.end_to_end.harness import DEADLINE, ROOT, DaemonProcess, ProgramProcess, until
 from tests.end_to_end.virtual_machine import Client, VirtualMachine
@@ -59,6 +60,15 @@ def assert_refused(result: subprocess.CompletedProcess[str], text: str) -> None:
             ("--socket-path", "{}/s", "--features", "page-poison=off", "--page-poison", "on"),
             "--features says otherwise",
         ),
+        (("--socket-path", "{}/s", "--statistics-interval", "-1"), "not from 0 to 4294967295: -1"),
+        (("--socket-path", "{}/s", "--statistics-interval", "1.5"), "not a number: '1.5'"),
+        (("--socket-path", "{}/s", "--control", "{}/missing/c"), "--control"),
+        (("--socket-path", "{}/s", "--control", "{}/file"), "exists and is not a socket"),
+        (("--socket-path", "{}/s", "--control", "{}/s"), "another process listens there"),
+        (("--ask", "{}/c"), "--ask needs the PATH of a control socket and a COMMAND"),
+        (("--ask", "{}/c", "query-vms"), "No such file or directory"),
+        (("--ask", "{}/c", "balloon", "512M"), "NAME=VALUE, not '512M'"),
+        (("--ask", "{}/c", "balloon", "value=1", "value=2"), "argument value comes twice"),
         (("--socket-path", "{}/s", "--no-such-option"), "--no-such-option"),
         (("--fd", "four"), "--fd"),
         (("--fd", "77"), "Bad file descriptor"),
@@ -127,6 +137,10 @@ def test_capabilities_are_printed_whatever_else_is_asked(tmp_path: Path) -> None
     result = run_daemon("--no-such-option", "--fd", "x", "--print-capabilities", "--socket-path", str(tmp_path))
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["type"] == "balloon"
+
+
+def test_capabilities_name_every_feature() -> None:
+    assert set(json.loads(run_daemon("--print-capabilities").stdout)["features"]) == set(FEATURE_NAMES)
 
 
 def test_features_are_offered_as_asked(tmp_path: Path) -> None:

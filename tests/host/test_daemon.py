@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +25,30 @@ def options(*, path: Path | None = None, fd: int | None = None) -> DaemonOptions
     return DaemonOptions(socket_path=path, fd=fd, features=OFFERED, discard=True, balloon_pages=0)
 
 
+def open_options(wanted: DaemonOptions) -> None:
+    """Open what the options name; nothing may be left to close when that is refused."""
+    with ExitStack() as sockets:
+        open_socket(wanted, sockets)
+
+
 @pytest.mark.parametrize("kind", ["file", "directory", "long", "missing"])
 def test_a_path_that_is_refused_leaves_no_socket_open(tmp_path: Path, kind: str) -> None:
     (tmp_path / "file").write_text("", encoding="ascii")
     paths = {"file": "file", "directory": ".", "long": "x" * 200, "missing": "missing/socket"}
     before = open_fds(os.getpid()).keys()
     with pytest.raises(UsageError):
-        open_socket(options(path=tmp_path / paths[kind]))
+        open_options(options(path=tmp_path / paths[kind]))
     assert open_fds(os.getpid()).keys() == before
 
 
 def test_a_dangling_link_and_a_foreign_socket_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="exists and is not a socket"):
-        open_socket(options(path=tmp_path / "link"))
+        open_options(options(path=tmp_path / "link"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(tmp_path / "datagrams"))
         with pytest.raises(UsageError):
-            open_socket(options(path=tmp_path / "datagrams"))
+            open_options(options(path=tmp_path / "datagrams"))
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "datagrams").is_socket()
 
@@ -54,13 +61,13 @@ def test_a_listener_that_does_not_accept_is_alive_all_the_same(tmp_path: Path) -
         listener.listen(0)
         first.connect(str(path))
         with pytest.raises(UsageError, match="another process listens there"):
-            open_socket(options(path=path))
+            open_options(options(path=path))
 
 
 def test_a_refused_descriptor_stays_open() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mine:
         with pytest.raises(UsageError):
-            open_socket(options(fd=mine.fileno()))
+            open_options(options(fd=mine.fileno()))
         os.fstat(mine.fileno())
 
 
