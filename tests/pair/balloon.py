@@ -1,0 +1,127 @@
+"""An emulated guest and the device that serves it, in one process and one event loop, over a real socket."""
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from guest.machine import Machine
+from guest.vmm import VirtualMachine, VmmOptions
+from guest.workload import Workload
+from guest.workloads.steps import Steps
+from host.backend import Session
+from host.connection import Connection
+from host.virtio_balloon import VirtioBalloon
+from protocol.events import EventLog
+from protocol.virtio_balloon import BalloonConfig
+from tests.end_to_end.harness import DEADLINE
+
+MIB: Final = 1 << 20
+
+
+class Pair:
+    """A guest of 64 MiB unless told otherwise, and the device of the moment."""
+
+    def __init__(self, path: Path, features: int, num_pages: int, workloads: tuple[Workload, ...], **options: Any):
+        self._stream = io.StringIO()
+        self._features = features
+        self.num_pages = num_pages
+        """What the next device wishes for to begin with."""
+        chosen: dict[str, Any] = {"memory": 64 * MIB, "reporter": "off", "hold": True, **options}
+        self.machine = VirtualMachine(
+            VmmOptions(socket_path=path, workloads=workloads, **chosen),
+            EventLog(self._stream, asyncio.get_running_loop().time),
+        )
+        self.device: Connection
+        self.running: asyncio.Task[int] = asyncio.create_task(self.machine.run())
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._listener.setblocking(False)
+        self._front_end: socket.socket | None = None
+
+    async def serve(self) -> None:
+        """Serve one device after another; for ever."""
+        with ThreadPoolExecutor(4) as executor:
+            while True:
+                sock, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+                self._front_end = sock
+                balloon = VirtioBalloon(config=BalloonConfig(num_pages=self.num_pages))
+                session = Session(offered=self._features, balloon=balloon)
+                self.device = Connection(sock, session, executor, lambda event, **fields: None)
+                await self.device.run()
+
+    def hang_up(self) -> None:
+        """End the device; the guest finds another one."""
+        assert self._front_end is not None
+        self._front_end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._listener.close()
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Return all events of the guest so far, or those of one name."""
+        found = [json.loads(line) for line in self._stream.getvalue().splitlines()]
+        return [event for event in found if name in (None, event["event"])]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until ``condition`` holds."""
+        while not condition():
+            if self.running.done():
+                raise AssertionError(f"the guest has ended with {self.running.result()}")
+            await asyncio.sleep(0.002)
+
+    async def until_actual(self, pages: int) -> None:
+        """Wait until the device knows that the balloon has ``pages`` pages."""
+        await self.until(lambda: self.device.control.info().actual == pages)
+
+    async def until_event(self, name: str, **fields: object) -> None:
+        """Wait until the guest has said this."""
+        await self.until(lambda: any(event.items() >= fields.items() for event in self.events(name)))
+
+    def memory(self, field: str) -> int:
+        """Return one field of the guest's newest ``memory`` event, in bytes."""
+        return int(self.events("memory")[-1][field])
+
+
+class Later:
+    """A workload that begins when the test says so."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self.may_begin = False
+
+    def run(self, machine: Machine, seed: int) -> Steps:
+        """Wait, then do what the workload does."""
+        while not self.may_begin:
+            yield 0.005
+        yield from self._workload.run(machine, seed)
+
+
+@contextlib.asynccontextmanager
+async def running_pair(
+    path: Path, features: int, *workloads: Workload, num_pages: int = 0, status: int = 0, **options: Any
+) -> AsyncIterator[Pair]:
+    """Run a guest with its device; in the end it is switched off and has to leave with ``status``."""
+    pair = Pair(path, features, num_pages, workloads, **options)
+    serving = asyncio.create_task(pair.serve())
+    try:
+        async with asyncio.timeout(DEADLINE):
+            await pair.until(lambda: pair.events("memory"))
+            yield pair
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await pair.running == status
+    finally:
+        pair.running.cancel()
+        await asyncio.gather(pair.running, return_exceptions=True)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        pair.close()

@@ -1,0 +1,150 @@
+"""The balloon from both sides: the guest's driver and the host's device, joined in one process."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from guest.workloads.memhog import Idle, Memhog
+from host.virtio_balloon import OFFERED
+from protocol.memory import PAGE_SIZE
+from protocol.virtio import feature_mask
+from protocol.virtio_balloon import BalloonFeature
+from tests.pair.balloon import MIB, Later, running_pair
+
+ALL: Final = OFFERED | feature_mask(
+    BalloonFeature.STATS_VQ, BalloonFeature.DEFLATE_ON_OOM, BalloonFeature.FREE_PAGE_HINT
+)
+MUST_TELL_HOST: Final = feature_mask(BalloonFeature.MUST_TELL_HOST)
+DEFLATE_ON_OOM: Final = feature_mask(BalloonFeature.DEFLATE_ON_OOM)
+NO_BALLOON_FEATURE: Final = ALL & ~feature_mask(*BalloonFeature)
+USED: Final = Memhog(size=48 * MIB, hold=0)
+"""Leaves 48 MiB free that the host still keeps memory for."""
+PAGES: Final = 32 * MIB // PAGE_SIZE
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "socket"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("features", [ALL, ALL | MUST_TELL_HOST, NO_BALLOON_FEATURE])
+async def test_the_balloon_follows_the_target_and_the_host_has_the_memory(features: int, path: Path) -> None:
+    async with running_pair(path, features, USED) as pair:
+        await pair.until_event("finished")
+        assert pair.memory("resident_bytes") >= 48 * MIB
+        pair.device.control.set_num_pages(PAGES)
+        await pair.until_actual(PAGES)
+        await pair.until(lambda: pair.memory("balloon_bytes") == 32 * MIB)
+        assert pair.memory("resident_bytes") <= 18 * MIB
+        pair.device.control.set_num_pages(100)
+        await pair.until_actual(100)
+        await pair.until(lambda: pair.memory("balloon_bytes") == 100 * PAGE_SIZE)
+        assert [event["pages"] for event in pair.events("inflate")] == [PAGES]
+        assert [event["pages"] for event in pair.events("deflate")] == [PAGES - 100]
+        assert pair.events("deflate")[0]["actual_pages"] == 100
+
+
+@pytest.mark.asyncio
+async def test_pages_that_come_back_are_used_again(path: Path) -> None:
+    async with running_pair(path, ALL, Memhog(size=56 * MIB, hold=0, rest=0.3, repeat=3)) as pair:
+        pair.device.control.set_num_pages(PAGES)
+        await pair.until_actual(PAGES)
+        pair.device.control.set_num_pages(0)
+        await pair.until_actual(0)
+        await pair.until_event("finished")
+    assert pair.events("finished")[0]["corrupted_pages"] == 0
+
+
+@pytest.mark.asyncio
+async def test_statistics_are_fresh(path: Path) -> None:
+    async with running_pair(path, ALL, Idle(seconds=0.01)) as pair:
+        free = pair.memory("free_bytes")
+        for pages in (0, 1000):
+            pair.device.control.set_num_pages(pages)
+            await pair.until_actual(pages)
+            values = (await pair.device.control.statistics()).values
+            assert values["memtot"] == 64 * MIB
+            assert values["memfree"] == free - pages * PAGE_SIZE
+            assert values["oom_kill"] == values["swap_in"] == 0
+        assert [event["memfree"] for event in pair.events("statistics")] == [free, free - 1000 * PAGE_SIZE]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("method", ["hint", "inflate"])
+async def test_the_host_takes_what_the_guest_does_not_use(method: str, path: Path) -> None:
+    async with running_pair(path, ALL, USED) as pair:
+        await pair.until_event("finished")
+        free = pair.memory("free_bytes")
+        result = await pair.device.control.reclaim(method)
+        assert result.complete
+        assert result.discarded_bytes > 36 * MIB
+        await pair.until(lambda: pair.memory("free_bytes") == free and pair.memory("resident_bytes") < 12 * MIB)
+        if method == "hint":
+            states = [(event["state"], event["command_id"]) for event in pair.events("hinting")]
+            assert states == [("start", 2), ("stop", 2), ("done", 2)]
+            assert pair.events("hinting")[1]["bytes"] == result.hinted_bytes
+
+
+@pytest.mark.asyncio
+async def test_hinted_while_the_guest_is_at_work(path: Path) -> None:
+    """Blocks come and go, rounds follow one another: no page in use is discarded."""
+    async with running_pair(path, ALL, Memhog(size=8 * MIB, hold=0.2, repeat=3, rest=0.05, order=0)) as pair:
+        for _ in range(5):
+            assert (await pair.device.control.reclaim("hint")).complete
+        await pair.until_event("finished")
+    assert pair.events("finished")[0]["corrupted_pages"] == 0
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("features", [ALL, ALL | MUST_TELL_HOST])
+async def test_the_balloon_gives_way_when_memory_runs_out(features: int, path: Path) -> None:
+    greedy = Later(Memhog(size=48 * MIB, order=0, hold=0))
+    async with running_pair(path, features, greedy, num_pages=PAGES) as pair:
+        await pair.until_actual(PAGES)
+        greedy.may_begin = True
+        await pair.until_event("finished")
+        given = sum(event["pages"] for event in pair.events("oom_deflate"))
+        await pair.until_actual(PAGES - given)
+        assert given % 256 == 0
+        assert 16 * MIB <= given * PAGE_SIZE <= 20 * MIB
+        assert pair.events("out_of_memory") == []
+
+
+@pytest.mark.asyncio
+async def test_a_balloon_that_may_not_give_way_costs_the_workload_its_life(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("guest.workloads.steps.RETRIES", 2)
+    greedy = Later(Memhog(size=48 * MIB, order=0, hold=0))
+    async with running_pair(path, ALL & ~DEFLATE_ON_OOM, greedy, num_pages=PAGES, status=1) as pair:
+        await pair.until_actual(PAGES)
+        greedy.may_begin = True
+        await pair.until_event("finished")
+        assert (await pair.device.control.statistics()).values["oom_kill"] == 1
+        assert pair.events("oom_deflate") == []
+        assert pair.device.control.info().actual == PAGES
+    assert "out of memory" in capsys.readouterr().err
+
+
+@pytest.mark.asyncio
+async def test_the_next_device_finds_the_balloon_as_it_was_left(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with running_pair(path, ALL, Idle(seconds=0.05)) as pair:
+        free = pair.memory("free_bytes")
+        pair.num_pages = PAGES
+        pair.device.control.set_num_pages(PAGES)
+        await pair.until_actual(PAGES)
+        first = pair.device
+        first.control.hinting.start()
+        first.control.show_command_id("start")
+        await pair.until(lambda: [event["state"] for event in pair.events("hinting")] == ["start", "stop"])
+        pair.hang_up()
+        await pair.until(lambda: pair.device is not first)
+        await pair.until_actual(PAGES)
+        assert [event["pages"] for event in pair.events("inflate")] == [PAGES]
+        # What was hinted is back.
+        assert (await pair.device.control.statistics()).values["memfree"] == free - PAGES * PAGE_SIZE
+        pair.device.control.set_num_pages(0)
+        await pair.until_actual(0)
+    assert "attached again" in capsys.readouterr().err
