@@ -16,8 +16,8 @@ from guest.machine import Machine
 from guest.vmm import VirtualMachine, VmmOptions
 from guest.workload import Workload
 from guest.workloads.steps import Steps
-from host.backend import Session
 from host.connection import Connection
+from host.session import Session
 from host.virtio_balloon import VirtioBalloon
 from protocol.events import EventLog
 from protocol.virtio_balloon import BalloonConfig

@@ -68,7 +68,7 @@ async def test_statistics_are_fresh(path: Path) -> None:
             assert values["memtot"] == 64 * MIB
             assert values["memfree"] == free - pages * PAGE_SIZE
             assert values["oom_kill"] == values["swap_in"] == 0
-        assert [event["memfree"] for event in pair.events("statistics")] == [free, free - 1000 * PAGE_SIZE]
+        assert pair.events("statistics")[-1]["memfree"] == free - 1000 * PAGE_SIZE
 
 
 @pytest.mark.asyncio
