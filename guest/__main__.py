@@ -125,6 +125,12 @@ def _add_virtqueues(parser: argparse.ArgumentParser) -> None:
         ("--in-order", "off", "the device uses buffers in the order in which they were made available"),
     ):
         rings.add_argument(option, choices=("on", "off"), default=default, help=f"{what} (default: {default})")
+    rings.add_argument(
+        "--notify",
+        choices=("eventfd", "in-band"),
+        default="eventfd",
+        help="how kicks and interrupts travel: eventfd (default), or as messages of the session",
+    )
 
 
 def _add_watching(parser: argparse.ArgumentParser) -> None:
@@ -144,10 +150,13 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
         "--control",
         metavar="PATH",
         type=option_type(path_option),
-        help="answer at this socket: one line with a view's name, or help",
+        help="answer at this socket: one line with a view's name, stop, cont or help",
     )
     watch.add_argument(
-        "--ask", metavar=("PATH", "VIEW"), nargs=2, help="no guest: print the VIEW of the one with --control PATH"
+        "--ask",
+        metavar=("PATH", "VIEW"),
+        nargs=2,
+        help="no guest: print the VIEW of the one with --control PATH; stop and cont: its queues, as if it were paused",
     )
 
 
@@ -256,7 +265,7 @@ def _run(arguments: argparse.Namespace) -> int:
         views=tuple(arguments.views),
         control=arguments.control,
         record=arguments.record,
-        attachment=AttachmentOptions(ring=_ring_options(arguments)),
+        attachment=AttachmentOptions(ring=_ring_options(arguments), in_band=arguments.notify == "in-band"),
     )
     events = open_event_log(arguments.events, time.monotonic)
 

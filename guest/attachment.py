@@ -157,8 +157,15 @@ class Attachment:
         await call(frontend.driver_ok())
         self._started = True
 
-    async def stop(self) -> None:
+    @property
+    def is_started(self) -> bool:
+        """Whether the virtqueues are being served; not between :meth:`stop` and :meth:`start`."""
+        return self._started
+
+    async def stop(self) -> dict[BalloonQueue, int]:
         """Stop the device's virtqueues, as for a machine that is paused. Requests wait, also those posted from now on.
+
+        Returns where each of them stopped, in the back-end's words: the base that it will start from.
 
         Raises:
             SessionEnded: the back-end is gone.
@@ -168,6 +175,7 @@ class Attachment:
         for queue in self._queues.values():
             queue.base = await self._requests.call(self._frontend.stop_queue(queue.index))
             self._collect(queue)
+        return {kind: queue.base for kind, queue in self._queues.items()}
 
     async def start(self) -> None:
         """Start the virtqueues where they were stopped.

@@ -2,7 +2,7 @@
 
 A client that says nothing, says something else, says too much, or does not read the answer is given up after
 ``DEADLINE`` seconds, and there are never more than ``CONNECTIONS`` of them: whatever they do, the guest goes on.
-Nothing that can be asked changes anything.
+A client that goes away does not undo what it asked for.
 
 Must not know: what the answers are about.
 """
@@ -12,11 +12,11 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from protocol.errors import UsageError
+from protocol.errors import BalloonError, UsageError
 
 DEADLINE: Final = 5.0
 """Seconds that one client has for everything, from connecting to having read the answer."""
@@ -29,8 +29,8 @@ _SHOWN: Final = 40
 _ASK_TIMEOUT: Final = 10.0
 _ANSWER_MAX: Final = 1 << 20
 
-Answers = Mapping[str, Callable[[], str]]
-"""What can be asked, and where the text comes from."""
+Answers = Mapping[str, Callable[[], str | Awaitable[str]]]
+"""What can be asked, and where the text comes from. A :class:`BalloonError` becomes the client's error."""
 
 
 class ControlServer:
@@ -44,6 +44,7 @@ class ControlServer:
         self._answers = answers
         self._deadline = deadline
         self._clients: set[asyncio.Task[None]] = set()
+        self._commands: set[asyncio.Task[str]] = set()
         self._server: asyncio.Server | None = None
         self._identity: tuple[int, int] | None = None
 
@@ -65,9 +66,9 @@ class ControlServer:
         """Stop listening, give up whoever is connected, and remove the socket file if it is still this one's."""
         if self._server is not None:
             self._server.close()
-        for client in tuple(self._clients):
-            client.cancel()
-        await asyncio.gather(*self._clients, return_exceptions=True)
+        for task in (*self._clients, *self._commands):
+            task.cancel()
+        await asyncio.gather(*self._clients, *self._commands, return_exceptions=True)
         with contextlib.suppress(OSError):
             status = os.lstat(self._path)
             if (status.st_dev, status.st_ino) == self._identity:
@@ -88,22 +89,37 @@ class ControlServer:
             # A client that went away is nobody's fault.
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(self._deadline):
-                    writer.write(self._answer(await _read_line(reader)).encode())
+                    answer = await self._answer(await _read_line(reader))
+                    writer.write(answer.encode())
                     writer.close()
                     await writer.wait_closed()
         finally:
             # Without effect after a good end. Otherwise what is left to be written must not wait for the client.
             writer.transport.abort()
 
-    def _answer(self, line: str | None) -> str:
+    async def _answer(self, line: str | None) -> str:
         if line is None:
             return f"{_ERROR}a command has at most {LINE_MAX - 1} bytes\n"
         if line == "help":
             return "".join(f"{name}\n" for name in (*self._answers, "help"))
         if line in self._answers:
-            return self._answers[line]()
+            answer = self._answers[line]()
+            return answer if isinstance(answer, str) else await self._carry_out(answer)
         shown = repr(line if len(line) <= _SHOWN else line[:_SHOWN] + "...")
         return f"{_ERROR}unknown command {shown}, known are {', '.join((*self._answers, 'help'))}\n"
+
+    async def _carry_out(self, command: Awaitable[str]) -> str:
+        # To its end, whoever is still there to hear of it: half a command may be worse than none.
+        async def run() -> str:
+            try:
+                return await command
+            except BalloonError as error:
+                return f"{_ERROR}{error}\n"
+
+        task = asyncio.create_task(run())
+        self._commands.add(task)
+        task.add_done_callback(self._commands.discard)
+        return await asyncio.shield(task)
 
 
 async def _read_line(reader: asyncio.StreamReader) -> str | None:

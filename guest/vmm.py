@@ -19,7 +19,8 @@ from typing import Any, Final
 from guest.allocation_trace import TraceWriter
 from guest.attachment import Attachment, AttachmentOptions
 from guest.balloon_worker import BalloonWorker
-from guest.control import ControlServer
+from guest.control import Answers, ControlServer
+from guest.device_commands import device_commands
 from guest.machine import Machine
 from guest.mm.buddyinfo import shape_memory
 from guest.mm.mm_init import x86_64_zones
@@ -138,7 +139,8 @@ class VirtualMachine:
             if self._record is not None:
                 stack.callback(self._close_record, self._record)
             if self._options.control is not None:
-                answers = {name: partial(view, self._allocator) for name, view in VIEWS.items()}
+                views = {name: partial(view, self._allocator) for name, view in VIEWS.items()}
+                answers: Answers = {**views, **device_commands(lambda: self._attachment)}
                 stack.push_async_callback((await ControlServer.open(self._options.control, answers)).close)
             return await self._run()
 

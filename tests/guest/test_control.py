@@ -246,3 +246,53 @@ def test_asking_for_what_is_not_known(tmp_path: Path) -> None:
 def test_asking_where_nobody_is(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file or directory"):
         ask(tmp_path / "control", "buddyinfo")
+
+
+# -- commands that take their time ------------------------------------------------------------------------------------
+
+
+def test_a_command_is_waited_for_and_its_failure_told(tmp_path: Path) -> None:
+    async def good() -> str:
+        await asyncio.sleep(0)
+        return "done\n"
+
+    async def bad() -> str:
+        await asyncio.sleep(0)
+        raise UsageError("not today")
+
+    async def scene() -> None:
+        server = await ControlServer.open(tmp_path / "control", {"good": good, "bad": bad})
+        try:
+            assert await asyncio.to_thread(ask, tmp_path / "control", "good") == "done\n"
+            with pytest.raises(UsageError, match=r"not today$"):
+                await asyncio.to_thread(ask, tmp_path / "control", "bad")
+        finally:
+            await server.close()
+
+    asyncio.run(scene())
+
+
+def test_a_command_goes_on_without_the_client_that_asked(tmp_path: Path) -> None:
+    async def scene() -> None:
+        begun, go_on, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def command() -> str:
+            begun.set()
+            await go_on.wait()
+            done.set()
+            return ""
+
+        server = await ControlServer.open(tmp_path / "control", {"command": command}, deadline=0.1)
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(tmp_path / "control"))
+            writer.write(b"command\n")
+            await begun.wait()
+            assert await reader.read() == b""  # given up at the deadline
+            writer.close()
+            go_on.set()
+            async with asyncio.timeout(PATIENCE):
+                await done.wait()
+        finally:
+            await server.close()
+
+    asyncio.run(scene())

@@ -1,0 +1,45 @@
+"""What can be asked of the machine's front-end while it runs: to stop the device's queues, and to go on.
+
+Must not know: how a question arrives, messages.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from guest.attachment import Attachment
+from protocol.errors import UsageError
+
+Command = Callable[[], Awaitable[str]]
+
+CurrentAttachment = Callable[[], Attachment | None]
+
+
+def device_commands(current: CurrentAttachment) -> dict[str, Command]:
+    """Return the commands by name. ``current`` gives the attachment of the moment, None while there is no back-end.
+
+    They raise :class:`BalloonError` where they cannot be carried out.
+    """
+    return {"stop": partial(_stop, current), "cont": partial(_continue, current)}
+
+
+async def _stop(current: CurrentAttachment) -> str:
+    attachment = _attached(current)
+    if not attachment.is_started:
+        raise UsageError("the queues are stopped already")
+    bases = await attachment.stop()
+    return "".join(f"{queue.value} {base}\n" for queue, base in bases.items())
+
+
+async def _continue(current: CurrentAttachment) -> str:
+    attachment = _attached(current)
+    if attachment.is_started:
+        raise UsageError("the queues are not stopped")
+    await attachment.start()
+    return "started\n"
+
+
+def _attached(current: CurrentAttachment) -> Attachment:
+    attachment = current()
+    if attachment is None or attachment.lost.done():
+        raise UsageError("there is no back-end at the moment")
+    return attachment

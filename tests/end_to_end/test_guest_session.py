@@ -1,0 +1,81 @@
+"""What happens in the life of a session between the emulated guest and a real daemon, and what it does to memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from guest.control import ask
+from protocol.errors import UsageError
+from tests.end_to_end.harness import DaemonProcess, ProgramProcess, until
+
+MIB: Final = 1 << 20
+MACHINE: Final = (
+    *("--memory", "64M", "--reporter", "boundary", "--high-water-mark", "4", "--reporting-capacity", "4"),
+    *("--reporting-order", "5", "--hold"),
+)
+CHURN: Final = ("--workload", "churn:size=24M,seconds=3600,lifetime=0.1", "--seed", "5")
+"""A workload that never rests: whatever happens to the session happens under load."""
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    with DaemonProcess(tmp_path_factory.mktemp("daemon"), "--features", "packed=on,in-order=on") as daemon:
+        yield daemon
+
+
+def wait_for_memory_events(guest: ProgramProcess) -> None:
+    """Let the guest work for as long as it takes to tell of its memory twice."""
+    guest.events.wait_for_count("memory", len(guest.events.all("memory")) + 2)
+
+
+@pytest.mark.parametrize("ring", ["split", "packed"])
+def test_queues_stopped_under_load_go_on_where_they_were(ring: str, daemon: DaemonProcess, tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    options = ("--socket-path", str(daemon.socket_path), *MACHINE, *CHURN, "--ring", ring, "--queue-size", "16")
+    with ProgramProcess("guest", *options, "--control", str(control)) as guest:
+        vm = daemon.events.wait_for_count("connected", 1, pid=guest.pid)[0]["vm"]
+        for _ in range(4):
+            seen = len(guest.events.all("report"))
+            guest.events.wait_for_count("report", seen + 5)
+            bases = dict(line.split() for line in ask(control, "stop").splitlines())
+            assert list(bases) == ["inflate", "deflate", *(["stats"] if "stats" in bases else []), "reporting"]
+            with pytest.raises(UsageError, match=r"the queues are stopped already$"):
+                ask(control, "stop")
+            wait_for_memory_events(guest)  # what came before the stop has been told by now
+            taken = len(daemon.events.all("report", vm=vm))
+            wait_for_memory_events(guest)
+            assert len(daemon.events.all("report", vm=vm)) == taken
+            assert ask(control, "cont") == "started\n"
+            with pytest.raises(UsageError, match=r"the queues are not stopped$"):
+                ask(control, "cont")
+        seen = len(guest.events.all("report"))
+        guest.events.wait_for_count("report", seen + 5)
+        assert guest.stop() == 0
+        assert guest.events.wait("finished")["corrupted_pages"] == 0
+        summary = daemon.settled(vm)
+        assert daemon.events.all("queue_stopped", vm=vm) == []
+        # Each report was carried out once: what the guest was told of is what the daemon did, but for one at the end.
+        told, done = guest.events.all("report"), daemon.events.all("report", vm=vm)
+        assert 0 <= len(done) - len(told) <= 1
+        assert [event["bytes"] for event in done][: len(told)] == [event["bytes"] for event in told]
+        assert summary["discarded_bytes"] > 0
+
+
+def test_queues_of_nobody_cannot_be_stopped(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    daemon = DaemonProcess(tmp_path)
+    guest = ProgramProcess("guest", "--socket-path", str(daemon.socket_path), *MACHINE, "--control", str(control))
+    try:
+        guest.events.wait("booted")
+        assert daemon.stop() == 0
+        guest.events.wait("detached")
+        for command in ("stop", "cont"):
+            with pytest.raises(UsageError, match=r"there is no back-end at the moment$"):
+                ask(control, command)
+        assert guest.stop() == 0
+        until(lambda: not control.exists(), "the control socket is gone")
+    finally:
+        guest.kill()
+        daemon.kill()
