@@ -60,8 +60,16 @@ def locate(*, kernel: Path | None, modules: Path | None, progress: Progress) -> 
         search = [modules or default_modules]
     release, built_in = inspect_kernel(kernel)
     module = None if built_in else find_module(search, release)
-    busybox = _installed_busybox() or _cache(progress) / "busybox"
-    return LinuxFiles(kernel=kernel.resolve(), release=release, module=module, busybox=busybox)
+    return LinuxFiles(kernel=kernel.resolve(), release=release, module=module, busybox=locate_busybox(progress))
+
+
+def locate_busybox(progress: Progress) -> Path:
+    """Return a static busybox, the system's or a fetched one.
+
+    Raises:
+        BalloonError: it cannot be fetched.
+    """
+    return _installed_busybox() or _cache(progress) / "busybox"
 
 
 def _installed_kernel() -> tuple[Path, Path] | None:
@@ -180,10 +188,10 @@ def _cache(progress: Progress) -> Path:
 
 def _fetch(scratch: Path, final: Path, progress: Progress) -> None:
     """Download and unpack the packages below ``scratch``, then rename what we need of them to ``final``."""
-    for package, pattern in zip(_download(scratch, progress), (KERNEL_PROGRAM, "busybox"), strict=True):
+    for package, pattern in zip(download_packages(PACKAGES, scratch, progress), (KERNEL_PROGRAM, "busybox"), strict=True):
         progress(f"unpacking {package.name}")
         unpacked = scratch / pattern
-        _run(["dpkg", "-x", str(package), str(unpacked)], scratch)
+        run_tool(["dpkg", "-x", str(package), str(unpacked)], scratch)
     whole = scratch / "whole"
     whole.mkdir()
     (scratch / KERNEL_PROGRAM / "usr/bin" / KERNEL_PROGRAM).rename(whole / KERNEL_PROGRAM)
@@ -207,27 +215,33 @@ def _fetch(scratch: Path, final: Path, progress: Progress) -> None:
             raise
 
 
-def _download(scratch: Path, progress: Progress) -> list[Path]:
-    """Download both packages to ``scratch``; with the system's package lists, else with fresh ones of our own."""
+def download_packages(packages: Sequence[str], scratch: Path, progress: Progress) -> list[Path]:
+    """Download Debian packages to the empty directory ``scratch``; return their files in this order.
+
+    With the system's package lists, else with fresh ones of our own.
+
+    Raises:
+        BalloonError: one of them cannot be had.
+    """
     here = ["-o", "APT::Sandbox::User=root", "-o", "Dir::Cache=" + str(scratch / "cache")]
     (scratch / "cache/archives/partial").mkdir(parents=True)
     state = scratch / "state"
     (state / "lists/partial").mkdir(parents=True)
-    progress("downloading " + " and ".join(PACKAGES))
+    progress("downloading " + " and ".join(packages))
     try:
-        _run(["apt-get", "-q", *here, "download", *PACKAGES], scratch)
+        run_tool(["apt-get", "-q", *here, "download", *packages], scratch)
     except BalloonError:
         own = [*here, "-o", f"Dir::State={state}", "-o", "Dir::State::status=/var/lib/dpkg/status"]
         own += ["-o", "APT::Update::Error-Mode=any"]  # else an unreachable source is a mere warning
         progress("fetching package lists")
         # Hooks of the system may fail for want of rights although the lists arrived: only the download decides.
         problem = _try(["apt-get", "-q", *own, "update"], scratch)
-        progress("downloading " + " and ".join(PACKAGES))
+        progress("downloading " + " and ".join(packages))
         try:
-            _run(["apt-get", "-q", *own, "download", *PACKAGES], scratch)
+            run_tool(["apt-get", "-q", *own, "download", *packages], scratch)
         except BalloonError as error:
             raise BalloonError(f"cannot fetch a Linux kernel: {problem or error}; {_INSTALL_HINT}") from error
-    found = [next(scratch.glob(f"{package}_*.deb"), None) for package in PACKAGES]
+    found = [next(scratch.glob(f"{package}_*.deb"), None) for package in packages]
     if None in found:
         raise BalloonError(f"apt-get downloaded nothing: {_INSTALL_HINT}")
     return [path for path in found if path is not None]
@@ -235,14 +249,14 @@ def _download(scratch: Path, progress: Progress) -> list[Path]:
 
 def _try(command: Sequence[str], directory: Path) -> str | None:
     try:
-        _run(command, directory)
+        run_tool(command, directory)
     except BalloonError as error:
         return str(error)
     return None
 
 
-def _run(command: Sequence[str], directory: Path) -> None:
-    """Run a program quietly; its first complaint becomes the error."""
+def run_tool(command: Sequence[str], directory: Path) -> None:
+    """Run a program quietly in ``directory``. Raises :class:`BalloonError` with its first complaint."""
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     result = subprocess.run(
         list(command),

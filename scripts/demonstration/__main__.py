@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 @contextmanager
-def _signals_as_exceptions() -> Iterator[None]:
+def signals_as_exceptions() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that everything is cleaned up."""
 
     def leave(number: int, _frame: FrameType | None) -> None:
@@ -153,7 +153,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; return the exit status: 0 if it showed what it should, 1 if not, 2 for a usage error."""
     arguments = make_parser().parse_args(argv)
-    with _signals_as_exceptions():
+    with signals_as_exceptions():
         return run_command(PROGRAM, lambda: _run(arguments))
 
 

@@ -1,0 +1,162 @@
+"""``scripts/qemu``: the command line of the trials with QEMU."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from guest.linux_log import kernel_warnings
+from protocol.command_line import Parser, option_type, path_option, run_command
+from protocol.errors import BalloonError, UsageError
+from protocol.units import MIB
+from scripts.demonstration.__main__ import signals_as_exceptions
+from scripts.demonstration.processes import Children, python_module
+from scripts.emulator.command import DEVICE, OLDEST, MachinePlan, command_line
+from scripts.emulator.kernel import GuestKernel, build_initrd, locate_kernel
+from scripts.emulator.machine import EmulatedMachine, check_qemu
+from scripts.emulator.results import Result, as_dict, table_lines
+from scripts.emulator.trials import TRIALS, Scene, boot
+
+PROGRAM: Final = "balloon-qemu"
+QEMU: Final = "qemu-system-x86_64"
+MEMORY: Final = 512 * MIB
+
+_EPILOG: Final = f"""\
+One guest a ring format, each through all trials: {", ".join(name for name, _ in TRIALS)}.
+The kernel is Debian's for virtual machines, fetched once as a package into $XDG_CACHE_HOME or ~/.cache (no root).
+
+exit status: 0 if everything worked, 1 if not, 2 for a usage error, 130 after Ctrl-C
+
+examples:
+  scripts/qemu
+  scripts/qemu --qemu ~/qemu/build/{QEMU} --ring packed --json result.json
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        prog=PROGRAM,
+        description=f"Drives a Linux guest of QEMU ({OLDEST[0]}.{OLDEST[1]} or newer, with its {DEVICE}) through what "
+        "the balloon can do, and prints what worked.",
+        epilog=_EPILOG,
+    )
+    path = option_type(path_option)
+    parser.add_argument("--qemu", metavar="PATH", type=path, help=f"this QEMU (default: {QEMU} on PATH)")
+    parser.add_argument("--ring", choices=("split", "packed"), help="only this ring format (default: both)")
+    parser.add_argument("--accelerator", choices=("kvm", "tcg"), help="default: kvm where /dev/kvm may be opened")
+    parser.add_argument("--kernel", metavar="PATH", type=path, help="a kernel image of yours, with --modules")
+    parser.add_argument("--modules", metavar="DIR", type=path, help="its modules, at any depth")
+    parser.add_argument("--json", metavar="PATH", help="write the results as JSON, - for standard output")
+    parser.add_argument("--keep", metavar="DIR", type=path, help="leave consoles and events of the runs in DIR")
+    return parser
+
+
+def _say(line: str) -> None:
+    if line:
+        print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
+
+
+def _find_qemu(given: Path | None) -> Path:
+    found = shutil.which(str(given or QEMU))
+    if found is None:
+        raise BalloonError(
+            f"no {given or QEMU} here: QEMU {OLDEST[0]}.{OLDEST[1]} or newer is needed on PATH, or give --qemu PATH"
+        )
+    return Path(found).absolute()
+
+
+def _accelerator() -> str:
+    return "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
+
+
+def run_trials(plan: MachinePlan) -> Iterator[Result]:
+    """Boot one guest and yield the results as they come. After a failure the rest is tried all the
+    same, but not without a guest."""
+    ring = "packed" if plan.packed else "split"
+    events = plan.directory / "daemon.jsonl"
+    features = f"packed={'on' if plan.packed else 'off'}"
+    options = ("--socket-path", str(plan.socket_path), "--events", str(events), "--features", features)
+    with Children(plan.directory) as children:
+        daemon = children.start("vhost-user-balloon", python_module("host", *options), events.name)
+        while not any(event["event"] == "listening" for event in daemon.new_events()):
+            if daemon.ended():
+                raise BalloonError(daemon.how_it_ended())
+            time.sleep(0.01)
+        child = children.start("QEMU", command_line(plan), "qemu.jsonl")
+        with EmulatedMachine(plan, child) as machine:
+            scene = Scene(machine, daemon, plan.packed)
+            for name, trial in TRIALS:
+                begin = time.monotonic()
+                try:
+                    passed, note = True, trial(scene)
+                except BalloonError as error:
+                    passed, note = False, str(error)
+                yield Result(ring=ring, trial=name, passed=passed, note=note, seconds=time.monotonic() - begin)
+                if child.ended() or (trial is boot and not passed):
+                    return
+            warnings = kernel_warnings(plan.console.read_text(encoding="utf-8", errors="replace"))
+            note = warnings[0] if warnings else "no warning in the kernel's log"
+            yield Result(ring=ring, trial="log", passed=not warnings, note=note, seconds=0.0)
+
+
+def _run_all(arguments: argparse.Namespace, qemu: Path, kernel: GuestKernel, directory: Path) -> list[Result]:
+    initrd = directory / "initrd"
+    initrd.write_bytes(build_initrd(kernel))
+    results = []
+    for ring in (arguments.ring,) if arguments.ring else ("split", "packed"):
+        (directory / ring).mkdir()
+        plan = MachinePlan(
+            qemu=qemu,
+            accelerator=arguments.accelerator or _accelerator(),
+            memory=MEMORY,
+            packed=ring == "packed",
+            kernel=kernel.image,
+            initrd=initrd,
+            socket_path=directory / ring / "balloon.sock",
+            directory=directory / ring,
+        )
+        for result in run_trials(plan):
+            _say(f"{result.ring} {result.trial}: {'ok' if result.passed else 'FAILED'}: {result.note}")
+            results.append(result)
+    return results
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if (arguments.kernel is None) != (arguments.modules is None):
+        raise UsageError("--kernel and --modules go together")
+    qemu = _find_qemu(arguments.qemu)
+    version = check_qemu(qemu)
+    kernel = locate_kernel(arguments.kernel, arguments.modules, _say)
+    with tempfile.TemporaryDirectory(prefix="balloon-qemu-", ignore_cleanup_errors=True) as scratch:
+        directory = Path(scratch) if arguments.keep is None else arguments.keep
+        directory.mkdir(parents=True, exist_ok=True)
+        results = _run_all(arguments, qemu, kernel, directory)
+    print(version, *table_lines(results), sep="\n", file=sys.stderr if arguments.json == "-" else sys.stdout)
+    if arguments.json is not None:
+        text = json.dumps(as_dict(version, results), indent=2) + "\n"
+        if arguments.json == "-":
+            sys.stdout.write(text)
+        else:
+            Path(arguments.json).write_text(text, encoding="utf-8")
+    failed = [one for one in results if not one.passed]
+    if failed:
+        raise BalloonError(f"{len(failed)} of {len(results)} trials failed")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the trials; return the exit status: 0 if everything worked, 1 if not, 2 for a usage error."""
+    arguments = make_parser().parse_args(argv)
+    with signals_as_exceptions():
+        return run_command(PROGRAM, lambda: _run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""What is tried with a guest of QEMU, one function a row of the table; each returns what it saw, in a few words.
+
+Must not know: how processes are started, what the table looks like.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from protocol.errors import BalloonError
+from protocol.units import MIB, format_size
+from protocol.virtio import FeatureBit, has_feature
+from protocol.virtio_balloon import BalloonFeature
+from scripts.demonstration.processes import Child
+from scripts.emulator.machine import EmulatedMachine
+
+FILLED: Final = 200 * MIB
+"""What the guest fills and frees, in bytes."""
+
+RETURN_SECONDS: Final = 40.0
+"""The kernel waits 2 s before a pass of reporting and takes a sixteenth of its list at a time."""
+
+STOPS: Final = 8
+"""How often the guest is stopped and continued while it reports."""
+
+_LOOK_SECONDS: Final = 0.02
+
+
+@dataclass(slots=True)
+class Scene:
+    """A running guest at its daemon, and the daemon's events so far."""
+
+    machine: EmulatedMachine
+    daemon: Child
+    packed: bool
+    events: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def look(self) -> list[Mapping[str, Any]]:
+        """Return all events so far, the new ones included."""
+        self.events += self.daemon.new_events()
+        return self.events
+
+    def discarded(self, event: str = "report") -> int:
+        """Return the bytes that were given back over one kind of queue so far."""
+        return sum(int(one["discarded_bytes"]) for one in self.look() if one["event"] == event)
+
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float = RETURN_SECONDS) -> float:
+        """Wait until ``condition`` holds; return how long that took, in seconds.
+
+        Raises:
+            BalloonError: it did not within ``seconds``, or QEMU or the daemon ended.
+        """
+        begin = time.monotonic()
+        while not condition():
+            for child in (self.machine.child, self.daemon):
+                if child.ended():
+                    raise BalloonError(child.how_it_ended())
+            if time.monotonic() - begin > seconds:
+                raise BalloonError(f"not within {seconds:.0f} s: {what}")
+            time.sleep(_LOOK_SECONDS)
+        return time.monotonic() - begin
+
+    def fill(self, size: int = FILLED) -> None:
+        """Write a file of ``size`` bytes into the guest's memory."""
+        self.machine.agent.run(f"dd if=/dev/zero of=/tmp/fill bs=1M count={size // MIB}")
+
+    def free(self) -> None:
+        """Delete what :meth:`fill` wrote."""
+        self.machine.agent.run("rm /tmp/fill")
+
+    def check_no_complaint(self) -> None:
+        """Raise :class:`BalloonError` if the daemon complained about a message or a ring."""
+        for event in self.look():
+            if event["event"] in ("queue_stopped", "message_refused"):
+                raise BalloonError(f"the daemon complained: {event['event']}: {event['reason']}")
+
+
+def boot(scene: Scene) -> str:
+    """The guest's driver takes the device with the wanted ring format and page reporting."""
+    begin = time.monotonic()
+    release, features = scene.machine.agent.wait_ready()
+    if features is None:
+        raise BalloonError("the balloon driver found no device")
+    if has_feature(features, FeatureBit.RING_PACKED) != scene.packed:
+        raise BalloonError("the driver took the other ring format")
+    if not has_feature(features, BalloonFeature.PAGE_REPORTING):
+        raise BalloonError("the driver does not report pages")
+    return f"Linux {release}, features {features:#x}, {time.monotonic() - begin:.0f} s"
+
+
+def report(scene: Scene) -> str:
+    """Memory that a program gave up returns to the host."""
+    machine = scene.machine
+    machine.agent.run("true")
+    before = machine.resident_bytes()
+    scene.fill()
+    if machine.resident_bytes() < before + FILLED // 2:
+        raise BalloonError("the guest's memory did not grow")
+    reported = scene.discarded()
+    scene.free()
+    seconds = scene.wait(
+        lambda: machine.resident_bytes() < before + FILLED // 10 and scene.discarded() >= reported + FILLED * 9 // 10,
+        "what was freed is back with the host",
+    )
+    scene.check_no_complaint()
+    return f"{format_size(FILLED)} back after {seconds:.1f} s"
+
+
+def stop_and_continue(scene: Scene) -> str:
+    """Stopping the guest while it reports loses nothing: each ring goes on at the base that it was stopped with."""
+    machine = scene.machine
+    before = machine.resident_bytes()
+    scene.fill()
+    reported = scene.discarded()
+    scene.free()
+    scene.wait(lambda: scene.discarded() > reported, "reporting begins")
+    for _ in range(STOPS):
+        machine.monitor.command("stop")
+        machine.monitor.command("cont")
+    scene.wait(lambda: machine.resident_bytes() < before + FILLED // 10, "what was freed is back with the host")
+    scene.check_no_complaint()
+    return f"{STOPS} times in the middle of reports, all {format_size(FILLED)} back"
+
+
+def reboot(scene: Scene) -> str:
+    """After a reset of the machine the guest's new driver has a new session, and reports."""
+    scene.machine.monitor.command("system_reset")
+    seen = boot(scene)
+    return f"{seen}; then {report(scene)}"
+
+
+TRIALS: Final[tuple[tuple[str, Callable[[Scene], str]], ...]] = (
+    ("boot", boot),
+    ("report", report),
+    ("stop / cont", stop_and_continue),
+    ("reboot", reboot),
+)
