@@ -22,7 +22,7 @@ SWITCHES = {
     "indirect": FeatureBit.RING_INDIRECT_DESC,
     "event-idx": FeatureBit.RING_EVENT_IDX,
 }
-ROWS = [dict(zip(SWITCHES, (False, *row), strict=True)) for row in itertools.product((False, True), repeat=2)]
+ROWS = [dict(zip(SWITCHES, row, strict=True)) for row in itertools.product((False, True), repeat=len(SWITCHES))]
 
 
 def name_of(row: dict[str, bool]) -> str:
