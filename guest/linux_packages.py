@@ -188,7 +188,9 @@ def _cache(progress: Progress) -> Path:
 
 def _fetch(scratch: Path, final: Path, progress: Progress) -> None:
     """Download and unpack the packages below ``scratch``, then rename what we need of them to ``final``."""
-    for package, pattern in zip(download_packages(PACKAGES, scratch, progress), (KERNEL_PROGRAM, "busybox"), strict=True):
+    for package, pattern in zip(
+        download_packages(PACKAGES, scratch, progress), (KERNEL_PROGRAM, "busybox"), strict=True
+    ):
         progress(f"unpacking {package.name}")
         unpacked = scratch / pattern
         run_tool(["dpkg", "-x", str(package), str(unpacked)], scratch)

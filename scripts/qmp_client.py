@@ -48,7 +48,7 @@ def connect_soon(path: Path, seconds: float) -> socket.socket:
 
 
 class QmpClient:
-    """One connection with capabilities negotiated. A context manager, which closes it; ``events`` has those that came."""
+    """One connection with capabilities negotiated. A context manager, which closes it. ``events``: those that came."""
 
     def __init__(self, path: Path, *, seconds: float = ANSWER_SECONDS) -> None:
         """Connect and negotiate.

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from scripts.emulator.kernel import GuestKernel, build_initrd, locate_kernel
 from scripts.emulator.machine import EmulatedMachine, check_qemu
 from scripts.emulator.results import Result, as_dict, table_lines
 from scripts.emulator.trials import TRIALS, Scene, boot
+from scripts.qmp_client import QmpClient
 
 PROGRAM: Final = "balloon-qemu"
 QEMU: Final = "qemu-system-x86_64"
@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     path = option_type(path_option)
     parser.add_argument("--qemu", metavar="PATH", type=path, help=f"this QEMU (default: {QEMU} on PATH)")
     parser.add_argument("--ring", choices=("split", "packed"), help="only this ring format (default: both)")
-    parser.add_argument("--accelerator", choices=("kvm", "tcg"), help="default: kvm where /dev/kvm may be opened")
+    parser.add_argument("--accelerator", choices=("tcg", "kvm"), default="tcg", help="(default: %(default)s)")
     parser.add_argument("--kernel", metavar="PATH", type=path, help="a kernel image of yours, with --modules")
     parser.add_argument("--modules", metavar="DIR", type=path, help="its modules, at any depth")
     parser.add_argument("--json", metavar="PATH", help="write the results as JSON, - for standard output")
@@ -72,17 +72,13 @@ def _find_qemu(given: Path | None) -> Path:
     return Path(found).absolute()
 
 
-def _accelerator() -> str:
-    return "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
-
-
 def run_trials(plan: MachinePlan) -> Iterator[Result]:
     """Boot one guest and yield the results as they come. After a failure the rest is tried all the
     same, but not without a guest."""
     ring = "packed" if plan.packed else "split"
     events = plan.directory / "daemon.jsonl"
-    features = f"packed={'on' if plan.packed else 'off'}"
-    options = ("--socket-path", str(plan.socket_path), "--events", str(events), "--features", features)
+    options = ["--socket-path", str(plan.socket_path), "--control", str(plan.control), "--events", str(events)]
+    options += ["--features", f"packed={'on' if plan.packed else 'off'},free-page-hint=on"]
     with Children(plan.directory) as children:
         daemon = children.start("vhost-user-balloon", python_module("host", *options), events.name)
         while not any(event["event"] == "listening" for event in daemon.new_events()):
@@ -90,8 +86,8 @@ def run_trials(plan: MachinePlan) -> Iterator[Result]:
                 raise BalloonError(daemon.how_it_ended())
             time.sleep(0.01)
         child = children.start("QEMU", command_line(plan), "qemu.jsonl")
-        with EmulatedMachine(plan, child) as machine:
-            scene = Scene(machine, daemon, plan.packed)
+        with QmpClient(plan.control) as control, EmulatedMachine(plan, child) as machine:
+            scene = Scene(machine, daemon, control, plan.packed)
             for name, trial in TRIALS:
                 begin = time.monotonic()
                 try:
@@ -109,12 +105,12 @@ def run_trials(plan: MachinePlan) -> Iterator[Result]:
 def _run_all(arguments: argparse.Namespace, qemu: Path, kernel: GuestKernel, directory: Path) -> list[Result]:
     initrd = directory / "initrd"
     initrd.write_bytes(build_initrd(kernel))
-    results = []
+    results: list[Result] = []
     for ring in (arguments.ring,) if arguments.ring else ("split", "packed"):
         (directory / ring).mkdir()
         plan = MachinePlan(
             qemu=qemu,
-            accelerator=arguments.accelerator or _accelerator(),
+            accelerator=arguments.accelerator,
             memory=MEMORY,
             packed=ring == "packed",
             kernel=kernel.image,

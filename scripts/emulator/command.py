@@ -48,6 +48,11 @@ class MachinePlan:
         return self.directory / "agent"
 
     @property
+    def control(self) -> Path:
+        """The daemon's control socket."""
+        return self.directory / "control"
+
+    @property
     def monitor(self) -> Path:
         """The socket of QEMU's own monitor (QMP)."""
         return self.directory / "monitor"

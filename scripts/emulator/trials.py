@@ -14,9 +14,13 @@ from protocol.virtio import FeatureBit, has_feature
 from protocol.virtio_balloon import BalloonFeature
 from scripts.demonstration.processes import Child
 from scripts.emulator.machine import EmulatedMachine
+from scripts.qmp_client import QmpClient
 
 FILLED: Final = 200 * MIB
 """What the guest fills and frees, in bytes."""
+
+INFLATED: Final = 256 * MIB
+"""How large the balloon gets, in bytes."""
 
 RETURN_SECONDS: Final = 40.0
 """The kernel waits 2 s before a pass of reporting and takes a sixteenth of its list at a time."""
@@ -33,6 +37,7 @@ class Scene:
 
     machine: EmulatedMachine
     daemon: Child
+    control: QmpClient
     packed: bool
     events: list[Mapping[str, Any]] = field(default_factory=list)
 
@@ -92,7 +97,6 @@ def boot(scene: Scene) -> str:
 def report(scene: Scene) -> str:
     """Memory that a program gave up returns to the host."""
     machine = scene.machine
-    machine.agent.run("true")
     before = machine.resident_bytes()
     scene.fill()
     if machine.resident_bytes() < before + FILLED // 2:
@@ -105,6 +109,62 @@ def report(scene: Scene) -> str:
     )
     scene.check_no_complaint()
     return f"{format_size(FILLED)} back after {seconds:.1f} s"
+
+
+def inflate(scene: Scene) -> str:
+    """The balloon takes the guest's memory up to a target, and gives it back."""
+    machine, control = scene.machine, scene.control
+    memory = control.command("query-balloon")["actual"]
+    free = machine.meminfo()["MemFree"]
+    given = scene.discarded("inflate")
+    control.command("balloon", value=memory - INFLATED)
+    seconds = scene.wait(lambda: balloon_bytes(scene, memory) == INFLATED, "the balloon has its size")
+    scene.wait(lambda: scene.discarded("inflate") >= given + INFLATED, "its pages are the host's")
+    less = free - machine.meminfo()["MemFree"]
+    if abs(less - INFLATED) > INFLATED // 10:
+        raise BalloonError(f"the guest has {format_size(less)} less free memory with {format_size(INFLATED)} inflated")
+    control.command("balloon", value=memory)
+    back = scene.wait(lambda: balloon_bytes(scene, memory) == 0, "the balloon is empty")
+    before = machine.resident_bytes()
+    scene.fill()
+    if machine.resident_bytes() < before + FILLED // 2:
+        raise BalloonError("memory that came out of the balloon cannot be used")
+    scene.free()
+    scene.check_no_complaint()
+    return f"{format_size(INFLATED)} in after {seconds:.1f} s, out after {back:.1f} s, used again"
+
+
+def balloon_bytes(scene: Scene, memory: int) -> int:
+    """Return the balloon's size as the driver says it, for a guest that has ``memory`` bytes without a balloon."""
+    return memory - int(scene.control.command("query-balloon")["actual"])
+
+
+def statistics(scene: Scene) -> str:
+    """What the driver says of free memory is what the guest's own kernel says."""
+    answer = scene.control.command("query-guest-statistics")["statistics"]
+    free = scene.machine.meminfo()["MemFree"]
+    error = abs(answer["memfree"] - free) / free
+    if error > 0.02:
+        raise BalloonError(f"memfree {answer['memfree']} is {error:.1%} off the guest's {free}")
+    return f"{len(answer)} statistics, free memory {error:.2%} off"
+
+
+def reclaim(scene: Scene) -> str:
+    """Everything free comes back on demand, by hinting."""
+    machine = scene.machine
+    scene.fill()
+    scene.free()
+    blocks = machine.free_blocks()
+    before = machine.resident_bytes()
+    answer = scene.control.command("reclaim", method="hint")
+    if not answer["complete"] or answer["discarded-bytes"] < 0.9 * blocks:
+        raise BalloonError(f"of {format_size(blocks)} in free blocks: {answer}")
+    less = before - machine.resident_bytes()
+    scene.check_no_complaint()
+    return (
+        f"{format_size(answer['discarded-bytes'])} of {format_size(blocks)} in {answer['seconds'] * 1000:.0f} ms, "
+        f"the guest costs {format_size(less)} less"
+    )
 
 
 def stop_and_continue(scene: Scene) -> str:
@@ -133,6 +193,9 @@ def reboot(scene: Scene) -> str:
 TRIALS: Final[tuple[tuple[str, Callable[[Scene], str]], ...]] = (
     ("boot", boot),
     ("report", report),
+    ("inflate, deflate", inflate),
+    ("statistics", statistics),
+    ("reclaim", reclaim),
     ("stop / cont", stop_and_continue),
     ("reboot", reboot),
 )
