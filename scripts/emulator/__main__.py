@@ -78,7 +78,7 @@ def run_trials(plan: MachinePlan) -> Iterator[Result]:
     ring = "packed" if plan.packed else "split"
     events = plan.directory / "daemon.jsonl"
     options = ["--socket-path", str(plan.socket_path), "--control", str(plan.control), "--events", str(events)]
-    options += ["--features", f"packed={'on' if plan.packed else 'off'},free-page-hint=on"]
+    options += ["--features", f"packed={'on' if plan.packed else 'off'},statistics=on,free-page-hint=on"]
     with Children(plan.directory) as children:
         daemon = children.start("vhost-user-balloon", python_module("host", *options), events.name)
         while not any(event["event"] == "listening" for event in daemon.new_events()):

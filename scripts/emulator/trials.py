@@ -180,14 +180,14 @@ def stop_and_continue(scene: Scene) -> str:
         machine.monitor.command("cont")
     scene.wait(lambda: machine.resident_bytes() < before + FILLED // 10, "what was freed is back with the host")
     scene.check_no_complaint()
-    return f"{STOPS} times in the middle of reports, all {format_size(FILLED)} back"
+    return f"{STOPS} times in the middle of reports, all {format_size(FILLED)} back; {statistics(scene)}"
 
 
 def reboot(scene: Scene) -> str:
     """After a reset of the machine the guest's new driver has a new session, and reports."""
     scene.machine.monitor.command("system_reset")
     seen = boot(scene)
-    return f"{seen}; then {report(scene)}"
+    return f"{seen}; then {report(scene)}; {statistics(scene)}"
 
 
 TRIALS: Final[tuple[tuple[str, Callable[[Scene], str]], ...]] = (

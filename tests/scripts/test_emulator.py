@@ -1,0 +1,219 @@
+"""The trials with QEMU as far as they need none: archive, modules, command line, table, and what is said without one."""
+
+import json
+import lzma
+import socket
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import BalloonError
+from protocol.units import MIB
+from scripts.emulator.__main__ import main
+from scripts.emulator.archive import build_archive, directory, program
+from scripts.emulator.command import MachinePlan, command_line, init_script, unsuitable
+from scripts.emulator.kernel import read_modules
+from scripts.emulator.machine import check_qemu
+from scripts.emulator.modules import depends, insertion_order
+from scripts.emulator.results import Result, as_dict, table_lines
+from scripts.qmp_client import CommandError, QmpClient
+
+DEVICES = 'name "vhost-user-test-device-pci", bus PCI, desc "Generic vhost-user"\n'
+
+
+def parse_archive(data: bytes) -> dict[str, tuple[int, bytes]]:
+    """Read a newc archive as the kernel does: mode and content by name, to the trailer."""
+    found: dict[str, tuple[int, bytes]] = {}
+    at = 0
+    while True:
+        assert data[at : at + 6] == b"070701"
+        fields = [int(data[at + 6 + 8 * index : at + 14 + 8 * index], 16) for index in range(13)]
+        name = data[at + 110 : at + 110 + fields[11]]
+        assert name.endswith(b"\0")
+        at += -(-(110 + fields[11]) // 4) * 4
+        if name == b"TRAILER!!!\0":
+            assert not data[at:].strip(b"\0")
+            return found
+        found[name[:-1].decode()] = (fields[1], data[at : at + fields[6]])
+        at += -(-fields[6] // 4) * 4
+
+
+def test_an_archive_holds_what_was_put_in() -> None:
+    entries = [directory("bin"), program("bin/sh", b"#!"), program("init", b"12345"), program("empty", b"")]
+    found = parse_archive(build_archive(entries))
+    assert list(found) == ["bin", "bin/sh", "init", "empty"]
+    assert stat.S_ISDIR(found["bin"][0])
+    assert found["bin/sh"] == (stat.S_IFREG | 0o755, b"#!")
+    assert found["init"][1] == b"12345"
+
+
+def module(needs: str) -> bytes:
+    return b"\x7fELF\0license=GPL\0depends=" + needs.encode() + b"\0vermagic=6.1\0"
+
+
+def test_modules_are_inserted_behind_what_they_need() -> None:
+    modules = {
+        "virtio_balloon": module("virtio,virtio_ring"),
+        "virtio_pci": module("virtio_pci_modern_dev,virtio,virtio_ring"),
+        "virtio_pci_modern_dev": module(""),
+        "virtio_ring": module("virtio"),
+        "virtio": module("built_in"),
+        "virtio_net": module("virtio"),
+    }
+    order = insertion_order(modules)
+    assert sorted(order) == sorted(modules.keys() - {"virtio_net"})
+    for name in order:
+        assert all(need not in order or order.index(need) < order.index(name) for need in depends(modules[name]))
+
+
+def test_modules_that_cannot_be_inserted_are_an_error() -> None:
+    with pytest.raises(BalloonError, match="no module virtio_balloon"):
+        insertion_order({"virtio_pci": module("")})
+    with pytest.raises(BalloonError, match="virtio_balloon virtio virtio_balloon"):
+        insertion_order({"virtio_balloon": module("virtio"), "virtio": module("virtio_balloon")})
+    assert depends(b"no module at all") == ()
+
+
+def test_modules_are_read_plain_and_compressed(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/virtio.ko").write_bytes(b"plain")
+    (tmp_path / "virtio-rng.ko.xz").write_bytes(lzma.compress(b"pressed"))
+    assert read_modules(tmp_path) == {"virtio": b"plain", "virtio_rng": b"pressed"}
+    (tmp_path / "virtio_pci.ko.zst").write_bytes(b"?")
+    with pytest.raises(BalloonError, match="only plain modules"):
+        read_modules(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("version", "devices", "why"),
+    [
+        ("QEMU emulator version 10.2.0 (Debian)", DEVICES, None),
+        ("QEMU emulator version 11.1.3", DEVICES, None),
+        ("QEMU emulator version 10.1.9", DEVICES, "10.1 is too old"),
+        ("QEMU emulator version 9.2.0", "", "9.2 is too old"),
+        ("QEMU emulator version 11.1.3", 'name "vhost-user-test-device"', "built without"),
+        ("GNU bash, version 5.2", "", "not a QEMU"),
+    ],
+)
+def test_a_qemu_that_cannot_attach_is_told_from_one_that_can(version: str, devices: str, why: str | None) -> None:
+    problem = unsuitable(version, devices)
+    assert problem is None if why is None else why in str(problem)
+
+
+def test_the_command_line_shares_the_memory_and_names_the_ring_format() -> None:
+    for packed, word in ((True, "packed=on"), (False, "packed=off")):
+        plan = MachinePlan(
+            qemu=Path("/q"),
+            accelerator="tcg",
+            memory=512 * MIB,
+            packed=packed,
+            kernel=Path("/k"),
+            initrd=Path("/i"),
+            socket_path=Path("/s"),
+            directory=Path("/d"),
+        )
+        words = command_line(plan)
+        assert words[0] == "/q"
+        assert "memory-backend-memfd,id=mem,size=512M,share=on" in words
+        assert any(each.endswith(f"num_vqs=5,vq_size=128,config_size=16,{word}") for each in words)
+    assert "for module in virtio virtio_ring;" in init_script(["virtio", "virtio_ring"])
+
+
+def test_the_table_has_one_line_a_result() -> None:
+    results = [
+        Result(ring="split", trial="boot", passed=True, note="Linux 6.1", seconds=1.94),
+        Result(ring="packed", trial="stop / cont", passed=False, note="gone", seconds=20.0),
+    ]
+    assert table_lines(results) == [
+        "ring    trial                seconds  seen",
+        "split   boot         ok      1.9      Linux 6.1",
+        "packed  stop / cont  FAILED  20.0     gone",
+    ]
+    data = json.loads(json.dumps(as_dict("QEMU 11", results)))
+    assert data["qemu"] == "QEMU 11"
+    assert [one["passed"] for one in data["results"]] == [True, False]
+
+
+def write_program(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_without_a_qemu_or_with_an_old_one_there_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main([]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    old = write_program(tmp_path / "qemu-system-x86_64", "echo 'QEMU emulator version 7.2.15'")
+    assert main([]) == 1
+    assert capsys.readouterr().err == (
+        f"balloon-qemu: {old}: QEMU 7.2 is too old: QEMU 10.2 or newer with the device vhost-user-test-device-pci is "
+        "needed\n"
+    )
+    assert main(["--kernel", "/vmlinuz"]) == 2
+    assert "go together" in capsys.readouterr().err
+
+
+def test_a_qemu_that_does_says_its_version(tmp_path: Path) -> None:
+    fake = write_program(
+        tmp_path / "qemu", f"[ \"$1\" = --version ] && echo 'QEMU emulator version 10.2.1' || echo '{DEVICES.strip()}'"
+    )
+    assert check_qemu(fake) == "QEMU emulator version 10.2.1"
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that makes a server which says one scripted line for each line it gets."""
+    servers: list[threading.Thread] = []
+
+    def start(*answers: bytes) -> Path:
+        path = tmp_path / "monitor"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen()
+
+        def run() -> None:
+            sock, _ = listener.accept()
+            with listener, sock, sock.makefile("rb") as lines:
+                for answer in answers:
+                    sock.sendall(answer)
+                    if not lines.readline():
+                        return
+
+        servers.append(threading.Thread(target=run, daemon=True))
+        servers[-1].start()
+        return path
+
+    return start
+
+
+GREETING = b'{"QMP": {}}\r\n'
+
+
+def test_a_qmp_client_keeps_events_and_raises_errors(serve: Callable[..., Path]) -> None:
+    path = serve(
+        GREETING,
+        b'{"return": {}}\r\n',
+        b'{"event": "RESET"}\r\n{"return": {"status": "running"}}\r\n',
+        b'{"error": {"class": "CommandNotFound", "desc": "no such command"}}\r\n',
+    )
+    with QmpClient(path, seconds=10.0) as client:
+        assert client.command("query-status") == {"status": "running"}
+        assert [event["event"] for event in client.events] == ["RESET"]
+        with pytest.raises(CommandError, match="dance: no such command") as caught:
+            client.command("dance", with_whom=1)
+        assert caught.value.error_class == "CommandNotFound"
+        with pytest.raises(BalloonError, match="went away"):
+            client.command("query-status")
+
+
+def test_what_is_no_qmp_server_is_refused(serve: Callable[..., Path]) -> None:
+    with pytest.raises(BalloonError, match="not a QMP server"):
+        QmpClient(serve(b'{"hello": 1}\n'), seconds=10.0)
+    with pytest.raises(BalloonError, match="No such file"):
+        QmpClient(Path("/nowhere/at/all"), seconds=0.0)
