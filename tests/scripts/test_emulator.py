@@ -1,4 +1,4 @@
-"""The trials with QEMU as far as they need none: archive, modules, command line, table, and what is said without one."""
+"""The trials with QEMU as far as they need none: archive, modules, command line, table, what is said without one."""
 
 import json
 import lzma
