@@ -208,3 +208,52 @@ def test_a_table_lies_where_it_was_set_aside() -> None:
     assert memory.device_view.read_descriptor(0)[0] == used
     assert memory.read_guest(memory.tables.addresses[0], 32) == b"\xee" * 32
     assert used > BASE
+
+
+def test_direct_descriptors_and_then_a_table_where_that_is_asked_for() -> None:
+    memory = RingMemory(4, tables=1, capacity=2)
+    assert memory.tables is not None
+    table = memory.tables.addresses[0]
+    memory.driver(mixed=True).add([(0xA, 1)], [(0xB, 2), (0xC, 3)])
+    ring = memory.device_view
+    assert [ring.read_descriptor(index) for index in range(2)] == [(0xA, 1, NEXT, 1), (table, 32, INDIRECT, 0)]
+    entries = list(DESCRIPTOR.iter_unpack(memory.read_guest(table, 32)))
+    assert entries == [(0xB, 2, NEXT | WRITE, 1), (0xC, 3, WRITE, 0)]
+
+
+def test_in_order_descriptors_are_taken_in_ring_order() -> None:
+    memory = RingMemory(4)
+    driver = memory.driver(in_order=True)
+    assert [driver.add([(1, 1)], []), driver.add([(2, 1)] * 2, [])] == [0, 1]
+    put_used(memory, 0)
+    assert driver.get_used() == UsedBuffer(0, 0)
+    assert driver.add([(3, 1), (4, 1)], []) == 3
+    assert memory.device_view.read_descriptor(3) == (3, 1, NEXT, 0)  # virtio 1.2, 2.7.5.2: on at the beginning
+    put_used(memory, 1)
+    assert driver.get_used() == UsedBuffer(1, 0)
+    assert driver.add([(5, 1)], []) == 1
+
+
+def test_a_batch_is_one_used_element_for_all_up_to_its_last_request() -> None:
+    memory = RingMemory(8)
+    driver = memory.driver(in_order=True)
+    heads = [driver.add([(1, 1)], [(2, 50)]), driver.add([], [(3, 30)]), driver.add([], [(4, 20)])]
+    ring = memory.device_view
+    ring.used_elements[1], ring.used_elements[2] = heads[1], 9
+    ring.used[1] = 2
+    assert driver.get_used() == UsedBuffer(heads[0], 50)  # not reported by itself: used completely
+    assert driver.enable_interrupt()
+    assert driver.get_used() == UsedBuffer(heads[1], 9)
+    assert driver.get_used() is None
+    put_used(memory, heads[2], 5)
+    assert driver.get_used() == UsedBuffer(heads[2], 5)
+
+
+def test_a_batch_that_reaches_further_than_the_used_index_is_refused() -> None:
+    memory = RingMemory(8)
+    driver = memory.driver(in_order=True)
+    driver.add([(1, 1)], [])
+    put_used(memory, driver.add([(2, 1)], []))
+    with pytest.raises(VirtqueueError, match="gave back 1, which is not among the next 1"):
+        driver.get_used()
+    assert driver.outstanding == 2

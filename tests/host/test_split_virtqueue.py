@@ -6,59 +6,11 @@ from hypothesis import strategies as st
 
 from host.virtqueue import INDIRECT_MAX, Buffer, Chain
 from protocol.errors import VirtqueueError
-from protocol.split_ring import DESCRIPTOR, Descriptor
-from protocol.virtio_ring import needs_event
-from tests.pair.ring_memory import BASE, RingMemory
+from protocol.split_ring import Descriptor
+from tests.host.hostile_split_ring import Hostile
+from tests.pair.ring_memory import BASE
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
-
-TABLE_CAPACITY = 1100
-"""Descriptors that fit behind the ring, where tests put their indirect tables."""
-
-
-class Hostile:
-    """A ring that the test fills by hand, and the device's half over it."""
-
-    def __init__(self, size: int = 8, *, indirect_desc: bool = True, next_avail: int = 0, event_idx: bool = False):
-        self.memory = RingMemory(size, tables=1, capacity=TABLE_CAPACITY)
-        assert self.memory.tables is not None
-        self.table = self.memory.tables.addresses[0]
-        self.ring = self.memory.driver_view
-        self.ring.avail[1] = self.ring.used[1] = next_avail
-        self.device = self.memory.device(indirect_desc=indirect_desc, base=next_avail, event_idx=event_idx)
-
-    def describe(self, *descriptors: Descriptor) -> "Hostile":
-        """Write descriptors 0, 1, 2 and so on."""
-        for index, descriptor in enumerate(descriptors):
-            self.ring.write_descriptor(index, descriptor)
-        return self
-
-    def describe_table(self, *descriptors: Descriptor) -> "Hostile":
-        """Write an indirect table."""
-        self.memory.write_guest(self.table, b"".join(DESCRIPTOR.pack(*each) for each in descriptors))
-        return self
-
-    def offer(self, *heads: int) -> "Hostile":
-        """Make chains available."""
-        for head in heads:
-            index = self.ring.avail[1]
-            self.ring.avail[2 + index % self.ring.size] = head
-            self.ring.avail[1] = (index + 1) & 0xFFFF
-        return self
-
-    def pop(self) -> Chain:
-        """Return the chain that has to be there."""
-        chain = self.device.pop()
-        assert chain is not None
-        return chain
-
-    def refuses(self, reason: str) -> None:
-        """Check that the ring is refused for ``reason``, again and again, and that the device wrote nothing to it."""
-        before = bytes(self.memory.memory)
-        for _ in range(2):
-            with pytest.raises(VirtqueueError, match=reason):
-                self.device.pop()
-        assert bytes(self.memory.memory) == before
 
 
 def indirect(table: int, length: int, flags: int = INDIRECT, following: int = 0) -> Descriptor:
@@ -304,81 +256,3 @@ def test_any_ring_ends_in_chains_of_bounded_length_or_in_a_refusal(
     except VirtqueueError:
         pass
     assert bytes(ring.memory.memory) == before
-
-
-# -- giving back ----------------------------------------------------------------------------------------------------
-
-
-def test_a_used_element_is_the_head_and_the_length() -> None:
-    ring = Hostile(4, next_avail=65535)
-    ring.device.add_used(3, 0x1234)
-    ring.device.add_used(1, 0)
-    assert list(ring.ring.used_elements[1 + 2 * 3 : 3 + 2 * 3]) == [3, 0x1234]
-    assert list(ring.ring.used_elements[1:3]) == [1, 0]
-    assert ring.ring.used[1] == 1
-
-
-def test_the_used_index_goes_on_from_the_ring_not_from_the_base() -> None:
-    ring = Hostile(4)
-    ring.ring.used[1] = 7
-    device = ring.memory.device(base=9)
-    device.add_used(0, 0)
-    assert ring.ring.used[1] == 8
-    assert ring.ring.used_elements[1 + 2 * (7 % 4)] == 0
-
-
-def test_an_upper_half_of_the_base_is_ignored() -> None:
-    assert Hostile().memory.device(base=0x1_0003).next_avail == 3
-
-
-@pytest.mark.parametrize("event_idx", [False, True])
-def test_the_flags_of_the_used_ring_stay_zero(event_idx: bool) -> None:
-    ring = Hostile(event_idx=event_idx).describe(Descriptor(0, 1, 0, 0)).offer(0)
-    ring.device.add_used(ring.pop().head, 0)
-    ring.device.enable_notification()
-    assert ring.ring.used[0] == 0
-    assert ring.ring.used[ring.ring.avail_event_at] == (1 if event_idx else 0)
-
-
-def test_without_the_event_index_the_no_interrupt_flag_is_honoured_and_used_event_is_not() -> None:
-    ring = Hostile()
-    ring.ring.avail[ring.ring.used_event_at] = 500
-    ring.device.add_used(0, 0)
-    assert ring.device.needs_notification()
-    ring.ring.avail[0] = 1
-    ring.device.add_used(0, 0)
-    assert not ring.device.needs_notification()
-    ring.ring.avail[0] = 0
-    assert not ring.device.needs_notification()  # nothing new since
-
-
-def test_with_the_event_index_the_flag_is_ignored() -> None:
-    ring = Hostile(event_idx=True)
-    ring.ring.avail[0] = 1
-    ring.device.add_used(0, 0)
-    assert ring.device.needs_notification()
-
-
-@given(start=st.integers(0, 65535), steps=st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 6)), max_size=30))
-def test_the_driver_is_told_exactly_when_its_event_was_passed(start: int, steps: list[tuple[int, int]]) -> None:
-    ring = Hostile(event_idx=True, next_avail=start)
-    index = start
-    for count, distance in steps:
-        event = (index + distance) & 0xFFFF
-        ring.ring.avail[ring.ring.used_event_at] = event
-        for _ in range(count):
-            ring.device.add_used(0, 0)
-        new = (index + count) & 0xFFFF
-        assert ring.device.needs_notification() is needs_event(event, new, index)
-        index = new
-
-
-def test_a_driver_that_polled_for_65535_completions_is_told_of_the_next_one() -> None:
-    ring = Hostile(event_idx=True)
-    for done in range(65535):
-        ring.ring.avail[ring.ring.used_event_at] = (done + 100) & 0xFFFF  # polling: "do not tell me yet"
-        ring.device.add_used(0, 0)
-        assert not ring.device.needs_notification()
-    ring.ring.avail[ring.ring.used_event_at] = 65535  # going to sleep: "tell me of the next one"
-    ring.device.add_used(0, 0)
-    assert ring.device.needs_notification()
