@@ -10,6 +10,7 @@ from host.guest_memory import GuestMemory, open_region
 from host.vring import RingPlace
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.memory import PAGE_SIZE, FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
+from protocol.packed_ring import PackedRing
 from protocol.split_ring import SplitRing
 from protocol.virtio_ring import avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
 from tests.end_to_end.virtual_machine import Ram
@@ -170,3 +171,22 @@ def test_a_ring_whose_file_was_cut_is_refused_and_leaves_no_mapping() -> None:
     assert (mappings(), len(os.listdir("/proc/self/fd"))) == (before, fds)
     memory.close()
     ram.close()
+
+
+def test_a_packed_ring_is_mapped_like_any_other(memory: GuestMemory, ram: Ram) -> None:
+    before = mappings()
+    parts = RingPlace(
+        size=100,
+        packed=True,
+        descriptor=FileRange(0, 0, 1600),
+        available=FileRange(0, 1600, 4),
+        used=FileRange(0, 0x6000, 4),
+    )
+    mapped = memory.map_ring(2, parts)
+    assert isinstance(mapped.ring, PackedRing)
+    mapped.ring.halves[7] = 0x8080
+    mapped.ring.device_event[0] = 0x12345678
+    assert (ram.map[14:16], ram.map[0x6000:0x6004]) == (b"\x80\x80", b"\x78\x56\x34\x12")
+    assert memory.device.is_protected(FileRange(0, 0x6000, 1))
+    memory.unmap_ring(2, mapped)
+    assert mappings() == before

@@ -154,3 +154,44 @@ def test_a_reset_forgets_everything() -> None:
     )
     vring.reset()
     assert vring == Vring(2)
+
+
+def test_a_packed_ring_has_any_size_and_three_parts_of_its_own() -> None:
+    vring = Vring(2)
+    vring.set_size(100, packed=True)
+    vring.set_address(at(0x1000, 0x2004, 0x13008), TABLE, packed=True)
+    place = vring.place(TABLE, packed=True)
+    assert (place.size, place.packed) == (100, True)
+    assert place.descriptor == FileRange(0, 0x2000, 1600)
+    assert place.available == FileRange(0, 0x3004, 4)
+    assert place.used == FileRange(1, 0xB008, 4)
+
+
+@pytest.mark.parametrize("size", [0, 32769])
+def test_sizes_that_a_packed_ring_has_not_are_refused(size: int) -> None:
+    vring = Vring(2, size=64)
+    with pytest.raises(VhostUserError, match=f"queue size {size} is not from 1 to 32768"):
+        vring.set_size(size, packed=True)
+    assert vring.size == 64
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        (at(0x1008, 0x2000, 0x3000), "descriptor ring of queue 2 at 0x7f0000001008 is not 16-byte aligned"),
+        (at(0x1000, 0x2002, 0x3000), "driver event area of queue 2 at 0x7f0000002002 is not 4-byte aligned"),
+        (at(0x1000, 0x2000, 0x3002), "device event area of queue 2 at 0x7f0000003002 is not 4-byte aligned"),
+    ],
+)
+def test_the_parts_of_a_packed_ring_are_judged_also_when_they_came_before_the_features(
+    address: VringAddress, complaint: str
+) -> None:
+    with pytest.raises(VhostUserError, match=complaint):
+        Vring(2).set_address(address, TABLE, packed=True)
+    with pytest.raises(VhostUserError, match=complaint):
+        Vring(2, size=4, address=address).place(TABLE, packed=True)
+
+
+def test_a_size_that_only_a_packed_ring_has_is_no_place_of_a_split_one() -> None:
+    with pytest.raises(VhostUserError, match="queue size 100 of a split ring is not a power of two"):
+        Vring(2, size=100, address=at(0, 0x2000, 0x3000)).place(TABLE)
