@@ -45,7 +45,8 @@ class StartRing:
     """Serve a queue from now on, beginning with one look at its ring, and before that with one interrupt if asked.
 
     ``base`` is where the ring goes on, as SET_VRING_BASE words it: 16 bits of a split ring, 32 of a packed one.
-    ``resumes`` says that the front-end has not set the queue up anew since it was last stopped.
+    ``resumes`` says that the front-end has not set the queue up anew since it was last stopped. ``inband`` says that
+    kicks and interrupts for which there is no descriptor are messages.
     """
 
     index: int
@@ -55,11 +56,19 @@ class StartRing:
     features: RingFeatures
     signal_first: bool = False
     resumes: bool = False
+    inband: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StopRing:
     """Stop serving a queue: finish the chain in hand, then touch its ring no more. Answered with the ring's base."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class KickRing:
+    """Look at the ring of a queue that is served: the driver has kicked it by a message."""
 
     index: int
 
@@ -81,6 +90,13 @@ class SetBackendChannel:
 
 
 @dataclass(frozen=True, slots=True)
+class SendBackendRequest:
+    """Send the bytes of a request on the back-end's channel, and wait for nothing."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """Tell the outside world: one event with its fields."""
 
@@ -89,7 +105,16 @@ class Announce:
 
 
 Action: TypeAlias = (
-    ReplaceMemory | AddRegion | DropRegion | StartRing | StopRing | SetVringFile | SetBackendChannel | Announce
+    ReplaceMemory
+    | AddRegion
+    | DropRegion
+    | StartRing
+    | StopRing
+    | KickRing
+    | SetVringFile
+    | SetBackendChannel
+    | SendBackendRequest
+    | Announce
 )
 
 Effects: TypeAlias = Generator[Action, int | None, None]

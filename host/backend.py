@@ -14,17 +14,24 @@ Must not know: sockets, mappings, threads, time.
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Final
 
 from host.actions import Action, Announce, Effects
 from host.config_requests import ConfigRequests
+from host.device_requests import DeviceRequests
 from host.feature_requests import FeatureRequests
 from host.memory_requests import MemoryRequests
 from host.ring_control import RingControl
 from host.ring_requests import RingRequests
-from host.session import Answer, Handler, MustClose, Session
+from host.session import NEEDED_FEATURE, Answer, Handler, MustClose, Session
 from protocol.errors import VhostUserError
 from protocol.vhost_user import FRONTEND_REQUEST_FORMS, FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import BadMessage, Message, build_own_reply, build_reply
+
+_ERROR_IS_ONE: Final = frozenset(
+    {FrontendRequest.SET_LOG_BASE, FrontendRequest.SET_DEVICE_STATE_FD, FrontendRequest.CHECK_DEVICE_STATE}
+)
+"""Requests whose own reply is a 64-bit number that can say error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ class Backend:
         self._config = ConfigRequests(session)
         self._handlers: dict[FrontendRequest, Handler] = {
             **FeatureRequests(session, self._rings).handlers,
+            **DeviceRequests(session, self._rings).handlers,
             **self._config.handlers,
             **MemoryRequests(session, self._rings).handlers,
             **RingRequests(session, self._rings).handlers,
@@ -53,7 +61,8 @@ class Backend:
         """Carry out one message: yield its effects, return the reply or None.
 
         Raises:
-            MustClose: the message is wrong and its sender waits for an answer that does not exist.
+            MustClose: the message is wrong and its sender waits for an answer that does not exist, or the specification
+                wants the connection closed.
         """
         try:
             if isinstance(message, BadMessage):
@@ -61,6 +70,8 @@ class Backend:
             own_reply = yield from self._carry_out(message)
         except VhostUserError as error:
             yield Announce("message_refused", {"request": _name(message.request), "reason": str(error)})
+            if isinstance(error, MustClose):
+                raise
             return self._refuse(message, error)
         if own_reply is not None:
             return own_reply
@@ -71,7 +82,10 @@ class Backend:
         if not isinstance(request, FrontendRequest):
             raise VhostUserError(f"request {request} is not for a back-end")
         if request not in self._handlers:
-            raise VhostUserError(f"{request.name} needs a feature that was not negotiated")
+            raise VhostUserError(f"{request.name} needs a feature that was not offered")
+        needed = NEEDED_FEATURE.get(request)
+        if needed is not None and not self.session.has_protocol_feature(needed):
+            raise VhostUserError(f"{request.name} needs {needed.name}, which was not negotiated")
         answer = yield from self._handlers[request](message)
         if isinstance(answer, Answer):
             return Reply(build_own_reply(request, answer.payload), answer.fds)
@@ -83,11 +97,19 @@ class Backend:
     def _refuse(self, message: Message | BadMessage, error: VhostUserError) -> Reply | None:
         if message.request == FrontendRequest.GET_CONFIG:
             return Reply(build_reply(message.request))  # "a zero length payload in case of error"
-        if self._wants_ack(message):
-            return Reply(build_reply(message.request, 1))
-        if _has_own_reply(message.request):
+        # The sender of a request with a reply of its own takes whatever comes for that reply, so it cannot be told.
+        has_own_reply = self._has_own_reply(message.request)
+        if has_own_reply and message.request not in _ERROR_IS_ONE:
             raise MustClose(str(error))
-        return None
+        return Reply(build_reply(message.request, 1)) if has_own_reply or self._wants_ack(message) else None
+
+    def _has_own_reply(self, request: int) -> bool:
+        if request == FrontendRequest.SET_LOG_BASE:
+            return self.session.has_protocol_feature(ProtocolFeature.LOG_SHMFD)
+        try:
+            return FRONTEND_REQUEST_FORMS[FrontendRequest(request)].reply is not None
+        except ValueError:
+            return False
 
     def change_config(self, **fields: int) -> bytes | None:
         """Set ``fields`` of the configuration space (names as in :class:`BalloonConfig`). Return the request to send on
@@ -104,10 +126,3 @@ def _name(request: int) -> str:
         return FrontendRequest(request).name
     except ValueError:
         return str(request)
-
-
-def _has_own_reply(request: int) -> bool:
-    try:
-        return FRONTEND_REQUEST_FORMS[FrontendRequest(request)].reply is not None
-    except ValueError:
-        return False

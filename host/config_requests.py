@@ -48,6 +48,8 @@ class ConfigRequests:
         session.balloon.config = replace(session.balloon.config, **fields)
         listens = session.has_backend_channel and session.has_protocol_feature(ProtocolFeature.CONFIG)
         if not listens or not any(vring.running for vring in session.vrings):
+            # Nothing may be sent while all rings stand still; a driver that is only paused hears of it afterwards.
+            session.config_news = listens and any(vring.started for vring in session.vrings)
             return None
         return build_message(BackendRequest.CONFIG_CHANGE_MSG)
 

@@ -6,13 +6,13 @@ Must not know: other virtual machines.
 
 import array
 import asyncio
-import contextlib
 import logging
 import os
 import socket
 import struct
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor
+from functools import partial
 from typing import Final, assert_never
 
 from host.actions import (
@@ -20,23 +20,27 @@ from host.actions import (
     AddRegion,
     Announce,
     DropRegion,
+    KickRing,
     ReplaceMemory,
+    SendBackendRequest,
     SetBackendChannel,
     SetVringFile,
     StartRing,
     StopRing,
 )
 from host.backend import Backend, Reply
+from host.backend_channel import BackendChannel
 from host.guest_memory import GuestMemory
 from host.metrics import VmMetrics
+from host.queue_files import CallFile, QueueFiles
 from host.received_file import close_aside, served_elsewhere
-from host.ring_service import CallFile, QueueFiles, RingService, Turn
+from host.ring_service import RingService, Turn
 from host.session import MustClose, Session
 from host.virtio_balloon import VirtioBalloon
 from host.vm_control import VmControl
 from protocol.errors import FramingError, SessionEnded, VhostUserError
-from protocol.vhost_user import FDS_MAX, FrontendRequest
-from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader
+from protocol.vhost_user import FDS_MAX, BackendRequest, FrontendRequest, VringState
+from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader, build_message
 from protocol.virtio_balloon import QUEUES_MAX, BalloonQueue
 
 log = logging.getLogger(__name__)
@@ -63,7 +67,7 @@ class Connection:
         self._files = [QueueFiles() for _ in range(QUEUES_MAX)]
         self._services: dict[int, RingService] = {}
         self._broken: asyncio.Queue[int] = asyncio.Queue()
-        self._channel: socket.socket | None = None
+        self._channel: BackendChannel | None = None
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self.metrics = VmMetrics()
@@ -235,14 +239,7 @@ class Connection:
     async def _perform(self, action: Action, unclaimed: set[int]) -> int | None:
         match action:
             case StartRing():
-                self._services[action.index] = RingService(
-                    action,
-                    self._files[action.index],
-                    self._memory,
-                    self.balloon,
-                    self._executor,
-                    self._on_turn,
-                )
+                self._start_ring(action)
             case StopRing(index=index):
                 service = self._services[index]
                 base = await service.stop()
@@ -268,11 +265,25 @@ class Connection:
             case SetBackendChannel(fd=fd):
                 self._set_channel(fd)
                 unclaimed.discard(fd)
+            case KickRing(index=index):
+                self._services[index].kick()
+            case SendBackendRequest(data=data):
+                self._send_request(data)
             case Announce(event=event, fields=fields):
                 self.emit(event, **fields)
             case _:
                 assert_never(action)
         return None
+
+    def _start_ring(self, action: StartRing) -> None:
+        files = self._files[action.index]
+        files.send_call = files.send_err = None
+        if action.inband:
+            state = VringState(action.index, 0)
+            files.send_call = partial(self._send_request, build_message(BackendRequest.VRING_CALL, state))
+            files.send_err = partial(self._send_request, build_message(BackendRequest.VRING_ERR, state))
+        service = RingService(action, files, self._memory, self.balloon, self._executor, self._on_turn)
+        self._services[action.index] = service
 
     def _announce_memory(self) -> None:
         table = self._memory.table
@@ -312,39 +323,29 @@ class Connection:
     # -- the back-end's own requests --------------------------------------------------------------------------------
 
     def _set_channel(self, fd: int) -> None:
-        try:
-            channel = socket.socket(fileno=fd)
-        except OSError as error:
-            raise VhostUserError("the back-end channel is not a socket") from error
+        channel = BackendChannel(fd, self._drop_channel)
         self._drop_channel()
         self._channel = channel
-        self._loop.add_reader(fd, self._drain_channel)
-
-    def _drain_channel(self) -> None:
-        # We ask for no acknowledgements, so whatever comes is of no interest; end of file is.
-        assert self._channel is not None
-        try:
-            data = self._channel.recv(4096, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._drop_channel()
+        for index in self._services:
+            if self._files[index].call is None:
+                self._files[index].signal_call()  # what was to go over no channel, or over the old one
 
     def _drop_channel(self) -> None:
-        if self._channel is not None:
-            self._loop.remove_reader(self._channel.fileno())
-            self._channel.close()
-            self._channel = None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def _send_request(self, data: bytes) -> None:
+        # From any thread.
+        channel = self._channel
+        if channel is not None:
+            channel.send(data)
 
     def change_config(self, **fields: int) -> None:
         """Set ``fields`` of the configuration space, and tell the driver if there is one."""
         request = self._backend.change_config(**fields)
-        if request is not None and self._channel is not None:
-            # Never wait for this channel: the front-end may at this moment be waiting for us on the other one.
-            with contextlib.suppress(OSError):
-                self._channel.send(request, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        if request is not None:
+            self._send_request(request)
 
 
 def _settle(ready: asyncio.Future[None]) -> None:

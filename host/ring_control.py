@@ -5,13 +5,15 @@ Source: vhost-user specification, "Ring states". :mod:`host.vring` has the state
 Must not know: messages, sockets, mappings, threads.
 """
 
-from host.actions import Announce, Effects, StartRing, StopRing
+from host.actions import Announce, Effects, SendBackendRequest, StartRing, StopRing
 from host.session import Session
 from host.virtqueue import RingFeatures
 from host.vring import Vring
 from protocol.errors import VhostUserError
+from protocol.vhost_user import BackendRequest, ProtocolFeature
+from protocol.vhost_user_codec import build_message
 from protocol.virtio import FeatureBit, has_feature
-from protocol.virtio_balloon import BalloonQueue, queue_order
+from protocol.virtio_balloon import BalloonQueue
 
 
 class RingControl:
@@ -28,7 +30,14 @@ class RingControl:
         vring.started = vring.broken = False
         # With the last ring the driver is gone; the next one sets a poison value of its own before its first chain.
         session = self._session
-        session.balloon.poison_settled &= any(each.started for each in session.vrings)
+        has_driver = any(each.started for each in session.vrings)
+        session.balloon.poison_settled &= has_driver
+        session.config_news &= has_driver
+
+    def halt_all(self) -> Effects:
+        """Stop every ring until its next kick descriptor."""
+        for vring in self._session.vrings:
+            yield from self.halt(vring)
 
     def pause(self, vring: Vring) -> Effects:
         """Stop ``vring`` if it runs; :meth:`run_wanted` may let it go on where it was."""
@@ -51,20 +60,39 @@ class RingControl:
         Raises:
             VhostUserError: ``asked`` cannot run.
         """
-        order = queue_order(self._session.features)
-        for vring in self._session.vrings:
-            if vring.running or not vring.is_wanted or vring.index >= len(order):
+        session = self._session
+        set_up = {vring.index for vring in session.vrings if vring.is_set_up}
+        if session.queue_numbers.learn(set_up, negotiated=session.features, offered=session.offered):
+            yield Announce("queue_numbers", {"dialect": session.queue_numbers.dialect.value})
+        for vring in session.vrings:
+            if vring.running or not vring.is_wanted:
                 continue
             try:
-                yield self._start_ring(vring, order[vring.index])
+                queue = session.queue_numbers.role(
+                    vring.index, set_up, negotiated=session.features, offered=session.offered
+                )
             except VhostUserError as error:
-                if str(error) != vring.parked:
-                    vring.parked = str(error)
-                    yield Announce("queue_stopped", {"queue": vring.index, "reason": str(error)})
+                yield from self._park(vring, str(error))
+                continue
+            if queue is None:
+                continue
+            try:
+                yield self._start_ring(vring, queue)
+            except VhostUserError as error:
+                yield from self._park(vring, str(error))
                 if vring is asked:
                     raise
             else:
                 vring.running, vring.parked, vring.signal_first = True, None, False
+        if session.config_news and any(vring.running for vring in session.vrings):
+            session.config_news = False
+            yield SendBackendRequest(build_message(BackendRequest.CONFIG_CHANGE_MSG))
+
+    @staticmethod
+    def _park(vring: Vring, reason: str) -> Effects:
+        if reason != vring.parked:
+            vring.parked = reason
+            yield Announce("queue_stopped", {"queue": vring.index, "reason": reason})
 
     def _start_ring(self, vring: Vring, queue: BalloonQueue) -> StartRing:
         features = self._session.features
@@ -75,6 +103,7 @@ class RingControl:
             base=self.base_of(vring),
             signal_first=vring.signal_first,
             resumes=vring.resumes,
+            inband=self._session.has_protocol_feature(ProtocolFeature.INBAND_NOTIFICATIONS),
             features=RingFeatures(
                 event_idx=has_feature(features, FeatureBit.RING_EVENT_IDX),
                 indirect_desc=has_feature(features, FeatureBit.RING_INDIRECT_DESC),

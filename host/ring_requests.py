@@ -7,7 +7,7 @@ Must not know: sockets, mappings, threads, time.
 
 from collections.abc import Generator
 
-from host.actions import Action, Effects, SetVringFile
+from host.actions import Action, Effects, KickRing, SetVringFile
 from host.ring_control import RingControl
 from host.session import Handler, Handling, Session, vring_state_of
 from host.vring import Vring
@@ -35,6 +35,7 @@ class RingRequests:
             FrontendRequest.SET_VRING_CALL: self._set_vring_file,
             FrontendRequest.SET_VRING_ERR: self._set_vring_file,
             FrontendRequest.SET_VRING_ENABLE: self._set_vring_enable,
+            FrontendRequest.VRING_KICK: self._vring_kick,
         }
 
     def _set_vring_num(self, message: Message) -> Effects:
@@ -52,6 +53,7 @@ class RingRequests:
     def _get_vring_base(self, message: Message) -> Handling:
         vring = self._session.vring(vring_state_of(message).index)
         yield from self._rings.halt(vring)
+        vring.told_place = False
         yield SetVringFile(FrontendRequest.SET_VRING_KICK, vring.index, None)
         yield SetVringFile(FrontendRequest.SET_VRING_CALL, vring.index, None)
         return VringState(vring.index, self._rings.base_of(vring))
@@ -67,8 +69,22 @@ class RingRequests:
 
     def _set_vring_kick(self, message: Message) -> Effects:
         vring = yield from self._change_file(message)
-        vring.started, vring.broken, vring.resumes = True, False, False
+        self._start(vring)
+        vring.broken = False
         yield from self._rings.run_wanted(vring)
+
+    @staticmethod
+    def _start(vring: Vring) -> None:
+        vring.started, vring.resumes, vring.told_place = True, False, True
+
+    def _vring_kick(self, message: Message) -> Effects:
+        # A ring that is disabled or parked is looked at when it goes on, so no kick is kept for it.
+        vring = self._session.vring(vring_state_of(message).index)
+        if vring.running:
+            yield KickRing(vring.index)
+        elif not vring.started and vring.size > 0 and vring.address is not None:
+            self._start(vring)
+            yield from self._rings.run_wanted(vring)
 
     def _set_vring_file(self, message: Message) -> Effects:
         yield from self._change_file(message)

@@ -17,8 +17,6 @@ import contextlib
 import logging
 import os
 import select
-import socket
-import stat
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -29,6 +27,7 @@ from host.actions import StartRing
 from host.device_memory import DiscardPlan, Refusal, RefusedRanges
 from host.discard import punch_hole
 from host.guest_memory import GuestMemory
+from host.queue_files import QueueFiles
 from host.virtio_balloon import Outcome, VirtioBalloon
 from host.virtqueue import Chain, DeviceVirtqueue
 from host.virtqueue_formats import open_virtqueue
@@ -49,57 +48,6 @@ the two compete for the interpreter, and the guest waits."""
 
 POLL_INTERVAL: Final = 0.005
 """Seconds between looks at a ring whose driver gave no kick descriptor (bit 8 of SET_VRING_KICK: polling)."""
-
-_EIGHT_BYTES = (1).to_bytes(8, "little")
-
-
-class CallFile:
-    """The descriptor that interrupts the driver. Never blocks for long, never raises: the guest's end is not ours."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
-        # User Mode Linux passes a stream socket. MSG_DONTWAIT leaves its flags alone, which both ends share.
-        self._socket = socket.socket(fileno=fd) if is_socket else None
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
-
-    def signal(self) -> None:
-        """Tell the driver once. A full descriptor has an interrupt pending anyway; a closed one has nobody to tell."""
-        with contextlib.suppress(OSError):
-            if self._socket is not None:
-                self._socket.send(_EIGHT_BYTES, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            elif self._poll.poll(0):
-                os.write(self.fd, _EIGHT_BYTES)
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        if self._socket is not None:
-            self._socket.close()
-        else:
-            os.close(self.fd)
-
-
-@dataclass(slots=True)
-class QueueFiles:
-    """The descriptors of one queue, which outlive the times it runs. They are owned here.
-
-    ``token`` says how the queue left its ring when it was stopped.
-    """
-
-    kick: int | None = None
-    call: CallFile | None = None
-    err: CallFile | None = None
-    token: int = 0
-
-    def close(self) -> None:
-        """Close all of them."""
-        if self.kick is not None:
-            os.close(self.kick)
-        for file in (self.call, self.err):
-            if file is not None:
-                file.close()
-        self.kick = self.call = self.err = None
 
 
 @dataclass(slots=True)
@@ -182,7 +130,7 @@ class RingService:
         if self._is_stale:
             return
         self._serve_soon()
-        if files.kick is None:
+        if files.kick is None and not action.inband:
             self._poll_ring()
 
     # -- on the event loop ------------------------------------------------------------------------------------------
@@ -206,6 +154,12 @@ class RingService:
             self._serve_soon()
         elif self._kick_gone:
             self._unwatch_kick()
+
+    def kick(self) -> None:
+        """Look at the ring: the driver has kicked it by a message."""
+        if not self._stopping:
+            self._is_stale = False
+            self._serve_soon()
 
     def _take_kick(self) -> bool:
         # On the loop while it watches, else on the worker. Returns whether the ring is to be looked at.
@@ -300,7 +254,7 @@ class RingService:
         try:
             if self._signal_first:
                 self._signal_first = False
-                self._signal(self._files.call)
+                self._files.signal_call()
             self._serve_bursts(turn)
         except VirtqueueError as error:
             turn.broken = error
@@ -308,7 +262,7 @@ class RingService:
             log.exception("serving queue %d failed", self.index)
             turn.broken = VirtqueueError(f"internal error: {error}")
         if turn.broken is not None:
-            self._signal(self._files.err)
+            self._files.signal_err()
         self._call_loop(self._turn_done, turn)
 
     def _call_loop(self, take: Callable[[Turn], None], turn: Turn) -> None:
@@ -321,7 +275,7 @@ class RingService:
         if held is not None:
             self._ring.add_used(held.head, 0)
             if self._ring.needs_notification():
-                self._signal(self._files.call)
+                self._files.signal_call()
 
     def _serve_bursts(self, turn: Turn) -> None:
         if self._give_back and not self._stopping:
@@ -365,17 +319,12 @@ class RingService:
             else:
                 ring.add_used(chain.head, 0)
                 if ring.needs_notification():
-                    self._signal(self._files.call)
+                    self._files.signal_call()
             end = time.monotonic()
             turn.chains += 1
             turn.served.append(ServedChain(self.queue, outcome, end, end - begin, discarded))
             if end - turn.told > TELL_INTERVAL:
                 self._hand_over(turn, end)
-
-    @staticmethod
-    def _signal(file: CallFile | None) -> None:
-        if file is not None:
-            file.signal()
 
     def _discard(self, plan: DiscardPlan) -> int:
         files = self._memory.files

@@ -1,24 +1,27 @@
 """What one session has negotiated and configured, and how the parts of its state machine fit together.
 
-Each group of messages has a file of its own (``feature_requests``, ``config_requests``, ``memory_requests``,
-``ring_requests``): a class made over the :class:`Session`, whose ``handlers`` table says which method carries out which
-request. :mod:`host.backend` joins the tables; a new group of messages is a new file and one line there.
+Each group of messages has a file of its own (``feature_requests``, ``device_requests``, ``config_requests``,
+``memory_requests``, ``ring_requests``): a class made over the :class:`Session`, whose ``handlers`` table says which
+method carries out which request. :mod:`host.backend` joins the tables; a new group of messages is a new file and one
+line there.
 
 Must not know: sockets, mappings, threads, time.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from host.actions import Action
+from host.queue_numbers import QueueNumbers
 from host.virtio_balloon import VirtioBalloon
 from host.vring import Vring
 from protocol.errors import VhostUserError
 from protocol.memory import RegionTable
-from protocol.vhost_user import Payload, ProtocolFeature, VringState
+from protocol.vhost_user import FrontendRequest, Payload, ProtocolFeature, VringState
 from protocol.vhost_user_codec import Message
-from protocol.virtio import FeatureBit, feature_mask, has_feature
+from protocol.virtio import PROTOCOL_FEATURES, FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import QUEUES_MAX
 
 MEM_SLOTS: Final = 509
@@ -30,8 +33,19 @@ OFFERED_PROTOCOL_FEATURES: Final = feature_mask(
     ProtocolFeature.BACKEND_REQ,
     ProtocolFeature.CONFIG,
     ProtocolFeature.RESET_DEVICE,
+    ProtocolFeature.INBAND_NOTIFICATIONS,
     ProtocolFeature.CONFIGURE_MEM_SLOTS,
+    ProtocolFeature.STATUS,
 )
+
+NEEDED_FEATURE: Final[Mapping[FrontendRequest, ProtocolFeature]] = MappingProxyType(
+    {
+        FrontendRequest.VRING_KICK: ProtocolFeature.INBAND_NOTIFICATIONS,
+        FrontendRequest.SET_STATUS: ProtocolFeature.STATUS,
+        FrontendRequest.GET_STATUS: ProtocolFeature.STATUS,
+    }
+)
+"""Requests that only front-ends which negotiated a protocol feature may make."""
 
 
 class MustClose(VhostUserError):
@@ -55,7 +69,11 @@ Handler: TypeAlias = Callable[[Message], Handling]
 
 @dataclass(slots=True)
 class Session:
-    """All that the front-end negotiated and configured: one plain record (besides the file descriptors)."""
+    """All that the front-end negotiated and configured: one plain record (besides the file descriptors).
+
+    ``features_refused`` says that the last SET_FEATURES was refused, ``config_news`` that the configuration space has
+    changed while the driver's rings were paused, so that it has not heard of it.
+    """
 
     offered: int
     balloon: VirtioBalloon
@@ -64,10 +82,22 @@ class Session:
     table: RegionTable = field(default_factory=RegionTable)
     vrings: list[Vring] = field(default_factory=lambda: [Vring(index) for index in range(QUEUES_MAX)])
     has_backend_channel: bool = False
+    queue_numbers: QueueNumbers = field(default_factory=QueueNumbers)
+    status: int = 0
+    features_refused: bool = False
+    config_news: bool = False
 
     def has_protocol_feature(self, feature: ProtocolFeature) -> bool:
         """Return whether ``feature`` was negotiated."""
         return has_feature(self.protocol_features, feature)
+
+    @property
+    def lost_bit_30(self) -> bool:
+        """Whether the driver runs without VHOST_USER_F_PROTOCOL_FEATURES although protocol features are in use.
+
+        So does User Mode Linux when its virtio core sets the features a second time.
+        """
+        return self.features != 0 and self.protocol_features != 0 and not self.features & PROTOCOL_FEATURES
 
     @property
     def packed(self) -> bool:

@@ -53,7 +53,8 @@ class Vring:
     ``base`` is where to start from, as SET_VRING_BASE says it for the ring's format. ``size`` zero and ``address`` None
     mean: not told yet.
     ``parked`` says why the ring cannot run although it should, once that was found. ``signal_first`` asks for one
-    interrupt when the ring runs again, ``resumes`` says that it has run since it was set up.
+    interrupt when the ring runs again, ``resumes`` says that it has run since it was set up,
+    ``told_place`` that its addresses were told, or confirmed by a kick, since GET_VRING_BASE.
     """
 
     index: int
@@ -67,6 +68,7 @@ class Vring:
     parked: str | None = None
     signal_first: bool = False
     resumes: bool = False
+    told_place: bool = False
 
     def set_size(self, size: int, *, packed: bool = False) -> None:
         """Take SET_VRING_NUM. Raises :class:`VhostUserError`, keeping the old size, for one that no ring can have."""
@@ -86,7 +88,7 @@ class Vring:
         for name, user_address in zip(part_names(packed=packed), addresses, strict=True):
             if table.regions and table.translate_user(user_address, 1) is None:
                 raise VhostUserError(f"{name} of queue {self.index} at {user_address:#x} is outside the guest's memory")
-        self.address = address
+        self.address, self.told_place = address, True
 
     def _check_alignments(self, address: VringAddress, *, packed: bool) -> None:
         addresses = (address.descriptor, address.available, address.used)
@@ -103,6 +105,11 @@ class Vring:
             address.available,
             address.used,
         )
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether the front-end has described this ring for the driver at hand: it has a size and a place."""
+        return self.told_place and self.size > 0 and self.address is not None
 
     @property
     def is_wanted(self) -> bool:
@@ -134,5 +141,5 @@ class Vring:
         """Forget everything the front-end said, as after RESET_DEVICE."""
         assert not self.running
         self.size, self.base, self.address = 0, 0, None
-        self.started = self.enabled = self.broken = False
+        self.started = self.enabled = self.broken = self.told_place = False
         self.parked, self.signal_first, self.resumes = None, False, False

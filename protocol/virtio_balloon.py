@@ -59,6 +59,30 @@ def queue_order(features: int) -> tuple[BalloonQueue, ...]:
     return (BalloonQueue.INFLATE, BalloonQueue.DEFLATE, *optional)
 
 
+class QueueDialect(Enum):
+    """Ways to number the queues that exist under the negotiated features.
+
+    - NEGOTIATED: one after another. So do Linux and all its transports.
+    - OFFERED: as if everything offered had been negotiated. So does QEMU's own balloon.
+    - FIXED: the numbers 0 to 4 of the specification's table, always.
+    """
+
+    NEGOTIATED = "negotiated"
+    OFFERED = "offered"
+    FIXED = "fixed"
+
+
+def queue_numbers(dialect: QueueDialect, *, negotiated: int, offered: int) -> dict[int, BalloonQueue]:
+    """Return the queues that exist under the ``negotiated`` features by their numbers in ``dialect``."""
+    numbered = {
+        QueueDialect.NEGOTIATED: queue_order(negotiated),
+        QueueDialect.OFFERED: queue_order(offered),
+        QueueDialect.FIXED: tuple(BalloonQueue),
+    }[dialect]
+    existing = queue_order(negotiated)
+    return {index: queue for index, queue in enumerate(numbered) if queue in existing}
+
+
 NUM_PAGES_MAX: Final = (1 << 32) - 1
 """Most 4096-byte pages that ``num_pages`` and ``actual`` can count (le32)."""
 

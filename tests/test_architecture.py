@@ -43,6 +43,7 @@ SHELL = re.compile(
     r"""
       guest/(ram|vmm|attachment|attached_queue|session_channel|\w+_worker|linux|linux_\w+|control|__main__)\.py
     | host/(guest_memory|discard|daemon|connection|received_file|ring_service|__main__)\.py
+    | host/(backend_channel|queue_files)\.py
     | host/(netlink|reclaim|vm_control)\.py
     | host/(dirty_log|inflight_file|state_transfer)\.py
     | host/(control|control_client|listening_socket)\.py

@@ -11,7 +11,8 @@ import pytest
 
 from host.actions import StartRing
 from host.guest_memory import GuestMemory
-from host.ring_service import CHAINS_PER_TURN, CallFile, QueueFiles, RingService, Turn
+from host.queue_files import CallFile, QueueFiles
+from host.ring_service import CHAINS_PER_TURN, RingService, Turn
 from host.virtio_balloon import OFFERED, VirtioBalloon
 from host.virtqueue import RingFeatures
 from host.vring import RingPlace

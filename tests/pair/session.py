@@ -12,13 +12,16 @@ from host.actions import (
     AddRegion,
     Announce,
     DropRegion,
+    KickRing,
     ReplaceMemory,
+    SendBackendRequest,
     SetBackendChannel,
     SetVringFile,
     StartRing,
     StopRing,
 )
 from host.backend import Backend, Reply
+from host.queue_numbers import AUTO, QueueNumbers
 from host.session import Session
 from host.virtio_balloon import OFFERED, VirtioBalloon
 from protocol.errors import VhostUserError
@@ -80,6 +83,14 @@ def describe(action: Action) -> str:
             return f"{request.name.removeprefix('SET_VRING_').lower()} {index} fd {fd}"
         case SetBackendChannel(fd=fd):
             return f"channel fd {fd}"
+        case KickRing(index=index):
+            return f"kick ring {index}"
+        case SendBackendRequest(data=data):
+            return f"send {data.hex()}"
+        case Announce(event="status" | "queue_numbers" as event, fields=fields):
+            return f"{event} {fields.get('status', fields.get('dialect'))}"
+        case Announce(event="reset"):
+            return "reset"
         case Announce(event="features", fields=fields):
             return f"features {fields['negotiated']:#x}"
         case Announce(event=event, fields=fields):
@@ -91,8 +102,9 @@ def describe(action: Action) -> str:
 class Shell:
     """Gives messages to a back-end, performs its actions by noting them in ``done``, and gives its replies."""
 
-    def __init__(self, offered: int = OFFERED) -> None:
-        self.backend = Backend(Session(offered=offered, balloon=VirtioBalloon()))
+    def __init__(self, offered: int = OFFERED, queue_numbers: str = AUTO) -> None:
+        numbers = QueueNumbers.named(queue_numbers)
+        self.backend = Backend(Session(offered=offered, balloon=VirtioBalloon(), queue_numbers=numbers))
         self.done: list[str] = []
         self.actions: list[Action] = []
         self.closed: list[int] = []
@@ -169,6 +181,10 @@ class Shell:
                 assert index not in self.running, "a running ring's descriptor is being replaced"
                 if fd is not None:
                     unclaimed.discard(fd)
+            case KickRing(index=index):
+                assert index in self.running, "a kick for a ring that does not run"
+            case SendBackendRequest():
+                assert self.running, "a request of our own while all rings are stopped"
             case Announce():
                 pass
         return None

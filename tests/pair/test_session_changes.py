@@ -106,7 +106,7 @@ def test_reset_device_stops_all_rings_and_forgets_the_driver_but_not_the_connect
     set_up(shell, 0)
     set_up(shell, 2)
     assert shell.ask(FrontendRequest.RESET_DEVICE) == 0
-    assert shell.take_done() == ["stop 0", "stop 2"]
+    assert shell.take_done() == ["stop 0", "stop 2", "reset"]
     assert shell.session.features == 0
     assert shell.session.protocol_features == PROTOCOL_FEATURES
     assert shell.session.table.regions == (REGION,)
@@ -194,7 +194,7 @@ def bad(shell: Shell, name: str) -> object:
         case "no VERSION_1":
             return shell.ask(FrontendRequest.SET_FEATURES, FEATURES & ~(1 << 32))
         case "protocol feature not offered":
-            return shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES | 1 << 16)
+            return shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES | 1 << 20)
         case _:
             return shell.ask(FrontendRequest[name], 0 if name == "SET_STATUS" else VringState(0, 0))
 

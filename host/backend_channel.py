@@ -1,0 +1,99 @@
+"""The channel for the back-end's own requests, on which nothing is ever waited for.
+
+The front-end may at this moment be waiting for us on the other socket, so requests are sent without asking for an
+acknowledgement, and what comes back is thrown away. A request that finds the channel full waits until there is room;
+one that waits already is not added again: it tells the front-end to look, and one look sees everything.
+
+Must not know: rings, what a request means.
+"""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+from protocol.errors import VhostUserError
+
+
+class BackendChannel:
+    """Sends requests from any thread. Owns the descriptor from when the constructor has returned.
+
+    ``on_gone`` is called on the event loop when the front-end has closed its end.
+    """
+
+    def __init__(self, fd: int, on_gone: Callable[[], None]) -> None:
+        """Take ``fd``.
+
+        Raises:
+            VhostUserError: it is no socket.
+        """
+        try:
+            self._socket = socket.socket(fileno=fd)
+        except OSError as error:
+            raise VhostUserError("the back-end channel is not a socket") from error
+        self._on_gone = on_gone
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._waiting: dict[bytes, None] = {}
+        self._rest = b""
+        self._closed = False
+        self._loop.add_reader(fd, self._drain)
+
+    def send(self, request: bytes) -> None:
+        """Send the bytes of one request as soon as there is room, from any thread."""
+        with self._lock:
+            if self._closed:
+                return
+            self._waiting[request] = None
+            sent = self._flush()
+        if not sent:
+            with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+                self._loop.call_soon_threadsafe(self._wait_for_room)
+
+    def close(self) -> None:
+        """Close the channel. On the event loop."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
+            self._socket.close()
+
+    def _flush(self) -> bool:
+        # Under the lock. Returns whether nothing is left; what a front-end that is gone does not get is not left.
+        try:
+            while self._rest or self._waiting:
+                if not self._rest:
+                    self._rest = next(iter(self._waiting))
+                    del self._waiting[self._rest]
+                sent = self._socket.send(self._rest, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self._rest = self._rest[sent:]
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._rest = b""
+            self._waiting.clear()
+        return True
+
+    def _wait_for_room(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._loop.add_writer(self._socket.fileno(), self._on_room)
+
+    def _on_room(self) -> None:
+        with self._lock:
+            if not self._closed and self._flush():
+                self._loop.remove_writer(self._socket.fileno())
+
+    def _drain(self) -> None:
+        try:
+            data = self._socket.recv(4096, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            self._on_gone()
