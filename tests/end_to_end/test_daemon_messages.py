@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from guest.virtio_balloon import WANTED
+from host.virtio_balloon import OFFERED
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import (
     DeviceConfig,
@@ -26,7 +26,6 @@ from tests.end_to_end.virtual_machine import DATA_AT, INFLATE, REPORTING, Client
 GET_FEATURES = build_message(FrontendRequest.GET_FEATURES)
 GET_QUEUE_NUM = build_message(FrontendRequest.GET_QUEUE_NUM)
 REPLY_ACK = feature_mask(ProtocolFeature.REPLY_ACK)
-OFFERED = WANTED | PROTOCOL_FEATURES
 
 
 def header(request: int, flags: int, size: int) -> bytes:
@@ -150,9 +149,11 @@ def test_a_message_that_makes_no_sense_is_refused(scene: Scene, client: Client, 
     scene.expect(client, *[("message_refused", name)] * 2)
 
 
-def test_a_refusal_that_cannot_be_told_ends_the_session(scene: Scene) -> None:
+@pytest.mark.parametrize("need_reply", [False, True])
+def test_a_refusal_that_cannot_be_told_ends_the_session(scene: Scene, need_reply: bool) -> None:
+    """Any payload would be taken for the answer to the question."""
     client = scene.client()
-    client.request(FrontendRequest.GET_VRING_BASE, VringState(9, 0))
+    client.request(FrontendRequest.GET_VRING_BASE, VringState(9, 0), need_reply=need_reply)
     assert client.is_closed_by_peer()
     scene.expect(client, ("message_refused", "GET_VRING_BASE"))
     assert "queue 9 does not exist" in scene.end_of(client)["reason"]
@@ -256,8 +257,8 @@ def test_protocol_features_come_before_features(scene: Scene) -> None:
 
 
 def test_protocol_features_that_were_not_offered(scene: Scene, client: Client) -> None:
-    status = feature_mask(ProtocolFeature.REPLY_ACK, ProtocolFeature.STATUS)
-    assert client.ask(FrontendRequest.SET_PROTOCOL_FEATURES, status) == 1
+    gpa_addresses = feature_mask(ProtocolFeature.REPLY_ACK) | 1 << 21  # ring addresses that mean something else
+    assert client.ask(FrontendRequest.SET_PROTOCOL_FEATURES, gpa_addresses) == 1
     assert client.ask(FrontendRequest.SET_OWNER) == 0  # the old set, acknowledgements, is still in force
     scene.expect(client, ("message_refused", "SET_PROTOCOL_FEATURES"))
 
@@ -323,7 +324,7 @@ def test_a_ring_whose_queue_was_negotiated_away_is_inert(scene: Scene) -> None:
 
 
 def test_a_ring_beyond_the_negotiated_queues_may_be_set_up(scene: Scene) -> None:
-    machine = scene.machine(wanted=WANTED & ~feature_mask(BalloonFeature.PAGE_REPORTING))
+    machine = scene.machine(wanted=OFFERED & ~feature_mask(BalloonFeature.PAGE_REPORTING))
     machine.ram.touch(DATA_AT, PAGE_SIZE)
     before = machine.ram.pages()
     machine.submit([(DATA_AT, PAGE_SIZE)])

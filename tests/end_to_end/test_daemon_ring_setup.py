@@ -55,14 +55,12 @@ def assert_served(machine: VirtualMachine, offset: int = DATA_AT) -> None:
 
 
 @pytest.mark.parametrize("index", [5, 255, 256, 0x10000, 0xFFFFFFFF])
-@pytest.mark.parametrize("request_number", [NUM, BASE, ADDR, GET_BASE, ENABLE, KICK, CALL, ERR])
+@pytest.mark.parametrize("request_number", [NUM, BASE, ADDR, ENABLE, KICK, CALL, ERR])
 def test_a_queue_that_does_not_exist(scene: Scene, request_number: FrontendRequest, index: int) -> None:
     machine = scene.machine()
     with unchanged_fds(scene.daemon.pid):
         if request_number is ADDR:
             assert machine.ask(ADDR, replace(address_of(machine), index=index)) == 1
-        elif request_number is GET_BASE:  # a refusal is as long as the answer would be; its first word is not the queue
-            assert machine.ask(GET_BASE, VringState(index, 1)) == VringState(1, 0)
         elif request_number in (KICK, CALL, ERR):
             file = VringFile(index & 0xFF | 0x80, True)  # the form has eight bits for the queue
             assert machine.ask(request_number, file, [machine.reporting.kick_fd]) == 1
