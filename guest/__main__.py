@@ -14,6 +14,7 @@ from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, parse_size
 
 if TYPE_CHECKING:
+    from guest.attachment import AttachmentOptions
     from guest.ring_memory import RingOptions
 
 PROGRAM: Final = "balloon-guest"
@@ -52,6 +53,13 @@ def _memory(text: str) -> int:
     if not MEMORY_MIN <= size <= MEMORY_MAX:
         raise UsageError(f"{text!r} is not from {MEMORY_MIN >> 20}M to {MEMORY_MAX >> 40}T")
     return size
+
+
+def _byte(text: str) -> int:
+    byte = int(text, 0)
+    if not 0 <= byte <= 0xFF:
+        raise UsageError(f"{text!r} is not from 0 to 0xff")
+    return byte
 
 
 def _seconds(text: str) -> float:
@@ -103,6 +111,12 @@ def _add_layout(parser: argparse.ArgumentParser) -> None:
     )
     layout.add_argument(
         "--cpus", metavar="N", type=option_type(_cpus), default=0, help="per-CPU page lists for N CPUs (default: none)"
+    )
+    layout.add_argument(
+        "--page-poison",
+        metavar="BYTE",
+        type=option_type(_byte),
+        help="free pages hold this byte: 0 as with init_on_free, 0xaa as with page_poisoning (default: anything)",
     )
     layout.add_argument("--shuffle", action="store_true", help="shuffle free memory at boot, by --seed")
 
@@ -233,8 +247,18 @@ def _ring_options(arguments: argparse.Namespace) -> "RingOptions":
     )
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _attachment_options(arguments: argparse.Namespace) -> "AttachmentOptions":
     from guest.attachment import AttachmentOptions
+
+    byte = arguments.page_poison
+    return AttachmentOptions(
+        ring=_ring_options(arguments),
+        in_band=arguments.notify == "in-band",
+        page_poison=None if byte is None else byte * 0x0101_0101,  # poison_val has 32 bits; the kernel's is a byte
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
     from guest.vmm import VirtualMachine, VmmOptions
     from guest.workloads.memhog import Idle
     from protocol.events import open_event_log
@@ -265,7 +289,7 @@ def _run(arguments: argparse.Namespace) -> int:
         views=tuple(arguments.views),
         control=arguments.control,
         record=arguments.record,
-        attachment=AttachmentOptions(ring=_ring_options(arguments), in_band=arguments.notify == "in-band"),
+        attachment=_attachment_options(arguments),
     )
     events = open_event_log(arguments.events, time.monotonic)
 

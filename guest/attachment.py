@@ -26,8 +26,8 @@ from protocol.errors import SessionEnded, VhostUserError, VirtqueueError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
 from protocol.vhost_user import BackendRequest, ProtocolFeature, VringState
 from protocol.vhost_user_codec import Message
-from protocol.virtio import FeatureBit, feature_mask
-from protocol.virtio_balloon import BalloonConfig, BalloonQueue, queue_order
+from protocol.virtio import FeatureBit, feature_mask, has_feature
+from protocol.virtio_balloon import CONFIG_POISON_VAL, BalloonConfig, BalloonFeature, BalloonQueue, queue_order
 
 ANSWER_TIMEOUT: Final = 10.0
 """Seconds that a back-end may take to bring its device up."""
@@ -41,7 +41,8 @@ class AttachmentOptions:
     """What the machine's driver wants of a device, and ``in_band``, whether kicks and interrupts travel as messages.
 
     ``wanted`` are the features that the driver understands; those of rings are decided by ``ring`` alone.
-    ``page_poison`` is the pattern of free pages as :func:`guest.virtio_balloon.accept_features` takes it.
+    ``page_poison`` is the pattern of free pages, one byte four times, as :func:`guest.virtio_balloon.accept_features`
+    takes it.
     """
 
     wanted: int = WANTED
@@ -143,6 +144,10 @@ class Attachment:
     async def _bring_up_device(self) -> None:
         call, frontend = self._requests.call, self._frontend
         await call(frontend.accept(self.features))
+        if self._options.page_poison is not None and has_feature(self.features, BalloonFeature.PAGE_POISON):
+            # Before DRIVER_OK, and never again (virtio 1.2, 5.5.6.6.1).
+            poison = self._options.page_poison.to_bytes(len(CONFIG_POISON_VAL), "little")
+            await call(frontend.set_config(CONFIG_POISON_VAL.start, poison))
         region = MemoryRegion(
             guest_address=GuestAddress(0), size=self._ram.size, user_address=UserAddress(_USER_BASE), mmap_offset=0
         )

@@ -6,6 +6,7 @@ memory, handed over, waited for and told of in events. Must not know: sockets, w
 
 import asyncio
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from guest.free_page_hinting import (
 )
 from guest.machine import Machine
 from guest.mm.mmzone import MigrateType
+from guest.page_poison import PagePoison
 from guest.ram import GuestRam
 from guest.virtqueue import Buffer
 from protocol.balloon_statistics import STATISTIC_SIZE, StatisticTag, build_statistics
@@ -59,17 +61,26 @@ class DriverBuffers:
 class BalloonWorker:
     """The work items of the balloon driver. The page for its buffers is taken at once, and kept.
 
-    ``oom_kills`` says how many workloads have ended because memory ran out.
+    ``oom_kills`` says how many workloads have ended because memory ran out. With ``poison``, pages that the device has
+    had are filled with its pattern before they are free (virtio 1.2, 5.5.6.6.1).
 
     Raises:
         UsageError: the machine has not even one page.
     """
 
-    def __init__(self, machine: Machine, ram: GuestRam, events: EventLog, oom_kills: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        ram: GuestRam,
+        events: EventLog,
+        oom_kills: Callable[[], int],
+        poison: PagePoison | None = None,
+    ) -> None:
         self._machine = machine
         self._ram = ram
         self._events = events
         self._oom_kills = oom_kills
+        self._poison = poison
         page = machine.allocator.alloc_pages(0, MigrateType.UNMOVABLE)
         if page is None:
             raise UsageError("too little memory for the balloon driver's buffers")
@@ -77,7 +88,7 @@ class BalloonWorker:
         self._work = asyncio.Event()
         self._hinting_work = asyncio.Event()
         self._came = asyncio.Event()
-        self._balloon = Balloon(machine.allocator, self._work.set)
+        self._balloon = Balloon(machine.allocator, self._work.set, on_release=self._on_pages_released)
         self._hinting: FreePageHinting | None = None
         self._attachment: Attachment | None = None
         machine.allocator.vmscan.on_out_of_memory = self._on_out_of_memory
@@ -94,7 +105,7 @@ class BalloonWorker:
         self._attachment = attachment
         self._balloon.attach(attachment.features, attachment.config.actual, attachment.config.num_pages)
         if attachment.has_queue(BalloonQueue.FREE_PAGE):
-            self._hinting = FreePageHinting(self._machine.allocator, attachment.queue_size)
+            self._hinting = FreePageHinting(self._machine.allocator, attachment.queue_size, on_release=self._on_release)
             self._machine.allocator.vmscan.register_shrinker(self._hinting.shrink)
             self._receive_command(self._hinting, attachment.config.free_page_hint_cmd_id)
         self._came.set()
@@ -130,6 +141,15 @@ class BalloonWorker:
                 if hinting is not None:
                     group.create_task(self._hint(attachment, hinting))
 
+    def _on_release(self, pfn: int, pages: int) -> None:
+        if self._poison is not None:
+            self._poison.fill(pfn, pages)
+
+    def _on_pages_released(self, pfns: "array[int]") -> None:
+        if self._poison is not None:
+            for pfn in pfns:
+                self._poison.fill(pfn, 1)
+
     # -- the size ---------------------------------------------------------------------------------------------------
 
     async def _adjust(self, attachment: Attachment) -> None:
@@ -139,25 +159,27 @@ class BalloonWorker:
             while (step := self._balloon.next_step()) is not None:
                 if isinstance(step, OutOfPuff):
                     progress.tell()
-                await self._do(attachment, step)
-                if self._attachment is not attachment or attachment.lost.done():
-                    break
+                if not await self._do(attachment, step) or self._attachment is not attachment:
+                    break  # nobody has answered: it is left for the next device
                 self._balloon.done(step)
                 if isinstance(step, TellHost):
                     progress.add(step, self._balloon.num_pages)
             progress.tell()
             await self._work.wait()
 
-    async def _do(self, attachment: Attachment, step: Step) -> None:
+    async def _do(self, attachment: Attachment, step: Step) -> bool:
+        # False when there was no answer.
         match step:
             case TellHost(queue, pfns):
                 data = pfns.tobytes()
                 self._ram.write(self._buffers.pfns, data)
-                await attachment.request(queue, readable=[(self._buffers.pfns, len(data))])
+                return await attachment.request(queue, readable=[(self._buffers.pfns, len(data))]) is not None
             case UpdateSize(actual):
                 await attachment.write_config(CONFIG_ACTUAL.start, actual.to_bytes(len(CONFIG_ACTUAL), "little"))
+                return not attachment.lost.done()
             case OutOfPuff(seconds):
                 await asyncio.sleep(seconds)
+                return True
 
     def _on_out_of_memory(self, _order: int, _migratetype: int) -> bool:
         pages = self._balloon.out_of_memory()

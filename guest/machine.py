@@ -26,6 +26,16 @@ class PageContent(Protocol):
         """Return how many of the pages have lost the pattern of ``stamp``."""
 
 
+class Poison(Protocol):
+    """The pattern that free pages hold; :class:`guest.page_poison.PagePoison` is one."""
+
+    def restore(self, pfn: int, pages: int) -> None:
+        """Make pages that held it before they were used hold it again."""
+
+    def count_spoilt(self, pfn: int, pages: int) -> int:
+        """Return how many of the pages do not hold it."""
+
+
 class Recorder(Protocol):
     """Who is told everything that workloads do; :class:`guest.allocation_trace.TraceWriter` is one."""
 
@@ -53,6 +63,7 @@ class Machine:
 
     ``on_phase`` is told the name of each new phase of a workload, ``on_corruption`` each block found corrupted: pfn,
     order, number of corrupted pages. ``recorder``, which may be set later, is told of every allocation, free and phase.
+    With ``poison`` free pages hold a pattern, and one that has lost it counts as corrupted when it is allocated.
     """
 
     def __init__(
@@ -63,12 +74,14 @@ class Machine:
         on_corruption: Callable[[int, int, int], None],
         *,
         recorder: Recorder | None = None,
+        poison: Poison | None = None,
     ) -> None:
         self.allocator = allocator
         self._content = content
         self._on_phase = on_phase
         self._on_corruption = on_corruption
         self.recorder = recorder
+        self._poison = poison
         allocator.vmscan.migrate = self.migrate
         self._last_stamp = 0
         self._blocks: dict[int, Block] = {}
@@ -84,6 +97,8 @@ class Machine:
         if pfn is None:
             self.failed_allocations += 1
             return None
+        if self._poison is not None:
+            self._check_poison(self._poison, pfn, order)
         self._last_stamp += 1
         self._content.fill(pfn, 1 << order, self._last_stamp)
         self.allocated_pages += 1 << order
@@ -97,6 +112,8 @@ class Machine:
         self.verify(block)
         if self.recorder is not None:
             self.recorder.freed(block.stamp)
+        if self._poison is not None:
+            self._poison.restore(block.pfn, 1 << block.order)
         self.allocator.free_pages(block.pfn, block.order)
         del self._blocks[block.pfn]
         self.allocated_pages -= 1 << block.order
@@ -107,6 +124,9 @@ class Machine:
         if block is None or block.order != order:
             return False
         self.verify(block)
+        if self._poison is not None:
+            self._check_poison(self._poison, new_pfn, order)
+            self._poison.restore(old_pfn, 1 << order)
         self._content.fill(new_pfn, 1 << order, block.stamp)
         del self._blocks[old_pfn]
         block.pfn = new_pfn
@@ -119,8 +139,16 @@ class Machine:
         corrupted = self._content.count_corrupted(block.pfn, pages, block.stamp)
         self.verified_pages += pages - corrupted
         if corrupted:
-            self.corrupted_pages += corrupted
-            self._on_corruption(block.pfn, block.order, corrupted)
+            self._count_corrupted(block.pfn, block.order, corrupted)
+
+    def _check_poison(self, poison: Poison, pfn: int, order: int) -> None:
+        spoilt = poison.count_spoilt(pfn, 1 << order)
+        if spoilt:
+            self._count_corrupted(pfn, order, spoilt)
+
+    def _count_corrupted(self, pfn: int, order: int, pages: int) -> None:
+        self.corrupted_pages += pages
+        self._on_corruption(pfn, order, pages)
 
     def verify_all(self) -> None:
         """Read every page that is in use."""

@@ -28,6 +28,7 @@ from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_reporting import PageReporter
 from guest.mm.reporters import make_reporter
 from guest.mm.vmstat import VIEWS, buddyinfo
+from guest.page_poison import PagePoison
 from guest.ram import GuestRam
 from guest.record_file import RecordFile
 from guest.reporting_worker import ReportingWorker
@@ -97,15 +98,21 @@ class VirtualMachine:
         self._begin = self._workloads_begin = time.monotonic()
         self._allocator = _make_allocator(options)
         self._ram = GuestRam(options.memory)
+        self._poison = self._make_poison()
         self._rings = allocate_rings(self._allocator, options.attachment.ring)
         if options.buddyinfo is not None:
             shape_memory(self._allocator, options.buddyinfo)
         self._record = None if options.record is None else RecordFile(options.record)
         self._machine = Machine(
-            self._allocator, self._ram, self._on_phase, self._on_corruption, recorder=self._make_recorder()
+            self._allocator,
+            self._ram,
+            self._on_phase,
+            self._on_corruption,
+            recorder=self._make_recorder(),
+            poison=self._poison,
         )
         self._reporting = ReportingWorker(self._make_reporter(), events)
-        self._balloon = BalloonWorker(self._machine, self._ram, events, lambda: self._oom_kills)
+        self._balloon = BalloonWorker(self._machine, self._ram, events, lambda: self._oom_kills, self._poison)
         self._attachment: Attachment | None = None
         self._stop = asyncio.Event()
         self._oom_kills = 0
@@ -122,6 +129,15 @@ class VirtualMachine:
             capacity=options.reporting_capacity,
             high_water_mark=options.high_water_mark,
         )
+
+    def _make_poison(self) -> PagePoison | None:
+        pattern = self._options.attachment.page_poison
+        if pattern is None:
+            return None
+        poison = PagePoison(self._ram.view, pattern & 0xFF)
+        if pattern:  # memory that nobody has written to is zero
+            poison.fill(0, self._options.memory // PAGE_SIZE)
+        return poison
 
     def _make_recorder(self) -> TraceWriter | None:
         if self._record is None:

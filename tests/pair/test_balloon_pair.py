@@ -1,10 +1,11 @@
 """The balloon from both sides: the guest's driver and the host's device, joined in one process."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
+from guest.attachment import AttachmentOptions
 from guest.workloads.memhog import Idle, Memhog
 from host.virtio_balloon import OFFERED
 from protocol.memory import PAGE_SIZE
@@ -17,6 +18,7 @@ ALL: Final = OFFERED | feature_mask(
 )
 MUST_TELL_HOST: Final = feature_mask(BalloonFeature.MUST_TELL_HOST)
 DEFLATE_ON_OOM: Final = feature_mask(BalloonFeature.DEFLATE_ON_OOM)
+PAGE_POISON: Final = feature_mask(BalloonFeature.PAGE_POISON)
 NO_BALLOON_FEATURE: Final = ALL & ~feature_mask(*BalloonFeature)
 USED: Final = Memhog(size=48 * MIB, hold=0)
 """Leaves 48 MiB free that the host still keeps memory for."""
@@ -148,3 +150,40 @@ async def test_the_next_device_finds_the_balloon_as_it_was_left(path: Path, caps
         pair.device.control.set_num_pages(0)
         await pair.until_actual(0)
     assert "attached again" in capsys.readouterr().err
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("byte", [0, 0xAA])
+async def test_free_pages_hold_the_pattern_whatever_the_device_did_to_them(byte: int, path: Path) -> None:
+    """A discarded page is zero: right for a guest whose pattern is zero, and not done to one with another pattern."""
+    options: dict[str, Any] = {
+        "attachment": AttachmentOptions(page_poison=byte * 0x01010101),
+        "reporter": "boundary",
+        "high_water_mark": 1,
+        "reporting_delay": 0.01,
+    }
+    work = Memhog(size=24 * MIB, hold=0.05, rest=0.1, repeat=4)
+    later = Later(Memhog(size=56 * MIB, hold=0))
+    async with running_pair(path, ALL | PAGE_POISON, work, later, **options) as pair:
+        assert pair.device.balloon.config.poison_val == byte * 0x01010101
+        await pair.until_event("report")
+        if byte == 0:
+            assert (await pair.device.control.reclaim("hint")).complete
+        for pages in (PAGES // 2, 0):
+            pair.device.control.set_num_pages(pages)
+            await pair.until_actual(pages)
+        later.may_begin = True
+        await pair.until_event("finished")
+    assert pair.events("finished")[0]["corrupted_pages"] == 0
+
+
+@pytest.mark.asyncio
+async def test_a_guest_with_a_pattern_does_not_report_to_a_device_that_was_not_told(path: Path) -> None:
+    options: dict[str, Any] = {
+        "attachment": AttachmentOptions(page_poison=0),
+        "reporter": "boundary",
+        "high_water_mark": 1,
+    }
+    async with running_pair(path, ALL, Idle(seconds=0.01), **options) as pair:
+        features = pair.events("attached")[0]["features"]
+        assert not features & (PAGE_POISON | feature_mask(BalloonFeature.PAGE_REPORTING))
