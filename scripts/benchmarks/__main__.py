@@ -11,7 +11,17 @@ from typing import Final, TextIO
 
 from protocol.command_line import Parser, run_command
 from protocol.errors import UsageError
-from scripts.benchmarks import bare_loop, emulated_guest, idle, latency, memory_manager, table, throughput
+from scripts.benchmarks import (
+    balloon,
+    bare_loop,
+    emulated_guest,
+    idle,
+    latency,
+    memory_manager,
+    ring_formats,
+    table,
+    throughput,
+)
 from scripts.benchmarks.figures import FULL, QUICK, Bench, Figure, Result, Scale
 from scripts.benchmarks.process import busy_processors
 
@@ -19,9 +29,11 @@ PROGRAM: Final = "balloon-bench"
 BENCHMARKS: Final = (
     *throughput.BENCHMARKS[:-1],
     *latency.BENCHMARKS,
+    *ring_formats.BENCHMARKS,
     *throughput.BENCHMARKS[-1:],
     *idle.BENCHMARKS,
     *emulated_guest.BENCHMARKS,
+    *balloon.BENCHMARKS,
     *memory_manager.BENCHMARKS,
 )
 FIGURES: Final = tuple(figure for benchmark in BENCHMARKS for figure in benchmark.figures)

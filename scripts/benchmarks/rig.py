@@ -20,34 +20,36 @@ from typing import Final, TypeVar
 
 from guest.frontend import Call, Frontend, QueueSetup
 from guest.ram import GuestRam
-from guest.ring_memory import QUEUE_SIZE, RingMemory, RingOptions
-from guest.virtio_balloon import accept_features
+from guest.ring_memory import RING_FEATURES, RingMemory, RingOptions
+from guest.virtio_balloon import WANTED, accept_features
 from guest.virtqueue import Buffer, IndirectTables
 from guest.virtqueue_formats import open_virtqueue
 from protocol.errors import SessionEnded, VhostUserError
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
 from protocol.ring_formats import Ring
-from protocol.units import KIB
 from protocol.vhost_user import Payload
 from protocol.vhost_user_codec import BadMessage, Channel, MessageReader
-from protocol.virtio_balloon import BalloonQueue, queue_order
+from protocol.virtio import FeatureBit, feature_mask, has_feature
+from protocol.virtio_balloon import BalloonFeature, BalloonQueue, queue_order
 from scripts.benchmarks.figures import BenchmarkError
 from scripts.benchmarks.process import PATIENCE, end_process, environment
 
 _USER_BASE: Final = 0x7F00_0000_0000
-_QUEUE_BYTES: Final = 16 * KIB
-"""Guest memory for one queue: the ring in the first half, its indirect tables in the second."""
+_WANTED: Final = WANTED & ~RING_FEATURES & ~feature_mask(BalloonFeature.STATS_VQ, BalloonFeature.FREE_PAGE_HINT)
+"""Reports alone: a queue for anything else would only have to be set up."""
 
 Result = TypeVar("Result")
 
 
 class Daemon:
-    """``python -m host`` on a socket of its own; ends with the ``with`` block."""
+    """``python -m host`` with ``options`` on a socket of its own; ends with the ``with`` block."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         self.socket_path = directory / "balloon.sock"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "host", "--socket-path", str(self.socket_path)], env=environment(), text=True
+            [sys.executable, "-m", "host", "--socket-path", str(self.socket_path), *options],
+            env=environment(),
+            text=True,
         )
 
     @property
@@ -75,16 +77,18 @@ class Daemon:
 class Machine:
     """A virtual machine of ``size`` bytes connected to the daemon at ``socket_path``, its three queues running.
 
-    Guest addresses from 0 to ``size`` are free for ranges to report; the queues lie behind.
+    Guest addresses from 0 to ``size`` are free for ranges to report; the queues lie behind, each as ``rings`` says.
 
     Raises:
         SessionEnded: the daemon is not there, or went away.
         VhostUserError: the daemon refused something.
     """
 
-    def __init__(self, socket_path: Path, size: int) -> None:
+    def __init__(self, socket_path: Path, size: int, rings: RingOptions | None = None) -> None:
         self.size = size
-        self.ram = GuestRam(size + len(BalloonQueue) * _QUEUE_BYTES)
+        self._options = rings or RingOptions()
+        self._queue_bytes = -(-RingMemory(0, self._options).bytes // PAGE_SIZE) * PAGE_SIZE
+        self.ram = GuestRam(size + len(BalloonQueue) * self._queue_bytes)
         self._frontend = Frontend()
         self._reader = MessageReader(Channel.BACKEND_REPLIES)
         self._rings: list[Ring] = []
@@ -107,7 +111,10 @@ class Machine:
     # -- control plane ----------------------------------------------------------------------------------------------
 
     def _bring_up(self) -> None:
-        features = accept_features(self._perform(self._frontend.offer()))
+        offered = self._perform(self._frontend.offer())
+        if missing := self._options.required & ~offered:
+            raise BenchmarkError(f"the daemon does not offer the feature bits {missing:#x}")
+        features = accept_features(offered, wanted=_WANTED | self._options.features)
         self._perform(self._frontend.accept(features))
         region = MemoryRegion(
             guest_address=GuestAddress(0), size=self.ram.size, user_address=UserAddress(_USER_BASE), mmap_offset=0
@@ -117,19 +124,17 @@ class Machine:
         if queues[-1] is not BalloonQueue.REPORTING:
             raise BenchmarkError("the daemon does not offer free page reporting")
         for index in range(len(queues)):
-            self._start_queue(index)
+            self._start_queue(index, features)
 
-    def _start_queue(self, index: int) -> None:
-        begin = self.size + index * _QUEUE_BYTES
-        memory = RingMemory(begin, RingOptions())
-        assert memory.bytes <= _QUEUE_BYTES
+    def _start_queue(self, index: int, features: int) -> None:
+        memory = RingMemory(self.size + index * self._queue_bytes, self._options)
         ring = memory.open(self.ram.view)
         tables = IndirectTables(addresses=memory.tables, capacity=memory.table_capacity)
         kick, call = os.eventfd(0, os.EFD_CLOEXEC), os.eventfd(0, os.EFD_CLOEXEC)
         self._rings.append(ring)
         self._eventfds += kick, call
         setup = QueueSetup(
-            size=QUEUE_SIZE,
+            size=self._options.size,
             descriptor=UserAddress(_USER_BASE + memory.descriptor),
             available=UserAddress(_USER_BASE + memory.available),
             used=UserAddress(_USER_BASE + memory.used),
@@ -139,7 +144,13 @@ class Machine:
         self._perform(self._frontend.start_queue(index, setup))
         # The reporting queue comes last and is the one that is driven.
         self._kick_fd, self._call_fd = kick, call
-        self._queue = open_virtqueue(ring, event_idx=True, tables=tables, write_guest=self.ram.write)
+        self._queue = open_virtqueue(
+            ring,
+            event_idx=has_feature(features, FeatureBit.RING_EVENT_IDX),
+            tables=tables if has_feature(features, FeatureBit.RING_INDIRECT_DESC) else None,
+            write_guest=self.ram.write,
+            in_order=has_feature(features, FeatureBit.IN_ORDER),
+        )
 
     def _perform(self, calls: Generator[Call, Payload, Result]) -> Result:
         try:

@@ -1,0 +1,77 @@
+"""What the format and the size of a ring cost: the same report over two rings of one daemon, taken in turns."""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from guest.ring_memory import RingOptions
+from guest.virtqueue import Buffer
+from protocol.units import MIB
+from protocol.virtio_ring import QUEUE_SIZE_MAX
+from scripts.benchmarks.figures import Bench, Benchmark, Figure, Result, median_ratio
+from scripts.benchmarks.rig import Daemon, Machine
+
+_RANGE: Final = 4 * MIB
+_PER_REPORT: Final = 32
+_ORDINARY: Final = 256
+_BATCH: Final = 25
+"""Reports that one machine makes before it is the other's turn. The speed of a virtual processor wanders within
+seconds; neighbouring batches see the same one."""
+_WARM_UP: Final = 2
+
+PACKED: Final = Figure(
+    name="packed-ring",
+    title="kick to used entry of 32 empty ranges in an indirect table, packed ring against split ring, median of pairs",
+    unit="of split",
+    bar=1.0,
+    at_least=False,
+)
+LARGE: Final = Figure(
+    name="large-ring",
+    title=f"the same over a split ring of {QUEUE_SIZE_MAX} entries against one of {_ORDINARY}",
+    unit="of small ring",
+    bar=1.0,
+    at_least=False,
+)
+
+
+def _batch(machine: Machine, ranges: Sequence[Buffer]) -> float:
+    return statistics.median(end - begin for begin, end in (machine.report(ranges) for _ in range(_BATCH)))
+
+
+def _compare(bench: Bench, figure: Figure, options: RingOptions, reference: RingOptions) -> Iterator[Result]:
+    size = _RANGE * _PER_REPORT
+    ranges = [(number * _RANGE, _RANGE) for number in range(_PER_REPORT)]
+    times: list[float] = []
+    references: list[float] = []
+    with (
+        Daemon(bench.directory, "--features", "packed=on") as daemon,
+        Machine(daemon.socket_path, size, options) as machine,
+        Machine(daemon.socket_path, size, reference) as other,
+    ):
+        rounds = max(bench.scale.round_trips // _BATCH, 1)
+        bench.progress(f"{figure.name}, {rounds} pairs of {_BATCH} reports")
+        for number in range(_WARM_UP + rounds):
+            pair = [(times, machine), (references, other)]
+            for results, which in pair if number % 2 else reversed(pair):
+                results.append(_batch(which, ranges))
+    yield Result(
+        figure=figure,
+        value=median_ratio(times[_WARM_UP:], references[_WARM_UP:]),
+        reference=f"medians {statistics.median(times[_WARM_UP:]) * 1e6:.0f} us"
+        f" and {statistics.median(references[_WARM_UP:]) * 1e6:.0f} us",
+    )
+
+
+def _packed(bench: Bench) -> Iterator[Result]:
+    yield from _compare(bench, PACKED, RingOptions(packed=True), RingOptions())
+
+
+def _large(bench: Bench) -> Iterator[Result]:
+    yield from _compare(bench, LARGE, RingOptions(size=QUEUE_SIZE_MAX), RingOptions(size=_ORDINARY))
+
+
+BENCHMARKS: Final = (
+    Benchmark(figures=(PACKED,), measure=_packed),
+    Benchmark(figures=(LARGE,), measure=_large),
+)
