@@ -27,9 +27,14 @@ OFFERED: Final = feature_mask(
     FeatureBit.RING_EVENT_IDX,
     FeatureBit.RING_INDIRECT_DESC,
     BalloonFeature.PAGE_REPORTING,
+    BalloonFeature.STATS_VQ,
     BalloonFeature.DEFLATE_ON_OOM,
 )
-"""Feature bits that the device offers unless told otherwise."""
+"""Feature bits that the device offers unless told otherwise.
+
+Not among them: FREE_PAGE_HINT, see :mod:`host.free_page_hinting`; and MUST_TELL_HOST, which makes a driver wait for the
+acknowledgement when it takes pages back, and this device does nothing in that time.
+"""
 
 _PFN: Final = struct.Struct("<I")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from guest.virtio_balloon import WANTED
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import DeviceConfig, FrontendRequest, VringState
 from protocol.virtio import feature_mask
@@ -20,6 +19,7 @@ from tests.end_to_end.virtual_machine import (
     INFLATE,
     RAM_BYTES,
     REPORTING,
+    WANTED,
     VirtualMachine,
 )
 

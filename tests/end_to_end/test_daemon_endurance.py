@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from guest.virtio_balloon import WANTED
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import FrontendRequest, VringFile
 from protocol.vhost_user_codec import build_message
@@ -29,7 +28,7 @@ from tests.end_to_end.harness import (
     resident_bytes,
     until,
 )
-from tests.end_to_end.virtual_machine import DATA_AT, GUEST_BASE, MIB, Client, Ram, VirtualMachine
+from tests.end_to_end.virtual_machine import DATA_AT, GUEST_BASE, MIB, WANTED, Client, Ram, VirtualMachine
 
 CYCLES = 1000
 CROWD = 200
@@ -132,7 +131,7 @@ def test_a_storm_of_bad_messages_holds_nobody_up(scene: Scene) -> None:
     client.send(build_message(FrontendRequest.SET_FEATURES, 0) * count)
     for _ in range(20):
         scene.neighbour.check_alive()
-    assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 3
+    assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 4
     scene.expect(client, *[("message_refused", "SET_FEATURES")] * count)
 
 
@@ -223,7 +222,7 @@ def test_a_daemon_without_descriptors_left_serves_whom_it_has(tmp_path: Path) ->
             machine.check_alive()
             until(lambda: "Too many open files" in daemon.stderr(), "the complaint")
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limit)
-            assert waiting.ask(FrontendRequest.GET_QUEUE_NUM) == 3
+            assert waiting.ask(FrontendRequest.GET_QUEUE_NUM) == 4
             waiting.close()
         assert daemon.stop() == 0
         assert daemon.stderr() == "vhost-user-balloon: cannot accept a virtual machine: Too many open files\n"
@@ -235,7 +234,7 @@ def test_a_file_that_takes_the_last_descriptor_ends_one_session_only(tmp_path: P
     with DaemonProcess(tmp_path) as daemon, VirtualMachine(daemon.socket_path) as machine:
         machine.check_alive()
         client = Client(daemon.socket_path)
-        assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 3
+        assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 4
         with (tmp_path / "file").open("w+b") as file:
             limit = forbid_more_descriptors(daemon.pid, 1)
             client.request(FrontendRequest.SET_VRING_KICK, VringFile(2, True), [file.fileno()])

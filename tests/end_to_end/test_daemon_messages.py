@@ -21,7 +21,7 @@ from protocol.virtio import PROTOCOL_FEATURES, FeatureBit, feature_mask
 from protocol.virtio_balloon import BalloonFeature
 from tests.end_to_end.conftest import Scene
 from tests.end_to_end.harness import open_fds, unchanged_fds
-from tests.end_to_end.virtual_machine import DATA_AT, INFLATE, REPORTING, Client
+from tests.end_to_end.virtual_machine import DATA_AT, INFLATE, REPORTING, WANTED, Client
 
 GET_FEATURES = build_message(FrontendRequest.GET_FEATURES)
 GET_QUEUE_NUM = build_message(FrontendRequest.GET_QUEUE_NUM)
@@ -51,7 +51,7 @@ def many_fds() -> Iterator[list[int]]:
 
 def assert_in_step(client: Client) -> None:
     """Check that the connection still works and owes no reply."""
-    assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 3
+    assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 4
 
 
 # -- framing ----------------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def test_reserved_header_flags_are_ignored_and_never_echoed(client: Client) -> N
     client.send(header(FrontendRequest.SET_OWNER, 0xFFFFFF09, 0))
     assert client.raw_reply() == (FrontendRequest.SET_OWNER, 0x5, struct.pack("<Q", 0))
     client.send(header(FrontendRequest.GET_QUEUE_NUM, 0x9, 0))
-    assert client.raw_reply() == (FrontendRequest.GET_QUEUE_NUM, 0x5, struct.pack("<Q", 3))
+    assert client.raw_reply() == (FrontendRequest.GET_QUEUE_NUM, 0x5, struct.pack("<Q", 4))
 
 
 @pytest.mark.parametrize("length", [1, 11, 12, 15, 19])
@@ -324,7 +324,7 @@ def test_a_ring_whose_queue_was_negotiated_away_is_inert(scene: Scene) -> None:
 
 
 def test_a_ring_beyond_the_negotiated_queues_may_be_set_up(scene: Scene) -> None:
-    machine = scene.machine(wanted=OFFERED & ~feature_mask(BalloonFeature.PAGE_REPORTING))
+    machine = scene.machine(wanted=WANTED & ~feature_mask(BalloonFeature.PAGE_REPORTING))
     machine.ram.touch(DATA_AT, PAGE_SIZE)
     before = machine.ram.pages()
     machine.submit([(DATA_AT, PAGE_SIZE)])

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from guest.virtio_balloon import WANTED
 from protocol.memory import PAGE_SIZE
 from protocol.split_ring import DESCRIPTOR, VIRTQ_AVAIL_F_NO_INTERRUPT, Descriptor
 from protocol.vhost_user import FrontendRequest, VringFile, VringState
@@ -21,6 +20,7 @@ from tests.end_to_end.virtual_machine import (
     QUEUE_SIZE,
     RAM_BYTES,
     REPORTING,
+    WANTED,
     TestQueue,
     VirtualMachine,
 )

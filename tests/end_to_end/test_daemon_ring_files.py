@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from guest.virtio_balloon import WANTED
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import FrontendRequest, VringFile, VringState
 from protocol.virtio import FeatureBit, feature_mask
 from tests.end_to_end.conftest import Scene
 from tests.end_to_end.harness import open_fds, until
-from tests.end_to_end.virtual_machine import DATA_AT, MIB, REPORTING
+from tests.end_to_end.virtual_machine import DATA_AT, MIB, REPORTING, WANTED
 
 BASE = FrontendRequest.SET_VRING_BASE
 GET_BASE = FrontendRequest.GET_VRING_BASE

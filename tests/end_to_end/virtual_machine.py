@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Final, TypeVar
 
 from guest.frontend import Call, Frontend, QueueSetup
-from guest.virtio_balloon import WANTED
 from guest.virtqueue import IndirectTables
 from guest.virtqueue_formats import open_virtqueue
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
@@ -24,7 +23,8 @@ from protocol.ring_formats import RingLayout
 from protocol.split_ring import SplitRing
 from protocol.vhost_user import HEADER_SIZE, FrontendRequest, Payload, VringAddress, VringFile, VringState
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message
-from protocol.virtio import FeatureBit, has_feature
+from protocol.virtio import FeatureBit, feature_mask, has_feature
+from protocol.virtio_balloon import BalloonFeature, BalloonQueue, queue_order
 from tests.end_to_end.harness import DEADLINE, until
 
 MIB: Final = 1 << 20
@@ -35,9 +35,18 @@ RAM_BYTES: Final = 16 * MIB
 QUEUE_SIZE: Final = 128
 INFLATE, DEFLATE, REPORTING = 0, 1, 2
 
+WANTED: Final = feature_mask(
+    FeatureBit.VERSION_1,
+    FeatureBit.RING_EVENT_IDX,
+    FeatureBit.RING_INDIRECT_DESC,
+    BalloonFeature.PAGE_REPORTING,
+    BalloonFeature.DEFLATE_ON_OOM,
+)
+"""Features that a machine accepts unless its test says otherwise: those of a machine that does little but report."""
+
 _QUEUE_STRIDE: Final = 0x8000
 _TABLES_AT: Final = 0x40000
-_PFNS_AT: Final = 0x80000
+_PFNS_AT: Final = 0xA0000
 DATA_AT: Final = 1 * MIB
 """First byte of the memory that rings, indirect tables and page frame numbers leave alone."""
 
@@ -293,9 +302,10 @@ class TestQueue:
 
 
 class VirtualMachine:
-    """A whole session: connected, negotiated, memory told, three queues running (unless told otherwise).
+    """A whole session: connected, negotiated, memory told, its queues running (unless told otherwise).
 
-    ``packed`` and ``in_order`` have the rings so; the daemon has to offer it.
+    There is a queue for each one that exists under the negotiated features, and there are at least three. ``packed``
+    and ``in_order`` have the rings so; the daemon has to offer it.
     """
 
     def __init__(
@@ -323,7 +333,8 @@ class VirtualMachine:
         assert offered & extra == extra, "the daemon does not offer the rings that the test wants"
         self.features = offered & (wanted | extra)
         self.client.perform(self.frontend.accept(self.features))
-        self.queues = [TestQueue(self.ram, index, self.features) for index in range(3)]
+        self.order = queue_order(self.features)
+        self.queues = [TestQueue(self.ram, index, self.features) for index in range(max(3, len(self.order)))]
         if run:
             self.set_memory()
             for queue in self.queues:
@@ -346,10 +357,15 @@ class VirtualMachine:
         for request, (payload, fds) in messages.items():
             assert self.client.ask(request, payload, fds) == 0, request
 
+    def queue(self, kind: BalloonQueue) -> TestQueue:
+        """Return a queue by what it carries."""
+        return self.queues[self.order.index(kind)]
+
     @property
     def reporting(self) -> TestQueue:
-        """The reporting queue."""
-        return self.queues[REPORTING]
+        """The reporting queue, or the one in its place if reporting was not negotiated."""
+        kind = BalloonQueue.REPORTING
+        return self.queue(kind) if kind in self.order else self.queues[REPORTING]
 
     def submit(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Report ranges, pairs of offset in the memory and length; do not wait."""
@@ -367,6 +383,15 @@ class VirtualMachine:
         self.queues[queue].driver.add([(GUEST_BASE + _PFNS_AT, len(data))], ())
         self.queues[queue].kick()
         self.queues[queue].collect()
+
+    def offer(self, kind: BalloonQueue, data: bytes, blocks: Iterable[tuple[int, int]] = ()) -> None:
+        """Put ``data`` for the device to read and blocks, pairs of offset and length, on a queue; do not wait."""
+        queue = self.queue(kind)
+        at = _PFNS_AT + 0x1000 * queue.index
+        self.ram.map[at : at + len(data)] = data
+        readable = [(GUEST_BASE + at, len(data))] if data else []
+        queue.driver.add(readable, [(GUEST_BASE + offset, length) for offset, length in blocks])
+        queue.kick()
 
     def check_alive(self) -> None:
         """Touch two pages, report one, check that exactly this one is gone: the session works."""

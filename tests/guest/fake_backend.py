@@ -18,7 +18,7 @@ from protocol.split_ring import SplitRing
 from protocol.vhost_user import DeviceConfig, FrontendRequest, Payload, ProtocolFeature, VringState, form_of
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_own_reply, build_reply
 from protocol.virtio import PROTOCOL_FEATURES, feature_mask
-from protocol.virtio_balloon import BalloonConfig
+from protocol.virtio_balloon import BalloonConfig, BalloonFeature
 from tests.end_to_end.harness import DEADLINE
 
 REPORTING: Final = 2
@@ -34,7 +34,7 @@ class FakeBackend:
         self.listener.bind(str(path))
         self.listener.listen()
         self.listener.setblocking(False)
-        self.offered = OFFERED
+        self.offered = OFFERED & ~feature_mask(BalloonFeature.STATS_VQ)  # reporting is queue 2
         self.protocol_features = feature_mask(*ProtocolFeature)
         self.num_pages = 0
         self.status = 0

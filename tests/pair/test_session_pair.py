@@ -24,7 +24,7 @@ def test_a_whole_session_of_the_emulated_guest() -> None:
     assert offered == OFFERED & ~BIT_30
     assert frontend.protocol_features == PROTOCOL_FEATURES == shell.session.protocol_features
     shell.run(frontend.set_backend_channel(9))
-    features = accept_features(offered)
+    features = accept_features(offered, wanted=FEATURES)
     shell.run(frontend.accept(features))
     shell.run(frontend.set_memory((REGION,), (5,)))
     for index in range(3):
