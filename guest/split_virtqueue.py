@@ -115,7 +115,7 @@ class SplitDriverVirtqueue:
             raise QueueFullError(f"{count} descriptors needed, {self._free_count} free")
         self._free_count -= count
         if self._batch is not None:
-            # virtio 1.2, 2.7.5.2: "If VIRTIO_F_IN_ORDER has been negotiated, the driver uses descriptors in ring order:
+            # virtio 1.2, 2.7.5: "If VIRTIO_F_IN_ORDER has been negotiated, driver uses descriptors in ring order:
             # starting from offset 0 in the table, and wrapping around at the end of the table."
             first, size = self._free_head, self._ring.size
             self._free_head = (first + count) % size

@@ -44,7 +44,7 @@ class UsedBatch:
     """What IN_ORDER says about completions: requests come back in the order in which they were made available.
 
     The device may report several by the last of them alone; those before it count as used completely (virtio 1.2,
-    2.7.9 and 2.8.11).
+    2.7.9 and 2.8.8).
     """
 
     def __init__(self) -> None:

@@ -112,7 +112,7 @@ class DeviceVirtqueue(Protocol):
 
 
 class UsedOrder:
-    """The order of IN_ORDER: chains go back as they became available (virtio 1.2, 2.7.9 and 2.8.11)."""
+    """The order of IN_ORDER: chains go back as they became available (virtio 1.2, 2.7.9 and 2.8.8)."""
 
     def __init__(self) -> None:
         self._taken: deque[int] = deque()
@@ -139,7 +139,7 @@ def add_readable(address: int, length: int, readable: list[Buffer], writable: li
     """Append a device-readable buffer to ``readable``.
 
     Raises:
-        VirtqueueError: there is a writable one before it. virtio 1.2, 2.7.4.2 and 2.8.19: "The driver MUST place any
+        VirtqueueError: there is a writable one before it. virtio 1.2, 2.7.4.2 and 2.8.17: "The driver MUST place any
             device-writable descriptor elements after any device-readable descriptor elements."
     """
     if writable:

@@ -1,6 +1,10 @@
 """The driver's half of a packed ring: what it writes into the ring, and what it makes of a device that lies."""
 
+import contextlib
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from guest.virtqueue import QueueFullError, UsedBuffer
 from protocol.errors import VirtqueueError
@@ -196,3 +200,28 @@ def test_asking_for_an_interrupt_sets_the_event_to_the_next_used_descriptor(even
         assert driver.get_used() is not None
     flags = 2 << 16 if event_idx else 0
     assert words == [flags | WRAP_COUNTER, flags | WRAP_COUNTER | 1, flags]
+
+
+@given(
+    descriptors=st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 2**32 - 1), st.sampled_from([0, 2, AVAIL, USED, AVAIL | USED])),
+        min_size=4,
+        max_size=4,
+    ),
+    requests=st.integers(0, 3),
+    in_order=st.booleans(),
+)
+@settings(max_examples=300)
+def test_whatever_a_device_writes_ends_in_what_it_has_or_in_a_refusal(
+    descriptors: list[tuple[int, int, int]], requests: int, in_order: bool
+) -> None:
+    memory = PackedRingMemory(4)
+    driver = memory.driver(in_order=in_order)
+    outstanding = {driver.add([], [(number, 1)]) for number in range(requests)}
+    for index, (buffer_id, length, flags) in enumerate(descriptors):
+        memory.device_view.halves[8 * index + 6], memory.device_view.words[4 * index + 2] = buffer_id, length
+        memory.device_view.halves[8 * index + 7] = flags
+    with contextlib.suppress(VirtqueueError):
+        while (used := driver.get_used()) is not None:
+            outstanding.remove(used.head)
+    assert driver.outstanding == len(outstanding)

@@ -1,5 +1,7 @@
 """The driver's half: what it writes into the ring, and what it makes of a device that lies."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -228,7 +230,12 @@ def test_in_order_descriptors_are_taken_in_ring_order() -> None:
     put_used(memory, 0)
     assert driver.get_used() == UsedBuffer(0, 0)
     assert driver.add([(3, 1), (4, 1)], []) == 3
-    assert memory.device_view.read_descriptor(3) == (3, 1, NEXT, 0)  # virtio 1.2, 2.7.5.2: on at the beginning
+    assert memory.device_view.read_descriptor(3) == (
+        3,
+        1,
+        NEXT,
+        0,
+    )  # virtio 1.2, 2.7.5.2: 0 after the last
     put_used(memory, 1)
     assert driver.get_used() == UsedBuffer(1, 0)
     assert driver.add([(5, 1)], []) == 1
@@ -257,3 +264,24 @@ def test_a_batch_that_reaches_further_than_the_used_index_is_refused() -> None:
     with pytest.raises(VirtqueueError, match="gave back 1, which is not among the next 1"):
         driver.get_used()
     assert driver.outstanding == 2
+
+
+@given(
+    elements=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2**32 - 1)), min_size=4, max_size=4),
+    ahead=st.one_of(st.integers(0, 5), st.just(65535)),
+    requests=st.integers(0, 3),
+    in_order=st.booleans(),
+)
+def test_whatever_a_device_writes_ends_in_what_it_has_or_in_a_refusal(
+    elements: list[tuple[int, int]], ahead: int, requests: int, in_order: bool
+) -> None:
+    memory = RingMemory(4)
+    driver = memory.driver(in_order=in_order)
+    outstanding = {driver.add([], [(number, 1)]) for number in range(requests)}
+    for slot, (head, length) in enumerate(elements):
+        memory.device_view.used_elements[1 + 2 * slot], memory.device_view.used_elements[2 + 2 * slot] = head, length
+    memory.device_view.used[1] = ahead
+    with contextlib.suppress(VirtqueueError):
+        while (used := driver.get_used()) is not None:
+            outstanding.remove(used.head)
+    assert driver.outstanding == len(outstanding)
