@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from host.virtqueue import RingFeatures
-from host.vring import RingPlace
+from host.vring import RingLog, RingPlace
 from protocol.memory import RegionTable
-from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user import FrontendRequest, InflightDescription
 from protocol.virtio_balloon import BalloonQueue
 
 
@@ -46,7 +46,8 @@ class StartRing:
 
     ``base`` is where the ring goes on, as SET_VRING_BASE words it: 16 bits of a split ring, 32 of a packed one.
     ``resumes`` says that the front-end has not set the queue up anew since it was last stopped. ``inband`` says that
-    kicks and interrupts for which there is no descriptor are messages.
+    kicks and interrupts for which there is no descriptor are messages. ``recovers`` says that an inflight file has come
+    that may tell of chains in flight. ``log`` is where the dirty log has the ring's writes.
     """
 
     index: int
@@ -57,6 +58,16 @@ class StartRing:
     signal_first: bool = False
     resumes: bool = False
     inband: bool = False
+    recovers: bool = False
+    log: RingLog | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogRing:
+    """From now on note the writes into a running queue's ring in the dirty log, or do not (None)."""
+
+    index: int
+    log: RingLog | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +108,67 @@ class SendBackendRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SetLog:
+    """Take ``size`` bytes at ``offset`` of ``fd`` as the dirty log. Rings may run meanwhile."""
+
+    fd: int
+    size: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetLogFile:
+    """Take ``fd`` as the descriptor to be signalled when something was logged, in place of the earlier one."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class MakeInflightFile:
+    """Make a file of ``size`` zero bytes. Answered with its descriptor, which goes out with the reply."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetInflightFile:
+    """Take ``fd`` as the inflight file in place of the earlier one. No ring runs meanwhile."""
+
+    fd: int
+    told: InflightDescription
+    packed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SaveState:
+    """Begin to write the device's state to ``fd``, and close it then. Any transfer under way is given up."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """Begin to read a device's state from ``fd``, and close it then. Any transfer under way is given up."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class FinishState:
+    """Wait for the transfer that was begun last; after a load, go on from the state that came."""
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """Tell the outside world: one event with its fields."""
 
     event: str
     fields: dict[str, object]
 
+
+MigrationAction: TypeAlias = (
+    SetLog | SetLogFile | MakeInflightFile | SetInflightFile | SaveState | LoadState | FinishState
+)
 
 Action: TypeAlias = (
     ReplaceMemory
@@ -114,8 +180,10 @@ Action: TypeAlias = (
     | SetVringFile
     | SetBackendChannel
     | SendBackendRequest
+    | LogRing
+    | MigrationAction
     | Announce
 )
 
 Effects: TypeAlias = Generator[Action, int | None, None]
-"""Actions to perform; StopRing is answered with the base, everything else with None."""
+"""Actions to perform; StopRing is answered with the base, MakeInflightFile with a descriptor, all else with None."""

@@ -14,24 +14,19 @@ Must not know: sockets, mappings, threads, time.
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Final
 
 from host.actions import Action, Announce, Effects
 from host.config_requests import ConfigRequests
 from host.device_requests import DeviceRequests
 from host.feature_requests import FeatureRequests
 from host.memory_requests import MemoryRequests
+from host.migration_requests import REFUSALS, MigrationRequests
 from host.ring_control import RingControl
 from host.ring_requests import RingRequests
 from host.session import NEEDED_FEATURE, Answer, Handler, MustClose, Session
 from protocol.errors import VhostUserError
 from protocol.vhost_user import FRONTEND_REQUEST_FORMS, FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import BadMessage, Message, build_own_reply, build_reply
-
-_ERROR_IS_ONE: Final = frozenset(
-    {FrontendRequest.SET_LOG_BASE, FrontendRequest.SET_DEVICE_STATE_FD, FrontendRequest.CHECK_DEVICE_STATE}
-)
-"""Requests whose own reply is a 64-bit number that can say error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +49,7 @@ class Backend:
             **DeviceRequests(session, self._rings).handlers,
             **self._config.handlers,
             **MemoryRequests(session, self._rings).handlers,
+            **MigrationRequests(session, self._rings).handlers,
             **RingRequests(session, self._rings).handlers,
         }
 
@@ -97,11 +93,14 @@ class Backend:
     def _refuse(self, message: Message | BadMessage, error: VhostUserError) -> Reply | None:
         if message.request == FrontendRequest.GET_CONFIG:
             return Reply(build_reply(message.request))  # "a zero length payload in case of error"
-        # The sender of a request with a reply of its own takes whatever comes for that reply, so it cannot be told.
+        # The sender of a request with a reply of its own takes whatever comes for that reply, so it cannot be told
+        # unless that reply can say error.
         has_own_reply = self._has_own_reply(message.request)
-        if has_own_reply and message.request not in _ERROR_IS_ONE:
+        if has_own_reply and message.request in REFUSALS:
+            return Reply(build_own_reply(FrontendRequest(message.request), REFUSALS[message.request]))
+        if has_own_reply:
             raise MustClose(str(error))
-        return Reply(build_reply(message.request, 1)) if has_own_reply or self._wants_ack(message) else None
+        return Reply(build_reply(message.request, 1)) if self._wants_ack(message) else None
 
     def _has_own_reply(self, request: int) -> bool:
         if request == FrontendRequest.SET_LOG_BASE:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor
 from functools import partial
-from typing import Final, assert_never
+from typing import Final
 
 from host.actions import (
     Action,
@@ -21,6 +21,7 @@ from host.actions import (
     Announce,
     DropRegion,
     KickRing,
+    LogRing,
     ReplaceMemory,
     SendBackendRequest,
     SetBackendChannel,
@@ -30,12 +31,15 @@ from host.actions import (
 )
 from host.backend import Backend, Reply
 from host.backend_channel import BackendChannel
+from host.device_state import DeviceState
 from host.guest_memory import GuestMemory
 from host.metrics import VmMetrics
+from host.migration import Migration
 from host.queue_files import CallFile, QueueFiles
 from host.received_file import close_aside, served_elsewhere
 from host.ring_service import RingService, Turn
 from host.session import MustClose, Session
+from host.travelling_state import build_state, restore_state
 from host.virtio_balloon import VirtioBalloon
 from host.vm_control import VmControl
 from protocol.errors import FramingError, SessionEnded, VhostUserError
@@ -72,6 +76,7 @@ class Connection:
         self._lock = asyncio.Lock()
         self.metrics = VmMetrics()
         self.control = VmControl(self)
+        self._migration = Migration(self)
 
     @property
     def balloon(self) -> VirtioBalloon:
@@ -125,6 +130,7 @@ class Connection:
         for files in self._files:
             files.close()
         self._memory.close()
+        await self._migration.close()
         for fd in self._reader.take_fds():
             os.close(fd)
         self._socket.close()
@@ -271,8 +277,10 @@ class Connection:
                 self._send_request(data)
             case Announce(event=event, fields=fields):
                 self.emit(event, **fields)
+            case LogRing(index=index, log=log):
+                self._services[index].set_on_write(self._migration.on_write(log))
             case _:
-                assert_never(action)
+                return await self._migration.perform(action, unclaimed)
         return None
 
     def _start_ring(self, action: StartRing) -> None:
@@ -282,8 +290,10 @@ class Connection:
             state = VringState(action.index, 0)
             files.send_call = partial(self._send_request, build_message(BackendRequest.VRING_CALL, state))
             files.send_err = partial(self._send_request, build_message(BackendRequest.VRING_ERR, state))
-        service = RingService(action, files, self._memory, self.balloon, self._executor, self._on_turn)
-        self._services[action.index] = service
+        open_queue = self._migration.open_virtqueue
+        self._services[action.index] = RingService(
+            action, files, self._memory, self.balloon, self._executor, self._on_turn, open_queue
+        )
 
     def _announce_memory(self) -> None:
         table = self._memory.table
@@ -319,6 +329,18 @@ class Connection:
                 # The front-end may have stopped the ring meanwhile, or set it up anew: that one is not broken.
                 if (service := self._services.get(index)) is not None and service.broken:
                     await self._drive(self._backend.ring_broke(index), set())
+
+    # -- the state that travels -------------------------------------------------------------------------------------
+
+    def take_state(self) -> DeviceState:
+        """Return the device's state, for the back-end at the virtual machine's destination."""
+        return build_state(self.balloon, self.control, self.metrics)
+
+    def restore_state(self, state: DeviceState) -> None:
+        """Go on from the state that the back-end at the virtual machine's source has left."""
+        restore_state(state, self.balloon, self.control, self.metrics)
+        self._backend.session.config_news = True  # for the driver, once a queue runs
+        self.emit("state_loaded", num_pages=state.num_pages, actual=state.actual)
 
     # -- the back-end's own requests --------------------------------------------------------------------------------
 

@@ -26,6 +26,9 @@ VERSION: Final = 1
 STATE_BYTES_MAX: Final = 4096
 """Longest state that is taken. What is written is far shorter, and a pipe takes this much in one piece (PIPE_BUF)."""
 
+STATISTICS_INTERVAL_MIN: Final = 0.01
+"""Shortest interval that travels, in seconds."""
+
 _COUNTERS_MAX: Final = 64
 _U32_MAX: Final = (1 << 32) - 1
 _U64_MAX: Final = (1 << 64) - 1
@@ -35,15 +38,14 @@ _U64_MAX: Final = (1 << 64) - 1
 class DeviceState:
     """What travels. ``num_pages`` and ``actual`` count 4096-byte pages, ``statistics_interval`` seconds (0: on demand).
 
-    ``last_command_id`` is the id of the hinting round that was begun last, ``hinting`` whether the driver may hold
-    blocks of it. ``counters`` are the metrics by name.
+    ``last_command_id`` is the id of the hinting round that was begun last, 1 if none was. ``counters`` are the metrics
+    by name.
     """
 
     num_pages: int
     actual: int
     poison_val: int
     last_command_id: int
-    hinting: bool
     statistics_interval: float
     counters: Mapping[str, int]
 
@@ -80,7 +82,6 @@ def parse_state(data: bytes) -> DeviceState:
         actual=_number(document, "actual", NUM_PAGES_MAX),
         poison_val=_number(document, "poison_val", _U32_MAX),
         last_command_id=_number(document, "last_command_id", _U32_MAX, least=1),
-        hinting=_truth(document, "hinting"),
         statistics_interval=_seconds(document, "statistics_interval"),
         counters=_counters(document["counters"]),
     )
@@ -93,17 +94,12 @@ def _number(document: Mapping[str, object], name: str, most: int, *, least: int 
     return value
 
 
-def _truth(document: Mapping[str, object], name: str) -> bool:
-    value = document[name]
-    if not isinstance(value, bool):
-        raise VhostUserError(f"the device state's {name} is neither true nor false")
-    return value
-
-
 def _seconds(document: Mapping[str, object], name: str) -> float:
     value = document[name]
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _U32_MAX:
         raise VhostUserError(f"the device state's {name} is not a time in seconds")
+    if 0 < value < STATISTICS_INTERVAL_MIN:  # everybody's time: the daemon would do nothing else
+        raise VhostUserError(f"the device state's {name} is below {STATISTICS_INTERVAL_MIN} seconds")
     return float(value)
 
 

@@ -93,8 +93,12 @@ class DirtyLog:
         self._address = 0
         self._offset = 0
         self._size = 0
-        self.on_mark: Callable[[], None] | None = None
-        """Called after each :meth:`mark`: the signal that SET_LOG_FD asks for."""
+        self._call: Callable[[], None] | None = None
+
+    def set_call(self, call: Callable[[], None] | None) -> None:
+        """Have ``call`` called after each :meth:`mark`, the signal that SET_LOG_FD asks for; it must not block."""
+        with self._lock:
+            self._call = call
 
     def map(self, fd: int, size: int, offset: int) -> None:
         """Take ``size`` bytes at ``offset`` of ``fd`` as the log in place of an earlier one. Does not keep ``fd``.
@@ -127,8 +131,8 @@ class DirtyLog:
             except OSError as error:
                 log.warning("the dirty log is gone, nothing is logged any more: %s", error.strerror)
                 self._unmap()
-        if self.on_mark is not None:
-            self.on_mark()
+            if self._call is not None:
+                self._call()
 
     def close(self) -> None:
         """Unmap the log, if there is one."""

@@ -11,7 +11,7 @@ from host.session import OFFERED_PROTOCOL_FEATURES, Handler, Handling, MustClose
 from protocol.errors import VhostUserError
 from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Message
-from protocol.virtio import PROTOCOL_FEATURES, FeatureBit, feature_mask, has_feature
+from protocol.virtio import LOG_ALL, PROTOCOL_FEATURES, FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import queue_order
 
 
@@ -56,7 +56,7 @@ class FeatureRequests:
             raise VhostUserError(f"feature bits {unknown:#x} were not offered")
         if not has_feature(features, FeatureBit.VERSION_1):
             raise VhostUserError("VERSION_1 was not accepted, and this device has no legacy mode")
-        if features != session.features:
+        if (features ^ session.features) & ~LOG_ALL:
             yield from self._rings.pause_all()  # what runs has the old features' queue order and ring rules
         if queue_order(features) != queue_order(session.features):
             session.queue_numbers.forget()
@@ -72,6 +72,7 @@ class FeatureRequests:
                     yield from self._rings.halt(vring)  # its driver is gone, and the next one sets up its own
                 vring.enabled = True
         yield from self._rings.run_wanted()
+        yield from self._rings.relog()
 
     def _get_protocol_features(self, _message: Message) -> Handling:
         yield from ()

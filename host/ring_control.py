@@ -5,14 +5,14 @@ Source: vhost-user specification, "Ring states". :mod:`host.vring` has the state
 Must not know: messages, sockets, mappings, threads.
 """
 
-from host.actions import Announce, Effects, SendBackendRequest, StartRing, StopRing
+from host.actions import Announce, Effects, LogRing, SendBackendRequest, StartRing, StopRing
 from host.session import Session
 from host.virtqueue import RingFeatures
-from host.vring import Vring
+from host.vring import RingLog, Vring
 from protocol.errors import VhostUserError
 from protocol.vhost_user import BackendRequest, ProtocolFeature
 from protocol.vhost_user_codec import build_message
-from protocol.virtio import FeatureBit, has_feature
+from protocol.virtio import LOG_ALL, FeatureBit, has_feature
 from protocol.virtio_balloon import BalloonQueue
 
 
@@ -77,16 +77,31 @@ class RingControl:
             if queue is None:
                 continue
             try:
-                yield self._start_ring(vring, queue)
+                start = self._start_ring(vring, queue)
+                yield start
             except VhostUserError as error:
                 yield from self._park(vring, str(error))
                 if vring is asked:
                     raise
             else:
                 vring.running, vring.parked, vring.signal_first = True, None, False
+                vring.recovers, vring.log = False, start.log
         if session.config_news and any(vring.running for vring in session.vrings):
             session.config_news = False
             yield SendBackendRequest(build_message(BackendRequest.CONFIG_CHANGE_MSG))
+
+    def relog(self) -> Effects:
+        """Have the writes of each running ring logged as the features and its address now say. Nothing else changes:
+        a front-end that begins to move a virtual machine says so while the rings run."""
+        for vring in self._session.vrings:
+            if vring.running and vring.log != (log := self._log_of(vring)):
+                yield LogRing(vring.index, log)
+                vring.log = log
+
+    def _log_of(self, vring: Vring) -> RingLog | None:
+        if not self._session.features & LOG_ALL:
+            return None
+        return vring.log_places(self._session.table, packed=self._session.packed)
 
     @staticmethod
     def _park(vring: Vring, reason: str) -> Effects:
@@ -103,6 +118,8 @@ class RingControl:
             base=self.base_of(vring),
             signal_first=vring.signal_first,
             resumes=vring.resumes,
+            recovers=vring.recovers,
+            log=self._log_of(vring),
             inband=self._session.has_protocol_feature(ProtocolFeature.INBAND_NOTIFICATIONS),
             features=RingFeatures(
                 event_idx=has_feature(features, FeatureBit.RING_EVENT_IDX),

@@ -63,6 +63,7 @@ class RingRequests:
         vring = self._session.vring(message.payload.index)
         if vring.started and vring.is_at(message.payload):
             vring.address = message.payload  # only dirty logging was switched
+            yield from self._rings.relog()
             return
         vring.set_address(message.payload, self._session.table, packed=self._session.packed)
         yield from self._rings.halt(vring)

@@ -29,9 +29,10 @@ from host.discard import punch_hole
 from host.guest_memory import GuestMemory
 from host.queue_files import QueueFiles
 from host.virtio_balloon import Outcome, VirtioBalloon
-from host.virtqueue import Chain, DeviceVirtqueue
+from host.virtqueue import Chain, DeviceVirtqueue, OnWrite, ReadGuest
 from host.virtqueue_formats import open_virtqueue
 from protocol.errors import VhostUserError, VirtqueueError
+from protocol.ring_formats import Ring
 from protocol.virtio_balloon import BalloonQueue
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,14 @@ class Turn:
     broken: VirtqueueError | None = None
 
 
+OpenQueue = Callable[[StartRing, Ring, ReadGuest], DeviceVirtqueue]
+"""Opens the device's side of a mapped ring as an action says."""
+
+
+def _open_plainly(action: StartRing, ring: Ring, read_guest: ReadGuest) -> DeviceVirtqueue:
+    return open_virtqueue(ring, action.base, action.features, read_guest)
+
+
 class RingService:
     """Serves one queue from its construction until :meth:`stop`.
 
@@ -94,6 +103,7 @@ class RingService:
         balloon: VirtioBalloon,
         executor: Executor,
         on_turn: Callable[[int, Turn], None],
+        open_queue: OpenQueue = _open_plainly,
     ) -> None:
         self.index = action.index
         self.queue = action.queue
@@ -108,7 +118,7 @@ class RingService:
         self._kick_poll = select.poll()
         self._kick_gone = files.kick is None
         try:
-            self._ring: DeviceVirtqueue = open_virtqueue(self._mapped.ring, action.base, action.features, memory.read)
+            self._ring: DeviceVirtqueue = open_queue(action, self._mapped.ring, memory.read)
             self._watch_kick()
         except BaseException:
             memory.unmap_ring(action.index, self._mapped)
@@ -134,6 +144,10 @@ class RingService:
             self._poll_ring()
 
     # -- on the event loop ------------------------------------------------------------------------------------------
+
+    def set_on_write(self, on_write: OnWrite | None) -> None:
+        """Have every write into the ring told to ``on_write`` that is made after this returns."""
+        self._ring.on_write = on_write
 
     def _watch_kick(self) -> None:
         if self._files.kick is None or self._kick_gone:

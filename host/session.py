@@ -1,9 +1,9 @@
 """What one session has negotiated and configured, and how the parts of its state machine fit together.
 
 Each group of messages has a file of its own (``feature_requests``, ``device_requests``, ``config_requests``,
-``memory_requests``, ``ring_requests``): a class made over the :class:`Session`, whose ``handlers`` table says which
-method carries out which request. :mod:`host.backend` joins the tables; a new group of messages is a new file and one
-line there.
+``memory_requests``, ``migration_requests``, ``ring_requests``): a class made over the :class:`Session`, whose
+``handlers`` table says which method carries out which request. :mod:`host.backend` joins the tables; a new group of
+messages is a new file and one line there.
 
 Must not know: sockets, mappings, threads, time.
 """
@@ -29,17 +29,26 @@ MEM_SLOTS: Final = 509
 
 OFFERED_PROTOCOL_FEATURES: Final = feature_mask(
     ProtocolFeature.MQ,
+    ProtocolFeature.LOG_SHMFD,
     ProtocolFeature.REPLY_ACK,
     ProtocolFeature.BACKEND_REQ,
     ProtocolFeature.CONFIG,
+    ProtocolFeature.INFLIGHT_SHMFD,
     ProtocolFeature.RESET_DEVICE,
     ProtocolFeature.INBAND_NOTIFICATIONS,
     ProtocolFeature.CONFIGURE_MEM_SLOTS,
     ProtocolFeature.STATUS,
+    ProtocolFeature.DEVICE_STATE,
 )
 
 NEEDED_FEATURE: Final[Mapping[FrontendRequest, ProtocolFeature]] = MappingProxyType(
     {
+        FrontendRequest.SET_LOG_BASE: ProtocolFeature.LOG_SHMFD,
+        FrontendRequest.SET_LOG_FD: ProtocolFeature.LOG_SHMFD,
+        FrontendRequest.GET_INFLIGHT_FD: ProtocolFeature.INFLIGHT_SHMFD,
+        FrontendRequest.SET_INFLIGHT_FD: ProtocolFeature.INFLIGHT_SHMFD,
+        FrontendRequest.SET_DEVICE_STATE_FD: ProtocolFeature.DEVICE_STATE,
+        FrontendRequest.CHECK_DEVICE_STATE: ProtocolFeature.DEVICE_STATE,
         FrontendRequest.VRING_KICK: ProtocolFeature.INBAND_NOTIFICATIONS,
         FrontendRequest.SET_STATUS: ProtocolFeature.STATUS,
         FrontendRequest.GET_STATUS: ProtocolFeature.STATUS,

@@ -24,6 +24,7 @@ PFN_BYTES_MAX: Final = 64 << 10
 OFFERED: Final = feature_mask(
     FeatureBit.VERSION_1,
     FeatureBit.VHOST_USER_F_PROTOCOL_FEATURES,
+    FeatureBit.VHOST_F_LOG_ALL,
     FeatureBit.RING_EVENT_IDX,
     FeatureBit.RING_INDIRECT_DESC,
     BalloonFeature.PAGE_REPORTING,

@@ -181,6 +181,15 @@ class VmControl:
         if changed:
             self._emit("target", bytes=num_pages << PFN_SHIFT)
 
+    @property
+    def wish(self) -> int:
+        """The size that the balloon should have, in pages, leaving out what a reclaim inflates it to for a while."""
+        return self._wish
+
+    def restore(self, num_pages: int, actual: int) -> None:
+        """Go on from the sizes that another daemon has left."""
+        self._wish, self._actual = num_pages, actual
+
     # -- statistics -------------------------------------------------------------------------------------------------
 
     async def statistics(self) -> GuestStatistics:

@@ -19,12 +19,16 @@ Must not know: messages, sockets, the balloon.
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.memory import FileRange, RegionTable
 from protocol.ring_formats import RingLayout, part_alignments, part_names
-from protocol.vhost_user import VringAddress
+from protocol.vhost_user import VringAddress, VringAddressFlag
 from protocol.virtio_ring import check_queue_size
+
+RingLog: TypeAlias = tuple[int, int, int]
+"""The guest addresses under which the dirty log has the three parts of a ring."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,8 @@ class Vring:
     mean: not told yet.
     ``parked`` says why the ring cannot run although it should, once that was found. ``signal_first`` asks for one
     interrupt when the ring runs again, ``resumes`` says that it has run since it was set up,
-    ``told_place`` that its addresses were told, or confirmed by a kick, since GET_VRING_BASE.
+    ``told_place`` that its addresses were told, or confirmed by a kick, since GET_VRING_BASE, ``recovers`` that an
+    inflight file has come since it last ran. ``log`` is where its writes are logged while it runs.
     """
 
     index: int
@@ -69,6 +74,8 @@ class Vring:
     signal_first: bool = False
     resumes: bool = False
     told_place: bool = False
+    recovers: bool = False
+    log: RingLog | None = None
 
     def set_size(self, size: int, *, packed: bool = False) -> None:
         """Take SET_VRING_NUM. Raises :class:`VhostUserError`, keeping the old size, for one that no ring can have."""
@@ -137,9 +144,27 @@ class Vring:
             parts.append(part)
         return RingPlace(size=self.size, packed=packed, descriptor=parts[0], available=parts[1], used=parts[2])
 
+    def log_places(self, table: RegionTable, *, packed: bool = False) -> RingLog | None:
+        """Return under which addresses the dirty log has the ring, or None where its writes are not to be logged.
+
+        The front-end tells the used ring's address ("log guest address") for a split ring. A packed ring is written in
+        two of its parts, and each is logged where it lies.
+        """
+        assert self.address is not None
+        if not self.address.flags & VringAddressFlag.LOG:
+            return None
+        if not packed:
+            return 0, 0, self.address.log
+        parts = self.place(table, packed=True).parts
+        descriptor, driver, device = (
+            table.regions[part.region].guest_address + part.offset - table.regions[part.region].mmap_offset
+            for part in parts
+        )
+        return descriptor, driver, device
+
     def reset(self) -> None:
         """Forget everything the front-end said, as after RESET_DEVICE."""
         assert not self.running
         self.size, self.base, self.address = 0, 0, None
         self.started = self.enabled = self.broken = self.told_place = False
-        self.parked, self.signal_first, self.resumes = None, False, False
+        self.parked, self.signal_first, self.resumes, self.recovers = None, False, False, False

@@ -181,6 +181,13 @@ class DeviceStateTransfer:
     phase: int
 
 
+DEVICE_STATE_SAVE: Final = 0
+DEVICE_STATE_LOAD: Final = 1
+DEVICE_STATE_STOPPED: Final = 0  # the only phase
+DEVICE_STATE_NO_FD: Final = 0x100
+"""In the reply to SET_DEVICE_STATE_FD: the front-end's own descriptor is used. Bits 0 to 7 are an error, 0 for none."""
+
+
 Payload: TypeAlias = (
     int
     | VringState

@@ -45,7 +45,7 @@ SHELL = re.compile(
     | host/(guest_memory|discard|daemon|connection|received_file|ring_service|__main__)\.py
     | host/(backend_channel|queue_files)\.py
     | host/(netlink|reclaim|vm_control)\.py
-    | host/(dirty_log|inflight_file|state_transfer)\.py
+    | host/(dirty_log|inflight_file|migration|state_transfer)\.py
     | host/(control|control_client|listening_socket)\.py
     """,
     re.VERBOSE,

@@ -204,6 +204,6 @@ def test_files_that_cannot_be_a_log(dirty_log: DirtyLog, file: LogFile, tmp_path
 def test_each_mark_is_signalled_once_where_asked_for(dirty_log: DirtyLog, file: LogFile) -> None:
     signals: list[set[int]] = []
     dirty_log.map(file.fd, mmap.PAGESIZE, 0)
-    dirty_log.on_mark = lambda: signals.append(file.bits())
+    dirty_log.set_call(lambda: signals.append(file.bits()))
     dirty_log.mark(PAGE_SIZE, 2 * PAGE_SIZE)
     assert signals == [{1, 2}]

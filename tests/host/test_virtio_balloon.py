@@ -67,7 +67,7 @@ def no_read(_address: int, _length: int) -> bytes:
 
 
 def test_the_device_offers_what_it_can_do() -> None:
-    assert OFFERED == 1 << 1 | 1 << 2 | 1 << 5 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32
+    assert OFFERED == 1 << 1 | 1 << 2 | 1 << 5 | 1 << 26 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32
 
 
 # -- inflate and the queues that discard nothing ----------------------------------------------------------------------

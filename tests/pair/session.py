@@ -12,10 +12,18 @@ from host.actions import (
     AddRegion,
     Announce,
     DropRegion,
+    FinishState,
     KickRing,
+    LoadState,
+    LogRing,
+    MakeInflightFile,
     ReplaceMemory,
+    SaveState,
     SendBackendRequest,
     SetBackendChannel,
+    SetInflightFile,
+    SetLog,
+    SetLogFile,
     SetVringFile,
     StartRing,
     StopRing,
@@ -38,6 +46,9 @@ REGION = MemoryRegion(
 """The memory that sessions announce unless a test says otherwise."""
 
 RING_SIZE = 256
+
+MADE_FD = 77
+"""The descriptor of every inflight file that is made."""
 
 
 def ring_address(index: int, *, base: int = REGION.user_address, flags: int = 0) -> VringAddress:
@@ -91,6 +102,22 @@ def describe(action: Action) -> str:
             return f"{event} {fields.get('status', fields.get('dialect'))}"
         case Announce(event="reset"):
             return "reset"
+        case LogRing(index=index, log=log):
+            return f"log {index} {'off' if log is None else [hex(address) for address in log]}"
+        case SetLog(fd=fd, size=size, offset=offset):
+            return f"dirty log fd {fd}, {size} bytes at {offset}"
+        case SetLogFile(fd=fd):
+            return f"log file fd {fd}"
+        case MakeInflightFile(size=size):
+            return f"make inflight file of {size}"
+        case SetInflightFile(fd=fd, packed=packed):
+            return f"inflight fd {fd}{' packed' if packed else ''}"
+        case SaveState(fd=fd):
+            return f"save fd {fd}"
+        case LoadState(fd=fd):
+            return f"load fd {fd}"
+        case FinishState():
+            return "finish transfer"
         case Announce(event="features", fields=fields):
             return f"features {fields['negotiated']:#x}"
         case Announce(event=event, fields=fields):
@@ -175,8 +202,17 @@ class Shell:
                 unclaimed.difference_update(fds)
             case DropRegion():
                 assert not self.running, "rings run on memory that is being dropped"
-            case AddRegion(fd=fd) | SetBackendChannel(fd=fd):
+            case AddRegion(fd=fd) | SetBackendChannel(fd=fd) | SetLogFile(fd=fd) | SaveState(fd=fd) | LoadState(fd=fd):
                 unclaimed.discard(fd)
+            case LogRing(index=index):
+                assert index in self.running, "a ring that does not run is being logged"
+            case MakeInflightFile():
+                return MADE_FD
+            case SetInflightFile(fd=fd):
+                assert not self.running, "rings run while their inflight file is being replaced"
+                unclaimed.discard(fd)
+            case SetLog() | FinishState():
+                pass
             case SetVringFile(index=index, fd=fd):
                 assert index not in self.running, "a running ring's descriptor is being replaced"
                 if fd is not None:

@@ -1,0 +1,56 @@
+"""A device's state, gathered where it is kept before the virtual machine moves, and put back there afterwards.
+
+Must not know: descriptors, documents.
+"""
+
+from dataclasses import fields, replace
+from typing import Final
+
+from host.device_state import STATISTICS_INTERVAL_MIN, DeviceState
+from host.free_page_hinting import COMMAND_ID_DONE, COMMAND_ID_STOP
+from host.metrics import VmMetrics
+from host.virtio_balloon import VirtioBalloon
+from host.vm_control import VmControl
+
+_COUNTERS: Final = tuple(field.name for field in fields(VmMetrics) if field.type is int)
+_REFUSED: Final = "refused_"
+"""What the names of the counters of refused ranges begin with; the reason follows."""
+
+
+def build_state(balloon: VirtioBalloon, control: VmControl, metrics: VmMetrics) -> DeviceState:
+    """Return the state as it is now. No ring may run."""
+    counters = {name: int(getattr(metrics, name)) for name in _COUNTERS}
+    interval = control.statistics_interval
+    return DeviceState(
+        num_pages=control.wish,
+        actual=balloon.config.actual,
+        poison_val=balloon.config.poison_val,
+        last_command_id=balloon.hinting.last_id,
+        statistics_interval=max(interval, STATISTICS_INTERVAL_MIN) if interval else 0.0,
+        counters=counters | {_REFUSED + reason: number for reason, number in metrics.refused.items()},
+    )
+
+
+def restore_state(state: DeviceState, balloon: VirtioBalloon, control: VmControl, metrics: VmMetrics) -> None:
+    """Go on from ``state``. No ring may run.
+
+    A round of hinting that may have been on is over: the driver is shown DONE, and the next round has an id of its own.
+    """
+    hinting = balloon.hinting
+    hinting.last_id = state.last_command_id
+    hinting.command_id = COMMAND_ID_STOP if state.last_command_id == COMMAND_ID_DONE else COMMAND_ID_DONE
+    hinting.forget_driver()
+    balloon.config = replace(
+        balloon.config,
+        num_pages=state.num_pages,
+        actual=state.actual,
+        free_page_hint_cmd_id=hinting.command_id,
+        poison_val=state.poison_val,
+    )
+    control.restore(state.num_pages, state.actual)
+    control.set_statistics_interval(state.statistics_interval)
+    for name, number in state.counters.items():
+        if name in _COUNTERS:
+            setattr(metrics, name, number)
+        elif name.startswith(_REFUSED):
+            metrics.refused[name.removeprefix(_REFUSED)] = number
