@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from host.balloon_statistics import STATISTICS_INTERVAL_MAX
 from host.offered_features import FEATURE_NAMES, feature_names, parse_features, switch_features
+from host.queue_numbers import AUTO, CHOICES
 from host.virtio_balloon import OFFERED
 from protocol.command_line import DISTRIBUTION, Parser, option_type, path_option, run_command
 from protocol.errors import UsageError
@@ -93,6 +94,13 @@ def _add_device_options(device: argparse._ArgumentGroup) -> None:
         help="inflate each guest's balloon to SIZE (default: 0)",
     )
     device.add_argument(
+        "--queue-numbers",
+        choices=CHOICES,
+        default=AUTO,
+        help="how drivers number the queues where some do not exist: found out from what they set up (auto, default), "
+        "by the negotiated or the offered features, or fixed as in the specification",
+    )
+    device.add_argument(
         "--statistics-interval",
         metavar="SECONDS",
         type=option_type(parse_interval),
@@ -131,6 +139,7 @@ def _run(arguments: argparse.Namespace) -> int:
         features=switch_features(OFFERED, switches),
         discard=arguments.discard == "punch",
         balloon_pages=balloon_pages,
+        queue_numbers=arguments.queue_numbers,
         control_path=arguments.control,
         statistics_interval=arguments.statistics_interval,
     )

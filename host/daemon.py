@@ -22,6 +22,7 @@ from host.control import ControlServer
 from host.control_commands import ControlCommands, logical_size
 from host.listening_socket import ListeningSocket, inherited_socket
 from host.qmp import build_version
+from host.queue_numbers import AUTO, QueueNumbers
 from host.session import Session
 from host.virtio_balloon import VirtioBalloon
 from host.vm_control import VmControl
@@ -40,8 +41,8 @@ most one for each of its queues, so guests that are slow on purpose leave enough
 class DaemonOptions:
     """How the daemon was asked to run. Exactly one of ``socket_path`` and ``fd`` is given.
 
-    ``control_path`` is where the control socket shall be, if there shall be one. Statistics are asked for every
-    ``statistics_interval`` seconds, or for 0 only on demand.
+    ``queue_numbers`` is one of :data:`host.queue_numbers.CHOICES`. ``control_path`` is where the control socket shall
+    be, if there shall be one. Statistics are asked for every ``statistics_interval`` seconds, or for 0 only on demand.
     """
 
     socket_path: Path | None
@@ -49,6 +50,7 @@ class DaemonOptions:
     features: int
     discard: bool
     balloon_pages: int
+    queue_numbers: str = AUTO
     control_path: Path | None = None
     statistics_interval: int = 0
 
@@ -144,7 +146,11 @@ class Daemon:
         balloon = VirtioBalloon(
             config=BalloonConfig(num_pages=self._options.balloon_pages), discard=self._options.discard
         )
-        session = Session(offered=self._options.features, balloon=balloon)
+        session = Session(
+            offered=self._options.features,
+            balloon=balloon,
+            queue_numbers=QueueNumbers.named(self._options.queue_numbers),
+        )
 
         def emit(event: str, **fields: object) -> None:
             self._events.emit(event, vm=vm, **fields)

@@ -60,6 +60,7 @@ def assert_refused(result: subprocess.CompletedProcess[str], text: str) -> None:
             ("--socket-path", "{}/s", "--features", "page-poison=off", "--page-poison", "on"),
             "--features says otherwise",
         ),
+        (("--socket-path", "{}/s", "--queue-numbers", "dense"), "--queue-numbers"),
         (("--socket-path", "{}/s", "--statistics-interval", "-1"), "not from 0 to 4294967295: -1"),
         (("--socket-path", "{}/s", "--statistics-interval", "1.5"), "not a number: '1.5'"),
         (("--socket-path", "{}/s", "--control", "{}/missing/c"), "--control"),
@@ -150,6 +151,15 @@ def test_features_are_offered_as_asked(tmp_path: Path) -> None:
         client.close()
     assert isinstance(offered, int)
     assert [offered >> bit & 1 for bit in (34, 4, 29, 28, 5)] == [1, 1, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("choice", "count"), [("auto", 3), ("negotiated", 3), ("offered", 3), ("fixed", 5)])
+def test_queues_are_numbered_as_ordered(tmp_path: Path, choice: str, count: int) -> None:
+    """With reporting and no statistics, only the fixed numbers leave gaps."""
+    with DaemonProcess(tmp_path, "--queue-numbers", choice, "--features", "statistics=off") as daemon:
+        client = Client(daemon.socket_path)
+        assert client.ask(FrontendRequest.GET_QUEUE_NUM) == count
+        client.close()
 
 
 def test_version_is_one_line() -> None:
