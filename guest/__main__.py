@@ -14,7 +14,7 @@ from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, parse_size
 
 if TYPE_CHECKING:
-    from guest.attachment import AttachmentOptions
+    from guest.attachment_options import AttachmentOptions
     from guest.ring_memory import RingOptions
 
 PROGRAM: Final = "balloon-guest"
@@ -145,6 +145,12 @@ def _add_virtqueues(parser: argparse.ArgumentParser) -> None:
         default="eventfd",
         help="how kicks and interrupts travel: eventfd (default), or as messages of the session",
     )
+    rings.add_argument(
+        "--reconnect",
+        choices=("fresh", "resume"),
+        default="fresh",
+        help="when a back-end is gone: begin with empty rings at the next (default), or have it resume the old ones",
+    )
 
 
 def _add_watching(parser: argparse.ArgumentParser) -> None:
@@ -248,12 +254,13 @@ def _ring_options(arguments: argparse.Namespace) -> "RingOptions":
 
 
 def _attachment_options(arguments: argparse.Namespace) -> "AttachmentOptions":
-    from guest.attachment import AttachmentOptions
+    from guest.attachment_options import AttachmentOptions
 
     byte = arguments.page_poison
     return AttachmentOptions(
         ring=_ring_options(arguments),
         in_band=arguments.notify == "in-band",
+        resume=arguments.reconnect == "resume",
         page_poison=None if byte is None else byte * 0x0101_0101,  # poison_val has 32 bits; the kernel's is a byte
     )
 

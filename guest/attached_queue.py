@@ -85,6 +85,10 @@ class AttachedQueue:
             if not self._virtqueue.enable_interrupt():
                 return
 
+    def rewind(self) -> None:
+        """Have a device that knows nothing of the ring go on with the oldest request that was not given back."""
+        self.base = self._virtqueue.oldest
+
     def watch(self, on_call: Callable[["AttachedQueue"], None]) -> None:
         """Call ``on_call`` with each interrupt from now on."""
         self._loop.add_reader(self.call_fd, self._on_call, on_call)

@@ -1,7 +1,9 @@
 """The machine's attachment to a back-end: a session, and the device's virtqueues brought up over the machine's memory.
 
 An attachment lives as long as its connection. When the back-end goes away it says so through :attr:`Attachment.lost`,
-and every request under way comes back as None: whether the device did anything to it is unknown.
+and every request under way comes back as None: whether the device did anything to it is unknown. One that is to
+``resume`` lives on instead: it waits for the next back-end and has it go on with the same rings, as QEMU does, so that
+its driver notices nothing but a delay.
 
 Must not know: how free pages are found, what a request is about, what programs run in the guest.
 """
@@ -9,84 +11,51 @@ Must not know: how free pages are found, what a request is about, what programs 
 import asyncio
 import contextlib
 import os
-import socket
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from guest.attached_queue import AttachedQueue
-from guest.frontend import IN_BAND, WANTED_PROTOCOL_FEATURES, Frontend
+from guest.attachment_options import AttachmentOptions
 from guest.ram import GuestRam
-from guest.ring_memory import RING_FEATURES, RingMemory, RingOptions
-from guest.session_channel import BackendChannel, RequestChannel
-from guest.virtio_balloon import WANTED, accept_features
+from guest.ring_memory import RingMemory
+from guest.session import Session
 from guest.virtqueue import Buffer
 from protocol.errors import SessionEnded, VhostUserError, VirtqueueError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
-from protocol.vhost_user import BackendRequest, ProtocolFeature, VringState
+from protocol.vhost_user import BackendRequest, InflightDescription, ProtocolFeature, VringState
 from protocol.vhost_user_codec import Message
-from protocol.virtio import FeatureBit, feature_mask, has_feature
+from protocol.virtio import has_feature
 from protocol.virtio_balloon import CONFIG_POISON_VAL, BalloonConfig, BalloonFeature, BalloonQueue, queue_order
 
 ANSWER_TIMEOUT: Final = 10.0
 """Seconds that a back-end may take to bring its device up."""
 
+RESUME_INTERVAL: Final = 0.2
+"""Seconds between two attempts to find the back-end again."""
+
 _USER_BASE: Final = 0x7F00_0000_0000
 """Where the guest's memory pretends to be mapped. User addresses are names only; any will do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttachmentOptions:
-    """What the machine's driver wants of a device, and ``in_band``, whether kicks and interrupts travel as messages.
-
-    ``wanted`` are the features that the driver understands; those of rings are decided by ``ring`` alone.
-    ``page_poison`` is the pattern of free pages, one byte four times, as :func:`guest.virtio_balloon.accept_features`
-    takes it.
-    """
-
-    wanted: int = WANTED
-    ring: RingOptions = field(default_factory=RingOptions)
-    page_poison: int | None = None
-    in_band: bool = False
-
-    @property
-    def protocol_features(self) -> int:
-        """The protocol features to negotiate where they are offered."""
-        events = feature_mask(ProtocolFeature.STATUS, ProtocolFeature.RESET_DEVICE)
-        return WANTED_PROTOCOL_FEATURES | events | (IN_BAND if self.in_band else 0)
-
-    def accept(self, offered: int) -> int:
-        """Return the features to accept of those offered.
-
-        Raises:
-            VhostUserError: the device does not offer rings of the kind that was asked for.
-        """
-        missing = self.ring.required & ~offered
-        if missing:
-            kind = "packed rings" if missing & feature_mask(FeatureBit.RING_PACKED) else "use in order"
-            raise VhostUserError(f"the back-end does not offer {kind}")
-        wanted = self.wanted & ~RING_FEATURES | self.ring.features
-        return accept_features(offered, wanted=wanted, page_poison=self.page_poison)
 
 
 class Attachment:
     """A connection to a back-end whose device is up. Make one with :meth:`connect`."""
 
-    def __init__(
-        self, sock: socket.socket, ram: GuestRam, rings: Sequence[RingMemory], options: AttachmentOptions
-    ) -> None:
-        self._socket = sock
+    def __init__(self, path: Path, ram: GuestRam, rings: Sequence[RingMemory], options: AttachmentOptions) -> None:
+        self._path = path
         self._ram = ram
         self._rings = rings
         self._options = options
-        self._frontend = Frontend(options.protocol_features)
-        self._requests = RequestChannel(sock, self._lose)
-        self._channel: BackendChannel | None = None
+        self._session = self._new_session()
         self._queues: dict[BalloonQueue, AttachedQueue] = {}
-        self._started = False
-        self._closed = False
+        self._inflight: tuple[InflightDescription, int] | None = None
+        self._written: dict[int, bytes] = {}
+        self._unsent: dict[int, bytes] = {}
+        self._started = self._paused = self._closed = False
         self._kicks: set[asyncio.Task[None]] = set()
+        self._resuming: asyncio.Task[None] | None = None
+        self.on_interruption: Callable[[str | None], None] = lambda _: None
+        """Called with the reason when a back-end went away after which this attachment resumes, then with None."""
         self.features = 0
         """The negotiated features, as the driver sees them."""
         self.config = BalloonConfig()
@@ -94,7 +63,7 @@ class Attachment:
         self.config_changed = asyncio.Event()
         """Set when the device says that the configuration space changed. Whoever reads it clears it."""
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """Done, with the reason, when the back-end is gone."""
+        """Done, with the reason, when the back-end is gone for this attachment."""
 
     @classmethod
     async def connect(
@@ -108,41 +77,41 @@ class Attachment:
             SessionEnded: nobody listens, or the back-end went away meanwhile.
             VhostUserError: the back-end refused something that this machine cannot do without.
         """
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        attachment = cls(sock, ram, rings, options or AttachmentOptions())
+        attachment = cls(path, ram, rings, options or AttachmentOptions())
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT):
-                await asyncio.get_running_loop().sock_connect(sock, os.fspath(path))
-                await attachment._bring_up()
-        except TimeoutError as error:
-            attachment.close()
-            raise SessionEnded(f"the back-end at {path} does not answer") from error
-        except OSError as error:
-            attachment.close()
-            raise SessionEnded(f"no back-end at {path}: {error.strerror or error}") from error
+            await attachment._open()
         except BaseException:
             attachment.close()
             raise
-        attachment._requests.watch()
         return attachment
 
     # -- control plane ----------------------------------------------------------------------------------------------
 
+    def _new_session(self) -> Session:
+        return Session(self._options.protocol_features, self._take_request, self._on_session_lost)
+
+    async def _open(self) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                await self._bring_up()
+        except TimeoutError as error:
+            raise SessionEnded(f"the back-end at {self._path} does not answer") from error
+        except OSError as error:
+            raise SessionEnded(f"no back-end at {self._path}: {error.strerror or error}") from error
+        self._session.watch()
+
     async def _bring_up(self) -> None:
-        offered = await self._requests.call(self._frontend.offer())
-        if self._options.in_band and not self._frontend.has(ProtocolFeature.INBAND_NOTIFICATIONS):
+        offered = await self._session.open(self._path)
+        if self._options.in_band and not self._session.frontend.has(ProtocolFeature.INBAND_NOTIFICATIONS):
             raise VhostUserError("the back-end does not offer in-band notifications")
-        ours, theirs = socket.socketpair()
-        self._channel = BackendChannel(ours, self._take_request, self._lose)
-        self._channel.watch()
-        with theirs:
-            await self._requests.call(self._frontend.set_backend_channel(theirs.fileno()))
-        self.features = self._options.accept(offered)
+        features = self._options.accept(offered)
+        if self._queues and features != self.features:
+            raise VhostUserError("the back-end does not offer what the last one did")
+        self.features = features
         await self._bring_up_device()
 
     async def _bring_up_device(self) -> None:
-        call, frontend = self._requests.call, self._frontend
+        call, frontend = self._session.call, self._session.frontend
         await call(frontend.accept(self.features))
         if self._options.page_poison is not None and has_feature(self.features, BalloonFeature.PAGE_POISON):
             # Before DRIVER_OK, and never again (virtio 1.2, 5.5.6.6.1).
@@ -152,15 +121,42 @@ class Attachment:
             guest_address=GuestAddress(0), size=self._ram.size, user_address=UserAddress(_USER_BASE), mmap_offset=0
         )
         await call(frontend.set_memory((region,), (self._ram.fd,)))
-        for index, kind in enumerate(queue_order(self.features)):
-            queue = self._queues[kind] = AttachedQueue(
-                index, self._rings[index], self._ram, self.features, in_band=self._options.in_band
-            )
-            queue.watch(self._collect)
-            await call(frontend.start_queue(index, queue.setup(_USER_BASE)))
+        if frontend.has(ProtocolFeature.INFLIGHT_SHMFD):
+            await self._share_inflight()
+        if not self._queues:
+            self._make_queues()
+        if not self._paused:
+            await self._start_queues()
         self.config = await call(frontend.get_config())
         await call(frontend.driver_ok())
+        while self._unsent:  # last, so that none is added behind it
+            await call(frontend.set_config(*self._unsent.popitem()))
+
+    def _make_queues(self) -> None:
+        for index, kind in enumerate(queue_order(self.features)):
+            memory, in_band = self._rings[index], self._options.in_band
+            queue = self._queues[kind] = AttachedQueue(index, memory, self._ram, self.features, in_band=in_band)
+            queue.watch(self._collect)
+
+    async def _start_queues(self) -> None:
+        for queue in self._queues.values():
+            calls = self._session.frontend.start_queue(queue.index, queue.setup(_USER_BASE), queue.base)
+            await self._session.call(calls)
         self._started = True
+
+    async def _share_inflight(self) -> None:
+        call, frontend = self._session.call, self._session.frontend
+        if self._inflight is not None:
+            await call(frontend.set_inflight(*self._inflight))
+            return
+        area = await call(frontend.get_inflight(len(queue_order(self.features)), self.queue_size))
+        fd = self._session.take_file()
+        if fd is None:
+            raise VhostUserError("the back-end's inflight area came without a file")
+        self._inflight = area, fd
+        await call(frontend.set_inflight(area, fd))
+
+    # -- events of a session ----------------------------------------------------------------------------------------
 
     @property
     def is_started(self) -> bool:
@@ -176,9 +172,10 @@ class Attachment:
             SessionEnded: the back-end is gone.
             VhostUserError: it refused, and is lost.
         """
-        self._started = False
+        self._require_back_end()
+        self._paused, self._started = True, False
         for queue in self._queues.values():
-            queue.base = await self._requests.call(self._frontend.stop_queue(queue.index))
+            queue.base = await self._session.call(self._session.frontend.stop_queue(queue.index))
             self._collect(queue)
         return {kind: queue.base for kind, queue in self._queues.items()}
 
@@ -189,11 +186,15 @@ class Attachment:
             SessionEnded: the back-end is gone.
             VhostUserError: it refused, and is lost.
         """
+        self._require_back_end()
+        self._paused = False
+        await self._start_queues()
+        self._kick_all()
+
+    def _kick_all(self) -> None:
+        # For what was posted meanwhile, and for a kick that the device never saw.
         for queue in self._queues.values():
-            await self._requests.call(self._frontend.start_queue(queue.index, queue.setup(_USER_BASE), queue.base))
-        self._started = True
-        for queue in self._queues.values():
-            self._kick(queue)  # for what was posted meanwhile, and for a kick that the device never saw
+            self._kick(queue)
 
     async def reset(self) -> None:
         """Reset the device and bring it up anew over empty rings, as a driver does that is removed and inserted again.
@@ -204,21 +205,71 @@ class Attachment:
             SessionEnded: the back-end is gone.
             VhostUserError: it refused, and is lost.
         """
-        self._started = False
-        await self._requests.call(self._frontend.reset(len(self._queues)))
+        self._require_back_end()
+        self._paused = self._started = False
+        await self._session.call(self._session.frontend.reset(len(self._queues)))
         self._close_queues()
+        self._written.clear()
         await self._bring_up_device()
+
+    def _require_back_end(self) -> None:
+        if self._resuming is not None or self.lost.done():
+            raise SessionEnded("there is no back-end at the moment")
+
+    def _on_session_lost(self, reason: str) -> None:
+        if not self._options.resume or self.lost.done():
+            self._lose(reason)
+        elif self._resuming is None:
+            self._started = False
+            self._session.end()
+            self.on_interruption(reason)
+            self._resuming = asyncio.get_running_loop().create_task(self._resume())
+
+    async def _resume(self) -> None:
+        """Wait for a back-end, and have it go on with the requests that the last one did not give back."""
+        while True:
+            if await self._resume_once():
+                self._resuming = None
+                return
+            await asyncio.sleep(RESUME_INTERVAL)
+
+    async def _resume_once(self) -> bool:
+        self._session.close()
+        self._session = self._new_session()
+        for queue in self._queues.values():
+            self._collect(queue)
+            if not self._paused:
+                queue.rewind()
+        if self.lost.done():
+            return True
+        self._unsent = dict(self._written)
+        try:
+            await self._open()
+        except SessionEnded:
+            return False
+        except VhostUserError as error:
+            self._lose(str(error))
+            return True
+        self._kick_all()
+        self.config_changed.set()
+        self.on_interruption(None)
+        return True
 
     async def read_config(self) -> BalloonConfig:
         """Read the configuration space anew, as after a change. Without a back-end it stays as it was last read."""
         with contextlib.suppress(SessionEnded, VhostUserError):
-            self.config = await self._requests.call(self._frontend.get_config())
+            self._require_back_end()
+            self.config = await self._session.call(self._session.frontend.get_config())
         return self.config
 
     async def write_config(self, offset: int, data: bytes) -> None:
-        """Write ``data`` at byte ``offset`` of the configuration space. A back-end that refuses or is gone is lost."""
+        """Write ``data`` at byte ``offset`` of the configuration space. A back-end that refuses or is gone is lost; the
+        one that this attachment resumes with is told again."""
+        self._written[offset] = self._unsent[offset] = data
         with contextlib.suppress(SessionEnded, VhostUserError):
-            await self._requests.call(self._frontend.set_config(offset, data))
+            self._require_back_end()
+            del self._unsent[offset]
+            await self._session.call(self._session.frontend.set_config(offset, data))
 
     # -- watching ---------------------------------------------------------------------------------------------------
 
@@ -241,7 +292,7 @@ class Attachment:
             self._lose(str(error))
 
     def _lose(self, reason: str) -> None:
-        self._requests.end()
+        self._session.end()
         if not self.lost.done():
             self.lost.set_result(reason)
         for queue in self._queues.values():
@@ -252,6 +303,9 @@ class Attachment:
             queue.give_up()
             queue.close()
         self._queues.clear()
+        if self._inflight is not None:
+            os.close(self._inflight[1])
+            self._inflight = None
 
     # -- data plane -------------------------------------------------------------------------------------------------
 
@@ -295,7 +349,7 @@ class Attachment:
     async def _kick_in_band(self, index: int) -> None:
         with contextlib.suppress(SessionEnded, VhostUserError):
             if self._started:
-                await self._requests.call(self._frontend.kick(index))
+                await self._session.call(self._session.frontend.kick(index))
 
     async def request(
         self, queue: BalloonQueue, readable: Sequence[Buffer] = (), writable: Sequence[Buffer] = ()
@@ -309,9 +363,7 @@ class Attachment:
             return
         self._closed = True
         self._lose("closed")
-        for kick in self._kicks:
-            kick.cancel()
-        if self._channel is not None:
-            self._channel.close()
+        for task in (*self._kicks, *([self._resuming] if self._resuming else [])):
+            task.cancel()
+        self._session.close()
         self._close_queues()
-        self._socket.close()

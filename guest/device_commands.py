@@ -40,6 +40,6 @@ async def _continue(current: CurrentAttachment) -> str:
 
 def _attached(current: CurrentAttachment) -> Attachment:
     attachment = current()
-    if attachment is None or attachment.lost.done():
+    if attachment is None:
         raise UsageError("there is no back-end at the moment")
     return attachment

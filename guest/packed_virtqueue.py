@@ -67,6 +67,12 @@ class PackedDriverVirtqueue:
         """Number of requests that the device has not given back."""
         return len(self._slots_of)
 
+    @property
+    def oldest(self) -> int:
+        """Where the oldest request lies that the device has not given back, as a base for a device to start from."""
+        position = self._last_used | (WRAP_COUNTER if self._used_wrap else 0)
+        return position | position << 16
+
     def add(self, readable: Sequence[Buffer], writable: Sequence[Buffer]) -> int:
         """Make one request available and return its buffer id. The device is not told yet: see :meth:`needs_kick`.
 

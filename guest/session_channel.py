@@ -4,13 +4,15 @@ Must not know: what the messages are about, rings.
 """
 
 import asyncio
+import contextlib
+import os
 import socket
 from collections.abc import Callable, Generator
 from typing import Final, TypeVar
 
 from guest.frontend import Call
 from protocol.errors import BalloonError, SessionEnded, VhostUserError
-from protocol.vhost_user import HEADER_SIZE, Payload
+from protocol.vhost_user import FDS_MAX, HEADER_SIZE, Payload
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader, build_reply
 
 _PIECE: Final = 4096
@@ -31,6 +33,7 @@ class RequestChannel:
         self._loop = asyncio.get_running_loop()
         self._reader = MessageReader(Channel.BACKEND_REPLIES)
         self._turn = asyncio.Lock()
+        self._files: list[int] = []
         self._watched = False
         self._ended = False
 
@@ -63,6 +66,7 @@ class RequestChannel:
     async def _run(self, calls: Generator[Call, Payload, Result]) -> Result:
         if self._ended:
             raise SessionEnded("back-end gone")
+        self._close_files()
         try:
             call = next(calls)
             while True:
@@ -77,13 +81,36 @@ class RequestChannel:
         if not call.reply_expected:
             return None
         while (message := self._reader.next_message()) is None:
-            data = await self._loop.sock_recv(self._socket, self._reader.bytes_desired())
+            data, fds = await self._receive(self._reader.bytes_desired())
             if not data:
                 raise SessionEnded(f"the back-end closed the connection during {call.request.name}")
-            self._reader.feed(data)
+            self._reader.feed(data, fds)
+        self._files += message.fds
         if isinstance(message, BadMessage) or message.request is not call.request:
             raise VhostUserError(f"the back-end's answer to {call.request.name} makes no sense")
         return message.payload
+
+    async def _receive(self, size: int) -> tuple[bytes, list[int]]:
+        # With file descriptors, which asyncio's own sock_recv would lose.
+        while True:
+            readable: asyncio.Future[None] = self._loop.create_future()
+            self._loop.add_reader(self._socket.fileno(), _wake, readable)
+            try:
+                await readable
+            finally:
+                if self._socket.fileno() >= 0:
+                    self._loop.remove_reader(self._socket.fileno())
+            with contextlib.suppress(BlockingIOError):
+                data, fds, _, _ = socket.recv_fds(self._socket, size, FDS_MAX, socket.MSG_CMSG_CLOEXEC)
+                return data, fds
+
+    def take_file(self) -> int | None:
+        """Hand out the file descriptor that came with the last answer; whoever takes it closes it."""
+        return self._files.pop() if self._files else None
+
+    def _close_files(self) -> None:
+        while (fd := self.take_file()) is not None:
+            os.close(fd)
 
     def watch(self) -> None:
         """Notice from now on when the back-end goes away."""
@@ -108,8 +135,15 @@ class RequestChannel:
     def end(self) -> None:
         """Look no more, send no more. Without effect the second time."""
         self._ended = True
+        self._files += self._reader.take_fds()
+        self._close_files()
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
+
+
+def _wake(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class BackendChannel:

@@ -68,6 +68,11 @@ class SplitDriverVirtqueue:
         """Number of requests that the device has not given back."""
         return len(self._chains)
 
+    @property
+    def oldest(self) -> int:
+        """Where the oldest request lies that the device has not given back, as a base for a device to start from."""
+        return self._last_used
+
     def add(self, readable: Sequence[Buffer], writable: Sequence[Buffer]) -> int:
         """Make one request available and return its head. The device is not told yet: see :meth:`needs_kick`.
 

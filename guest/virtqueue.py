@@ -87,6 +87,13 @@ class DriverVirtqueue(Protocol):
     def outstanding(self) -> int:
         """Number of requests that the device has not given back."""
 
+    @property
+    def oldest(self) -> int:
+        """Where the oldest request lies that the device has not given back, as a base for a device to start from.
+
+        A device that uses buffers in order and remembers nothing finds there all that it has to do.
+        """
+
     def add(self, readable: Sequence[Buffer], writable: Sequence[Buffer]) -> int:
         """Make one request available and return its head. The device is not told yet: see :meth:`needs_kick`.
 

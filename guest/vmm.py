@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from guest.allocation_trace import TraceWriter
-from guest.attachment import Attachment, AttachmentOptions
+from guest.attachment import Attachment
+from guest.attachment_options import AttachmentOptions
 from guest.balloon_worker import BalloonWorker
 from guest.control import Answers, ControlServer
 from guest.device_commands import device_commands
@@ -272,10 +273,19 @@ class VirtualMachine:
         attachment = self._attachment = await Attachment.connect(
             options.socket_path, self._ram, self._rings, options.attachment
         )
+        attachment.on_interruption = self._on_interruption
         self._events.emit("attached", features=attachment.features, num_pages=attachment.config.num_pages)
         self._reporting.attach(attachment)
         self._balloon.attach(attachment)
         return attachment
+
+    def _on_interruption(self, reason: str | None) -> None:
+        if reason is None:
+            self._events.emit("resumed")
+            _say("resumed")
+        else:
+            self._events.emit("interrupted", reason=reason)
+            _say(f"{reason}; waiting to resume with a back-end at {self._options.socket_path}")
 
     def _detach(self, reason: str) -> None:
         # Those who hold memory for the device first: it goes back to the free lists.

@@ -41,7 +41,7 @@ OPERATING_SYSTEM = {
 # as numbers and the time as arguments, and returns what is to be done.
 SHELL = re.compile(
     r"""
-      guest/(ram|vmm|attachment|attached_queue|session_channel|\w+_worker|linux|linux_\w+|control|__main__)\.py
+      guest/(ram|vmm|attachment|attached_queue|session|session_channel|\w+_worker|linux|linux_\w+|control|__main__)\.py
     | host/(guest_memory|discard|daemon|connection|received_file|ring_service|__main__)\.py
     | host/(backend_channel|queue_files)\.py
     | host/(netlink|reclaim|vm_control)\.py

@@ -8,20 +8,30 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from guest.attachment import Attachment, AttachmentOptions
+from guest.attachment import Attachment
+from guest.attachment_options import AttachmentOptions
 from guest.mm.page_alloc import PageAllocator
 from guest.ram import GuestRam
 from guest.ring_memory import allocate_rings
 from host.virtio_balloon import OFFERED
 from protocol.memory import PAGE_SIZE
 from protocol.split_ring import SplitRing
-from protocol.vhost_user import DeviceConfig, FrontendRequest, Payload, ProtocolFeature, VringState, form_of
+from protocol.vhost_user import (
+    DeviceConfig,
+    FrontendRequest,
+    InflightDescription,
+    Payload,
+    ProtocolFeature,
+    VringState,
+    form_of,
+)
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_own_reply, build_reply
 from protocol.virtio import PROTOCOL_FEATURES, feature_mask
 from protocol.virtio_balloon import BalloonConfig, BalloonFeature
 from tests.end_to_end.harness import DEADLINE
 
 REPORTING: Final = 2
+INFLIGHT: Final = InflightDescription(mmap_size=4096, mmap_offset=0, num_queues=3, queue_size=256)
 BLOCK: Final = (4 << 20, 4 << 20)
 
 
@@ -75,7 +85,13 @@ class FakeBackend:
                 self._came.set()
                 if message.request is self.hang_up_at:
                     return
-                for byte in self._answer(message):  # in pieces as small as they come
+                answer = self._answer(message)
+                if message.request is FrontendRequest.GET_INFLIGHT_FD:
+                    file = os.memfd_create("inflight")
+                    socket.send_fds(sock, [answer[:1]], [file])
+                    os.close(file)
+                    answer = answer[1:]
+                for byte in answer:  # in pieces as small as they come
                     await loop.sock_sendall(sock, bytes([byte]))
 
     def _answer(self, message: Message) -> bytes:
@@ -89,6 +105,7 @@ class FakeBackend:
         queue = message.payload.index if isinstance(message.payload, VringState) else 0
         own: dict[FrontendRequest, Payload] = {
             FrontendRequest.GET_STATUS: self.status,
+            FrontendRequest.GET_INFLIGHT_FD: INFLIGHT,
             FrontendRequest.GET_VRING_BASE: VringState(queue, self.bases.get(queue, 0)),
             FrontendRequest.GET_FEATURES: self.offered | PROTOCOL_FEATURES,
             FrontendRequest.GET_PROTOCOL_FEATURES: self.protocol_features,
@@ -105,6 +122,12 @@ class FakeBackend:
         while not any(message.request is request for message in self.messages):
             self._came.clear()
             await self._came.wait()
+
+    def leave(self) -> None:
+        """End the session, as a back-end does that dies; the next one listens at the same place."""
+        assert self.socket is not None
+        self.messages.clear()
+        self.socket.shutdown(socket.SHUT_RDWR)
 
     def last(self, request: FrontendRequest) -> Message:
         """Return the newest message of this kind."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.attachment import AttachmentOptions
+from guest.attachment_options import AttachmentOptions
 from guest.ring_memory import QUEUE_SIZE, RingOptions
 from guest.virtqueue import QueueFullError
 from protocol.errors import SessionEnded, VhostUserError

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pytest
 
-from guest.attachment import AttachmentOptions
+from guest.attachment_options import AttachmentOptions
 from guest.workloads.memhog import Idle, Memhog
 from host.virtio_balloon import OFFERED
 from protocol.memory import PAGE_SIZE

@@ -1,0 +1,78 @@
+"""One connection of the machine's front-end to a back-end: the socket, the channel for the back-end's own requests.
+
+Must not know: rings, the guest's memory, what the messages are about.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TypeVar
+
+from guest.frontend import Call, Frontend
+from guest.session_channel import BackendChannel, RequestChannel
+from protocol.vhost_user import Payload
+from protocol.vhost_user_codec import Message
+
+Result = TypeVar("Result")
+
+
+class Session:
+    """A connection that negotiates ``protocol_features`` where they are offered.
+
+    ``take_request`` answers the back-end's requests with a status, 0 for success. ``on_lost`` hears why when the
+    back-end went away after :meth:`watch`.
+    """
+
+    def __init__(
+        self, protocol_features: int, take_request: Callable[[Message], int], on_lost: Callable[[str], None]
+    ) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.setblocking(False)
+        self._take_request = take_request
+        self._on_lost = on_lost
+        self._requests = RequestChannel(self._socket, on_lost)
+        self._channel: BackendChannel | None = None
+        self.frontend = Frontend(protocol_features)
+
+    async def open(self, path: Path) -> int:
+        """Connect to the back-end that listens at ``path``; return the features that its device offers.
+
+        Raises:
+            OSError: nobody listens there.
+            SessionEnded: the back-end went away.
+            VhostUserError: it refused.
+        """
+        await asyncio.get_running_loop().sock_connect(self._socket, os.fspath(path))
+        offered = await self.call(self.frontend.offer())
+        ours, theirs = socket.socketpair()
+        self._channel = BackendChannel(ours, self._take_request, self._on_lost)
+        self._channel.watch()
+        with theirs:
+            await self.call(self.frontend.set_backend_channel(theirs.fileno()))
+        return offered
+
+    async def call(self, calls: Generator[Call, Payload, Result]) -> Result:
+        """Send the messages of ``calls``; see :meth:`guest.session_channel.RequestChannel.call`."""
+        return await self._requests.call(calls)
+
+    def take_file(self) -> int | None:
+        """Hand out the file descriptor that came with the last answer; whoever takes it closes it."""
+        return self._requests.take_file()
+
+    def watch(self) -> None:
+        """Notice from now on when the back-end goes away."""
+        self._requests.watch()
+
+    def end(self) -> None:
+        """Send no more. Without effect the second time."""
+        self._requests.end()
+
+    def close(self) -> None:
+        """Close the connection. Without effect the second time."""
+        self._requests.end()
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        self._socket.close()
