@@ -1,5 +1,6 @@
 """What happens in the life of a session between the emulated guest and a real daemon, and what it does to memory."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -79,3 +80,67 @@ def test_queues_of_nobody_cannot_be_stopped(tmp_path: Path) -> None:
     finally:
         guest.kill()
         daemon.kill()
+
+
+# -- in-band notifications --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ring", ["split", "packed"])
+def test_kicks_and_interrupts_travel_as_messages(ring: str, daemon: DaemonProcess, tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    options = ("--socket-path", str(daemon.socket_path), *MACHINE, *CHURN, "--ring", ring, "--notify", "in-band")
+    with ProgramProcess("guest", *options, "--control", str(control)) as guest:
+        guest.events.wait_for_count("report", 10)
+        assert ask(control, "stop") != ""
+        assert ask(control, "cont") == "started\n"
+        seen = len(guest.events.all("report"))
+        guest.events.wait_for_count("report", seen + 10)
+        assert guest.stop() == 0
+        assert guest.events.wait("finished")["corrupted_pages"] == 0
+        vm = daemon.events.wait_for_count("connected", 1, pid=guest.pid)[0]["vm"]
+        assert daemon.settled(vm)["discarded_bytes"] > 0
+
+
+# -- the next daemon --------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def doomed_daemon(directory: Path, *options: str) -> Iterator[DaemonProcess]:
+    """A daemon that is killed at the end of the block."""
+    daemon = DaemonProcess(directory, *options)
+    try:
+        yield daemon
+    finally:
+        daemon.kill()
+
+
+@pytest.mark.parametrize("ring", ["split", "packed"])
+@pytest.mark.parametrize("notify", ["eventfd", "in-band"])
+def test_the_next_daemon_resumes_what_the_last_one_left(ring: str, notify: str, tmp_path: Path) -> None:
+    """Under load, with a balloon: no request fails, no page is lost, and the balloon's size is known to the new one."""
+    wish = ("--balloon", "8M", "--features", "packed=on,in-order=on")
+    with doomed_daemon(tmp_path, *wish) as first:
+        options = ("--ring", ring, "--notify", notify, "--reconnect", "resume")
+        guest = ProgramProcess("guest", "--socket-path", str(first.socket_path), *MACHINE, *CHURN, *options)
+        try:
+            guest.events.wait_for_count("inflate", 1)
+            guest.events.wait_for_count("report", 10)
+            first.events.wait("balloon", actual_bytes=8 * MIB)
+        except BaseException:
+            guest.kill()
+            raise
+    try:
+        for number in (1, 2):
+            with doomed_daemon(tmp_path, *wish) as following:
+                guest.events.wait_for_count("resumed", number)
+                following.events.wait("balloon", actual_bytes=8 * MIB)
+                seen = len(guest.events.all("report"))
+                guest.events.wait_for_count("report", seen + 10)
+            guest.events.wait_for_count("interrupted", number + 1)
+        assert guest.stop() == 0
+        assert guest.events.wait("finished")["corrupted_pages"] == 0
+        assert [event["reason"] for event in guest.events.all("detached")] == ["machine powered off"]
+        assert len(guest.events.all("attached")) == 1
+        assert guest.stderr().count("\n") == 5
+    finally:
+        guest.kill()
