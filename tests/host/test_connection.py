@@ -40,7 +40,8 @@ class Attached:
 
 
 @contextlib.asynccontextmanager
-async def attached() -> AsyncIterator[Attached]:
+async def attached(offered: int = OFFERED) -> AsyncIterator[Attached]:
+    """Run a session that offers these features."""
     ours, theirs = socket.socketpair()
     events: list[tuple[str, dict[str, Any]]] = []
 
@@ -48,7 +49,7 @@ async def attached() -> AsyncIterator[Attached]:
         events.append((event, fields))
 
     with ThreadPoolExecutor(4) as executor:
-        session = Session(offered=OFFERED, balloon=VirtioBalloon())
+        session = Session(offered=offered, balloon=VirtioBalloon())
         connection = Connection(theirs, session, executor, emit)
         task = asyncio.create_task(connection.run())
         try:

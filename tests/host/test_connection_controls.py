@@ -1,0 +1,244 @@
+"""The controls of a virtual machine over a whole session: real memory, real rings, a driver in a thread."""
+
+import asyncio
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+
+import host.reclaim
+import host.ring_service
+import host.vm_control
+from host.discard import punch_hole
+from host.reclaim import ReclaimMethod
+from host.virtio_balloon import OFFERED
+from protocol.errors import BalloonError
+from protocol.memory import PAGE_SIZE
+from protocol.vhost_user import BackendRequest, DeviceConfig, FrontendRequest, VringState
+from protocol.vhost_user_codec import Channel, Message, MessageReader
+from protocol.virtio import feature_mask
+from protocol.virtio_balloon import CONFIG_ACTUAL, BalloonConfig, BalloonFeature, BalloonQueue
+from tests.end_to_end.harness import DEADLINE, until
+from tests.end_to_end.virtual_machine import DATA_AT, GUEST_BASE, INFLATE, WANTED, VirtualMachine
+from tests.host.test_connection import Attached, attached, in_thread
+
+HINTING = feature_mask(BalloonFeature.FREE_PAGE_HINT)
+STATISTICS = feature_mask(BalloonFeature.STATS_VQ)
+STATS, FREE_PAGE = BalloonQueue.STATS, BalloonQueue.FREE_PAGE
+P = PAGE_SIZE
+Result = TypeVar("Result")
+
+
+async def connect(session: Attached) -> VirtualMachine:
+    """Return a machine with statistics and hinting and sixteen pages in use."""
+    machine = await asyncio.to_thread(VirtualMachine, session.client, wanted=WANTED | STATISTICS | HINTING)
+    machine.ram.touch(DATA_AT, 16 * P)
+    return machine
+
+
+async def driving(driver: Callable[[], None], asking: "asyncio.Future[Result] | asyncio.Task[Result]") -> Result:
+    """Let the driver do its part in a thread while somebody asks."""
+    driven = asyncio.create_task(in_thread(driver))
+    result = await asyncio.wait_for(asking, DEADLINE)
+    await driven
+    return result
+
+
+def config_of(machine: VirtualMachine) -> BalloonConfig:
+    return machine.client.perform(machine.frontend.get_config())
+
+
+def tell_actual(machine: VirtualMachine, pages: int) -> None:
+    config = DeviceConfig(offset=CONFIG_ACTUAL.start, flags=0, data=struct.pack("<I", pages))
+    assert machine.ask(FrontendRequest.SET_CONFIG, config) == 0
+
+
+def await_command_id(machine: VirtualMachine, *, at_least: int) -> int:
+    until(lambda: config_of(machine).free_page_hint_cmd_id >= at_least, "a command id")
+    return config_of(machine).free_page_hint_cmd_id
+
+
+@pytest.mark.asyncio
+async def test_statistics_go_to_and_fro() -> None:
+    async with attached() as session:
+        machine = await connect(session)
+        queue = machine.queue(STATS)
+        machine.offer(STATS, struct.pack("<HQ", 4, 1))
+        await in_thread(lambda: until(lambda: session.count("statistics") == 1, "the first statistics"))
+        control = session.connection.control
+        for free in (2, 3):
+
+            def answer(free: int = free) -> None:
+                queue.collect()
+                machine.offer(STATS, struct.pack("<HQHQ", 4, free, 99, 1))
+
+            statistics = await driving(answer, asyncio.ensure_future(control.statistics()))
+            assert statistics.values == {"memfree": free}
+        assert queue.ring.used[1] == 2
+        assert session.count("statistics") == 3
+        assert session.connection.metrics.unknown_tags == 2
+        await in_thread(lambda: check_statistics_ring_stops(machine))
+        machine.close()
+
+
+def check_statistics_ring_stops(machine: VirtualMachine) -> None:
+    """A held buffer is not lost: it counts as not taken."""
+    index = machine.queue(STATS).index
+    assert machine.ask(FrontendRequest.GET_VRING_BASE, VringState(index, 0)) == VringState(index, 2)
+
+
+@pytest.mark.asyncio
+async def test_a_round_of_hinting_discards_what_was_hinted_in_it() -> None:
+    async with attached(OFFERED | HINTING) as session:
+        machine = await connect(session)
+
+        def hint() -> None:
+            command_id = await_command_id(machine, at_least=2)
+            machine.offer(FREE_PAGE, struct.pack("<I", command_id))
+            machine.offer(FREE_PAGE, b"", [(DATA_AT, 2 * P)])
+            machine.offer(FREE_PAGE, b"", [(DATA_AT + 4 * P, P), (DATA_AT + 6 * P, P)])
+            machine.queue(FREE_PAGE).collect(3)
+            machine.offer(FREE_PAGE, struct.pack("<I", 0))
+            machine.offer(FREE_PAGE, b"", [(DATA_AT + 8 * P, P)])  # too late
+            machine.queue(FREE_PAGE).collect(2)
+
+        control = session.connection.control
+        result = await driving(hint, asyncio.ensure_future(control.reclaim()))
+        assert (result.method, result.complete) == (ReclaimMethod.HINT, True)
+        assert (result.hinted_bytes, result.discarded_bytes) == (4 * P, 4 * P)
+        assert machine.ram.pages() == {DATA_AT + page * P for page in range(16)} - {
+            DATA_AT + page * P for page in (0, 1, 4, 6)
+        }
+        assert not machine.ram.spoilt_pages()
+        assert (await asyncio.to_thread(config_of, machine)).free_page_hint_cmd_id == 1
+        states = [(fields["state"], fields["command_id"]) for name, fields in session.events if name == "hinting"]
+        assert states == [("start", 2), ("done", 1)]
+        assert session.connection.metrics.refused["stale_hint"] == 1
+        machine.close()
+
+
+@pytest.mark.asyncio
+async def test_done_waits_for_the_discard_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that stalls has its round closed, but it may not release a block that is still being discarded."""
+    monkeypatch.setattr(host.reclaim, "STALL", 0.05)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow_punch_hole(fd: int, offset: int, length: int) -> int:
+        entered.set()
+        assert go_on.wait(DEADLINE)
+        return punch_hole(fd, offset, length)
+
+    monkeypatch.setattr(host.ring_service, "punch_hole", slow_punch_hole)
+    async with attached(OFFERED | HINTING) as session:
+        machine = await connect(session)
+        control = session.connection.control
+
+        def hint() -> None:
+            machine.offer(FREE_PAGE, struct.pack("<I", await_command_id(machine, at_least=2)))
+            machine.offer(FREE_PAGE, b"", [(DATA_AT, P)])
+            assert entered.wait(DEADLINE)
+            until(lambda: config_of(machine).free_page_hint_cmd_id == 0, "STOP")
+            machine.offer(FREE_PAGE, b"", [(DATA_AT + P, P)])
+            for _ in range(5):
+                assert config_of(machine).free_page_hint_cmd_id == 0
+            go_on.set()
+            machine.queue(FREE_PAGE).collect(3)
+            until(lambda: config_of(machine).free_page_hint_cmd_id == 1, "DONE")
+
+        result = await driving(hint, asyncio.ensure_future(control.reclaim("hint")))
+        assert (result.complete, result.discarded_bytes) == (False, P)
+        assert DATA_AT + P in machine.ram.pages()
+        machine.close()
+
+
+@pytest.mark.asyncio
+async def test_inflating_takes_what_is_free_and_tells_the_driver_of_each_target(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host.reclaim, "RESERVE_BYTES", P)
+    monkeypatch.setattr(host.reclaim, "RESERVE_PART", 1 << 20)
+    async with attached() as session:
+        machine = await connect(session)
+        ours, theirs = socket.socketpair()
+        ours.settimeout(DEADLINE)
+        pages = [DATA_AT + page * P for page in range(8)]
+
+        def changed(reader: MessageReader) -> BalloonConfig:
+            while (message := reader.next_message()) is None:
+                reader.feed(ours.recv(reader.bytes_desired()))
+            assert isinstance(message, Message)
+            assert message.request is BackendRequest.CONFIG_CHANGE_MSG
+            return config_of(machine)
+
+        def inflate() -> None:
+            assert machine.ask(FrontendRequest.SET_BACKEND_REQ_FD, None, [theirs.fileno()]) == 0
+            machine.offer(STATS, struct.pack("<HQ", 4, 9 * P))  # the first buffer, an answer like any other
+            reader = MessageReader(Channel.BACKEND_REQUESTS)
+            assert changed(reader).num_pages == 8
+            machine.send_pfns(INFLATE, b"".join(struct.pack("<I", (GUEST_BASE + page) >> 12) for page in pages))
+            tell_actual(machine, 8)
+            assert changed(reader).num_pages == 0
+            tell_actual(machine, 0)
+
+        control = session.connection.control
+        sizes: list[int] = []
+        control.on_balloon_change = sizes.append
+        result = await driving(inflate, asyncio.ensure_future(control.reclaim()))
+        assert (result.method, result.complete, result.discarded_bytes) == (ReclaimMethod.INFLATE, True, 8 * P)
+        assert machine.ram.pages() == {DATA_AT + page * P for page in range(8, 16)}
+        assert sizes == [8, 0]
+        assert [fields["bytes"] for name, fields in session.events if name == "target"] == [8 * P, 0]
+        ours.close()
+        theirs.close()
+        machine.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("method", ["hint", "inflate"])
+async def test_a_machine_that_goes_away_while_it_is_asked(method: str) -> None:
+    async with attached(OFFERED | HINTING) as session:
+        machine = await connect(session)
+        reclaim = asyncio.create_task(session.connection.control.reclaim(method))
+        await in_thread(lambda: config_of(machine))  # the request is on its way by now
+        machine.close()
+        with pytest.raises(BalloonError, match="the virtual machine has gone"):
+            await asyncio.wait_for(reclaim, DEADLINE)
+        assert not session.connection.balloon.hinting.is_open
+
+
+@pytest.mark.asyncio
+async def test_news_of_the_configuration_waits_for_nobody() -> None:
+    """The front-end's end of the channel is full, answers what was not asked, is replaced, and is closed."""
+    async with attached() as session:
+        machine = await connect(session)
+        control = session.connection.control
+        ours, theirs = socket.socketpair()
+        await in_thread(lambda: machine.ask(FrontendRequest.SET_BACKEND_REQ_FD, None, [theirs.fileno()]))
+        theirs.close()
+        for pages in range(5000):  # far more than a socket holds
+            control.set_num_pages(pages)
+        ours.send(struct.pack("<IIQ", BackendRequest.CONFIG_CHANGE_MSG, 0x5, 1)[:12] + bytes(8))
+        assert (await asyncio.to_thread(config_of, machine)).num_pages == 4999
+        other, theirs = socket.socketpair()
+        await in_thread(lambda: machine.ask(FrontendRequest.SET_BACKEND_REQ_FD, None, [theirs.fileno()]))
+        theirs.close()
+        ours.settimeout(DEADLINE)
+        await in_thread(lambda: drain(ours))  # the old one is closed
+        other.close()
+        control.set_num_pages(7)
+        await in_thread(machine.check_alive)
+        assert (await asyncio.to_thread(config_of, machine)).num_pages == 7
+        ours.close()
+        machine.close()
+
+
+def drain(sock: socket.socket) -> None:
+    """Read up to the end of the stream."""
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except ConnectionResetError:
+        pass
