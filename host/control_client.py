@@ -16,6 +16,7 @@ from protocol.errors import BalloonError, FramingError, UsageError
 from protocol.units import parse_size
 
 _GREETING_TIMEOUT: Final = 10.0
+_ANSWER_MAX: Final = 64 << 20
 _CHUNK: Final = 1 << 16
 
 
@@ -30,7 +31,7 @@ def ask(path: Path, name: str, arguments: Mapping[str, Any]) -> object:
         connection.settimeout(_GREETING_TIMEOUT)
         try:
             connection.connect(os.fspath(path))
-            stream = JsonStream()
+            stream = JsonStream(_ANSWER_MAX)
             _receive(connection, stream, "QMP")
             _send(connection, {"execute": NEGOTIATE})
             _receive(connection, stream, "return")
@@ -64,14 +65,12 @@ def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _parse_value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    try:
-        return parse_size(text)
-    except UsageError:
-        return text
+    for parse in (json.loads, parse_size):
+        try:
+            return parse(text)
+        except (ValueError, RecursionError, UsageError):
+            continue
+    return text
 
 
 def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
@@ -86,7 +85,7 @@ def _receive(connection: socket.socket, stream: JsonStream, member: str) -> Any:
             if not data:
                 raise BalloonError("the daemon closed the connection without an answer")
             stream.feed(data)
-        if "error" in message:
-            raise BalloonError(str(message["error"]["desc"]))
+        if isinstance(error := message.get("error"), dict):
+            raise BalloonError(str(error.get("desc")))
         if member in message:
             return message[member]

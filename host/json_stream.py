@@ -38,7 +38,9 @@ class JsonError(PeerError):
 class JsonStream:
     """Takes bytes as they come and gives objects. After a :class:`FramingError` it is of no further use."""
 
-    def __init__(self) -> None:
+    def __init__(self, text_max: int = TEXT_MAX) -> None:
+        """Take objects of at most ``text_max`` bytes."""
+        self._text_max = text_max
         self._buffer = bytearray()
         self._at = 0
         self._closing = bytearray()
@@ -98,8 +100,8 @@ class JsonStream:
                 self._escaped = False
             found = (_STRING_END if self._in_string else _STRUCTURE).search(self._buffer, self._at)
             end = len(self._buffer) if found is None else found.end()
-            if end > TEXT_MAX:
-                raise FramingError(f"a JSON object of more than {TEXT_MAX} bytes")
+            if end > self._text_max:
+                raise FramingError(f"a JSON object of more than {self._text_max} bytes")
             self._at = end
             if found is None:
                 return None

@@ -16,7 +16,7 @@ from qemu.qmp import ExecuteError, QMPClient
 from qemu.qmp.message import Message
 
 from protocol.vhost_user import DeviceConfig, FrontendRequest
-from tests.end_to_end.harness import DEADLINE, ROOT, DaemonProcess, open_fds, until
+from tests.end_to_end.harness import DEADLINE, ROOT, DaemonProcess, ProgramProcess, open_fds, until
 from tests.end_to_end.virtual_machine import VirtualMachine
 
 PAGE = 4096
@@ -140,6 +140,23 @@ def test_a_command_line_asks(tmp_path: Path) -> None:
         refused = daemon.ask("query-guest-statistics")
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
         assert "statistics" in refused.stderr
+
+
+@pytest.mark.parametrize("method", ["hint", "inflate"])
+def test_a_guest_gives_up_what_it_does_not_use(tmp_path: Path, method: str) -> None:
+    """An emulated guest that has touched half of its memory, freed it, and reports nothing by itself."""
+    memory, used = 128 << 20, 64 << 20
+    with ControlledDaemon(tmp_path, "--features", "free-page-hint=on") as daemon:
+        options = ("--memory", "128M", "--reporter", "off", "--workload", "memhog:size=64M,hold=0", "--hold")
+        with ProgramProcess("guest", "--socket-path", str(daemon.socket_path), *options) as guest:
+            guest.events.wait("finished")
+            statistics = json.loads(daemon.ask("query-guest-statistics").stdout)["statistics"]
+            assert used < statistics["memfree"] <= statistics["memtot"] == memory
+            result = json.loads(daemon.ask("reclaim", f"method={method}").stdout)
+            assert (result["vm"], result["method"], result["complete"]) == (1, method, True)
+            assert used <= result["discarded-bytes"] <= result["hinted-bytes"] <= memory
+            until(lambda: json.loads(daemon.ask("query-balloon").stdout) == {"actual": memory}, "an empty balloon")
+            assert daemon.events.all("reclaim")[0]["discarded_bytes"] == result["discarded-bytes"]
 
 
 def test_the_interval_is_the_operators(tmp_path: Path) -> None:
