@@ -15,13 +15,19 @@ _EIGHT_BYTES = (1).to_bytes(8, "little")
 
 
 class CallFile:
-    """The descriptor that interrupts the driver. Never blocks for long, never raises: the guest's end is not ours."""
+    """The descriptor that interrupts the driver. Never raises: the guest's end is not ours.
+
+    It does not block either, but for one thing. An eventfd knows no write that fails rather than waits (not with
+    RWF_NOWAIT, and O_NONBLOCK would be the guest's too), so a front-end that fills its counter between our look and our
+    write holds the worker up, for its own queue. :meth:`relieve` gets it out again.
+    """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+        mode = os.fstat(fd).st_mode
         # User Mode Linux passes a stream socket. MSG_DONTWAIT leaves its flags alone, which both ends share.
-        self._socket = socket.socket(fileno=fd) if is_socket else None
+        self._socket = socket.socket(fileno=fd) if stat.S_ISSOCK(mode) else None
+        self._is_pipe = stat.S_ISFIFO(mode)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
 
@@ -30,8 +36,21 @@ class CallFile:
         with contextlib.suppress(OSError):
             if self._socket is not None:
                 self._socket.send(_EIGHT_BYTES, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            elif self._is_pipe:
+                os.pwritev(self.fd, [_EIGHT_BYTES], -1, os.RWF_NOWAIT)
             elif self._poll.poll(0):
                 os.write(self.fd, _EIGHT_BYTES)
+
+    def relieve(self) -> None:
+        """Let go a worker that may be held up in :meth:`signal`: empty an eventfd that is full.
+
+        No honest counter is ever full, and the write that waits then is an interrupt of its own.
+        """
+        poll = select.poll()  # not the worker's, which may be in use
+        poll.register(self.fd, select.POLLOUT)
+        with contextlib.suppress(OSError):
+            if self._socket is None and not poll.poll(0):
+                os.preadv(self.fd, [bytearray(8)], -1, os.RWF_NOWAIT)
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -69,6 +88,12 @@ class QueueFiles:
             self.err.signal()
         elif self.send_err is not None:
             self.send_err()
+
+    def relieve(self) -> None:
+        """Let go a worker that the front-end holds up, see :meth:`CallFile.relieve`."""
+        for file in (self.call, self.err):
+            if file is not None:
+                file.relieve()
 
     def close(self) -> None:
         """Close all of them."""

@@ -47,6 +47,9 @@ TELL_INTERVAL: Final = 0.02
 """Seconds after which a worker tells the event loop of what it has served. Not sooner: while the loop takes that in,
 the two compete for the interpreter, and the guest waits."""
 
+RELIEF_INTERVAL: Final = 0.05
+"""Seconds between attempts to free the worker of a ring that is being stopped from a front-end that holds it up."""
+
 POLL_INTERVAL: Final = 0.005
 """Seconds between looks at a ring whose driver gave no kick descriptor (bit 8 of SET_VRING_KICK: polling)."""
 
@@ -253,7 +256,9 @@ class RingService:
         self._unwatch_kick()
         if self._poller is not None:
             self._poller.cancel()
-        await self.settled()
+        settled = self._loop.create_task(self.settled())
+        while not (await asyncio.wait([settled], timeout=RELIEF_INTERVAL))[0]:
+            self._files.relieve()
         if self._held is not None and not self.broken:
             self._ring.unpop(self._held)  # whoever serves the ring next finds it again
         if not self._is_stale:

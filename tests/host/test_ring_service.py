@@ -246,6 +246,33 @@ def test_a_full_call_descriptor_is_passed_over() -> None:
     os.close(reading)
 
 
+class Gullible:
+    """Finds every descriptor ready, as our look does when the front-end fills the counter right after it."""
+
+    def poll(self, _timeout: int) -> list[tuple[int, int]]:
+        return [(0, 0)]
+
+
+@pytest.mark.asyncio
+async def test_a_front_end_that_fills_its_counter_holds_no_stop_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bench.files.call is not None
+    bench.files.call.close()
+    full = os.eventfd(0)
+    os.eventfd_write(full, 2**64 - 2)
+    bench.files.call = CallFile(full)
+    monkeypatch.setattr(bench.files.call, "_poll", Gullible())
+    bench.report()
+    service = bench.start()
+    worker = asyncio.create_task(asyncio.to_thread(bench.executor.run_one))
+    await asyncio.wait([worker], timeout=0.05)
+    assert not worker.done()  # waits in write()
+    assert await asyncio.wait_for(service.stop(), 5) == 1
+    await worker
+    assert os.eventfd_read(full) == 1  # the interrupt came in the end
+
+
 def test_signals_leave_the_descriptors_flags_alone() -> None:
     fd = os.eventfd(0)
     file = CallFile(fd)
