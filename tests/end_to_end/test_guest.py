@@ -88,6 +88,7 @@ def one_line(guest: ProgramProcess) -> str:
         ("--reporting-order 11", "reporting order 11 is not within 0 and 10"),
         ("--reporting-capacity 0", "reporting capacity 0 is not at least 1"),
         ("--reporter rotation --high-water-mark 8", "the rotation reporter has no high-water mark"),
+        ("--page-poison 256", "'256' is not from 0 to 0xff"),
         ("--duration inf", "'inf' is not a number of seconds"),
         ("--no-such-option", "--no-such-option"),
     ],
