@@ -32,6 +32,7 @@ from host.actions import (
 from host.backend import Backend, Reply
 from host.backend_channel import BackendChannel
 from host.device_state import DeviceState
+from host.event_limit import EventLimit
 from host.guest_memory import GuestMemory
 from host.metrics import VmMetrics
 from host.migration import Migration
@@ -75,6 +76,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self.metrics = VmMetrics()
+        self._event_limit = EventLimit()
         self.control = VmControl(self)
         self._migration = Migration(self)
 
@@ -122,6 +124,8 @@ class Connection:
                 raise
 
     async def _release(self) -> None:
+        for event in self._event_limit.suppressed:
+            self._tell_suppressed(event)
         self.control.close()
         # Rings first: a worker may be in the middle of a chain, and finishes it.
         for index in list(self._services):
@@ -276,12 +280,22 @@ class Connection:
             case SendBackendRequest(data=data):
                 self._send_request(data)
             case Announce(event=event, fields=fields):
-                self.emit(event, **fields)
+                self._tell(event, **fields)
             case LogRing(index=index, log=log):
                 self._services[index].set_on_write(self._migration.on_write(log))
             case _:
                 return await self._migration.perform(action, unclaimed)
         return None
+
+    def _tell(self, event: str, **fields: object) -> None:
+        # What a front-end can cause as often as it likes.
+        if self._event_limit.allows(event, self._loop.time()):
+            self._tell_suppressed(event)
+            self.emit(event, **fields)
+
+    def _tell_suppressed(self, event: str) -> None:
+        if count := self._event_limit.take_suppressed(event):
+            self.emit("suppressed", of=event, count=count)
 
     def _start_ring(self, action: StartRing) -> None:
         files = self._files[action.index]
@@ -297,7 +311,7 @@ class Connection:
 
     def _announce_memory(self) -> None:
         table = self._memory.table
-        self.emit("memory", regions=len(table.regions), bytes=table.total_bytes, sealed=self._memory.sealed)
+        self._tell("memory", regions=len(table.regions), bytes=table.total_bytes, sealed=self._memory.sealed)
 
     @staticmethod
     def _set_vring_file(request: FrontendRequest, files: QueueFiles, fd: int | None) -> None:
@@ -319,7 +333,7 @@ class Connection:
             self.metrics.count(chain, self.emit)
             self.control.chain_served(chain)
         if turn.broken is not None:
-            self.emit("queue_stopped", queue=index, reason=str(turn.broken))
+            self._tell("queue_stopped", queue=index, reason=str(turn.broken))
             self._broken.put_nowait(index)
 
     async def _retire_broken_rings(self) -> None:

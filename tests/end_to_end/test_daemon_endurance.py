@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from host.event_limit import EVENTS_PER_SECOND
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import FrontendRequest, VringFile
 from protocol.vhost_user_codec import build_message
@@ -132,7 +133,16 @@ def test_a_storm_of_bad_messages_holds_nobody_up(scene: Scene) -> None:
     for _ in range(20):
         scene.neighbour.check_alive()
     assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 4
-    scene.expect(client, *[("message_refused", "SET_FEATURES")] * count)
+    client.close()
+    daemon = scene.daemon
+    daemon.settled(client.number)
+    refused = [event for event in daemon.events.all("message_refused") if event["vm"] == client.number]
+    suppressed = [event for event in daemon.events.all("suppressed") if event["vm"] == client.number]
+    assert {event["of"] for event in suppressed} == {"message_refused"}
+    assert len(refused) + sum(event["count"] for event in suppressed) == count
+    seconds = refused[-1]["t"] - refused[0]["t"]
+    assert len(refused) <= EVENTS_PER_SECOND * (seconds + 2)
+    scene.expect(client, *[("message_refused", "SET_FEATURES")] * len(refused))
 
 
 def test_a_storm_of_kicks_holds_nobody_up(scene: Scene) -> None:

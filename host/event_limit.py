@@ -1,0 +1,39 @@
+"""How many events the messages of one front-end may cause: a hostile one must not fill a disk with its refusals.
+
+Must not know: what the events say, clocks.
+"""
+
+from collections import Counter
+from typing import Final
+
+EVENTS_PER_SECOND: Final = 50
+"""Most events of one name in a second. A front-end that sets up a whole device causes about a dozen."""
+
+
+class EventLimit:
+    """Counts the events of one virtual machine by name, second by second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._seen: Counter[str] = Counter()
+        self._suppressed: Counter[str] = Counter()
+
+    def allows(self, event: str, now: float) -> bool:
+        """Return whether ``event`` may be written at ``now`` (seconds, any clock that goes on); count it if not."""
+        if int(now) != self._second:
+            self._second = int(now)
+            self._seen.clear()
+        self._seen[event] += 1
+        if self._seen[event] <= EVENTS_PER_SECOND:
+            return True
+        self._suppressed[event] += 1
+        return False
+
+    def take_suppressed(self, event: str) -> int:
+        """Return how many events of this name were not written since this was last asked."""
+        return self._suppressed.pop(event, 0)
+
+    @property
+    def suppressed(self) -> tuple[str, ...]:
+        """Names of the events that were not written and not yet accounted for."""
+        return tuple(self._suppressed)
