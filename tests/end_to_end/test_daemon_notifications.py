@@ -7,14 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from guest.virtio_balloon import WANTED
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import BackendRequest, FrontendRequest, ProtocolFeature, VringFile, VringState
 from protocol.vhost_user_codec import Channel, Message, MessageReader
 from protocol.virtio import DeviceStatus, FeatureBit, feature_mask
 from tests.end_to_end.conftest import Scene
 from tests.end_to_end.harness import DEADLINE
-from tests.end_to_end.virtual_machine import DATA_AT, REPORTING, VirtualMachine
+from tests.end_to_end.virtual_machine import DATA_AT, REPORTING, WANTED, VirtualMachine
 
 PROTOCOL_FEATURES = feature_mask(
     ProtocolFeature.MQ,

@@ -293,6 +293,25 @@ def test_a_base_has_sixteen_bits() -> None:
     assert shell.running[2].base == 7
 
 
+def test_a_packed_base_has_thirty_two_bits() -> None:
+    shell = Shell(OFFERED | 1 << 34)
+    shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES)
+    shell.ask(FrontendRequest.SET_FEATURES, FEATURES | 1 << 34)
+    shell.memory(REGION)
+    set_up(shell, 2, base=0x8005_0007)
+    assert shell.running[2].base == 0x8005_0007
+    assert shell.running[2].features.packed
+    assert shell.running[2].place.packed
+    shell.base[2] = 0x0001_8002
+    assert shell.ask(FrontendRequest.GET_VRING_BASE, VringState(2, 0)) == VringState(2, 0x0001_8002)
+
+
+def test_a_base_is_told_back_as_wide_as_it_counts() -> None:
+    shell = negotiated()
+    shell.ring("BASE", 2, 0x8000_0007)
+    assert shell.ask(FrontendRequest.GET_VRING_BASE, VringState(2, 0)) == VringState(2, 7)
+
+
 def test_a_ring_that_cannot_be_mapped_is_refused_and_started_when_it_can() -> None:
     shell = negotiated()
     shell.ring("NUM", 2, 256)

@@ -20,8 +20,9 @@ from host.session import Session
 from host.virtio_balloon import OFFERED, VirtioBalloon
 from protocol.errors import VirtqueueError
 from protocol.memory import PAGE_SIZE
-from protocol.vhost_user import FrontendRequest, VringFile
+from protocol.vhost_user import FrontendRequest, MemoryTable, Payload, VringFile, VringState
 from protocol.vhost_user_codec import MessageReader, build_message
+from protocol.virtio_balloon import BalloonQueue
 from tests.end_to_end.harness import DEADLINE, open_fds
 from tests.end_to_end.virtual_machine import DATA_AT, REPORTING, Client, VirtualMachine
 
@@ -197,20 +198,63 @@ async def test_the_chain_in_hand_is_finished_however_a_session_ends(monkeypatch:
         machine.close()
 
 
+def stopping(request: FrontendRequest, machine: VirtualMachine) -> tuple[Payload, Payload, list[int]]:
+    """Return a payload with which ``request`` stops the reporting queue, the answer to it, and its descriptors."""
+    index = machine.reporting.index
+    match request:
+        case FrontendRequest.GET_VRING_BASE:
+            return VringState(index, 0), VringState(index, 1), []  # the chain in hand, and not the one behind it
+        case FrontendRequest.SET_VRING_ENABLE:
+            return VringState(index, 0), 0, []
+        case FrontendRequest.SET_MEM_TABLE:
+            return MemoryTable(()), 0, []
+        case FrontendRequest.REM_MEM_REG:
+            return machine.region, 0, []
+        case _:
+            return None, 0, []
+
+
 @pytest.mark.asyncio
-async def test_messages_wait_for_the_chain_in_hand_and_nobody_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "request_number",
+    [
+        FrontendRequest.RESET_DEVICE,
+        FrontendRequest.GET_VRING_BASE,
+        FrontendRequest.SET_VRING_ENABLE,
+        FrontendRequest.SET_MEM_TABLE,
+        FrontendRequest.REM_MEM_REG,
+    ],
+)
+async def test_messages_wait_for_the_chain_in_hand_and_nobody_else_does(
+    monkeypatch: pytest.MonkeyPatch, request_number: FrontendRequest
+) -> None:
     gate = gated_discard(monkeypatch)
     async with attached() as slow, attached() as quick:
         machine = await asyncio.to_thread(VirtualMachine, slow.client)
+        machine.ram.touch(DATA_AT, 2 * PAGE_SIZE)
         machine.submit([(DATA_AT, PAGE_SIZE)])
+        machine.submit([(DATA_AT + PAGE_SIZE, PAGE_SIZE)])
         await in_thread(gate.entered.wait)
-        machine.client.request(FrontendRequest.RESET_DEVICE, need_reply=True)
+        payload, answer, fds = stopping(request_number, machine)
+        service = slow.connection.queue(BalloonQueue.REPORTING)
+        assert service is not None
+        stop, stopped = service.stop, asyncio.Event()
+
+        async def stop_noted() -> int:
+            stopped.set()
+            return await stop()
+
+        monkeypatch.setattr(service, "stop", stop_noted)
+        machine.client.request(request_number, payload, fds, need_reply=True)
+        async with asyncio.timeout(DEADLINE):
+            await stopped.wait()
         for _ in range(3):
             await in_thread(lambda: quick.client.ask(FrontendRequest.GET_FEATURES))
         assert machine.reporting.ring.used[1] == 0
         gate.opened.set()
-        assert (await asyncio.to_thread(machine.client.reply)).payload == 0
+        assert (await asyncio.to_thread(machine.client.reply)).payload == answer
         assert machine.reporting.ring.used[1] == 1
+        assert machine.ram.pages() == {DATA_AT + PAGE_SIZE}
         machine.close()
 
 
