@@ -232,6 +232,27 @@ def test_memory_that_is_no_ring_any_more_is_not_touched(scene: Scene) -> None:
     machine.report((DATA_AT, PAGE_SIZE))
 
 
+def test_a_driver_that_lost_bit_30_and_left_finds_its_memory_untouched(scene: Scene) -> None:
+    """User Mode Linux then disables no ring: it asks for the features, to wait for the device, and frees the rings."""
+    machine = scene.machine()
+    assert machine.ask(FrontendRequest.SET_FEATURES, machine.features) == 0
+    machine.check_alive()
+    machine.ask(FrontendRequest.GET_FEATURES)
+    start, end = machine.reporting.offset, machine.reporting.offset + 0x8000
+    machine.ram.map[start:end] = b"\xa5" * (end - start)
+    machine.reporting.kick()
+    machine.set_memory()
+    assert machine.ask(FrontendRequest.SET_FEATURES, machine.features) == 0
+    assert machine.ask(CALL, VringFile(REPORTING, True), [machine.reporting.call_fd]) == 0
+    machine.ask(FrontendRequest.GET_FEATURES)
+    assert machine.ram.map[start:end] == b"\xa5" * (end - start)
+    machine.reporting.renew()
+    messages = machine.reporting.messages()
+    del messages[ENABLE]
+    machine.ask_each(messages)
+    machine.report((DATA_AT, PAGE_SIZE))
+
+
 def test_a_device_that_was_reset_begins_anew(scene: Scene) -> None:
     machine = scene.machine()
     machine.check_alive()
