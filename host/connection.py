@@ -124,12 +124,12 @@ class Connection:
                 raise
 
     async def _release(self) -> None:
-        for event in self._event_limit.suppressed:
-            self._tell_suppressed(event)
         self.control.close()
         # Rings first: a worker may be in the middle of a chain, and finishes it.
         for index in list(self._services):
             await self._services[index].stop()
+        for event in self._event_limit.suppressed:
+            self._tell_suppressed(event)
         self._drop_channel()
         for files in self._files:
             files.close()
@@ -330,7 +330,7 @@ class Connection:
 
     def _on_turn(self, index: int, turn: Turn) -> None:
         for chain in turn.served:
-            self.metrics.count(chain, self.emit)
+            self.metrics.count(chain, self.emit, self._tell)
             self.control.chain_served(chain)
         if turn.broken is not None:
             self._tell("queue_stopped", queue=index, reason=str(turn.broken))

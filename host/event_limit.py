@@ -1,4 +1,5 @@
-"""How many events the messages of one front-end may cause: a hostile one must not fill a disk with its refusals.
+"""How many events the messages of one front-end and the chains of its driver may cause: hostile ones must not fill a
+disk with their refusals.
 
 Must not know: what the events say, clocks.
 """
@@ -7,7 +8,8 @@ from collections import Counter
 from typing import Final
 
 EVENTS_PER_SECOND: Final = 50
-"""Most events of one name in a second. A front-end that sets up a whole device causes about a dozen."""
+"""Most events of one name in a second. A front-end that sets up a whole device causes about a dozen, and a driver that
+is well has nothing refused."""
 
 
 class EventLimit:

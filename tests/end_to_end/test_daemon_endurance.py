@@ -203,8 +203,11 @@ def test_endless_reports_of_one_machine_hold_no_other_up(scene: Scene) -> None:
     assert statistics.median(seconds) < 0.1
     number = machine.client.number
     count = machine.reporting.ring.used[1]
-    scene.expect(machine, *[("refused", "unaligned")] * count)
-    assert len(scene.daemon.events.all("report", vm=number)) == count
+    machine.check_alive()
+    scene.daemon.events.wait_for_count("report", count + 1, vm=number)
+    refused = scene.daemon.events.all("refused", vm=number)
+    assert 0 < len(refused) <= count
+    scene.expect(machine, *[("refused", "unaligned")] * len(refused))
 
 
 def time_of(action: object) -> float:
