@@ -223,6 +223,29 @@ def test_daemons_killed_in_the_middle_of_their_work_lose_nothing(tmp_path: Path)
             outstanding = chains - take_used(queue)
 
 
+def test_packed_rings_go_on_where_the_file_says(tmp_path: Path) -> None:
+    """A packed ring does not tell how far it was used, so the file alone does, whatever base the front-end says."""
+    chains, features = 12, ("--features", "packed=on")
+    with ExitStack() as stack:
+        with doomed_daemon(tmp_path, *features) as daemon:
+            machine = stack.enter_context(VirtualMachine(daemon.socket_path, run=False, packed=True))
+            file = start_tracked(machine)
+            stack.callback(file.close)
+            machine.check_alive()
+        queue, outstanding = machine.reporting, 0
+        for _ in range(3):
+            with doomed_daemon(tmp_path, *features) as daemon:
+                attach_again(machine, daemon.socket_path, file, base=0x8000_8000)
+                queue.collect(outstanding)
+                assert machine.ram.pages() <= {DATA_AT + PAGE_SIZE}
+                assert take_used(queue) == 0
+                machine.ram.touch(DATA_AT, chains * MIB)
+                for start in range(DATA_AT, DATA_AT + chains * MIB, MIB):
+                    machine.submit([(at, 4 * PAGE_SIZE) for at in range(start, start + MIB, 4 * PAGE_SIZE)])
+                queue.collect()
+            outstanding = chains - 1 - take_used(queue)
+
+
 def take_used(queue: TestQueue) -> int:
     """Take back what a daemon that is dead had used; return how many chains."""
     number = 0
