@@ -46,7 +46,7 @@ from host.vm_control import VmControl
 from protocol.errors import FramingError, SessionEnded, VhostUserError
 from protocol.vhost_user import FDS_MAX, BackendRequest, FrontendRequest, VringState
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader, build_message
-from protocol.virtio_balloon import QUEUES_MAX, BalloonQueue
+from protocol.virtio_balloon import PFN_SHIFT, QUEUES_MAX, BalloonQueue
 
 log = logging.getLogger(__name__)
 
@@ -354,7 +354,7 @@ class Connection:
         """Go on from the state that the back-end at the virtual machine's source has left."""
         restore_state(state, self.balloon, self.control, self.metrics)
         self._backend.session.config_news = True  # for the driver, once a queue runs
-        self.emit("state_loaded", num_pages=state.num_pages, actual=state.actual)
+        self.emit("state_loaded", target_bytes=state.num_pages << PFN_SHIFT, actual_bytes=state.actual << PFN_SHIFT)
 
     # -- the back-end's own requests --------------------------------------------------------------------------------
 

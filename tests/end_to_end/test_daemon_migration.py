@@ -271,7 +271,7 @@ def test_a_machine_goes_on_at_another_daemon_as_it_was(tmp_path: Path) -> None:
         assert config_of(machine) == BalloonConfig()
         assert load(machine, data) == 0
         assert config_of(machine) == BalloonConfig(num_pages=1024, actual=1000)
-        destination.events.wait("state_loaded", num_pages=1024, actual=1000)
+        destination.events.wait("state_loaded", target_bytes=4 * MIB, actual_bytes=1000 * PAGE_SIZE)
         machine.set_memory()
         for queue in machine.queues:
             machine.client.perform(machine.frontend.start_queue(queue.index, queue.setup, queue.base))
