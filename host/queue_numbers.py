@@ -46,12 +46,17 @@ class QueueNumbers:
         """Return how many queue numbers there are at most when all that is ``offered`` is accepted."""
         return max(queue_numbers(self.dialect, negotiated=offered, offered=offered)) + 1
 
-    def learn(self, set_up: Set[int], *, negotiated: int, offered: int) -> bool:
+    def learn(self, set_up: Set[int], running: Set[int], *, negotiated: int, offered: int) -> bool:
         """Take note of the numbers of all rings that were ``set_up``. Return whether another dialect is in force now.
 
-        Rings that no dialect explains, such as those that an earlier driver left behind, change nothing.
+        Rings that no dialect explains, such as those that an earlier driver left behind, change nothing, and neither
+        does what would give one of the ``running`` rings another role.
         """
-        candidates = self._candidates(set_up, negotiated, offered)
+        candidates = [
+            dialect
+            for dialect in self._candidates(set_up, negotiated, offered)
+            if self._agree_on(running, dialect, negotiated, offered)
+        ]
         if not candidates or self.dialect in candidates:
             return False
         self.dialect = candidates[0]
@@ -69,6 +74,10 @@ class QueueNumbers:
             names = " or ".join(queue.value for queue in BalloonQueue if queue in roles)
             raise VhostUserError(f"queue {index} may be {names}, which the other queues will tell")
         return roles.pop()
+
+    def _agree_on(self, running: Set[int], dialect: QueueDialect, negotiated: int, offered: int) -> bool:
+        mine, other = (queue_numbers(each, negotiated=negotiated, offered=offered) for each in (self.dialect, dialect))
+        return all(mine.get(index) == other.get(index) for index in running)
 
     def _candidates(self, set_up: Set[int], negotiated: int, offered: int) -> list[QueueDialect]:
         if self.ordered is not None:

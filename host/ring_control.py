@@ -62,7 +62,8 @@ class RingControl:
         """
         session = self._session
         set_up = {vring.index for vring in session.vrings if vring.is_set_up}
-        if session.queue_numbers.learn(set_up, negotiated=session.features, offered=session.offered):
+        running = {vring.index for vring in session.vrings if vring.running}
+        if session.queue_numbers.learn(set_up, running, negotiated=session.features, offered=session.offered):
             yield Announce("queue_numbers", {"dialect": session.queue_numbers.dialect.value})
         for vring in session.vrings:
             if vring.running or not vring.is_wanted:

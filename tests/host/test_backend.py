@@ -10,11 +10,18 @@ from host.actions import StartRing
 from host.session import MEM_SLOTS, OFFERED_PROTOCOL_FEATURES, MustClose
 from host.virtio_balloon import OFFERED
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
-from protocol.vhost_user import BackendRequest, DeviceConfig, FrontendRequest, MemoryTable, VringFile, VringState
-from protocol.vhost_user_codec import Message, build_message
+from protocol.vhost_user import (
+    BackendRequest,
+    DeviceConfig,
+    FrontendRequest,
+    MemoryTable,
+    VringFile,
+    VringState,
+)
+from protocol.vhost_user_codec import Message
 from protocol.virtio_balloon import BalloonConfig
 from tests.pair.session import FEATURES, MIB, PROTOCOL_FEATURES, REGION, Shell, negotiated, set_up
-from tests.protocol.messages import fd_count, payload_of, raw
+from tests.protocol.messages import raw
 
 ACK, NACK = (bytes(8), b"\1" + bytes(7))
 
@@ -366,40 +373,3 @@ def test_a_message_of_the_other_direction_is_refused() -> None:
     shell = negotiated()
     assert shell.handle(Message(request=BackendRequest.VRING_CALL, payload=VringState(0, 0))) is None
     assert len(shell.take_done()) == 1
-
-
-# -- any session ------------------------------------------------------------------------------------------------------
-
-
-@st.composite
-def messages(draw: st.DrawFn) -> tuple[FrontendRequest, bytes, tuple[int, ...]]:
-    """Any message that is well-formed, most of them about queues that exist."""
-    request = draw(st.sampled_from(FrontendRequest))
-    payload = draw(payload_of(request))
-    if isinstance(payload, VringState):
-        payload = VringState(draw(st.integers(0, 5)), draw(st.sampled_from([0, 1, 2, 256, 65535])))
-    elif isinstance(payload, VringFile):
-        payload = VringFile(draw(st.integers(0, 5)), payload.has_file)
-    elif isinstance(payload, MemoryTable) and draw(st.booleans()):
-        payload = MemoryTable((REGION,))
-    data = build_message(request, payload, need_reply=draw(st.booleans()))
-    return request, data, tuple(range(200, 200 + fd_count(request, payload)))
-
-
-@given(session=st.lists(messages(), max_size=30))
-@settings(max_examples=150)
-def test_no_session_of_well_formed_messages_breaks_the_rules_of_the_shell(
-    session: list[tuple[FrontendRequest, bytes, tuple[int, ...]]],
-) -> None:
-    # The shell of the tests checks: no ring is started twice or stopped without running, none runs while its memory or
-    # its descriptors change.
-    shell = negotiated()
-    for index in range(3):
-        set_up(shell, index)
-    for _, data, fds in session:
-        try:
-            shell.receive(data, fds)
-        except MustClose:
-            return
-        assert set(shell.running) == {vring.index for vring in shell.session.vrings if vring.running}
-        assert all(vring.is_wanted for vring in shell.session.vrings if vring.running)

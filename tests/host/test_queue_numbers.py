@@ -64,7 +64,7 @@ def test_a_drivers_dialect_is_found_whatever_order_its_rings_come_in(
     set_up: set[int] = set()
     for index in data.draw(st.permutations(sorted(meant))):
         set_up.add(index)
-        numbers.learn(set_up, negotiated=negotiated, offered=offered)
+        numbers.learn(set_up, set(), negotiated=negotiated, offered=offered)
         for known in set_up:
             try:
                 assert numbers.role(known, set_up, negotiated=negotiated, offered=offered) is meant[known]
@@ -76,11 +76,11 @@ def test_a_drivers_dialect_is_found_whatever_order_its_rings_come_in(
 def test_a_ring_that_may_be_either_queue_waits_for_the_others() -> None:
     numbers = QueueNumbers()
     case = {"negotiated": HINT | REPORTING, "offered": ALL}
-    assert not numbers.learn({0, 1, 3}, **case)
+    assert not numbers.learn({0, 1, 3}, set(), **case)
     with pytest.raises(VhostUserError, match="queue 3 may be free_page or reporting"):
         numbers.role(3, {0, 1, 3}, **case)
     assert numbers.role(0, {0, 1, 3}, **case) is BalloonQueue.INFLATE
-    assert numbers.learn({0, 1, 3, 4}, **case)
+    assert numbers.learn({0, 1, 3, 4}, set(), **case)
     assert numbers.dialect is QueueDialect.OFFERED
     assert numbers.role(3, {0, 1, 3, 4}, **case) is BalloonQueue.FREE_PAGE
     assert numbers.role(4, {0, 1, 3, 4}, **case) is BalloonQueue.REPORTING
@@ -89,11 +89,11 @@ def test_a_ring_that_may_be_either_queue_waits_for_the_others() -> None:
 def test_rings_that_no_dialect_explains_change_nothing() -> None:
     numbers = QueueNumbers()
     case = {"negotiated": REPORTING, "offered": ALL}
-    assert not numbers.learn({0, 1, 2, 3}, **case)
+    assert not numbers.learn({0, 1, 2, 3}, set(), **case)
     assert numbers.role(2, {0, 1, 2, 3}, **case) is BalloonQueue.REPORTING
     assert numbers.role(3, {0, 1, 2, 3}, **case) is None
-    assert numbers.learn({0, 1, 4}, **case)
-    assert not numbers.learn({0, 1, 2, 4}, **case)
+    assert numbers.learn({0, 1, 4}, set(), **case)
+    assert not numbers.learn({0, 1, 2, 4}, set(), **case)
     assert numbers.role(4, {0, 1, 2, 4}, **case) is BalloonQueue.REPORTING
     numbers.forget()
     assert numbers.dialect is QueueDialect.NEGOTIATED
@@ -102,7 +102,18 @@ def test_rings_that_no_dialect_explains_change_nothing() -> None:
 @pytest.mark.parametrize("choice", CHOICES)
 def test_what_the_operator_orders_is_not_found_out(choice: str) -> None:
     numbers = QueueNumbers.named(choice)
-    learned = numbers.learn({0, 1, 4}, negotiated=REPORTING, offered=REPORTING)
+    learned = numbers.learn({0, 1, 4}, set(), negotiated=REPORTING, offered=REPORTING)
     assert learned == (choice == "auto")
     assert numbers.dialect.value == ("fixed" if choice == "auto" else choice)
     assert numbers.count(REPORTING) == (5 if numbers.dialect is QueueDialect.FIXED else 3)
+
+
+def test_no_running_ring_gets_another_role() -> None:
+    numbers = QueueNumbers()
+    case = {"negotiated": HINT | REPORTING, "offered": HINT | REPORTING}
+    assert not numbers.learn({0, 1, 2, 3}, set(), **case)
+    # The front-end takes ring 2 away and sets up ring 4: queue 3 would be hinting now, but serves reports.
+    assert not numbers.learn({0, 1, 3, 4}, {3}, **case)
+    assert numbers.dialect.value == "negotiated"
+    assert numbers.learn({0, 1, 3, 4}, {0, 1}, **case)
+    assert numbers.dialect.value == "fixed"
