@@ -170,13 +170,13 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
         "--control",
         metavar="PATH",
         type=option_type(path_option),
-        help="answer at this socket: one line with a view's name, stop, cont or help",
+        help="answer at this socket: one line with a view's name, stop, cont, reset or help",
     )
     watch.add_argument(
         "--ask",
         metavar=("PATH", "VIEW"),
         nargs=2,
-        help="no guest: print the VIEW of the one with --control PATH; stop and cont: its queues, as if it were paused",
+        help="no guest: print the VIEW of the one with --control PATH; stop, cont, reset: its device",
     )
 
 

@@ -2,8 +2,7 @@
 
 An attachment lives as long as its connection. When the back-end goes away it says so through :attr:`Attachment.lost`,
 and every request under way comes back as None: whether the device did anything to it is unknown. One that is to
-``resume`` lives on instead: it waits for the next back-end and has it go on with the same rings, as QEMU does, so that
-its driver notices nothing but a delay.
+``resume`` lives on instead: it has the next back-end go on with the same rings, as QEMU does. That is only a delay.
 
 Must not know: how free pages are found, what a request is about, what programs run in the guest.
 """
@@ -11,7 +10,7 @@ Must not know: how free pages are found, what a request is about, what programs 
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -41,12 +40,19 @@ _USER_BASE: Final = 0x7F00_0000_0000
 class Attachment:
     """A connection to a back-end whose device is up. Make one with :meth:`connect`."""
 
-    def __init__(self, path: Path, ram: GuestRam, rings: Sequence[RingMemory], options: AttachmentOptions) -> None:
+    def __init__(
+        self,
+        path: Path,
+        ram: GuestRam,
+        rings: Sequence[RingMemory],
+        options: AttachmentOptions,
+        session: Session | None = None,
+    ) -> None:
         self._path = path
         self._ram = ram
         self._rings = rings
         self._options = options
-        self._session = self._new_session()
+        self._session = session or self._new_session()
         self._queues: dict[BalloonQueue, AttachedQueue] = {}
         self._inflight: tuple[InflightDescription, int] | None = None
         self._written: dict[int, bytes] = {}
@@ -56,10 +62,12 @@ class Attachment:
         self._resuming: asyncio.Task[None] | None = None
         self.on_interruption: Callable[[str | None], None] = lambda _: None
         """Called with the reason when a back-end went away after which this attachment resumes, then with None."""
+        self.was_reset = False
+        """Whether :meth:`reset` ended this attachment, so that :meth:`bind_again` is possible."""
         self.features = 0
         """The negotiated features, as the driver sees them."""
         self.config = BalloonConfig()
-        """The configuration space as it was last read."""
+        """As it was last read."""
         self.config_changed = asyncio.Event()
         """Set when the device says that the configuration space changed. Whoever reads it clears it."""
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -91,14 +99,17 @@ class Attachment:
         return Session(self._options.protocol_features, self._take_request, self._on_session_lost)
 
     async def _open(self) -> None:
+        await self._in_time(self._bring_up())
+        self._session.watch()
+
+    async def _in_time(self, work: Coroutine[object, object, None]) -> None:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
-                await self._bring_up()
+                await work
         except TimeoutError as error:
             raise SessionEnded(f"the back-end at {self._path} does not answer") from error
         except OSError as error:
             raise SessionEnded(f"no back-end at {self._path}: {error.strerror or error}") from error
-        self._session.watch()
 
     async def _bring_up(self) -> None:
         offered = await self._session.open(self._path)
@@ -197,20 +208,38 @@ class Attachment:
             self._kick(queue)
 
     async def reset(self) -> None:
-        """Reset the device and bring it up anew over empty rings, as a driver does that is removed and inserted again.
-
-        Every request under way comes back as None: the device has forgotten it.
+        """Reset the device, as a driver does that is removed, which is the end of this attachment. Every request under
+        way comes back as None, and the device does nothing more to its buffers.
 
         Raises:
             SessionEnded: the back-end is gone.
             VhostUserError: it refused, and is lost.
         """
         self._require_back_end()
-        self._paused = self._started = False
+        self._started = False
         await self._session.call(self._session.frontend.reset(len(self._queues)))
-        self._close_queues()
-        self._written.clear()
-        await self._bring_up_device()
+        self.was_reset = True
+        self._lose("the driver reset the device")
+
+    async def bind_again(self) -> "Attachment":
+        """Close this attachment, which was :meth:`reset`, and bring the device up anew, in the same session over empty
+        rings, as a driver does that is inserted again.
+
+        Raises:
+            SessionEnded: the back-end went away.
+            VhostUserError: it refused.
+        """
+        assert self.was_reset
+        self.close()
+        following = Attachment(self._path, self._ram, self._rings, self._options, self._session)
+        following.features = self.features
+        self._session.hand_over(following._take_request, following._on_session_lost)
+        try:
+            await following._in_time(following._bring_up_device())
+        except BaseException:
+            following.close()
+            raise
+        return following
 
     def _require_back_end(self) -> None:
         if self._resuming is not None or self.lost.done():
@@ -292,7 +321,8 @@ class Attachment:
             self._lose(str(error))
 
     def _lose(self, reason: str) -> None:
-        self._session.end()
+        if not self.was_reset:
+            self._session.end()
         if not self.lost.done():
             self.lost.set_result(reason)
         for queue in self._queues.values():
@@ -365,5 +395,6 @@ class Attachment:
         self._lose("closed")
         for task in (*self._kicks, *([self._resuming] if self._resuming else [])):
             task.cancel()
-        self._session.close()
+        if not self.was_reset:
+            self._session.close()
         self._close_queues()

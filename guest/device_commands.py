@@ -1,4 +1,4 @@
-"""What can be asked of the machine's front-end while it runs: to stop the device's queues, and to go on.
+"""What can be asked of the machine while it runs: to stop the device's queues, to go on, to reset the device.
 
 Must not know: how a question arrives, messages.
 """
@@ -19,7 +19,7 @@ def device_commands(current: CurrentAttachment) -> dict[str, Command]:
 
     They raise :class:`BalloonError` where they cannot be carried out.
     """
-    return {"stop": partial(_stop, current), "cont": partial(_continue, current)}
+    return {"stop": partial(_stop, current), "cont": partial(_continue, current), "reset": partial(_reset, current)}
 
 
 async def _stop(current: CurrentAttachment) -> str:
@@ -36,6 +36,11 @@ async def _continue(current: CurrentAttachment) -> str:
         raise UsageError("the queues are not stopped")
     await attachment.start()
     return "started\n"
+
+
+async def _reset(current: CurrentAttachment) -> str:
+    await _attached(current).reset()
+    return "reset\n"
 
 
 def _attached(current: CurrentAttachment) -> Attachment:

@@ -32,7 +32,7 @@ class Session:
         self._socket.setblocking(False)
         self._take_request = take_request
         self._on_lost = on_lost
-        self._requests = RequestChannel(self._socket, on_lost)
+        self._requests = RequestChannel(self._socket, lambda reason: self._on_lost(reason))
         self._channel: BackendChannel | None = None
         self.frontend = Frontend(protocol_features)
 
@@ -47,11 +47,18 @@ class Session:
         await asyncio.get_running_loop().sock_connect(self._socket, os.fspath(path))
         offered = await self.call(self.frontend.offer())
         ours, theirs = socket.socketpair()
-        self._channel = BackendChannel(ours, self._take_request, self._on_lost)
+        self._channel = BackendChannel(
+            ours, lambda message: self._take_request(message), lambda reason: self._on_lost(reason)
+        )
         self._channel.watch()
         with theirs:
             await self.call(self.frontend.set_backend_channel(theirs.fileno()))
         return offered
+
+    def hand_over(self, take_request: Callable[[Message], int], on_lost: Callable[[str], None]) -> None:
+        """From now on serve somebody else."""
+        self._take_request = take_request
+        self._on_lost = on_lost
 
     async def call(self, calls: Generator[Call, Payload, Result]) -> Result:
         """Send the messages of ``calls``; see :meth:`guest.session_channel.RequestChannel.call`."""

@@ -34,6 +34,7 @@ class RequestChannel:
         self._reader = MessageReader(Channel.BACKEND_REPLIES)
         self._turn = asyncio.Lock()
         self._files: list[int] = []
+        self._readable: asyncio.Future[None] | None = None
         self._watched = False
         self._ended = False
 
@@ -45,6 +46,8 @@ class RequestChannel:
             VhostUserError: the back-end refused, or answered what makes no sense.
         """
         async with self._turn:
+            if self._ended:
+                raise SessionEnded("back-end gone")
             if not self._watched:
                 return await self._run(calls)
             self._loop.remove_reader(self._socket.fileno())
@@ -53,9 +56,6 @@ class RequestChannel:
             except BalloonError as error:
                 self._lose(str(error))
                 raise
-            except OSError as error:
-                self._lose(reason := f"back-end gone: {error.strerror}")
-                raise SessionEnded(reason) from error
             except asyncio.CancelledError:
                 self._lose("an answer of the back-end was not waited for")  # it would be taken for the next one's
                 raise
@@ -64,8 +64,6 @@ class RequestChannel:
             return result
 
     async def _run(self, calls: Generator[Call, Payload, Result]) -> Result:
-        if self._ended:
-            raise SessionEnded("back-end gone")
         self._close_files()
         try:
             call = next(calls)
@@ -74,6 +72,8 @@ class RequestChannel:
         except StopIteration as stop:
             result: Result = stop.value
             return result
+        except OSError as error:
+            raise SessionEnded(f"back-end gone: {error.strerror}") from error
 
     async def _exchange(self, call: Call) -> Payload:
         sent = socket.send_fds(self._socket, [call.data], call.fds)
@@ -93,13 +93,15 @@ class RequestChannel:
     async def _receive(self, size: int) -> tuple[bytes, list[int]]:
         # With file descriptors, which asyncio's own sock_recv would lose.
         while True:
-            readable: asyncio.Future[None] = self._loop.create_future()
-            self._loop.add_reader(self._socket.fileno(), _wake, readable)
+            self._readable = self._loop.create_future()
+            self._loop.add_reader(self._socket.fileno(), _wake, self._readable)
             try:
-                await readable
+                await self._readable
             finally:
                 if self._socket.fileno() >= 0:
                     self._loop.remove_reader(self._socket.fileno())
+            if self._ended:
+                raise SessionEnded("back-end gone")
             with contextlib.suppress(BlockingIOError):
                 data, fds, _, _ = socket.recv_fds(self._socket, size, FDS_MAX, socket.MSG_CMSG_CLOEXEC)
                 return data, fds
@@ -129,12 +131,15 @@ class RequestChannel:
         self._lose("the back-end spoke out of turn" if data else "back-end gone")
 
     def _lose(self, reason: str) -> None:
-        self.end()
-        self._on_lost(reason)
+        if not self._ended:  # who comes late has nothing new to say
+            self.end()
+            self._on_lost(reason)
 
     def end(self) -> None:
         """Look no more, send no more. Without effect the second time."""
         self._ended = True
+        if self._readable is not None:
+            _wake(self._readable)
         self._files += self._reader.take_fds()
         self._close_files()
         if self._socket.fileno() >= 0:

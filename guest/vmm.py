@@ -268,10 +268,13 @@ class VirtualMachine:
 
     # -- the device -------------------------------------------------------------------------------------------------
 
-    async def _attach(self) -> Attachment:
+    async def _attach(self, before: Attachment | None = None) -> Attachment:
+        # `before` was reset: its session goes on.
         options = self._options
-        attachment = self._attachment = await Attachment.connect(
-            options.socket_path, self._ram, self._rings, options.attachment
+        attachment = self._attachment = await (
+            Attachment.connect(options.socket_path, self._ram, self._rings, options.attachment)
+            if before is None
+            else before.bind_again()
         )
         attachment.on_interruption = self._on_interruption
         self._events.emit("attached", features=attachment.features, num_pages=attachment.config.num_pages)
@@ -300,6 +303,11 @@ class VirtualMachine:
         attachment = self._attachment
         while attachment is not None:
             reason = await self._wait_lost(attachment)
+            if attachment.was_reset:
+                self._detach(reason)
+                with contextlib.suppress(BalloonError):
+                    attachment = await self._attach(before=attachment)
+                    continue
             _say(f"{reason}; waiting for a back-end at {self._options.socket_path}")
             self._detach(reason)
             attachment = await self._attach_again()

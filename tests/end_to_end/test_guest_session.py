@@ -82,6 +82,29 @@ def test_queues_of_nobody_cannot_be_stopped(tmp_path: Path) -> None:
         daemon.kill()
 
 
+@pytest.mark.parametrize("ring", ["split", "packed"])
+def test_a_device_reset_under_load_begins_anew(ring: str, daemon: DaemonProcess, tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    options = ("--socket-path", str(daemon.socket_path), *MACHINE, *CHURN, "--ring", ring, "--queue-size", "16")
+    with ProgramProcess("guest", *options, "--control", str(control)) as guest:
+        vm = daemon.events.wait_for_count("connected", 1, pid=guest.pid)[0]["vm"]
+        for number in range(1, 6):
+            seen = len(guest.events.all("report"))
+            guest.events.wait_for_count("report", seen + 5)
+            assert ask(control, "reset") == "reset\n"
+            guest.events.wait_for_count("attached", number + 1)
+            daemon.events.wait_for_count("reset", number, vm=vm)
+        seen = len(guest.events.all("report"))
+        guest.events.wait_for_count("report", seen + 5)
+        assert guest.stop() == 0
+        assert guest.events.wait("finished")["corrupted_pages"] == 0
+        reasons = [event["reason"] for event in guest.events.all("detached")]
+        assert reasons == ["the driver reset the device"] * 5 + ["machine powered off"]
+        assert daemon.settled(vm)["discarded_bytes"] > 0
+        assert daemon.events.all("queue_stopped", vm=vm) == []
+        assert len(daemon.events.all("connected", pid=guest.pid)) == 1  # all that in one session
+
+
 # -- in-band notifications --------------------------------------------------------------------------------------------
 
 
@@ -141,6 +164,7 @@ def test_the_next_daemon_resumes_what_the_last_one_left(ring: str, notify: str, 
         assert guest.events.wait("finished")["corrupted_pages"] == 0
         assert [event["reason"] for event in guest.events.all("detached")] == ["machine powered off"]
         assert len(guest.events.all("attached")) == 1
-        assert guest.stderr().count("\n") == 5
+        said = guest.stderr()
+        assert said.count("\n") == 5, said
     finally:
         guest.kill()

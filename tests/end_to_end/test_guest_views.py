@@ -85,7 +85,7 @@ def test_a_running_guest_answers_at_its_control_socket(daemon: DaemonProcess, tm
             asked = guest("--ask", str(control), view)
             assert (asked.returncode, asked.stderr, asked.stdout) == (0, "", ask(control, view))
         assert list(parse_buddyinfo(ask(control, "buddyinfo"))) == [(0, "Normal")]
-        assert ask(control, "help").split() == [*VIEWS, "stop", "cont", "help"]
+        assert ask(control, "help").split() == [*VIEWS, "stop", "cont", "reset", "help"]
         unknown = guest("--ask", str(control), "slabinfo")
         assert unknown.returncode == 2
         assert "unknown command 'slabinfo', known are buddyinfo" in unknown.stderr

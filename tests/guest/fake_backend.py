@@ -17,6 +17,7 @@ from host.virtio_balloon import OFFERED
 from protocol.memory import PAGE_SIZE
 from protocol.split_ring import SplitRing
 from protocol.vhost_user import (
+    BackendRequest,
     DeviceConfig,
     FrontendRequest,
     InflightDescription,
@@ -25,7 +26,7 @@ from protocol.vhost_user import (
     VringState,
     form_of,
 )
-from protocol.vhost_user_codec import Channel, Message, MessageReader, build_own_reply, build_reply
+from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message, build_own_reply, build_reply
 from protocol.virtio import PROTOCOL_FEATURES, feature_mask
 from protocol.virtio_balloon import BalloonConfig, BalloonFeature
 from tests.end_to_end.harness import DEADLINE
@@ -197,3 +198,21 @@ class Guest:
         ring.release()
         if interrupt:
             os.eventfd_write(backend.last(FrontendRequest.SET_VRING_CALL).fds[0], 1)
+
+
+def names(backend: FakeBackend) -> list[str]:
+    """Return the requests that came so far, and forget them."""
+    found = [FrontendRequest(message.request).name for message in backend.messages]
+    backend.messages.clear()
+    return found
+
+
+async def call_in_band(channel: socket.socket, queue: int) -> Payload:
+    """Interrupt for ``queue`` by a message; return the answer."""
+    channel.setblocking(False)
+    channel.send(build_message(BackendRequest.VRING_CALL, VringState(queue, 0), need_reply=True))
+    reader = MessageReader(Channel.FRONTEND_REPLIES)
+    while (message := reader.next_message()) is None:
+        reader.feed(await asyncio.get_running_loop().sock_recv(channel, reader.bytes_desired()))
+    assert isinstance(message, Message)
+    return message.payload

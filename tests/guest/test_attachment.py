@@ -3,8 +3,6 @@
 import asyncio
 import os
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -24,19 +22,7 @@ from protocol.vhost_user import (
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message, build_reply
 from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import BalloonConfig, BalloonFeature, BalloonQueue
-from tests.end_to_end.harness import open_fds
 from tests.guest.fake_backend import BLOCK, REPORTING, FakeBackend, Guest, fake_backend
-
-
-@pytest.fixture
-def guest(tmp_path: Path) -> Iterator[Guest]:
-    """Memory with rings; when the test is over, no file descriptor may have been added, no view be in use."""
-    before = open_fds(os.getpid()).keys()
-    guest = Guest(tmp_path / "socket")
-    yield guest
-    guest.ram.close()
-    assert open_fds(os.getpid()).keys() <= before
-
 
 # -- coming up --------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,20 @@
+"""What several tests of the emulated guest begin with."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.harness import open_fds
+from tests.guest.fake_backend import Guest
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Guest]:
+    """Memory with rings; when the test is over, no file descriptor may have been added, no view be in use."""
+    before = open_fds(os.getpid()).keys()
+    guest = Guest(tmp_path / "socket")
+    yield guest
+    guest.ram.close()
+    assert open_fds(os.getpid()).keys() <= before
