@@ -20,6 +20,7 @@ from typing import Final
 from host.connection import Connection
 from host.control import ControlServer
 from host.control_commands import ControlCommands, logical_size
+from host.dirty_log import CAN_LOG
 from host.listening_socket import ListeningSocket, inherited_socket
 from host.qmp import build_version
 from host.queue_numbers import AUTO, QueueNumbers
@@ -28,6 +29,7 @@ from host.virtio_balloon import VirtioBalloon
 from host.vm_control import VmControl
 from protocol.command_line import DISTRIBUTION, version
 from protocol.events import EventLog
+from protocol.virtio import LOG_ALL
 from protocol.virtio_balloon import BalloonConfig
 
 log = logging.getLogger(__name__)
@@ -147,7 +149,7 @@ class Daemon:
             config=BalloonConfig(num_pages=self._options.balloon_pages), discard=self._options.discard
         )
         session = Session(
-            offered=self._options.features,
+            offered=self._options.features if CAN_LOG else self._options.features & ~LOG_ALL,
             balloon=balloon,
             queue_numbers=QueueNumbers.named(self._options.queue_numbers),
         )

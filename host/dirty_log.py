@@ -42,7 +42,8 @@ _FUTEX_NUMBERS: Final = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "loongarch
 _futex: Final = _FUTEX_NUMBERS.get(platform.machine())
 
 CAN_LOG: Final = _futex is not None
-"""Whether this machine can set a bit that another process clears. Where it cannot, no log is ever offered or taken."""
+"""Whether this machine can set a bit that another process clears. Where it cannot, no log is taken, and LOG_ALL is not
+offered, without which no front-end begins to move a virtual machine that runs."""
 
 _WORD: Final = 4
 

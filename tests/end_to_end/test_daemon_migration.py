@@ -316,10 +316,14 @@ def test_a_peer_that_neither_reads_nor_writes_keeps_nobody_waiting(scene: Scene)
             assert answer == 0x100
             scene.neighbour.check_alive()
         assert load(machine, b"") == 1  # which gives up the one before
-    os.close(reading)
-    os.close(writing)
     assert machine.ask(FrontendRequest.CHECK_DEVICE_STATE) == 1
     scene.expect(machine, *[("message_refused", "CHECK_DEVICE_STATE")] * 2)
+    # The last one is still waiting when the connection ends.
+    assert machine.ask(FrontendRequest.SET_DEVICE_STATE_FD, DeviceStateTransfer(LOAD, 0), [reading]) == 0x100
+    machine.client.close()
+    scene.end_of(machine)
+    os.close(reading)
+    os.close(writing)
 
 
 def test_a_state_is_not_passed_while_a_ring_runs(scene: Scene) -> None:
