@@ -12,7 +12,7 @@ from host.ring_control import RingControl
 from host.session import Handler, Handling, Session, vring_state_of
 from host.vring import Vring
 from protocol.errors import VhostUserError
-from protocol.vhost_user import FrontendRequest, VringAddress, VringFile, VringState
+from protocol.vhost_user import FrontendRequest, ProtocolFeature, VringAddress, VringFile, VringState
 from protocol.vhost_user_codec import Message
 
 
@@ -74,6 +74,10 @@ class RingRequests:
         vring.broken = False
         yield from self._rings.run_wanted(vring)
 
+    @property
+    def _inband(self) -> bool:
+        return self._session.has_protocol_feature(ProtocolFeature.INBAND_NOTIFICATIONS)
+
     @staticmethod
     def _start(vring: Vring) -> None:
         vring.started, vring.resumes, vring.told_place = True, False, True
@@ -114,4 +118,9 @@ class RingRequests:
         vring.enabled = state.num == 1
         if not vring.enabled:
             yield from self._rings.pause(vring)
+        elif self._inband and vring.is_set_up and not vring.started:
+            # Without a kick descriptor this is the last that is said of a ring until its first kick. Linux never kicks
+            # a queue that it has nothing to put on, and waits there for a change of the configuration space, which may
+            # be sent only while a ring runs.
+            self._start(vring)
         yield from self._rings.run_wanted(vring)

@@ -58,14 +58,18 @@ def machine(scene: Scene) -> VirtualMachine:
     machine = scene.machine(run=False, wanted=WANTED & ~feature_mask(FeatureBit.RING_EVENT_IDX))
     assert machine.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES) == 0
     machine.set_memory()
+    return machine
+
+
+def configure(machine: VirtualMachine) -> None:
     messages = machine.reporting.messages()
     machine.ask_each({request: messages[request] for request in BEFORE_KICK})
-    return machine
 
 
 @pytest.fixture
 def channel(machine: VirtualMachine) -> Iterator[BackEndChannel]:
     channel = BackEndChannel(machine)
+    configure(machine)
     yield channel
     channel.socket.close()
 
@@ -119,6 +123,7 @@ def test_a_front_end_that_does_not_read_its_channel_stalls_nothing(
 
 
 def test_a_new_channel_hears_of_what_was_to_go_over_none(machine: VirtualMachine) -> None:
+    configure(machine)
     add_report(machine)
     kick(machine)
     machine.reporting.wait_for_used_index(1)

@@ -41,9 +41,22 @@ def test_inband_notifications_without_their_foundations_end_the_session(missing:
     assert shell.session.protocol_features == PROTOCOL_FEATURES
 
 
-def test_a_kick_by_message_starts_a_ring_and_each_further_one_is_passed_on() -> None:
+def test_a_ring_without_a_kick_descriptor_starts_when_it_is_enabled_and_hears_of_kicks() -> None:
+    # Linux kicks the queues of free page hinting only when the configuration space told it to, and inflates only then.
     shell = inband()
     configure(shell, 2)
+    assert shell.take_done() == ["start 2 reporting at 0"]
+    assert shell.backend.change_config(num_pages=3) == CONFIG_CHANGE
+    assert shell.running[2].inband
+    assert (kick(shell, 2), kick(shell, 2)) == (0, 0)
+    assert shell.take_done() == ["kick ring 2", "kick ring 2"]
+
+
+def test_a_ring_that_is_enabled_before_it_has_a_place_starts_with_its_first_kick() -> None:
+    shell = inband()
+    shell.ring("ENABLE", 2, 1)
+    shell.ring("NUM", 2, 256)
+    shell.ring("ADDR", 2)
     assert shell.take_done() == []
     assert kick(shell, 2) == 0
     assert shell.take_done() == ["start 2 reporting at 0"]
@@ -55,7 +68,6 @@ def test_a_kick_by_message_starts_a_ring_and_each_further_one_is_passed_on() -> 
 def test_a_kick_by_message_for_a_ring_that_is_not_configured_is_passed_over() -> None:
     shell = inband()
     assert kick(shell, 2) == 0
-    configure(shell, 2)
     assert shell.take_done() == []
     assert kick(shell, 5) == 1
 
@@ -81,7 +93,6 @@ def test_a_kick_by_message_does_not_revive_a_broken_ring() -> None:
     assert kick(shell, 2) == 0
     assert shell.take_done() == []
     configure(shell, 2)
-    kick(shell, 2)
     assert shell.take_done() == ["start 2 reporting at 0"]
 
 
