@@ -20,7 +20,7 @@ from tests.end_to_end.virtual_machine import Client
 
 pytestmark = [pytest.mark.real_kernel, pytest.mark.usefixtures("kernel_release")]
 
-ROUNDS = 10
+ROUNDS = {"split": 10, "packed": 3}
 FREED = 24 * MIB
 
 
@@ -68,11 +68,13 @@ def check_reporting(daemon: DaemonProcess, guest: LinuxGuest) -> None:
     )
 
 
-def test_a_driver_comes_and_goes_ten_times(tmp_path: Path) -> None:
-    with DaemonProcess(tmp_path) as daemon, LinuxGuest(daemon, tmp_path) as guest:
+@pytest.mark.parametrize("ring", ROUNDS)
+def test_a_driver_comes_and_goes_ten_times(tmp_path: Path, ring: str) -> None:
+    features = f"packed={'on' if ring == 'packed' else 'off'},free-page-hint=on"
+    with DaemonProcess(tmp_path, "--features", features) as daemon, LinuxGuest(daemon, tmp_path) as guest:
         guest.run(f"test -e {MODULE} && head -c 32M /dev/urandom >/tmp/seed")
         ram = os.open(f"/proc/self/fd/{guest.ram.descriptor}", os.O_RDONLY)
-        for _ in range(ROUNDS):
+        for _ in range(ROUNDS[ring]):
             check_reporting(daemon, guest)
             rings = RingPages.of(daemon)
             assert rings.spans
