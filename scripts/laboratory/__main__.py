@@ -11,11 +11,14 @@ from typing import Final, TextIO
 
 from protocol.command_line import Parser, run_command
 from protocol.errors import UsageError
-from scripts.laboratory import boundary_cost, pace, page_fault, pictures, sweep, walk_through
+from scripts.laboratory import boundary_cost, linux_run, pace, page_fault, pictures, sweep, walk_through
 from scripts.laboratory.experiment import Experiment, Outcome
 
 PROGRAM: Final = "balloon-lab"
 EXPERIMENTS: Final = (boundary_cost.EXPERIMENT, page_fault.EXPERIMENT, sweep.EXPERIMENT, pace.EXPERIMENT)
+REAL: Final = (linux_run.EXPERIMENT,)
+"""What takes a real kernel and real time, and so runs only when it is asked for by name."""
+
 WALK_THROUGH: Final = "walk-through"
 
 _EPILOG: Final = """\
@@ -25,7 +28,10 @@ example:
   scripts/lab sweep --quick --json -           very little of it, as JSON on standard output
   scripts/lab walk-through                     one free block: notify, boundary, report, acknowledge, drain
 
-Everything runs in virtual time, without guests or daemon: the same every time, whatever else the system does.
+  scripts/lab timeline                         one real Linux guest, about 20 seconds of it
+
+Everything but the timeline runs in virtual time, without guests or daemon: the same every time, whatever else the
+system does. The timeline boots User Mode Linux, which is fetched as balloon-linux fetches it.
 """
 
 
@@ -37,7 +43,10 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     parser.add_argument(
-        "names", metavar="EXPERIMENT", nargs="*", help=f"experiments (default: all, see --list), or {WALK_THROUGH}"
+        "names",
+        metavar="EXPERIMENT",
+        nargs="*",
+        help=f"experiments (default: all in virtual time, see --list), or {WALK_THROUGH}",
     )
     parser.add_argument("--list", action="store_true", help="list the experiments and exit")
     parser.add_argument(
@@ -49,16 +58,18 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def choose(names: Sequence[str]) -> tuple[Experiment, ...]:
-    """Return the experiments with these names in their usual order, all of them for no name.
+    """Return the experiments with these names in their usual order; for no name all that run in virtual time.
 
     Raises:
         UsageError: there is no such experiment.
     """
-    known = [experiment.name for experiment in EXPERIMENTS]
+    known = [experiment.name for experiment in (*EXPERIMENTS, *REAL)]
     for name in names:
         if name not in known:
             raise UsageError(f"no experiment is called {name!r}; there are: {', '.join(known)}, and {WALK_THROUGH}")
-    return tuple(experiment for experiment in EXPERIMENTS if not names or experiment.name in names)
+    if not names:
+        return EXPERIMENTS
+    return tuple(experiment for experiment in (*EXPERIMENTS, *REAL) if experiment.name in names)
 
 
 def _open_json(path: str | None) -> AbstractContextManager[TextIO | None]:
@@ -108,6 +119,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     experiments = choose(arguments.names)
     if arguments.list:
+        experiments = experiments if arguments.names else (*EXPERIMENTS, *REAL)
         width = max(len(experiment.name) for experiment in experiments)
         for experiment in experiments:
             print(f"{experiment.name:<{width}}  {experiment.title}")
