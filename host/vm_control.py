@@ -304,11 +304,10 @@ class VmControl:
             raise BalloonError("the guest's driver is not ready")
         if (reason := balloon.keeps_pages) is not None:
             raise BalloonError(f"nothing can be reclaimed: no page of this guest is discarded ({reason.value})")
-        if method is ReclaimMethod.HINT:
-            if not has_feature(balloon.features, BalloonFeature.FREE_PAGE_HINT):
-                raise BalloonError("the guest's driver cannot hint: FREE_PAGE_HINT was not negotiated")
-            if self._machine.queue(BalloonQueue.FREE_PAGE) is None:
-                raise BalloonError("the guest's driver cannot hint: its free page queue does not run")
+        # Whether the free page queue runs says nothing: with kicks in-band a ring starts with its first kick, which
+        # comes with the driver's answer to a command id.
+        if method is ReclaimMethod.HINT and not has_feature(balloon.features, BalloonFeature.FREE_PAGE_HINT):
+            raise BalloonError("the guest's driver cannot hint: FREE_PAGE_HINT was not negotiated")
 
     # -- what host.reclaim asks for ---------------------------------------------------------------------------------
 
