@@ -31,6 +31,8 @@ class Pair:
 
     def __init__(self, path: Path, features: int, num_pages: int, workloads: tuple[Workload, ...], **options: Any):
         self._stream = io.StringIO()
+        self._read = 0
+        self._events: list[dict[str, Any]] = []
         self._features = features
         self.num_pages = num_pages
         """What the next device wishes for to begin with."""
@@ -69,8 +71,10 @@ class Pair:
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """Return all events of the guest so far, or those of one name."""
-        found = [json.loads(line) for line in self._stream.getvalue().splitlines()]
-        return [event for event in found if name in (None, event["event"])]
+        self._stream.seek(self._read)
+        self._events += map(json.loads, self._stream)
+        self._read = self._stream.tell()
+        return [event for event in self._events if name in (None, event["event"])]
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until ``condition`` holds."""
