@@ -128,8 +128,8 @@ class FreePageHinting:
         if self._state is HintingState.START:
             return self._start()
         if self._state is HintingState.BLOCKS:
-            if self._received == self._active:
-                # One entry stays for the command that ends the round.
+            if self._received == self._active and self._entries > 1:
+                # One entry stays for the command that ends the round; a queue of one has none for blocks.
                 if len(self._under_way) >= self._entries - 1:
                     return None
                 pfn = self._allocator.alloc_pages(

@@ -101,6 +101,13 @@ def test_one_entry_stays_free_for_the_end_of_the_round() -> None:
     assert scene.hinting.held_blocks == 2
 
 
+def test_a_queue_of_one_entry_has_rounds_without_blocks() -> None:
+    scene = Scene(entries=1)
+    assert scene.round(2) == [SendCommand(2)]
+    assert scene.round(2) == [SendCommand(STOP)]
+    assert scene.hinting.state is HintingState.IDLE
+
+
 def test_a_full_queue_goes_on_as_the_device_gives_back() -> None:
     scene = Scene(entries=4)
     scene.hinting.command_id_received(2)
