@@ -101,6 +101,13 @@ def _add_device_options(device: argparse._ArgumentGroup) -> None:
         "by the negotiated or the offered features, or fixed as in the specification",
     )
     device.add_argument(
+        "--in-band",
+        choices=("on", "off"),
+        default="off",
+        help="offer notifications as messages on the sockets; User Mode Linux then takes them instead of event "
+        "descriptors, which are faster (default: off)",
+    )
+    device.add_argument(
         "--statistics-interval",
         metavar="SECONDS",
         type=option_type(parse_interval),
@@ -140,6 +147,7 @@ def _run(arguments: argparse.Namespace) -> int:
         discard=arguments.discard == "punch",
         balloon_pages=balloon_pages,
         queue_numbers=arguments.queue_numbers,
+        in_band=arguments.in_band == "on",
         control_path=arguments.control,
         statistics_interval=arguments.statistics_interval,
     )

@@ -24,12 +24,13 @@ from host.dirty_log import CAN_LOG
 from host.listening_socket import ListeningSocket, inherited_socket
 from host.qmp import build_version
 from host.queue_numbers import AUTO, QueueNumbers
-from host.session import Session
+from host.session import OFFERED_PROTOCOL_FEATURES, Session
 from host.virtio_balloon import VirtioBalloon
 from host.vm_control import VmControl
 from protocol.command_line import DISTRIBUTION, version
 from protocol.events import EventLog
-from protocol.virtio import LOG_ALL
+from protocol.vhost_user import ProtocolFeature
+from protocol.virtio import LOG_ALL, feature_mask
 from protocol.virtio_balloon import BalloonConfig
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,9 @@ most one for each of its queues, so guests that are slow on purpose leave enough
 class DaemonOptions:
     """How the daemon was asked to run. Exactly one of ``socket_path`` and ``fd`` is given.
 
-    ``queue_numbers`` is one of :data:`host.queue_numbers.CHOICES`. ``control_path`` is where the control socket shall
-    be, if there shall be one. Statistics are asked for every ``statistics_interval`` seconds, or for 0 only on demand.
+    ``queue_numbers`` is one of :data:`host.queue_numbers.CHOICES`. ``in_band`` offers notifications as messages.
+    ``control_path`` is where the control socket shall be, if there shall be one. Statistics are asked for every
+    ``statistics_interval`` seconds, or for 0 only on demand.
     """
 
     socket_path: Path | None
@@ -53,6 +55,7 @@ class DaemonOptions:
     discard: bool
     balloon_pages: int
     queue_numbers: str = AUTO
+    in_band: bool = False
     control_path: Path | None = None
     statistics_interval: int = 0
 
@@ -148,9 +151,11 @@ class Daemon:
         balloon = VirtioBalloon(
             config=BalloonConfig(num_pages=self._options.balloon_pages), discard=self._options.discard
         )
+        in_band = feature_mask(ProtocolFeature.INBAND_NOTIFICATIONS)
         session = Session(
             offered=self._options.features if CAN_LOG else self._options.features & ~LOG_ALL,
             balloon=balloon,
+            offered_protocol_features=OFFERED_PROTOCOL_FEATURES & (~0 if self._options.in_band else ~in_band),
             queue_numbers=QueueNumbers.named(self._options.queue_numbers),
         )
 

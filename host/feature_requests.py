@@ -7,7 +7,7 @@ Must not know: sockets, mappings, threads, time.
 
 from host.actions import Announce, Effects, SetBackendChannel
 from host.ring_control import RingControl
-from host.session import OFFERED_PROTOCOL_FEATURES, Handler, Handling, MustClose, Session, u64_of
+from host.session import Handler, Handling, MustClose, Session, u64_of
 from protocol.errors import VhostUserError
 from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Message
@@ -76,11 +76,11 @@ class FeatureRequests:
 
     def _get_protocol_features(self, _message: Message) -> Handling:
         yield from ()
-        return OFFERED_PROTOCOL_FEATURES
+        return self._session.offered_protocol_features
 
     def _set_protocol_features(self, message: Message) -> Effects:
         features = u64_of(message)
-        if unknown := features & ~OFFERED_PROTOCOL_FEATURES:
+        if unknown := features & ~self._session.offered_protocol_features:
             raise VhostUserError(f"protocol feature bits {unknown:#x} were not offered")
         if has_feature(features, ProtocolFeature.INBAND_NOTIFICATIONS):
             needed = feature_mask(ProtocolFeature.BACKEND_REQ, ProtocolFeature.REPLY_ACK)

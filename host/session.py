@@ -40,6 +40,7 @@ OFFERED_PROTOCOL_FEATURES: Final = feature_mask(
     ProtocolFeature.STATUS,
     ProtocolFeature.DEVICE_STATE,
 )
+"""Protocol features that the daemon can do."""
 
 NEEDED_FEATURE: Final[Mapping[FrontendRequest, ProtocolFeature]] = MappingProxyType(
     {
@@ -86,6 +87,7 @@ class Session:
 
     offered: int
     balloon: VirtioBalloon
+    offered_protocol_features: int = OFFERED_PROTOCOL_FEATURES
     features: int = 0
     protocol_features: int = 0
     table: RegionTable = field(default_factory=RegionTable)

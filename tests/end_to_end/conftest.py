@@ -69,7 +69,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DaemonProcess, VirtualMachine]]:
-    with DaemonProcess(tmp_path_factory.mktemp("daemon")) as daemon:
+    with DaemonProcess(tmp_path_factory.mktemp("daemon"), "--in-band", "on") as daemon:
         with VirtualMachine(daemon.socket_path) as neighbour:
             neighbour.client.number = daemon.events.wait("connected")["vm"]
             neighbour.check_alive()

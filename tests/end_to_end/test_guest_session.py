@@ -22,7 +22,9 @@ CHURN: Final = ("--workload", "churn:size=24M,seconds=3600,lifetime=0.1", "--see
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
-    with DaemonProcess(tmp_path_factory.mktemp("daemon"), "--features", "packed=on,in-order=on") as daemon:
+    with DaemonProcess(
+        tmp_path_factory.mktemp("daemon"), "--features", "packed=on,in-order=on", "--in-band", "on"
+    ) as daemon:
         yield daemon
 
 
@@ -141,7 +143,7 @@ def doomed_daemon(directory: Path, *options: str) -> Iterator[DaemonProcess]:
 @pytest.mark.parametrize("notify", ["eventfd", "in-band"])
 def test_the_next_daemon_resumes_what_the_last_one_left(ring: str, notify: str, tmp_path: Path) -> None:
     """Under load, with a balloon: no request fails, no page is lost, and the balloon's size is known to the new one."""
-    wish = ("--balloon", "8M", "--features", "packed=on,in-order=on")
+    wish = ("--balloon", "8M", "--features", "packed=on,in-order=on", "--in-band", "on")
     with doomed_daemon(tmp_path, *wish) as first:
         options = ("--ring", ring, "--notify", notify, "--reconnect", "resume")
         guest = ProgramProcess("guest", "--socket-path", str(first.socket_path), *MACHINE, *CHURN, *options)
