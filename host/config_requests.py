@@ -47,7 +47,7 @@ class ConfigRequests:
         session = self._session
         session.balloon.config = replace(session.balloon.config, **fields)
         listens = session.has_backend_channel and session.has_protocol_feature(ProtocolFeature.CONFIG)
-        if not listens or not any(vring.running for vring in session.vrings):
+        if not listens or not session.has_driver:
             # Nothing may be sent while all rings stand still; a driver that is only paused hears of it afterwards.
             session.config_news = listens and any(vring.started for vring in session.vrings)
             return None

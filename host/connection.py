@@ -92,8 +92,8 @@ class Connection:
 
     @property
     def driver_ready(self) -> bool:
-        """Whether any queue runs."""
-        return bool(self._services)
+        """Whether a driver is at work."""
+        return self._backend.session.has_driver
 
     def queue(self, queue: BalloonQueue) -> RingService | None:
         """Return the service of ``queue`` if it runs."""

@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import resource
+import secrets
 import signal
 import socket
 import time
@@ -21,6 +22,7 @@ from host.connection import Connection
 from host.control import ControlServer
 from host.control_commands import ControlCommands, logical_size
 from host.dirty_log import CAN_LOG
+from host.free_page_hinting import COMMAND_ID_FIRST, COMMAND_IDS, FreePageHinting
 from host.listening_socket import ListeningSocket, inherited_socket
 from host.qmp import build_version
 from host.queue_numbers import AUTO, QueueNumbers
@@ -148,8 +150,12 @@ class Daemon:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve_vm(self, vm: int, sock: socket.socket) -> None:
+        # A driver may have seen the command ids of an earlier daemon, and would ignore the one that it saw last.
+        hinting = FreePageHinting(last_id=COMMAND_ID_FIRST + secrets.randbelow(COMMAND_IDS))
         balloon = VirtioBalloon(
-            config=BalloonConfig(num_pages=self._options.balloon_pages), discard=self._options.discard
+            config=BalloonConfig(num_pages=self._options.balloon_pages),
+            discard=self._options.discard,
+            hinting=hinting,
         )
         in_band = feature_mask(ProtocolFeature.INBAND_NOTIFICATIONS)
         session = Session(

@@ -156,6 +156,9 @@ class Guest(Protocol):
     async def statistics(self) -> "GuestStatistics":
         """Ask the guest for fresh statistics."""
 
+    async def settle(self, queue: BalloonQueue) -> None:
+        """Return when every chain of ``queue`` that was served has been counted."""
+
     def inflate_to(self, num_pages: int) -> None:
         """Have the balloon inflated for now."""
 
@@ -200,6 +203,8 @@ async def reclaim_by_inflate(guest: Guest, progress: Progress) -> bool:
         return True  # nothing to be had, or the balloon is to grow further anyway
     guest.inflate_to(target)
     try:
-        return await progress.wait(lambda: guest.info().actual >= target)
+        complete = await progress.wait(lambda: guest.info().actual >= target)
+        await guest.settle(BalloonQueue.INFLATE)  # the driver's word may come before the last chains are counted
+        return complete
     finally:
         guest.restore_target()

@@ -103,6 +103,12 @@ class Session:
         return has_feature(self.protocol_features, feature)
 
     @property
+    def has_driver(self) -> bool:
+        """Whether a driver is at work. One that kicks in-band has rings that wait for their first kick."""
+        in_band = self.has_protocol_feature(ProtocolFeature.INBAND_NOTIFICATIONS)
+        return any(vring.running or (in_band and vring.enabled and vring.is_set_up) for vring in self.vrings)
+
+    @property
     def lost_bit_30(self) -> bool:
         """Whether the driver runs without VHOST_USER_F_PROTOCOL_FEATURES although protocol features are in use.
 

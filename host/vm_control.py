@@ -30,8 +30,7 @@ class VmInfo:
     """The facts about one virtual machine.
 
     ``num_pages`` is the size that its balloon should have and ``actual`` the size that the driver says it has, in
-    4096-byte pages. ``features`` are the negotiated feature bits. ``driver_ready`` says that a driver is at work: at
-    least one queue runs.
+    4096-byte pages. ``features`` are the negotiated feature bits. ``driver_ready`` says that a driver is at work.
     """
 
     pid: int
@@ -86,7 +85,7 @@ class Machine(Protocol):
 
     @property
     def driver_ready(self) -> bool:
-        """Whether any queue runs."""
+        """Whether a driver is at work."""
 
     def change_config(self, **fields: int) -> None:
         """Set fields of the configuration space, and tell the driver."""
@@ -325,12 +324,16 @@ class VmControl:
     async def end_hinting(self) -> None:
         """Close the round and let the driver have its blocks back, when no worker can be discarding one of them."""
         self.hinting.stop()
-        queue = self._machine.queue(BalloonQueue.FREE_PAGE)
-        if queue is not None:
-            await queue.settled()
+        await self.settle(BalloonQueue.FREE_PAGE)
         if self.hinting.command_id == COMMAND_ID_STOP:
             self.hinting.done()
             self.show_command_id("done")
+
+    async def settle(self, queue: BalloonQueue) -> None:
+        """Return when every chain of ``queue`` that was served has been counted."""
+        service = self._machine.queue(queue)
+        if service is not None:
+            await service.settled()
 
     def inflate_to(self, num_pages: int) -> None:
         """Have the balloon inflated for now; :meth:`restore_target` takes that back."""

@@ -96,6 +96,15 @@ def test_a_kick_by_message_does_not_revive_a_broken_ring() -> None:
     assert shell.take_done() == ["start 2 reporting at 0"]
 
 
+def test_a_driver_that_has_not_kicked_yet_hears_of_a_new_target() -> None:
+    shell = inband()
+    assert shell.backend.change_config(num_pages=1) is None
+    configure(shell, 0)
+    assert shell.backend.change_config(num_pages=2) is not None
+    shell.ring("ENABLE", 0, 0)
+    assert shell.backend.change_config(num_pages=3) is None
+
+
 def test_a_ring_without_descriptors_is_only_polled_if_notifications_are_not_messages() -> None:
     for shell, polled in ((negotiated(), True), (inband(), False)):
         configure(shell, 2)
