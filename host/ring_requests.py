@@ -67,6 +67,9 @@ class RingRequests:
             return
         vring.set_address(message.payload, self._session.table, packed=self._session.packed)
         yield from self._rings.halt(vring)
+        if vring.enabled:  # without bit 30 every ring is, and no message to enable it will come
+            self._start_inband(vring)
+            yield from self._rings.run_wanted(vring)
 
     def _set_vring_kick(self, message: Message) -> Effects:
         vring = yield from self._change_file(message)
@@ -74,9 +77,13 @@ class RingRequests:
         vring.broken = False
         yield from self._rings.run_wanted(vring)
 
-    @property
-    def _inband(self) -> bool:
-        return self._session.has_protocol_feature(ProtocolFeature.INBAND_NOTIFICATIONS)
+    def _start_inband(self, vring: Vring) -> None:
+        # Without a kick descriptor nothing more is said of a ring until its first kick. Linux never kicks a queue that
+        # it has nothing to put on, and waits there for a change of the configuration space, which may be sent only
+        # while a ring runs.
+        inband = self._session.has_protocol_feature(ProtocolFeature.INBAND_NOTIFICATIONS)
+        if inband and vring.is_set_up and not vring.started:
+            self._start(vring)
 
     @staticmethod
     def _start(vring: Vring) -> None:
@@ -118,9 +125,6 @@ class RingRequests:
         vring.enabled = state.num == 1
         if not vring.enabled:
             yield from self._rings.pause(vring)
-        elif self._inband and vring.is_set_up and not vring.started:
-            # Without a kick descriptor this is the last that is said of a ring until its first kick. Linux never kicks
-            # a queue that it has nothing to put on, and waits there for a change of the configuration space, which may
-            # be sent only while a ring runs.
-            self._start(vring)
+        else:
+            self._start_inband(vring)
         yield from self._rings.run_wanted(vring)
