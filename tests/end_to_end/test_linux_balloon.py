@@ -62,7 +62,8 @@ def balloon(
 ) -> Iterator[Balloon]:
     directory = tmp_path_factory.mktemp(request.param)
     packed = request.param == "packed"
-    features = f"packed={'on' if packed else 'off'},statistics=on,free-page-hint=on,page-reporting=off"
+    features = f"packed={'on' if packed else 'off'},must-tell-host={'on' if packed else 'off'}"
+    features += ",free-page-hint=on,page-reporting=off"
     options = ("--control", str(directory / "control"), "--features", features)
     with (
         DaemonProcess(directory, *options) as daemon,
@@ -139,8 +140,8 @@ from the balloon at a time, four times a second: no more than a few may be wanti
 
 @pytest.mark.parametrize("deflates", [True, False], ids=["deflate-on-oom", "control"])
 def test_a_guest_short_of_memory_takes_it_from_the_balloon(tmp_path: Path, deflates: bool) -> None:
-    features = f"deflate-on-oom={'on' if deflates else 'off'}"
-    options = ("--control", str(tmp_path / "control"), "--features", features)
+    switch = "on" if deflates else "off"
+    options = ("--control", str(tmp_path / "control"), "--features", f"deflate-on-oom={switch},packed={switch}")
     with (
         DaemonProcess(tmp_path, *options) as daemon,
         LinuxGuest(daemon, tmp_path) as guest,
@@ -157,4 +158,25 @@ def test_a_guest_short_of_memory_takes_it_from_the_balloon(tmp_path: Path, defla
         assert (balloon.size < inflated) == deflates
         # What may be taken back still counts as the guest's own.
         assert guest.meminfo()["MemTotal"] == (total if deflates else pytest.approx(total - inflated, abs=MIB))
+        guest.power_off(may_complain=not deflates)  # allocations fail where a program is killed for them
+
+
+@pytest.mark.parametrize("poison", ["on", "off"])
+def test_a_driver_that_has_kicked_nothing_yet_hears_of_a_target_and_of_a_reclaim(tmp_path: Path, poison: str) -> None:
+    # With PAGE_POISON offered the driver takes features back, and User Mode Linux then enables no ring by message.
+    features = f"statistics=off,page-reporting=off,free-page-hint=on,page-poison={poison}"
+    options = ("--control", str(tmp_path / "control"), "--features", features)
+    with (
+        DaemonProcess(tmp_path, *options) as daemon,
+        LinuxGuest(daemon, tmp_path) as guest,
+        QmpClient(tmp_path / "control") as control,
+    ):
+        balloon = connect(daemon, guest, control)
+        assert control.command("query-vms")[0]["driver-ready"]
+        blocks = guest.free_blocks()
+        answer = control.command("reclaim", method="hint")
+        assert answer["complete"]
+        assert answer["discarded-bytes"] >= 0.9 * blocks
+        balloon.resize(64 * MIB)
+        balloon.resize(0)
         guest.power_off()
