@@ -25,6 +25,11 @@ INFLATED: Final = 256 * MIB
 RETURN_SECONDS: Final = 40.0
 """The kernel waits 2 s before a pass of reporting and takes a sixteenth of its list at a time."""
 
+LEFT: Final = 48 * MIB
+"""What the balloon leaves the guest before a program asks for half as much again, in bytes."""
+
+INSERTIONS: Final = 3
+
 STOPS: Final = 8
 """How often the guest is stopped and continued while it reports."""
 
@@ -167,6 +172,32 @@ def reclaim(scene: Scene) -> str:
     )
 
 
+def out_of_memory(scene: Scene) -> str:
+    """A program that needs more than the balloon has left gets it, and is not killed."""
+    machine, control = scene.machine, scene.control
+    memory = control.command("query-balloon")["actual"]
+    size = (machine.meminfo()["MemFree"] - LEFT) // MIB * MIB
+    control.command("balloon", value=memory - size)
+    scene.wait(lambda: balloon_bytes(scene, memory) == size, "the balloon has its size")
+    machine.agent.run(f"head -c {LEFT * 3 // 2} /dev/zero | tail -c {LEFT * 3 // 2} | wc -c | grep -qx {LEFT * 3 // 2}")
+    given = size - balloon_bytes(scene, memory)
+    if given <= 0:
+        raise BalloonError("the balloon gave nothing, and yet the program had its memory")
+    control.command("balloon", value=memory)
+    scene.wait(lambda: balloon_bytes(scene, memory) == 0, "the balloon is empty")
+    scene.check_no_complaint()
+    return f"{format_size(given)} of {format_size(size)} given up for a program"
+
+
+def driver_again(scene: Scene) -> str:
+    """The driver removed and inserted again, and again: each one reports."""
+    agent = scene.machine.agent
+    for _ in range(INSERTIONS):
+        agent.run("rmmod virtio_balloon && insmod /modules/virtio_balloon.ko")
+        report(scene)
+    return f"{INSERTIONS} times, each reports"
+
+
 def stop_and_continue(scene: Scene) -> str:
     """Stopping the guest while it reports loses nothing: each ring goes on at the base that it was stopped with."""
     machine = scene.machine
@@ -196,6 +227,8 @@ TRIALS: Final[tuple[tuple[str, Callable[[Scene], str]], ...]] = (
     ("inflate, deflate", inflate),
     ("statistics", statistics),
     ("reclaim", reclaim),
+    ("out of memory", out_of_memory),
+    ("driver again", driver_again),
     ("stop / cont", stop_and_continue),
     ("reboot", reboot),
 )

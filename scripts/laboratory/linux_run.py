@@ -101,7 +101,8 @@ class LinuxRun:
 
     def wait_until_quiet(self) -> None:
         """Wait until the guest has nothing more to report."""
-        self.wait(lambda: time.monotonic() - self._last("report", 0.0) > QUIET_SECONDS, "an end of the reports")
+        begin = time.monotonic()
+        self.wait(lambda: time.monotonic() - self._last("report", begin) > QUIET_SECONDS, "an end of the reports")
 
     def wait_for_balloon(self, size: int) -> None:
         """Have the balloon take ``size`` bytes, and wait until it has."""
@@ -121,8 +122,8 @@ class LinuxRun:
         end = time.monotonic() + seconds
         self.wait(lambda: time.monotonic() > end, "time")
 
-    def _last(self, name: str, default: float) -> float:
-        return max((float(event["t"]) for event in self.events if event["event"] == name), default=default)
+    def _last(self, name: str, begin: float) -> float:
+        return max([begin, *(float(event["t"]) for event in self.events if event["event"] == name)])
 
     def _look(self) -> None:
         now = time.monotonic()

@@ -63,7 +63,7 @@ def rows_of(events: Iterable[Mapping[str, Any]]) -> list[Row]:
 def phases_of(rows: Sequence[Row]) -> list[Phase]:
     """Return the phases; each ends where the next begins, the last with the last row."""
     begins = [(row["phase"], row["seconds"]) for row in rows if row["event"] == "phase"]
-    ends = [seconds for _, seconds in begins[1:]] + [rows[-1]["seconds"] if rows else 0.0]
+    ends = [*(seconds for _, seconds in begins), *(row["seconds"] for row in rows[-1:])][1:]
     return [Phase(name, begin, end) for (name, begin), end in zip(begins, ends, strict=True)]
 
 
@@ -131,16 +131,19 @@ def draw(figure: Any, rows: Sequence[Row]) -> None:
         sums.append((end, sums[-1][1]))
         causes.step(*zip(*sums, strict=True), where="post", color=_COLOURS[cause], label=words)
     top = max(row["mib"] for row in samples)
-    for number, phase in enumerate(phases_of(rows)):
+    phases = phases_of(rows)
+    for number, phase in enumerate(phases, 1):
         for axes in (memory, causes):
-            axes.axvspan(phase.begin, phase.end, color="black", alpha=0.06 if number % 2 else 0.0, linewidth=0)
-        middle = (phase.begin + phase.end) / 2
-        memory.text(middle, top * 1.04, phase.name, rotation=90, ha="center", va="bottom", fontsize=8)
-    memory.set_ylim(0, top * 1.45)
+            axes.axvspan(phase.begin, phase.end, color="black", alpha=0.0 if number % 2 else 0.06, linewidth=0)
+        memory.text((phase.begin + phase.end) / 2, top * 1.06, str(number), ha="center", va="bottom", weight="bold")
+    names = [f"{number} {phase.name}" for number, phase in enumerate(phases, 1)]
+    half = (len(names) + 1) // 2
+    memory.set_title("    ".join(names[:half]) + "\n" + "    ".join(names[half:]), fontsize=9)
+    memory.set_ylim(0, top * 1.2)
     memory.set_xlim(0, end)
     memory.set_ylabel("MiB")
-    memory.legend(loc="center left", fontsize=8)
-    causes.set_ylabel("given back so far (MiB)")
+    memory.legend(loc="center", bbox_to_anchor=(0.47, 0.6), fontsize=8)
+    causes.set_ylabel("given back (MiB)")
     causes.set_xlabel("seconds")
     causes.legend(loc="upper left", fontsize=8)
     for axes in (memory, causes):
