@@ -36,6 +36,7 @@ exit status: 0 if everything worked, 1 if not, 2 for a usage error, 130 after Ct
 examples:
   scripts/qemu
   scripts/qemu --qemu ~/qemu/build/{QEMU} --ring packed --json result.json
+  scripts/qemu --features indirect=off,event-idx=off
 """
 
 
@@ -51,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--qemu", metavar="PATH", type=path, help=f"this QEMU (default: {QEMU} on PATH)")
     parser.add_argument("--ring", choices=("split", "packed"), help="only this ring format (default: both)")
     parser.add_argument("--accelerator", choices=("tcg", "kvm"), default="tcg", help="(default: %(default)s)")
+    parser.add_argument("--features", metavar="LIST", help="further features for the daemon, as its --features")
     parser.add_argument("--kernel", metavar="PATH", type=path, help="a kernel image of yours, with --modules")
     parser.add_argument("--modules", metavar="DIR", type=path, help="its modules, at any depth")
     parser.add_argument("--json", metavar="PATH", help="write the results as JSON, - for standard output")
@@ -72,13 +74,17 @@ def _find_qemu(given: Path | None) -> Path:
     return Path(found).absolute()
 
 
-def run_trials(plan: MachinePlan) -> Iterator[Result]:
-    """Boot one guest and yield the results as they come. After a failure the rest is tried all the
-    same, but not without a guest."""
+def run_trials(plan: MachinePlan, features: str | None) -> Iterator[Result]:
+    """Boot one guest and yield the results as they come.
+
+    ``features`` are for the daemon, besides those that are tried anyway. After a failure the rest is tried all the
+    same, but not without a guest.
+    """
     ring = "packed" if plan.packed else "split"
     events = plan.directory / "daemon.jsonl"
     options = ["--socket-path", str(plan.socket_path), "--control", str(plan.control), "--events", str(events)]
-    options += ["--features", f"packed={'on' if plan.packed else 'off'},statistics=on,free-page-hint=on"]
+    tried = f"packed={'on' if plan.packed else 'off'},free-page-hint=on"
+    options += ["--features", tried if features is None else f"{tried},{features}"]
     with Children(plan.directory) as children:
         daemon = children.start("vhost-user-balloon", python_module("host", *options), events.name)
         while not any(event["event"] == "listening" for event in daemon.new_events()):
@@ -118,7 +124,7 @@ def _run_all(arguments: argparse.Namespace, qemu: Path, kernel: GuestKernel, dir
             socket_path=directory / ring / "balloon.sock",
             directory=directory / ring,
         )
-        for result in run_trials(plan):
+        for result in run_trials(plan, arguments.features):
             _say(f"{result.ring} {result.trial}: {'ok' if result.passed else 'FAILED'}: {result.note}")
             results.append(result)
     return results
