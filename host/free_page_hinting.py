@@ -22,9 +22,9 @@ Only before it is given back as used, only in the round that it was hinted for, 
 
 Threads
 -------
-``start``, ``stop``, ``done``, ``forget_driver`` and ``reset`` belong to the event loop, ``take_command``,
+``start``, ``stop``, ``done``, ``forget_driver``, ``follow`` and ``reset`` belong to the event loop, ``take_command``,
 ``misunderstood`` and ``accepts`` to the worker of the free page queue. Each field is written on one side only;
-``forget_driver`` and ``reset`` are for times when no worker is at the queue.
+``forget_driver``, ``follow`` and ``reset`` are for times when no worker is at the queue.
 
 Must not know: queues, threads, configuration space.
 """
@@ -112,6 +112,11 @@ class FreePageHinting:
     def forget_driver(self) -> None:
         """The queue begins anew: what an earlier driver said is void."""
         self.driver_id = None
+
+    def follow(self, last_id: int) -> None:
+        """Go on behind round ``last_id`` of another device for the same driver. That round is over, whatever became of
+        it: the driver may release its blocks, and no id that it may have seen last is used again."""
+        self.command_id, self.driver_id, self.last_id, self.issued = COMMAND_ID_DONE, None, last_id, 1
 
     def reset(self) -> None:
         """The device was reset: there is no round, and nobody holds blocks any more."""

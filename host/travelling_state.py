@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Final
 
 from host.device_state import STATISTICS_INTERVAL_MIN, DeviceState
-from host.free_page_hinting import COMMAND_ID_DONE, COMMAND_ID_STOP
+from host.free_page_hinting import COMMAND_ID_DONE
 from host.metrics import VmMetrics
 from host.virtio_balloon import VirtioBalloon
 from host.vm_control import VmControl
@@ -25,7 +25,7 @@ def build_state(balloon: VirtioBalloon, control: VmControl, metrics: VmMetrics) 
         num_pages=control.wish,
         actual=balloon.config.actual,
         poison_val=balloon.config.poison_val,
-        last_command_id=balloon.hinting.last_id,
+        last_command_id=balloon.hinting.last_id if balloon.hinting.issued else COMMAND_ID_DONE,
         statistics_interval=max(interval, STATISTICS_INTERVAL_MIN) if interval else 0.0,
         counters=counters | {_REFUSED + reason: number for reason, number in metrics.refused.items()},
     )
@@ -37,9 +37,10 @@ def restore_state(state: DeviceState, balloon: VirtioBalloon, control: VmControl
     A round of hinting that may have been on is over: the driver is shown DONE, and the next round has an id of its own.
     """
     hinting = balloon.hinting
-    hinting.last_id = state.last_command_id
-    hinting.command_id = COMMAND_ID_STOP if state.last_command_id == COMMAND_ID_DONE else COMMAND_ID_DONE
-    hinting.forget_driver()
+    if state.last_command_id == COMMAND_ID_DONE:
+        hinting.reset()
+    else:
+        hinting.follow(state.last_command_id)
     balloon.config = replace(
         balloon.config,
         num_pages=state.num_pages,
