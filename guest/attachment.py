@@ -10,25 +10,23 @@ Must not know: how free pages are found, what a request is about, what programs 
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Final
 
 from guest.attached_queue import AttachedQueue
 from guest.attachment_options import AttachmentOptions
+from guest.frontend import Call
 from guest.ram import GuestRam
 from guest.ring_memory import RingMemory
-from guest.session import Session
+from guest.session import Result, Session, in_time
 from guest.virtqueue import Buffer
 from protocol.errors import SessionEnded, VhostUserError, VirtqueueError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
-from protocol.vhost_user import BackendRequest, InflightDescription, ProtocolFeature, VringState
+from protocol.vhost_user import BackendRequest, InflightDescription, Payload, ProtocolFeature, VringState
 from protocol.vhost_user_codec import Message
 from protocol.virtio import has_feature
 from protocol.virtio_balloon import CONFIG_POISON_VAL, BalloonConfig, BalloonFeature, BalloonQueue, queue_order
-
-ANSWER_TIMEOUT: Final = 10.0
-"""Seconds that a back-end may take to bring its device up."""
 
 RESUME_INTERVAL: Final = 0.2
 """Seconds between two attempts to find the back-end again."""
@@ -99,17 +97,12 @@ class Attachment:
         return Session(self._options.protocol_features, self._take_request, self._on_session_lost)
 
     async def _open(self) -> None:
-        await self._in_time(self._bring_up())
+        await in_time(self._path, self._bring_up())
         self._session.watch()
 
-    async def _in_time(self, work: Coroutine[object, object, None]) -> None:
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT):
-                await work
-        except TimeoutError as error:
-            raise SessionEnded(f"the back-end at {self._path} does not answer") from error
-        except OSError as error:
-            raise SessionEnded(f"no back-end at {self._path}: {error.strerror or error}") from error
+    async def _call(self, calls: Generator[Call, Payload, Result]) -> Result:
+        # Not once this attachment is over: its session may be that of another by then.
+        return await self._session.call(calls, lambda: not self.lost.done())
 
     async def _bring_up(self) -> None:
         offered = await self._session.open(self._path)
@@ -122,7 +115,7 @@ class Attachment:
         await self._bring_up_device()
 
     async def _bring_up_device(self) -> None:
-        call, frontend = self._session.call, self._session.frontend
+        call, frontend = self._call, self._session.frontend
         await call(frontend.accept(self.features))
         if self._options.page_poison is not None and has_feature(self.features, BalloonFeature.PAGE_POISON):
             # Before DRIVER_OK, and never again (virtio 1.2, 5.5.6.6.1).
@@ -152,11 +145,11 @@ class Attachment:
     async def _start_queues(self) -> None:
         for queue in self._queues.values():
             calls = self._session.frontend.start_queue(queue.index, queue.setup(_USER_BASE), queue.base)
-            await self._session.call(calls)
+            await self._call(calls)
         self._started = True
 
     async def _share_inflight(self) -> None:
-        call, frontend = self._session.call, self._session.frontend
+        call, frontend = self._call, self._session.frontend
         if self._inflight is not None:
             await call(frontend.set_inflight(*self._inflight))
             return
@@ -180,14 +173,15 @@ class Attachment:
         Returns where each of them stopped, in the back-end's words: the base that it will start from.
 
         Raises:
-            SessionEnded: the back-end is gone.
+            SessionEnded: the back-end is gone. With the next one the queues go on.
             VhostUserError: it refused, and is lost.
         """
         self._require_back_end()
-        self._paused, self._started = True, False
+        self._started = False
         for queue in self._queues.values():
-            queue.base = await self._session.call(self._session.frontend.stop_queue(queue.index))
+            queue.base = await self._call(self._session.frontend.stop_queue(queue.index))
             self._collect(queue)
+        self._paused = True  # not before: a queue that was not stopped has no base to go on from
         return {kind: queue.base for kind, queue in self._queues.items()}
 
     async def start(self) -> None:
@@ -217,7 +211,7 @@ class Attachment:
         """
         self._require_back_end()
         self._started = False
-        await self._session.call(self._session.frontend.reset(len(self._queues)))
+        await self._call(self._session.frontend.reset(len(self._queues)))
         self.was_reset = True
         self._lose("the driver reset the device")
 
@@ -235,7 +229,7 @@ class Attachment:
         following.features = self.features
         self._session.hand_over(following._take_request, following._on_session_lost)
         try:
-            await following._in_time(following._bring_up_device())
+            await in_time(self._path, following._bring_up_device())
         except BaseException:
             following.close()
             raise
@@ -288,7 +282,7 @@ class Attachment:
         """Read the configuration space anew, as after a change. Without a back-end it stays as it was last read."""
         with contextlib.suppress(SessionEnded, VhostUserError):
             self._require_back_end()
-            self.config = await self._session.call(self._session.frontend.get_config())
+            self.config = await self._call(self._session.frontend.get_config())
         return self.config
 
     async def write_config(self, offset: int, data: bytes) -> None:
@@ -298,7 +292,7 @@ class Attachment:
         with contextlib.suppress(SessionEnded, VhostUserError):
             self._require_back_end()
             del self._unsent[offset]
-            await self._session.call(self._session.frontend.set_config(offset, data))
+            await self._call(self._session.frontend.set_config(offset, data))
 
     # -- watching ---------------------------------------------------------------------------------------------------
 
@@ -378,8 +372,7 @@ class Attachment:
 
     async def _kick_in_band(self, index: int) -> None:
         with contextlib.suppress(SessionEnded, VhostUserError):
-            if self._started:
-                await self._session.call(self._session.frontend.kick(index))
+            await self._session.call(self._session.frontend.kick(index), lambda: self._started)
 
     async def request(
         self, queue: BalloonQueue, readable: Sequence[Buffer] = (), writable: Sequence[Buffer] = ()

@@ -6,16 +6,39 @@ Must not know: rings, the guest's memory, what the messages are about.
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from guest.frontend import Call, Frontend
 from guest.session_channel import BackendChannel, RequestChannel
+from protocol.errors import SessionEnded
 from protocol.vhost_user import Payload
 from protocol.vhost_user_codec import Message
 
+ANSWER_TIMEOUT: Final = 10.0
+"""Seconds that a back-end may take to bring its device up."""
+
 Result = TypeVar("Result")
+
+
+def _always() -> bool:
+    return True
+
+
+async def in_time(path: Path, work: Coroutine[object, object, None]) -> None:
+    """Do ``work``, which brings up the device of the back-end that listens at ``path``, if that answers in time.
+
+    Raises:
+        SessionEnded: it does not, or nobody listens there.
+    """
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            await work
+    except TimeoutError as error:
+        raise SessionEnded(f"the back-end at {path} does not answer") from error
+    except OSError as error:
+        raise SessionEnded(f"no back-end at {path}: {error.strerror or error}") from error
 
 
 class Session:
@@ -60,9 +83,9 @@ class Session:
         self._take_request = take_request
         self._on_lost = on_lost
 
-    async def call(self, calls: Generator[Call, Payload, Result]) -> Result:
+    async def call(self, calls: Generator[Call, Payload, Result], is_wanted: Callable[[], bool] = _always) -> Result:
         """Send the messages of ``calls``; see :meth:`guest.session_channel.RequestChannel.call`."""
-        return await self._requests.call(calls)
+        return await self._requests.call(calls, is_wanted)
 
     def take_file(self) -> int | None:
         """Hand out the file descriptor that came with the last answer; whoever takes it closes it."""

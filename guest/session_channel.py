@@ -38,16 +38,20 @@ class RequestChannel:
         self._watched = False
         self._ended = False
 
-    async def call(self, calls: Generator[Call, Payload, Result]) -> Result:
+    async def call(self, calls: Generator[Call, Payload, Result], is_wanted: Callable[[], bool]) -> Result:
         """Send the messages of ``calls``, each with its answer, as one unit between those of other callers.
 
+        ``is_wanted`` is asked when it is their turn: what was true before the others' messages may not be any more.
+
         Raises:
-            SessionEnded: the back-end went away.
+            SessionEnded: the back-end went away, or the messages are not wanted any more.
             VhostUserError: the back-end refused, or answered what makes no sense.
         """
         async with self._turn:
             if self._ended:
                 raise SessionEnded("back-end gone")
+            if not is_wanted():
+                raise SessionEnded("the device has been reset or stopped")
             if not self._watched:
                 return await self._run(calls)
             self._loop.remove_reader(self._socket.fileno())

@@ -303,13 +303,14 @@ class VirtualMachine:
         attachment = self._attachment
         while attachment is not None:
             reason = await self._wait_lost(attachment)
+            self._detach(reason)
             if attachment.was_reset:
-                self._detach(reason)
-                with contextlib.suppress(BalloonError):
+                try:
                     attachment = await self._attach(before=attachment)
                     continue
+                except BalloonError as error:
+                    reason = str(error)
             _say(f"{reason}; waiting for a back-end at {self._options.socket_path}")
-            self._detach(reason)
             attachment = await self._attach_again()
             _say("attached again")
 

@@ -104,7 +104,7 @@ async def test_a_back_end_that_answers_wrongly(answer: bytes, complaint: str, gu
 
 @pytest.mark.asyncio
 async def test_a_back_end_that_does_not_answer(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guest.attachment.ANSWER_TIMEOUT", 0.05)
+    monkeypatch.setattr("guest.session.ANSWER_TIMEOUT", 0.05)
     async with fake_backend(guest.path) as backend:
         backend.answers[FrontendRequest.SET_VRING_NUM] = b""
         with pytest.raises(SessionEnded, match=f"^the back-end at {guest.path} does not answer$"):

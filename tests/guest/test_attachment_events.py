@@ -1,5 +1,6 @@
 """What happens to an attachment in its life: stopped and started, reset, kicked and interrupted by messages."""
 
+import asyncio
 import os
 import socket
 from typing import Final
@@ -129,6 +130,32 @@ async def test_a_back_end_that_goes_while_the_device_is_reset(guest: Guest) -> N
         backend.hang_up_at = FrontendRequest.SET_MEM_TABLE
         with pytest.raises(SessionEnded, match=r"during SET_MEM_TABLE$"):
             await attachment.bind_again()
+
+
+@pytest.mark.asyncio
+async def test_what_comes_too_late_for_a_device_that_was_reset_is_not_said_to_the_next(guest: Guest) -> None:
+    """Whoever had to wait for the end of the reset has nothing to say any more: not a kick either."""
+    async with fake_backend(guest.path) as backend:
+        guest.wish(AttachmentOptions(in_band=True))
+        attachment = await guest.attach()
+        names(backend)
+        reset = asyncio.create_task(attachment.reset())
+        late = [
+            asyncio.create_task(work)
+            for work in (attachment.stop(), attachment.start(), attachment.write_config(4, b"late"), attachment.reset())
+        ]
+        attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        await reset
+        following = await attachment.bind_again()
+        ends = await asyncio.gather(*late, return_exceptions=True)
+        assert [type(end) for end in ends] == [SessionEnded, SessionEnded, type(None), SessionEnded]
+        await following.read_config()
+        said = names(backend)
+        assert said[:3] == ["RESET_DEVICE", "SET_STATUS", "SET_STATUS"]
+        assert not {"GET_VRING_BASE", "SET_CONFIG"} & set(said)
+        assert said.count("RESET_DEVICE") == 1
+        assert said.count("VRING_KICK") == said.count("SET_VRING_ENABLE") == 3
+        following.close()
 
 
 @pytest.mark.asyncio

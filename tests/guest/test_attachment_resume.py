@@ -141,6 +141,30 @@ async def test_queues_that_were_stopped_stay_stopped_with_the_next_back_end(gues
 
 
 @pytest.mark.asyncio
+async def test_queues_of_which_not_all_were_stopped_go_on_with_the_next_back_end(guest: Guest) -> None:
+    """What was given back is not handed over again, and what was not is."""
+    async with fake_backend(guest.path) as backend:
+        guest.wish(RESUME)
+        attachment = await guest.attach()
+        interruptions = Interruptions(attachment)
+        done = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        guest.give_back(backend)
+        assert await done == 0
+        under_way = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        backend.hang_up_at = FrontendRequest.GET_VRING_BASE
+        with pytest.raises(SessionEnded):
+            await attachment.stop()
+        await interruptions.count(2)
+        bases = [message.payload for message in backend.messages if message.request is FrontendRequest.SET_VRING_BASE]
+        assert bases[-1] == VringState(REPORTING, 1)
+        assert attachment.is_started
+        assert not under_way.done()
+        guest.give_back(backend)
+        assert await under_way == 0
+        attachment.close()
+
+
+@pytest.mark.asyncio
 async def test_a_back_end_that_offers_something_else_does_not_resume(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         guest.wish(RESUME)

@@ -1,11 +1,14 @@
 """The balloon from both sides: the guest's driver and the host's device, joined in one process."""
 
+import asyncio
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from guest.attachment import Attachment
 from guest.attachment_options import AttachmentOptions
+from guest.control import ask
 from guest.workloads.memhog import Idle, Memhog
 from host.virtio_balloon import OFFERED
 from protocol.memory import PAGE_SIZE
@@ -149,6 +152,28 @@ async def test_the_next_device_finds_the_balloon_as_it_was_left(path: Path, caps
         assert (await pair.device.control.statistics()).values["memfree"] == free - PAGES * PAGE_SIZE
         pair.device.control.set_num_pages(0)
         await pair.until_actual(0)
+    assert "attached again" in capsys.readouterr().err
+
+
+@pytest.mark.asyncio
+async def test_a_device_that_is_gone_when_its_driver_is_inserted_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running_pair(path, ALL, Idle(seconds=0.01), control=path.with_name("control")) as pair:
+        pair.device.control.set_num_pages(PAGES)
+        await pair.until_actual(PAGES)
+        first, bind_again = pair.device, Attachment.bind_again
+
+        async def bind_too_late(attachment: Attachment) -> Attachment:
+            pair.hang_up()
+            return await bind_again(attachment)
+
+        monkeypatch.setattr(Attachment, "bind_again", bind_too_late)
+        assert await asyncio.to_thread(ask, path.with_name("control"), "reset") == "reset\n"
+        await pair.until(lambda: len(pair.events("attached")) == 2)
+        assert pair.device is not first
+        comings = [event["event"] for event in pair.events() if event["event"] in ("attached", "detached")]
+        assert comings == ["attached", "detached", "attached"]
     assert "attached again" in capsys.readouterr().err
 
 
