@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from protocol.units import MIB
+from scripts.qmp_client import CommandError, QmpClient
 from tests.end_to_end.harness import DaemonProcess, mappings_of_files, until
 from tests.end_to_end.linux_guest import INSMOD, MODULE, RMMOD, LinuxGuest
 from tests.end_to_end.virtual_machine import Client
@@ -71,11 +72,17 @@ def check_reporting(daemon: DaemonProcess, guest: LinuxGuest) -> None:
 @pytest.mark.parametrize("ring", ROUNDS)
 def test_a_driver_comes_and_goes_ten_times(tmp_path: Path, ring: str) -> None:
     features = f"packed={'on' if ring == 'packed' else 'off'},free-page-hint=on"
-    with DaemonProcess(tmp_path, "--features", features) as daemon, LinuxGuest(daemon, tmp_path) as guest:
+    options = ("--control", str(tmp_path / "control"), "--features", features)
+    with (
+        DaemonProcess(tmp_path, *options) as daemon,
+        QmpClient(tmp_path / "control") as control,
+        LinuxGuest(daemon, tmp_path) as guest,
+    ):
         guest.run(f"test -e {MODULE} && head -c 32M /dev/urandom >/tmp/seed")
         ram = os.open(f"/proc/self/fd/{guest.ram.descriptor}", os.O_RDONLY)
         for _ in range(ROUNDS[ring]):
             check_reporting(daemon, guest)
+            assert control.command("query-guest-statistics")["statistics"]["memfree"] > 0
             rings = RingPages.of(daemon)
             assert rings.spans
             guest.run(RMMOD)
@@ -84,6 +91,10 @@ def test_a_driver_comes_and_goes_ten_times(tmp_path: Path, ring: str) -> None:
             guest.run("cat /tmp/seed /tmp/seed >/tmp/content && md5sum /tmp/content >/tmp/sum")
             with stopped(guest.kernel_pid):
                 content = rings.read(ram)
+                # A statistics buffer was held. Who asks for it, or for memory, must not have it given back now.
+                for command in ("query-guest-statistics", "reclaim"):
+                    with pytest.raises(CommandError, match="no driver that is ready"):
+                        control.command(command)
                 with closing(Client(daemon.socket_path)):
                     daemon.events.wait("connected", pid=os.getpid())
                 daemon.events.wait("disconnected")
