@@ -12,7 +12,7 @@ from guest.mm.reporters import REPORTERS
 from protocol.errors import UsageError
 from protocol.units import MIB
 from scripts.laboratory import boundary_cost, pace, page_fault, pictures, published, sweep, walk_through
-from scripts.laboratory.__main__ import EXPERIMENTS, choose, main
+from scripts.laboratory.__main__ import EXPERIMENTS, REAL, choose, main
 from scripts.laboratory.experiment import Experiment, Table
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "scripts" / "laboratory" / "free-block.md"
@@ -127,7 +127,8 @@ def test_an_unknown_experiment_is_refused(capsys: pytest.CaptureFixture[str]) ->
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [e.name for e in EXPERIMENTS]
+    names = [experiment.name for experiment in (*EXPERIMENTS, *REAL)]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == names
 
 
 def test_a_run_without_matplotlib_leaves_tables_and_data(
