@@ -7,13 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from guest.virtio_balloon import WANTED
 from protocol.memory import PAGE_SIZE
 from protocol.packed_ring import FRESH_BASE, VIRTQ_DESC_F_AVAIL, PackedRing
 from protocol.vhost_user import FrontendRequest, VringFile, VringState
 from protocol.virtio import FeatureBit, feature_mask
 from tests.end_to_end.harness import DaemonProcess
-from tests.end_to_end.virtual_machine import DATA_AT, GUEST_BASE, QUEUE_SIZE, Client, TestQueue, VirtualMachine
+from tests.end_to_end.virtual_machine import (
+    DATA_AT,
+    GUEST_BASE,
+    QUEUE_SIZE,
+    WANTED,
+    Client,
+    TestQueue,
+    VirtualMachine,
+)
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 
