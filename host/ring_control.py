@@ -27,7 +27,7 @@ class RingControl:
         # A started ring that is configured again begins anew, and only a kick descriptor starts it: reading the old
         # place in between could take a driver's reused memory for a ring.
         yield from self.pause(vring)
-        vring.started = vring.broken = False
+        vring.started = vring.broken = vring.signal_first = False
         # With the last ring the driver is gone; the next one sets a poison value of its own before its first chain.
         session = self._session
         has_driver = any(each.started for each in session.vrings)

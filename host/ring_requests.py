@@ -104,11 +104,13 @@ class RingRequests:
 
     def _change_file(self, message: Message) -> Generator[Action, int | None, Vring]:
         # No worker may be using the old descriptor while it is closed. A completion may have been signalled on the old
-        # call descriptor and not been seen, hence the new one is signalled once when the ring goes on.
+        # call descriptor and not been seen, even long ago if the ring is paused or parked, hence the new one is
+        # signalled once when the ring goes on.
         assert isinstance(message.request, FrontendRequest)
         assert isinstance(message.payload, VringFile)
         vring = self._session.vring(message.payload.index)
-        vring.signal_first |= vring.running and message.request is FrontendRequest.SET_VRING_CALL
+        has_served = vring.running or (vring.started and vring.resumes)
+        vring.signal_first |= has_served and message.request is FrontendRequest.SET_VRING_CALL
         yield from self._rings.pause(vring)
         try:
             yield SetVringFile(message.request, vring.index, message.fds[0] if message.fds else None)

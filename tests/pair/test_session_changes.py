@@ -152,6 +152,32 @@ def test_replacing_a_descriptor_stops_the_ring_for_it_and_goes_on(name: str) -> 
     assert shell.take_done() == ["stop 2", f"{name.lower()} 2 fd 33", f"start 2 reporting at 6{told}"]
 
 
+def test_a_driver_whose_ring_is_paused_hears_on_its_new_descriptor_what_it_may_have_missed_on_the_old_one() -> None:
+    shell = negotiated()
+    set_up(shell, 2)
+    shell.ring("ENABLE", 2, 0)
+    shell.ring("CALL", 2, 33)
+    shell.take_done()
+    shell.ring("ENABLE", 2, 1)
+    assert shell.take_done() == ["start 2 reporting at 0, tell the driver"]
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_ring_that_is_set_up_anew_interrupts_nobody_first(stopped: bool) -> None:
+    """User Mode Linux only disables the rings of a driver that goes, and describes the next one's call first."""
+    shell = negotiated()
+    set_up(shell, 2)
+    shell.ring("ENABLE", 2, 0)
+    if stopped:
+        shell.ask(FrontendRequest.GET_VRING_BASE, VringState(2, 0))
+    shell.ring("CALL", 2, 33)
+    shell.ring("NUM", 2, 128)
+    shell.ring("KICK", 2, 12)
+    shell.take_done()
+    shell.ring("ENABLE", 2, 1)
+    assert shell.take_done() == ["start 2 reporting at 0"]
+
+
 @pytest.mark.parametrize("name", ["KICK", "CALL", "ERR"])
 def test_a_ring_without_one_of_its_descriptors_runs_all_the_same(name: str) -> None:
     shell = negotiated()
