@@ -38,8 +38,11 @@ class ConfigRequests:
     def _set_config(self, message: Message) -> Effects:
         yield from ()
         config = _config_of(message)
-        poison_offered = has_feature(self._session.offered, BalloonFeature.PAGE_POISON)
-        self._session.balloon.write_config(config.offset, config.data, poison_offered=poison_offered)
+        session = self._session
+        poison_offered = has_feature(session.offered, BalloonFeature.PAGE_POISON)
+        session.balloon.write_config(
+            config.offset, config.data, poison_offered=poison_offered, driver_runs=session.has_driver
+        )
 
     def change(self, **fields: int) -> bytes | None:
         """Set ``fields`` of the configuration space. Return the request to send on the back-end's channel, or None

@@ -38,13 +38,13 @@ _U64_MAX: Final = (1 << 64) - 1
 class DeviceState:
     """What travels. ``num_pages`` and ``actual`` count 4096-byte pages, ``statistics_interval`` seconds (0: on demand).
 
-    ``last_command_id`` is the id of the hinting round that was begun last, 1 if none was. ``counters`` are the metrics
-    by name.
+    ``poison_val`` is None if the driver has told none. ``last_command_id`` is the id of the hinting round begun last,
+    1 if none was. ``counters`` are the metrics by name.
     """
 
     num_pages: int
     actual: int
-    poison_val: int
+    poison_val: int | None
     last_command_id: int
     statistics_interval: float
     counters: Mapping[str, int]
@@ -80,7 +80,7 @@ def parse_state(data: bytes) -> DeviceState:
     return DeviceState(
         num_pages=_number(document, "num_pages", NUM_PAGES_MAX),
         actual=_number(document, "actual", NUM_PAGES_MAX),
-        poison_val=_number(document, "poison_val", _U32_MAX),
+        poison_val=None if document["poison_val"] is None else _number(document, "poison_val", _U32_MAX),
         last_command_id=_number(document, "last_command_id", _U32_MAX, least=1),
         statistics_interval=_seconds(document, "statistics_interval"),
         counters=_counters(document["counters"]),

@@ -24,7 +24,7 @@ def build_state(balloon: VirtioBalloon, control: VmControl, metrics: VmMetrics) 
     return DeviceState(
         num_pages=control.wish,
         actual=balloon.config.actual,
-        poison_val=balloon.config.poison_val,
+        poison_val=balloon.config.poison_val if balloon.poison_told else None,
         last_command_id=balloon.hinting.last_id if balloon.hinting.issued else COMMAND_ID_DONE,
         statistics_interval=max(interval, STATISTICS_INTERVAL_MIN) if interval else 0.0,
         counters=counters | {_REFUSED + reason: number for reason, number in metrics.refused.items()},
@@ -46,8 +46,9 @@ def restore_state(state: DeviceState, balloon: VirtioBalloon, control: VmControl
         num_pages=state.num_pages,
         actual=state.actual,
         free_page_hint_cmd_id=hinting.command_id,
-        poison_val=state.poison_val,
+        poison_val=state.poison_val or 0,
     )
+    balloon.poison_told = state.poison_val is not None
     control.restore(state.num_pages, state.actual)
     control.set_statistics_interval(state.statistics_interval)
     for name, number in state.counters.items():

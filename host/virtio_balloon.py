@@ -16,7 +16,14 @@ from host.free_page_hinting import COMMAND_ID_SIZE, FreePageHinting
 from host.virtqueue import Buffer, Chain, ReadGuest
 from protocol.memory import PAGE_SIZE
 from protocol.virtio import FeatureBit, feature_mask, has_feature
-from protocol.virtio_balloon import PFN_SHIFT, PFN_SIZE, BalloonConfig, BalloonFeature, BalloonQueue
+from protocol.virtio_balloon import (
+    CONFIG_POISON_VAL,
+    PFN_SHIFT,
+    PFN_SIZE,
+    BalloonConfig,
+    BalloonFeature,
+    BalloonQueue,
+)
 
 PFN_BYTES_MAX: Final = 64 << 10
 """Most bytes of page frame numbers that one chain is believed. Linux sends 1 KiB; nobody needs more than this."""
@@ -67,22 +74,29 @@ class VirtioBalloon:
     ``discard`` False is the operator's word that nothing may be discarded (for example because a device of the guest
     has its memory pinned). ``poison_settled`` is set by the first chain that is no statistics: a driver must not change
     ``poison_val`` after DRIVER_OK (virtio 1.2, 5.5.6.6.1), and no chain comes before that. It is cleared when no ring
-    is left.
+    is left. ``poison_told`` says that the driver has written ``poison_val`` at all. It must have before DRIVER_OK, but
+    a device that took over from one that was killed has not heard of it.
     """
 
     config: BalloonConfig = field(default_factory=BalloonConfig)
     features: int = 0
     discard: bool = True
     poison_settled: bool = False
+    poison_told: bool = False
     hinting: FreePageHinting = field(default_factory=FreePageHinting)
 
-    def write_config(self, offset: int, data: bytes, *, poison_offered: bool) -> None:
+    def write_config(self, offset: int, data: bytes, *, poison_offered: bool, driver_runs: bool = False) -> None:
         """Let the driver write ``data`` at byte ``offset``; only what a driver may change changes.
 
         PAGE_POISON has to be offered for ``poison_val`` to be writable, not yet negotiated: QEMU passes on what the
         driver writes at once, but the features only when the driver is ready.
+
+        With ``driver_runs`` a driver is at work. A write of the whole window then tells no poison value: QEMU sends it
+        for a new ``actual`` and repeats what it has read from this device, which may never have known the value.
         """
         poison = poison_offered and not self.poison_settled
+        if poison and offset <= CONFIG_POISON_VAL.start and CONFIG_POISON_VAL.stop <= offset + len(data):
+            self.poison_told |= offset == CONFIG_POISON_VAL.start or not driver_runs
         self.config = self.config.written_by_driver(offset, data, poison_writable=poison)
 
     def read_config(self, offset: int, length: int) -> bytes:
@@ -92,7 +106,7 @@ class VirtioBalloon:
     def reset(self) -> None:
         """Forget what a driver negotiated and wrote; the host's own wish (``num_pages``) stays."""
         self.features = 0
-        self.poison_settled = False
+        self.poison_settled = self.poison_told = False
         self.hinting.reset()
         self.config = replace(self.config, actual=0, free_page_hint_cmd_id=self.hinting.command_id, poison_val=0)
 
@@ -101,11 +115,13 @@ class VirtioBalloon:
         """Why no page of this guest may be discarded at present, or None if pages may be.
 
         virtio 1.2, 5.5.6.7.2: with PAGE_POISON "the device MUST NOT modify the content of a reported page to a value
-        other than poison_val". A discard leaves zeros, so it is right for a poison value of zero only.
+        other than poison_val". A discard leaves zeros, so it is right for a poison value of zero only, and not for one
+        that is not known.
         """
         if not self.discard:
             return Refusal.DISCARD_OFF
-        if has_feature(self.features, BalloonFeature.PAGE_POISON) and self.config.poison_val != 0:
+        poisoned = self.config.poison_val != 0 or not self.poison_told
+        if poisoned and has_feature(self.features, BalloonFeature.PAGE_POISON):
             return Refusal.POISON
         return None
 

@@ -248,6 +248,17 @@ def test_a_second_driver_may_set_another_poison_value_once_all_rings_have_stoppe
     assert balloon.config.poison_val == 0xAAAA_AAAA
 
 
+def test_qemus_write_of_a_new_size_tells_no_poison_value_to_a_device_that_took_over() -> None:
+    shell = Shell(WITH_POISON)
+    shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES)
+    shell.ask(FrontendRequest.SET_FEATURES, FEATURES | 1 << 4)
+    shell.memory(REGION)
+    set_up(shell, 0)
+    window = BalloonConfig(actual=7).build()
+    assert shell.ask(FrontendRequest.SET_CONFIG, DeviceConfig(offset=0, flags=0, data=window)) == 0
+    assert (shell.session.balloon.config.actual, shell.session.balloon.poison_told) == (7, False)
+
+
 def test_a_wish_for_another_size_is_told_to_a_driver_that_listens() -> None:
     shell = negotiated()
     assert shell.backend.change_config(num_pages=100) is None

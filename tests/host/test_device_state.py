@@ -15,7 +15,7 @@ STATES = st.builds(
     DeviceState,
     num_pages=U32,
     actual=U32,
-    poison_val=U32,
+    poison_val=st.none() | U32,
     last_command_id=st.integers(1, (1 << 32) - 1),
     statistics_interval=st.just(0.0) | st.floats(0.01, 1e6),
     counters=st.dictionaries(st.text("abc_", min_size=1, max_size=8), st.integers(0, (1 << 64) - 1), max_size=10),

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from host.device_memory import Refusal
 from host.device_state import DeviceState, parse_state
 from host.free_page_hinting import COMMAND_ID_DONE, COMMAND_ID_STOP
 from host.metrics import VmMetrics
@@ -50,15 +51,30 @@ def test_sizes_and_counters_arrive() -> None:
     async def go() -> None:
         source, destination = Machine(), Machine()
         source.balloon.config = BalloonConfig(num_pages=512, actual=500, poison_val=0xAA)
+        source.balloon.poison_told = True
         source.control = VmControl(source)
         source.metrics.reports = 3
         source.metrics.refused["unaligned"] = 2
         destination.restore(source.build())
         assert destination.balloon.config == BalloonConfig(num_pages=512, actual=500, poison_val=0xAA)
+        assert destination.balloon.poison_told
         assert destination.control.wish == 512
         assert destination.metrics.reports == 3
         assert destination.metrics.refused == {"unaligned": 2}
         assert destination.build() == source.build()
+
+    in_loop(go())
+
+
+def test_a_poison_value_that_nobody_told_is_not_zero_at_the_destination() -> None:
+    async def go() -> None:
+        source, destination = Machine(), Machine()
+        destination.balloon.features = 1 << 4
+        destination.restore(source.build())
+        kept = [destination.balloon.keeps_pages]
+        source.balloon.write_config(12, bytes(4), poison_offered=True)
+        destination.restore(source.build())
+        assert [*kept, destination.balloon.keeps_pages] == [Refusal.POISON, None]
 
     in_loop(go())
 

@@ -226,6 +226,30 @@ def test_a_poison_value_does_not_change_any_more_once_pages_were_given(first: in
     assert keeps(balloon) is (first != 0)
 
 
+def test_a_poison_value_that_was_never_told_is_not_taken_for_zero() -> None:
+    """A device that took over from one that was killed: the driver wrote the value to the other one."""
+    balloon = VirtioBalloon(features=POISON)
+    window = BalloonConfig(actual=5).build()
+    kept = [balloon.keeps_pages]
+    for offset, data in ((4, b"\5\0\0\0"), (12, b"\0\0"), (0, window[:15]), (14, b"\0\0")):
+        balloon.write_config(offset, data, poison_offered=True)
+        kept.append(balloon.keeps_pages)
+    balloon.write_config(0, window, poison_offered=True, driver_runs=True)  # QEMU, for a new size
+    kept.append(balloon.keeps_pages)
+    assert kept == [Refusal.POISON] * 6
+
+
+@pytest.mark.parametrize(("offset", "driver_runs"), [(0, False), (12, False), (12, True)])
+def test_a_poison_value_of_zero_that_was_told_counts_until_the_next_reset(offset: int, driver_runs: bool) -> None:
+    """QEMU writes the whole window before the queues run, User Mode Linux the field alone when they do."""
+    balloon = VirtioBalloon(features=POISON)
+    balloon.write_config(offset, bytes(16 - offset), poison_offered=True, driver_runs=driver_runs)
+    kept = [balloon.keeps_pages]
+    balloon.reset()
+    balloon.features = POISON
+    assert [*kept, balloon.keeps_pages] == [None, Refusal.POISON]
+
+
 def test_the_first_statistics_come_before_the_poison_value_and_do_not_settle_it() -> None:
     balloon = VirtioBalloon(features=POISON)
     balloon.serve(BalloonQueue.STATS, Chain(0, [(0, 10)], [], None), memory_of((0, 4)), lambda _, size: bytes(size))
