@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from host.guest_memory import GuestMemory, open_region
+from host.guest_memory import GuestMemory, MappedRing, RegionFile, open_region
 from host.vring import RingPlace
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.memory import PAGE_SIZE, FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
@@ -17,6 +17,7 @@ from tests.end_to_end.virtual_machine import Ram
 
 SIZE = 64 * PAGE_SIZE
 QUEUE = 128
+HUGE_PAGE = 2 << 20
 
 
 def region(guest: int = 0x10000, size: int = SIZE, offset: int = 0) -> MemoryRegion:
@@ -158,6 +159,37 @@ def test_a_ring_is_mapped_by_its_pages_only(memory: GuestMemory, ram: Ram, parts
     memory.unmap_ring(2, mapped)
     assert mappings() == before
     assert not memory.device.is_protected(FileRange(0, parts.used.offset, 1))
+
+
+def test_a_hugetlb_file_is_known_by_its_page_size() -> None:
+    try:
+        fd = os.memfd_create("huge", os.MFD_CLOEXEC | os.MFD_HUGETLB)
+    except OSError as error:
+        pytest.skip(f"this kernel has no huge pages: {error.strerror}")
+    try:
+        page_size = os.fstat(fd).st_blksize
+        os.ftruncate(fd, page_size)  # which takes no huge page yet
+        assert open_region(region(size=page_size), fd).page_size == page_size > PAGE_SIZE
+    finally:
+        os.close(fd)
+
+
+def test_a_ring_in_huge_pages_is_mapped_from_the_beginning_of_one() -> None:
+    """The kernel maps a hugetlb file at multiples of its page only; an ordinary file stands in for one."""
+    ram = Ram(4 * HUGE_PAGE)
+    at = 2 * HUGE_PAGE - 0x3000
+    parts = place(at, at + 0x2000, at + 0x4000)  # across the boundary of two
+    before = mappings()
+    mapped = MappedRing(parts, [RegionFile(ram.fd, HUGE_PAGE, True)])
+    lines = [line for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines() if "test-ram" in line]
+    spans = [(line.split()[0].split("-"), int(line.split()[2], 16)) for line in lines]
+    assert (HUGE_PAGE, 2 * HUGE_PAGE) in [(offset, int(end, 16) - int(start, 16)) for (start, end), offset in spans]
+    assert isinstance(mapped.ring, SplitRing)
+    mapped.ring.used[1] = 0x1234
+    assert ram.map[parts.used.offset + 2 : parts.used.offset + 4] == b"\x34\x12"
+    mapped.close()
+    assert mappings() == before
+    ram.close()
 
 
 def test_a_ring_whose_file_was_cut_is_refused_and_leaves_no_mapping() -> None:

@@ -117,6 +117,22 @@ def test_in_order_holds_back_what_comes_before_its_turn() -> None:
     assert ring.ring.used[1] == 3
 
 
+def test_in_order_a_buffer_that_was_held_goes_back_before_those_that_came_later() -> None:
+    """As statistics are held: the earlier one goes back when the next has come, and the last is put back at the end."""
+    ring = Hostile(4).describe(*[Descriptor(0xA, 1, 0, 0)] * 3).offer(2, 0)
+    device = ring.memory.device(in_order=True)
+    first, second = device.pop(), device.pop()
+    assert first is not None
+    assert second is not None
+    device.add_used(first.head, 0)
+    device.unpop(second)
+    assert (list(ring.ring.used_elements[1:3]), ring.ring.used[1], device.base) == ([2, 0], 1, 1)
+    again = device.pop()
+    assert again == second
+    device.add_used(second.head, 0)
+    assert ring.ring.used[1] == 2
+
+
 def test_memory_that_became_something_else_is_not_taken_for_the_ring() -> None:
     ring = Hostile(4).describe(Descriptor(0xA, 1, 0, 0)).offer(0)
     ring.device.add_used(ring.pop().head, 0)
