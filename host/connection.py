@@ -69,7 +69,8 @@ class Connection:
         self.emit = emit
         self._reader = MessageReader(Channel.FRONTEND_REQUESTS)
         self._memory = GuestMemory()
-        self._files = [QueueFiles() for _ in range(QUEUES_MAX)]
+        self._migration = Migration(self)
+        self._files = [QueueFiles(relieve_log=self._migration.relieve) for _ in range(QUEUES_MAX)]
         self._services: dict[int, RingService] = {}
         self._broken: asyncio.Queue[int] = asyncio.Queue()
         self._channel: BackendChannel | None = None
@@ -78,7 +79,6 @@ class Connection:
         self.metrics = VmMetrics()
         self._event_limit = EventLimit()
         self.control = VmControl(self)
-        self._migration = Migration(self)
 
     @property
     def balloon(self) -> VirtioBalloon:
@@ -354,7 +354,7 @@ class Connection:
         """Go on from the state that the back-end at the virtual machine's source has left."""
         restore_state(state, self.balloon, self.control, self.metrics)
         self._backend.session.config_news = True  # for the driver, once a queue runs
-        self.emit("state_loaded", target_bytes=state.num_pages << PFN_SHIFT, actual_bytes=state.actual << PFN_SHIFT)
+        self._tell("state_loaded", target_bytes=state.num_pages << PFN_SHIFT, actual_bytes=state.actual << PFN_SHIFT)
 
     # -- the back-end's own requests --------------------------------------------------------------------------------
 

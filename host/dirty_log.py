@@ -97,7 +97,8 @@ class DirtyLog:
         self._call: Callable[[], None] | None = None
 
     def set_call(self, call: Callable[[], None] | None) -> None:
-        """Have ``call`` called after each :meth:`mark`, the signal that SET_LOG_FD asks for; it must not block."""
+        """Have ``call`` called after each :meth:`mark`, the signal that SET_LOG_FD asks for. It holds up nobody but the
+        one that marks. An earlier one may still be called by a mark that is not finished."""
         with self._lock:
             self._call = call
 
@@ -124,16 +125,19 @@ class DirtyLog:
         with self._lock:
             if self._mapping is None:
                 return
+            call = self._call
             last = min((guest_address + length - 1) >> PAGE_SHIFT, 8 * self._size - 1)
             try:
                 for page in range(guest_address >> PAGE_SHIFT, last + 1):
                     at = self._offset + page // 8
                     set_bit(self._address + at // _WORD * _WORD, at % _WORD * 8 + page % 8)
             except OSError as error:
-                log.warning("the dirty log is gone, nothing is logged any more: %s", error.strerror)
+                # No warning: a front-end can have this as often as it likes.
+                log.info("the dirty log is gone, nothing is logged any more: %s", error.strerror)
                 self._unmap()
-            if self._call is not None:
-                self._call()
+        # Without the lock, which the event loop takes too: a front-end can hold this call up, see CallFile.
+        if call is not None:
+            call()
 
     def close(self) -> None:
         """Unmap the log, if there is one."""

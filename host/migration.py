@@ -124,6 +124,11 @@ class Migration:
         if old is not None:
             old.close()
 
+    def relieve(self) -> None:
+        """Let go a worker that the front-end holds up in the signal of the dirty log, see ``CallFile.relieve``."""
+        if self._log_file is not None:
+            self._log_file.relieve()
+
     async def _begin(self, fd: int, data: bytes | None, unclaimed: set[int]) -> None:
         stream = StateTransfer(fd)
         unclaimed.discard(fd)

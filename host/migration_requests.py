@@ -72,7 +72,14 @@ class MigrationRequests:
         return 0
 
     def _set_log_fd(self, message: Message) -> Effects:
-        yield SetLogFile(message.fds[0])
+        # No worker may be using the old descriptor while it is closed.
+        yield from self._rings.pause_all()
+        try:
+            yield SetLogFile(message.fds[0])
+        except VhostUserError:
+            yield from self._rings.run_wanted()  # with the old descriptor, which stays
+            raise
+        yield from self._rings.run_wanted()
 
     # -- the inflight file ------------------------------------------------------------------------------------------
 

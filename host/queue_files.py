@@ -11,7 +11,12 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from protocol.errors import VhostUserError
+
 _EIGHT_BYTES = (1).to_bytes(8, "little")
+
+_EVENTFD = "anon_inode:[eventfd]"
+"""How procfs names the target of an eventfd (proc(5), /proc/pid/fd)."""
 
 
 class CallFile:
@@ -19,15 +24,23 @@ class CallFile:
 
     It does not block either, but for one thing. An eventfd knows no write that fails rather than waits (not with
     RWF_NOWAIT, and O_NONBLOCK would be the guest's too), so a front-end that fills its counter between our look and our
-    write holds the worker up, for its own queue. :meth:`relieve` gets it out again.
+    write holds the worker up, for its own queue. :meth:`relieve` gets it out again. Of other files, such as a terminal
+    whose output was stopped, nothing would, so none is taken but pipes and sockets.
     """
 
     def __init__(self, fd: int) -> None:
-        self.fd = fd
+        """Take ``fd``.
+
+        Raises:
+            VhostUserError: it is neither an eventfd nor a pipe nor a socket; the caller still owns it.
+        """
         mode = os.fstat(fd).st_mode
+        self._is_pipe = stat.S_ISFIFO(mode)
+        if not (self._is_pipe or stat.S_ISSOCK(mode) or os.readlink(f"/proc/self/fd/{fd}") == _EVENTFD):
+            raise VhostUserError("only an eventfd, a pipe or a socket can be signalled")
+        self.fd = fd
         # User Mode Linux passes a stream socket. MSG_DONTWAIT leaves its flags alone, which both ends share.
         self._socket = socket.socket(fileno=fd) if stat.S_ISSOCK(mode) else None
-        self._is_pipe = stat.S_ISFIFO(mode)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
 
@@ -65,7 +78,8 @@ class QueueFiles:
     """The descriptors of one queue, which outlive the times it runs. They are owned here.
 
     ``token`` says how the queue left its ring when it was stopped. ``send_call`` and ``send_err`` stand in for a call
-    and an error descriptor that the front-end did not give.
+    and an error descriptor that the front-end did not give. ``relieve_log`` does :meth:`CallFile.relieve` for what the
+    queue's worker signals besides these.
     """
 
     kick: int | None = None
@@ -74,6 +88,7 @@ class QueueFiles:
     token: int = 0
     send_call: Callable[[], None] | None = None
     send_err: Callable[[], None] | None = None
+    relieve_log: Callable[[], None] = lambda: None
 
     def signal_call(self) -> None:
         """Interrupt the driver, if there is a way to."""
@@ -94,6 +109,7 @@ class QueueFiles:
         for file in (self.call, self.err):
             if file is not None:
                 file.relieve()
+        self.relieve_log()
 
     def close(self) -> None:
         """Close all of them."""

@@ -183,6 +183,18 @@ def test_a_full_call_eventfd_stalls_nobody(scene: Scene) -> None:
     os.close(fd)
 
 
+def test_a_call_for_a_terminal_is_refused_and_the_old_one_stays(scene: Scene) -> None:
+    """A terminal whose output is stopped takes no byte for as long as its owner likes."""
+    machine = scene.machine()
+    before = len(open_fds(scene.daemon.pid))
+    for fd in os.openpty():
+        assert machine.ask(CALL, VringFile(REPORTING, True), [fd]) == 1
+        os.close(fd)
+    assert len(open_fds(scene.daemon.pid)) == before
+    scene.expect(machine, *[("message_refused", "SET_VRING_CALL")] * 2)
+    machine.check_alive()
+
+
 def test_spurious_kicks_change_nothing(scene: Scene) -> None:
     machine = scene.machine()
     machine.check_alive()

@@ -5,6 +5,7 @@ import mmap
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,6 +143,7 @@ def test_no_bit_is_lost_between_two_processes_that_set_neighbouring_ones(dirty_l
 def test_a_file_that_is_cut_short_ends_the_log_and_nothing_else(
     dirty_log: DirtyLog, file: LogFile, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     dirty_log.map(file.fd, 4 * PAGE_SIZE, 0)
     os.ftruncate(file.fd, 0)
     dirty_log.mark(0, 1)
@@ -207,3 +209,29 @@ def test_each_mark_is_signalled_once_where_asked_for(dirty_log: DirtyLog, file: 
     dirty_log.set_call(lambda: signals.append(file.bits()))
     dirty_log.mark(PAGE_SIZE, 2 * PAGE_SIZE)
     assert signals == [{1, 2}]
+
+
+def test_a_signal_that_is_held_up_holds_up_nobody_else(dirty_log: DirtyLog, file: LogFile) -> None:
+    """A front-end can fill its eventfd right before it is written to; the event loop takes another log all the same."""
+    held, go = threading.Event(), threading.Event()
+
+    def call() -> None:
+        held.set()
+        assert go.wait(10)
+
+    def take_another() -> None:
+        dirty_log.map(file.fd, mmap.PAGESIZE, 0)
+        dirty_log.set_call(None)
+
+    dirty_log.map(file.fd, mmap.PAGESIZE, 0)
+    dirty_log.set_call(call)
+    worker = threading.Thread(target=dirty_log.mark, args=(PAGE_SIZE, 1))
+    worker.start()
+    assert held.wait(10)
+    loop = threading.Thread(target=take_another, daemon=True)
+    loop.start()
+    loop.join(5)
+    assert not loop.is_alive()
+    go.set()
+    worker.join()
+    assert file.bits() == {1}

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -271,6 +272,35 @@ async def test_a_front_end_that_fills_its_counter_holds_no_stop_up(
     assert await asyncio.wait_for(service.stop(), 5) == 1
     await worker
     assert os.eventfd_read(full) == 1  # the interrupt came in the end
+
+
+@pytest.mark.asyncio
+async def test_a_front_end_that_fills_the_counter_of_its_dirty_log_holds_no_stop_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = os.eventfd(0)
+    os.eventfd_write(full, 2**64 - 2)
+    file = CallFile(full)
+    monkeypatch.setattr(file, "_poll", Gullible())
+    bench.files.relieve_log = file.relieve
+    bench.report()
+    service = bench.start()
+    service.set_on_write(lambda _part, _offset, _length: file.signal())
+    worker = asyncio.create_task(asyncio.to_thread(bench.executor.run_one))
+    await asyncio.wait([worker], timeout=0.05)
+    assert not worker.done()  # waits in write()
+    assert await asyncio.wait_for(service.stop(), 5) == 1
+    await worker
+    file.close()
+
+
+def test_what_could_hold_a_signal_up_for_ever_is_not_taken(tmp_path: Path) -> None:
+    master, terminal = os.openpty()
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    for fd in (master, terminal, file, os.open("/dev/null", os.O_RDWR)):
+        with pytest.raises(VhostUserError, match="only an eventfd, a pipe or a socket"):
+            CallFile(fd)
+        os.close(fd)  # still ours
 
 
 def test_signals_leave_the_descriptors_flags_alone() -> None:
