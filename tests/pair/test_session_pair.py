@@ -6,9 +6,10 @@ import pytest
 
 from guest.frontend import Frontend
 from guest.virtio_balloon import accept_features
+from host.device_memory import Refusal
 from host.virtio_balloon import OFFERED
 from protocol.errors import VhostUserError
-from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user import DeviceConfig, FrontendRequest
 from protocol.virtio_balloon import BalloonConfig, BalloonQueue
 from tests.pair.session import BIT_30, FEATURES, PROTOCOL_FEATURES, REGION, Shell, negotiated, queue_setup, set_up
 
@@ -236,6 +237,29 @@ def test_losing_bit_30_runs_rings_that_waited_to_be_enabled() -> None:
     assert shell.take_done() == ["kick 2 fd 12"]
     shell.ask(FrontendRequest.SET_FEATURES, FEATURES & ~BIT_30)
     assert shell.take_done() == [f"features {FEATURES & ~BIT_30:#x}", "start 2 reporting at 0"]
+
+
+def test_without_bit_30_a_ring_that_is_disabled_all_the_same_is_left_alone() -> None:
+    """No front-end may ask for that then. One that does takes its ring for stopped."""
+    shell = negotiated(bit_30=False)
+    for name, value in (("NUM", 256), ("ADDR", None), ("KICK", 12)):
+        shell.ring(name, 2, value)
+    assert 2 in shell.running
+    shell.ring("ENABLE", 2, 0)
+    assert not shell.running
+    shell.ring("ENABLE", 2, 1)
+    assert 2 in shell.running
+
+
+def test_a_poison_value_outlives_features_set_again_without_bit_30() -> None:
+    """virtballoon_validate changes the features, and User Mode Linux then sets them again without the bit."""
+    shell = Shell(OFFERED | 1 << 4)
+    shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES)
+    assert shell.ask(FrontendRequest.SET_FEATURES, FEATURES | 1 << 4) == 0
+    shell.ask(FrontendRequest.SET_CONFIG, DeviceConfig(offset=12, flags=0, data=b"\xaa" * 4))
+    assert shell.ask(FrontendRequest.SET_FEATURES, (FEATURES | 1 << 4) & ~BIT_30) == 0
+    assert shell.session.balloon.keeps_pages is Refusal.POISON
+    assert shell.session.balloon.config.poison_val == 0xAAAA_AAAA
 
 
 def test_bit_30_again_leaves_the_rings_enabled() -> None:
