@@ -28,6 +28,12 @@ USED: Final = Memhog(size=48 * MIB, hold=0)
 PAGES: Final = 32 * MIB // PAGE_SIZE
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workloads wait long for memory: a device on a busy machine may be slow to give it back."""
+    monkeypatch.setattr("guest.workloads.steps.RETRIES", 400)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "socket"
