@@ -47,23 +47,27 @@ class Pair:
         self._listener.bind(str(path))
         self._listener.listen()
         self._listener.setblocking(False)
-        self._front_end: socket.socket | None = None
+        self._session: asyncio.Task[str] | None = None
 
     async def serve(self) -> None:
         """Serve one device after another; for ever."""
         with ThreadPoolExecutor(4) as executor:
             while True:
                 sock, _ = await asyncio.get_running_loop().sock_accept(self._listener)
-                self._front_end = sock
                 balloon = VirtioBalloon(config=BalloonConfig(num_pages=self.num_pages))
                 session = Session(offered=self._features, balloon=balloon)
                 self.device = Connection(sock, session, executor, lambda event, **fields: None)
-                await self.device.run()
+                self._session = asyncio.create_task(self.device.run())
+                try:
+                    await asyncio.wait([self._session])
+                finally:
+                    self._session.cancel()
+                    await asyncio.gather(self._session, return_exceptions=True)
 
     def hang_up(self) -> None:
-        """End the device; the guest finds another one."""
-        assert self._front_end is not None
-        self._front_end.shutdown(socket.SHUT_RDWR)
+        """End the device as the daemon ends it: no discard is under way any more when the guest hears of it."""
+        assert self._session is not None
+        self._session.cancel()
 
     def close(self) -> None:
         """Listen no more."""
