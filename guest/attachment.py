@@ -312,7 +312,7 @@ class Attachment:
         try:
             queue.collect()
         except VirtqueueError as error:
-            self._lose(str(error))
+            self._session.break_off(str(error))
 
     def _lose(self, reason: str) -> None:
         if not self.was_reset:

@@ -71,7 +71,7 @@ class Session:
         offered = await self.call(self.frontend.offer())
         ours, theirs = socket.socketpair()
         self._channel = BackendChannel(
-            ours, lambda message: self._take_request(message), lambda reason: self._on_lost(reason)
+            ours, lambda message: self._take_request(message), lambda reason: self.break_off(reason)
         )
         self._channel.watch()
         with theirs:
@@ -94,6 +94,10 @@ class Session:
     def watch(self) -> None:
         """Notice from now on when the back-end goes away."""
         self._requests.watch()
+
+    def break_off(self, reason: str) -> None:
+        """End the session from this side; see :meth:`guest.session_channel.RequestChannel.break_off`."""
+        self._requests.break_off(reason)
 
     def end(self) -> None:
         """Send no more. Without effect the second time."""

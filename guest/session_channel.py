@@ -23,8 +23,8 @@ Result = TypeVar("Result")
 class RequestChannel:
     """The front-end's requests on ``sock``, which must be non-blocking and is owned by whoever made it.
 
-    Once watched, it tells ``on_lost`` why when the back-end went away or broke the session: then no request is possible
-    any more. Until then errors only reach whoever called.
+    Once watched, it tells ``on_lost`` why when the back-end went away: then no request is possible any more, and no
+    discard is under way. Until then errors only reach whoever called.
     """
 
     def __init__(self, sock: socket.socket, on_lost: Callable[[str], None]) -> None:
@@ -57,11 +57,14 @@ class RequestChannel:
             self._loop.remove_reader(self._socket.fileno())
             try:
                 result = await self._run(calls)
-            except BalloonError as error:
+            except SessionEnded as error:
                 self._lose(str(error))
                 raise
+            except BalloonError as error:
+                self.break_off(str(error))
+                raise
             except asyncio.CancelledError:
-                self._lose("an answer of the back-end was not waited for")  # it would be taken for the next one's
+                self.break_off("an answer of the back-end was not waited for")  # it would be taken for the next one's
                 raise
             if not self._ended:
                 self._loop.add_reader(self._socket.fileno(), self._on_readable)
@@ -102,7 +105,7 @@ class RequestChannel:
             try:
                 await self._readable
             finally:
-                if self._socket.fileno() >= 0:
+                if not self._ended:  # else the end has seen to it
                     self._loop.remove_reader(self._socket.fileno())
             if self._ended:
                 raise SessionEnded("back-end gone")
@@ -132,7 +135,34 @@ class RequestChannel:
         except OSError as error:
             self._lose(f"back-end gone: {error.strerror}")
             return
-        self._lose("the back-end spoke out of turn" if data else "back-end gone")
+        if data:
+            self.break_off("the back-end spoke out of turn")
+        else:
+            self._lose("back-end gone")
+
+    def break_off(self, reason: str) -> None:
+        """End the session from this side. ``on_lost`` hears of it when the back-end has closed its end: before that it
+        may be discarding what it was given, and nobody may touch those pages."""
+        if self._ended:
+            return
+        self.end()
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._on_lost(reason)  # not connected any more
+            return
+        self._loop.add_reader(self._socket.fileno(), self._on_farewell, reason)
+
+    def _on_farewell(self, reason: str) -> None:
+        try:
+            data = self._socket.recv(_PIECE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._socket.fileno())
+            self._on_lost(reason)
 
     def _lose(self, reason: str) -> None:
         if not self._ended:  # who comes late has nothing new to say

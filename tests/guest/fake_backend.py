@@ -56,6 +56,10 @@ class FakeBackend:
         self.messages: list[Message] = []
         self._came = asyncio.Event()
         self.gave_own_answer = asyncio.Event()
+        self.was_left = asyncio.Event()
+        self.may_close = asyncio.Event()
+        """Until this is set, a back-end whose front-end has left is still busy with what it was given."""
+        self.may_close.set()
         self.socket: socket.socket | None = None
         self.fds: list[int] = []
 
@@ -66,6 +70,8 @@ class FakeBackend:
             self.socket, _ = await loop.sock_accept(self.listener)
             self.socket.setblocking(False)
             await self._serve_one(loop, self.socket)
+            self.was_left.set()
+            await self.may_close.wait()
             self.hang_up()
 
     async def _serve_one(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:

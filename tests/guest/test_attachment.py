@@ -159,6 +159,32 @@ async def test_a_device_that_breaks_the_ring_is_lost_and_the_report_with_it(gues
         attachment.close()
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize("offence", ["out of turn", "ring", "channel"])
+async def test_nobody_hears_of_a_broken_session_while_the_device_may_be_discarding(guest: Guest, offence: str) -> None:
+    async with fake_backend(guest.path) as backend:
+        attachment = await guest.attach()
+        backend.may_close.clear()
+        report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        assert backend.socket is not None
+        match offence:
+            case "out of turn":
+                backend.socket.send(build_reply(FrontendRequest.SET_OWNER, 0))
+            case "ring":
+                guest.give_back(backend, head=QUEUE_SIZE + 5)
+            case _:
+                with socket.socket(fileno=os.dup(backend.last(FrontendRequest.SET_BACKEND_REQ_FD).fds[0])) as channel:
+                    channel.send(b"\xff" * 12)
+        await backend.was_left.wait()
+        await attachment.read_config()  # which takes its turns of the event loop, and finds no back-end
+        assert not report.done()
+        assert not attachment.lost.done()
+        backend.may_close.set()
+        assert await report is None
+        assert await attachment.lost
+        attachment.close()
+
+
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 
