@@ -1,5 +1,6 @@
 """The daemon's command line with real sockets: what it refuses, in one line each, and which sockets it takes."""
 
+import contextlib
 import json
 import os
 import socket
@@ -230,6 +231,32 @@ def test_a_reader_of_events_that_goes_away_costs_nobody_anything(tmp_path: Path)
             machine.check_alive()
     process.terminate()
     assert (process.communicate(timeout=DEADLINE)[1], process.returncode) == (b"", 0)
+
+
+def test_a_reader_of_events_that_stalls_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "balloon.sock"
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "host", "--socket-path", str(path), "--events", "-"],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writing)
+    until(path.is_socket, "the daemon's socket")
+    until(lambda: can_connect(path), "the daemon listens")
+    for _ in range(2):
+        with VirtualMachine(path) as machine:
+            machine.check_alive()
+    process.terminate()
+    said = b"events: nobody reads them: the last ones are missing\n"
+    assert (process.communicate(timeout=DEADLINE)[1], process.returncode) == (said, 0)
+    os.close(reading)
 
 
 def test_a_full_disk_below_the_events_costs_nobody_anything(tmp_path: Path) -> None:

@@ -2,10 +2,15 @@
 
 import io
 import json
+import os
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import protocol.event_writer
 from protocol.errors import UsageError
 from protocol.events import EventLog, open_event_log
 
@@ -29,6 +34,15 @@ class BrokenClose(io.StringIO):
 
     def close(self) -> None:
         raise OSError(5, "Input/output error")
+
+
+def follow(path: Path, lines: int) -> list[str]:
+    """Return the first ``lines`` lines of a file as soon as they are there."""
+    end = time.monotonic() + 10
+    while (text := path.read_text(encoding="ascii")).count("\n") < lines:
+        assert time.monotonic() < end, f"not {lines} lines: {text}"
+        time.sleep(0.001)
+    return text.splitlines()[:lines]
 
 
 def clock() -> float:
@@ -98,8 +112,9 @@ def test_a_reader_sees_an_event_while_the_log_is_open_and_a_file_is_appended_to(
     path.write_text('{"event": "before"}\n')
     log = open_event_log(str(path), clock)
     log.emit("now")
-    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["before", "now"]
+    seen = [json.loads(line)["event"] for line in follow(path, lines=2)]
     log.close()
+    assert seen == ["before", "now"]
 
 
 def test_a_dash_is_standard_output_and_stays_open(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,3 +134,102 @@ def test_no_path_is_no_events() -> None:
 def test_a_path_that_cannot_be_opened_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--events .*missing/events: No such file or directory"):
         open_event_log(str(tmp_path / "missing" / "events"), clock)
+
+
+def read_all(fd: int) -> list[dict[str, Any]]:
+    """Return all events of a pipe, up to its end."""
+    with os.fdopen(fd, "rb") as pipe:
+        return [json.loads(line) for line in pipe]
+
+
+def test_a_reader_that_stalls_holds_nobody_up_and_hears_of_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol.event_writer, "WAITING_MAX", 1 << 16)
+    reading, writing = os.pipe()
+    log = open_event_log(f"/dev/fd/{writing}", clock)
+    os.close(writing)
+    emitted = 20_000  # far more than the pipe and the queue hold
+    for number in range(emitted):
+        log.emit("number", value=number)
+    found: list[list[dict[str, Any]]] = []
+    reader = threading.Thread(target=lambda: found.append(read_all(reading)))
+    reader.start()
+    log.close()
+    reader.join()
+    assert log.broken is None
+    events = found[0]
+    assert events[-1]["event"] == "events_lost"
+    # Each gap is told of at its place.
+    expected = 0
+    for event in events:
+        if event["event"] == "events_lost":
+            expected += event["count"]
+        else:
+            assert event["value"] == expected
+            expected += 1
+    assert expected == emitted
+
+
+def test_nobody_waits_long_at_the_end_for_a_reader_that_stalls(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(protocol.event_writer, "CLOSE_TIMEOUT", 0.01)
+    reading, writing = os.pipe()
+    log = open_event_log(f"/dev/fd/{writing}", clock)
+    os.close(writing)
+    for number in range(5000):
+        log.emit("number", value=number)
+    log.close()
+    assert log.broken == "nobody reads them"
+    assert capsys.readouterr().err == "events: nobody reads them: the last ones are missing\n"
+    os.close(reading)  # which ends the thread
+    for thread in threading.enumerate():
+        if thread.name == "events":
+            thread.join()
+
+
+def test_a_burst_is_written_whole_before_the_end(tmp_path: Path) -> None:
+    log = open_event_log(str(tmp_path / "events"), clock)
+    for number in range(1000):
+        log.emit("number", value=number)
+    log.close()
+    assert [json.loads(line)["value"] for line in follow(tmp_path / "events", 1000)] == list(range(1000))
+
+
+def test_a_reader_that_closes_its_pipe_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    reading, writing = os.pipe()
+    log = open_event_log(f"/dev/fd/{writing}", clock)
+    os.close(writing)
+    os.close(reading)
+    log.emit("one")
+    log.close()
+    log.emit("two")
+    assert log.broken == "[Errno 32] Broken pipe"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_full_disk_below_a_file_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    log = open_event_log("/dev/full", clock)
+    log.emit("one")
+    log.emit("two")
+    log.close()
+    assert log.broken is not None
+    assert capsys.readouterr().err == "events: [Errno 28] No space left on device: no more are written\n"
+
+
+def test_a_pipe_that_somebody_made_non_blocking_and_that_is_full() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    log = EventLog.to_file(io.FileIO(writing, "w"), clock)
+    for number in range(5000):
+        log.emit("number", value=number)
+    log.close()
+    assert log.broken == "the file is non-blocking and full"
+    os.close(reading)
+
+
+def test_no_thread_runs_before_there_is_an_event(tmp_path: Path) -> None:
+    before = threading.active_count()
+    log = open_event_log(str(tmp_path / "events"), clock)
+    assert threading.active_count() == before
+    log.close()
+    assert (tmp_path / "events").read_bytes() == b""
