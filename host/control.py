@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+from host.latest_value import LatestValue
 from host.listening_socket import ListeningSocket
 from host.qmp import QmpError, QmpSession, Request, build_error, build_event, build_greeting
 from protocol.errors import FramingError
@@ -30,39 +31,6 @@ BALLOON_CHANGE_INTERVAL: Final = 1.0
 _CHUNK: Final = 1 << 16
 
 Perform = Callable[[Request], Awaitable[bytes]]
-
-
-class LatestValue:
-    """Passes on a value that changes often: the first at once, then at most one in ``interval`` seconds, the last one
-    always."""
-
-    def __init__(self, interval: float, send: Callable[[int], None]) -> None:
-        self._interval = interval
-        self._send = send
-        self._waiting: int | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def change(self, value: int) -> None:
-        """The value is ``value`` now."""
-        if self._timer is None:
-            self._pass_on(value)
-        else:
-            self._waiting = value
-
-    def close(self) -> None:
-        """Pass on nothing any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _pass_on(self, value: int) -> None:
-        self._waiting = None
-        self._timer = asyncio.get_running_loop().call_later(self._interval, self._on_time)
-        self._send(value)
-
-    def _on_time(self) -> None:
-        self._timer = None
-        if self._waiting is not None:
-            self._pass_on(self._waiting)
 
 
 class _Client:
@@ -129,7 +97,7 @@ class ControlServer:
         self._greeting = build_greeting(version)
         self._clients: dict[asyncio.Task[None], _Client] = {}
         self._server: asyncio.Server | None = None
-        self._balloons: dict[int, LatestValue] = {}
+        self._balloons: dict[int, LatestValue[int]] = {}
 
     async def start(self) -> None:
         """Accept clients from now on."""

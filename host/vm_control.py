@@ -14,15 +14,19 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from host.free_page_hinting import COMMAND_ID_STOP, FreePageHinting
+from host.latest_value import LatestValue
 from host.reclaim import Progress, ReclaimMethod, ReclaimResult, reclaim_by_hint, reclaim_by_inflate
 from host.ring_service import ServedChain
 from host.virtio_balloon import VirtioBalloon
 from protocol.errors import BalloonError
 from protocol.virtio import has_feature
-from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT, BalloonFeature, BalloonQueue
+from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT, BalloonConfig, BalloonFeature, BalloonQueue
 
 STATISTICS_TIMEOUT: Final = 5.0
 """Seconds that a guest has to answer a request for statistics. One that thrashes may need longer, or never answer."""
+
+BALLOON_INTERVAL: Final = 0.05
+"""Least seconds between two ``balloon`` events of one virtual machine: a driver can write ``actual`` all the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,7 @@ class VmControl:
         self._loop = asyncio.get_running_loop()
         self._wish = machine.balloon.config.num_pages
         self._actual = machine.balloon.config.actual
+        self._sizes = LatestValue(BALLOON_INTERVAL, self._tell_size)
         self._asking: set[asyncio.Future[GuestStatistics]] = set()
         self._interval = 0.0
         self._poller: asyncio.TimerHandle | None = None
@@ -131,10 +136,15 @@ class VmControl:
         if config.actual == self._actual:
             return
         self._actual = config.actual
-        self._emit("balloon", actual_bytes=config.actual << PFN_SHIFT, target_bytes=config.num_pages << PFN_SHIFT)
+        self._sizes.change((self._loop.time(), config))
         self.on_balloon_change(config.actual)
         if self._progress is not None:
             self._progress.moved()
+
+    def _tell_size(self, written: tuple[float, BalloonConfig]) -> None:
+        when, config = written
+        sizes = {"actual_bytes": config.actual << PFN_SHIFT, "target_bytes": config.num_pages << PFN_SHIFT}
+        self._emit("balloon", t=round(when, 6), **sizes)
 
     def chain_served(self, chain: ServedChain) -> None:
         """A chain was served: statistics are an answer, hints and inflated pages are progress."""
@@ -149,6 +159,8 @@ class VmControl:
 
     def close(self) -> None:
         """The virtual machine has gone: whoever waits for it gets an error."""
+        self._sizes.flush()
+        self._sizes.close()
         self._gone = True
         self.set_statistics_interval(0)
         for answer in self._asking:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from host import control
-from host.control import ControlServer, LatestValue
+from host.control import ControlServer
 from host.control_commands import ControlCommands
 from host.listening_socket import ListeningSocket
 from protocol.errors import UsageError
@@ -220,36 +220,6 @@ async def test_the_end_gives_up_whoever_is_there(tmp_path: Path) -> None:
         assert await idle.at_end()
         assert await busy.at_end()
     assert open_fds(os.getpid()).keys() == before
-
-
-@pytest.mark.asyncio
-async def test_a_balloon_on_the_move_is_told_of_once_in_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    timers: list[Any] = []
-
-    class Timer:
-        def cancel(self) -> None:
-            timers.clear()
-
-    def call_later(delay: float, callback: Any) -> Timer:
-        assert delay == 1.0
-        timers.append(callback)
-        return Timer()
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
-    told: list[int] = []
-    value = LatestValue(1.0, told.append)
-    value.change(1)
-    value.change(2)
-    value.change(3)
-    assert told == [1]
-    timers.pop()()
-    assert told == [1, 3]
-    timers.pop()()  # nothing new for a whole interval
-    assert (told, timers) == ([1, 3], [])
-    value.change(4)
-    value.change(5)
-    value.close()
-    assert (told, timers) == ([1, 3, 4], [])
 
 
 @pytest.mark.asyncio

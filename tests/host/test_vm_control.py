@@ -47,7 +47,38 @@ async def test_a_new_actual_size_is_told_once() -> None:
     for pages in (0, 7, 7, 3):
         machine.set_actual(pages)
     assert sizes == [7, 3]
-    assert machine.fields("balloon")[0] == {"actual_bytes": 7 * 4096, "target_bytes": 0}
+    told = machine.fields("balloon")[0]
+    assert told.pop("t") <= asyncio.get_running_loop().time()
+    assert told == {"actual_bytes": 7 * 4096, "target_bytes": 0}
+
+
+@pytest.mark.asyncio
+async def test_a_driver_that_writes_its_size_all_the_time_is_told_of_now_and_then_and_at_the_end() -> None:
+    machine = FakeMachine(0)
+    for pages in range(1, 1000):
+        machine.set_actual(pages)
+    machine.control.close()
+    machine.control.close()
+    sizes = [event["actual_bytes"] // 4096 for event in machine.fields("balloon")]
+    assert (sizes[0], sizes[-1]) == (1, 999)
+    assert len(sizes) < 100
+
+
+@pytest.mark.asyncio
+async def test_the_last_size_is_told_without_another_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.vm_control, "BALLOON_INTERVAL", 0.001)
+    told: asyncio.Queue[object] = asyncio.Queue()
+
+    class Machine(FakeMachine):
+        def emit(self, event: str, **fields: object) -> None:
+            told.put_nowait(fields["actual_bytes"])
+
+    machine = Machine(0)
+    for pages in (1, 2, 3):
+        machine.set_actual(pages)
+    async with asyncio.timeout(5):
+        assert [await told.get(), await told.get()] == [1 * 4096, 3 * 4096]
+    machine.control.close()
 
 
 # -- statistics -------------------------------------------------------------------------------------------------------
