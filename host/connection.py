@@ -31,6 +31,7 @@ from host.actions import (
 )
 from host.backend import Backend, Reply
 from host.backend_channel import BackendChannel
+from host.chain_events import ChainEvents
 from host.device_state import DeviceState
 from host.event_limit import EventLimit
 from host.guest_memory import GuestMemory
@@ -77,6 +78,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self.metrics = VmMetrics()
+        self._chain_events = ChainEvents(emit)
         self._event_limit = EventLimit()
         self.control = VmControl(self)
 
@@ -128,6 +130,7 @@ class Connection:
         # Rings first: a worker may be in the middle of a chain, and finishes it.
         for index in list(self._services):
             await self._services[index].stop()
+        self._chain_events.close()
         for event in self._event_limit.suppressed:
             self._tell_suppressed(event)
         self._drop_channel()
@@ -330,7 +333,7 @@ class Connection:
 
     def _on_turn(self, index: int, turn: Turn) -> None:
         for chain in turn.served:
-            self.metrics.count(chain, self.emit, self._tell)
+            self.metrics.count(chain, self._chain_events.tell, self._tell)
             self.control.chain_served(chain)
         if turn.broken is not None:
             self._tell("queue_stopped", queue=index, reason=str(turn.broken))

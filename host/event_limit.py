@@ -13,9 +13,10 @@ is well has nothing refused."""
 
 
 class EventLimit:
-    """Counts the events of one virtual machine by name, second by second."""
+    """Counts the events of one virtual machine by name, second by second, and allows ``per_second`` of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, per_second: int = EVENTS_PER_SECOND) -> None:
+        self._per_second = per_second
         self._second = 0
         self._seen: Counter[str] = Counter()
         self._suppressed: Counter[str] = Counter()
@@ -26,7 +27,7 @@ class EventLimit:
             self._second = int(now)
             self._seen.clear()
         self._seen[event] += 1
-        if self._seen[event] <= EVENTS_PER_SECOND:
+        if self._seen[event] <= self._per_second:
             return True
         self._suppressed[event] += 1
         return False

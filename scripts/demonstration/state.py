@@ -93,7 +93,7 @@ class VmState:
     def apply_host(self, event: Event) -> None:
         """Take in an event that the daemon wrote about this machine."""
         if event["event"] == "report":
-            self.reports += 1
+            self.reports += int(event.get("chains", 1))
             self.discarded_bytes += int(event["discarded_bytes"])
             self.report_time = float(event["t"])
 

@@ -210,6 +210,22 @@ def test_endless_reports_of_one_machine_hold_no_other_up(scene: Scene) -> None:
     scene.expect(machine, *[("refused", "unaligned")] * len(refused))
 
 
+def test_a_flood_of_tiny_chains_is_told_in_sums(tmp_path: Path) -> None:
+    """Few events, and none of the sums over them differs from the session's."""
+    chains = 16 * 400
+    with DaemonProcess(tmp_path) as daemon:
+        with VirtualMachine(daemon.socket_path) as machine:
+            for _ in range(chains // 16):
+                for _ in range(16):
+                    machine.reporting.driver.add((), [(GUEST_BASE + DATA_AT, PAGE_SIZE)])
+                machine.reporting.kick()
+                machine.reporting.collect(16)
+        summary = daemon.settled(1)
+        reports = daemon.events.all("report", vm=1)
+    assert summary["reports"] == sum(event.get("chains", 1) for event in reports) == chains
+    assert summary["discarded_bytes"] == sum(event["discarded_bytes"] for event in reports) == chains * PAGE_SIZE
+
+
 def time_of(action: object) -> float:
     """Return the seconds that a call takes."""
     assert callable(action)
