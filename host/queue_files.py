@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from host.eventfd_signal import EventfdSignal
 from protocol.errors import VhostUserError
 
 _EIGHT_BYTES = (1).to_bytes(8, "little")
@@ -22,10 +23,10 @@ _EVENTFD = "anon_inode:[eventfd]"
 class CallFile:
     """The descriptor that interrupts the driver. Never raises: the guest's end is not ours.
 
-    It does not block either, but for one thing. An eventfd knows no write that fails rather than waits (not with
-    RWF_NOWAIT, and O_NONBLOCK would be the guest's too), so a front-end that fills its counter between our look and our
-    write holds the worker up, for its own queue. :meth:`relieve` gets it out again. Of other files, such as a terminal
-    whose output was stopped, nothing would, so none is taken but pipes and sockets.
+    It does not block either, see :mod:`host.eventfd_signal`. Only where the kernel offers no such way does a front-end
+    that fills its counter between our look and our write hold the worker up, for its own queue; :meth:`relieve` gets it
+    out again. Of other files, such as a terminal whose output was stopped, nothing would, so none is taken but pipes
+    and sockets.
     """
 
     def __init__(self, fd: int) -> None:
@@ -41,6 +42,7 @@ class CallFile:
         self.fd = fd
         # User Mode Linux passes a stream socket. MSG_DONTWAIT leaves its flags alone, which both ends share.
         self._socket = socket.socket(fileno=fd) if stat.S_ISSOCK(mode) else None
+        self._eventfd = EventfdSignal(fd)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
 
@@ -51,7 +53,7 @@ class CallFile:
                 self._socket.send(_EIGHT_BYTES, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             elif self._is_pipe:
                 os.pwritev(self.fd, [_EIGHT_BYTES], -1, os.RWF_NOWAIT)
-            elif self._poll.poll(0):
+            elif not self._eventfd.signal() and self._poll.poll(0):
                 os.write(self.fd, _EIGHT_BYTES)
 
     def relieve(self) -> None:

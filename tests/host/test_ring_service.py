@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from host.actions import StartRing
+from host.eventfd_signal import EventfdSignal
 from host.guest_memory import GuestMemory
 from host.queue_files import CallFile, QueueFiles
 from host.ring_service import CHAINS_PER_TURN, RingService, Turn
@@ -21,6 +22,7 @@ from protocol.errors import VhostUserError
 from protocol.memory import PAGE_SIZE, FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
 from protocol.virtio_balloon import BalloonQueue
 from protocol.virtio_ring import avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
+from tests.end_to_end.harness import DEADLINE
 from tests.end_to_end.virtual_machine import DATA_AT, GUEST_BASE, QUEUE_SIZE, REPORTING, USER_BASE, Ram, TestQueue
 
 
@@ -248,10 +250,43 @@ def test_a_full_call_descriptor_is_passed_over() -> None:
 
 
 class Gullible:
-    """Finds every descriptor ready, as our look does when the front-end fills the counter right after it."""
+    """A kernel without asynchronous requests, on which every descriptor is found ready: as our look finds it when the
+    front-end fills the counter right after it."""
 
     def poll(self, _timeout: int) -> list[tuple[int, int]]:
         return [(0, 0)]
+
+    def signal(self) -> bool:
+        return False
+
+
+@pytest.mark.asyncio
+async def test_a_front_end_that_fills_its_counter_holds_no_worker_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a few of them, five queues each, would keep every worker."""
+    full = os.eventfd(0)
+    bench.files.call, old = CallFile(full), bench.files.call
+    assert old is not None
+    old.close()
+    bench.files.call.signal()
+    if os.eventfd_read(full) and not EventfdSignal(full).signal():
+        pytest.skip("no asynchronous requests here")
+    os.eventfd_write(full, 2**64 - 3)
+    monkeypatch.setattr(bench.files.call, "_poll", Gullible())
+    bench.report()
+    service = bench.start()
+    await asyncio.wait_for(asyncio.to_thread(bench.executor.run_one), DEADLINE)
+    await settle()
+    assert bench.served == 1
+    assert os.eventfd_read(full) == 2**64 - 1
+    await service.stop()
+
+
+def distrust(monkeypatch: pytest.MonkeyPatch, file: CallFile) -> None:
+    """Have the signals of ``file`` wait where its counter is full."""
+    monkeypatch.setattr(file, "_eventfd", Gullible())
+    monkeypatch.setattr(file, "_poll", Gullible())
 
 
 @pytest.mark.asyncio
@@ -263,7 +298,7 @@ async def test_a_front_end_that_fills_its_counter_holds_no_stop_up(
     full = os.eventfd(0)
     os.eventfd_write(full, 2**64 - 2)
     bench.files.call = CallFile(full)
-    monkeypatch.setattr(bench.files.call, "_poll", Gullible())
+    distrust(monkeypatch, bench.files.call)
     bench.report()
     service = bench.start()
     worker = asyncio.create_task(asyncio.to_thread(bench.executor.run_one))
@@ -281,7 +316,7 @@ async def test_a_front_end_that_fills_the_counter_of_its_dirty_log_holds_no_stop
     full = os.eventfd(0)
     os.eventfd_write(full, 2**64 - 2)
     file = CallFile(full)
-    monkeypatch.setattr(file, "_poll", Gullible())
+    distrust(monkeypatch, file)
     bench.files.relieve_log = file.relieve
     bench.report()
     service = bench.start()
