@@ -8,8 +8,8 @@ Source: vhost-user specification, "Inflight I/O tracking", "For packed virtqueue
 Must not know: files, mappings, what a chain means.
 """
 
+from array import array
 from dataclasses import dataclass
-from functools import lru_cache
 from struct import Struct
 from typing import Final
 
@@ -21,8 +21,8 @@ from host.inflight import (
     VERSION,
     VERSION_AT,
     Region,
-    check_count,
     check_header,
+    find_marked,
 )
 from host.virtqueue import Chain
 from protocol.errors import VirtqueueError
@@ -51,7 +51,7 @@ class PackedTracker:
         self._ring_size = ring_size
         self._used, self._wrap = position & (WRAP_COUNTER - 1), position >> 15
         self._free = 0
-        self._next = [(i + 1) % entries for i in range(entries)]
+        self._next = [*range(1, entries), 0]
         self._counter = 1
         self._taken: list[_TakenSlots] = []
 
@@ -82,14 +82,14 @@ class PackedTracker:
             old_free, old_used, old_wrap = free, used, wrap  # the ring has that chain back
         self._free, self._used, self._wrap = old_free, old_used, old_wrap
         data = self._region.read(PACKED_HEADER.size, self._entries * PACKED_ENTRY.size)
-        table = list(PACKED_ENTRY.iter_unpack(data))
-        self._next = [entry[1] for entry in table]
+        marked = [entry for entry in find_marked(data, PACKED_ENTRY.size) if entry != self._free]
+        table = {entry: PACKED_ENTRY.unpack_from(data, entry * PACKED_ENTRY.size) for entry in marked}
+        self._next = memoryview(data).cast("H")[_NEXT_AT // 2 :: PACKED_ENTRY.size // 2].tolist()
         if max(self._next) >= self._entries:
             raise VirtqueueError("the inflight region's free list leaves the region")
         # A mark on the first free entry was made for a chain whose taking, or whose giving back, was not finished.
         self._region.write(self._at(self._free), b"\0")
-        found = sorted((entry[4], i) for i, entry in enumerate(table) if entry[0] == 1 and i != self._free)
-        check_count(len(found))
+        found = sorted((fields[4], entry) for entry, fields in table.items())
         self._taken = [self._slots_from(i, table[i][2], table[i][3]) for _, i in found]
         if sum(taken.slots for taken in self._taken) > self._ring_size:
             raise VirtqueueError("more is in flight than the ring has slots")
@@ -175,9 +175,11 @@ class PackedTracker:
         self._write_state(self._free, self._used, self._wrap)
 
 
-@lru_cache(maxsize=4)
 def _free_entries(entries: int) -> bytes:
-    return b"".join(PACKED_ENTRY.pack(0, (i + 1) % entries, 0, 0, 0, 0, 0, 0, 0) for i in range(entries))
+    table = bytearray(entries * PACKED_ENTRY.size)
+    with memoryview(table).cast("H") as halves:
+        halves[_NEXT_AT // 2 :: PACKED_ENTRY.size // 2] = array("H", [*range(1, entries), 0])
+    return bytes(table)
 
 
 def _is_available(ring: PackedRing, slot: int, wrap: int) -> bool:

@@ -16,8 +16,8 @@ from host.inflight import (
     VERSION,
     VERSION_AT,
     Region,
-    check_count,
     check_header,
+    find_marked,
 )
 from host.virtqueue import Chain
 from protocol.errors import VirtqueueError
@@ -53,17 +53,11 @@ class SplitTracker:
         _, version, entries, last_batch, used = SPLIT_HEADER.unpack(self._region.read(0, SPLIT_HEADER.size))
         check_header(version, entries, self._entries)
         data = self._region.read(SPLIT_HEADER.size, self._entries * SPLIT_ENTRY.size)
-        table = list(SPLIT_ENTRY.iter_unpack(data))
-        if last_batch >= self._entries or max(following for _, following, _ in table) >= self._entries:
-            raise VirtqueueError("the inflight region points outside itself")
-        found = {head: counter for head, (mark, _, counter) in enumerate(table) if mark == 1}
-        check_count(len(found))
+        found = {head: _entry(data, head)[2] for head in find_marked(data, SPLIT_ENTRY.size)}
         # What was used since the last account was closed: the ring has it back, only its marks are left.
-        head = last_batch
-        for _ in range(min(self._used - used & 0xFFFF, IN_FLIGHT_MAX)):
+        for head in self._follow(data, last_batch, min(self._used - used & 0xFFFF, IN_FLIGHT_MAX)):
             if found.pop(head, None) is not None:
                 self._region.write(self._at(head), b"\0")
-            head = table[head][1]
         in_order = sorted(found, key=found.__getitem__)
         if in_order != [ring.avail[2 + (self._used + i) % ring.size] for i in range(len(in_order))]:
             raise VirtqueueError("the inflight file and the ring disagree about what is in flight")
@@ -73,6 +67,16 @@ class SplitTracker:
         while self._taken:  # the newest first, so that those left are at all times what the ring offers
             self.untake()
         self._region.write(_USED_AT, U16.pack(self._used))
+
+    def _follow(self, data: bytes, head: int, count: int) -> list[int]:
+        heads: list[int] = []
+        while True:
+            if head >= self._entries:
+                raise VirtqueueError("the inflight region points outside itself")
+            if len(heads) == count:
+                return heads
+            heads.append(head)
+            head = _entry(data, head)[1]
 
     @staticmethod
     def _at(head: int) -> int:
@@ -104,3 +108,8 @@ class SplitTracker:
         self._used = self._used + 1 & 0xFFFF
         self._region.write(self._at(head), b"\0")
         self._region.write(_USED_AT, U16.pack(self._used))
+
+
+def _entry(data: bytes, head: int) -> tuple[int, int, int]:
+    mark, following, counter = SPLIT_ENTRY.unpack_from(data, head * SPLIT_ENTRY.size)
+    return mark, following, counter
