@@ -1,6 +1,7 @@
 """The daemon over packed rings and in-order rings: served, stopped, resumed, moved, and broken alone."""
 
 import os
+import struct
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -11,6 +12,7 @@ from protocol.memory import PAGE_SIZE
 from protocol.packed_ring import FRESH_BASE, VIRTQ_DESC_F_AVAIL, PackedRing
 from protocol.vhost_user import FrontendRequest, VringFile, VringState
 from protocol.virtio import FeatureBit, feature_mask
+from protocol.virtio_balloon import BalloonFeature, BalloonQueue
 from tests.end_to_end.harness import DaemonProcess
 from tests.end_to_end.virtual_machine import (
     DATA_AT,
@@ -71,6 +73,33 @@ def test_reports_are_served_lap_after_lap(client: Client, packed: bool, in_order
             assert machine.ram.pages() == set(), lap
         for queue_index in (0, 1):
             machine.send_pfns(queue_index, (GUEST_BASE >> 12).to_bytes(4, "little"))
+        machine.check_alive()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_in_order_statistics_are_held_and_go_back_in_turn(daemon: DaemonProcess, client: Client, packed: bool) -> None:
+    """A second buffer sends the first one back; the one that is held when the ring stops is found again."""
+    wanted = WANTED | feature_mask(BalloonFeature.STATS_VQ)
+    with VirtualMachine(client, packed=packed, in_order=True, wanted=wanted) as machine:
+        queue = machine.queue(BalloonQueue.STATS)
+
+        def free_memory() -> int:
+            return int(daemon.events.wait("statistics", vm=client.number)["memfree"])
+
+        machine.offer(BalloonQueue.STATS, struct.pack("<HQ", 4, 0))
+        assert free_memory() == 0
+        for number in range(1, 10):
+            assert queue.driver.get_used() is None
+            machine.offer(BalloonQueue.STATS, struct.pack("<HQ", 4, number))
+            assert free_memory() == number
+            assert len(queue.collect()) == 1
+        answer = machine.ask(FrontendRequest.GET_VRING_BASE, VringState(queue.index, 0))
+        assert isinstance(answer, VringState)
+        machine.ask_each(queue.messages(base=answer.num))
+        assert free_memory() == 9
+        machine.offer(BalloonQueue.STATS, struct.pack("<HQ", 4, 7))
+        assert free_memory() == 7
+        assert len(queue.collect()) == 1
         machine.check_alive()
 
 

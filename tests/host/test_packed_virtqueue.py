@@ -339,6 +339,21 @@ def test_in_order_holds_back_what_comes_before_its_turn() -> None:
     assert ring.device.needs_notification()
 
 
+def test_in_order_a_buffer_that_was_held_goes_back_before_those_that_came_later() -> None:
+    """As statistics are held: the earlier one goes back when the next has come, and the last is put back at the end."""
+    ring = Hostile(in_order=True).offer((1, 1, 5, 0), (2, 1, 6, 0))
+    first, second = ring.pop(), ring.pop()
+    ring.device.add_used(first.head, 0)
+    assert ring.device.needs_notification()
+    ring.device.unpop(second)
+    assert ring.ring.halves[6] == 5
+    assert ring.ring.halves[8 + 7] == AVAIL  # the second is the driver's as it was
+    assert ring.pop() == second
+    ring.device.add_used(second.head, 0)
+    assert ring.ring.halves[8 + 6] == 6
+    assert ring.device.needs_notification()
+
+
 def test_each_store_into_the_ring_is_told() -> None:
     ring = Hostile(event_idx=True)
     told: list[tuple[int, int, int]] = []
