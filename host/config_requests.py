@@ -10,7 +10,7 @@ from dataclasses import replace
 from host.actions import Effects
 from host.session import Handler, Handling, Session
 from protocol.errors import VhostUserError
-from protocol.vhost_user import CONFIG_MAX, BackendRequest, DeviceConfig, FrontendRequest, ProtocolFeature
+from protocol.vhost_user import CONFIG_MAX, BackendRequest, DeviceConfig, FrontendRequest
 from protocol.vhost_user_codec import Message, build_message
 from protocol.virtio import has_feature
 from protocol.virtio_balloon import BalloonFeature
@@ -49,10 +49,9 @@ class ConfigRequests:
         where no driver listens: it will read the configuration space when it starts."""
         session = self._session
         session.balloon.config = replace(session.balloon.config, **fields)
-        listens = session.has_backend_channel and session.has_protocol_feature(ProtocolFeature.CONFIG)
-        if not listens or not session.has_driver:
-            # Nothing may be sent while all rings stand still; a driver that is only paused hears of it afterwards.
-            session.config_news = listens and any(vring.started for vring in session.vrings)
+        if not session.hears_of_config or not session.has_driver:
+            # Nothing may be sent while all rings stand still; a driver that is only stopped hears of it afterwards.
+            session.config_news |= any(vring.address is not None for vring in session.vrings)
             return None
         return build_message(BackendRequest.CONFIG_CHANGE_MSG)
 

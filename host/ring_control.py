@@ -30,9 +30,7 @@ class RingControl:
         vring.started = vring.broken = vring.signal_first = False
         # With the last ring the driver is gone; the next one sets a poison value of its own before its first chain.
         session = self._session
-        has_driver = any(each.started for each in session.vrings)
-        session.balloon.poison_settled &= has_driver
-        session.config_news &= has_driver
+        session.balloon.poison_settled &= any(each.started for each in session.vrings)
 
     def halt_all(self) -> Effects:
         """Stop every ring until its next kick descriptor."""
@@ -76,6 +74,8 @@ class RingControl:
                 yield from self._park(vring, str(error))
                 continue
             if queue is None:
+                dialect = session.queue_numbers.dialect.value
+                yield from self._park(vring, f"there is no queue {vring.index} by the {dialect} numbers")
                 continue
             try:
                 start = self._start_ring(vring, queue)
@@ -87,7 +87,7 @@ class RingControl:
             else:
                 vring.running, vring.parked, vring.signal_first = True, None, False
                 vring.recovers, vring.log = False, start.log
-        if session.config_news and any(vring.running for vring in session.vrings):
+        if session.config_news and session.hears_of_config and any(vring.running for vring in session.vrings):
             session.config_news = False
             yield SendBackendRequest(build_message(BackendRequest.CONFIG_CHANGE_MSG))
 

@@ -12,6 +12,7 @@ from host.ring_control import RingControl
 from host.session import Handler, Handling, Session, vring_state_of
 from host.vring import Vring
 from protocol.errors import VhostUserError
+from protocol.packed_ring import FRESH_BASE
 from protocol.vhost_user import FrontendRequest, ProtocolFeature, VringAddress, VringFile, VringState
 from protocol.vhost_user_codec import Message
 
@@ -49,6 +50,8 @@ class RingRequests:
         vring = self._session.vring(state.index)
         yield from self._rings.halt(vring)
         vring.base = state.num
+        # A driver that goes on has read the configuration space long ago, perhaps from another back-end.
+        self._session.config_news |= state.num not in (0, FRESH_BASE)
 
     def _get_vring_base(self, message: Message) -> Handling:
         vring = self._session.vring(vring_state_of(message).index)

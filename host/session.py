@@ -81,8 +81,8 @@ Handler: TypeAlias = Callable[[Message], Handling]
 class Session:
     """All that the front-end negotiated and configured: one plain record (besides the file descriptors).
 
-    ``features_refused`` says that the last SET_FEATURES was refused, ``config_news`` that the configuration space has
-    changed while the driver's rings were paused, so that it has not heard of it.
+    ``features_refused`` says that the last SET_FEATURES was refused, ``config_news`` that the configuration space may
+    have changed while the driver's rings stood still, so that it has to hear of it when one runs again.
     """
 
     offered: int
@@ -101,6 +101,11 @@ class Session:
     def has_protocol_feature(self, feature: ProtocolFeature) -> bool:
         """Return whether ``feature`` was negotiated."""
         return has_feature(self.protocol_features, feature)
+
+    @property
+    def hears_of_config(self) -> bool:
+        """Whether the front-end can be told that the configuration space has changed."""
+        return self.has_backend_channel and self.has_protocol_feature(ProtocolFeature.CONFIG)
 
     @property
     def has_driver(self) -> bool:

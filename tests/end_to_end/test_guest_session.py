@@ -8,6 +8,7 @@ from typing import Final
 import pytest
 
 from guest.control import ask
+from host.control_client import ask as ask_daemon
 from protocol.errors import UsageError
 from tests.end_to_end.harness import DaemonProcess, ProgramProcess, until
 
@@ -105,6 +106,20 @@ def test_a_device_reset_under_load_begins_anew(ring: str, daemon: DaemonProcess,
         assert daemon.settled(vm)["discarded_bytes"] > 0
         assert daemon.events.all("queue_stopped", vm=vm) == []
         assert len(daemon.events.all("connected", pid=guest.pid)) == 1  # all that in one session
+
+
+@pytest.mark.parametrize("notify", ["eventfd", "in-band"])
+def test_a_wish_uttered_while_the_queues_are_stopped_is_fulfilled_afterwards(notify: str, tmp_path: Path) -> None:
+    device, control = tmp_path / "device", tmp_path / "control"
+    with DaemonProcess(tmp_path, "--control", str(device), "--in-band", "on") as daemon:
+        options = ("--socket-path", str(daemon.socket_path), *MACHINE, "--hold", "--notify", notify)
+        with ProgramProcess("guest", *options, "--control", str(control)) as guest:
+            guest.events.wait("booted")
+            ask(control, "stop")
+            ask_daemon(device, "balloon", {"value": 56 * MIB})
+            ask(control, "cont")
+            daemon.events.wait("balloon", actual_bytes=8 * MIB)
+            assert guest.stop() == 0
 
 
 # -- in-band notifications --------------------------------------------------------------------------------------------

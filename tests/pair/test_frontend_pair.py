@@ -33,7 +33,7 @@ def test_a_queue_stopped_and_started_goes_on_at_its_base() -> None:
     shell.take_done()
     shell.run(frontend.start_queue(REPORTING, queue_setup(REPORTING), base))
     assert shell.running[REPORTING].base == 4711
-    assert shell.take_done()[-1].startswith("start 2 reporting at 4711")
+    assert shell.take_done()[-2].startswith("start 2 reporting at 4711")  # and tells that the target may be a new one
 
 
 def test_the_device_status_reaches_the_device_step_by_step() -> None:

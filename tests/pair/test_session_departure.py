@@ -2,6 +2,7 @@
 
 import pytest
 
+from host.actions import Announce
 from protocol.vhost_user import FrontendRequest, VringState
 from tests.pair.session import BIT_30, FEATURES, PROTOCOL_FEATURES, REGION, Shell, negotiated, ring_address, set_up
 
@@ -168,3 +169,12 @@ def test_addresses_again_do_not_disturb_the_numbers() -> None:
     assert shell.ask(FrontendRequest.SET_VRING_ADDR, ring_address(4, flags=1)) == 0
     assert shell.ask(FrontendRequest.SET_FEATURES, FEATURES) == 0
     assert roles(shell) == {0: "inflate", 1: "deflate", 4: "reporting"}
+
+
+def test_a_ring_that_the_ordered_numbers_do_not_know_is_told_of() -> None:
+    """The operator may be wrong, and the guest waits for ever for what it reports."""
+    shell = numbered(STATS | REPORTING, REPORTING, "fixed")
+    set_up_as_qemu(shell, 0, 1, 2)
+    assert roles(shell) == {0: "inflate", 1: "deflate"}
+    told = [action.fields for action in shell.actions if isinstance(action, Announce)]
+    assert {"queue": 2, "reason": "there is no queue 2 by the fixed numbers"} in told

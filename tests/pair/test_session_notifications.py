@@ -144,19 +144,40 @@ def test_a_change_while_the_driver_is_paused_is_told_when_it_goes_on() -> None:
     assert shell.take_done() == ["stop 0", "start 0 inflate at 0"]
 
 
-@pytest.mark.parametrize("how", ["GET_VRING_BASE", "RESET_DEVICE", "NUM"])
-def test_a_change_that_the_driver_did_not_live_to_see_is_not_told_to_the_next(how: str) -> None:
+@pytest.mark.parametrize("first", ["change", "stop"])
+def test_a_driver_that_was_stopped_meanwhile_hears_of_a_change_when_it_goes_on(first: str) -> None:
+    shell = listening()
+    shell.base[0] = 5
+    if first == "change":
+        shell.ring("ENABLE", 0, 0)
+        assert shell.backend.change_config(num_pages=1) is None
+    shell.ask(FrontendRequest.GET_VRING_BASE, VringState(0, 0))
+    if first == "stop":
+        assert shell.backend.change_config(num_pages=1) is None
+    shell.take_done()
+    shell.ring("ENABLE", 0, 1)
+    shell.ring("KICK", 0, 8)
+    assert shell.take_done()[-2:] == ["start 0 inflate at 5", f"send {CONFIG_CHANGE.hex()}"]
+    assert not shell.session.config_news
+
+
+def test_a_driver_that_goes_on_with_another_back_end_hears_of_its_wish() -> None:
+    shell = listening()
+    shell.ring("BASE", 0, 5)
+    shell.take_done()
+    shell.ring("KICK", 0, 8)
+    assert shell.take_done()[-2:] == ["start 0 inflate at 5", f"send {CONFIG_CHANGE.hex()}"]
+    shell.ring("BASE", 0, 0)
+    shell.ring("KICK", 0, 8)
+    assert shell.take_done()[-1] == "start 0 inflate at 0"
+
+
+def test_a_change_before_a_reset_is_not_told_to_the_next_driver() -> None:
     shell = listening()
     shell.ring("ENABLE", 0, 0)
     assert shell.backend.change_config(num_pages=1) is None
-    match how:
-        case "GET_VRING_BASE":
-            shell.ask(FrontendRequest.GET_VRING_BASE, VringState(0, 0))
-        case "RESET_DEVICE":
-            shell.ask(FrontendRequest.RESET_DEVICE)
-            shell.ask(FrontendRequest.SET_FEATURES, FEATURES)
-        case _:
-            shell.ring("NUM", 0, 256)
+    shell.ask(FrontendRequest.RESET_DEVICE)
+    shell.ask(FrontendRequest.SET_FEATURES, FEATURES)
     assert shell.backend.change_config(num_pages=2) is None
     set_up(shell, 0)
     assert not shell.session.config_news
