@@ -310,6 +310,9 @@ def test_features_set_again_leave_running_rings_running(scene: Scene) -> None:
     machine.check_alive()
 
 
+WITHOUT_ROLE = ("queue_stopped", str(REPORTING))
+
+
 def test_a_ring_whose_queue_was_negotiated_away_is_inert(scene: Scene) -> None:
     machine = scene.machine()
     machine.check_alive()
@@ -321,6 +324,7 @@ def test_a_ring_whose_queue_was_negotiated_away_is_inert(scene: Scene) -> None:
     machine.send_pfns(INFLATE, b"")
     assert machine.ram.pages() == before
     assert machine.reporting.driver.get_used() is None
+    scene.expect(machine, WITHOUT_ROLE)
 
 
 def test_a_ring_beyond_the_negotiated_queues_may_be_set_up(scene: Scene) -> None:
@@ -330,6 +334,7 @@ def test_a_ring_beyond_the_negotiated_queues_may_be_set_up(scene: Scene) -> None
     machine.submit([(DATA_AT, PAGE_SIZE)])
     assert machine.ask(FrontendRequest.GET_VRING_BASE, VringState(REPORTING, 0)) == VringState(REPORTING, 0)
     assert machine.ram.pages() == before
+    scene.expect(machine, WITHOUT_ROLE)
 
 
 @pytest.mark.parametrize(("offset", "size"), [(0, 16), (0, 4), (4, 4), (12, 4), (3, 2), (0, 256), (250, 6), (16, 8)])
