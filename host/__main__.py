@@ -113,7 +113,7 @@ def _add_device_options(device: argparse._ArgumentGroup) -> None:
         metavar="SECONDS",
         type=option_type(parse_interval),
         default=0,
-        help="ask each guest for its statistics so often (default: 0, only when somebody wants them)",
+        help="ask each guest for its statistics so often, in whole seconds (default: 0, only when somebody wants them)",
     )
 
 
@@ -174,8 +174,12 @@ def _share_the_interpreter() -> None:
 
 
 def parse_interval(text: str) -> int:
-    """Return whole seconds. Raises :class:`UsageError` for more than QEMU allows, and for less than none."""
-    seconds = int(text)
+    """Return whole seconds. Raises :class:`UsageError` for anything else, for more than QEMU allows, and for less than
+    none."""
+    try:
+        seconds = int(text)
+    except ValueError:
+        raise UsageError(f"not a number of whole seconds: {text!r}") from None
     if not 0 <= seconds <= STATISTICS_INTERVAL_MAX:
         raise UsageError(f"not from 0 to {STATISTICS_INTERVAL_MAX}: {text}")
     return seconds

@@ -118,7 +118,7 @@ class ControlCommands:
         return {
             "vm": vm,
             "method": result.method.value,
-            "hinted-bytes": result.hinted_bytes,
+            "offered-bytes": result.offered_bytes,
             "discarded-bytes": result.discarded_bytes,
             "seconds": round(result.seconds, 6),
             "complete": result.complete,

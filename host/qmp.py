@@ -57,7 +57,8 @@ class Arguments:
     def anything(self, name: str) -> Any:
         """Take a required argument of whatever type. Raises :class:`QmpError`."""
         if name not in self._members:
-            raise QmpError(f"parameter '{name}' is missing")
+            given = f" ({', '.join(map(shown, self._members))} given)" if self._members else ""
+            raise QmpError(f"parameter '{name}' is missing{given}")
         return self._members.pop(name)
 
     def optional_integer(self, name: str) -> int | None:

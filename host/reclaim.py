@@ -56,13 +56,13 @@ class ReclaimMethod(Enum):
 class ReclaimResult:
     """What a reclaim brought.
 
-    ``hinted_bytes`` is what the driver offered (by hinting or by inflating) and ``discarded_bytes`` what was discarded
+    ``offered_bytes`` is what the driver offered (by hinting or by inflating) and ``discarded_bytes`` what was discarded
     of it. ``complete`` False means that the driver did not do all that was asked: it stalled, was reset, was given
     another target, or had less memory than it said.
     """
 
     method: ReclaimMethod
-    hinted_bytes: int
+    offered_bytes: int
     discarded_bytes: int
     seconds: float
     complete: bool
@@ -108,7 +108,7 @@ class Progress:
         """Return the sums."""
         return ReclaimResult(
             method=self.method,
-            hinted_bytes=self._offered,
+            offered_bytes=self._offered,
             discarded_bytes=self._discarded,
             seconds=now - self._begin,
             complete=complete,

@@ -294,7 +294,7 @@ class VmControl:
         self._emit(
             "reclaim",
             method=result.method.value,
-            hinted_bytes=result.hinted_bytes,
+            offered_bytes=result.offered_bytes,
             discarded_bytes=result.discarded_bytes,
             seconds=round(result.seconds, 6),
             complete=result.complete,

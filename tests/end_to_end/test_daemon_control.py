@@ -154,7 +154,7 @@ def test_a_guest_gives_up_what_it_does_not_use(tmp_path: Path, method: str) -> N
             assert used < statistics["memfree"] <= statistics["memtot"] == memory
             result = json.loads(daemon.ask("reclaim", f"method={method}").stdout)
             assert (result["vm"], result["method"], result["complete"]) == (1, method, True)
-            assert used <= result["discarded-bytes"] <= result["hinted-bytes"] <= memory
+            assert used <= result["discarded-bytes"] <= result["offered-bytes"] <= memory
             until(lambda: json.loads(daemon.ask("query-balloon").stdout) == {"actual": memory}, "an empty balloon")
             assert daemon.events.all("reclaim")[0]["discarded_bytes"] == result["discarded-bytes"]
 

@@ -63,7 +63,7 @@ def assert_refused(result: subprocess.CompletedProcess[str], text: str) -> None:
         ),
         (("--socket-path", "{}/s", "--queue-numbers", "dense"), "--queue-numbers"),
         (("--socket-path", "{}/s", "--statistics-interval", "-1"), "not from 0 to 4294967295: -1"),
-        (("--socket-path", "{}/s", "--statistics-interval", "1.5"), "not a number: '1.5'"),
+        (("--socket-path", "{}/s", "--statistics-interval", "1.5"), "not a number of whole seconds: '1.5'"),
         (("--socket-path", "{}/s", "--control", "{}/missing/c"), "--control"),
         (("--socket-path", "{}/s", "--control", "{}/file"), "exists and is not a socket"),
         (("--socket-path", "{}/s", "--control", "{}/s"), "another process listens there"),

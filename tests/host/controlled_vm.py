@@ -41,7 +41,7 @@ class FakeVm:
         await self.release.wait()
         return ReclaimResult(
             method=method or ReclaimMethod.HINT,
-            hinted_bytes=3 << 20,
+            offered_bytes=3 << 20,
             discarded_bytes=2 << 20,
             seconds=0.25,
             complete=True,

@@ -108,7 +108,7 @@ async def test_a_round_of_hinting_discards_what_was_hinted_in_it() -> None:
         control = session.connection.control
         result = await driving(hint, asyncio.ensure_future(control.reclaim()))
         assert (result.method, result.complete) == (ReclaimMethod.HINT, True)
-        assert (result.hinted_bytes, result.discarded_bytes) == (4 * P, 4 * P)
+        assert (result.offered_bytes, result.discarded_bytes) == (4 * P, 4 * P)
         assert machine.ram.pages() == {DATA_AT + page * P for page in range(16)} - {
             DATA_AT + page * P for page in (0, 1, 4, 6)
         }

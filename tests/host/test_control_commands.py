@@ -135,7 +135,7 @@ def test_reclaim(arguments: dict[str, str], method: str) -> None:
     assert perform({1: vm}, "reclaim", **arguments) == {
         "vm": 1,
         "method": method,
-        "hinted-bytes": 3 << 20,
+        "offered-bytes": 3 << 20,
         "discarded-bytes": 2 << 20,
         "seconds": 0.25,
         "complete": True,

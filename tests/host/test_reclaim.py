@@ -58,13 +58,13 @@ async def test_what_is_free_is_taken_and_the_old_target_wished_for_again() -> No
     await asyncio.sleep(0)
     assert targets == [SPARE, 0]
     assert (result.method, result.complete) == (ReclaimMethod.INFLATE, True)
-    assert (result.hinted_bytes, result.discarded_bytes) == (SPARE * MIB, SPARE * MIB)
+    assert (result.offered_bytes, result.discarded_bytes) == (SPARE * MIB, SPARE * MIB)
     assert machine.balloon.config.actual == 0
     assert machine.fields("target") == [{"bytes": SPARE * MIB}, {"bytes": 0}]
     assert machine.fields("reclaim") == [
         {
             "method": "inflate",
-            "hinted_bytes": SPARE * MIB,
+            "offered_bytes": SPARE * MIB,
             "discarded_bytes": SPARE * MIB,
             "seconds": round(result.seconds, 6),
             "complete": True,
@@ -175,7 +175,7 @@ async def test_a_round_is_begun_ended_and_done() -> None:
         await asyncio.sleep(0)
         assert ids[-2:] == [2 + number, 1]
         assert (result.method, result.complete) == (ReclaimMethod.HINT, True)
-        assert (result.hinted_bytes, result.discarded_bytes) == (40 * MIB, 40 * MIB)
+        assert (result.offered_bytes, result.discarded_bytes) == (40 * MIB, 40 * MIB)
         check_closed(machine)
     assert machine.fields("hinting")[:2] == [{"state": "start", "command_id": 2}, {"state": "done", "command_id": 1}]
 

@@ -95,7 +95,7 @@ async def test_the_host_takes_what_the_guest_does_not_use(method: str, path: Pat
         if method == "hint":
             states = [(event["state"], event["command_id"]) for event in pair.events("hinting")]
             assert states == [("start", 2), ("stop", 2), ("done", 2)]
-            assert pair.events("hinting")[1]["bytes"] == result.hinted_bytes
+            assert pair.events("hinting")[1]["bytes"] == result.offered_bytes
 
 
 @pytest.mark.asyncio
