@@ -222,9 +222,12 @@ def open_fds(pid: int) -> dict[int, str]:
 
 
 def mappings_of_files(pid: int) -> list[str]:
-    """Return the shared file mappings of a process, as lines of /proc/PID/maps: a ring's are among them."""
+    """Return the shared file mappings of a process, as lines of /proc/PID/maps: a ring's are among them.
+
+    One that the kernel has made for asynchronous requests, with which event descriptors are signalled, is not.
+    """
     text = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
-    return [line for line in text.splitlines() if line.split()[1][3] == "s"]
+    return [line for line in text.splitlines() if line.split()[1][3] == "s" and "/[aio]" not in line]
 
 
 def resident_bytes(pid: int) -> int:

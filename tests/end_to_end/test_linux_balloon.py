@@ -56,15 +56,16 @@ def connect(daemon: DaemonProcess, guest: LinuxGuest, control: QmpClient) -> Bal
     return Balloon(daemon, guest, control, vm["memory"])
 
 
-@pytest.fixture(scope="module", params=["split", "packed"])
+@pytest.fixture(scope="module", params=["split", "packed", "in-band"])
 def balloon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kernel_release: str
 ) -> Iterator[Balloon]:
     directory = tmp_path_factory.mktemp(request.param)
     packed = request.param == "packed"
-    features = f"packed={'on' if packed else 'off'},must-tell-host={'on' if packed else 'off'}"
+    features = f"packed={'on' if packed else 'off'},must-tell-host={'off' if request.param == 'split' else 'on'}"
     features += ",free-page-hint=on,page-reporting=off"
-    options = ("--control", str(directory / "control"), "--features", features)
+    in_band = "on" if request.param == "in-band" else "off"
+    options = ("--control", str(directory / "control"), "--features", features, "--in-band", in_band)
     with (
         DaemonProcess(directory, *options) as daemon,
         LinuxGuest(daemon, directory, memory=MEMORY) as guest,
@@ -138,10 +139,14 @@ GREEDY = "sh -c 'head -c 40M /dev/zero | tail -c 40M >/dev/null; echo $?' 2>/dev
 from the balloon at a time, four times a second: no more than a few may be wanting."""
 
 
-@pytest.mark.parametrize("deflates", [True, False], ids=["deflate-on-oom", "control"])
-def test_a_guest_short_of_memory_takes_it_from_the_balloon(tmp_path: Path, deflates: bool) -> None:
+@pytest.mark.parametrize(
+    ("deflates", "packed"),
+    [(True, "off"), (True, "on"), (False, "off")],
+    ids=["deflate-on-oom-split", "deflate-on-oom-packed", "without-split"],
+)
+def test_a_guest_short_of_memory_takes_it_from_the_balloon(tmp_path: Path, deflates: bool, packed: str) -> None:
     switch = "on" if deflates else "off"
-    options = ("--control", str(tmp_path / "control"), "--features", f"deflate-on-oom={switch},packed={switch}")
+    options = ("--control", str(tmp_path / "control"), "--features", f"deflate-on-oom={switch},packed={packed}")
     with (
         DaemonProcess(tmp_path, *options) as daemon,
         LinuxGuest(daemon, tmp_path) as guest,
@@ -165,7 +170,7 @@ def test_a_guest_short_of_memory_takes_it_from_the_balloon(tmp_path: Path, defla
 def test_a_driver_that_has_kicked_nothing_yet_hears_of_a_target_and_of_a_reclaim(tmp_path: Path, poison: str) -> None:
     # With PAGE_POISON offered the driver takes features back, and User Mode Linux then enables no ring by message.
     features = f"statistics=off,page-reporting=off,free-page-hint=on,page-poison={poison}"
-    options = ("--control", str(tmp_path / "control"), "--features", features)
+    options = ("--control", str(tmp_path / "control"), "--features", features, "--in-band", "on")
     with (
         DaemonProcess(tmp_path, *options) as daemon,
         LinuxGuest(daemon, tmp_path) as guest,

@@ -9,16 +9,18 @@ import pytest
 from guest.attachment import Attachment
 from guest.attachment_options import AttachmentOptions
 from guest.control import ask
+from guest.ring_memory import RingOptions
 from guest.workloads.memhog import Idle, Memhog
 from host.virtio_balloon import OFFERED
 from protocol.memory import PAGE_SIZE
-from protocol.virtio import feature_mask
+from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_balloon import BalloonFeature
 from tests.pair.balloon import MIB, Later, running_pair
 
 ALL: Final = OFFERED | feature_mask(
-    BalloonFeature.STATS_VQ, BalloonFeature.DEFLATE_ON_OOM, BalloonFeature.FREE_PAGE_HINT
+    BalloonFeature.STATS_VQ, BalloonFeature.DEFLATE_ON_OOM, BalloonFeature.FREE_PAGE_HINT, FeatureBit.RING_PACKED
 )
+RINGS: Final = {"split": RingOptions(), "packed": RingOptions(packed=True)}
 MUST_TELL_HOST: Final = feature_mask(BalloonFeature.MUST_TELL_HOST)
 DEFLATE_ON_OOM: Final = feature_mask(BalloonFeature.DEFLATE_ON_OOM)
 PAGE_POISON: Final = feature_mask(BalloonFeature.PAGE_POISON)
@@ -34,6 +36,12 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guest.workloads.steps.RETRIES", 400)
 
 
+@pytest.fixture(params=list(RINGS))
+def ring(request: pytest.FixtureRequest) -> RingOptions:
+    """Queues of either format."""
+    return RINGS[request.param]
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "socket"
@@ -41,8 +49,10 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("features", [ALL, ALL | MUST_TELL_HOST, NO_BALLOON_FEATURE])
-async def test_the_balloon_follows_the_target_and_the_host_has_the_memory(features: int, path: Path) -> None:
-    async with running_pair(path, features, USED) as pair:
+async def test_the_balloon_follows_the_target_and_the_host_has_the_memory(
+    features: int, ring: RingOptions, path: Path
+) -> None:
+    async with running_pair(path, features, USED, attachment=AttachmentOptions(ring=ring)) as pair:
         await pair.until_event("finished")
         assert pair.memory("resident_bytes") >= 48 * MIB
         pair.device.control.set_num_pages(PAGES)
@@ -69,8 +79,8 @@ async def test_pages_that_come_back_are_used_again(path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_statistics_are_fresh(path: Path) -> None:
-    async with running_pair(path, ALL, Idle(seconds=0.01)) as pair:
+async def test_statistics_are_fresh(ring: RingOptions, path: Path) -> None:
+    async with running_pair(path, ALL, Idle(seconds=0.01), attachment=AttachmentOptions(ring=ring)) as pair:
         free = pair.memory("free_bytes")
         for pages in (0, 1000):
             pair.device.control.set_num_pages(pages)
@@ -84,8 +94,8 @@ async def test_statistics_are_fresh(path: Path) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("method", ["hint", "inflate"])
-async def test_the_host_takes_what_the_guest_does_not_use(method: str, path: Path) -> None:
-    async with running_pair(path, ALL, USED) as pair:
+async def test_the_host_takes_what_the_guest_does_not_use(method: str, ring: RingOptions, path: Path) -> None:
+    async with running_pair(path, ALL, USED, attachment=AttachmentOptions(ring=ring)) as pair:
         await pair.until_event("finished")
         free = pair.memory("free_bytes")
         result = await pair.device.control.reclaim(method)
@@ -110,9 +120,10 @@ async def test_hinted_while_the_guest_is_at_work(path: Path) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("features", [ALL, ALL | MUST_TELL_HOST])
-async def test_the_balloon_gives_way_when_memory_runs_out(features: int, path: Path) -> None:
+async def test_the_balloon_gives_way_when_memory_runs_out(features: int, ring: RingOptions, path: Path) -> None:
     greedy = Later(Memhog(size=48 * MIB, order=0, hold=0))
-    async with running_pair(path, features, greedy, num_pages=PAGES) as pair:
+    attachment = AttachmentOptions(ring=ring)
+    async with running_pair(path, features, greedy, num_pages=PAGES, attachment=attachment) as pair:
         await pair.until_actual(PAGES)
         greedy.may_begin = True
         await pair.until_event("finished")
@@ -185,10 +196,12 @@ async def test_a_device_that_is_gone_when_its_driver_is_inserted_again(
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("byte", [0, 0xAA])
-async def test_free_pages_hold_the_pattern_whatever_the_device_did_to_them(byte: int, path: Path) -> None:
+async def test_free_pages_hold_the_pattern_whatever_the_device_did_to_them(
+    byte: int, ring: RingOptions, path: Path
+) -> None:
     """A discarded page is zero: right for a guest whose pattern is zero, and not done to one with another pattern."""
     options: dict[str, Any] = {
-        "attachment": AttachmentOptions(page_poison=byte * 0x01010101),
+        "attachment": AttachmentOptions(ring=ring, page_poison=byte * 0x01010101),
         "reporter": "boundary",
         "high_water_mark": 1,
         "reporting_delay": 0.01,
