@@ -219,7 +219,7 @@ def test_daemons_killed_in_the_middle_of_their_work_lose_nothing(tmp_path: Path)
                 machine.ram.touch(DATA_AT, chains * MIB)
                 for start in range(DATA_AT, DATA_AT + chains * MIB, MIB):
                     machine.submit([(at, 4 * PAGE_SIZE) for at in range(start, start + MIB, 4 * PAGE_SIZE)])
-                until(lambda: bool(queue.ring.used[1] % chains), "the daemon is at it")
+                wait_for_used(queue, number * chains)
             outstanding = chains - take_used(queue)
 
 
@@ -244,6 +244,11 @@ def test_packed_rings_go_on_where_the_file_says(tmp_path: Path) -> None:
                     machine.submit([(at, 4 * PAGE_SIZE) for at in range(start, start + MIB, 4 * PAGE_SIZE)])
                 queue.collect()
             outstanding = chains - 1 - take_used(queue)
+
+
+def wait_for_used(queue: TestQueue, before: int) -> None:
+    """Wait until the device has used a chain more than ``before``; it may as well have used them all by now."""
+    until(lambda: queue.ring.used[1] != before, "the daemon is at it")
 
 
 def take_used(queue: TestQueue) -> int:
