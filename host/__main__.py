@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 
 from host.balloon_statistics import STATISTICS_INTERVAL_MAX
+from host.lost_memory import guard_mappings
 from host.offered_features import FEATURE_NAMES, feature_names, parse_features, switch_features
 from host.queue_numbers import AUTO, CHOICES
 from host.virtio_balloon import OFFERED
@@ -154,6 +155,7 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     events = open_event_log(arguments.events, time.monotonic)
 
+    guard_mappings()
     _share_the_interpreter()
     try:
         asyncio.run(Daemon(options, events).run())

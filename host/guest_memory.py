@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from host.device_memory import DeviceMemory
+from host.lost_memory import GuardedMapping
 from host.vring import RingPlace
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.memory import PAGE_SIZE, FileRange, MemoryRegion, RegionTable
@@ -73,7 +74,7 @@ class MappedRing:
     """A ring's views and the mappings below them. :meth:`close` gives both up."""
 
     def __init__(self, place: RingPlace, files: list[RegionFile]) -> None:
-        self._mappings: list[mmap.mmap] = []
+        self._mappings: list[GuardedMapping] = []
         self._views: list[memoryview] = []
         try:
             parts = [self._map_part(part, files[part.region]) for part in _shared_windows(place)]
@@ -87,9 +88,9 @@ class MappedRing:
         granularity = max(_MAP_GRANULARITY, file.page_size)
         start = window.offset // granularity * granularity
         end = -(-(window.offset + window.length) // granularity) * granularity
-        mapping = mmap.mmap(file.fd, end - start, offset=start)
-        self._mappings.append(mapping)
-        view = memoryview(mapping)
+        guarded = GuardedMapping(file.fd, end - start, start)
+        self._mappings.append(guarded)
+        view = memoryview(guarded.mapping)
         self._views.append(view)
         return FileRange(window.region, start, end - start), view
 
@@ -105,6 +106,11 @@ class MappedRing:
                     break
         self._views.extend(cuts)
         return cuts[0], cuts[1], cuts[2]
+
+    @property
+    def lost(self) -> bool:
+        """Whether memory below the ring is gone, so that what was read from the ring lately may mean nothing."""
+        return any(mapping.lost for mapping in self._mappings)
 
     def close(self) -> None:
         """Give up the views and unmap. The ring must be out of use."""

@@ -280,6 +280,8 @@ class RingService:
         except Exception as error:
             log.exception("serving queue %d failed", self.index)
             turn.broken = VirtqueueError(f"internal error: {error}")
+        if self._mapped.lost:
+            turn.broken = VirtqueueError("the memory below the ring was cut short")
         if turn.broken is not None:
             self._files.signal_err()
         self._call_loop(self._turn_done, turn)
@@ -325,6 +327,8 @@ class RingService:
                 return
             begin = time.monotonic()
             chain = ring.pop()
+            if self._mapped.lost:
+                return
             if chain is None:
                 if not ring.enable_notification():
                     return

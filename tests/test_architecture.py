@@ -42,7 +42,7 @@ OPERATING_SYSTEM = {
 SHELL = re.compile(
     r"""
       guest/(ram|vmm|attachment|attached_queue|session|session_channel|\w+_worker|linux|linux_\w+|control|__main__)\.py
-    | host/(guest_memory|discard|daemon|connection|received_file|ring_service|__main__)\.py
+    | host/(guest_memory|lost_memory|discard|daemon|connection|received_file|ring_service|__main__)\.py
     | host/(backend_channel|queue_files|eventfd_signal)\.py
     | host/(netlink|reclaim|vm_control|latest_value|chain_events)\.py
     | host/(dirty_log|inflight_file|migration|state_transfer)\.py
