@@ -28,9 +28,9 @@ class Figure:
     bar: float
     at_least: bool
 
-    def is_met_by(self, value: float) -> bool:
-        """Return whether ``value`` keeps the promise."""
-        return value >= self.bar if self.at_least else value <= self.bar
+    def is_met_by(self, value: float, uncertainty: float = 0.0) -> bool:
+        """Return whether ``value``, give or take ``uncertainty``, keeps the promise."""
+        return value + uncertainty >= self.bar if self.at_least else value - uncertainty <= self.bar
 
     @property
     def bar_text(self) -> str:
@@ -40,16 +40,21 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What was measured for ``figure``. ``reference`` says what the value is held against, with its own figure."""
+    """What was measured for ``figure``. ``reference`` says what the value is held against, with its own figure.
+
+    ``uncertainty`` is stated where the promise is that two things are equal, since one that they keep would else be
+    broken in every second run: the value lies that far to either side with 95 % confidence.
+    """
 
     figure: Figure
     value: float
     reference: str
+    uncertainty: float = 0.0
 
     @property
     def met(self) -> bool:
         """Whether the promise is kept."""
-        return self.figure.is_met_by(self.value)
+        return self.figure.is_met_by(self.value, self.uncertainty)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +150,18 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     if not samples or not 0 < percent <= 100:
         raise ValueError(f"percentile {percent} of {len(samples)} samples")
     return sorted(samples)[math.ceil(len(samples) * percent / 100) - 1]
+
+
+def median_uncertainty(samples: Sequence[float]) -> float:
+    """Return how far the median of what ``samples`` were drawn from may lie from theirs, with 95 % confidence.
+
+    Source: the interval between the order statistics of rank n/2 -+ 0.98 sqrt(n), which supposes no distribution.
+    """
+    ranked = sorted(samples)
+    reach = 0.98 * math.sqrt(len(ranked))
+    low, high = math.floor(len(ranked) / 2 - reach), math.ceil(len(ranked) / 2 + reach)
+    median = statistics.median(ranked)
+    return max(median - ranked[max(low, 0)], ranked[min(high, len(ranked) - 1)] - median)
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:

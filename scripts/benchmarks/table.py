@@ -48,6 +48,7 @@ def as_json(results: Iterable[Result]) -> str:
         {
             "name": result.figure.name,
             "value": result.value,
+            "uncertainty": result.uncertainty,
             "unit": result.figure.unit,
             "reference": result.reference,
             "bar": result.figure.bar_text,

@@ -16,7 +16,16 @@ from protocol.units import GIB, MIB
 from scripts.benchmarks import bare_loop, memory_manager, table
 from scripts.benchmarks.__main__ import FIGURES, choose, main
 from scripts.benchmarks.bare_loop import BareLoop
-from scripts.benchmarks.figures import QUICK, Bench, BenchmarkError, Figure, Result, median_ratio, percentile
+from scripts.benchmarks.figures import (
+    QUICK,
+    Bench,
+    BenchmarkError,
+    Figure,
+    Result,
+    median_ratio,
+    median_uncertainty,
+    percentile,
+)
 from scripts.benchmarks.latency import within
 from scripts.benchmarks.memory_manager import (
     EmptyCalls,
@@ -58,6 +67,14 @@ def test_rounds_without_a_partner_are_refused() -> None:
         median_ratio([1.0, 2.0], [1.0])
 
 
+def test_a_median_is_as_certain_as_the_samples_around_it() -> None:
+    samples = [float(n) for n in range(100)]
+    assert median_uncertainty(samples) == 10.5  # ranks 40 to 60
+    assert median_uncertainty([*samples[:60], *[1e6] * 40]) == 1e6 - 49.5
+    assert median_uncertainty([5.0] * 100) == 0
+    assert median_uncertainty([1.0, 2.0]) == 0.5
+
+
 def test_slowness_is_the_per_cent_of_the_middle_pair() -> None:
     assert slower_by([5.0, 5.0, 4.0, 99.0], [4.0, 4.0, 4.0, 4.0]) == 25
     assert slower_by([3.0], [4.0]) == -25
@@ -82,6 +99,12 @@ def test_no_sample_counts_without_a_busy_span() -> None:
 )
 def test_a_bar_is_met_up_to_its_own_value(figure: Figure, value: float, met: bool) -> None:
     assert Result(figure=figure, value=value, reference="").met is met
+
+
+@pytest.mark.parametrize(("figure", "value"), [(AT_LEAST, 0.94), (AT_MOST, 250.01)])
+def test_a_bar_is_met_within_what_the_measurement_can_tell(figure: Figure, value: float) -> None:
+    assert Result(figure=figure, value=value, reference="", uncertainty=0.01).met
+    assert not Result(figure=figure, value=value, reference="", uncertainty=0.001).met
 
 
 def test_bars_say_their_direction() -> None:
@@ -116,6 +139,7 @@ def test_json_has_the_promised_form() -> None:
             {
                 "name": "wait",
                 "value": 133.5,
+                "uncertainty": 0.0,
                 "unit": "us",
                 "reference": "the bare calls 60 us",
                 "bar": "<= 250",
