@@ -22,7 +22,7 @@ STATUS_MAX: Final = 0xFF
 class DeviceRequests:
     """Keeps the device status and resets the device.
 
-    Nothing waits for DRIVER_OK: QEMU's generic vhost-user device never sets it.
+    Nothing but the news of DEVICE_NEEDS_RESET waits for DRIVER_OK: QEMU's generic vhost-user device never sets it.
     """
 
     def __init__(self, session: Session, rings: RingControl) -> None:
@@ -52,8 +52,9 @@ class DeviceRequests:
         elif session.features_refused or not session.features:
             # virtio 1.2, 3.1.1: the driver reads the status again to see whether the device takes its features.
             status &= ~DeviceStatus.FEATURES_OK
-        session.status = status
-        yield Announce("status", {"status": status})
+        session.status = status | session.status & DeviceStatus.DEVICE_NEEDS_RESET  # which only a reset clears
+        yield Announce("status", {"status": int(session.status)})
+        yield from self._rings.tell_news()
 
     def _reset_device(self, _message: Message) -> Effects:
         # What the front-end itself said stays: owner, memory, protocol features, the back-end's channel.
@@ -63,6 +64,6 @@ class DeviceRequests:
             vring.reset()
         session.queue_numbers.forget()
         session.features = session.status = 0
-        session.features_refused = session.config_news = False
+        session.features_refused = session.config_news = session.status_news = False
         session.balloon.reset()
         yield Announce("reset", {})

@@ -99,3 +99,4 @@ class FeatureRequests:
     def _set_backend_req_fd(self, message: Message) -> Effects:
         yield SetBackendChannel(message.fds[0])
         self._session.has_backend_channel = True
+        yield from self._rings.tell_news()

@@ -12,7 +12,7 @@ from host.vring import RingLog, Vring
 from protocol.errors import VhostUserError
 from protocol.vhost_user import BackendRequest, ProtocolFeature
 from protocol.vhost_user_codec import build_message
-from protocol.virtio import LOG_ALL, FeatureBit, has_feature
+from protocol.virtio import LOG_ALL, DeviceStatus, FeatureBit, has_feature
 from protocol.virtio_balloon import BalloonQueue
 
 
@@ -38,12 +38,14 @@ class RingControl:
             yield from self.halt(vring)
 
     def pause(self, vring: Vring) -> Effects:
-        """Stop ``vring`` if it runs; :meth:`run_wanted` may let it go on where it was."""
+        """Stop ``vring`` if it runs; :meth:`run_wanted` may let it go on where it was, if it is not found broken."""
         if not vring.running:
             return
         base = yield StopRing(vring.index)
         assert base is not None
         vring.running, vring.base, vring.resumes = False, base, True
+        if vring.broken:
+            yield from self._need_reset()
 
     def pause_all(self) -> Effects:
         """Stop every ring that runs."""
@@ -87,9 +89,32 @@ class RingControl:
             else:
                 vring.running, vring.parked, vring.signal_first = True, None, False
                 vring.recovers, vring.log = False, start.log
-        if session.config_news and session.hears_of_config and any(vring.running for vring in session.vrings):
+        yield from self.tell_news()
+
+    def tell_news(self) -> Effects:
+        """Tell the driver to look at the configuration space and the device status, if there is something in one of
+        them that it has not heard of and can be told now."""
+        session = self._session
+        if not session.hears_of_config:
+            return
+        config = session.config_news and any(vring.running for vring in session.vrings)
+        # A ring that broke is still started. With all of them stopped the device is suspended, and sends nothing.
+        status = session.status_news and session.has_driver_ok and any(vring.started for vring in session.vrings)
+        if config or status:
             session.config_news = False
+            session.status_news &= not status
             yield SendBackendRequest(build_message(BackendRequest.CONFIG_CHANGE_MSG))
+
+    def _need_reset(self) -> Effects:
+        # virtio 1.2, 2.1.2. A front-end without the feature keeps a status of its own, and hears of the ring alone.
+        session = self._session
+        if session.status & DeviceStatus.DEVICE_NEEDS_RESET:
+            return
+        session.status |= DeviceStatus.DEVICE_NEEDS_RESET
+        session.status_news = True
+        if session.has_protocol_feature(ProtocolFeature.STATUS):
+            yield Announce("status", {"status": int(session.status)})
+        yield from self.tell_news()
 
     def relog(self) -> Effects:
         """Have the writes of each running ring logged as the features and its address now say. Nothing else changes:
@@ -138,7 +163,8 @@ class RingControl:
         return vring.base if self._session.packed else vring.base & 0xFFFF  # the upper bits are reserved
 
     def ring_broke(self, index: int) -> Effects:
-        """Take note that the driver broke the rules of ring ``index``: it stops until it is set up anew."""
+        """Take note that the driver broke the rules of ring ``index``: it stops until it is set up anew, and the device
+        needs a reset from then on."""
         vring = self._session.vrings[index]
         vring.broken = True
         yield from self.pause(vring)

@@ -21,7 +21,7 @@ from protocol.errors import VhostUserError
 from protocol.memory import RegionTable
 from protocol.vhost_user import FrontendRequest, Payload, ProtocolFeature, VringState
 from protocol.vhost_user_codec import Message
-from protocol.virtio import PROTOCOL_FEATURES, FeatureBit, feature_mask, has_feature
+from protocol.virtio import PROTOCOL_FEATURES, DeviceStatus, FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import QUEUES_MAX
 
 MEM_SLOTS: Final = 509
@@ -82,7 +82,8 @@ class Session:
     """All that the front-end negotiated and configured: one plain record (besides the file descriptors).
 
     ``features_refused`` says that the last SET_FEATURES was refused, ``config_news`` that the configuration space may
-    have changed while the driver's rings stood still, so that it has to hear of it when one runs again.
+    have changed while the driver's rings stood still, so that it has to hear of it when one runs again, ``status_news``
+    that DEVICE_NEEDS_RESET was set in ``status`` and the driver has not heard of it.
     """
 
     offered: int
@@ -97,6 +98,7 @@ class Session:
     status: int = 0
     features_refused: bool = False
     config_news: bool = False
+    status_news: bool = False
 
     def has_protocol_feature(self, feature: ProtocolFeature) -> bool:
         """Return whether ``feature`` was negotiated."""
@@ -112,6 +114,11 @@ class Session:
         """Whether a driver is at work. One that kicks in-band has rings that wait for their first kick."""
         in_band = self.has_protocol_feature(ProtocolFeature.INBAND_NOTIFICATIONS)
         return any(vring.running or (in_band and vring.enabled and vring.is_set_up) for vring in self.vrings)
+
+    @property
+    def has_driver_ok(self) -> bool:
+        """Whether the driver has said that it is ready, where the front-end passes the device status on."""
+        return self.has_protocol_feature(ProtocolFeature.STATUS) and bool(self.status & DeviceStatus.DRIVER_OK)
 
     @property
     def lost_bit_30(self) -> bool:

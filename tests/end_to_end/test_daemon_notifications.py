@@ -28,6 +28,7 @@ BEFORE_KICK = (
     FrontendRequest.SET_VRING_ADDR,
     FrontendRequest.SET_VRING_ENABLE,
 )
+READY = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER | DeviceStatus.FEATURES_OK | DeviceStatus.DRIVER_OK
 
 
 class BackEndChannel:
@@ -40,11 +41,11 @@ class BackEndChannel:
         with theirs:
             assert machine.ask(FrontendRequest.SET_BACKEND_REQ_FD, None, [theirs.fileno()]) == 0
 
-    def expect(self, request: BackendRequest, index: int) -> None:
+    def expect(self, request: BackendRequest, index: int | None = None) -> None:
         while (message := self._reader.next_message()) is None:
             self._reader.feed(self.socket.recv(self._reader.bytes_desired()))
         assert isinstance(message, Message)
-        assert (message.request, message.payload) == (request, VringState(index, 0))
+        assert (message.request, message.payload) == (request, None if index is None else VringState(index, 0))
 
     def is_silent(self) -> bool:
         poll = select.poll()
@@ -166,11 +167,33 @@ def test_the_status_of_a_device(scene: Scene) -> None:
     machine = scene.machine()
     status = feature_mask(ProtocolFeature.REPLY_ACK, ProtocolFeature.STATUS)
     assert machine.ask(FrontendRequest.SET_PROTOCOL_FEATURES, status) == 0
-    ready = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER | DeviceStatus.FEATURES_OK | DeviceStatus.DRIVER_OK
-    assert machine.ask(FrontendRequest.SET_STATUS, ready) == 0
-    assert machine.ask(FrontendRequest.GET_STATUS) == ready
+    assert machine.ask(FrontendRequest.SET_STATUS, READY) == 0
+    assert machine.ask(FrontendRequest.GET_STATUS) == READY
     machine.check_alive()
     assert machine.ask(FrontendRequest.SET_STATUS, 0) == 0
     machine.submit([(DATA_AT, PAGE_SIZE)])
     assert machine.ask(FrontendRequest.GET_STATUS) == 0
     assert machine.reporting.driver.get_used() is None
+
+
+def test_a_broken_ring_needs_a_reset_of_the_device_and_no_less(scene: Scene, machine: VirtualMachine) -> None:
+    status = PROTOCOL_FEATURES | feature_mask(ProtocolFeature.STATUS)
+    assert machine.ask(FrontendRequest.SET_PROTOCOL_FEATURES, status) == 0
+    channel = BackEndChannel(machine)
+    configure(machine)
+    assert machine.ask(FrontendRequest.SET_STATUS, READY) == 0
+    machine.reporting.ring.avail[1] = 999
+    kick(machine)
+    channel.expect(BackendRequest.VRING_ERR, REPORTING)
+    channel.expect(BackendRequest.CONFIG_CHANGE_MSG)
+    number = machine.client.number
+    needs_reset = READY | DeviceStatus.DEVICE_NEEDS_RESET
+    scene.daemon.events.wait("status", vm=number, status=needs_reset)
+    assert machine.ask(FrontendRequest.GET_STATUS) == needs_reset
+    machine.ask(FrontendRequest.GET_VRING_BASE, VringState(REPORTING, 0))
+    assert machine.ask(FrontendRequest.GET_STATUS) == needs_reset
+    assert machine.ask(FrontendRequest.SET_STATUS, 0) == 0
+    assert machine.ask(FrontendRequest.GET_STATUS) == 0
+    assert channel.is_silent()
+    scene.expect(machine.client, ("queue_stopped", str(REPORTING)))
+    channel.socket.close()

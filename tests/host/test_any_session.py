@@ -7,6 +7,7 @@ from host.session import OFFERED_PROTOCOL_FEATURES, MustClose
 from host.virtio_balloon import OFFERED
 from protocol.vhost_user import FrontendRequest, MemoryTable, Payload, VringFile, VringState
 from protocol.vhost_user_codec import build_message
+from protocol.virtio import DeviceStatus
 from protocol.virtio_balloon import queue_order
 from tests.pair.session import REGION, Shell, negotiated, ring_address, set_up
 from tests.protocol.messages import fd_count, payload_of
@@ -81,19 +82,29 @@ def telling_messages(draw: st.DrawFn) -> tuple[FrontendRequest, bytes, tuple[int
     )
 
 
-@given(session=st.lists(telling_messages() | st.integers(0, 4), max_size=60))
+@given(session=st.lists(telling_messages() | st.integers(-5, 4), max_size=60))
 @settings(max_examples=150)
 def test_in_any_session_rings_have_roles_of_their_own_and_stopped_ones_are_left_alone(
     session: list[tuple[FrontendRequest, bytes, tuple[int, ...]] | int],
 ) -> None:
-    """A bare number is a change of the configuration space. The shell checks: nothing is sent while all are stopped."""
+    """A bare number is a change of the configuration space, one below 0 a ring that its driver breaks. The shell
+    checks: nothing is sent while all are stopped."""
     shell = shell_of_everything()
     for step in session:
+        if isinstance(step, int) and step < 0:
+            if shell.session.vrings[step].running:
+                shell.drive(shell.backend.ring_broke(shell.session.vrings[step].index), set())
+                assert shell.session.status & DeviceStatus.DEVICE_NEEDS_RESET
+            continue
         if isinstance(step, int):
             assert (shell.backend.change_config(num_pages=step) is not None) == bool(shell.running)
             continue
         request, data, fds = step
+        needed_reset = shell.session.status & DeviceStatus.DEVICE_NEEDS_RESET
+        shell.take_done()
         shell.receive(data, fds)
+        was_reset = "reset" in shell.take_done()
+        assert shell.session.status & DeviceStatus.DEVICE_NEEDS_RESET == (0 if was_reset else needed_reset)
         roles = [ring.queue for ring in shell.running.values()]
         assert len(set(roles)) == len(roles)
         assert set(roles) <= set(queue_order(shell.session.features))
