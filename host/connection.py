@@ -65,6 +65,9 @@ class Connection:
 
     def __init__(self, sock: socket.socket, session: Session, executor: Executor, emit: Emit) -> None:
         self._socket = sock
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        self.peer_pid: int = struct.unpack("3i", credentials)[0]
+        """Process id of the front-end, as the kernel noted it when the socket was connected. Still known at the end."""
         self._backend = Backend(session)
         self._executor = executor
         self.emit = emit
@@ -100,12 +103,6 @@ class Connection:
     def queue(self, queue: BalloonQueue) -> RingService | None:
         """Return the service of ``queue`` if it runs."""
         return next((service for service in self._services.values() if service.queue is queue), None)
-
-    @property
-    def peer_pid(self) -> int:
-        """Process id of the front-end, as the kernel noted it when the socket was connected."""
-        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return int(struct.unpack("3i", credentials)[0])
 
     async def run(self) -> str:
         """Serve the session to its end and release everything. Return the reason of the end, one line."""

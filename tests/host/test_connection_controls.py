@@ -1,6 +1,7 @@
 """The controls of a virtual machine over a whole session: real memory, real rings, a driver in a thread."""
 
 import asyncio
+import os
 import socket
 import struct
 import threading
@@ -45,6 +46,19 @@ async def driving(driver: Callable[[], None], asking: "asyncio.Future[Result] | 
     result = await asyncio.wait_for(asking, DEADLINE)
     await driven
     return result
+
+
+@pytest.mark.asyncio
+async def test_the_facts_can_be_asked_for_until_the_end_is_told() -> None:
+    async with attached() as session:
+        machine = await connect(session)
+        control = session.connection.control
+        before = control.info()
+        machine.close()
+        await session.task
+        after = control.info()
+        assert (before.pid, before.memory_bytes) == (os.getpid(), machine.ram.size)
+        assert (after.pid, after.memory_bytes) == (os.getpid(), 0)
 
 
 def config_of(machine: VirtualMachine) -> BalloonConfig:
