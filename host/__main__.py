@@ -56,7 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--ask",
         metavar=("PATH", "COMMAND"),
         nargs="+",
-        help="no daemon: give the one with --control PATH a COMMAND, arguments behind it as NAME=VALUE",
+        help="no daemon: give the one with --control PATH a COMMAND (query-commands lists them), arguments behind it "
+        "as NAME=VALUE",
     )
     watch = parser.add_argument_group("watching")
     watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
@@ -132,6 +133,8 @@ def _run(arguments: argparse.Namespace) -> int:
     refuse_big_endian()
     if (arguments.socket_path is None) == (arguments.fd is None):
         raise UsageError("exactly one of --socket-path and --fd is needed")
+    if arguments.control is not None and arguments.control == arguments.socket_path:
+        raise UsageError(f"--control {arguments.control}: virtual machines connect there, by --socket-path")
     balloon_pages, ragged = divmod(arguments.balloon, 1 << PFN_SHIFT)
     if ragged:
         raise UsageError(f"--balloon: not whole pages of {1 << PFN_SHIFT} bytes")

@@ -85,9 +85,16 @@ def run_command(program: str, command: Callable[[], int]) -> int:
         return 141
     except OSError as error:
         give_up_standard_output()
-        return _complain(program, str(error), 1)
+        return _complain(program, reason(error), 1)
     except KeyboardInterrupt:
         return 130
+
+
+def reason(error: OSError | ValueError) -> str:
+    """Return what went wrong, and with which file if the error tells, without Python's ``[Errno N]``."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
 
 
 def _complain(program: str, message: str, status: int) -> int:

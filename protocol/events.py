@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from io import FileIO
 from typing import Protocol
 
-from protocol.command_line import give_up_standard_output
+from protocol.command_line import give_up_standard_output, reason
 from protocol.errors import UsageError
 from protocol.event_writer import EventWriter
 
@@ -64,9 +64,9 @@ class EventLog:
             give_up_standard_output()
             self.is_standard_output = False
         self._stream = None
-        self.broken = str(error)
+        self.broken = reason(error)
         if not isinstance(error, BrokenPipeError):  # whoever closed a pipe knows
-            print(f"events: {error}: no more are written", file=sys.stderr)
+            print(f"events: {self.broken}: no more are written", file=sys.stderr)
 
     def close(self) -> None:
         """Close the stream, unless it is standard output. Events on their way are written first, if they are read."""
@@ -76,8 +76,8 @@ class EventLog:
         try:
             stream.close()
         except OSError as error:
-            self.broken = str(error)
-            print(f"events: {error}: the last ones are missing", file=sys.stderr)
+            self.broken = reason(error)
+            print(f"events: {self.broken}: the last ones are missing", file=sys.stderr)
 
     @classmethod
     def to_file(cls, file: FileIO, clock: Clock, *, is_standard_output: bool = False) -> "EventLog":

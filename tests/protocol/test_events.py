@@ -203,7 +203,7 @@ def test_a_reader_that_closes_its_pipe_is_no_fault(capsys: pytest.CaptureFixture
     log.emit("one")
     log.close()
     log.emit("two")
-    assert log.broken == "[Errno 32] Broken pipe"
+    assert log.broken == "Broken pipe"
     assert capsys.readouterr().err == ""
 
 
@@ -213,7 +213,7 @@ def test_a_full_disk_below_a_file_is_told_once(capsys: pytest.CaptureFixture[str
     log.emit("two")
     log.close()
     assert log.broken is not None
-    assert capsys.readouterr().err == "events: [Errno 28] No space left on device: no more are written\n"
+    assert capsys.readouterr().err == "events: No space left on device: no more are written\n"
 
 
 def test_a_pipe_that_somebody_made_non_blocking_and_that_is_full() -> None:
