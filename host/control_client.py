@@ -77,11 +77,19 @@ def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
     connection.sendall(json.dumps(message).encode() + b"\n")
 
 
+def _receive_some(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(_CHUNK)
+    except TimeoutError:
+        # Such as the daemon's other socket, where virtual machines connect and speak first.
+        raise JsonError(f"it says nothing for {connection.gettimeout():g} s") from None
+
+
 def _receive(connection: socket.socket, stream: JsonStream, member: str) -> Any:
     # Events come in between, and are of no interest here.
     while True:
         while (message := stream.next_object()) is None:
-            data = connection.recv(_CHUNK)
+            data = _receive_some(connection)
             if not data:
                 raise BalloonError("the daemon closed the connection without an answer")
             stream.feed(data)

@@ -52,7 +52,8 @@ class ControlCommands:
         try:
             command = self._commands.get(request.name)
             if command is None:
-                raise QmpError(f"there is no command {shown(request.name)}", ErrorClass.COMMAND_NOT_FOUND)
+                reason = f"there is no command {shown(request.name)} (query-commands lists them)"
+                raise QmpError(reason, ErrorClass.COMMAND_NOT_FOUND)
             return request.success(await command(request.arguments))
         except QmpError as error:
             return request.failure(error)

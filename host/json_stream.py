@@ -151,6 +151,7 @@ def _parse(text: bytes) -> dict[str, Any]:
             object_pairs_hook=_unique,
             parse_constant=_no_constant,
             parse_float=_finite,
+            parse_int=_integer,
         )
     except ValueError as error:
         raise JsonError(f"not JSON: {str(error).splitlines()[0]}") from error
@@ -168,6 +169,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:  # the interpreter's limit, which is no business of a client's
+        raise ValueError(f"an integer of {len(text)} digits") from None
 
 
 def _finite(text: str) -> float:

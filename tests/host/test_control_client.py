@@ -87,6 +87,16 @@ def test_whoever_answers_otherwise(tmp_path: Path, answers: list[bytes], kind: t
         ask(tmp_path / "c", "query-vms", {})
 
 
+def test_a_socket_where_nobody_speaks_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the one where virtual machines connect."""
+    monkeypatch.setattr("host.control_client._GREETING_TIMEOUT", 0.01)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "c"))
+        silent.listen()
+        with pytest.raises(BalloonError, match=r"not a control socket: it says nothing for 0\.01 s"):
+            ask(tmp_path / "c", "query-vms", {})
+
+
 def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file or directory"):
         ask(tmp_path / "c", "query-vms", {})

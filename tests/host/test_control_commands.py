@@ -32,7 +32,8 @@ def perform(vms: dict[int, FakeVm], name: str, **arguments: Any) -> Any:
 
 
 def test_unknown_commands_and_unknown_parameters() -> None:
-    assert perform({}, "device_add") == ("CommandNotFound", "there is no command 'device_add'")
+    text = "there is no command 'device_add' (query-commands lists them)"
+    assert perform({}, "device_add") == ("CommandNotFound", text)
     for name in ("query-vms", "query-version", "query-commands"):
         assert perform({}, name, x=1) == ("GenericError", "no parameter 'x' here")
 

@@ -117,6 +117,13 @@ def test_what_is_no_object_costs_one_complaint(bad: bytes) -> None:
     assert read(b'{"first": 1}' + bad + b'\n{"next": 2}') == [{"first": 1}, JsonError, {"next": 2}]
 
 
+def test_an_integer_too_long_to_be_converted_is_told_in_our_words() -> None:
+    stream = JsonStream()
+    stream.feed(b'{"a": 1' + b"0" * 5000 + b"}")
+    with pytest.raises(JsonError, match=r"^not JSON: an integer of 5001 digits$"):
+        stream.next_object()
+
+
 def test_without_a_newline_the_next_brace_is_where_reading_goes_on() -> None:
     assert read(b'}{"next": 2}') == [JsonError, {"next": 2}]
     assert read(b'{"a": bad}{"next": 2}') == [JsonError, {"next": 2}]
