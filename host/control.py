@@ -74,8 +74,11 @@ class _Client:
             await self._writer.drain()
 
     def notify(self, line: bytes) -> None:
-        """Send an event, unless the client is not through with negotiation; give it up if it does not read."""
-        if not self._session.negotiated:
+        """Send an event, unless the client is not through with negotiation or has gone; give it up if it does not read.
+
+        One that has gone is still here while its last command is carried out.
+        """
+        if not self._session.negotiated or self._writer.transport.is_closing():
             return
         if self._writer.transport.get_write_buffer_size() > UNREAD_MAX:
             log.info("a client of the control socket does not read: given up")

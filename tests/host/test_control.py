@@ -115,6 +115,24 @@ async def test_a_client_that_leaves_in_the_middle_of_a_command(tmp_path: Path) -
 
 
 @pytest.mark.asyncio
+async def test_a_client_that_left_while_its_command_goes_on_is_told_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vm = FakeVm()
+    async with serving(tmp_path / "c", {1: vm}) as room:
+        first, second = await room.connect(), await room.connect()
+        first.send(b'{"execute": "reclaim"}')
+        await vm.reclaiming.wait()
+        first.writer.transport.abort()
+        for number in range(20):  # asyncio warns of the fifth write to nobody
+            room.server.emit("NOISE", {"number": number})
+            assert (await second.receive())["data"] == {"number": number}
+        vm.release.set()
+        assert "return" in await second.ask("query-vms")
+    assert not caplog.records
+
+
+@pytest.mark.asyncio
 async def test_the_greeting_says_what_this_is(tmp_path: Path) -> None:
     async with serving(tmp_path / "c", {}) as room:
         client = await room.connect(negotiate=False)
