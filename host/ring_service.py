@@ -15,6 +15,7 @@ Must not know: messages, sessions.
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import select
 import time
@@ -49,6 +50,11 @@ the two compete for the interpreter, and the guest waits."""
 
 RELIEF_INTERVAL: Final = 0.05
 """Seconds between attempts to free the worker of a ring that is being stopped from a front-end that holds it up."""
+
+STOP_PATIENCE: Final = 1.0
+"""Seconds for which the chain in hand may go on being discarded while its ring is to stop. A driver's chain takes far
+less. One that was made to take minutes (thousands of ranges that are refilled all the time) is put back: nothing was
+said of it, so whoever serves the ring next takes it again."""
 
 POLL_INTERVAL: Final = 0.005
 """Seconds between looks at a ring whose driver gave no kick descriptor (bit 8 of SET_VRING_KICK: polling)."""
@@ -130,6 +136,7 @@ class RingService:
         self._busy = False
         self._kicked = False
         self._stopping = False
+        self._patience_ends = math.inf
         self._signal_first = action.signal_first
         self._idle: list[asyncio.Future[None]] = []
         self._held: Chain | None = None
@@ -243,7 +250,8 @@ class RingService:
             await idle
 
     async def stop(self) -> int:
-        """Finish the chain in hand, touch the ring no more. Return the base to go on from.
+        """Finish the chain in hand, or put it back if that takes too long (:data:`STOP_PATIENCE`); touch the ring no more.
+        Return the base to go on from.
 
         May be called again, also when an earlier caller was cancelled while it waited.
         """
@@ -252,6 +260,7 @@ class RingService:
         return await asyncio.shield(self._stopped)
 
     async def _stop(self) -> int:
+        self._patience_ends = time.monotonic() + STOP_PATIENCE
         self._stopping = True
         self._unwatch_kick()
         if self._poller is not None:
@@ -335,6 +344,9 @@ class RingService:
                 continue
             outcome = self._balloon.serve(self.queue, chain, self._memory.device, self._memory.read)
             discarded = self._discard(outcome.plan)
+            if discarded is None:
+                ring.unpop(chain)
+                return
             if outcome.hold:
                 # A driver has one such buffer. If another comes all the same, the earlier one goes back: one is held.
                 self._give_back_held()
@@ -349,10 +361,13 @@ class RingService:
             if end - turn.told > TELL_INTERVAL:
                 self._hand_over(turn, end)
 
-    def _discard(self, plan: DiscardPlan) -> int:
+    def _discard(self, plan: DiscardPlan) -> int | None:
+        # None: the ring is to stop, and this took too long.
         files = self._memory.files
         discarded = 0
         for number, offset, length in plan.discards:
+            if time.monotonic() > self._patience_ends:
+                return None
             if punch_hole(files[number].fd, offset, length) == 0:
                 discarded += length
             else:

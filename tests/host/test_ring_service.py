@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
+import host.ring_service
 from host.actions import StartRing
+from host.discard import punch_hole
 from host.eventfd_signal import EventfdSignal
 from host.guest_memory import GuestMemory
 from host.queue_files import CallFile, QueueFiles
@@ -196,6 +199,39 @@ async def test_stopping_waits_for_the_worker_and_may_be_asked_twice(bench: Bench
     bench.queue.kick()
     await settle()
     assert bench.executor.waiting == []
+
+
+@pytest.mark.asyncio
+async def test_a_chain_that_takes_too_long_is_put_back_when_its_ring_is_to_stop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host.ring_service, "STOP_PATIENCE", 0.0)
+    entered, opened = threading.Event(), threading.Event()
+
+    def slow_punch_hole(fd: int, offset: int, length: int) -> int:
+        entered.set()
+        assert opened.wait(DEADLINE)
+        return punch_hole(fd, offset, length)
+
+    monkeypatch.setattr(host.ring_service, "punch_hole", slow_punch_hole)
+    bench.ram.touch(DATA_AT, 2 * PAGE_SIZE)
+    pages = [(GUEST_BASE + DATA_AT + at, PAGE_SIZE) for at in (0, PAGE_SIZE)]
+    bench.queue.driver.add((), pages)
+    service = bench.start()
+    worker = asyncio.create_task(asyncio.to_thread(bench.executor.run_one))
+    await asyncio.to_thread(entered.wait, DEADLINE)
+    stopping = asyncio.create_task(service.stop())
+    await settle()
+    opened.set()
+    await worker
+    assert await stopping == bench.base
+    assert (bench.served, bench.queue.ring.used[1]) == (0, 0)
+    assert bench.ram.pages() == {DATA_AT + PAGE_SIZE}
+    service = bench.start(resumes=True)
+    bench.executor.run_one()
+    await settle()
+    assert (bench.served, bench.queue.ring.used[1], bench.ram.pages()) == (1, 1, set())
+    assert await service.stop() == 1
 
 
 @pytest.mark.asyncio
