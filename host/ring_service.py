@@ -250,8 +250,8 @@ class RingService:
             await idle
 
     async def stop(self) -> int:
-        """Finish the chain in hand, or put it back if that takes too long (:data:`STOP_PATIENCE`); touch the ring no more.
-        Return the base to go on from.
+        """Finish the chain in hand, or put it back if that takes too long (:data:`STOP_PATIENCE`), then touch the
+        ring no more. Return the base to go on from.
 
         May be called again, also when an earlier caller was cancelled while it waited.
         """
