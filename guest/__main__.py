@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from protocol.command_line import Parser, option_type, path_option, run_command
-from protocol.errors import UsageError
+from protocol.errors import BalloonError, UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, parse_size
 
@@ -230,14 +230,16 @@ def make_parser() -> argparse.ArgumentParser:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--buddyinfo {path}: {error}") from error
+    except OSError as error:
+        raise BalloonError(f"--buddyinfo {path}: {error.strerror}") from error
 
 
 def _ask(path: str, view: str) -> int:
     from guest.control import ask
 
-    print(ask(Path(path), view), end="", flush=True)
+    print(ask(path_option(path), view), end="", flush=True)
     return 0
 
 
@@ -309,15 +311,19 @@ def _run(arguments: argparse.Namespace) -> int:
         events.close()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the guest; return the exit status: 0, 1 for a failure or a corrupted page, 2 for a usage error."""
+def _parse_and_run(argv: Sequence[str] | None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if arguments.ask is not None:
-        return run_command(PROGRAM, lambda: _ask(*arguments.ask))
+        return _ask(*arguments.ask)
     if arguments.socket_path is None:
         parser.error("--socket-path PATH is missing: where the back-end listens")
-    return run_command(PROGRAM, lambda: _run(arguments))
+    return _run(arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the guest; return the exit status: 0, 1 for a failure or a corrupted page, 2 for a usage error."""
+    return run_command(PROGRAM, lambda: _parse_and_run(argv))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from protocol.errors import BalloonError, UsageError
+from protocol.errors import BalloonError
 
 DEADLINE: Final = 5.0
 """Seconds that one client has for everything, from connecting to having read the answer."""
@@ -53,7 +53,7 @@ class ControlServer:
         """Listen at ``path``. The socket file of a guest that was killed is replaced.
 
         Raises:
-            UsageError: another process listens there, something else is there, or it cannot be created.
+            BalloonError: another process listens there, something else is there, or it cannot be created.
         """
         server = cls(path, answers, deadline)
         sock = _bind(path)
@@ -137,22 +137,23 @@ def ask(path: Path, command: str) -> str:
     """Return what the guest whose control socket is at ``path`` answers to ``command``.
 
     Raises:
-        UsageError: nobody answers there, or the guest does not know the command.
+        BalloonError: nobody answers there, or the guest does not know the command.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_ASK_TIMEOUT)
         try:
             connection.connect(os.fspath(path))
-            connection.sendall(f"{command}\n".encode(errors="surrogateescape"))
+            with contextlib.suppress(BrokenPipeError):  # answered already: it was busy, for example
+                connection.sendall(f"{command}\n".encode(errors="surrogateescape"))
             answer = _receive_all(connection)
         except OSError as error:
             # "AF_UNIX path too long" and a timeout carry no errno.
-            raise UsageError(f"{path}: {error.strerror or error}") from error
+            raise BalloonError(f"{path}: {error.strerror or error}") from error
     text = answer.decode(errors="backslashreplace")
     if text.startswith(_ERROR):
-        raise UsageError(f"{path}: {text.removeprefix(_ERROR).rstrip()}")
+        raise BalloonError(f"{path}: {text.removeprefix(_ERROR).rstrip()}")
     if not text:
-        raise UsageError(f"{path}: no answer")
+        raise BalloonError(f"{path}: no answer")
     return text
 
 
@@ -176,8 +177,8 @@ def _bind(path: Path) -> socket.socket:
         sock.listen(CONNECTIONS)
     except OSError as error:
         sock.close()
-        raise UsageError(f"--control {path}: {error.strerror or error}") from error
-    except UsageError:
+        raise BalloonError(f"--control {path}: {error.strerror or error}") from error
+    except BalloonError:
         sock.close()
         raise
     return sock
@@ -190,7 +191,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise UsageError(f"--control {path}: exists and is not a socket")
+        raise BalloonError(f"--control {path}: exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -198,6 +199,6 @@ def _remove_stale(path: Path) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
         except BlockingIOError:
-            raise UsageError(f"--control {path}: another process listens there") from None
+            raise BalloonError(f"--control {path}: another process listens there") from None
         else:
-            raise UsageError(f"--control {path}: another process listens there")
+            raise BalloonError(f"--control {path}: another process listens there")

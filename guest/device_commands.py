@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from guest.attachment import Attachment
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 
 Command = Callable[[], Awaitable[str]]
 
@@ -25,7 +25,7 @@ def device_commands(current: CurrentAttachment) -> dict[str, Command]:
 async def _stop(current: CurrentAttachment) -> str:
     attachment = _attached(current)
     if not attachment.is_started:
-        raise UsageError("the queues are stopped already")
+        raise BalloonError("the queues are stopped already")
     bases = await attachment.stop()
     return "".join(f"{queue.value} {base}\n" for queue, base in bases.items())
 
@@ -33,7 +33,7 @@ async def _stop(current: CurrentAttachment) -> str:
 async def _continue(current: CurrentAttachment) -> str:
     attachment = _attached(current)
     if attachment.is_started:
-        raise UsageError("the queues are not stopped")
+        raise BalloonError("the queues are not stopped")
     await attachment.start()
     return "started\n"
 
@@ -46,5 +46,5 @@ async def _reset(current: CurrentAttachment) -> str:
 def _attached(current: CurrentAttachment) -> Attachment:
     attachment = current()
     if attachment is None:
-        raise UsageError("there is no back-end at the moment")
+        raise BalloonError("there is no back-end at the moment")
     return attachment

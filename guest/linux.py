@@ -16,7 +16,7 @@ from guest.linux_machine import Machine, Plan
 from guest.linux_packages import locate
 from guest.linux_streams import is_terminal, occupy_standard_descriptors
 from protocol.command_line import Parser, option_type, path_option, run_command
-from protocol.errors import UsageError
+from protocol.errors import BalloonError, UsageError
 from protocol.events import open_event_log
 
 PROGRAM = "balloon-linux"
@@ -27,7 +27,7 @@ _DESCRIPTION = """\
 Boots an unmodified Linux kernel under User Mode Linux (no KVM, no root), its memory shared with a vhost-user balloon
 daemon, and runs COMMAND there: any program of this machine, whose file system is the guest's, read-only. /tmp is the
 guest's own, in its memory; the machine's /tmp is at /run/host/tmp. Without COMMAND: an interactive shell.
-The exit status is COMMAND's; 1 if the guest failed, 2 for a usage error.
+The exit status is COMMAND's; 1 if anything else failed, 2 for a usage error.
 """
 _EPILOG = """\
 example:
@@ -76,14 +76,14 @@ def resolve_command(words: Sequence[str]) -> list[str]:
     """Return COMMAND with its program as a path that the guest can execute; without words, the user's shell.
 
     Raises:
-        UsageError: there is no such program.
+        BalloonError: there is no such program.
     """
     if not words:
         shell = os.environ.get("SHELL", "")
         words = [shell if shutil.which(shell) else "/bin/sh"]
     program = shutil.which(words[0])
     if program is None:
-        raise UsageError(f"{words[0]}: no such program")
+        raise BalloonError(f"{words[0]}: no such program")
     return [visible_in_guest(os.path.abspath(program)), *words[1:]]
 
 
@@ -122,7 +122,7 @@ def _run(arguments: argparse.Namespace, command: Sequence[str]) -> int:
     require_listening(arguments.socket_path)
     try:
         argv = resolve_command(command)
-    except UsageError as error:
+    except BalloonError as error:
         _notice(str(error))
         return NOT_FOUND
     events = open_event_log(arguments.events, time.monotonic)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from guest.linux_boot import is_plain_path
-from protocol.errors import BalloonError, UsageError
+from protocol.errors import BalloonError
 from protocol.units import format_size
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -83,15 +83,15 @@ def open_log(path: Path) -> int:
     For appending: the kernel and its helpers write through descriptors of their own.
 
     Raises:
-        UsageError: it cannot be written, or not be read again.
+        BalloonError: it cannot be written, or not be read again.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NONBLOCK, 0o644)
     except OSError as error:
-        raise UsageError(f"--kernel-log {path}: {error.strerror}") from error
+        raise BalloonError(f"--kernel-log {path}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise UsageError(f"--kernel-log {path}: not a regular file")
+        raise BalloonError(f"--kernel-log {path}: not a regular file")
     return descriptor
 
 
@@ -101,16 +101,16 @@ def require_listening(path: Path) -> None:
     Read from ``/proc/net/unix`` where possible: a trial connection would be a virtual machine to the daemon.
 
     Raises:
-        UsageError: nothing is there, it is no socket, nobody listens, or we may not connect.
+        BalloonError: nothing is there, it is no socket, nobody listens, or we may not connect.
     """
     try:
         kind = path.stat().st_mode
     except OSError as error:
-        raise UsageError(f"--socket-path {path}: {error.strerror} (start vhost-user-balloon first)") from error
+        raise BalloonError(f"--socket-path {path}: {error.strerror} (start vhost-user-balloon first)") from error
     if not stat.S_ISSOCK(kind):
-        raise UsageError(f"--socket-path {path}: not a socket")
+        raise BalloonError(f"--socket-path {path}: not a socket")
     if not os.access(path, os.W_OK):
-        raise UsageError(f"--socket-path {path}: {os.strerror(13)}")
+        raise BalloonError(f"--socket-path {path}: {os.strerror(13)}")
     if is_listening(path):
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
@@ -121,7 +121,7 @@ def require_listening(path: Path) -> None:
             pass
         except OSError as error:
             reason = "nobody listens there" if isinstance(error, ConnectionRefusedError) else error.strerror
-            raise UsageError(f"--socket-path {path}: {reason} (start vhost-user-balloon first)") from error
+            raise BalloonError(f"--socket-path {path}: {reason} (start vhost-user-balloon first)") from error
 
 
 def is_listening(path: Path) -> bool:

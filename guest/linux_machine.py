@@ -93,7 +93,7 @@ class Machine:
         """Boot, run COMMAND, power off; return COMMAND's exit status, or 128 + n for signal n to this process.
 
         Raises:
-            UsageError: the kernel log cannot be written.
+            BalloonError: the kernel log cannot be written.
             BalloonError: the kernel did not come up, panicked or had no balloon.
         """
         become_subreaper()

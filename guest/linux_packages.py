@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol.errors import BalloonError, UsageError
+from protocol.errors import BalloonError
 
 KERNEL_PROGRAM = "linux.uml"
 PACKAGES = ("user-mode-linux", "busybox-static")
@@ -46,14 +46,14 @@ def locate(*, kernel: Path | None, modules: Path | None, progress: Progress) -> 
     """Return kernel, module and busybox; fetch what neither the options nor the system have.
 
     Raises:
-        UsageError: an option names something that is not there or does not fit.
+        BalloonError: an option names something that is not there or does not fit.
         BalloonError: something is missing and cannot be fetched, or the kernel does not run here.
     """
     if modules is not None and not modules.is_dir():
-        raise UsageError(f"--modules {modules}: no such directory")
+        raise BalloonError(f"--modules {modules}: no such directory")
     if kernel is not None:
         if not (kernel.is_file() and os.access(kernel, os.X_OK)):
-            raise UsageError(f"--kernel {kernel}: no such program")
+            raise BalloonError(f"--kernel {kernel}: no such program")
         search = [modules] if modules else [kernel.resolve().parent.parent / "lib/uml/modules", SYSTEM_MODULES]
     else:
         kernel, default_modules = _installed_kernel() or _cached_kernel(progress)

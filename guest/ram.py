@@ -12,7 +12,7 @@ import os
 from array import array
 from typing import Final
 
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
 
 _WORDS_PER_PAGE: Final = PAGE_SIZE // 8
@@ -29,7 +29,7 @@ class GuestRam:
     so that a page discarded while in use is found, and also one that was overwritten from either end.
 
     Raises:
-        UsageError: the system has no room for an address range of that size.
+        BalloonError: the system has no room for an address range of that size.
     """
 
     def __init__(self, size: int) -> None:
@@ -42,7 +42,7 @@ class GuestRam:
         except (OSError, ValueError, OverflowError) as error:
             os.close(self.fd)
             reason = os.strerror(error.errno or errno.ENOMEM) if isinstance(error, OSError) else str(error)
-            raise UsageError(f"no memory of {size} bytes for the guest: {reason}") from error
+            raise BalloonError(f"no memory of {size} bytes for the guest: {reason}") from error
         self._bytes = memoryview(self._mapping)
         self._words = self._bytes.cast("Q")
 

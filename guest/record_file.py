@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import TextIO
 
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 
 
 class RecordFile:
     """A text file, begun anew. A disk that fills up ends the recording and not the machine: ``broken`` says why.
 
     Raises:
-        UsageError: it cannot be opened for writing.
+        BalloonError: it cannot be opened for writing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -19,7 +19,7 @@ class RecordFile:
         try:
             self._stream: TextIO | None = open(path, "w", encoding="utf-8")  # noqa: SIM115  (open while the machine runs)
         except OSError as error:
-            raise UsageError(f"--record {path}: {error.strerror}") from error
+            raise BalloonError(f"--record {path}: {error.strerror}") from error
 
     def write(self, text: str) -> None:
         """Add ``text``; once something failed, do nothing."""

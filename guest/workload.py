@@ -17,7 +17,7 @@ from guest.workloads.page_fault import PageFault
 from guest.workloads.pagecache import PageCacheUser
 from guest.workloads.replay import Replay
 from guest.workloads.steps import Steps
-from protocol.errors import UsageError
+from protocol.errors import BalloonError, UsageError
 from protocol.units import parse_size
 
 
@@ -139,6 +139,7 @@ def parse_workload(text: str) -> Workload:
 
     Raises:
         UsageError: an unknown name or key, a value that is no number or makes no sense, a malformed trace.
+        BalloonError: the trace cannot be read.
     """
     name, _, rest = text.partition(":")
     if name == _TRACE:
@@ -170,7 +171,8 @@ def load_trace(path: str) -> Replay:
     """Return the workload that does what the trace at ``path`` says.
 
     Raises:
-        UsageError: no such file, or it is malformed: then with line and column.
+        UsageError: it is malformed: with line and column.
+        BalloonError: it cannot be read.
     """
     if not path:
         raise UsageError(f"workload {_TRACE}: a file is missing, write {_TRACE}:FILE")
@@ -180,4 +182,4 @@ def load_trace(path: str) -> Replay:
             # Never more than a line may have: the file might be endless and without any.
             return Replay(events=parse_trace(iter(partial(stream.readline, LINE_MAX + 2), ""), path))
     except OSError as error:
-        raise UsageError(f"workload {_TRACE}: {path}: {error.strerror}") from error
+        raise BalloonError(f"workload {_TRACE}: {path}: {error.strerror}") from error

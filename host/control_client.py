@@ -24,8 +24,7 @@ def ask(path: Path, name: str, arguments: Mapping[str, Any]) -> object:
     """Return what the daemon whose control socket is at ``path`` returns for a command, however long that takes.
 
     Raises:
-        UsageError: nobody answers there.
-        BalloonError: the command was answered with an error, or the daemon went away.
+        BalloonError: nobody answers there, the command was answered with an error, or the daemon went away.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_GREETING_TIMEOUT)
@@ -41,10 +40,10 @@ def ask(path: Path, name: str, arguments: Mapping[str, Any]) -> object:
             _send(connection, {"execute": name, "arguments": arguments})
             return _receive(connection, stream, "return")
         except (JsonError, FramingError) as error:
-            raise UsageError(f"{path}: not a control socket: {error}") from error
+            raise BalloonError(f"{path}: not a control socket: {error}") from error
         except OSError as error:
             # "AF_UNIX path too long" and a timeout carry no errno.
-            raise UsageError(f"{path}: {error.strerror or error}") from error
+            raise BalloonError(f"{path}: {error.strerror or error}") from error
 
 
 def parse_arguments(words: Sequence[str]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Daemon:
         """Take the socket. No event loop may run yet: its own sockets would pass for a mistyped ``--fd``.
 
         Raises:
-            UsageError: the socket cannot be had.
+            BalloonError: the socket cannot be had.
         """
         self._options = options
         self._vms: dict[int, VmControl] = {}
@@ -227,7 +227,7 @@ def open_socket(options: DaemonOptions, sockets: contextlib.ExitStack) -> tuple[
     ``sockets`` closes one that was made here, and removes its file.
 
     Raises:
-        UsageError: no such descriptor, not a unix stream socket, a path that is taken or cannot be bound.
+        BalloonError: no such descriptor, not a unix stream socket, a path that is taken or cannot be bound.
     """
     if options.fd is not None:
         return inherited_socket(options.fd)

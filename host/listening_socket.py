@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from protocol.errors import UsageError
+from protocol.errors import BalloonError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class ListeningSocket:
         """Listen. The socket file of a process that was killed is replaced.
 
         Raises:
-            UsageError: another process listens there, something else is there, or it cannot be created.
+            BalloonError: another process listens there, something else is there, or it cannot be created.
         """
         self.path = path
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -38,8 +38,8 @@ class ListeningSocket:
         except OSError as error:
             self.socket.close()
             # "AF_UNIX path too long" carries no errno.
-            raise UsageError(f"{option} {path}: {error.strerror or error}") from error
-        except UsageError:
+            raise BalloonError(f"{option} {path}: {error.strerror or error}") from error
+        except BalloonError:
             self.socket.close()
             raise
         self._identity = status.st_dev, status.st_ino
@@ -60,7 +60,7 @@ def _remove_stale(path: Path, option: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise UsageError(f"{option} {path}: exists and is not a socket")
+        raise BalloonError(f"{option} {path}: exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -69,31 +69,32 @@ def _remove_stale(path: Path, option: str) -> None:
             log.info("removing the stale socket %s", path)
             os.unlink(path)
         except BlockingIOError:
-            raise UsageError(f"{option} {path}: another process listens there") from None
+            raise BalloonError(f"{option} {path}: another process listens there") from None
         else:
-            raise UsageError(f"{option} {path}: another process listens there")
+            raise BalloonError(f"{option} {path}: another process listens there")
 
 
 def inherited_socket(fd: int) -> tuple[socket.socket, bool]:
     """Return the unix stream socket that descriptor ``fd`` is, and whether it listens (else it is connected).
 
     Raises:
-        UsageError: it is something else; the descriptor then stays open.
+        UsageError: no descriptor can have that number.
+        BalloonError: it is something else; the descriptor then stays open.
     """
     if not 0 <= fd <= _FD_MAX:
         raise UsageError(f"--fd {fd}: not a file descriptor number")
     try:
         sock = socket.socket(fileno=fd)
     except OSError as error:
-        raise UsageError(f"--fd {fd}: {error.strerror}") from error
+        raise BalloonError(f"--fd {fd}: {error.strerror}") from error
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
         sock.detach()
-        raise UsageError(f"--fd {fd}: not a unix stream socket")
+        raise BalloonError(f"--fd {fd}: not a unix stream socket")
     listens = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     if not listens:
         try:
             sock.getpeername()
         except OSError as error:
             sock.detach()
-            raise UsageError(f"--fd {fd}: the socket neither listens nor is connected") from error
+            raise BalloonError(f"--fd {fd}: the socket neither listens nor is connected") from error
     return sock, listens

@@ -17,7 +17,7 @@ from pyroute2.netlink import NLM_F_REQUEST, genlmsg, nla
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.taskstats import TASKSTATS_CMD_GET, AsyncTaskStats, TaskStats, tcmd
 
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 
 ESRCH: Final = 3
 NANOSECONDS_PER_SECOND: Final = 1_000_000_000
@@ -175,17 +175,17 @@ def process_cost(pid: int, proc: Path = Path("/proc")) -> ProcessCost:
     coroutine.
 
     Raises:
-        UsageError: there is no such process.
+        BalloonError: there is no such process.
     """
     try:
         base = _cost_from_proc(pid, proc)
     except OSError as error:
-        raise UsageError(f"no process {pid}") from error
+        raise BalloonError(f"no process {pid}") from error
     try:
         task, group = (decode_taskstats(data) for data in query_taskstats(pid))
     except NetlinkError as error:
         if error.code == ESRCH:
-            raise UsageError(f"no process {pid}") from error
+            raise BalloonError(f"no process {pid}") from error
         return _because(base, error.args[1] if len(error.args) > 1 else str(error))
     except (OSError, ValueError) as error:
         return _because(base, str(error))

@@ -3,7 +3,8 @@
 ::
 
     BalloonError                 one line that a person can act on; never a traceback for them
-    ├── UsageError               this process was asked for something impossible (an option, a path, a size)
+    ├── UsageError               what this process was asked means nothing, here or anywhere (an option, a size, the
+    │                            content of a file that an option names): exit status 2, all others 1
     ├── PeerError                the other side of the wire broke a rule
     │   ├── VhostUserError       a vhost-user message is wrong: refuse it, the connection may go on
     │   │   └── FramingError     the byte stream itself cannot be trusted any more: close the connection
@@ -19,7 +20,11 @@ class BalloonError(Exception):
 
 
 class UsageError(BalloonError):
-    """A person or a program asked this process for something that cannot be done."""
+    """A person or a program asked this process for something that means nothing, whatever the state of the machine.
+
+    A file that cannot be opened, a socket that nobody listens on or somebody else does, memory that is not there: these
+    are failures, for which :class:`BalloonError` itself stands.
+    """
 
 
 class PeerError(BalloonError):

@@ -14,7 +14,7 @@ from io import FileIO
 from typing import Protocol
 
 from protocol.command_line import give_up_standard_output, reason
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 from protocol.event_writer import EventWriter
 
 Clock = Callable[[], float]
@@ -99,7 +99,7 @@ def open_event_log(path: str | None, clock: Clock) -> EventLog:
     """Open ``PATH`` of an ``--events`` option: a file to append to, ``-`` for standard output, ``None`` for no events.
 
     Raises:
-        UsageError: the file cannot be opened for appending.
+        BalloonError: the file cannot be opened for appending.
     """
     if path is None or (path == "-" and sys.stdout is None):
         return EventLog(None, clock)
@@ -108,7 +108,7 @@ def open_event_log(path: str | None, clock: Clock) -> EventLog:
     try:
         return EventLog.to_file(FileIO(path, "a"), clock)
     except OSError as error:
-        raise UsageError(f"--events {path}: {error.strerror}") from error
+        raise BalloonError(f"--events {path}: {error.strerror}") from error
 
 
 def _log_to_standard_output(clock: Clock) -> EventLog:

@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import Final
 
-from protocol.errors import UsageError, VirtqueueError
+from protocol.errors import BalloonError, VirtqueueError
 
 QUEUE_SIZE_MAX: Final = 32768
 """virtio 1.2, 2.7: "Queue Size value is always a power of 2. The maximum Queue Size value is 32768." A packed ring
@@ -72,9 +72,9 @@ def needs_event(event: int, new: int, old: int) -> bool:
 
 
 def refuse_big_endian() -> None:
-    """Raise :class:`UsageError` on a big-endian machine: the views of a ring use native byte order."""
+    """Raise :class:`BalloonError` on a big-endian machine: the views of a ring use native byte order."""
     if sys.byteorder != "little":
-        raise UsageError("vhost-user-balloon runs on little-endian machines only")
+        raise BalloonError("vhost-user-balloon runs on little-endian machines only")
 
 
 _fence_lock = threading.Lock()

@@ -22,7 +22,7 @@ from guest.mm.mmzone import (
 from guest.mm.page_flags import ABSENT, BUDDY
 from guest.mm.pcp import PerCpuPages, pcp_orders, zone_batchsize, zone_highsize
 from guest.mm.watermark import refresh, setup_lowmem_reserve
-from protocol.errors import UsageError
+from protocol.errors import BalloonError, UsageError
 
 if TYPE_CHECKING:
     from guest.mm.page_alloc import PageAllocator
@@ -101,7 +101,7 @@ def make_mem_map(start_pfn: int, end_pfn: int) -> bytearray:
     try:
         mem_map = bytearray(padded)
     except MemoryError:
-        raise UsageError(f"no room for the map of {padded} pages, one byte each") from None
+        raise BalloonError(f"no room for the map of {padded} pages, one byte each") from None
     mem_map[:start_pfn] = bytes([ABSENT]) * start_pfn
     mem_map[end_pfn:] = bytes([ABSENT]) * (padded - end_pfn)
     return mem_map

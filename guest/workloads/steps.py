@@ -12,7 +12,7 @@ from typing import Final
 
 from guest.machine import Block, Machine
 from guest.mm.mmzone import MigrateType
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 
 Steps = Iterator[float]
 """Seconds to let pass, one number after the other."""
@@ -22,7 +22,7 @@ RETRIES: Final = 40
 """How long a workload waits for memory before it gives up: blocks being reported come back within milliseconds."""
 
 
-class OutOfMemoryError(UsageError):
+class OutOfMemoryError(BalloonError):
     """A workload asked for more than the machine has; what it held was freed, as the kernel's OOM killer would do."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from protocol.command_line import Parser, run_command
-from protocol.errors import UsageError
+from protocol.errors import BalloonError, UsageError
 from scripts.benchmarks import (
     balloon,
     bare_loop,
@@ -112,7 +112,7 @@ def _open_json(path: str | None) -> AbstractContextManager[TextIO | None]:
     try:
         return open(path, "w", encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"--json {path}: {error.strerror}") from error
+        raise BalloonError(f"--json {path}: {error.strerror}") from error
 
 
 def _say_system(out: TextIO) -> None:

@@ -122,7 +122,7 @@ def _run(arguments: argparse.Namespace) -> int:
     person = _person(arguments)
     available = memory_for_us()
     if available < settings.budget_bytes:
-        raise UsageError(
+        raise BalloonError(
             f"this needs {format_size(settings.budget_bytes)} of free memory, {format_size(available)} are available:"
             " try a smaller --memory"
         )
@@ -131,7 +131,7 @@ def _run(arguments: argparse.Namespace) -> int:
         try:
             Path(arguments.json).touch()
         except OSError as error:
-            raise UsageError(f"--json {arguments.json}: {error.strerror}") from error
+            raise BalloonError(f"--json {arguments.json}: {error.strerror}") from error
     directory_parent()  # as well
     if settings.real:
         _fetch_kernel()

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 from scripts.demonstration.leftovers import GROUP_PREFIX, remove_old_groups
 from scripts.demonstration.state import VmState
 
@@ -184,7 +184,7 @@ def make_budget(kind: str, limit_bytes: int) -> Budget:
         limit_bytes: for all guests together.
 
     Raises:
-        UsageError: ``cgroup`` was asked for and cannot be had.
+        BalloonError: ``cgroup`` was asked for and cannot be had.
     """
     if kind != "accounting":
         places = candidates(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
@@ -195,7 +195,7 @@ def make_budget(kind: str, limit_bytes: int) -> Budget:
             if group is not None:
                 return group
         if kind == "cgroup":
-            raise UsageError("no memory cgroup can be made here (--budget accounting needs none)")
+            raise BalloonError("no memory cgroup can be made here (--budget accounting needs none)")
     return AccountedBudget(limit_bytes)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 
 DIRECTORY_PREFIX: Final = "balloon-demo-"
 GROUP_PREFIX: Final = "vhost-user-balloon-demo-"
@@ -32,12 +32,12 @@ def directory_parent(candidates: Sequence[str] | None = None) -> Path:
     """Return the directory for temporary files, or another one where the path of a socket in it would be too long.
 
     Raises:
-        UsageError: there is none.
+        BalloonError: there is none.
     """
     for name in candidates or (tempfile.gettempdir(), "/tmp", "/var/tmp"):
         if len(os.fsencode(name)) + _BELOW <= MOST_SOCKET_BYTES and os.access(name, os.W_OK | os.X_OK):
             return Path(name)
-    raise UsageError("no directory for temporary files with a path short enough for a socket: set TMPDIR")
+    raise BalloonError("no directory for temporary files with a path short enough for a socket: set TMPDIR")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from host.netlink import process_cost
-from protocol.errors import BalloonError, UsageError
+from protocol.errors import BalloonError
 from protocol.units import GIB, MIB, format_size
 from scripts.demonstration.budget import make_budget
 from scripts.demonstration.leftovers import SOCKET, round_directory
@@ -85,7 +85,7 @@ class Machine:
         if child is None or state.pid is None:
             return
         if not child.ended():
-            with contextlib.suppress(UsageError):
+            with contextlib.suppress(BalloonError):
                 cost = process_cost(state.pid)
                 if cost.peak_resident_bytes is not None:
                     state.cost = cost

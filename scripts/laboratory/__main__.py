@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from protocol.command_line import Parser, run_command
-from protocol.errors import UsageError
+from protocol.errors import BalloonError, UsageError
 from scripts.laboratory import boundary_cost, linux_run, pace, page_fault, pictures, sweep, walk_through
 from scripts.laboratory.experiment import Experiment, Outcome
 
@@ -79,14 +79,14 @@ def _open_json(path: str | None) -> AbstractContextManager[TextIO | None]:
     try:
         return open(path, "w", encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"--json {path}: {error.strerror}") from error
+        raise BalloonError(f"--json {path}: {error.strerror}") from error
 
 
 def _prepare_output(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--output {directory}: {error.strerror}") from error
+        raise BalloonError(f"--output {directory}: {error.strerror}") from error
 
 
 def _progress(name: str, what: str) -> None:
@@ -108,7 +108,7 @@ def _run_one(experiment: Experiment, arguments: argparse.Namespace, out: TextIO)
             written.append(data.with_suffix(".png"))
             pictures.save_picture(written[-1], experiment, outcome.rows)
     except OSError as error:
-        raise UsageError(f"--output {arguments.output}: {error.strerror or error}") from error
+        raise BalloonError(f"--output {arguments.output}: {error.strerror or error}") from error
     print(f"  written: {', '.join(map(str, written))}", file=out, flush=True)
     return outcome
 

@@ -9,7 +9,7 @@ import pytest
 
 from guest.control import ask
 from host.control_client import ask as ask_daemon
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 from tests.end_to_end.harness import DaemonProcess, ProgramProcess, until
 
 MIB: Final = 1 << 20
@@ -45,14 +45,14 @@ def test_queues_stopped_under_load_go_on_where_they_were(ring: str, daemon: Daem
             guest.events.wait_for_count("report", seen + 5)
             bases = dict(line.split() for line in ask(control, "stop").splitlines())
             assert list(bases) == ["inflate", "deflate", *(["stats"] if "stats" in bases else []), "reporting"]
-            with pytest.raises(UsageError, match=r"the queues are stopped already$"):
+            with pytest.raises(BalloonError, match=r"the queues are stopped already$"):
                 ask(control, "stop")
             wait_for_memory_events(guest)  # what came before the stop has been told by now
             taken = len(daemon.events.all("report", vm=vm))
             wait_for_memory_events(guest)
             assert len(daemon.events.all("report", vm=vm)) == taken
             assert ask(control, "cont") == "started\n"
-            with pytest.raises(UsageError, match=r"the queues are not stopped$"):
+            with pytest.raises(BalloonError, match=r"the queues are not stopped$"):
                 ask(control, "cont")
         seen = len(guest.events.all("report"))
         guest.events.wait_for_count("report", seen + 5)
@@ -76,7 +76,7 @@ def test_queues_of_nobody_cannot_be_stopped(tmp_path: Path) -> None:
         assert daemon.stop() == 0
         guest.events.wait("detached")
         for command in ("stop", "cont"):
-            with pytest.raises(UsageError, match=r"there is no back-end at the moment$"):
+            with pytest.raises(BalloonError, match=r"there is no back-end at the moment$"):
                 ask(control, command)
         assert guest.stop() == 0
         until(lambda: not control.exists(), "the control socket is gone")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from guest.control import CONNECTIONS, LINE_MAX, ControlServer, ask
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 
 LONG_TEXT = "x" * (4 << 20) + "\n"
 
@@ -153,7 +153,7 @@ def test_one_client_too_many_is_told_so(tmp_path: Path) -> None:
         with contextlib.ExitStack() as stack:
             connections = [stack.enter_context(connect(path)) for _ in range(CONNECTIONS)]
             assert exchange(path, b"") == b"error: too many connections\n"
-            with pytest.raises(UsageError, match="too many connections"):
+            with pytest.raises(BalloonError, match="too many connections"):
                 ask(path, "buddyinfo")
             for connection in connections:
                 connection.sendall(b"buddyinfo\n")
@@ -192,7 +192,7 @@ def test_the_socket_of_a_living_guest_is_not(tmp_path: Path) -> None:
 
     async def scene() -> None:
         server = await ControlServer.open(path, ANSWERS)
-        with pytest.raises(UsageError, match="another process listens there"):
+        with pytest.raises(BalloonError, match="another process listens there"):
             await ControlServer.open(path, ANSWERS)
         assert await asyncio.to_thread(ask, path, "buddyinfo") == "Node 0\n"
         await server.close()
@@ -226,7 +226,7 @@ def test_a_place_where_no_socket_can_be(tmp_path: Path, name: str, complaint: st
     async def scene() -> None:
         await ControlServer.open(tmp_path / name, ANSWERS)
 
-    with pytest.raises(UsageError, match=complaint):
+    with pytest.raises(BalloonError, match=complaint):
         asyncio.run(scene())
 
 
@@ -237,14 +237,14 @@ def test_asking_for_what_is_not_known(tmp_path: Path) -> None:
     path = tmp_path / "control"
 
     def client() -> None:
-        with pytest.raises(UsageError, match="unknown command 'weather', known are"):
+        with pytest.raises(BalloonError, match="unknown command 'weather', known are"):
             ask(path, "weather")
 
     serve(path, client)
 
 
 def test_asking_where_nobody_is(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="No such file or directory"):
+    with pytest.raises(BalloonError, match="No such file or directory"):
         ask(tmp_path / "control", "buddyinfo")
 
 
@@ -258,13 +258,13 @@ def test_a_command_is_waited_for_and_its_failure_told(tmp_path: Path) -> None:
 
     async def bad() -> str:
         await asyncio.sleep(0)
-        raise UsageError("not today")
+        raise BalloonError("not today")
 
     async def scene() -> None:
         server = await ControlServer.open(tmp_path / "control", {"good": good, "bad": bad})
         try:
             assert await asyncio.to_thread(ask, tmp_path / "control", "good") == "done\n"
-            with pytest.raises(UsageError, match=r"not today$"):
+            with pytest.raises(BalloonError, match=r"not today$"):
                 await asyncio.to_thread(ask, tmp_path / "control", "bad")
         finally:
             await server.close()
@@ -296,3 +296,20 @@ def test_a_command_goes_on_without_the_client_that_asked(tmp_path: Path) -> None
             await server.close()
 
     asyncio.run(scene())
+
+
+def test_an_answer_that_comes_before_the_question_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "control"))
+        listener.listen()
+
+        class Answered(socket.socket):
+            def connect(self, address: object) -> None:
+                super().connect(str(address))
+                accepted, _ = listener.accept()
+                with accepted:
+                    accepted.sendall(b"error: too many connections\n")
+
+        monkeypatch.setattr("guest.control.socket.socket", Answered)
+        with pytest.raises(BalloonError, match=r"control: too many connections$"):
+            ask(tmp_path / "control", "buddyinfo")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from guest.linux import main, resolve_command, split_command
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 
 
 def test_words_behind_the_first_dashes_are_the_command() -> None:
@@ -29,7 +29,7 @@ def test_command_becomes_a_path_in_the_guest(tmp_path: Path, monkeypatch: pytest
     assert shown[0].endswith(str(program))
     assert shown[1:] == ["-x"]
     assert resolve_command([]) == ["/bin/sh"]
-    with pytest.raises(UsageError, match="no such program"):
+    with pytest.raises(BalloonError, match="no such program"):
         resolve_command(["no-such-tool"])
 
 
@@ -37,15 +37,16 @@ def test_command_becomes_a_path_in_the_guest(tmp_path: Path, monkeypatch: pytest
     ("options", "status", "reason"),
     [
         ([], 2, "--socket-path is needed"),
-        (["--socket-path", "missing.sock"], 2, "No such file or directory"),
+        (["--socket-path", "missing.sock"], 1, "No such file or directory"),
         (["--socket-path", "s", "--memory", "63M"], 2, "at least 64.0 MiB"),
         (["--socket-path", "s", "--memory", "100K"], 2, "whole MiB"),
         (["--socket-path", "s", "--memory", "lots"], 2, "not a size"),
         (["--socket-path", "s", "--", "no-such-tool"], 127, "no such program"),
         (["--socket-path", "s", "--memory", "1000000T"], 1, "no place for"),
-        (["--socket-path", "s", "--events", "/nonexistent/x"], 2, "--events /nonexistent/x"),
-        (["--socket-path", "s", "--kernel", "/nonexistent/x"], 2, "no such program"),
-        (["--socket-path", "s", "--modules", "/nonexistent/x"], 2, "no such directory"),
+        (["--socket-path", "unheard.sock"], 1, "nobody listens there (start vhost-user-balloon first)"),
+        (["--socket-path", "s", "--events", "/nonexistent/x"], 1, "--events /nonexistent/x"),
+        (["--socket-path", "s", "--kernel", "/nonexistent/x"], 1, "no such program"),
+        (["--socket-path", "s", "--modules", "/nonexistent/x"], 1, "no such directory"),
     ],
 )
 def test_refusal_is_one_line(
@@ -58,6 +59,8 @@ def test_refusal_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("guest.linux.locate", lambda **options: _located(**options))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind("unheard.sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind("s")
         listener.listen()
@@ -71,9 +74,9 @@ def test_refusal_is_one_line(
 def _located(*, kernel: Path | None, modules: Path | None, **_rest: object) -> None:
     """Stand in for fetching: only the options are looked at."""
     if kernel is not None:
-        raise UsageError(f"--kernel {kernel}: no such program")
+        raise BalloonError(f"--kernel {kernel}: no such program")
     if modules is not None:
-        raise UsageError(f"--modules {modules}: no such directory")
+        raise BalloonError(f"--modules {modules}: no such directory")
 
 
 def test_help_has_an_example_and_version_a_version() -> None:

@@ -21,7 +21,7 @@ from guest.linux_host import (
     require_listening,
     scratch_parent,
 )
-from protocol.errors import BalloonError, UsageError
+from protocol.errors import BalloonError
 from protocol.units import MIB, TIB
 
 MOUNTS = """\
@@ -78,7 +78,7 @@ def test_listener_is_found_without_connecting(short_directory: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(path))
         assert not is_listening(path)
-        with pytest.raises(UsageError, match="nobody listens"):
+        with pytest.raises(BalloonError, match="nobody listens"):
             require_listening(path)
         listener.listen()
         listener.setblocking(False)
@@ -86,7 +86,7 @@ def test_listener_is_found_without_connecting(short_directory: Path) -> None:
         require_listening(path)
         with pytest.raises(BlockingIOError):
             listener.accept()
-    with pytest.raises(UsageError, match="nobody listens"):
+    with pytest.raises(BalloonError, match="nobody listens"):
         require_listening(path)
 
 
@@ -99,10 +99,10 @@ def test_listener_under_a_relative_name_is_found(short_directory: Path, monkeypa
 
 
 def test_path_without_a_socket_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(BalloonError, match="No such file"):
         require_listening(tmp_path / "nothing")
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="not a socket"):
+    with pytest.raises(BalloonError, match="not a socket"):
         require_listening(tmp_path / "file")
 
 
@@ -111,9 +111,9 @@ def test_log_is_a_new_or_emptied_regular_file(tmp_path: Path) -> None:
     path.write_text("old")
     os.close(open_log(path))
     assert path.read_text() == ""
-    with pytest.raises(UsageError, match="not a regular file"):
+    with pytest.raises(BalloonError, match="not a regular file"):
         open_log(Path(os.devnull))
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(BalloonError, match="No such file"):
         open_log(tmp_path / "missing/log")
 
 

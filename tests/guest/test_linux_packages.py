@@ -10,7 +10,7 @@ import pytest
 
 from guest import linux_packages
 from guest.linux_packages import cache_directory, find_module, inspect_kernel, is_static, locate, module_release
-from protocol.errors import BalloonError, UsageError
+from protocol.errors import BalloonError
 
 CONFIGURATION = "\n".join(
     f"CONFIG_{name}" for name in ("VIRTIO_UML=y", "PAGE_REPORTING=y", "HOSTFS=y", "DEVTMPFS=y", "TMPFS=y")
@@ -146,9 +146,9 @@ def test_other_architecture_is_refused(machine: Path, monkeypatch: pytest.Monkey
 
 
 def test_options_that_name_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such program"):
+    with pytest.raises(BalloonError, match="no such program"):
         locate(kernel=tmp_path / "linux", modules=None, progress=silent)
-    with pytest.raises(UsageError, match="no such directory"):
+    with pytest.raises(BalloonError, match="no such directory"):
         locate(kernel=None, modules=tmp_path / "modules", progress=silent)
 
 

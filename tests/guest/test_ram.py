@@ -9,7 +9,7 @@ import pytest
 
 from guest.ram import GuestRam
 from host.discard import punch_hole
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
 from tests.end_to_end.harness import open_fds
 
@@ -147,7 +147,7 @@ def test_close_gives_the_file_up() -> None:
 @pytest.mark.parametrize("size", [0, -PAGE_SIZE, 1 << 62, (1 << 63) - PAGE_SIZE, 1 << 63, 1 << 80])
 def test_an_impossible_size_is_one_line_and_leaves_no_file_open(size: int) -> None:
     before = open_fds(os.getpid()).keys()
-    with pytest.raises(UsageError, match=f"^no memory of {size} bytes for the guest: .+$") as raised:
+    with pytest.raises(BalloonError, match=f"^no memory of {size} bytes for the guest: .+$") as raised:
         GuestRam(size)
     assert "\n" not in str(raised.value)
     assert open_fds(os.getpid()).keys() == before

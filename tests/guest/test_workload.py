@@ -13,7 +13,7 @@ from guest.mm.vmstat import buddyinfo, pagetypeinfo, unusable_free_index
 from guest.workload import WORKLOAD_HELP, WORKLOAD_NAMES, parse_workload
 from guest.workloads.replay import Replay, seconds_between
 from guest.workloads.steps import OutOfMemoryError, Steps, together
-from protocol.errors import UsageError
+from protocol.errors import BalloonError, UsageError
 from protocol.units import MIB
 from tests.guest.workloads import VirtualRun
 
@@ -276,8 +276,6 @@ def test_a_trace_file_is_read_whole(tmp_path: Path) -> None:
         ("pagecache:drop=101", "workload pagecache: drop=101 is not from 0 to 100"),
         ("build:jobs=0", "workload build: jobs=0 is not from 1 to 1024"),
         ("trace", "workload trace: a file is missing, write trace:FILE"),
-        ("trace:/nowhere/at all", "workload trace: /nowhere/at all: No such file or directory"),
-        ("trace:/", "workload trace: /: Is a directory"),
         ("trace:/dev/zero", "/dev/zero:1:4097: the line is longer than 4096 characters"),
         ("trace:/dev/null", "/dev/null:1:1: an empty file is no trace"),
     ],
@@ -285,6 +283,13 @@ def test_a_trace_file_is_read_whole(tmp_path: Path) -> None:
 def test_what_is_wrong_is_said(text: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=f"^{re.escape(complaint)}$"):
         parse_workload(text)
+
+
+@pytest.mark.parametrize(("path", "why"), [("/nowhere/at all", "No such file or directory"), ("/", "Is a directory")])
+def test_a_trace_that_cannot_be_read_is_a_failure(path: str, why: str) -> None:
+    with pytest.raises(BalloonError, match=f"^workload trace: {path}: {why}$") as caught:
+        parse_workload(f"trace:{path}")
+    assert not isinstance(caught.value, UsageError)
 
 
 @pytest.mark.parametrize("text", EXAMPLES)

@@ -15,7 +15,7 @@ from host import control
 from host.control import ControlServer
 from host.control_commands import ControlCommands
 from host.listening_socket import ListeningSocket
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 from tests.end_to_end.harness import open_fds
 from tests.host.controlled_vm import FakeVm
 
@@ -259,7 +259,7 @@ async def test_each_virtual_machine_has_an_interval_of_its_own(tmp_path: Path) -
 
 def test_a_path_that_is_taken(tmp_path: Path) -> None:
     first = ListeningSocket(tmp_path / "c", "--control")
-    with pytest.raises(UsageError, match=r"^--control .*: another process listens there$"):
+    with pytest.raises(BalloonError, match=r"^--control .*: another process listens there$"):
         ListeningSocket(tmp_path / "c", "--control")
     first.socket.close()
     second = ListeningSocket(tmp_path / "c", "--control")  # a killed process's file is replaced

@@ -78,7 +78,7 @@ def test_a_long_answer(tmp_path: Path) -> None:
         ([GREETING, b'{"return": {}}', b'{"error": {"class": "GenericError", "desc": "no"}}'], BalloonError, "^no$"),
         ([GREETING, b'{"return": {}}', b""], BalloonError, "closed the connection"),
         ([b'{"error": {"desc": "there are 32 clients already"}}'], BalloonError, "32 clients"),
-        ([b"SSH-2.0-x\r\n"], UsageError, "not a control socket"),
+        ([b"SSH-2.0-x\r\n"], BalloonError, "not a control socket"),
         ([b'{"error": 1}'], BalloonError, "closed the connection"),
     ],
 )
@@ -98,5 +98,5 @@ def test_a_socket_where_nobody_speaks_first(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_nobody_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="No such file or directory"):
+    with pytest.raises(BalloonError, match="No such file or directory"):
         ask(tmp_path / "c", "query-vms", {})

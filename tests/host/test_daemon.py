@@ -14,7 +14,7 @@ import pytest
 
 from host.daemon import Daemon, DaemonOptions, open_socket
 from host.virtio_balloon import OFFERED
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 from protocol.events import EventLog
 from protocol.vhost_user import FrontendRequest
 from tests.end_to_end.harness import open_fds
@@ -36,18 +36,18 @@ def test_a_path_that_is_refused_leaves_no_socket_open(tmp_path: Path, kind: str)
     (tmp_path / "file").write_text("", encoding="ascii")
     paths = {"file": "file", "directory": ".", "long": "x" * 200, "missing": "missing/socket"}
     before = open_fds(os.getpid()).keys()
-    with pytest.raises(UsageError):
+    with pytest.raises(BalloonError):
         open_options(options(path=tmp_path / paths[kind]))
     assert open_fds(os.getpid()).keys() == before
 
 
 def test_a_dangling_link_and_a_foreign_socket_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="exists and is not a socket"):
+    with pytest.raises(BalloonError, match="exists and is not a socket"):
         open_options(options(path=tmp_path / "link"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(tmp_path / "datagrams"))
-        with pytest.raises(UsageError):
+        with pytest.raises(BalloonError):
             open_options(options(path=tmp_path / "datagrams"))
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "datagrams").is_socket()
@@ -60,13 +60,13 @@ def test_a_listener_that_does_not_accept_is_alive_all_the_same(tmp_path: Path) -
         listener.bind(str(path))
         listener.listen(0)
         first.connect(str(path))
-        with pytest.raises(UsageError, match="another process listens there"):
+        with pytest.raises(BalloonError, match="another process listens there"):
             open_options(options(path=path))
 
 
 def test_a_refused_descriptor_stays_open() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mine:
-        with pytest.raises(UsageError):
+        with pytest.raises(BalloonError):
             open_options(options(fd=mine.fileno()))
         os.fstat(mine.fileno())
 

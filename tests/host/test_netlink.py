@@ -14,7 +14,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from host import netlink
 from host.netlink import Delay, decode_taskstats, process_cost
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 from protocol.units import MIB
 
 TOUCHED = 50 * MIB
@@ -237,7 +237,7 @@ def test_a_delay_is_a_number_only_while_the_kernel_measures_it(
 
 
 def test_no_such_process_is_the_users_error() -> None:
-    with pytest.raises(UsageError, match="no process 4194305"):
+    with pytest.raises(BalloonError, match="no process 4194305"):
         process_cost(4194305)
 
 

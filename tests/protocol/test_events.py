@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import protocol.event_writer
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 from protocol.events import EventLog, open_event_log
 
 
@@ -132,7 +132,7 @@ def test_no_path_is_no_events() -> None:
 
 
 def test_a_path_that_cannot_be_opened_is_the_users_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--events .*missing/events: No such file or directory"):
+    with pytest.raises(BalloonError, match=r"--events .*missing/events: No such file or directory"):
         open_event_log(str(tmp_path / "missing" / "events"), clock)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from protocol.errors import UsageError, VirtqueueError
+from protocol.errors import BalloonError, VirtqueueError
 from protocol.split_ring import VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USED_F_NO_NOTIFY
 from protocol.virtio_ring import (
     AVAIL_RING_ALIGN,
@@ -103,5 +103,5 @@ def test_a_fence_may_be_passed_any_number_of_times(fence: Callable[[], None]) ->
 def test_a_big_endian_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_big_endian()
     monkeypatch.setattr("sys.byteorder", "big")
-    with pytest.raises(UsageError, match="little-endian"):
+    with pytest.raises(BalloonError, match="little-endian"):
         refuse_big_endian()

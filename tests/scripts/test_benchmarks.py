@@ -179,7 +179,7 @@ def test_a_usage_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_path_that_cannot_be_written_is_found_before_measuring(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["discard-2m", "--json", str(tmp_path / "missing" / "results.json")]) == 2
+    assert main(["discard-2m", "--json", str(tmp_path / "missing" / "results.json")]) == 1
     assert "No such file" in capsys.readouterr().err
 
 

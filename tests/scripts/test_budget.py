@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 from protocol.units import MIB
 from scripts.demonstration import budget as module
 from scripts.demonstration.budget import (
@@ -136,7 +136,7 @@ def test_without_a_cgroup_the_script_counts_unless_a_cgroup_was_demanded(monkeyp
     monkeypatch.setattr(module, "candidates", lambda own, mounts: [])
     assert make_budget("auto", MIB).source == "this script's accounting"
     assert make_budget("accounting", MIB).source == "this script's accounting"
-    with pytest.raises(UsageError, match="no memory cgroup can be made here"):
+    with pytest.raises(BalloonError, match="no memory cgroup can be made here"):
         make_budget("cgroup", MIB)
 
 

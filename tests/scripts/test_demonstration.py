@@ -21,7 +21,7 @@ def test_a_host_that_is_too_small_is_said_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("scripts.demonstration.budget.memory_for_us", lambda: 100 * MIB)
-    assert command.main([]) == 2
+    assert command.main([]) == 1
     assert capsys.readouterr().err == (
         "balloon-demo: this needs 1.2 GiB of free memory, 100.0 MiB are available: try a smaller --memory\n"
     )
@@ -30,7 +30,7 @@ def test_a_host_that_is_too_small_is_said_before_anything_starts(
 def test_a_result_that_cannot_be_written_is_said_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command.main(["--json", str(tmp_path / "missing" / "x")]) == 2
+    assert command.main(["--json", str(tmp_path / "missing" / "x")]) == 1
     assert capsys.readouterr().err.endswith("missing/x: No such file or directory\n")
 
 

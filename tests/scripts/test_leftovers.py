@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.errors import UsageError
+from protocol.errors import BalloonError
 from scripts.demonstration import leftovers
 from scripts.demonstration.leftovers import (
     MOST_SOCKET_BYTES,
@@ -30,7 +30,7 @@ def test_a_directory_whose_sockets_would_have_too_long_a_path_is_passed_over(tmp
     long.mkdir()
     assert directory_parent([str(long), "/tmp"]) == Path("/tmp")
     assert directory_parent([str(tmp_path / "missing"), "/tmp"]) == Path("/tmp")
-    with pytest.raises(UsageError, match="set TMPDIR"):
+    with pytest.raises(BalloonError, match="set TMPDIR"):
         directory_parent([str(long)])
 
 
