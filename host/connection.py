@@ -32,6 +32,7 @@ from host.actions import (
 from host.backend import Backend, Reply
 from host.backend_channel import BackendChannel
 from host.chain_events import ChainEvents
+from host.device_setup import DeviceSetup
 from host.device_state import DeviceState
 from host.event_limit import EventLimit
 from host.guest_memory import GuestMemory
@@ -99,6 +100,13 @@ class Connection:
     def driver_ready(self) -> bool:
         """Whether a driver is at work."""
         return self._backend.session.has_driver
+
+    @property
+    def setup(self) -> DeviceSetup:
+        """How the driver has set the device up."""
+        session = self._backend.session
+        kicks = {service.queue: service.kick_method for _, service in sorted(self._services.items())}
+        return DeviceSetup(session.ring_format, session.queue_numbers.dialect, kicks)
 
     def queue(self, queue: BalloonQueue) -> RingService | None:
         """Return the service of ``queue`` if it runs."""

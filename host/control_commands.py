@@ -170,6 +170,9 @@ def _describe(vm: int, info: VmInfo) -> dict[str, object]:
         "actual": logical_size(info.memory_bytes, info.actual),
         "features": feature_names(info.features),
         "driver-ready": info.driver_ready,
+        "ring": info.setup.ring,
+        "queue-numbers": info.setup.queue_numbers.value,
+        "kicks": {queue.value: method for queue, method in info.setup.kicks.items()},
     }
 
 

@@ -26,6 +26,7 @@ from typing import Final
 
 from host.actions import StartRing
 from host.device_memory import DiscardPlan, Refusal, RefusedRanges
+from host.device_setup import KickMethod
 from host.discard import punch_hole
 from host.guest_memory import GuestMemory
 from host.queue_files import QueueFiles
@@ -116,6 +117,7 @@ class RingService:
     ) -> None:
         self.index = action.index
         self.queue = action.queue
+        self.kick_method = KickMethod.of(has_descriptor=files.kick is not None, in_band=action.inband)
         self.broken = False
         self._files = files
         self._memory = memory
@@ -150,7 +152,7 @@ class RingService:
         if self._is_stale:
             return
         self._serve_soon()
-        if files.kick is None and not action.inband:
+        if self.kick_method is KickMethod.POLLING:
             self._poll_ring()
 
     # -- on the event loop ------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from host.actions import Action
+from host.device_setup import RingFormat
 from host.queue_numbers import QueueNumbers
 from host.virtio_balloon import VirtioBalloon
 from host.vring import Vring
@@ -132,6 +133,13 @@ class Session:
     def packed(self) -> bool:
         """Whether the rings are packed."""
         return has_feature(self.features, FeatureBit.RING_PACKED)
+
+    @property
+    def ring_format(self) -> RingFormat | None:
+        """The format of the rings, None while no features are negotiated."""
+        if self.features == 0:
+            return None
+        return RingFormat.PACKED if self.packed else RingFormat.SPLIT
 
     def vring(self, index: int) -> Vring:
         """Return queue ``index`` of a message.

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from host.device_setup import DeviceSetup
 from host.free_page_hinting import COMMAND_ID_STOP, FreePageHinting
 from host.latest_value import LatestValue
 from host.reclaim import Progress, ReclaimMethod, ReclaimResult, reclaim_by_hint, reclaim_by_inflate
@@ -34,7 +35,8 @@ class VmInfo:
     """The facts about one virtual machine.
 
     ``num_pages`` is the size that its balloon should have and ``actual`` the size that the driver says it has, in
-    4096-byte pages. ``features`` are the negotiated feature bits. ``driver_ready`` says that a driver is at work.
+    4096-byte pages. ``features`` are the negotiated feature bits. ``driver_ready`` says that a driver is at work, and
+    ``setup`` how it has set the device up.
     """
 
     pid: int
@@ -43,6 +45,7 @@ class VmInfo:
     actual: int
     features: int
     driver_ready: bool
+    setup: DeviceSetup
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,10 @@ class Machine(Protocol):
     def driver_ready(self) -> bool:
         """Whether a driver is at work."""
 
+    @property
+    def setup(self) -> DeviceSetup:
+        """How the driver has set the device up."""
+
     def change_config(self, **fields: int) -> None:
         """Set fields of the configuration space, and tell the driver."""
 
@@ -126,6 +133,7 @@ class VmControl:
             actual=config.actual,
             features=machine.balloon.features,
             driver_ready=machine.driver_ready,
+            setup=machine.setup,
         )
 
     # -- what the connection tells ----------------------------------------------------------------------------------

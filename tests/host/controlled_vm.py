@@ -4,11 +4,25 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from host.device_setup import DeviceSetup, KickMethod, RingFormat
 from host.reclaim import ReclaimMethod, ReclaimResult
 from host.vm_control import GuestStatistics, VmInfo
 from protocol.errors import BalloonError
+from protocol.virtio_balloon import BalloonQueue, QueueDialect
 
-INFO = VmInfo(pid=4711, memory_bytes=1 << 30, num_pages=0, actual=0, features=1 << 5 | 1 << 34, driver_ready=True)
+INFO = VmInfo(
+    pid=4711,
+    memory_bytes=1 << 30,
+    num_pages=0,
+    actual=0,
+    features=1 << 5 | 1 << 34,
+    driver_ready=True,
+    setup=DeviceSetup(
+        RingFormat.PACKED,
+        QueueDialect.OFFERED,
+        {BalloonQueue.INFLATE: KickMethod.EVENTFD, BalloonQueue.REPORTING: KickMethod.IN_BAND},
+    ),
+)
 
 
 @dataclass

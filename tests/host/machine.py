@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from host.balloon_statistics import BalloonStatistics
+from host.device_setup import DeviceSetup, KickMethod, RingFormat
 from host.ring_service import ServedChain
 from host.virtio_balloon import Outcome, VirtioBalloon
 from host.vm_control import VmControl
-from protocol.virtio_balloon import BalloonQueue
+from protocol.virtio_balloon import BalloonQueue, QueueDialect
 
 MIB = 1 << 20
 PAGES_PER_MIB = 256
@@ -43,6 +44,7 @@ class FakeMachine:
         self.peer_pid = 4711
         self.memory_bytes = memory_bytes
         self.driver_ready = True
+        self.setup = DeviceSetup(RingFormat.SPLIT, QueueDialect.NEGOTIATED, {BalloonQueue.STATS: KickMethod.POLLING})
         self.queues = {BalloonQueue.STATS: FakeQueue(), BalloonQueue.FREE_PAGE: FakeQueue()}
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.on_config: Callable[[], None] = lambda: None

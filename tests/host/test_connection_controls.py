@@ -13,15 +13,16 @@ import pytest
 import host.reclaim
 import host.ring_service
 import host.vm_control
+from host.device_setup import DeviceSetup, KickMethod, RingFormat
 from host.discard import punch_hole
 from host.reclaim import ReclaimMethod
 from host.virtio_balloon import OFFERED
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
-from protocol.vhost_user import BackendRequest, DeviceConfig, FrontendRequest, VringState
+from protocol.vhost_user import BackendRequest, DeviceConfig, FrontendRequest, ProtocolFeature, VringFile, VringState
 from protocol.vhost_user_codec import Channel, Message, MessageReader
-from protocol.virtio import feature_mask
-from protocol.virtio_balloon import CONFIG_ACTUAL, BalloonConfig, BalloonFeature, BalloonQueue
+from protocol.virtio import FeatureBit, feature_mask
+from protocol.virtio_balloon import CONFIG_ACTUAL, BalloonConfig, BalloonFeature, BalloonQueue, QueueDialect
 from tests.end_to_end.harness import DEADLINE, until
 from tests.end_to_end.virtual_machine import DATA_AT, GUEST_BASE, INFLATE, WANTED, VirtualMachine
 from tests.host.test_connection import Attached, attached, in_thread
@@ -59,6 +60,28 @@ async def test_the_facts_can_be_asked_for_until_the_end_is_told() -> None:
         after = control.info()
         assert (before.pid, before.memory_bytes) == (os.getpid(), machine.ram.size)
         assert (after.pid, after.memory_bytes) == (os.getpid(), 0)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("ring", RingFormat)
+async def test_how_the_driver_has_set_the_device_up_can_be_asked_for(ring: RingFormat) -> None:
+    packed = ring is RingFormat.PACKED
+    async with attached(OFFERED | (feature_mask(FeatureBit.RING_PACKED) if packed else 0)) as session:
+        control = session.connection.control
+        assert control.info().setup == DeviceSetup(None, QueueDialect.NEGOTIATED, {})
+        machine = await asyncio.to_thread(VirtualMachine, session.client, packed=packed)
+        kicks = dict.fromkeys((BalloonQueue.INFLATE, BalloonQueue.DEFLATE, BalloonQueue.REPORTING), KickMethod.EVENTFD)
+        assert control.info().setup == DeviceSetup(ring, QueueDialect.NEGOTIATED, kicks)
+        await in_thread(lambda: machine.ask(FrontendRequest.SET_VRING_KICK, VringFile(2, False)))
+        assert control.info().setup.kicks == kicks | {BalloonQueue.REPORTING: KickMethod.POLLING}
+        needed = (ProtocolFeature.INBAND_NOTIFICATIONS, ProtocolFeature.BACKEND_REQ, ProtocolFeature.REPLY_ACK)
+        await in_thread(lambda: machine.ask(FrontendRequest.SET_PROTOCOL_FEATURES, feature_mask(*needed)))
+        await in_thread(lambda: machine.ask(FrontendRequest.GET_VRING_BASE, VringState(0, 0)))
+        assert control.info().setup.kicks == {
+            BalloonQueue.DEFLATE: KickMethod.EVENTFD,
+            BalloonQueue.REPORTING: KickMethod.IN_BAND,
+        }
+        machine.close()
 
 
 def config_of(machine: VirtualMachine) -> BalloonConfig:

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from host.control_commands import ControlCommands, logical_size
+from host.device_setup import DeviceSetup
 from host.object_tree import STAT_NAMES, UNKNOWN
 from host.qmp import Arguments, Request
 from host.vm_control import GuestStatistics, VmInfo
 from protocol.balloon_statistics import StatisticTag
+from protocol.virtio_balloon import QueueDialect
 from tests.host.controlled_vm import FakeVm, fake
 
 GIB = 1 << 30
@@ -47,10 +49,12 @@ def test_all_commands_are_listed() -> None:
 
 
 def test_virtual_machines_are_listed() -> None:
-    vms = {3: fake(num_pages=1 << 17, actual=5), 1: fake(memory_bytes=0, driver_ready=False)}
+    bare = DeviceSetup(None, QueueDialect.NEGOTIATED, {})
+    vms = {3: fake(num_pages=1 << 17, actual=5), 1: fake(memory_bytes=0, driver_ready=False, setup=bare)}
     assert perform({}, "query-vms") == []
     first, second = perform(vms, "query-vms")
     assert (first["vm"], first["memory"], first["actual"], first["driver-ready"]) == (1, 0, 0, False)
+    assert (first["ring"], first["queue-numbers"], first["kicks"]) == (None, "negotiated", {})
     assert second == {
         "vm": 3,
         "pid": 4711,
@@ -59,6 +63,9 @@ def test_virtual_machines_are_listed() -> None:
         "actual": GIB - 5 * 4096,
         "features": ["page-reporting", "packed"],
         "driver-ready": True,
+        "ring": "packed",
+        "queue-numbers": "offered",
+        "kicks": {"inflate": "eventfd", "reporting": "in-band"},
     }
 
 

@@ -5,13 +5,14 @@ from collections.abc import Coroutine
 from typing import Any
 
 from host.device_memory import Refusal
+from host.device_setup import DeviceSetup
 from host.device_state import DeviceState, parse_state
 from host.free_page_hinting import COMMAND_ID_DONE, COMMAND_ID_STOP
 from host.metrics import VmMetrics
 from host.travelling_state import build_state, restore_state
 from host.virtio_balloon import VirtioBalloon
 from host.vm_control import VmControl
-from protocol.virtio_balloon import BalloonConfig, BalloonQueue
+from protocol.virtio_balloon import BalloonConfig, BalloonQueue, QueueDialect
 
 
 class Machine:
@@ -20,6 +21,7 @@ class Machine:
     driver_ready = False
     peer_pid = 1
     memory_bytes = 0
+    setup = DeviceSetup(None, QueueDialect.NEGOTIATED, {})
 
     def __init__(self) -> None:
         self.balloon = VirtioBalloon()

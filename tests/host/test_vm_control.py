@@ -20,7 +20,13 @@ async def test_the_facts() -> None:
     machine.control.set_num_pages(12)
     machine.set_actual(5)
     assert machine.control.info() == VmInfo(
-        pid=4711, memory_bytes=256 * MIB, num_pages=12, actual=5, features=STATS_VQ, driver_ready=True
+        pid=4711,
+        memory_bytes=256 * MIB,
+        num_pages=12,
+        actual=5,
+        features=STATS_VQ,
+        driver_ready=True,
+        setup=machine.setup,
     )
 
 
