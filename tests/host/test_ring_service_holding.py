@@ -152,11 +152,12 @@ async def test_a_ring_whose_driver_left_is_not_written(bench: Bench) -> None:
     service = await held(bench)
     bench.base = await service.stop()
     bench.queue.ring.used[1] = 77  # the memory is something else by now
-    service = await held(bench, resumes=True)
-    assert not service.give_back_held()
-    await work(bench)
-    assert bench.queue.ring.used[1] == 77
-    await service.stop()
+    for _ in range(2):  # what it finds is not what it left, however often it is stopped and goes on
+        service = await held(bench, resumes=True)
+        assert not service.give_back_held()
+        await work(bench)
+        assert bench.queue.ring.used[1] == 77
+        await service.stop()
 
 
 @pytest.mark.asyncio
