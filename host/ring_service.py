@@ -52,6 +52,11 @@ the two compete for the interpreter, and the guest waits."""
 RELIEF_INTERVAL: Final = 0.05
 """Seconds between attempts to free the worker of a ring that is being stopped from a front-end that holds it up."""
 
+VAIN_KICKS_PAUSE: Final = 0.01
+"""Seconds before a kick descriptor is watched again that brought nothing but kicks without a chain for a whole turn. No
+driver does that; a descriptor that is readable for ever (a semaphore, a random number generator) would cost a processor
+for nothing."""
+
 STOP_PATIENCE: Final = 1.0
 """Seconds for which the chain in hand may go on being discarded while its ring is to stop. A driver's chain takes far
 less. One that was made to take minutes (thousands of ranges that are refilled all the time) is put back: nothing was
@@ -87,6 +92,7 @@ class Turn:
     chains: int = 0
     told: float = field(default_factory=time.monotonic)
     more: bool = False
+    in_vain: bool = False
     broken: VirtqueueError | None = None
 
 
@@ -135,6 +141,7 @@ class RingService:
             memory.unmap_ring(action.index, self._mapped)
             raise
         self._poller: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None
         self._busy = False
         self._kicked = False
         self._stopping = False
@@ -171,6 +178,8 @@ class RingService:
         self._kick_poll.register(self._files.kick, select.POLLIN)
 
     def _unwatch_kick(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
         if self._files.kick is not None:
             self._loop.remove_reader(self._files.kick)
 
@@ -226,6 +235,8 @@ class RingService:
         if not self._stopping:
             if turn.more or self._kicked:
                 self._serve_soon()
+            elif turn.in_vain:
+                self._rest = self._loop.call_later(VAIN_KICKS_PAUSE, self._watch_kick)
             else:
                 self._watch_kick()
         self._on_turn(self.index, turn)
@@ -318,6 +329,7 @@ class RingService:
             if turn.more or self._stopping or not self._next_kick():
                 return
             self._serve_chains(turn)
+        turn.in_vain = turn.chains == 0
 
     def _hand_over(self, turn: Turn, now: float) -> None:
         # The loop hears of these chains while this thread is busy with the next.

@@ -183,6 +183,31 @@ async def test_kicks_that_bring_nothing_do_not_keep_a_worker(bench: Bench) -> No
     assert await stopping == 0
 
 
+@pytest.mark.parametrize("pause", [0.0, 3600.0])
+@pytest.mark.asyncio
+async def test_kicks_that_bring_nothing_are_not_looked_at_all_the_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    monkeypatch.setattr(host.ring_service, "VAIN_KICKS_PAUSE", pause)
+    assert bench.files.kick is not None
+    os.close(bench.files.kick)
+    bench.files.kick = os.eventfd(1 << 30, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
+    service = bench.start()
+    for _ in range(3):
+        bench.executor.run_one()
+        for _ in range(100):
+            await settle()
+        assert len(bench.executor.waiting) == (1 if pause == 0 else 0)
+        service.kick()  # by message: somebody has a reason
+        assert len(bench.executor.waiting) == 1
+    bench.report()
+    bench.executor.run_one()
+    await settle()
+    assert (bench.served, len(bench.executor.waiting)) == (1, 1)  # a driver at work is not kept waiting
+    bench.executor.run_one()
+    await service.stop()
+
+
 @pytest.mark.asyncio
 async def test_stopping_waits_for_the_worker_and_may_be_asked_twice(bench: Bench) -> None:
     bench.report()
