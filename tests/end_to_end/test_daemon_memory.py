@@ -54,9 +54,8 @@ def closing(resources: ExitStack, fd: int) -> int:
 def assert_memory_kept(scene: Scene, machine: VirtualMachine) -> None:
     """Check that the refused table changed nothing, not even for the rings that run."""
     machine.check_alive()
-    number = machine.client.number
-    assert len(scene.daemon.events.all("memory", vm=number)) == 1
     scene.expect(machine, ("message_refused", "SET_MEM_TABLE"))
+    assert len(scene.daemon.events.all("memory", vm=machine.client.number)) == 1
 
 
 @pytest.mark.parametrize(
