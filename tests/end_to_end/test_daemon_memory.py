@@ -168,7 +168,8 @@ def test_a_regular_file_on_disk_serves_as_memory(scene: Scene, tmp_path: Path) -
         machine.reporting.kick()
         machine.reporting.collect()
         assert os.lseek(file.fileno(), MIB, os.SEEK_DATA) == 2 * MIB
-    assert scene.daemon.events.all("memory", vm=machine.client.number)[0]["sealed"] is False
+    told = scene.daemon.events.wait("memory", vm=machine.client.number)
+    assert told["sealed"] is False
 
 
 @pytest.mark.parametrize("sealed", [True, False])
