@@ -95,6 +95,7 @@ def kernel_arguments(
         f"uml_dir={runtime}",
         "umid=guest",
         f"virtio_uml.device={socket_path}:{VIRTIO_ID_BALLOON}",
+        "noreboot",  # end: a kernel that boots again would run the command again
         "ignore_loglevel",
         "printk.time=1",
         "console=tty0",

@@ -15,8 +15,11 @@ _REASON = re.compile(
     r"Kernel panic|\bBUG: |kernel BUG at|not permitted|\b[Ff]ailed\b|Cannot|cannot|No such file|No space|not enough|"
     r"noexec|virtio_uml|deadlocked on memory|insmod"
 )
-# What every healthy boot says although it sounds like a failure.
-_HARMLESS = re.compile(r"epollctl add err|Failed to initialize ubd|find_iomem failed|Operation not permitted$")
+# What every healthy boot says although it sounds like a failure. The command line names our paths and devices.
+_HARMLESS = re.compile(
+    r"epollctl add err|Failed to initialize ubd|find_iomem failed|Operation not permitted$|^Kernel command line: "
+)
+_SHUT_DOWN = re.compile(r"^(reboot|sysrq): ")
 _LOST_DAEMON = re.compile(r"\bvu_interrupt\b|\bvu_del_vqs\b|sending VHOST_USER_\w+ failed")
 # crypto_wait_for_test: a slow machine is late with a self-test at boot, before any balloon (crypto/api.c).
 _BOILERPLATE = re.compile(r"crypto_wait_for_test|end Kernel panic|^Modules linked in|^CPU: |^Call Trace|^RIP: |^Stack:")
@@ -47,6 +50,12 @@ def panic_reason(log: str) -> str | None:
         if "Kernel panic - not syncing: " in line and "end Kernel panic" not in line:
             return line.partition("Kernel panic - not syncing: ")[2].strip()
     return None
+
+
+def shut_down(log: str) -> str | None:
+    """Return what the kernel said last when it was told to halt or to reboot, or ``None`` if it was not."""
+    last = lines_of(log)[-1:]
+    return last[0] if last and _SHUT_DOWN.search(last[0]) else None
 
 
 def lost_daemon(log: str) -> bool:

@@ -33,7 +33,7 @@ from guest.linux_host import (
     prepare_kernel_process,
     scratch_parent,
 )
-from guest.linux_log import excerpt, kernel_warnings, lost_daemon, out_of_memory, panic_reason
+from guest.linux_log import excerpt, kernel_warnings, lost_daemon, out_of_memory, panic_reason, shut_down
 from guest.linux_packages import LinuxFiles
 from guest.linux_streams import GuestStreams, window_size
 from protocol.errors import BalloonError
@@ -280,7 +280,7 @@ class Machine:
             return None
         reason = panic_reason(log)
         if reason is None:
-            return f"the kernel ended before the command did: {excerpt(log)}"
+            return f"the kernel ended before the command did: {shut_down(log) or excerpt(log)}"
         if lost_daemon(log):
             return (
                 f"the daemon at {self._plan.socket_path} went away while it held free pages of the guest, "

@@ -202,6 +202,16 @@ def test_panic_is_one_line_and_leaves_nothing(launcher: Launcher) -> None:
     assert launcher.wait_for("finished")["kernel_warnings"] > 0
 
 
+def test_a_guest_that_reboots_ends_and_its_command_does_not_run_twice(launcher: Launcher) -> None:
+    with launcher.start("sh", "-c", "echo once; read line; echo b >/proc/sysrq-trigger; sleep 100") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"once\n"
+        output, complaint = process.communicate(b"go\n", timeout=LIMIT)
+    assert output == b""
+    assert process.returncode == 1
+    assert complaint == b"balloon-linux: the kernel ended before the command did: sysrq: Resetting\n"
+
+
 def test_daemon_that_dies_is_named(tmp_path_factory: pytest.TempPathFactory) -> None:
     mortal = DaemonProcess(tmp_path_factory.mktemp("daemon"))
     launcher = Launcher(mortal.socket_path, tmp_path_factory.mktemp("l"))

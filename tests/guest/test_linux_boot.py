@@ -40,6 +40,7 @@ def test_kernel_gets_memory_device_root_and_consoles() -> None:
         "con2=fd:7,null",
         "con3=null,fd:8",
         "con4=null,fd:9",
+        "noreboot",
     ):
         assert word in line
     assert not any(word.startswith("con1=") for word in line)

@@ -1,6 +1,6 @@
 """What a kernel log says: warnings, the reason of a panic, a daemon that left."""
 
-from guest.linux_log import excerpt, kernel_warnings, lost_daemon, out_of_memory, panic_reason
+from guest.linux_log import excerpt, kernel_warnings, lost_daemon, out_of_memory, panic_reason, shut_down
 
 HEALTHY = """\
 Core dump limits :
@@ -50,8 +50,15 @@ def test_program_killed_for_want_of_memory_is_no_kernel_warning() -> None:
     assert out_of_memory(log) == "Out of memory: Killed process 42 (hog) total-vm:1kB"
 
 
+def test_a_kernel_that_was_told_to_go_says_so_last() -> None:
+    assert shut_down(HEALTHY) == "reboot: System halted"
+    assert shut_down(HEALTHY + "[    2.3] more\n") is None
+    assert shut_down("") is None
+
+
 def test_excerpt_prefers_what_tells_something() -> None:
     log = "[    0.1] Linux version\r\n[    0.2] insmod: can't insert 'x.ko': invalid module format\n[    0.3] more\n"
     assert excerpt(log) == "insmod: can't insert 'x.ko': invalid module format"
+    assert excerpt("[    0.0] Kernel command line: virtio_uml.device=/x:5 init=/init\n" + log) == excerpt(log)
     assert excerpt("one\ntwo\n") == "one; two"
     assert excerpt("") == "the kernel said nothing"
