@@ -23,10 +23,12 @@ def test_every_ring_of_the_machine_is_lost_and_no_other(scene: Scene) -> None:
     os.ftruncate(machine.ram.fd, 0)
     for queue in machine.queues:
         queue.kick()
-        stopped = scene.daemon.events.wait("queue_stopped", vm=machine.client.number)
-        assert (stopped["queue"], stopped["reason"]) == (queue.index, CUT_SHORT)
-        scene.neighbour.check_alive()
-    scene.expect(machine, *[("queue_stopped", str(queue.index)) for queue in machine.queues])
+    number = machine.client.number
+    stopped = scene.daemon.events.wait_for_count("queue_stopped", len(machine.queues), vm=number)
+    assert {(event["queue"], event["reason"]) for event in stopped} == {(n, CUT_SHORT) for n in range(3)}
+    scene.neighbour.check_alive()
+    # A worker may have been at a ring, in the middle of which no kick is waited for: there is no order.
+    scene.expect(machine, *[("queue_stopped", str(event["queue"])) for event in stopped])
     # The session goes on, and with its memory back the rings can begin anew.
     os.ftruncate(machine.ram.fd, RAM_BYTES)
     for queue in machine.queues:
