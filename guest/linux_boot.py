@@ -29,7 +29,6 @@ MINIMUM_MEMORY = 64 * MIB
 """Below this a 6.1 kernel with its modules boots but has nothing left to give back. Bytes."""
 
 VIRTIO_ID_BALLOON = 5
-CONTROL_ROOT = "/run/control"
 HOST_ROOT = "/run/host"
 HOME = "/tmp/home"
 

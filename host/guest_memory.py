@@ -21,7 +21,6 @@ from protocol.errors import VhostUserError, VirtqueueError
 from protocol.memory import PAGE_SIZE, FileRange, MemoryRegion, RegionTable
 from protocol.ring_formats import RingLayout
 
-_HUGETLBFS_MAGIC: Final = 0x958458F6
 _MAP_GRANULARITY: Final = mmap.ALLOCATIONGRANULARITY
 
 

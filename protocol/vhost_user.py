@@ -362,7 +362,6 @@ class RequestForm:
     fds: range = range(1)
 
 
-_NO_FDS: Final = range(1)
 _ONE_FD: Final = range(1, 2)
 _ONE_FD_OR_NONE: Final = range(2)
 

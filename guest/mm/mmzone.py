@@ -21,7 +21,6 @@ MAX_ORDER: Final = 10
 NR_PAGE_ORDERS: Final = MAX_ORDER + 1
 MAX_ORDER_NR_PAGES: Final = 1 << MAX_ORDER
 PAGEBLOCK_ORDER: Final = 9
-PAGEBLOCK_NR_PAGES: Final = 1 << PAGEBLOCK_ORDER
 NO_ORDER: Final = NR_PAGE_ORDERS
 """An order that no block has. "From this order on" with this value means "never"."""
 MAX_PFN: Final = 1 << 40

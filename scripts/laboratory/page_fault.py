@@ -28,7 +28,6 @@ MEMORY: Final = 32 * GIB
 """Of the guest, as in v13 to v17."""
 TESTS: Final = {"page_fault1": PAGEBLOCK_ORDER, "page_fault2": 0}
 """The order that each allocates."""
-TASKS: Final = (1, 16)
 SERIES: Final = {"boundary": "v12", "rotation": "v17"}
 """Whose baseline calibrates a reporter, and whose result it is put next to."""
 
