@@ -183,6 +183,26 @@ async def test_kicks_that_bring_nothing_do_not_keep_a_worker(bench: Bench) -> No
     assert await stopping == 0
 
 
+@pytest.mark.asyncio
+async def test_kicks_that_waited_in_a_pipe_are_one_reason_to_look(bench: Bench) -> None:
+    assert bench.files.kick is not None
+    os.close(bench.files.kick)
+    bench.files.kick, kicks = os.pipe()
+    os.write(kicks, bytes(8 * 50))
+    service = bench.start()
+    bench.executor.run_one()
+    await settle()
+    assert bench.executor.waiting == []
+    bench.report()
+    os.write(kicks, bytes(8))
+    await settle()
+    bench.executor.run_one()
+    await settle()
+    assert bench.served == 1
+    assert await service.stop() == 1
+    os.close(kicks)
+
+
 @pytest.mark.parametrize("pause", [0.0, 3600.0])
 @pytest.mark.asyncio
 async def test_kicks_that_bring_nothing_are_not_looked_at_all_the_time(
