@@ -133,7 +133,6 @@ class RingService:
         self._loop = asyncio.get_running_loop()
         self._mapped = memory.map_ring(action.index, action.place)
         self._kick_poll = select.poll()
-        self._kicks = bytearray(512)  # an eventfd gives 8 bytes however often it was kicked, a pipe 8 for each time
         self._kick_gone = files.kick is None
         try:
             self._ring: DeviceVirtqueue = open_queue(action, self._mapped.ring, memory.read)
@@ -202,7 +201,8 @@ class RingService:
         assert self._files.kick is not None
         try:
             # RWF_NOWAIT and not O_NONBLOCK: the flag would be the guest's too, and somebody may have read before us.
-            if not os.preadv(self._files.kick, [self._kicks], -1, os.RWF_NOWAIT):
+            # An eventfd gives 8 bytes however often it was kicked, a pipe may have as many for each time.
+            if not os.preadv(self._files.kick, [bytearray(512)], -1, os.RWF_NOWAIT):
                 self._kick_gone = True  # end of file: the guest's end is gone for good
         except BlockingIOError:
             return False

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -11,9 +10,7 @@ from typing import Any
 
 import pytest
 
-import host.ring_service
 from host.actions import StartRing
-from host.discard import punch_hole
 from host.eventfd_signal import EventfdSignal
 from host.guest_memory import GuestMemory
 from host.queue_files import CallFile, QueueFiles
@@ -184,51 +181,6 @@ async def test_kicks_that_bring_nothing_do_not_keep_a_worker(bench: Bench) -> No
 
 
 @pytest.mark.asyncio
-async def test_kicks_that_waited_in_a_pipe_are_one_reason_to_look(bench: Bench) -> None:
-    assert bench.files.kick is not None
-    os.close(bench.files.kick)
-    bench.files.kick, kicks = os.pipe()
-    os.write(kicks, bytes(8 * 50))
-    service = bench.start()
-    bench.executor.run_one()
-    await settle()
-    assert bench.executor.waiting == []
-    bench.report()
-    os.write(kicks, bytes(8))
-    await settle()
-    bench.executor.run_one()
-    await settle()
-    assert bench.served == 1
-    assert await service.stop() == 1
-    os.close(kicks)
-
-
-@pytest.mark.parametrize("pause", [0.0, 3600.0])
-@pytest.mark.asyncio
-async def test_kicks_that_bring_nothing_are_not_looked_at_all_the_time(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, pause: float
-) -> None:
-    monkeypatch.setattr(host.ring_service, "VAIN_KICKS_PAUSE", pause)
-    assert bench.files.kick is not None
-    os.close(bench.files.kick)
-    bench.files.kick = os.eventfd(1 << 30, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
-    service = bench.start()
-    for _ in range(3):
-        bench.executor.run_one()
-        for _ in range(100):
-            await settle()
-        assert len(bench.executor.waiting) == (1 if pause == 0 else 0)
-        service.kick()  # by message: somebody has a reason
-        assert len(bench.executor.waiting) == 1
-    bench.report()
-    bench.executor.run_one()
-    await settle()
-    assert (bench.served, len(bench.executor.waiting)) == (1, 1)  # a driver at work is not kept waiting
-    bench.executor.run_one()
-    await service.stop()
-
-
-@pytest.mark.asyncio
 async def test_stopping_waits_for_the_worker_and_may_be_asked_twice(bench: Bench) -> None:
     bench.report()
     service = bench.start()
@@ -244,39 +196,6 @@ async def test_stopping_waits_for_the_worker_and_may_be_asked_twice(bench: Bench
     bench.queue.kick()
     await settle()
     assert bench.executor.waiting == []
-
-
-@pytest.mark.asyncio
-async def test_a_chain_that_takes_too_long_is_put_back_when_its_ring_is_to_stop(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(host.ring_service, "STOP_PATIENCE", 0.0)
-    entered, opened = threading.Event(), threading.Event()
-
-    def slow_punch_hole(fd: int, offset: int, length: int) -> int:
-        entered.set()
-        assert opened.wait(DEADLINE)
-        return punch_hole(fd, offset, length)
-
-    monkeypatch.setattr(host.ring_service, "punch_hole", slow_punch_hole)
-    bench.ram.touch(DATA_AT, 2 * PAGE_SIZE)
-    pages = [(GUEST_BASE + DATA_AT + at, PAGE_SIZE) for at in (0, PAGE_SIZE)]
-    bench.queue.driver.add((), pages)
-    service = bench.start()
-    worker = asyncio.create_task(asyncio.to_thread(bench.executor.run_one))
-    await asyncio.to_thread(entered.wait, DEADLINE)
-    stopping = asyncio.create_task(service.stop())
-    await settle()
-    opened.set()
-    await worker
-    assert await stopping == bench.base
-    assert (bench.served, bench.queue.ring.used[1]) == (0, 0)
-    assert bench.ram.pages() == {DATA_AT + PAGE_SIZE}
-    service = bench.start(resumes=True)
-    bench.executor.run_one()
-    await settle()
-    assert (bench.served, bench.queue.ring.used[1], bench.ram.pages()) == (1, 1, set())
-    assert await service.stop() == 1
 
 
 @pytest.mark.asyncio
