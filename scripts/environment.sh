@@ -127,3 +127,13 @@ prepare_environment() {
         export PYTEST_ADDOPTS="${PYTEST_ADDOPTS:-} -o cache_dir=$directory/pytest"
     fi
 }
+
+# prepare_pictures: adds what draws pictures, after prepare_environment. They are a convenience: without network there
+# are tables and data all the same, so a failure is told and no more. It would end the command but for the subshell.
+prepare_pictures() {
+    (
+        exec {lock_fd}<"$(environment_directory)"
+        flock "$lock_fd"
+        install_locks "${python%/bin/python}" scripts/laboratory/requirements.lock
+    ) || true
+}
