@@ -248,7 +248,7 @@ def test_a_successor_that_stalls_is_waited_for_and_the_guest_can_be_ended(tmp_pa
             until(lambda: is_waiting_for_an_answer(guest), "the guest has connected again")
             count = len(guest.events.all("phase"))
             guest.events.wait_for_count("phase", count + 4)  # its work goes on
-            assert guest.missing() == 0
+            until(lambda: guest.missing() == 0, "every page is with the guest")
             assert guest.stop() == 0
             guest.expect_said(GONE)
             guest.expect_whole_end()
