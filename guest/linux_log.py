@@ -9,6 +9,7 @@ _TIME_STAMP = re.compile(r"^\[ *[0-9]+\.[0-9]+\] ?")
 _WARNING = re.compile(
     r"\bWARNING: |\bBUG: |kernel BUG at|\bOops\b|Kernel panic|general protection fault|\bblocked for more than "
     r"|page allocation failure|Bad page state|self-detected stall|detected stalls"
+    r"|pagealloc: (?:memory corruption|single bit error)"
 )
 _OUT_OF_MEMORY = re.compile(r"Out of memory: Killed process|oom-kill:")
 _REASON = re.compile(

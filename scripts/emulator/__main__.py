@@ -16,9 +16,10 @@ from protocol.errors import BalloonError, UsageError
 from protocol.units import MIB
 from scripts.demonstration.__main__ import signals_as_exceptions
 from scripts.demonstration.processes import Children, python_module
-from scripts.emulator.command import DEVICE, OLDEST, MachinePlan, command_line
-from scripts.emulator.kernel import GuestKernel, build_initrd, locate_kernel
+from scripts.emulator.command import DEVICE, OLDEST, MachinePlan, Poison, command_line
+from scripts.emulator.kernel import GuestKernel, KernelPackage, build_initrd, locate_kernel
 from scripts.emulator.machine import EmulatedMachine, check_qemu
+from scripts.emulator.poison_trials import PATTERN_TRIALS
 from scripts.emulator.results import Result, as_dict, table_lines
 from scripts.emulator.trials import TRIALS, Scene, boot
 from scripts.qmp_client import QmpClient
@@ -37,6 +38,7 @@ examples:
   scripts/qemu
   scripts/qemu --qemu ~/qemu/build/{QEMU} --ring packed --json result.json
   scripts/qemu --features indirect=off,event-idx=off
+  scripts/qemu --poison pattern
 """
 
 
@@ -53,6 +55,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ring", choices=("split", "packed"), help="only this ring format (default: both)")
     parser.add_argument("--accelerator", choices=("tcg", "kvm"), default="tcg", help="(default: %(default)s)")
     parser.add_argument("--features", metavar="LIST", help="further features for the daemon, as its --features")
+    parser.add_argument(
+        "--poison",
+        choices=[each.value for each in Poison],
+        help="the guest fills its free pages, with a pattern (nothing may be discarded then) or with zeros",
+    )
     parser.add_argument("--kernel", metavar="PATH", type=path, help="a kernel image of yours, with --modules")
     parser.add_argument("--modules", metavar="DIR", type=path, help="its modules, at any depth")
     parser.add_argument("--json", metavar="PATH", help="write the results as JSON, - for standard output")
@@ -84,6 +91,8 @@ def run_trials(plan: MachinePlan, features: str | None) -> Iterator[Result]:
     events = plan.directory / "daemon.jsonl"
     options = ["--socket-path", str(plan.socket_path), "--control", str(plan.control), "--events", str(events)]
     tried = f"packed={'on' if plan.packed else 'off'},free-page-hint=on"
+    if plan.poison is not None:
+        tried += ",page-poison=on"
     options += ["--features", tried if features is None else f"{tried},{features}"]
     with Children(plan.directory) as children:
         daemon = children.start("vhost-user-balloon", python_module("host", *options), events.name)
@@ -94,7 +103,7 @@ def run_trials(plan: MachinePlan, features: str | None) -> Iterator[Result]:
         child = children.start("QEMU", command_line(plan), "qemu.jsonl")
         with QmpClient(plan.control) as control, EmulatedMachine(plan, child) as machine:
             scene = Scene(machine, daemon, control, plan.packed)
-            for name, trial in TRIALS:
+            for name, trial in PATTERN_TRIALS if plan.poison is Poison.PATTERN else TRIALS:
                 begin = time.monotonic()
                 try:
                     passed, note = True, trial(scene)
@@ -123,6 +132,7 @@ def _run_all(arguments: argparse.Namespace, qemu: Path, kernel: GuestKernel, dir
             initrd=initrd,
             socket_path=directory / ring / "balloon.sock",
             directory=directory / ring,
+            poison=None if arguments.poison is None else Poison(arguments.poison),
         )
         for result in run_trials(plan, arguments.features):
             _say(f"{result.ring} {result.trial}: {'ok' if result.passed else 'FAILED'}: {result.note}")
@@ -135,7 +145,9 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UsageError("--kernel and --modules go together")
     qemu = _find_qemu(arguments.qemu)
     version = check_qemu(qemu)
-    kernel = locate_kernel(arguments.kernel, arguments.modules, _say)
+    # Debian's kernel for virtual machines is built without the pattern.
+    package = KernelPackage.GENERAL if arguments.poison == Poison.PATTERN else KernelPackage.CLOUD
+    kernel = locate_kernel(arguments.kernel, arguments.modules, package, _say)
     with tempfile.TemporaryDirectory(prefix="balloon-qemu-", ignore_cleanup_errors=True) as scratch:
         directory = Path(scratch) if arguments.keep is None else arguments.keep
         directory.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ Must not know: processes, sockets.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -24,9 +25,24 @@ _QUEUES: Final = 5
 _CONFIG_SIZE: Final = 16
 
 
+class Poison(StrEnum):
+    """What the guest's kernel fills free pages with, and thus expects in a page that it has reported."""
+
+    PATTERN = "pattern"
+    ZERO = "zero"
+
+    @property
+    def kernel_parameter(self) -> str:
+        """The word on the kernel's command line that has it do so; with either, its driver takes PAGE_POISON."""
+        return "page_poison=1" if self is Poison.PATTERN else "init_on_free=1"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachinePlan:
-    """One guest: ``memory`` in bytes; ``directory`` is for the sockets and the console's log."""
+    """One guest: ``memory`` in bytes; ``directory`` is for the sockets and the console's log.
+
+    With ``poison`` its kernel fills what it frees, without it leaves it as it is.
+    """
 
     qemu: Path
     accelerator: str
@@ -36,6 +52,7 @@ class MachinePlan:
     initrd: Path
     socket_path: Path
     directory: Path
+    poison: Poison | None = None
 
     @property
     def console(self) -> Path:
@@ -63,6 +80,7 @@ def command_line(plan: MachinePlan) -> list[str]:
     size = f"{plan.memory // MIB}M"
     device = f"{DEVICE},chardev=balloon,virtio-id={VIRTIO_ID_BALLOON},num_vqs={_QUEUES},vq_size={QUEUE_SIZE}"
     device += f",config_size={_CONFIG_SIZE},packed={'on' if plan.packed else 'off'}"
+    kernel = ["console=ttyS0", "panic=-1"] + ([] if plan.poison is None else [plan.poison.kernel_parameter])
     return [
         str(plan.qemu),
         *("-nodefaults", "-no-user-config", "-display", "none", "-accel", plan.accelerator, "-m", size),
@@ -72,7 +90,7 @@ def command_line(plan: MachinePlan) -> list[str]:
         *("-chardev", f"socket,id=agent,path={plan.agent},server=on,wait=off", "-serial", "chardev:agent"),
         *("-qmp", f"unix:{plan.monitor},server=on,wait=off"),
         *("-kernel", str(plan.kernel), "-initrd", str(plan.initrd)),
-        *("-append", "console=ttyS0 panic=-1"),
+        *("-append", " ".join(kernel)),
     ]
 
 

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -19,10 +20,19 @@ from scripts.emulator.archive import build_archive, directory, program
 from scripts.emulator.command import init_script
 from scripts.emulator.modules import insertion_order
 
-META_PACKAGE: Final = "linux-image-cloud-amd64"
-"""Depends on Debian's newest kernel for virtual machines of the release that this system is."""
-
 _DIRECTORIES: Final = ("bin", "dev", "modules", "proc", "sys", "tmp")
+
+
+class KernelPackage(Enum):
+    """A package that depends on Debian's newest kernel of the release that this system is."""
+
+    CLOUD = "linux-image-cloud-amd64"
+    GENERAL = "linux-image-amd64"
+
+    @property
+    def cache_name(self) -> str:
+        """Its directory in the cache."""
+        return "linux-cloud-x86_64" if self is KernelPackage.CLOUD else "linux-general-x86_64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,9 @@ class GuestKernel:
     busybox: Path
 
 
-def locate_kernel(image: Path | None, modules: Path | None, progress: Callable[[str], None]) -> GuestKernel:
+def locate_kernel(
+    image: Path | None, modules: Path | None, package: KernelPackage, progress: Callable[[str], None]
+) -> GuestKernel:
     """Return the kernel of the user's choice, else Debian's, fetched if it is not in the cache.
 
     Raises:
@@ -44,39 +56,69 @@ def locate_kernel(image: Path | None, modules: Path | None, progress: Callable[[
     if image is not None and modules is not None:
         return GuestKernel(image, modules, busybox)
     parent = cache_directory(os.environ)
-    final = parent / "linux-cloud-x86_64"
+    final = parent / package.cache_name
     if not (final / "vmlinuz").is_file():
         try:
             parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix="fetching-", dir=parent, ignore_cleanup_errors=True) as scratch:
-                _fetch(Path(scratch), final, progress)
+                _fetch(package, Path(scratch), final, progress)
         except OSError as error:
             raise BalloonError(f"cannot fetch a kernel to {parent}: {error.strerror or error}") from error
     return GuestKernel(final / "vmlinuz", final / "modules", busybox)
 
 
-def _fetch(scratch: Path, final: Path, progress: Callable[[str], None]) -> None:
-    for name in ("meta", "image"):
-        (scratch / name).mkdir()
-    [meta] = download_packages([META_PACKAGE], scratch / "meta", progress)
-    depends = subprocess.run(["dpkg-deb", "-f", str(meta), "Depends"], capture_output=True, text=True, check=False)
-    found = re.search(r"linux-image-[0-9][^ ,]*", depends.stdout)
-    if found is None:
-        raise BalloonError(f"{META_PACKAGE} names no kernel: {depends.stdout.strip() or depends.stderr.strip()}")
-    [package] = download_packages([found[0]], scratch / "image", progress)
-    progress(f"unpacking {package.name}")
-    run_tool(["dpkg", "-x", str(package), str(scratch / "unpacked")], scratch)
+def needed_packages(depends: str) -> list[str]:
+    """Return the packages of a kernel itself that a package's ``Depends`` names, each once.
+
+    In Debian 12 and 13 a kernel is one package. Later ``linux-image-VERSION`` is empty, and depends on
+    ``linux-binary-VERSION`` and ``linux-modules-VERSION``.
+    """
+    return list(dict.fromkeys(re.findall(r"\blinux-(?:image|binary|modules)-[0-9][^ ,]*", depends)))
+
+
+def _depends(package: Path) -> list[str]:
+    done = subprocess.run(["dpkg-deb", "-f", str(package), "Depends"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BalloonError(f"{package.name}: {done.stderr.strip()}")
+    return needed_packages(done.stdout)
+
+
+def _fetch(package: KernelPackage, scratch: Path, final: Path, progress: Callable[[str], None]) -> None:
+    names = [package.value]
+    for step in ("meta", "image", "parts"):
+        if not names:
+            break
+        (scratch / step).mkdir()
+        packages = download_packages(names, scratch / step, progress)
+        for each in packages:
+            progress(f"unpacking {each.name}")
+            run_tool(["dpkg", "-x", str(each), str(scratch / "unpacked")], scratch)
+        names = [name for each in packages for name in _depends(each)]
     whole = scratch / "whole"
-    whole.mkdir()
-    next((scratch / "unpacked/boot").glob("vmlinuz-*")).rename(whole / "vmlinuz")
-    modules = next(path for path in (scratch / "unpacked").glob("**/lib/modules") if path.is_dir())
-    modules.rename(whole / "modules")
+    collect_kernel(scratch / "unpacked", whole)
     os.sync()  # a cache that survives a power failure under its final name must be whole
     try:
         whole.rename(final)
     except OSError:
         if not (final / "vmlinuz").is_file():  # else somebody else was quicker: theirs is as good
             raise
+
+
+def collect_kernel(unpacked: Path, whole: Path) -> None:
+    """Move a kernel and its virtio modules out of ``unpacked``, what its packages hold, to the new ``whole``.
+
+    Raises:
+        BalloonError: there is no kernel, or none of its modules.
+    """
+    # In Debian 12 and 13: /boot/vmlinuz-VERSION. Later it is beside its modules.
+    images = [*unpacked.glob("boot/vmlinuz-*"), *unpacked.glob("**/lib/modules/*/vmlinuz")]
+    modules = [path for path in unpacked.glob("**/lib/modules/**/virtio*.ko*") if path.is_file()]
+    if len(images) != 1 or not modules:
+        raise BalloonError(f"the kernel's packages hold {len(images)} kernels and {len(modules)} virtio modules")
+    (whole / "modules").mkdir(parents=True)
+    images[0].rename(whole / "vmlinuz")
+    for path in modules:
+        path.rename(whole / "modules" / path.name)
 
 
 def read_modules(top: Path) -> dict[str, bytes]:

@@ -36,6 +36,12 @@ def test_warning_and_panic_count_once_each() -> None:
     assert [line.split(":")[0] for line in kernel_warnings(DEADLOCKED)] == ["WARNING", "Kernel panic - not syncing"]
 
 
+def test_a_free_page_without_its_pattern_is_a_warning() -> None:
+    complaints = ["pagealloc: memory corruption", "pagealloc: single bit error"]
+    log = HEALTHY + "".join(f"[    9.0] {line}\n" for line in complaints)
+    assert kernel_warnings(log) == complaints
+
+
 def test_panic_gives_its_reason() -> None:
     assert panic_reason(DEADLOCKED) == "System is deadlocked on memory"
 

@@ -14,10 +14,11 @@ from protocol.errors import BalloonError
 from protocol.units import MIB
 from scripts.emulator.__main__ import main
 from scripts.emulator.archive import build_archive, directory, program
-from scripts.emulator.command import MachinePlan, command_line, init_script, unsuitable
-from scripts.emulator.kernel import read_modules
+from scripts.emulator.command import MachinePlan, Poison, command_line, init_script, unsuitable
+from scripts.emulator.kernel import collect_kernel, needed_packages, read_modules
 from scripts.emulator.machine import check_qemu
 from scripts.emulator.modules import depends, insertion_order
+from scripts.emulator.poison_trials import kept_bytes
 from scripts.emulator.results import Result, as_dict, table_lines
 from scripts.qmp_client import CommandError, QmpClient
 
@@ -103,23 +104,90 @@ def test_a_qemu_that_cannot_attach_is_told_from_one_that_can(version: str, devic
     assert problem is None if why is None else why in str(problem)
 
 
+def plan_of(*, packed: bool = False, poison: Poison | None = None) -> MachinePlan:
+    return MachinePlan(
+        qemu=Path("/q"),
+        accelerator="tcg",
+        memory=512 * MIB,
+        packed=packed,
+        kernel=Path("/k"),
+        initrd=Path("/i"),
+        socket_path=Path("/s"),
+        directory=Path("/d"),
+        poison=poison,
+    )
+
+
 def test_the_command_line_shares_the_memory_and_names_the_ring_format() -> None:
     for packed, word in ((True, "packed=on"), (False, "packed=off")):
-        plan = MachinePlan(
-            qemu=Path("/q"),
-            accelerator="tcg",
-            memory=512 * MIB,
-            packed=packed,
-            kernel=Path("/k"),
-            initrd=Path("/i"),
-            socket_path=Path("/s"),
-            directory=Path("/d"),
-        )
-        words = command_line(plan)
+        words = command_line(plan_of(packed=packed))
         assert words[0] == "/q"
         assert "memory-backend-memfd,id=mem,size=512M,share=on" in words
         assert any(each.endswith(f"num_vqs=5,vq_size=128,config_size=16,{word}") for each in words)
     assert "for module in virtio virtio_ring;" in init_script(["virtio", "virtio_ring"])
+
+
+@pytest.mark.parametrize(
+    ("poison", "append"),
+    [
+        (None, "console=ttyS0 panic=-1"),
+        (Poison.PATTERN, "console=ttyS0 panic=-1 page_poison=1"),
+        (Poison.ZERO, "console=ttyS0 panic=-1 init_on_free=1"),
+    ],
+)
+def test_the_kernel_is_told_what_to_fill_free_pages_with(poison: Poison | None, append: str) -> None:
+    words = command_line(plan_of(poison=poison))
+    assert words[words.index("-append") + 1] == append
+
+
+def chain_event(name: str, discarded: int, refused: int) -> dict[str, object]:
+    return {"event": name, "discarded_bytes": discarded, "refused_bytes": refused}
+
+
+def test_pages_that_hold_a_pattern_are_counted_and_a_discarded_one_is_told() -> None:
+    poison = {"event": "refused", "reason": "poison", "bytes": 3 * MIB}
+    kept = [chain_event("report", 0, 2 * MIB), poison, chain_event("inflate", 0, 4096), chain_event("report", 0, MIB)]
+    assert kept_bytes(kept, "report") == 3 * MIB
+    assert kept_bytes(kept, "hint") == 0
+    with pytest.raises(BalloonError, match="4096 bytes discarded over inflate"):
+        kept_bytes([*kept, chain_event("inflate", 4096, 0)], "report")
+    with pytest.raises(BalloonError, match="8192 bytes refused: unaligned"):
+        kept_bytes([*kept, {"event": "refused", "reason": "unaligned", "bytes": 8192}], "report")
+
+
+@pytest.mark.parametrize(
+    ("depends", "packages"),
+    [
+        ("linux-image-6.1.0-50-cloud-amd64 (= 6.1.176-1)", ["linux-image-6.1.0-50-cloud-amd64"]),
+        ("kmod, linux-base (>= 4.3~), initramfs-tools (>= 0.120+deb8u2) | linux-initramfs-tool", []),
+        (
+            "dracut | linux-initramfs-tool, linux-base-7.2.13+deb14-amd64 (= 7.2.13-1), "
+            "linux-binary-7.2.13+deb14-amd64 (= 7.2.13-1), linux-modules-7.2.13+deb14-amd64 (= 7.2.13-1)",
+            ["linux-binary-7.2.13+deb14-amd64", "linux-modules-7.2.13+deb14-amd64"],
+        ),
+    ],
+)
+def test_the_packages_of_a_kernel_are_found_whether_it_is_one_or_two(depends: str, packages: list[str]) -> None:
+    assert needed_packages(depends) == packages
+
+
+@pytest.mark.parametrize(
+    ("image", "modules"),
+    [
+        ("boot/vmlinuz-6.1.0-50-cloud-amd64", "lib/modules/6.1.0-50-cloud-amd64"),
+        ("usr/lib/modules/7.2.13+deb14-cloud-amd64/vmlinuz", "usr/lib/modules/7.2.13+deb14-cloud-amd64"),
+    ],
+)
+def test_of_a_kernel_only_what_is_needed_is_kept(tmp_path: Path, image: str, modules: str) -> None:
+    unpacked, whole = tmp_path / "unpacked", tmp_path / "whole"
+    for name in (image, f"{modules}/kernel/drivers/virtio/virtio_balloon.ko", f"{modules}/kernel/drivers/net/dummy.ko"):
+        (unpacked / name).parent.mkdir(parents=True, exist_ok=True)
+        (unpacked / name).write_bytes(name.encode())
+    collect_kernel(unpacked, whole)
+    assert (whole / "vmlinuz").read_bytes() == image.encode()
+    assert [path.name for path in (whole / "modules").iterdir()] == ["virtio_balloon.ko"]
+    with pytest.raises(BalloonError, match="0 kernels and 0 virtio modules"):
+        collect_kernel(unpacked / "usr/share", tmp_path / "none")
 
 
 def test_the_table_has_one_line_a_result() -> None:
