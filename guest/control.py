@@ -146,8 +146,10 @@ def ask(path: Path, command: str) -> str:
             with contextlib.suppress(BrokenPipeError):  # answered already: it was busy, for example
                 connection.sendall(f"{command}\n".encode(errors="surrogateescape"))
             answer = _receive_all(connection)
+        except TimeoutError:
+            raise BalloonError(f"{path}: no answer within {_ASK_TIMEOUT:g} s") from None
         except OSError as error:
-            # "AF_UNIX path too long" and a timeout carry no errno.
+            # "AF_UNIX path too long" carries no errno.
             raise BalloonError(f"{path}: {error.strerror or error}") from error
     text = answer.decode(errors="backslashreplace")
     if text.startswith(_ERROR):

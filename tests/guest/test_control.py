@@ -251,6 +251,15 @@ def test_asking_where_nobody_is(tmp_path: Path) -> None:
 # -- commands that take their time ------------------------------------------------------------------------------------
 
 
+def test_asking_where_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guest.control._ASK_TIMEOUT", 0.01)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        silent.listen()
+        with pytest.raises(BalloonError, match=r"/s: no answer within 0\.01 s$"):
+            ask(tmp_path / "s", "buddyinfo")
+
+
 def test_a_command_is_waited_for_and_its_failure_told(tmp_path: Path) -> None:
     async def good() -> str:
         await asyncio.sleep(0)
