@@ -81,10 +81,9 @@ class ControlCommands:
         return [_describe(vm, control.info()) for vm, control in sorted(self._vms.items())]
 
     async def _query_balloon(self, arguments: Arguments) -> dict[str, int]:
-        _, control = self._take_vm(arguments)
+        vm, control = self._take_vm(arguments)
         arguments.end()
-        info = control.info()
-        return {"actual": logical_size(info.memory_bytes, info.actual)}
+        return {"actual": logical_size(_memory_bytes(vm, control), control.info().actual)}
 
     async def _balloon(self, arguments: Arguments) -> dict[str, int]:
         value = arguments.integer("value")
@@ -92,9 +91,7 @@ class ControlCommands:
         arguments.end()
         if value <= 0:
             raise QmpError("parameter 'value' has to be a size in bytes, above 0")
-        memory_bytes = control.info().memory_bytes
-        if memory_bytes == 0:
-            raise QmpError(f"vm {vm} has not told its memory yet", ErrorClass.DEVICE_NOT_ACTIVE)
+        memory_bytes = _memory_bytes(vm, control)
         # Above the memory there is nothing to be had: no balloon then, as in QEMU.
         control.set_num_pages(min((memory_bytes - min(value, memory_bytes)) >> PFN_SHIFT, NUM_PAGES_MAX))
         return {}
@@ -174,6 +171,13 @@ def _describe(vm: int, info: VmInfo) -> dict[str, object]:
         "queue-numbers": info.setup.queue_numbers.value,
         "kicks": {queue.value: method for queue, method in info.setup.kicks.items()},
     }
+
+
+def _memory_bytes(vm: int, control: ControlledVm) -> int:
+    memory_bytes = control.info().memory_bytes
+    if memory_bytes == 0:
+        raise QmpError(f"vm {vm} has not told its memory yet", ErrorClass.DEVICE_NOT_ACTIVE)
+    return memory_bytes
 
 
 def _require_driver(vm: int, control: ControlledVm) -> None:

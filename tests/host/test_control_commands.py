@@ -103,7 +103,9 @@ def test_balloon_refuses(arguments: dict[str, Any], error: tuple[str, str]) -> N
 
 def test_memory_that_was_not_told_yet() -> None:
     vm = fake(memory_bytes=0)
-    assert perform({7: vm}, "balloon", value=1) == ("DeviceNotActive", "vm 7 has not told its memory yet")
+    error = ("DeviceNotActive", "vm 7 has not told its memory yet")
+    assert perform({7: vm}, "balloon", value=1) == error
+    assert perform({7: vm}, "query-balloon") == error
 
 
 def test_which_virtual_machine_is_meant() -> None:
