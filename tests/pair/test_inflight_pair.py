@@ -50,6 +50,15 @@ class Bytes:
         entries = self.data[header.size : header.size + SIZE * entry.size]
         return [i for i, fields in enumerate(entry.iter_unpack(entries)) if fields[0]]
 
+    def free_entries(self) -> set[int]:
+        """Return the entries of a packed queue's free list, of as many steps as there are entries."""
+        _, _, _, _, entry, *_ = PACKED_HEADER.unpack_from(self.data)
+        found = set[int]()
+        for _ in range(SIZE):
+            found.add(entry)
+            entry = PACKED_ENTRY.unpack_from(self.data, PACKED_HEADER.size + entry * PACKED_ENTRY.size)[1]
+        return found
+
 
 class Machine:
     """A ring with its driver and an inflight region, over which one device follows another."""
@@ -130,6 +139,7 @@ def test_killed_at_any_write_every_chain_comes_back_exactly_once(
         machine.serve(machine.device())
         assert before + machine.collect() == 3, fatal
         assert machine.region.marks(packed=packed) == [], fatal
+        assert not packed or len(machine.region.free_entries()) == SIZE, fatal
         assert set(machine.served) == {3, 4, 5}
         assert len(machine.served) <= 3 + 2 * (1 + hold)  # again only what the driver did not have back
         if survived:
