@@ -294,8 +294,6 @@ class VmControl:
                 complete = await reclaim_by_hint(self, progress)
             else:
                 complete = await reclaim_by_inflate(self, progress)
-                if (queue := self._machine.queue(BalloonQueue.INFLATE)) is not None:
-                    await queue.settled()  # ``actual`` is told at once, served chains at the end of a turn
         finally:
             self._progress = None
         result = progress.result(self._loop.time(), complete=complete)
