@@ -3,6 +3,7 @@
 import contextlib
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -243,8 +244,10 @@ def test_a_successor_that_stalls_is_waited_for_and_the_guest_can_be_ended(tmp_pa
             guest = stack.enter_context(Guest(daemon.socket_path, *BUSY))
             guest.wait_for_report()
             stall(daemon)
-        with doomed_daemon(tmp_path) as successor:
-            stall(successor)
+        daemon.socket_path.unlink()
+        with socket.socket(socket.AF_UNIX) as successor:
+            successor.bind(str(daemon.socket_path))
+            successor.listen()
             until(lambda: is_waiting_for_an_answer(guest), "the guest has connected again")
             count = len(guest.events.all("phase"))
             guest.events.wait_for_count("phase", count + 4)  # its work goes on

@@ -44,6 +44,7 @@ def test_memory_returns_over_every_kind_of_ring(tmp_path: Path, row: dict[str, b
         guest.free()
         until(lambda: guest.ram.resident_bytes() < before + 0.1 * FILLED, "the memory is the host's", deadline=WITHIN)
         guest.power_off()
+        daemon.settled(1)
         reports = daemon.events.all("report")
         assert sum(event["discarded_bytes"] for event in reports) >= 0.9 * FILLED
         assert sum(event["refused_bytes"] for event in reports) == 0
