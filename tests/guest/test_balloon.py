@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from guest.balloon import OUT_OF_PUFF_SECONDS, Balloon, OutOfPuff, Step, TellHost, UpdateSize
+from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import ALLOCATED_ORDER
 from protocol.virtio_balloon import BalloonQueue
@@ -93,6 +94,16 @@ def test_the_newest_page_leaves_first() -> None:
     assert out == into[::-1]
     assert free_pages_of(scene) == PAGES
     scene.allocator.validate()
+
+
+def test_of_one_message_the_page_that_was_taken_first_leaves_first() -> None:
+    """Linux turns the pages of a message round twice: as they go into the balloon, and as they come out."""
+    scene, twin = Scene(), PageAllocator(PAGES)
+    taken = [twin.alloc_pages(0, MigrateType.MOVABLE) for _ in range(5)]
+    scene.balloon.set_target(5)
+    scene.run()
+    scene.balloon.set_target(3)
+    assert scene.message().pfns.tolist() == taken[:2]
 
 
 @pytest.mark.parametrize("features", [0, MUST_TELL_HOST])
