@@ -4,7 +4,8 @@
     Ask how much memory is free, inflate the balloon by that less a reserve, wait, and wish for the old size again. This
     is safe with every driver: a page that was put on the inflate queue must not be used before it is acknowledged
     (virtio 1.2, 5.5.6.1), and it is discarded before that. When the balloon shrinks again the guest gets zeroed pages.
-    While it lasts the guest has little free memory; the reserve and DEFLATE_ON_OOM are what it lives on.
+    While it lasts the guest has little free memory; the reserve and DEFLATE_ON_OOM are what it lives on. When it has to
+    take pages out again for want of memory, that is the end of it: nothing is gained by taking them a second time.
 
 ``hint``
     One round of free page hinting. It leaves the guest its memory except for the moment, but with Linux it is not safe
@@ -18,6 +19,7 @@ Must not know: sockets, rings, who asked.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -58,7 +60,7 @@ class ReclaimResult:
 
     ``offered_bytes`` is what the driver offered (by hinting or by inflating) and ``discarded_bytes`` what was discarded
     of it. ``complete`` False means that the driver did not do all that was asked: it stalled, was reset, was given
-    another target, or had less memory than it said.
+    another target, had less memory than it said, or ran short of it meanwhile.
     """
 
     method: ReclaimMethod
@@ -79,16 +81,28 @@ class Progress:
         self._discarded = 0
         self._moved = asyncio.Event()
         self._short = False
+        self._target_shown = math.inf
+        self._inflated = math.inf
         self._error: str | None = None
 
     def count(self, chain: ServedChain) -> None:
         """Take a served chain into account."""
         if chain.queue is not self._queue:
+            # For want of memory: a driver that has begun to inflate knows of no wish for less. The times are compared
+            # since of two queues the later chain may be heard of first.
+            if chain.queue is BalloonQueue.DEFLATE and chain.finished > self._inflated:
+                self.cut_short()
             return
+        if chain.finished >= self._target_shown:
+            self._inflated = min(self._inflated, chain.finished)
         stale = sum(each.bytes for each in chain.refused if each.reason in (Refusal.STALE_HINT, Refusal.BAD_COMMAND))
         self._offered += chain.outcome.plan.bytes - stale
         self._discarded += chain.discarded_bytes
         self.moved()
+
+    def target_shown(self, now: float) -> None:
+        """The driver can see from ``now`` on that it is to inflate; pages that it takes out after that it needs."""
+        self._target_shown = now
 
     def moved(self) -> None:
         """Something happened: the driver is not stalled."""
@@ -202,6 +216,7 @@ async def reclaim_by_inflate(guest: Guest, progress: Progress) -> bool:
     if spare <= 0 or target <= max(info.actual, info.num_pages):
         return True  # nothing to be had, or the balloon is to grow further anyway
     guest.inflate_to(target)
+    progress.target_shown(asyncio.get_running_loop().time())
     try:
         complete = await progress.wait(lambda: guest.info().actual >= target)
         await guest.settle(BalloonQueue.INFLATE)  # the driver's word may come before the last chains are counted

@@ -92,6 +92,11 @@ class FakeMachine:
         self.serve(BalloonQueue.INFLATE, outcome, mib * MIB)
         self.set_actual(self.balloon.config.actual + mib * PAGES_PER_MIB)
 
+    def deflate(self, mib: int) -> None:
+        """Take so many MiB back, then say so."""
+        self.serve(BalloonQueue.DEFLATE, Outcome(pages=mib * PAGES_PER_MIB))
+        self.set_actual(self.balloon.config.actual - mib * PAGES_PER_MIB)
+
     def set_actual(self, pages: int) -> None:
         """Say how large the balloon is."""
         self.balloon.config = replace(self.balloon.config, actual=pages)

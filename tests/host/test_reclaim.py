@@ -92,6 +92,25 @@ async def test_a_guest_that_has_less_than_it_said_gives_what_it_has() -> None:
     assert (result.complete, result.discarded_bytes, targets[-1]) == (False, 10 * MIB, 0)
 
 
+@pytest.mark.asyncio
+async def test_a_guest_that_runs_short_of_memory_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes pages out again, and would put them back and take them out for as long as it is asked to."""
+    monkeypatch.setattr(host.reclaim, "STALL", 10.0)
+    machine = FakeMachine(STATS_VQ)
+    machine.inflate(1)
+
+    def follow() -> None:
+        if machine.balloon.config.num_pages > machine.balloon.config.actual:
+            machine.deflate(1)  # it had begun before it saw what is wished for now
+            machine.inflate(51)
+            machine.deflate(1)
+
+    machine.on_config = follow
+    result = await asyncio.wait_for(machine.control.reclaim(), 5)
+    assert (result.complete, result.offered_bytes) == (False, 51 * MIB)
+    assert machine.balloon.config.num_pages == 0
+
+
 @pytest.mark.parametrize("free", [0, 16 * MIB, 2**64 - 1])
 @pytest.mark.asyncio
 async def test_a_guests_word_about_its_memory_is_bounded(free: int) -> None:
