@@ -93,6 +93,19 @@ async def test_a_guest_that_has_less_than_it_said_gives_what_it_has() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_driver_that_says_its_size_late_is_not_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.reclaim, "STALL", 10.0)
+    machine = FakeMachine(STATS_VQ)
+
+    def follow() -> None:
+        pages = machine.balloon.config.num_pages
+        asyncio.get_running_loop().call_later(0.01, machine.set_actual, pages)  # nothing else is heard of it
+
+    machine.on_config = follow
+    assert (await asyncio.wait_for(machine.control.reclaim(), 5)).complete
+
+
+@pytest.mark.asyncio
 async def test_a_guest_that_runs_short_of_memory_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes pages out again, and would put them back and take them out for as long as it is asked to."""
     monkeypatch.setattr(host.reclaim, "STALL", 10.0)

@@ -154,6 +154,16 @@ def test_another_driver_after_a_reset_may_speak_another_dialect() -> None:
     assert roles(shell) == {0: "inflate", 1: "deflate", 2: "reporting"}
 
 
+def test_rings_that_an_earlier_driver_left_stopped_tell_nothing_of_the_next_one() -> None:
+    shell = numbered(STATS | REPORTING, STATS | REPORTING)
+    set_up_as_qemu(shell, 0, 1, 2, 3)
+    for index in range(4):
+        shell.ask(FrontendRequest.GET_VRING_BASE, VringState(index, 0))
+    shell.ask(FrontendRequest.SET_FEATURES, FEATURES)
+    set_up_as_qemu(shell, 0, 1, 3)
+    assert roles(shell) == {0: "inflate", 1: "deflate", 3: "reporting"}
+
+
 @pytest.mark.parametrize(("order", "index"), [("negotiated", 2), ("offered", 3), ("fixed", 4)])
 def test_a_dialect_may_be_ordered(order: str, index: int) -> None:
     shell = numbered(STATS | REPORTING, REPORTING, order)
