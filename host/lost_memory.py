@@ -25,7 +25,6 @@ _MACHINES: Final = frozenset({"x86_64", "aarch64", "riscv64", "loongarch64"})
 """Where a ``struct sigaction`` of the C library and the beginning of a ``siginfo_t`` are laid out as below."""
 _SA_SIGINFO: Final = 4
 _MAP_FIXED: Final = 0x10
-_MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
 class _SignalInformation(ctypes.Structure):
