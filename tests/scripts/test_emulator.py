@@ -16,7 +16,7 @@ from scripts.emulator.__main__ import main
 from scripts.emulator.archive import build_archive, directory, program
 from scripts.emulator.command import MachinePlan, Poison, command_line, init_script, unsuitable
 from scripts.emulator.kernel import collect_kernel, needed_packages, read_modules
-from scripts.emulator.machine import check_qemu
+from scripts.emulator.machine import Agent, check_qemu
 from scripts.emulator.modules import depends, insertion_order
 from scripts.emulator.poison_trials import kept_bytes
 from scripts.emulator.results import Result, as_dict, table_lines
@@ -285,3 +285,16 @@ def test_what_is_no_qmp_server_is_refused(serve: Callable[..., Path]) -> None:
         QmpClient(serve(b'{"hello": 1}\n'), seconds=10.0)
     with pytest.raises(BalloonError, match="No such file"):
         QmpClient(Path("/nowhere/at/all"), seconds=0.0)
+
+
+def test_the_answer_to_a_command_that_took_too_long_is_not_taken_for_the_next_ones(
+    serve: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.emulator.machine._CHECK_SECONDS", 0.01)
+    late = b"late\r\ndone 0\r\nnew\r\ndone 0\r\n"
+    agent = Agent(serve(b"ready 7.2 none\r\n", b"", late), lambda: None)
+    assert agent.wait_ready() == ("7.2", None)
+    with pytest.raises(BalloonError, match="no answer from the guest within 0 s"):
+        agent.run("slow", seconds=0.0)
+    assert agent.run("quick", seconds=10.0) == "new\r\n"
+    agent.close()
