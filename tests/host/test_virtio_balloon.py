@@ -250,11 +250,13 @@ def test_a_poison_value_of_zero_that_was_told_counts_until_the_next_reset(offset
     assert [*kept, balloon.keeps_pages] == [None, Refusal.POISON]
 
 
-def test_the_first_statistics_come_before_the_poison_value_and_do_not_settle_it() -> None:
+@pytest.mark.parametrize("value", [0, 0xAAAAAAAA])
+def test_the_first_statistics_come_before_the_poison_value_and_do_not_settle_it(value: int) -> None:
     balloon = VirtioBalloon(features=POISON)
     balloon.serve(BalloonQueue.STATS, Chain(0, [(0, 10)], [], None), memory_of((0, 4)), lambda _, size: bytes(size))
-    balloon.write_config(12, b"\xaa" * 4, poison_offered=True)
-    assert keeps(balloon)
+    balloon.write_config(12, struct.pack("<I", value), poison_offered=True)
+    assert balloon.config.poison_val == value
+    assert keeps(balloon) == (value != 0)
 
 
 def test_inflated_pages_of_a_poisoned_guest_are_kept_too() -> None:
