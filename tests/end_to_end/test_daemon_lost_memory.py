@@ -27,7 +27,7 @@ def test_every_ring_of_the_machine_is_lost_and_no_other(scene: Scene) -> None:
     stopped = scene.daemon.events.wait_for_count("queue_stopped", len(machine.queues), vm=number)
     assert {(event["queue"], event["reason"]) for event in stopped} == {(n, CUT_SHORT) for n in range(3)}
     scene.neighbour.check_alive()
-    # A worker may have been at a ring, in the middle of which no kick is waited for: there is no order.
+    # In any order: a worker may still have been looking at its ring.
     scene.expect(machine, *[("queue_stopped", str(event["queue"])) for event in stopped])
     # The session goes on, and with its memory back the rings can begin anew.
     os.ftruncate(machine.ram.fd, RAM_BYTES)
