@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -213,11 +214,27 @@ def test_a_stopped_ring_is_not_touched(scene: Scene) -> None:
     assert machine.ram.map[:DATA_AT] == before
 
 
+def wait_for_the_last_look(scene: Scene, machine: VirtualMachine) -> None:
+    """Have the ring run with no worker in the middle of it: the last one has asked for a kick, and every thread of the
+    daemon sleeps."""
+    ring = machine.reporting.ring
+    machine.ask(ENABLE, VringState(REPORTING, 0))
+    ring.used[ring.avail_event_at] = ring.avail[1] - 1
+    machine.ask(ENABLE, VringState(REPORTING, 1))
+    until(lambda: ring.used[ring.avail_event_at] == ring.avail[1], "the worker asks for a kick")
+    threads = Path(f"/proc/{scene.daemon.pid}/task")
+    until(
+        lambda: all(
+            (each / "stat").read_text(encoding="ascii").rpartition(") ")[2][0] == "S" for each in threads.iterdir()
+        ),
+        "every thread sleeps",
+    )
+
+
 def test_memory_that_is_no_ring_any_more_is_not_touched(scene: Scene) -> None:
     machine = scene.machine()
     machine.report((DATA_AT, PAGE_SIZE))
-    for enable in (0, 1):  # waits until the worker has looked at the ring for the last time
-        machine.ask(ENABLE, VringState(REPORTING, enable))
+    wait_for_the_last_look(scene, machine)
     start, end = machine.reporting.offset, machine.reporting.offset + 0x8000
     for filler in (b"\0", b"\xa5"):  # what a guest may have made of the pages since its driver left without a word
         machine.ram.map[start:end] = filler * (end - start)
