@@ -351,12 +351,12 @@ class RingService:
                 return
             begin = time.monotonic()
             chain = ring.pop()
-            if self._mapped.lost:
-                return
             if chain is None:
                 if not ring.enable_notification():
                     return
                 continue
+            if self._mapped.lost:
+                return  # the chain is made of zeros, or of what an old one has left
             outcome = self._balloon.serve(self.queue, chain, self._memory.device, self._memory.read)
             discarded = self._discard(outcome.plan)
             if discarded is None:
@@ -381,7 +381,7 @@ class RingService:
         files = self._memory.files
         discarded = 0
         for number, offset, length in plan.discards:
-            if time.monotonic() > self._patience_ends:
+            if self._stopping and time.monotonic() > self._patience_ends:
                 return None
             if punch_hole(files[number].fd, offset, length) == 0:
                 discarded += length
