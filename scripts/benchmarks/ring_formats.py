@@ -8,7 +8,7 @@ from guest.ring_memory import RingOptions
 from guest.virtqueue import Buffer
 from protocol.units import MIB
 from protocol.virtio_ring import QUEUE_SIZE_MAX
-from scripts.benchmarks.figures import Bench, Benchmark, Figure, Result, median_ratio, median_uncertainty
+from scripts.benchmarks.figures import Bench, Benchmark, Figure, Result, median_uncertainty
 from scripts.benchmarks.rig import Daemon, Machine
 
 _RANGE: Final = 4 * MIB
@@ -56,10 +56,11 @@ def _compare(bench: Bench, figure: Figure, options: RingOptions, reference: Ring
             for results, which in pair if number % 2 else reversed(pair):
                 results.append(_batch(which, ranges))
     del times[:_WARM_UP], references[:_WARM_UP]
-    uncertainty = median_uncertainty([above / below for above, below in zip(times, references, strict=True)])
+    ratios = [above / below for above, below in zip(times, references, strict=True)]
+    uncertainty = median_uncertainty(ratios)
     yield Result(
         figure=figure,
-        value=median_ratio(times, references),
+        value=statistics.median(ratios),
         reference=f"give or take {uncertainty:.2g}; medians {statistics.median(times) * 1e6:.0f} us"
         f" and {statistics.median(references) * 1e6:.0f} us",
         uncertainty=uncertainty,
