@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,6 +20,9 @@ from scripts.demonstration.state import Event
 
 PACKAGES: Final = Path(__file__).resolve().parent.parent.parent
 """Where ``guest``, ``host`` and ``scripts`` are: the checkout, or the environment they are installed in."""
+
+EVENT_SECONDS: Final = 0.02
+"""Seconds between two looks for an event that is waited for."""
 
 STOP_SECONDS: Final = 5.0
 """What a process gets to leave by itself after SIGTERM, in seconds."""
@@ -60,6 +64,23 @@ class Child:
     def new_events(self) -> list[Event]:
         """Return the events that it has written since the last call."""
         return [json.loads(line) for line in self.events.read()]
+
+    def wait_for_event(self, name: str, seconds: float = math.inf) -> Event:
+        """Return the next event ``name``; those before it are dropped, and those that were read with it.
+
+        Raises:
+            BalloonError: the process ended without it, or it did not come within ``seconds``.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            for event in self.new_events():
+                if event["event"] == name:
+                    return event
+            if self.ended():
+                raise BalloonError(self.how_it_ended())
+            if time.monotonic() > end:
+                raise BalloonError(f"{self.name}: no event {name}")
+            time.sleep(EVENT_SECONDS)
 
     def ended(self) -> bool:
         """Whether the process is over (and reaped)."""

@@ -96,10 +96,7 @@ def run_trials(plan: MachinePlan, features: str | None) -> Iterator[Result]:
     options += ["--features", tried if features is None else f"{tried},{features}"]
     with Children(plan.directory) as children:
         daemon = children.start("vhost-user-balloon", python_module("host", *options), events.name)
-        while not any(event["event"] == "listening" for event in daemon.new_events()):
-            if daemon.ended():
-                raise BalloonError(daemon.how_it_ended())
-            time.sleep(0.01)
+        daemon.wait_for_event("listening")
         child = children.start("QEMU", command_line(plan), "qemu.jsonl")
         with QmpClient(plan.control) as control, EmulatedMachine(plan, child) as machine:
             scene = Scene(machine, daemon, control, plan.packed)

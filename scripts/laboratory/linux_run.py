@@ -15,7 +15,7 @@ from guest.linux_boot import visible_in_guest
 from guest.linux_host import RamFile
 from protocol.errors import BalloonError
 from protocol.units import MIB, format_size
-from scripts.demonstration.processes import Child, Children, python_module
+from scripts.demonstration.processes import Children, python_module
 from scripts.laboratory.experiment import Experiment, Outcome, Progress
 from scripts.laboratory.timeline import chart, draw, phase_table, rows_of
 from scripts.qmp_client import QmpClient
@@ -44,9 +44,8 @@ class LinuxRun:
 
     def __init__(self, directory: Path, children: Children, memory: int) -> None:
         self._directory = directory
-        self._memory = memory
+        self._children = children
         self._number = 0
-        self._next_sample = 0.0
         self._lines: list[str] = []
         self.events: list[Mapping[str, Any]] = []
         socket_path, control = directory / "balloon.sock", directory / "control"
@@ -54,13 +53,13 @@ class LinuxRun:
         options += ["--features", "free-page-hint=on"]
         self._daemon = children.start("vhost-user-balloon", python_module("host", *options), "daemon")
         self._ram: RamFile | None = None
-        self._wait_for_event(self._daemon, "listening")
+        self._daemon.wait_for_event("listening", _DEADLINE)
         self.control = QmpClient(control)
         script = _GUEST.replace("@DIRECTORY@", visible_in_guest(str(directory)))
         words = ["--socket-path", str(socket_path), "--memory", f"{memory // MIB}M"]
         words += ["--events", str(directory / "guest"), "--", "sh", "-c", script]
         self._guest = children.start("balloon-linux", python_module("guest.linux", *words), "guest")
-        booted = self._wait_for_event(self._guest, "booted")
+        booted = self._guest.wait_for_event("booted", _DEADLINE)
         self._ram = RamFile(int(booted["pid"]), memory)
 
     def close(self) -> None:
@@ -92,9 +91,8 @@ class LinuxRun:
         end = time.monotonic() + _DEADLINE
         while not condition():
             self._look()
-            for child in (self._daemon, self._guest):
-                if child.ended():
-                    raise BalloonError(child.how_it_ended())
+            if (end_of_one := self._children.unexpected_end()) is not None:
+                raise BalloonError(end_of_one)
             if time.monotonic() > end:
                 raise BalloonError(f"not within {_DEADLINE:.0f} s: {what}")
             time.sleep(SAMPLE_SECONDS)
@@ -132,16 +130,6 @@ class LinuxRun:
         # The daemon's "memory" event is the table of regions, not what they cost.
         self.events += [event for event in self._daemon.new_events() if event["event"] != "memory"]
         self._lines += self._guest.output.read()
-
-    def _wait_for_event(self, child: Child, name: str) -> Mapping[str, Any]:
-        end = time.monotonic() + _DEADLINE
-        while True:
-            for event in child.new_events():
-                if event["event"] == name:
-                    return event
-            if child.ended() or time.monotonic() > end:
-                raise BalloonError(child.how_it_ended() if child.ended() else f"{child.name}: no event {name}")
-            time.sleep(SAMPLE_SECONDS)
 
 
 def _drive(run: LinuxRun, size: int, progress: Progress) -> None:

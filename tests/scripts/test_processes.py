@@ -40,6 +40,19 @@ def test_a_child_is_followed_by_its_event_file_and_its_output(tmp_path: Path) ->
         assert child.output.read() == ["phase fill"]
 
 
+def test_an_event_is_waited_for_until_the_process_ends_or_time_is_up(tmp_path: Path) -> None:
+    with Children(tmp_path) as children:
+        child = children.start("VM A", ["sleep", "60"], "a")
+        events: list[dict[str, object]] = [{"event": "first"}, {"event": "booted", "n": 1}]
+        (tmp_path / "a").write_text("".join(json.dumps(event) + "\n" for event in events))
+        assert child.wait_for_event("booted") == {"event": "booted", "n": 1}
+        with pytest.raises(BalloonError, match=r"^VM A: no event finished$"):
+            child.wait_for_event("finished", 0.01)
+        child.kill()
+        with pytest.raises(BalloonError, match=r"^VM A ended \(killed by SIGKILL\): no message$"):
+            child.wait_for_event("finished")
+
+
 def test_the_end_of_a_process_is_told_with_its_last_word(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
         child = children.start("VM A", ["sh", "-c", "echo first >&2; echo balloon-guest: no socket >&2; exit 3"], "a")
