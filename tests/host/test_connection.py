@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,9 +12,7 @@ from typing import Any
 import pytest
 
 import host.connection
-import host.ring_service
 from host.connection import Connection
-from host.discard import punch_hole
 from host.session import Session
 from host.virtio_balloon import OFFERED, VirtioBalloon
 from protocol.errors import VirtqueueError
@@ -25,6 +22,7 @@ from protocol.vhost_user_codec import MessageReader, build_message
 from protocol.virtio_balloon import BalloonQueue
 from tests.end_to_end.harness import DEADLINE, open_fds
 from tests.end_to_end.virtual_machine import DATA_AT, REPORTING, Client, VirtualMachine
+from tests.host.gate import Gate, gated_discard
 
 
 @dataclass
@@ -65,18 +63,6 @@ async def in_thread(action: Callable[[], object]) -> None:
     """Do something that blocks, while the session's event loop runs."""
     async with asyncio.timeout(DEADLINE):
         await asyncio.to_thread(action)
-
-
-@dataclass
-class Gate:
-    """Holds a worker inside a call until the test lets it go on."""
-
-    entered: threading.Event = field(default_factory=threading.Event)
-    opened: threading.Event = field(default_factory=threading.Event)
-
-    def pass_through(self) -> None:
-        self.entered.set()
-        assert self.opened.wait(DEADLINE)
 
 
 @pytest.mark.asyncio
@@ -158,17 +144,6 @@ async def test_descriptors_lost_on_the_way_end_the_session(monkeypatch: pytest.M
         os.close(fd)
         assert await session.task == "file descriptors were lost on the way"
     assert open_fds(os.getpid()).keys() <= before | {max(before) + 1}
-
-
-def gated_discard(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    gate = Gate()
-
-    def slow_punch_hole(fd: int, offset: int, length: int) -> int:
-        gate.pass_through()
-        return punch_hole(fd, offset, length)
-
-    monkeypatch.setattr(host.ring_service, "punch_hole", slow_punch_hole)
-    return gate
 
 
 @pytest.mark.asyncio

@@ -4,17 +4,13 @@ import asyncio
 import os
 import socket
 import struct
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
 
 import host.reclaim
-import host.ring_service
-import host.vm_control
 from host.device_setup import DeviceSetup, KickMethod, RingFormat
-from host.discard import punch_hole
 from host.reclaim import ReclaimMethod
 from host.virtio_balloon import OFFERED
 from protocol.errors import BalloonError
@@ -25,6 +21,7 @@ from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_balloon import CONFIG_ACTUAL, BalloonConfig, BalloonFeature, BalloonQueue, QueueDialect
 from tests.end_to_end.harness import DEADLINE, until
 from tests.end_to_end.virtual_machine import DATA_AT, GUEST_BASE, INFLATE, WANTED, VirtualMachine
+from tests.host.gate import gated_discard
 from tests.host.test_connection import Attached, attached, in_thread
 
 HINTING = feature_mask(BalloonFeature.FREE_PAGE_HINT)
@@ -161,14 +158,7 @@ async def test_a_round_of_hinting_discards_what_was_hinted_in_it() -> None:
 async def test_done_waits_for_the_discard_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that stalls has its round closed, but it may not release a block that is still being discarded."""
     monkeypatch.setattr(host.reclaim, "STALL", 0.05)
-    entered, go_on = threading.Event(), threading.Event()
-
-    def slow_punch_hole(fd: int, offset: int, length: int) -> int:
-        entered.set()
-        assert go_on.wait(DEADLINE)
-        return punch_hole(fd, offset, length)
-
-    monkeypatch.setattr(host.ring_service, "punch_hole", slow_punch_hole)
+    gate = gated_discard(monkeypatch)
     async with attached(OFFERED | HINTING) as session:
         machine = await connect(session)
         control = session.connection.control
@@ -176,12 +166,12 @@ async def test_done_waits_for_the_discard_under_way(monkeypatch: pytest.MonkeyPa
         def hint() -> None:
             machine.offer(FREE_PAGE, struct.pack("<I", await_command_id(machine, at_least=2)))
             machine.offer(FREE_PAGE, b"", [(DATA_AT, P)])
-            assert entered.wait(DEADLINE)
+            assert gate.entered.wait(DEADLINE)
             until(lambda: config_of(machine).free_page_hint_cmd_id == 0, "STOP")
             machine.offer(FREE_PAGE, b"", [(DATA_AT + P, P)])
             for _ in range(5):
                 assert config_of(machine).free_page_hint_cmd_id == 0
-            go_on.set()
+            gate.opened.set()
             machine.queue(FREE_PAGE).collect(3)
             until(lambda: config_of(machine).free_page_hint_cmd_id == 1, "DONE")
 

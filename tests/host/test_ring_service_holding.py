@@ -2,18 +2,16 @@
 
 import asyncio
 import struct
-import threading
 from collections.abc import Iterator
 
 import pytest
 
-import host.ring_service
-from host.discard import punch_hole
 from host.ring_service import RingService
 from protocol.memory import PAGE_SIZE
 from protocol.virtio_balloon import BalloonQueue
 from tests.end_to_end.harness import DEADLINE
 from tests.end_to_end.virtual_machine import DATA_AT, GUEST_BASE
+from tests.host.gate import gated_discard
 from tests.host.test_ring_service import Bench, settle
 
 BUFFER_AT = DATA_AT - PAGE_SIZE
@@ -181,16 +179,7 @@ async def test_nothing_is_settled_while_a_hinted_block_is_being_discarded(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DONE must not be shown before the discard that is under way has ended, and no other may begin."""
-    entered, go_on = threading.Event(), threading.Event()
-    discarded: list[int] = []
-
-    def slow_punch_hole(fd: int, offset: int, length: int) -> int:
-        entered.set()
-        assert go_on.wait(DEADLINE)
-        discarded.append(offset)
-        return punch_hole(fd, offset, length)
-
-    monkeypatch.setattr(host.ring_service, "punch_hole", slow_punch_hole)
+    gate = gated_discard(monkeypatch)
     bench.ram.touch(DATA_AT, 2 * PAGE_SIZE)
     hinting = bench.balloon.hinting
     bench.ram.map[BUFFER_AT : BUFFER_AT + 4] = struct.pack("<I", hinting.start())
@@ -199,17 +188,17 @@ async def test_nothing_is_settled_while_a_hinted_block_is_being_discarded(
         bench.queue.driver.add((), [(GUEST_BASE + DATA_AT + page * PAGE_SIZE, PAGE_SIZE)])
     service = bench.start(FREE_PAGE)
     worker = asyncio.create_task(asyncio.to_thread(bench.executor.run_one))
-    await asyncio.to_thread(entered.wait, DEADLINE)
+    await asyncio.to_thread(gate.entered.wait, DEADLINE)
     hinting.stop()
     settled = asyncio.create_task(service.settled())
     await settle()
     assert not settled.done()
-    assert discarded == []
-    go_on.set()
+    assert gate.discarded == []
+    gate.opened.set()
     await settled
     hinting.done()
     await worker
-    assert discarded == [DATA_AT]
+    assert gate.discarded == [DATA_AT]
     assert bench.ram.pages() == {DATA_AT + PAGE_SIZE}
     assert bench.queue.ring.used[1] == 3  # all the same, every chain is acknowledged
     await service.stop()

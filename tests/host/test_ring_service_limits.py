@@ -2,16 +2,15 @@
 
 import asyncio
 import os
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 import host.ring_service
-from host.discard import punch_hole
 from protocol.memory import PAGE_SIZE
 from tests.end_to_end.harness import DEADLINE
 from tests.end_to_end.virtual_machine import DATA_AT, GUEST_BASE
+from tests.host.gate import gated_discard
 from tests.host.test_ring_service import Bench, settle
 
 
@@ -72,23 +71,16 @@ async def test_a_chain_that_takes_too_long_is_put_back_when_its_ring_is_to_stop(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host.ring_service, "STOP_PATIENCE", 0.0)
-    entered, opened = threading.Event(), threading.Event()
-
-    def slow_punch_hole(fd: int, offset: int, length: int) -> int:
-        entered.set()
-        assert opened.wait(DEADLINE)
-        return punch_hole(fd, offset, length)
-
-    monkeypatch.setattr(host.ring_service, "punch_hole", slow_punch_hole)
+    gate = gated_discard(monkeypatch)
     bench.ram.touch(DATA_AT, 2 * PAGE_SIZE)
     pages = [(GUEST_BASE + DATA_AT + at, PAGE_SIZE) for at in (0, PAGE_SIZE)]
     bench.queue.driver.add((), pages)
     service = bench.start()
     worker = asyncio.create_task(asyncio.to_thread(bench.executor.run_one))
-    await asyncio.to_thread(entered.wait, DEADLINE)
+    await asyncio.to_thread(gate.entered.wait, DEADLINE)
     stopping = asyncio.create_task(service.stop())
     await settle()
-    opened.set()
+    gate.opened.set()
     await worker
     assert await stopping == bench.base
     assert (bench.served, bench.queue.ring.used[1]) == (0, 0)
