@@ -26,6 +26,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from host.lost_memory import address_of
 from protocol.errors import VhostUserError
 from protocol.memory import ADDRESS_LIMIT, PAGE_SHIFT
 
@@ -109,12 +110,9 @@ class DirtyLog:
             VhostUserError: it cannot be a log: no regular file, not writable, too short. The earlier log stays.
         """
         mapping, start = _map(fd, size, offset)
-        byte = ctypes.c_char.from_buffer(mapping)
-        address = ctypes.addressof(byte)
-        del byte  # a view that lives would keep the mapping from being closed
         with self._lock:
             self._unmap()
-            self._mapping, self._address, self._offset, self._size = mapping, address, offset - start, size
+            self._mapping, self._address, self._offset, self._size = mapping, address_of(mapping), offset - start, size
 
     def mark(self, guest_address: int, length: int) -> None:
         """Note that the pages of ``length`` bytes at ``guest_address`` have been written. Never raises.

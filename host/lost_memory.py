@@ -58,6 +58,12 @@ _guarded: "Final[dict[int, GuardedMapping]]" = {}
 _earlier = _SignalAction()
 
 
+def address_of(mapping: mmap.mmap) -> int:
+    """Return where in this process ``mapping`` begins."""
+    byte = ctypes.c_char.from_buffer(mapping)  # gone with this call: a view would keep the mapping from being closed
+    return ctypes.addressof(byte)
+
+
 class GuardedMapping:
     """A shared mapping of ``length`` bytes of a file from ``offset`` on, both multiples of the file's page size.
 
@@ -72,9 +78,7 @@ class GuardedMapping:
         sees or writes."""
         self.mapping: Final = mmap.mmap(fd, length, offset=offset)
         self.length: Final = length
-        byte = ctypes.c_char.from_buffer(self.mapping)
-        self.address: Final = ctypes.addressof(byte)
-        del byte  # a view that lives would keep the mapping from being closed
+        self.address: Final = address_of(self.mapping)
         _guarded[self.address] = self
 
     def close(self) -> None:
