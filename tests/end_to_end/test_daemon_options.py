@@ -218,15 +218,16 @@ def test_an_inherited_connected_socket_and_sigterm() -> None:
             assert machine.client.is_closed_by_peer()
 
 
+def start_with_events(path: Path, events: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
+    """Start a daemon whose events nobody follows, its standard error a pipe."""
+    options = ("--socket-path", str(path), "--events", events)
+    return subprocess.Popen([sys.executable, "-m", "host", *options], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE)
+
+
 def test_a_reader_of_events_that_goes_away_costs_nobody_anything(tmp_path: Path) -> None:
     path = tmp_path / "balloon.sock"
     reading, writing = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "host", "--socket-path", str(path), "--events", "-"],
-        cwd=ROOT,
-        stdout=writing,
-        stderr=subprocess.PIPE,
-    )
+    process = start_with_events(path, "-", writing)
     os.close(writing)
     until(path.is_socket, "the daemon's socket")
     assert b"listening" in os.read(reading, 4096)
@@ -246,12 +247,7 @@ def test_a_reader_of_events_that_stalls_holds_nobody_up(tmp_path: Path) -> None:
         while True:
             os.write(writing, bytes(4096))
     os.set_blocking(writing, True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "host", "--socket-path", str(path), "--events", "-"],
-        cwd=ROOT,
-        stdout=writing,
-        stderr=subprocess.PIPE,
-    )
+    process = start_with_events(path, "-", writing)
     os.close(writing)
     until(path.is_socket, "the daemon's socket")
     until(lambda: can_connect(path), "the daemon listens")
@@ -266,11 +262,7 @@ def test_a_reader_of_events_that_stalls_holds_nobody_up(tmp_path: Path) -> None:
 
 def test_a_full_disk_below_the_events_costs_nobody_anything(tmp_path: Path) -> None:
     path = tmp_path / "balloon.sock"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "host", "--socket-path", str(path), "--events", "/dev/full"],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-    )
+    process = start_with_events(path, "/dev/full")
     until(path.is_socket, "the daemon's socket")
     until(lambda: can_connect(path), "the daemon listens")
     with VirtualMachine(path) as machine:

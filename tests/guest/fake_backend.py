@@ -140,6 +140,10 @@ class FakeBackend:
         """Return the newest message of this kind."""
         return [message for message in self.messages if message.request is request][-1]
 
+    def payloads(self, request: FrontendRequest) -> list[Payload]:
+        """Return what each message of this kind said, in their order."""
+        return [message.payload for message in self.messages if message.request is request]
+
     def hang_up(self) -> None:
         """Close the connection and what came over it."""
         if self.socket is not None:

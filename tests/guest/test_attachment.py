@@ -238,7 +238,7 @@ async def test_the_configuration_space_is_written_and_read_by_many_at_once(guest
         writes = [attachment.write_config(4, number.to_bytes(4, "little")) for number in range(8)]
         reads = [attachment.read_config() for _ in range(8)]
         await asyncio.gather(*(each for pair in zip(writes, reads, strict=True) for each in pair))
-        written = [message.payload for message in backend.messages if message.request is FrontendRequest.SET_CONFIG]
+        written = backend.payloads(FrontendRequest.SET_CONFIG)
         assert written == [DeviceConfig(offset=4, flags=0, data=number.to_bytes(4, "little")) for number in range(8)]
         assert not attachment.lost.done()
         attachment.close()

@@ -37,7 +37,7 @@ async def test_stopped_queues_start_where_they_were_and_requests_survive(guest: 
         assert names(backend) == ["GET_VRING_BASE"] * 3
         meanwhile = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
         await attachment.start()
-        bases = [message.payload for message in backend.messages if message.request is FrontendRequest.SET_VRING_BASE]
+        bases = backend.payloads(FrontendRequest.SET_VRING_BASE)
         assert bases == [VringState(0, 3), VringState(1, 0), VringState(REPORTING, 0)]
         assert not before.done()
         assert os.eventfd_read(backend.last(FrontendRequest.SET_VRING_KICK).fds[0]) > 0  # whatever was posted is seen
@@ -82,7 +82,7 @@ async def test_a_back_end_that_refuses_to_stop_is_lost(guest: Guest) -> None:
 async def test_the_device_status_is_told_step_by_step(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
-        told = [message.payload for message in backend.messages if message.request is FrontendRequest.SET_STATUS]
+        told = backend.payloads(FrontendRequest.SET_STATUS)
         assert told == [1, 3, 11, 15]
         assert names(backend)[-len(SESSION) :] == SESSION
         attachment.close()

@@ -1,8 +1,10 @@
 """An attachment that resumes: back-ends come and go, its rings and requests stay."""
 
 import asyncio
+import contextlib
 import os
 import socket
+from collections.abc import AsyncIterator
 from typing import Final
 
 import pytest
@@ -13,7 +15,7 @@ from protocol.errors import SessionEnded
 from protocol.vhost_user import DeviceConfig, FrontendRequest, VringState
 from protocol.virtio import feature_mask
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue
-from tests.guest.fake_backend import BLOCK, INFLIGHT, REPORTING, Guest, call_in_band, fake_backend, names
+from tests.guest.fake_backend import BLOCK, INFLIGHT, REPORTING, FakeBackend, Guest, call_in_band, fake_backend, names
 
 RESUME: Final = AttachmentOptions(resume=True)
 
@@ -37,12 +39,21 @@ class Interruptions:
             await self._changed.wait()
 
 
+@contextlib.asynccontextmanager
+async def resuming(
+    guest: Guest, options: AttachmentOptions = RESUME
+) -> AsyncIterator[tuple[FakeBackend, Attachment, Interruptions]]:
+    """A guest attached to a back-end, and what it says about that. It is detached in the end."""
+    async with fake_backend(guest.path) as backend:
+        guest.wish(options)
+        attachment = await guest.attach()
+        yield backend, attachment, Interruptions(attachment)
+        attachment.close()
+
+
 @pytest.mark.asyncio
 async def test_the_next_back_end_goes_on_with_what_the_last_one_did_not_give_back(guest: Guest) -> None:
-    async with fake_backend(guest.path) as backend:
-        guest.wish(RESUME)
-        attachment = await guest.attach()
-        interruptions = Interruptions(attachment)
+    async with resuming(guest) as (backend, attachment, interruptions):
         done = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
         guest.give_back(backend)
         assert await done == 0
@@ -52,7 +63,7 @@ async def test_the_next_back_end_goes_on_with_what_the_last_one_did_not_give_bac
         meanwhile = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
         await interruptions.count(2)
         assert interruptions.said == ["back-end gone", None]
-        bases = [message.payload for message in backend.messages if message.request is FrontendRequest.SET_VRING_BASE]
+        bases = backend.payloads(FrontendRequest.SET_VRING_BASE)
         assert bases == [VringState(0, 0), VringState(1, 0), VringState(REPORTING, 1)]
         assert os.eventfd_read(backend.last(FrontendRequest.SET_VRING_KICK).fds[0]) > 0
         ring = guest.device_ring(REPORTING)
@@ -63,51 +74,39 @@ async def test_the_next_back_end_goes_on_with_what_the_last_one_did_not_give_bac
         guest.give_back(backend)
         assert await meanwhile == 0
         assert not attachment.lost.done()
-        attachment.close()
 
 
 @pytest.mark.asyncio
 async def test_what_the_last_back_end_finished_without_saying_so_is_not_done_again(guest: Guest) -> None:
-    async with fake_backend(guest.path) as backend:
-        guest.wish(RESUME)
-        attachment = await guest.attach()
-        interruptions = Interruptions(attachment)
+    async with resuming(guest) as (backend, attachment, interruptions):
         report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
         guest.give_back(backend, interrupt=False)
         backend.leave()
         await interruptions.count(2)
         assert await report == 0
-        bases = [message.payload for message in backend.messages if message.request is FrontendRequest.SET_VRING_BASE]
+        bases = backend.payloads(FrontendRequest.SET_VRING_BASE)
         assert bases[-1] == VringState(REPORTING, 1)
-        attachment.close()
 
 
 @pytest.mark.asyncio
 async def test_the_configuration_that_the_driver_wrote_is_written_to_the_next_back_end(guest: Guest) -> None:
-    async with fake_backend(guest.path) as backend:
-        guest.wish(RESUME)
-        attachment = await guest.attach()
-        interruptions = Interruptions(attachment)
+    async with resuming(guest) as (backend, attachment, interruptions):
         await attachment.write_config(4, b"\1\0\0\0")
         backend.leave()
         await interruptions.count(1)
         await attachment.write_config(12, b"\2\0\0\0")
         await interruptions.count(2)
-        told = [message.payload for message in backend.messages if message.request is FrontendRequest.SET_CONFIG]
+        told = backend.payloads(FrontendRequest.SET_CONFIG)
         assert sorted(told, key=repr) == [
             DeviceConfig(offset=12, flags=0, data=b"\2\0\0\0"),
             DeviceConfig(offset=4, flags=0, data=b"\1\0\0\0"),
         ]
         assert attachment.config_changed.is_set()  # the next one may wish for something else
-        attachment.close()
 
 
 @pytest.mark.asyncio
 async def test_the_inflight_file_is_kept_and_handed_to_every_back_end(guest: Guest) -> None:
-    async with fake_backend(guest.path) as backend:
-        guest.wish(RESUME)
-        attachment = await guest.attach()
-        interruptions = Interruptions(attachment)
+    async with resuming(guest) as (backend, _, interruptions):
         found = names(backend)
         assert found.index("GET_INFLIGHT_FD") < found.index("SET_INFLIGHT_FD") < found.index("SET_VRING_NUM")
         for number in (2, 4):
@@ -117,15 +116,11 @@ async def test_the_inflight_file_is_kept_and_handed_to_every_back_end(guest: Gue
             assert handed.payload == INFLIGHT
             assert "memfd:inflight" in os.readlink(f"/proc/self/fd/{handed.fds[0]}")
             assert "GET_INFLIGHT_FD" not in names(backend)
-        attachment.close()
 
 
 @pytest.mark.asyncio
 async def test_queues_that_were_stopped_stay_stopped_with_the_next_back_end(guest: Guest) -> None:
-    async with fake_backend(guest.path) as backend:
-        guest.wish(RESUME)
-        attachment = await guest.attach()
-        interruptions = Interruptions(attachment)
+    async with resuming(guest) as (backend, attachment, interruptions):
         backend.bases = {REPORTING: 5}
         await attachment.stop()
         backend.leave()
@@ -135,18 +130,14 @@ async def test_queues_that_were_stopped_stay_stopped_with_the_next_back_end(gues
         await interruptions.count(2)
         assert "SET_VRING_KICK" not in names(backend)
         await attachment.start()
-        bases = [message.payload for message in backend.messages if message.request is FrontendRequest.SET_VRING_BASE]
+        bases = backend.payloads(FrontendRequest.SET_VRING_BASE)
         assert bases[-1] == VringState(REPORTING, 5)
-        attachment.close()
 
 
 @pytest.mark.asyncio
 async def test_queues_of_which_not_all_were_stopped_go_on_with_the_next_back_end(guest: Guest) -> None:
     """What was given back is not handed over again, and what was not is."""
-    async with fake_backend(guest.path) as backend:
-        guest.wish(RESUME)
-        attachment = await guest.attach()
-        interruptions = Interruptions(attachment)
+    async with resuming(guest) as (backend, attachment, interruptions):
         done = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
         guest.give_back(backend)
         assert await done == 0
@@ -155,34 +146,27 @@ async def test_queues_of_which_not_all_were_stopped_go_on_with_the_next_back_end
         with pytest.raises(SessionEnded):
             await attachment.stop()
         await interruptions.count(2)
-        bases = [message.payload for message in backend.messages if message.request is FrontendRequest.SET_VRING_BASE]
+        bases = backend.payloads(FrontendRequest.SET_VRING_BASE)
         assert bases[-1] == VringState(REPORTING, 1)
         assert attachment.is_started
         assert not under_way.done()
         guest.give_back(backend)
         assert await under_way == 0
-        attachment.close()
 
 
 @pytest.mark.asyncio
 async def test_a_back_end_that_offers_something_else_does_not_resume(guest: Guest) -> None:
-    async with fake_backend(guest.path) as backend:
-        guest.wish(RESUME)
-        attachment = await guest.attach()
+    async with resuming(guest) as (backend, attachment, _):
         report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
         backend.offered &= ~feature_mask(BalloonFeature.PAGE_REPORTING)
         backend.leave()
         assert await attachment.lost == "the back-end does not offer what the last one did"
         assert await report is None
-        attachment.close()
 
 
 @pytest.mark.asyncio
 async def test_an_attachment_is_closed_while_it_waits_for_a_back_end(guest: Guest) -> None:
-    async with fake_backend(guest.path) as backend:
-        guest.wish(RESUME)
-        attachment = await guest.attach()
-        interruptions = Interruptions(attachment)
+    async with resuming(guest) as (backend, attachment, interruptions):
         report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
         backend.answers[FrontendRequest.GET_FEATURES] = b""
         backend.leave()
@@ -196,10 +180,7 @@ async def test_an_attachment_is_closed_while_it_waits_for_a_back_end(guest: Gues
 @pytest.mark.asyncio
 async def test_who_waits_for_an_answer_when_the_channel_breaks_is_not_left_waiting(guest: Guest) -> None:
     """Three callers: one whose answer does not come, one behind it, and the driver's own kick."""
-    async with fake_backend(guest.path) as backend:
-        guest.wish(AttachmentOptions(in_band=True, resume=True))
-        attachment = await guest.attach()
-        interruptions = Interruptions(attachment)
+    async with resuming(guest, AttachmentOptions(in_band=True, resume=True)) as (backend, attachment, interruptions):
         backend.answers[FrontendRequest.SET_CONFIG] = b""
         writing = asyncio.create_task(attachment.write_config(4, bytes(4)))
         await backend.gave_own_answer.wait()
@@ -216,4 +197,3 @@ async def test_who_waits_for_an_answer_when_the_channel_breaks_is_not_left_waiti
         with socket.socket(fileno=os.dup(backend.last(FrontendRequest.SET_BACKEND_REQ_FD).fds[0])) as channel:
             assert await call_in_band(channel, REPORTING) == 0
         assert await report == 0
-        attachment.close()
