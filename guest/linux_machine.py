@@ -93,8 +93,7 @@ class Machine:
         """Boot, run COMMAND, power off; return COMMAND's exit status, or 128 + n for signal n to this process.
 
         Raises:
-            BalloonError: the kernel log cannot be written.
-            BalloonError: the kernel did not come up, panicked or had no balloon.
+            BalloonError: the kernel log cannot be written, or the kernel did not come up, panicked or had no balloon.
         """
         become_subreaper()
         with contextlib.ExitStack() as stack:

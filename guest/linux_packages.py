@@ -46,8 +46,8 @@ def locate(*, kernel: Path | None, modules: Path | None, progress: Progress) -> 
     """Return kernel, module and busybox; fetch what neither the options nor the system have.
 
     Raises:
-        BalloonError: an option names something that is not there or does not fit.
-        BalloonError: something is missing and cannot be fetched, or the kernel does not run here.
+        BalloonError: an option names something that is not there or does not fit, something is missing and cannot be
+            fetched, or the kernel does not run here.
     """
     if modules is not None and not modules.is_dir():
         raise BalloonError(f"--modules {modules}: no such directory")
