@@ -211,6 +211,27 @@ class DaemonProcess(ProgramProcess):
         return self.events.wait_for_count("disconnected", 1, vm=vm)[0]
 
 
+@contextlib.contextmanager
+def doomed_daemon(directory: Path, *options: str) -> Iterator[DaemonProcess]:
+    """A daemon that is killed at the end of the block, whatever it is doing then."""
+    daemon = DaemonProcess(directory, *options)
+    try:
+        yield daemon
+    finally:
+        daemon.kill()
+
+
+def process_state(directory: Path) -> str:
+    """Return the state of a process or a thread, by its directory in /proc, as one letter (proc(5))."""
+    return (directory / "stat").read_text(encoding="ascii").rpartition(") ")[2][0]
+
+
+def stall(pid: int) -> None:
+    """Stop a process where it stands (SIGSTOP), and wait until it does."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: process_state(Path(f"/proc/{pid}")) == "T", "the process stands still")
+
+
 def open_fds(pid: int) -> dict[int, str]:
     """Return what every open file descriptor of a process refers to, by number."""
     found: dict[int, str] = {}

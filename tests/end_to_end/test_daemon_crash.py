@@ -5,8 +5,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -21,7 +20,7 @@ from protocol.vhost_user_codec import build_message
 from protocol.virtio import feature_mask
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue
 from tests.end_to_end.conftest import Scene
-from tests.end_to_end.harness import DaemonProcess, unchanged_fds, until
+from tests.end_to_end.harness import DaemonProcess, doomed_daemon, stall, unchanged_fds, until
 from tests.end_to_end.virtual_machine import (
     DATA_AT,
     GUEST_BASE,
@@ -98,23 +97,6 @@ def attach_again(
         machine.client.perform(machine.frontend.start_queue(queue.index, queue.setup, start_at))
 
 
-@contextmanager
-def doomed_daemon(directory: Path, *options: str) -> Iterator[DaemonProcess]:
-    """A daemon that is killed at the end of the block, whatever it is doing then."""
-    daemon = DaemonProcess(directory, *options)
-    try:
-        yield daemon
-    finally:
-        daemon.kill()
-
-
-def stall(daemon: DaemonProcess) -> None:
-    """Stop a daemon where it stands, and wait until it does."""
-    daemon.signal(signal.SIGSTOP)
-    stat = Path(f"/proc/{daemon.pid}/stat")
-    until(lambda: stat.read_text(encoding="ascii").rpartition(") ")[2][0] == "T", "the daemon is stopped")
-
-
 def assert_nothing_more(queue: TestQueue, used: int) -> None:
     """Check that the device gave back ``used`` chains in the life of the ring, and none a second time."""
     assert queue.ring.used[1] == used
@@ -130,7 +112,7 @@ def test_a_report_outstanding_when_the_connection_drops_is_served_once(scene: Sc
     machine.check_alive()
     for rounds in range(1, 4):
         machine.ram.touch(DATA_AT, 4 * MIB)
-        stall(scene.daemon)
+        stall(scene.daemon.pid)
         try:
             machine.submit([(DATA_AT, 2 * MIB)])
             machine.submit([(DATA_AT + 2 * MIB, 2 * MIB)])
@@ -158,7 +140,7 @@ def test_a_daemon_killed_before_it_took_a_chain_leaves_it_to_its_successor(tmp_p
             file = start_tracked(machine) if tracked else None
             machine.check_alive()
             machine.ram.touch(DATA_AT, MIB)
-            stall(daemon)
+            stall(daemon.pid)
             machine.submit([(DATA_AT, MIB)])
         with DaemonProcess(tmp_path) as successor:
             attach_again(machine, successor.socket_path, file)

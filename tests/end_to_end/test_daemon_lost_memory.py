@@ -10,9 +10,8 @@ from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_ring import VIRTQ_DESC_F_WRITE
 from tests.end_to_end.conftest import Scene
 from tests.end_to_end.harness import DaemonProcess
-from tests.end_to_end.virtual_machine import GUEST_BASE, RAM_BYTES, WANTED, Ram, VirtualMachine
+from tests.end_to_end.virtual_machine import GUEST_BASE, RAM_BYTES, USER_BASE, WANTED, Ram, VirtualMachine
 
-AVAILABLE_AT = 0x4000
 CUT_SHORT = "the memory below the ring was cut short"
 DIRECT = WANTED & ~feature_mask(FeatureBit.RING_INDIRECT_DESC, FeatureBit.RING_EVENT_IDX)
 
@@ -66,7 +65,7 @@ def test_what_is_left_of_a_ring_has_nothing_discarded(scene: Scene) -> None:
     machine.ram.map[queue.offset : queue.offset + len(old)] = old
     queue.ring.avail[1] = queue.ring.used[1] = 0xFFFF  # after this, an index of zero means one more chain
     machine.ask_each(queue.messages(base=0xFFFF))
-    os.ftruncate(machine.ram.fd, queue.offset + AVAILABLE_AT)
+    os.ftruncate(machine.ram.fd, queue.setup.available - USER_BASE)
     queue.kick()
     assert scene.daemon.events.wait("queue_stopped", vm=machine.client.number)["reason"] == CUT_SHORT
     scene.expect(machine, ("queue_stopped", str(queue.index)))

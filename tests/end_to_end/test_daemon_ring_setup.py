@@ -10,7 +10,7 @@ from protocol.memory import PAGE_SIZE, UserAddress
 from protocol.vhost_user import FrontendRequest, VringAddress, VringFile, VringState
 from protocol.virtio import PROTOCOL_FEATURES, FeatureBit, feature_mask
 from tests.end_to_end.conftest import Scene
-from tests.end_to_end.harness import unchanged_fds, until
+from tests.end_to_end.harness import process_state, unchanged_fds, until
 from tests.end_to_end.virtual_machine import (
     DATA_AT,
     MIB,
@@ -223,12 +223,7 @@ def wait_for_the_last_look(scene: Scene, machine: VirtualMachine) -> None:
     machine.ask(ENABLE, VringState(REPORTING, 1))
     until(lambda: ring.used[ring.avail_event_at] == ring.avail[1], "the worker asks for a kick")
     threads = Path(f"/proc/{scene.daemon.pid}/task")
-    until(
-        lambda: all(
-            (each / "stat").read_text(encoding="ascii").rpartition(") ")[2][0] == "S" for each in threads.iterdir()
-        ),
-        "every thread sleeps",
-    )
+    until(lambda: {process_state(thread) for thread in threads.iterdir()} == {"S"}, "every thread sleeps")
 
 
 def test_memory_that_is_no_ring_any_more_is_not_touched(scene: Scene) -> None:

@@ -4,13 +4,21 @@ import contextlib
 import re
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.end_to_end.harness import DaemonProcess, Event, ProgramProcess, open_fds, until
+from tests.end_to_end.harness import (
+    DaemonProcess,
+    Event,
+    ProgramProcess,
+    doomed_daemon,
+    open_fds,
+    process_state,
+    stall,
+    until,
+)
 
 MIB: Final = 1 << 20
 BUSY: Final = (
@@ -78,27 +86,6 @@ GONE: Final = r"back-end gone(: Connection reset by peer)?; waiting for a back-e
 BACK: Final = "attached again"
 
 
-@contextlib.contextmanager
-def doomed_daemon(directory: Path) -> Iterator[DaemonProcess]:
-    """A daemon that does not survive the block, whatever state the block left it in."""
-    daemon = DaemonProcess(directory)
-    try:
-        yield daemon
-    finally:
-        daemon.kill()
-
-
-def stall(daemon: DaemonProcess) -> None:
-    """Stop a daemon where it stands (SIGSTOP), and wait until it does."""
-    daemon.signal(signal.SIGSTOP)
-    until(lambda: process_state(daemon) == "T", "the daemon is stopped")
-
-
-def process_state(process: ProgramProcess) -> str:
-    """Return the state of a process as one letter."""
-    return Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii").rpartition(") ")[2][0]
-
-
 # -- daemons that die -------------------------------------------------------------------------------------------------
 
 
@@ -126,7 +113,7 @@ def test_a_report_outstanding_when_the_daemon_dies_comes_back_whole(tmp_path: Pa
         with doomed_daemon(tmp_path) as daemon:
             guest = stack.enter_context(Guest(daemon.socket_path, *BUSY))
             guest.wait_for_report()
-            stall(daemon)
+            stall(daemon.pid)
             guest.wait_until_stuck()
             missing = guest.missing()
             assert missing > 0
@@ -188,7 +175,7 @@ def test_a_guest_that_waits_for_a_daemon_can_be_ended(tmp_path: Path) -> None:
 def test_a_stalled_daemon_that_goes_on_acknowledges_what_it_was_given(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon, Guest(daemon.socket_path, *BUSY) as guest:
         guest.wait_for_report()
-        stall(daemon)
+        stall(daemon.pid)
         guest.wait_until_stuck()
         acknowledged = len(guest.events.all("report"))
         daemon.signal(signal.SIGCONT)
@@ -204,7 +191,7 @@ def test_a_stalled_daemon_that_goes_on_acknowledges_what_it_was_given(tmp_path: 
 def test_a_guest_can_be_ended_while_a_stalled_daemon_holds_its_report(number: signal.Signals, tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon, Guest(daemon.socket_path, *BUSY) as guest:
         guest.wait_for_report()
-        stall(daemon)
+        stall(daemon.pid)
         guest.wait_until_stuck()
         guest.signal(number)
         assert guest.wait() == 0
@@ -216,7 +203,7 @@ def test_a_guest_can_be_ended_while_a_stalled_daemon_holds_its_report(number: si
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_guest_that_a_stalled_daemon_never_answered_can_be_ended(number: signal.Signals, tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon:
-        stall(daemon)
+        stall(daemon.pid)
         guest = Guest(daemon.socket_path, "--memory", "64M")
         try:
             until(lambda: is_waiting_for_an_answer(guest), "the guest has connected")
@@ -232,10 +219,11 @@ def test_a_guest_that_a_stalled_daemon_never_answered_can_be_ended(number: signa
 
 def is_waiting_for_an_answer(process: ProgramProcess) -> bool:
     """Whether a guest handles SIGTERM by now, has a socket beside the event loop's own two, and sleeps."""
-    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    directory = Path(f"/proc/{process.pid}")
+    status = (directory / "status").read_text(encoding="ascii")
     caught = int(status.partition("SigCgt:")[2].split()[0], 16)
     sockets = sum(name.startswith("socket:") for name in open_fds(process.pid).values())
-    return bool(caught & 1 << (signal.SIGTERM - 1)) and sockets == 3 and process_state(process) == "S"
+    return bool(caught & 1 << (signal.SIGTERM - 1)) and sockets == 3 and process_state(directory) == "S"
 
 
 def test_a_successor_that_stalls_is_waited_for_and_the_guest_can_be_ended(tmp_path: Path) -> None:
@@ -243,7 +231,7 @@ def test_a_successor_that_stalls_is_waited_for_and_the_guest_can_be_ended(tmp_pa
         with doomed_daemon(tmp_path) as daemon:
             guest = stack.enter_context(Guest(daemon.socket_path, *BUSY))
             guest.wait_for_report()
-            stall(daemon)
+            stall(daemon.pid)
         daemon.socket_path.unlink()
         with socket.socket(socket.AF_UNIX) as successor:
             successor.bind(str(daemon.socket_path))

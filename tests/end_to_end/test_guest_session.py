@@ -1,6 +1,5 @@
 """What happens in the life of a session between the emulated guest and a real daemon, and what it does to memory."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -10,7 +9,7 @@ import pytest
 from guest.control import ask
 from host.control_client import ask as ask_daemon
 from protocol.errors import BalloonError
-from tests.end_to_end.harness import DaemonProcess, ProgramProcess, until
+from tests.end_to_end.harness import DaemonProcess, ProgramProcess, doomed_daemon, until
 
 MIB: Final = 1 << 20
 MACHINE: Final = (
@@ -142,16 +141,6 @@ def test_kicks_and_interrupts_travel_as_messages(ring: str, daemon: DaemonProces
 
 
 # -- the next daemon --------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def doomed_daemon(directory: Path, *options: str) -> Iterator[DaemonProcess]:
-    """A daemon that is killed at the end of the block."""
-    daemon = DaemonProcess(directory, *options)
-    try:
-        yield daemon
-    finally:
-        daemon.kill()
 
 
 @pytest.mark.parametrize("ring", ["split", "packed"])

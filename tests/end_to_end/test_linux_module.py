@@ -15,7 +15,7 @@ import pytest
 
 from protocol.units import MIB
 from scripts.qmp_client import CommandError, QmpClient
-from tests.end_to_end.harness import DaemonProcess, mappings_of_files, until
+from tests.end_to_end.harness import DaemonProcess, mappings_of_files, stall, until
 from tests.end_to_end.linux_guest import INSMOD, MODULE, RMMOD, LinuxGuest
 from tests.end_to_end.virtual_machine import Client
 
@@ -50,9 +50,8 @@ class RingPages:
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """Keep a process from running, so that whatever changes in its memory is somebody else's doing."""
-    os.kill(pid, signal.SIGSTOP)
     try:
-        until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "the process stops")
+        stall(pid)
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
