@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from protocol.command_line import Parser, option_type, path_option, run_command
 from protocol.errors import BalloonError, UsageError
 from protocol.memory import PAGE_SIZE
+from protocol.process.command_line import Parser, option_type, path_option, run_command
 from protocol.units import GIB, parse_size
 
 if TYPE_CHECKING:
-    from guest.attachment_options import AttachmentOptions
-    from guest.ring_memory import RingOptions
+    from guest.vhost_user.attachment_options import AttachmentOptions
+    from guest.virtqueue.ring_memory import RingOptions
 
 PROGRAM: Final = "balloon-guest"
 MEMORY_MIN: Final = 16 << 20
@@ -122,7 +122,7 @@ def _add_layout(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_virtqueues(parser: argparse.ArgumentParser) -> None:
-    from guest.ring_memory import QUEUE_SIZE
+    from guest.virtqueue.ring_memory import QUEUE_SIZE
 
     rings = parser.add_argument_group("the device's virtqueues")
     rings.add_argument("--ring", choices=("split", "packed"), default="split", help="format (default: split)")
@@ -154,7 +154,7 @@ def _add_virtqueues(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_watching(parser: argparse.ArgumentParser) -> None:
-    from guest.mm.vmstat import VIEWS
+    from guest.mm.views.vmstat import VIEWS
 
     watch = parser.add_argument_group("watching")
     watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
@@ -182,7 +182,7 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    from guest.workload import WORKLOAD_HELP, parse_workload
+    from guest.workloads.workload import WORKLOAD_HELP, parse_workload
 
     parser = Parser(
         prog=PROGRAM,
@@ -244,7 +244,7 @@ def _ask(path: str, view: str) -> int:
 
 
 def _ring_options(arguments: argparse.Namespace) -> "RingOptions":
-    from guest.ring_memory import RingOptions
+    from guest.virtqueue.ring_memory import RingOptions
 
     return RingOptions(
         size=arguments.queue_size,
@@ -256,7 +256,7 @@ def _ring_options(arguments: argparse.Namespace) -> "RingOptions":
 
 
 def _attachment_options(arguments: argparse.Namespace) -> "AttachmentOptions":
-    from guest.attachment_options import AttachmentOptions
+    from guest.vhost_user.attachment_options import AttachmentOptions
 
     byte = arguments.page_poison
     return AttachmentOptions(
@@ -270,7 +270,7 @@ def _attachment_options(arguments: argparse.Namespace) -> "AttachmentOptions":
 def _run(arguments: argparse.Namespace) -> int:
     from guest.vmm import VirtualMachine, VmmOptions
     from guest.workloads.memhog import Idle
-    from protocol.events import open_event_log
+    from protocol.process.events import open_event_log
     from protocol.virtio_ring import refuse_big_endian
 
     refuse_big_endian()

@@ -1,8 +1,7 @@
 """Drives the balloon, its statistics and free page hinting over the device of the moment.
 
-What is to be done when is decided by :mod:`guest.balloon` and :mod:`guest.free_page_hinting`; here it is put into guest
-memory, handed over, waited for and told of in events. Must not know: sockets, workloads.
-"""
+What is to be done when is decided by :mod:`guest.balloon.balloon` and :mod:`guest.balloon.free_page_hinting`; here it
+is put into guest memory, handed over, waited for and told of in events."""
 
 import asyncio
 import time
@@ -11,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from guest.attachment import Attachment
-from guest.balloon import VIRTIO_BALLOON_ARRAY_PFNS_MAX, Balloon, OutOfPuff, Step, TellHost, UpdateSize
-from guest.balloon_statistics import balloon_statistics
-from guest.free_page_hinting import (
+from guest.balloon.balloon import VIRTIO_BALLOON_ARRAY_PFNS_MAX, Balloon, OutOfPuff, Step, TellHost, UpdateSize
+from guest.balloon.balloon_statistics import balloon_statistics
+from guest.balloon.free_page_hinting import (
     VIRTIO_BALLOON_CMD_ID_DONE,
     VIRTIO_BALLOON_CMD_ID_STOP,
     VIRTIO_BALLOON_HINT_BLOCK_ORDER,
@@ -22,15 +20,16 @@ from guest.free_page_hinting import (
     Hint,
     SendBlock,
 )
+from guest.balloon.page_poison import PagePoison
 from guest.machine import Machine
 from guest.mm.mmzone import MigrateType
-from guest.page_poison import PagePoison
 from guest.ram import GuestRam
-from guest.virtqueue import Buffer
+from guest.vhost_user.attachment import Attachment
+from guest.virtqueue.virtqueue import Buffer
 from protocol.balloon_statistics import STATISTIC_SIZE, StatisticTag, build_statistics
 from protocol.errors import UsageError
-from protocol.events import EventLog
 from protocol.memory import PAGE_SIZE
+from protocol.process.events import EventLog
 from protocol.virtio_balloon import CONFIG_ACTUAL, PFN_SIZE, BalloonConfig, BalloonQueue
 
 _COMMAND_SIZE = 4

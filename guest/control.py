@@ -3,8 +3,6 @@
 A client that says nothing, says something else, says too much, or does not read the answer is given up after
 ``DEADLINE`` seconds, and there are never more than ``CONNECTIONS`` of them: whatever they do, the guest goes on.
 A client that goes away does not undo what it asked for.
-
-Must not know: what the answers are about.
 """
 
 import asyncio

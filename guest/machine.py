@@ -1,8 +1,6 @@
 """The emulated machine as its programs see it: pages to allocate, to keep something in, and to free.
 
 Every page allocated is written and, before it is freed, read again: a device that discards a page in use is found out.
-
-Must not know: time, the device, how memory is backed.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +25,7 @@ class PageContent(Protocol):
 
 
 class Poison(Protocol):
-    """The pattern that free pages hold; :class:`guest.page_poison.PagePoison` is one."""
+    """The pattern that free pages hold; :class:`guest.balloon.page_poison.PagePoison` is one."""
 
     def restore(self, pfn: int, pages: int) -> None:
         """Make pages that held it before they were used hold it again."""
@@ -37,7 +35,7 @@ class Poison(Protocol):
 
 
 class Recorder(Protocol):
-    """Who is told everything that workloads do; :class:`guest.allocation_trace.TraceWriter` is one."""
+    """Who is told everything that workloads do; :class:`guest.workloads.allocation_trace.TraceWriter` is one."""
 
     def allocated(self, number: int, order: int, migratetype: MigrateType) -> None:
         """A block was allocated. ``number`` names it until it is freed."""

@@ -1,8 +1,6 @@
 """The guest's memory: a memfd that the device gets to see, and the content of its pages.
 
 The memfd is sealed against being cut short, so that a device may map its ring pages without fear.
-
-Must not know: which pages are free, who uses them.
 """
 
 import errno

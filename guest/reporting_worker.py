@@ -1,16 +1,13 @@
-"""Gives the page reporter its turns, and carries its reports to the device of the moment.
-
-Must not know: how reporters walk, sockets.
-"""
+"""Gives the page reporter its turns, and carries its reports to the device of the moment."""
 
 import asyncio
 import time
 
-from guest.attachment import Attachment
-from guest.mm.page_reporting import PageReporter, Report
-from guest.virtio_balloon import report_buffers
-from protocol.events import EventLog
+from guest.balloon.virtio_balloon import report_buffers
+from guest.mm.reporting.page_reporting import PageReporter, Report
+from guest.vhost_user.attachment import Attachment
 from protocol.memory import PAGE_SIZE
+from protocol.process.events import EventLog
 from protocol.virtio_balloon import BalloonQueue
 
 

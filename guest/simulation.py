@@ -2,8 +2,6 @@
 
 An hour of a 64 GiB guest takes seconds, and the same seed gives the same run bit for bit.
 
-Must not know: real time, the ring, how a reporter or a workload works.
-
 Theory. There is one queue of events, ordered by time and, at equal times, by the order in which they were put there.
 Guest CPUs are free: an allocation, a fault or a walk over a list takes no virtual time (walks are counted, see
 ``ReportingStatistics``). What takes time is a delay that a workload or a reporter asked for, and the device: it works
@@ -29,9 +27,9 @@ from typing import Final, NamedTuple
 from guest.machine import Machine
 from guest.mm.errors import CorruptionError
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.page_reporting import PageReporter, Report
-from guest.workload import Workload
+from guest.mm.reporting.page_reporting import PageReporter, Report
 from guest.workloads.steps import OutOfMemoryError
+from guest.workloads.workload import Workload
 from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB

@@ -1,7 +1,5 @@
 """The virtual machine monitor of the emulated guest: ties memory, allocator, reporter, driver and workloads together
 and gives each of them its turn.
-
-Must not know: how reporters walk, what messages look like.
 """
 
 import asyncio
@@ -16,30 +14,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from guest.allocation_trace import TraceWriter
-from guest.attachment import Attachment
-from guest.attachment_options import AttachmentOptions
+from guest.balloon.page_poison import PagePoison
 from guest.balloon_worker import BalloonWorker
 from guest.control import Answers, ControlServer
-from guest.device_commands import device_commands
 from guest.machine import Machine
-from guest.mm.buddyinfo import shape_memory
 from guest.mm.mm_init import x86_64_zones
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.page_reporting import PageReporter
-from guest.mm.reporters import make_reporter
-from guest.mm.vmstat import VIEWS, buddyinfo
-from guest.page_poison import PagePoison
+from guest.mm.reporting.page_reporting import PageReporter
+from guest.mm.reporting.reporters import make_reporter
+from guest.mm.views.buddyinfo import shape_memory
+from guest.mm.views.vmstat import VIEWS, buddyinfo
 from guest.ram import GuestRam
-from guest.record_file import RecordFile
 from guest.reporting_worker import ReportingWorker
-from guest.ring_memory import allocate_rings
-from guest.workload import Workload
+from guest.vhost_user.attachment import Attachment
+from guest.vhost_user.attachment_options import AttachmentOptions
+from guest.vhost_user.device_commands import device_commands
+from guest.virtqueue.ring_memory import allocate_rings
+from guest.workloads.allocation_trace import TraceWriter
+from guest.workloads.record_file import RecordFile
 from guest.workloads.steps import OutOfMemoryError
-from protocol.command_line import give_up_standard_output
+from guest.workloads.workload import Workload
 from protocol.errors import BalloonError, UsageError
-from protocol.events import EventLog
 from protocol.memory import PAGE_SIZE
+from protocol.process.command_line import give_up_standard_output
+from protocol.process.events import EventLog
 
 MEMORY_EVENT_INTERVAL: Final = 0.25
 RECONNECT_INTERVAL: Final = 0.2

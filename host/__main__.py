@@ -12,13 +12,13 @@ import sys
 import time
 from collections.abc import Sequence
 
-from host.balloon_statistics import STATISTICS_INTERVAL_MAX
-from host.lost_memory import guard_mappings
-from host.offered_features import FEATURE_NAMES, feature_names, parse_features, switch_features
-from host.queue_numbers import AUTO, CHOICES
-from host.virtio_balloon import OFFERED
-from protocol.command_line import DISTRIBUTION, Parser, option_type, path_option, run_command
+from host.balloon.balloon_statistics import STATISTICS_INTERVAL_MAX
+from host.balloon.offered_features import FEATURE_NAMES, feature_names, parse_features, switch_features
+from host.balloon.virtio_balloon import OFFERED
+from host.memory.sigbus import guard_mappings
+from host.vhost_user.queue_numbers import AUTO, CHOICES
 from protocol.errors import UsageError
+from protocol.process.command_line import DISTRIBUTION, Parser, option_type, path_option, run_command
 from protocol.units import format_size, parse_size
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
 
@@ -127,7 +127,7 @@ def print_capabilities() -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from host.daemon import Daemon, DaemonOptions  # late: --help and --print-capabilities are quick
-    from protocol.events import open_event_log
+    from protocol.process.events import open_event_log
     from protocol.virtio_ring import refuse_big_endian
 
     refuse_big_endian()
@@ -191,7 +191,7 @@ def parse_interval(text: str) -> int:
 
 
 def _ask(words: Sequence[str]) -> int:
-    from host.control_client import ask, parse_arguments
+    from host.control.control_client import ask, parse_arguments
 
     if len(words) < 2:
         raise UsageError("--ask needs the PATH of a control socket and a COMMAND, for example query-vms")

@@ -3,8 +3,6 @@
 The front-end may at this moment be waiting for us on the other socket, so requests are sent without asking for an
 acknowledgement, and what comes back is thrown away. A request that finds the channel full waits until there is room;
 one that waits already is not added again: it tells the front-end to look, and one look sees everything.
-
-Must not know: rings, what a request means.
 """
 
 import asyncio

@@ -1,7 +1,6 @@
-"""One virtual machine's connection: reads its messages, performs what :mod:`host.backend` decides, owns all its
+"""One virtual machine's connection: reads its messages, performs what :mod:`host.vhost_user.backend` decides, owns all
+its
 file descriptors, and gives all of them up when the front-end goes away, whatever it was in the middle of.
-
-Must not know: other virtual machines.
 """
 
 import array
@@ -15,7 +14,20 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Final
 
-from host.actions import (
+from host.backend_channel import BackendChannel
+from host.balloon.virtio_balloon import VirtioBalloon
+from host.control.vm_control import VmControl
+from host.descriptors.received_file import close_aside, served_elsewhere
+from host.events.chain_events import ChainEvents
+from host.events.event_limit import EventLimit
+from host.events.metrics import VmMetrics
+from host.memory.guest_memory import GuestMemory
+from host.migration.device_state import DeviceState
+from host.migration.migration import Migration
+from host.migration.travelling_state import build_state, restore_state
+from host.ring.queue_files import CallFile, QueueFiles
+from host.ring.ring_service import RingService, Turn
+from host.vhost_user.actions import (
     Action,
     AddRegion,
     Announce,
@@ -29,22 +41,9 @@ from host.actions import (
     StartRing,
     StopRing,
 )
-from host.backend import Backend, Reply
-from host.backend_channel import BackendChannel
-from host.chain_events import ChainEvents
-from host.device_setup import DeviceSetup
-from host.device_state import DeviceState
-from host.event_limit import EventLimit
-from host.guest_memory import GuestMemory
-from host.metrics import VmMetrics
-from host.migration import Migration
-from host.queue_files import CallFile, QueueFiles
-from host.received_file import close_aside, served_elsewhere
-from host.ring_service import RingService, Turn
-from host.session import MustClose, Session
-from host.travelling_state import build_state, restore_state
-from host.virtio_balloon import VirtioBalloon
-from host.vm_control import VmControl
+from host.vhost_user.backend import Backend, Reply
+from host.vhost_user.device_setup import DeviceSetup
+from host.vhost_user.session import MustClose, Session
 from protocol.errors import FramingError, SessionEnded, VhostUserError
 from protocol.vhost_user import FDS_MAX, BackendRequest, FrontendRequest, VringState
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader, build_message

@@ -1,7 +1,4 @@
-"""The daemon: one listening socket (or one connected one), many virtual machines, none waiting for another.
-
-Must not know: messages, rings.
-"""
+"""The daemon: one listening socket (or one connected one), many virtual machines, none waiting for another."""
 
 import asyncio
 import contextlib
@@ -18,19 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from host.balloon.free_page_hinting import COMMAND_ID_FIRST, COMMAND_IDS, FreePageHinting
+from host.balloon.virtio_balloon import VirtioBalloon
 from host.connection import Connection
-from host.control import ControlServer
-from host.control_commands import ControlCommands, logical_size
-from host.dirty_log import CAN_LOG
-from host.free_page_hinting import COMMAND_ID_FIRST, COMMAND_IDS, FreePageHinting
-from host.listening_socket import ListeningSocket, inherited_socket
-from host.qmp import build_version
-from host.queue_numbers import AUTO, QueueNumbers
-from host.session import OFFERED_PROTOCOL_FEATURES, Session
-from host.virtio_balloon import VirtioBalloon
-from host.vm_control import VmControl
-from protocol.command_line import DISTRIBUTION, version
-from protocol.events import EventLog
+from host.control.control_commands import ControlCommands, logical_size
+from host.control.control_server import ControlServer
+from host.control.qmp import build_version
+from host.control.vm_control import VmControl
+from host.migration.dirty_log import CAN_LOG
+from host.vhost_user.queue_numbers import AUTO, QueueNumbers
+from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
+from protocol.process.command_line import DISTRIBUTION, version
+from protocol.process.events import EventLog
+from protocol.process.listening_socket import ListeningSocket, inherited_socket
 from protocol.vhost_user import ProtocolFeature
 from protocol.virtio import LOG_ALL, feature_mask
 from protocol.virtio_balloon import BalloonConfig
@@ -46,9 +43,9 @@ most one for each of its queues, so guests that are slow on purpose leave enough
 class DaemonOptions:
     """How the daemon was asked to run. Exactly one of ``socket_path`` and ``fd`` is given.
 
-    ``queue_numbers`` is one of :data:`host.queue_numbers.CHOICES`. ``in_band`` offers notifications as messages.
-    ``control_path`` is where the control socket shall be, if there shall be one. Statistics are asked for every
-    ``statistics_interval`` seconds, or for 0 only on demand.
+    ``queue_numbers`` is one of :data:`host.vhost_user.queue_numbers.CHOICES`. ``in_band`` offers notifications as
+    messages. ``control_path`` is where the control socket shall be, if there shall be one. Statistics are asked for
+    every ``statistics_interval`` seconds, or for 0 only on demand.
     """
 
     socket_path: Path | None

@@ -2,8 +2,6 @@
 
 A region has two addresses: *guest* addresses stand in descriptors, *user* addresses (the front-end's own virtual ones)
 only in SET_VRING_ADDR. Source: vhost-user specification, "Memory region description".
-
-Must not know: file descriptors, mappings, messages.
 """
 
 from bisect import bisect_right

@@ -6,8 +6,6 @@ descriptor are one 16-bit store, the last of all, and an event area is one 32-bi
 
 **Positions.** A descriptor's index and the wrap counter of the lap that it belongs to make one 16-bit *position*, the
 counter in bit 15: the form that event areas and GET_VRING_BASE have.
-
-Must not know: mappings, guest memory, what a buffer means.
 """
 
 import struct

@@ -1,8 +1,6 @@
 """Both formats of a virtqueue where only their sizes matter: how long the three parts are, and how they are viewed.
 
 Source: virtio 1.2, 2.6 (the three areas), 2.7 and 2.8.
-
-Must not know: mappings, guest memory, what a buffer means.
 """
 
 from dataclasses import dataclass

@@ -2,8 +2,6 @@
 
 Source: virtio 1.2, 2.7. Both halves of a ring read and write it through :class:`SplitRing`; who may write which field
 is theirs to know. The rules of shared memory are those of :mod:`protocol.virtio_ring`.
-
-Must not know: mappings, guest memory, what a buffer means.
 """
 
 import struct

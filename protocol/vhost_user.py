@@ -4,7 +4,7 @@ Source: the vhost-user specification (QEMU ``docs/interop/vhost-user.rst``), sec
 "Front-end message types". Numbers are in the machine's byte order, which for this project is little-endian.
 
 Only syntax lives here: how a payload looks and how many file descriptors may ride on it. What a message *does* is the
-session's business (``host/session.py``, ``guest/frontend.py``).
+session's business (``host/vhost_user/session.py``, ``guest/vhost_user/frontend.py``).
 """
 
 from collections.abc import Callable

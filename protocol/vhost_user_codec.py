@@ -4,8 +4,6 @@ A :class:`MessageReader` is fed bytes and received file descriptors and gives wh
 descriptor for longer than it takes to hand it out: whoever takes a message closes what came with it.
 
 Source: vhost-user specification, "Header" and "Ancillary data": file descriptors ride on the first byte of a header.
-
-Must not know: sockets, sessions, what was negotiated.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,6 @@
 """The balloon device on the wire: feature bits, configuration space, queues, statistics tags.
 
-Source: virtio 1.2, 5.5. Must not know: rings, sockets, what discarding means.
-"""
+Source: virtio 1.2, 5.5."""
 
 from dataclasses import dataclass, replace
 from enum import Enum, IntEnum

@@ -6,13 +6,9 @@ Source: virtio 1.2, 2.7 (split virtqueues) and 2.8 (packed virtqueues). The form
 **Shared memory rules.** Ring fields are single aligned loads and stores through a ``memoryview.cast`` view.
 ``struct.pack_into`` never touches a field that the other side may be reading: it stores zeros first. Descriptors are
 read as one copy of 16 bytes and judged by that copy only.
-
-Must not know: mappings, guest memory, what a buffer means.
 """
 
-import platform
 import sys
-import threading
 from typing import Final
 
 from protocol.errors import BalloonError, VirtqueueError
@@ -75,33 +71,3 @@ def refuse_big_endian() -> None:
     """Raise :class:`BalloonError` on a big-endian machine: the views of a ring use native byte order."""
     if sys.byteorder != "little":
         raise BalloonError("vhost-user-balloon runs on little-endian machines only")
-
-
-_fence_lock = threading.Lock()
-
-
-def full_fence() -> None:
-    """Order every earlier store before every later load, as seen by a process on another processor.
-
-    This is the store-then-load order that event suppression needs, and that no processor gives by itself: publish an
-    index, *then* look whether the other side went to sleep. Taking and releasing a lock is a locked read-modify-write
-    on x86-64, a full barrier at once. On AArch64 acquire and release alone let the store sink below the load; a
-    release followed by a second acquire of the same lock does not, hence the pair is done twice.
-    """
-    with _fence_lock:
-        pass
-    with _fence_lock:
-        pass
-
-
-_ACCESSES_KEEP_ORDER = platform.machine() in ("x86_64", "AMD64", "i686")
-
-
-def order_accesses() -> None:
-    """Keep loads behind earlier loads and stores behind earlier stores, as seen by another processor.
-
-    Needed between an index and the entries that it publishes, on both sides. x86 keeps these orders by itself, so there
-    it costs nothing; elsewhere it is :func:`full_fence`.
-    """
-    if not _ACCESSES_KEEP_ORDER:
-        full_fence()

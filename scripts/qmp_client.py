@@ -1,7 +1,6 @@
 """A blocking client of QMP, the QEMU machine protocol: for QEMU's own monitor and for the daemon's control socket.
 
-Source: QEMU's "QEMU Machine Protocol Specification". Must not know: what the commands do.
-"""
+Source: QEMU's "QEMU Machine Protocol Specification"."""
 
 import json
 import socket

@@ -1,10 +1,4 @@
-"""``build``: the staircase of a large compilation. Must not know: the device, real time.
-
-What it is made of: object files and sources, which stay in the cache and grow with every step; compilers, several at a
-time, each of which takes memory in many small pieces, gives some of it back all the time and the rest when it exits;
-and at the end of each step a linker, which takes a lot in large blocks. So memory in use climbs in steps, with teeth on
-each step and a peak at its end, and many free blocks have something small in the middle of them.
-"""
+"""``build``: the staircase of a large compilation."""
 
 import random
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""``churn``: blocks of random sizes with random lifetimes. Must not know: the device, real time."""
+"""``churn``: blocks of random sizes with random lifetimes."""
 
 import heapq
 import itertools

@@ -1,4 +1,4 @@
-"""``idle`` and ``memhog``: nothing at all, and all memory at once. Must not know: the device, real time."""
+"""``idle`` and ``memhog``: nothing at all, and all memory at once."""
 
 from dataclasses import dataclass
 from typing import Final

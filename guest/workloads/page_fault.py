@@ -1,7 +1,6 @@
 """``page_fault1`` and ``page_fault2``: the two tests of will-it-scale that free page reporting was measured with.
 
-Each task maps a region, touches every page of it, unmaps it, and begins again. Must not know: the device, real time.
-"""
+Each task maps a region, touches every page of it, unmaps it, and begins again."""
 
 import random
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""``pagecache``: reads files until memory is full of them, then drops them. Must not know: the device, real time."""
+"""``pagecache``: reads files until memory is full of them, then drops them."""
 
 import random
 from dataclasses import dataclass

@@ -1,11 +1,11 @@
-"""``trace:FILE``: does again what a trace says. Must not know: the device, real time, where the trace came from."""
+"""``trace:FILE``: does again what a trace says."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, nextafter
 
-from guest.allocation_trace import Alloc, Free, Phase, TraceEvent
 from guest.machine import Block, Machine
+from guest.workloads.allocation_trace import Alloc, Free, Phase, TraceEvent
 from guest.workloads.steps import OutOfMemoryError, Steps, free_all, wait_for_block
 
 

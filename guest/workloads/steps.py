@@ -2,8 +2,7 @@
 
 A workload is a generator: it acts on a :class:`~guest.machine.Machine` and yields the seconds to let pass before it
 goes on, zero to let others have a turn. It has no clock: the same seed gives the same sequence, in real time as in
-virtual time. Must not know: the device, real time, any particular workload.
-"""
+virtual time."""
 
 import heapq
 import itertools

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final, TextIO
 
-from protocol.command_line import Parser, run_command
 from protocol.errors import BalloonError, UsageError
+from protocol.process.command_line import Parser, run_command
 from scripts.benchmarks import (
     balloon,
     bare_loop,

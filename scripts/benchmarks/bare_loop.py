@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from host.discard import punch_hole
+from host.memory.discard import punch_hole
 from scripts.benchmarks.figures import BenchmarkError
 from scripts.benchmarks.process import end_process, environment
 

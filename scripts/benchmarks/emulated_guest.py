@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.reporters import make_reporter
-from guest.mm.zone_reporting import DELAY
+from guest.mm.reporting.reporters import make_reporter
+from guest.mm.reporting.zone_reporting import DELAY
 from guest.ram import GuestRam
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, MIB, format_size

@@ -1,7 +1,4 @@
-"""What a figure is: a promise with a bar, and a result that keeps it or does not.
-
-Must not know: how anything is measured.
-"""
+"""What a figure is: a promise with a bar, and a result that keeps it or does not."""
 
 import math
 import statistics

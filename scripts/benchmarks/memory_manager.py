@@ -1,7 +1,5 @@
 """The memory manager alone, without processes or a device: pairs a second, what an idle reporter costs, a large boot.
 
-Must not know: the daemon, the ring.
-
 What is quick is timed by the processor time of this thread, so a busy system disturbs it little; what a person waits
 for (``boot-1t``, ``virtual-hour``) by the clock. Everything that is compared runs in turns within the same round.
 """
@@ -15,10 +13,10 @@ from functools import partial
 from typing import Any, Final
 
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.page_reporting import PageReporter
-from guest.mm.reporters import make_reporter
+from guest.mm.reporting.page_reporting import PageReporter
+from guest.mm.reporting.reporters import make_reporter
 from guest.simulation import DEVICE_CAPACITY, Simulation
-from guest.workload import parse_workload
+from guest.workloads.workload import parse_workload
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, format_size
 from scripts.benchmarks.figures import Bench, Benchmark, BenchmarkError, Figure, Result, median_ratio

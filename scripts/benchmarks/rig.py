@@ -2,8 +2,6 @@
 
 The machine speaks real vhost-user and drives real rings, but it waits in blocking system calls and does nothing else,
 so that what is measured is the daemon and not the machine.
-
-Must not know: what is measured.
 """
 
 import contextlib
@@ -18,12 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeVar
 
-from guest.frontend import Call, Frontend, QueueSetup
+from guest.balloon.virtio_balloon import WANTED, accept_features
 from guest.ram import GuestRam
-from guest.ring_memory import RING_FEATURES, RingMemory, RingOptions
-from guest.virtio_balloon import WANTED, accept_features
-from guest.virtqueue import Buffer, IndirectTables
-from guest.virtqueue_formats import open_virtqueue
+from guest.vhost_user.frontend import Call, Frontend, QueueSetup
+from guest.virtqueue.ring_memory import RING_FEATURES, RingMemory, RingOptions
+from guest.virtqueue.virtqueue import Buffer, IndirectTables
+from guest.virtqueue.virtqueue_formats import open_virtqueue
 from protocol.errors import SessionEnded, VhostUserError
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
 from protocol.ring_formats import Ring

@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from guest.ring_memory import RingOptions
-from guest.virtqueue import Buffer
+from guest.virtqueue.ring_memory import RingOptions
+from guest.virtqueue.virtqueue import Buffer
 from protocol.units import MIB
 from protocol.virtio_ring import QUEUE_SIZE_MAX
 from scripts.benchmarks.figures import Bench, Benchmark, Figure, Result, median_uncertainty

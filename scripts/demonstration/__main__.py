@@ -12,8 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, TextIO
 
-from protocol.command_line import Parser, option_type, run_command
 from protocol.errors import BalloonError, UsageError
+from protocol.process.command_line import Parser, option_type, run_command
 from protocol.units import GIB, MIB, format_size, parse_size
 
 PROGRAM: Final = "balloon-demo"

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from guest.linux_log import kernel_warnings
-from protocol.command_line import Parser, option_type, path_option, run_command
+from guest.linux.kernel_log import kernel_warnings
 from protocol.errors import BalloonError, UsageError
+from protocol.process.command_line import Parser, option_type, path_option, run_command
 from protocol.units import MIB
 from scripts.demonstration.__main__ import signals_as_exceptions
 from scripts.demonstration.processes import Children, python_module

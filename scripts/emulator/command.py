@@ -2,8 +2,6 @@
 
 The guest has no file system but its initial RAM disk. It listens on its second serial line: one line of shell in, what
 that wrote and ``done STATUS`` out; ``ready RELEASE FEATURES`` whenever it has booted.
-
-Must not know: processes, sockets.
 """
 
 import re

@@ -1,7 +1,4 @@
-"""The guest's kernel and busybox: given, or fetched once as Debian packages into the user's cache.
-
-Must not know: QEMU.
-"""
+"""The guest's kernel and busybox: given, or fetched once as Debian packages into the user's cache."""
 
 import lzma
 import os
@@ -14,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from guest.linux_packages import cache_directory, download_packages, locate_busybox, run_tool
+from guest.linux.packages import cache_directory, download_packages, locate_busybox, run_tool
 from protocol.errors import BalloonError
 from scripts.emulator.archive import build_archive, directory, program
 from scripts.emulator.command import init_script

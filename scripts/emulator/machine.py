@@ -1,7 +1,4 @@
-"""One run of QEMU: started, talked to over the guest's second serial line and QEMU's monitor.
-
-Must not know: what is tried.
-"""
+"""One run of QEMU: started, talked to over the guest's second serial line and QEMU's monitor."""
 
 import re
 import subprocess
@@ -11,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from guest.linux_boot import parse_features
-from guest.linux_host import RamFile
+from guest.linux.boot import parse_features
+from guest.linux.host_kernel import RamFile
 from protocol.errors import BalloonError
 from scripts.demonstration.processes import Child
 from scripts.emulator.command import MachinePlan, unsuitable

@@ -1,7 +1,4 @@
-"""Which kernel modules the balloon's driver needs, and in which order they are inserted.
-
-Must not know: where the files are, how they are compressed on the disk.
-"""
+"""Which kernel modules the balloon's driver needs, and in which order they are inserted."""
 
 import re
 from collections.abc import Mapping

@@ -1,8 +1,7 @@
 """What is tried with a guest whose free pages hold a pattern: everything is acknowledged, and no page is discarded.
 
 The guest's kernel looks for the pattern when it takes a page from its free list; what it finds instead is in its log.
-Source: virtio 1.2, 5.5.6.7.2. Must not know: how processes are started, what the table looks like.
-"""
+Source: virtio 1.2, 5.5.6.7.2."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final

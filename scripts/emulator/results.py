@@ -1,7 +1,4 @@
-"""The table of what worked and what did not, for people and for programs.
-
-Must not know: how anything was tried.
-"""
+"""The table of what worked and what did not, for people and for programs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

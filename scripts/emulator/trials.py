@@ -1,7 +1,4 @@
-"""What is tried with a guest of QEMU, one function a row of the table; each returns what it saw, in a few words.
-
-Must not know: how processes are started, what the table looks like.
-"""
+"""What is tried with a guest of QEMU, one function a row of the table; each returns what it saw, in a few words."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 A guest boots and everything is reported; then a workload takes memory, frees it, and the freed blocks are reported: the
 second part counts. Once half of the memory is taken (the list is refilled), once 512 MiB whatever the guest's size (a
 long list of reported blocks, in which few are to be found).
-
-Must not know: how a reporter walks, files, pictures' formats.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +12,7 @@ from typing import Any, Final
 from guest.machine import Machine
 from guest.mm.mmzone import PAGEBLOCK_ORDER
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.reporters import REPORTERS, make_reporter
+from guest.mm.reporting.reporters import REPORTERS, make_reporter
 from guest.simulation import Simulation
 from guest.workloads.steps import free_all, wait_for_block
 from protocol.memory import PAGE_SIZE

@@ -1,7 +1,4 @@
-"""What an experiment is, and what comes of one: tables for people, rows for programs, a picture of the rows.
-
-Must not know: any particular experiment, files, how pictures are stored.
-"""
+"""What an experiment is, and what comes of one: tables for people, rows for programs, a picture of the rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""Runs the real Linux guest of the timeline: daemon, kernel, control socket; and keeps their events.
-
-Must not know: what the events look like on paper.
-"""
+"""Runs the real Linux guest of the timeline: daemon, kernel, control socket; and keeps their events."""
 
 import contextlib
 import tempfile
@@ -11,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from guest.linux_boot import visible_in_guest
-from guest.linux_host import RamFile
+from guest.linux.boot import visible_in_guest
+from guest.linux.host_kernel import RamFile
 from protocol.errors import BalloonError
 from protocol.units import MIB, format_size
 from scripts.demonstration.processes import Children, python_module

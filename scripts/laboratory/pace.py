@@ -2,8 +2,6 @@
 
 The arithmetic is that of mm/page_reporting.c: a pass makes at most ``ceil(nr_free / 512) + 1`` reports of 32 blocks
 from one list, and passes are two seconds apart.
-
-Must not know: how a reporter walks, files, pictures' formats.
 """
 
 import itertools
@@ -12,8 +10,8 @@ from typing import Any, Final
 
 from guest.mm.mmzone import MAX_ORDER
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.reporters import make_reporter
-from guest.mm.rotation import BUDGET_SHARE, CAPACITY, DELAY
+from guest.mm.reporting.reporters import make_reporter
+from guest.mm.reporting.rotation import BUDGET_SHARE, CAPACITY, DELAY
 from guest.simulation import Simulation
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB

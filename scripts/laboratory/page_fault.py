@@ -3,8 +3,6 @@
 Calibrated: how long a task needs for a page that the host has, from the published baseline of the same test. Predicted:
 how often a page has to be faulted in from the host again because the reporter took it, and what that costs. See
 ``FaultCost`` for what is assumed, and the notes of the outcome for what is left out.
-
-Must not know: how a reporter walks, files, pictures' formats.
 """
 
 import random
@@ -16,7 +14,7 @@ from guest.machine import Machine
 from guest.mm.errors import CorruptionError
 from guest.mm.mmzone import PAGEBLOCK_ORDER
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.reporters import make_reporter
+from guest.mm.reporting.reporters import make_reporter
 from guest.simulation import DeviceCost, HostMemory, Simulation
 from guest.workloads.page_fault import REGION
 from protocol.memory import PAGE_SIZE

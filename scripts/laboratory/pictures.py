@@ -1,7 +1,4 @@
-"""The rows of an experiment as files: CSV always, PNG where matplotlib is installed.
-
-Must not know: what the rows mean; the experiment draws them.
-"""
+"""The rows of an experiment as files: CSV always, PNG where matplotlib is installed."""
 
 import csv
 import importlib.util

@@ -1,7 +1,5 @@
 """Figures that others have published, and where: what the experiments are put next to.
 
-Must not know: the experiments.
-
 Duyck's tables are in the cover letters of "mm / virtio: Provide support for unused page reporting", v12 (22 October
 2019), and "mm / virtio: Provide support for free page reporting", v17 (11 February 2020): will-it-scale, iterations a
 second, page_fault1 modified to use transparent huge pages, with 1 and with 16 processes. HyperAlloc's are in the data

@@ -2,15 +2,13 @@
 
 The settings are those of HyperAlloc's measurement. The guest and its build are much smaller than theirs, so only ratios
 are comparable.
-
-Must not know: how a reporter walks, files, pictures' formats.
 """
 
 from collections.abc import Sequence
 from typing import Any, Final
 
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.reporters import make_reporter
+from guest.mm.reporting.reporters import make_reporter
 from guest.simulation import Simulation
 from guest.workloads.build import Build
 from protocol.memory import PAGE_SIZE

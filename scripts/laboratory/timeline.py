@@ -2,8 +2,6 @@
 
 Unlike the other experiments this one takes a real kernel, real processes and real time; see
 :mod:`scripts.laboratory.linux_run`. Here is what the rows mean to a reader.
-
-Must not know: processes, sockets, files.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

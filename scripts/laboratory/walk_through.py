@@ -1,7 +1,6 @@
 """One free block on its way: notify, boundary, report, acknowledge, drain, as printed by a tiny guest.
 
-``free-block.md`` beside this file shows this output; a test keeps the two in step. Must not know: files, that page.
-"""
+``free-block.md`` beside this file shows this output; a test keeps the two in step."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -10,8 +9,8 @@ from typing import Final
 from guest.mm.mmzone import MAX_ORDER, NO_ORDER, MigrateType, Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import page_reported
-from guest.mm.page_reporting import Report
-from guest.mm.reported_boundary import ReportedBoundary
+from guest.mm.reporting.page_reporting import Report
+from guest.mm.reporting.reported_boundary import ReportedBoundary
 from guest.simulation import HostMemory
 from protocol.memory import PAGE_SIZE
 from protocol.units import MIB

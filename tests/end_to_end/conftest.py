@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from guest.linux_packages import locate
+from guest.linux.packages import locate
 from protocol.errors import BalloonError
-from tests.end_to_end.harness import DaemonProcess, mappings_of_files, open_fds, until
-from tests.end_to_end.virtual_machine import Client, VirtualMachine
+from tests.harness.processes import DaemonProcess, mappings_of_files, open_fds, until
+from tests.harness.virtual_machine import Client, VirtualMachine
 
 INCIDENTS = {"refused": "reason", "queue_stopped": "queue", "message_refused": "request"}
 """The events of complaint, and the field that tells what about."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.harness import open_fds
-from tests.guest.fake_backend import Guest
+from tests.guest.vhost_user.fake_backend import Guest
+from tests.harness.processes import open_fds
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""guest/balloon_worker.py against a device that a test scripts: what is in guest memory when, and silence."""
+"""guest/balloon/balloon_worker.py against a device that a test scripts: what is in guest memory when, and silence."""
 
 import asyncio
 import json
@@ -9,18 +9,18 @@ from typing import Any, Final, cast
 
 import pytest
 
-from guest.attachment import Attachment
 from guest.balloon_worker import BalloonWorker
 from guest.machine import Machine
 from guest.mm.page_alloc import PageAllocator
 from guest.ram import GuestRam
-from guest.virtqueue import Buffer
+from guest.vhost_user.attachment import Attachment
+from guest.virtqueue.virtqueue import Buffer
 from protocol.errors import UsageError
-from protocol.events import EventLog
 from protocol.memory import PAGE_SIZE
+from protocol.process.events import EventLog
 from protocol.virtio import feature_mask
 from protocol.virtio_balloon import BalloonConfig, BalloonFeature, BalloonQueue
-from tests.end_to_end.harness import DEADLINE
+from tests.harness.processes import DEADLINE
 
 PAGES: Final = 4096
 STATS: Final = feature_mask(BalloonFeature.STATS_VQ)

@@ -1,9 +1,9 @@
 """guest/machine.py: the score it keeps, and what it tells whom."""
 
-from guest.allocation_trace import TraceWriter
 from guest.machine import Machine
 from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
+from guest.workloads.allocation_trace import TraceWriter
 
 
 class Contents:

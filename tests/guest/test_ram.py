@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from guest.ram import GuestRam
-from host.discard import punch_hole
+from host.memory.discard import punch_hole
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
-from tests.end_to_end.harness import open_fds
+from tests.harness.processes import open_fds
 
 PAGES = 64
 STAMP = 7

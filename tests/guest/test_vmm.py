@@ -13,13 +13,13 @@ from typing import Any, Final
 import pytest
 
 from guest.vmm import VirtualMachine, VmmOptions
-from guest.workload import Workload
 from guest.workloads.churn import Churn
 from guest.workloads.memhog import Idle, Memhog
+from guest.workloads.workload import Workload
 from protocol.errors import SessionEnded, UsageError
-from protocol.events import EventLog
 from protocol.memory import PAGE_SIZE
-from tests.end_to_end.harness import DEADLINE, DaemonProcess
+from protocol.process.events import EventLog
+from tests.harness.processes import DEADLINE, DaemonProcess
 
 MIB: Final = 1 << 20
 

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 
 import host.connection
+from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
 from host.connection import Connection
-from host.session import Session
-from host.virtio_balloon import OFFERED, VirtioBalloon
+from host.vhost_user.session import Session
 from protocol.errors import VirtqueueError
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import FrontendRequest, MemoryTable, Payload, VringFile, VringState
 from protocol.vhost_user_codec import MessageReader, build_message
 from protocol.virtio_balloon import BalloonQueue
-from tests.end_to_end.harness import DEADLINE, open_fds
-from tests.end_to_end.virtual_machine import DATA_AT, REPORTING, Client, VirtualMachine
-from tests.host.gate import Gate, gated_discard
+from tests.harness.processes import DEADLINE, open_fds
+from tests.harness.virtual_machine import DATA_AT, REPORTING, Client, VirtualMachine
+from tests.host.ring.gate import Gate, gated_discard
 
 
 @dataclass

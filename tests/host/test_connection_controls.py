@@ -9,19 +9,19 @@ from typing import TypeVar
 
 import pytest
 
-import host.reclaim
-from host.device_setup import DeviceSetup, KickMethod, RingFormat
-from host.reclaim import ReclaimMethod
-from host.virtio_balloon import OFFERED
+import host.control.reclaim
+from host.balloon.virtio_balloon import OFFERED
+from host.control.reclaim import ReclaimMethod
+from host.vhost_user.device_setup import DeviceSetup, KickMethod, RingFormat
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import BackendRequest, DeviceConfig, FrontendRequest, ProtocolFeature, VringFile, VringState
 from protocol.vhost_user_codec import Channel, Message, MessageReader
 from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_balloon import CONFIG_ACTUAL, BalloonConfig, BalloonFeature, BalloonQueue, QueueDialect
-from tests.end_to_end.harness import DEADLINE, until
-from tests.end_to_end.virtual_machine import DATA_AT, GUEST_BASE, INFLATE, WANTED, VirtualMachine
-from tests.host.gate import gated_discard
+from tests.harness.processes import DEADLINE, until
+from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, INFLATE, WANTED, VirtualMachine
+from tests.host.ring.gate import gated_discard
 from tests.host.test_connection import Attached, attached, in_thread
 
 HINTING = feature_mask(BalloonFeature.FREE_PAGE_HINT)
@@ -157,7 +157,7 @@ async def test_a_round_of_hinting_discards_what_was_hinted_in_it() -> None:
 @pytest.mark.asyncio
 async def test_done_waits_for_the_discard_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that stalls has its round closed, but it may not release a block that is still being discarded."""
-    monkeypatch.setattr(host.reclaim, "STALL", 0.05)
+    monkeypatch.setattr(host.control.reclaim, "STALL", 0.05)
     gate = gated_discard(monkeypatch)
     async with attached(OFFERED | HINTING) as session:
         machine = await connect(session)
@@ -185,8 +185,8 @@ async def test_done_waits_for_the_discard_under_way(monkeypatch: pytest.MonkeyPa
 async def test_inflating_takes_what_is_free_and_tells_the_driver_of_each_target(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host.reclaim, "RESERVE_BYTES", P)
-    monkeypatch.setattr(host.reclaim, "RESERVE_PART", 1 << 20)
+    monkeypatch.setattr(host.control.reclaim, "RESERVE_BYTES", P)
+    monkeypatch.setattr(host.control.reclaim, "RESERVE_PART", 1 << 20)
     async with attached() as session:
         machine = await connect(session)
         ours, theirs = socket.socketpair()

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from host.balloon.virtio_balloon import OFFERED
 from host.daemon import Daemon, DaemonOptions, open_socket
-from host.virtio_balloon import OFFERED
 from protocol.errors import BalloonError
-from protocol.events import EventLog
+from protocol.process.events import EventLog
 from protocol.vhost_user import FrontendRequest
-from tests.end_to_end.harness import open_fds
-from tests.end_to_end.virtual_machine import Client
+from tests.harness.processes import open_fds
+from tests.harness.virtual_machine import Client
 
 
 def options(*, path: Path | None = None, fd: int | None = None) -> DaemonOptions:

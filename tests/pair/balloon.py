@@ -14,14 +14,14 @@ from typing import Any, Final
 
 from guest.machine import Machine
 from guest.vmm import VirtualMachine, VmmOptions
-from guest.workload import Workload
 from guest.workloads.steps import Steps
+from guest.workloads.workload import Workload
+from host.balloon.virtio_balloon import VirtioBalloon
 from host.connection import Connection
-from host.session import Session
-from host.virtio_balloon import VirtioBalloon
-from protocol.events import EventLog
+from host.vhost_user.session import Session
+from protocol.process.events import EventLog
 from protocol.virtio_balloon import BalloonConfig
-from tests.end_to_end.harness import DEADLINE
+from tests.harness.processes import DEADLINE
 
 MIB: Final = 1 << 20
 

@@ -2,12 +2,12 @@
 
 from typing import TypeAlias
 
-from guest.packed_virtqueue import PackedDriverVirtqueue
-from guest.split_virtqueue import SplitDriverVirtqueue
-from guest.virtqueue import IndirectTables
-from host.packed_virtqueue import PackedDeviceVirtqueue
-from host.split_virtqueue import SplitDeviceVirtqueue
-from host.virtqueue import RingFeatures
+from guest.virtqueue.packed_virtqueue import PackedDriverVirtqueue
+from guest.virtqueue.split_virtqueue import SplitDriverVirtqueue
+from guest.virtqueue.virtqueue import IndirectTables
+from host.virtqueue.packed_virtqueue import PackedDeviceVirtqueue
+from host.virtqueue.split_virtqueue import SplitDeviceVirtqueue
+from host.virtqueue.virtqueue import RingFeatures
 from protocol.errors import VirtqueueError
 from protocol.packed_ring import FRESH_BASE, WRAP_COUNTER, PackedRing, used_bits
 from protocol.ring_formats import RingLayout

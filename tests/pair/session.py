@@ -6,8 +6,9 @@ The shell keeps the account of file descriptors that the real one keeps: what no
 from collections.abc import Generator
 from typing import TypeVar, assert_never
 
-from guest.frontend import Call, QueueSetup
-from host.actions import (
+from guest.vhost_user.frontend import Call, QueueSetup
+from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
+from host.vhost_user.actions import (
     Action,
     AddRegion,
     Announce,
@@ -28,10 +29,9 @@ from host.actions import (
     StartRing,
     StopRing,
 )
-from host.backend import Backend, Reply
-from host.queue_numbers import AUTO, QueueNumbers
-from host.session import Session
-from host.virtio_balloon import OFFERED, VirtioBalloon
+from host.vhost_user.backend import Backend, Reply
+from host.vhost_user.queue_numbers import AUTO, QueueNumbers
+from host.vhost_user.session import Session
 from protocol.errors import VhostUserError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
 from protocol.vhost_user import FrontendRequest, MemoryTable, Payload, VringAddress, VringFile, VringState

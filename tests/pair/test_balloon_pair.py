@@ -6,12 +6,12 @@ from typing import Any, Final
 
 import pytest
 
-from guest.attachment import Attachment
-from guest.attachment_options import AttachmentOptions
 from guest.control import ask
-from guest.ring_memory import RingOptions
+from guest.vhost_user.attachment import Attachment
+from guest.vhost_user.attachment_options import AttachmentOptions
+from guest.virtqueue.ring_memory import RingOptions
 from guest.workloads.memhog import Idle, Memhog
-from host.virtio_balloon import OFFERED
+from host.balloon.virtio_balloon import OFFERED
 from protocol.memory import PAGE_SIZE
 from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_balloon import BalloonFeature

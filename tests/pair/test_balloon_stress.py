@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from guest.attachment_options import AttachmentOptions
-from guest.ring_memory import RingOptions
+from guest.vhost_user.attachment_options import AttachmentOptions
+from guest.virtqueue.ring_memory import RingOptions
 from guest.workloads.churn import Churn
 from guest.workloads.memhog import Memhog
 from guest.workloads.pagecache import PageCacheUser
-from host.virtio_balloon import OFFERED
+from host.balloon.virtio_balloon import OFFERED
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
 from protocol.virtio import FeatureBit, feature_mask

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from guest.frontend import IN_BAND, WANTED_PROTOCOL_FEATURES, Frontend
+from guest.vhost_user.frontend import IN_BAND, WANTED_PROTOCOL_FEATURES, Frontend
 from protocol.errors import VhostUserError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
 from protocol.vhost_user import InflightDescription, LogDescription, ProtocolFeature

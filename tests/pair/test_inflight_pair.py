@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host.inflight import PACKED_ENTRY, PACKED_HEADER, SPLIT_ENTRY, SPLIT_HEADER, region_bytes
-from host.inflight_virtqueue import open_tracked
-from host.virtqueue import DeviceVirtqueue, RingFeatures
+from host.inflight.inflight import PACKED_ENTRY, PACKED_HEADER, SPLIT_ENTRY, SPLIT_HEADER, region_bytes
+from host.inflight.inflight_virtqueue import open_tracked
+from host.virtqueue.virtqueue import DeviceVirtqueue, RingFeatures
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.packed_ring import FRESH_BASE, PackedRing
 from tests.pair.ring_memory import BASE, AnyDriver, AnyRingMemory, PackedRingMemory, RingMemory

@@ -2,7 +2,7 @@
 
 import pytest
 
-from host.actions import LogRing, SetInflightFile, SetLog, StartRing
+from host.vhost_user.actions import LogRing, SetInflightFile, SetLog, StartRing
 from protocol.vhost_user import (
     DeviceStateTransfer,
     FrontendRequest,

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guest.virtio_balloon import report_buffers
-from host.device_memory import DeviceMemory, DiscardPlan
-from host.virtio_balloon import VirtioBalloon
-from host.virtqueue import Buffer
+from guest.balloon.virtio_balloon import report_buffers
+from host.balloon.virtio_balloon import VirtioBalloon
+from host.memory.discard_plan import DeviceMemory, DiscardPlan
+from host.virtqueue.virtqueue import Buffer
 from protocol.memory import FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
 from protocol.virtio_balloon import BalloonQueue
 from tests.pair.ring_memory import BASE, RingMemory

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import pytest
 
-from host.actions import ReplaceMemory, SetVringFile
+from host.vhost_user.actions import ReplaceMemory, SetVringFile
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
 from protocol.vhost_user import FrontendRequest, VringState
 from tests.pair.session import FEATURES, MIB, PROTOCOL_FEATURES, REGION, Shell, negotiated, ring_address, set_up

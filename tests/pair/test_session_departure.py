@@ -2,7 +2,7 @@
 
 import pytest
 
-from host.actions import Announce
+from host.vhost_user.actions import Announce
 from protocol.vhost_user import FrontendRequest, VringState
 from tests.pair.session import BIT_30, FEATURES, PROTOCOL_FEATURES, REGION, Shell, negotiated, ring_address, set_up
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from host.session import MustClose
+from host.vhost_user.session import MustClose
 from protocol.vhost_user import FrontendRequest, VringState
 from tests.pair.session import BIT_30, FEATURES, PROTOCOL_FEATURES, REGION, Shell, negotiated, set_up
 from tests.protocol.messages import raw

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from guest.frontend import Frontend
-from guest.virtio_balloon import accept_features
-from host.device_memory import Refusal
-from host.virtio_balloon import OFFERED
+from guest.balloon.virtio_balloon import accept_features
+from guest.vhost_user.frontend import Frontend
+from host.balloon.virtio_balloon import OFFERED
+from host.memory.discard_plan import Refusal
 from protocol.errors import VhostUserError
 from protocol.vhost_user import DeviceConfig, FrontendRequest
 from protocol.virtio_balloon import BalloonConfig, BalloonQueue

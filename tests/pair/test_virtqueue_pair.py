@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from guest.virtqueue import QueueFullError, UsedBuffer
-from host.virtqueue import Buffer, Chain
+from guest.virtqueue.virtqueue import QueueFullError, UsedBuffer
+from host.virtqueue.virtqueue import Buffer, Chain
 from tests.pair.ring_memory import AnyRingMemory, PackedRingMemory, RingMemory, halves
 
 SIZES = st.integers(1, 256)

@@ -8,16 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import guest.packed_virtqueue
-import guest.split_virtqueue
-import host.packed_virtqueue
-import host.split_virtqueue
-from guest.virtqueue import QueueFullError
-from host.virtqueue import Chain
+import guest.virtqueue.packed_virtqueue
+import guest.virtqueue.split_virtqueue
+import host.virtqueue.packed_virtqueue
+import host.virtqueue.split_virtqueue
+from guest.virtqueue.virtqueue import QueueFullError
+from host.virtqueue.virtqueue import Chain
 from tests.pair.ring_memory import AnyDevice, AnyDriver, AnyRingMemory, PackedRingMemory, RingMemory, halves
 
 BEGINNINGS = st.one_of(st.just(0), st.integers(65536 - 300, 65535), st.integers(0, 200000))
-MODULES = (guest.packed_virtqueue, guest.split_virtqueue, host.packed_virtqueue, host.split_virtqueue)
+MODULES = (
+    guest.virtqueue.packed_virtqueue,
+    guest.virtqueue.split_virtqueue,
+    host.virtqueue.packed_virtqueue,
+    host.virtqueue.split_virtqueue,
+)
 
 
 class Pair:

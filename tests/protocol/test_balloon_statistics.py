@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.balloon_statistics import parse_statistics
+from host.balloon.balloon_statistics import parse_statistics
 from protocol.balloon_statistics import STATISTIC_SIZE, StatisticTag, build_statistics
 
 

@@ -9,11 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import VirtqueueError
 from protocol.split_ring import DESCRIPTOR, Descriptor, SplitRing
-from protocol.virtio_ring import (
-    avail_ring_bytes,
-    descriptor_table_bytes,
-    used_ring_bytes,
-)
+from protocol.virtio_ring import avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
 
 # The three structures as virtio 1.2 declares them (2.7.5, 2.7.6, 2.7.8), written down independently of the fast codec.
 VIRTQ_DESC = Struct("addr" / Int64ul, "len" / Int32ul, "flags" / Int16ul, "next" / Int16ul)

@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import BalloonError, VirtqueueError
+from protocol.process.memory_fence import full_fence, order_accesses
 from protocol.split_ring import VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USED_F_NO_NOTIFY
 from protocol.virtio_ring import (
     AVAIL_RING_ALIGN,
@@ -18,9 +19,7 @@ from protocol.virtio_ring import (
     VIRTQ_DESC_F_NEXT,
     VIRTQ_DESC_F_WRITE,
     check_queue_size,
-    full_fence,
     needs_event,
-    order_accesses,
     refuse_big_endian,
     ring_delta,
 )

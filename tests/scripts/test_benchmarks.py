@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.reporters import REPORTERS, make_reporter
+from guest.mm.reporting.reporters import REPORTERS, make_reporter
 from guest.ram import GuestRam
-from host.discard import punch_hole
+from host.memory.discard import punch_hole
 from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, MIB

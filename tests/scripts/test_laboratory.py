@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.mm.reporters import REPORTERS
+from guest.mm.reporting.reporters import REPORTERS
 from protocol.errors import UsageError
 from protocol.units import MIB
 from scripts.laboratory import boundary_cost, pace, page_fault, pictures, published, sweep, walk_through

@@ -7,7 +7,7 @@ from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.vmscan import PageCache
 from guest.mm.watermark import AllocFlags
-from tests.guest.mm.reporting import entries
+from tests.guest.mm.reporting.reporting import entries
 
 UNMOVABLE, MOVABLE, RECLAIMABLE = MigrateType.UNMOVABLE, MigrateType.MOVABLE, MigrateType.RECLAIMABLE
 HIGHATOMIC, CMA = MigrateType.HIGHATOMIC, MigrateType.CMA

@@ -22,12 +22,12 @@ from guest.mm.errors import BadPageError
 from guest.mm.mmzone import MigrateType, ZoneSpan
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import ALLOCATED, MOVABLE
-from guest.mm.page_reporting import PageReporter, Report
-from guest.mm.reporters import REPORTERS, make_reporter
+from guest.mm.reporting.page_reporting import PageReporter, Report
+from guest.mm.reporting.reporters import REPORTERS, make_reporter
 from guest.mm.shuffle import Shuffle
 from guest.mm.vmscan import PageCache
 from guest.mm.watermark import AllocFlags
-from tests.guest.mm.reporting import do_nothing
+from tests.guest.mm.reporting.reporting import do_nothing
 
 PAGES = 6 * 1024
 ONE = (("Normal", 0, PAGES),)

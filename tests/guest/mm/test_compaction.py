@@ -8,8 +8,8 @@ from guest.mm.compaction import Deferral
 from guest.mm.mmzone import MigrateType, Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import ALLOCATED, MOVABLE
-from guest.mm.reporters import make_reporter
-from tests.guest.mm.reporting import do_nothing, run_pass
+from guest.mm.reporting.reporters import make_reporter
+from tests.guest.mm.reporting.reporting import do_nothing, run_pass
 
 UNMOVABLE, MOVABLE_TYPE = MigrateType.UNMOVABLE, MigrateType.MOVABLE
 

@@ -5,7 +5,7 @@ import pytest
 from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
 from protocol.errors import UsageError
-from tests.guest.mm.reporting import entries
+from tests.guest.mm.reporting.reporting import entries
 
 UNMOVABLE, MOVABLE, RECLAIMABLE = MigrateType.UNMOVABLE, MigrateType.MOVABLE, MigrateType.RECLAIMABLE
 

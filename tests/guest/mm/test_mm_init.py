@@ -7,7 +7,7 @@ import pytest
 from guest.mm.mmzone import MigrateType, ZoneSpan
 from guest.mm.page_alloc import PageAllocator
 from protocol.errors import UsageError
-from tests.guest.mm.reporting import entries
+from tests.guest.mm.reporting.reporting import entries
 
 
 def test_boot_frees_whole_blocks_ascending_to_the_tail() -> None:

@@ -7,7 +7,7 @@ from guest.mm.mmzone import MigrateType, ZoneSpan, ZoneType
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import ABSENT, BUDDY, ISOLATED
 from protocol.errors import UsageError
-from tests.guest.mm.reporting import entries
+from tests.guest.mm.reporting.reporting import entries
 
 WHOLE = 1024
 """Pages in a block of MAX_ORDER."""

@@ -4,10 +4,10 @@ from collections.abc import Generator, Iterator
 
 from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.page_reporting import Report
-from guest.mm.reporters import make_reporter
+from guest.mm.reporting.page_reporting import Report
+from guest.mm.reporting.reporters import make_reporter
 from guest.mm.shuffle import Shuffle
-from tests.guest.mm.reporting import entries
+from tests.guest.mm.reporting.reporting import entries
 
 WHOLE = 1024
 

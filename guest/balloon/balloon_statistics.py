@@ -1,0 +1,48 @@
+"""What the guest knows about its memory, for the device that asks (update_balloon_stats in Linux's
+``drivers/virtio/virtio_balloon.c``)."""
+
+from guest.balloon.balloon import Balloon
+from guest.machine import Machine
+from guest.mm.page_alloc import PageAllocator
+from guest.mm.watermark import high_wmark_pages, low_wmark_pages
+from protocol.balloon_statistics import StatisticTag
+from protocol.memory import PAGE_SIZE
+
+
+def balloon_statistics(machine: Machine, balloon: Balloon, oom_kills: int) -> dict[StatisticTag, int]:
+    """Return the statistics as they are now. Amounts of memory are bytes.
+
+    ``oom_kills`` is how many workloads have ended because memory ran out. Without DEFLATE_ON_OOM the pages in the
+    balloon are no memory of the guest any more, and the total is without them.
+    """
+    allocator, vmscan = machine.allocator, machine.allocator.vmscan
+    total = sum(zone.managed_pages for zone in allocator.zones)
+    if not balloon.deflate_on_oom:
+        total -= balloon.num_pages
+    return {
+        StatisticTag.SWAP_IN: 0,
+        StatisticTag.SWAP_OUT: 0,
+        StatisticTag.MEMFREE: allocator.nr_free_pages() * PAGE_SIZE,
+        StatisticTag.MEMTOT: total * PAGE_SIZE,
+        StatisticTag.AVAIL: mem_available(allocator, machine.cached_pages) * PAGE_SIZE,
+        StatisticTag.CACHES: machine.cached_pages * PAGE_SIZE,
+        StatisticTag.HTLB_PGALLOC: 0,
+        StatisticTag.HTLB_PGFAIL: 0,
+        StatisticTag.OOM_KILL: oom_kills,
+        StatisticTag.ALLOC_STALL: vmscan.direct_reclaims,
+        StatisticTag.ASYNC_RECLAIM: vmscan.kswapd_reclaimed_pages * PAGE_SIZE,
+        StatisticTag.DIRECT_RECLAIM: vmscan.direct_reclaimed_pages * PAGE_SIZE,
+    }
+
+
+def mem_available(allocator: PageAllocator, cached_pages: int) -> int:
+    """Return how many pages a new program could have without pushing anything out that is in use (si_mem_available).
+
+    Free pages beyond what the zones keep in reserve, and the cache but for the part that it should not be cut below.
+    """
+    reserve = wmark_low = 0
+    for zone in allocator.zones:
+        reserve += min(zone.managed_pages, max(zone.lowmem_reserve) + high_wmark_pages(zone))
+        wmark_low += low_wmark_pages(zone)
+    cache = cached_pages - min(cached_pages // 2, wmark_low)
+    return max(0, allocator.nr_free_pages() - reserve + cache)

@@ -1,0 +1,43 @@
+"""The balloon driver: what it accepts, how it words a report.
+
+Behaviour as in Linux ``drivers/virtio/virtio_balloon.c``: virtballoon_validate, virtballoon_free_page_report.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from guest.virtqueue.virtqueue import Buffer
+from protocol.memory import PAGE_SIZE
+from protocol.virtio import FeatureBit, feature_mask, has_feature
+from protocol.virtio_balloon import BalloonFeature
+
+WANTED: Final = feature_mask(
+    FeatureBit.VERSION_1,
+    FeatureBit.RING_EVENT_IDX,
+    FeatureBit.RING_INDIRECT_DESC,
+    BalloonFeature.MUST_TELL_HOST,
+    BalloonFeature.STATS_VQ,
+    BalloonFeature.DEFLATE_ON_OOM,
+    BalloonFeature.FREE_PAGE_HINT,
+    BalloonFeature.PAGE_REPORTING,
+)
+"""Features that this driver understands."""
+
+
+def accept_features(offered: int, *, wanted: int = WANTED, page_poison: int | None = None) -> int:
+    """Return the features to accept of those offered.
+
+    ``page_poison`` is the 32-bit pattern that the guest fills free pages with, None if it does not. As in
+    virtballoon_validate: a guest that relies on the pattern may report pages only to a device that was told of it.
+    """
+    features = offered & wanted
+    if page_poison is None:
+        return features
+    if has_feature(offered, BalloonFeature.PAGE_POISON):
+        return features | feature_mask(BalloonFeature.PAGE_POISON)
+    return features & ~feature_mask(BalloonFeature.PAGE_REPORTING)
+
+
+def report_buffers(blocks: Sequence[tuple[int, int]]) -> list[Buffer]:
+    """Return the device-writable buffers of a report of free ``blocks``, pairs of pfn and order."""
+    return [(pfn * PAGE_SIZE, PAGE_SIZE << order) for pfn, order in blocks]

@@ -1,0 +1,299 @@
+"""What a User Mode Linux kernel is told: its command line, the init script, COMMAND; and what it says in return.
+
+The kernel boots from a small directory of the run (the *control root*: busybox, the balloon module, ``init``), mounts
+the host's file system read-only, makes that its root and starts COMMAND there. Its consoles and what they carry::
+
+    tty0   kernel messages           -> the kernel log
+    tty1   COMMAND's terminal        <-> a pseudo terminal, when the launcher itself runs on a terminal
+    tty2   COMMAND's standard input  <-  frames: a decimal length, a newline, that many bytes; length 0 is end of file
+    tty3   COMMAND's standard output -> plain bytes
+    tty4   COMMAND's standard error  -> plain bytes
+    tty5   the control line          <-> one line a message, see :func:`parse_control_line`
+
+Why frames: closing the host's end of a console hangs it up, and the kernel then throws away what was not read yet.
+Why pipes and ``cat`` in between: COMMAND must not take its standard output for a terminal when the launcher's is none.
+"""
+
+import enum
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from protocol.errors import UsageError
+from protocol.units import MIB, format_size, parse_size
+
+MINIMUM_MEMORY = 64 * MIB
+"""Below this a 6.1 kernel with its modules boots but has nothing left to give back. Bytes."""
+
+VIRTIO_ID_BALLOON = 5
+HOST_ROOT = "/run/host"
+HOME = "/tmp/home"
+
+HIDDEN_BY_GUEST = ("/tmp", "/run", "/dev", "/proc", "/sys")
+"""Directories of the host that the guest covers with its own file systems; ``/run/host`` shows the host's."""
+
+# Of the launcher's environment, what names things that the guest does not have.
+_NOT_FOR_GUEST = frozenset(
+    {"HOME", "TMPDIR", "TMP", "TEMP", "PWD", "OLDPWD", "SHLVL", "_", "XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY"}
+    | {"DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "LINES", "COLUMNS"}
+)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def parse_memory(text: str) -> int:
+    """Return the guest's memory in bytes.
+
+    Raises:
+        UsageError: not a size, not whole MiB, or less than :data:`MINIMUM_MEMORY`.
+    """
+    size = parse_size(text)
+    if size % MIB:
+        raise UsageError(f"--memory {text}: the kernel takes whole MiB")
+    if size < MINIMUM_MEMORY:
+        raise UsageError(f"--memory {text}: a guest needs at least {format_size(MINIMUM_MEMORY)}")
+    return size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consoles:
+    """File descriptors of the kernel process for its consoles. ``None``: that console is not there."""
+
+    terminal: int | None = None
+    stdin: int | None = None
+    stdout: int | None = None
+    stderr: int | None = None
+    control_in: int
+    control_out: int
+
+
+def kernel_arguments(
+    *, memory: int, control_root: str, runtime: str, socket_path: str, consoles: Consoles
+) -> tuple[str, ...]:
+    """Return the kernel's command line.
+
+    ``control_root``, ``runtime`` (for the kernel's pid file) and ``socket_path`` must be plain paths: the kernel splits
+    its command line at blanks, hostfs its options at commas, virtio_uml its device at colons.
+
+    Raises:
+        UsageError: one of those paths has such a character.
+    """
+    for path in (control_root, runtime, socket_path):
+        if not is_plain_path(path):
+            raise UsageError(f"{path!r}: the kernel's command line cannot carry this path")
+    arguments = [
+        f"mem={memory // MIB}M",
+        "root=/dev/root",
+        "rootfstype=hostfs",
+        f"rootflags={control_root}",
+        "rw",
+        "init=/init",
+        f"uml_dir={runtime}",
+        "umid=guest",
+        f"virtio_uml.device={socket_path}:{VIRTIO_ID_BALLOON}",
+        "noreboot",  # end: a kernel that boots again would run the command again
+        "ignore_loglevel",
+        "printk.time=1",
+        "console=tty0",
+        "con=null",
+        "ssl=null",
+        "con0=null,fd:1",
+        f"con5=fd:{consoles.control_in},fd:{consoles.control_out}",
+    ]
+    if consoles.terminal is not None:
+        arguments.append(f"con1=fd:{consoles.terminal}")
+    if consoles.stdin is not None:
+        arguments.append(f"con2=fd:{consoles.stdin},null")
+    if consoles.stdout is not None:
+        arguments.append(f"con3=null,fd:{consoles.stdout}")
+    if consoles.stderr is not None:
+        arguments.append(f"con4=null,fd:{consoles.stderr}")
+    return tuple(arguments)
+
+
+def is_plain_path(path: str) -> bool:
+    """Tell whether ``path`` is absolute and has only characters that every reader of the command line leaves alone."""
+    return re.fullmatch(r"/[A-Za-z0-9_./+-]*", path) is not None
+
+
+def visible_in_guest(path: str) -> str:
+    """Return where the guest finds the host's absolute ``path``: behind ``/run/host`` if the guest covers it."""
+    for hidden in HIDDEN_BY_GUEST:
+        if path == hidden or path.startswith(hidden + "/"):
+            return HOST_ROOT + path
+    return path
+
+
+def command_script(argv: Sequence[str], *, directory: str, environment: Mapping[str, str]) -> str:
+    """Return the shell script that becomes COMMAND: process id, ``booted``, environment, working directory, ``exec``.
+
+    Every word is quoted, so any argument passes, also with newlines and quotes. ``argv[0]`` must have a slash: busybox
+    would else run an applet of its own where the host has a program of that name.
+    """
+    guest_environment = {
+        name: value for name, value in environment.items() if _VARIABLE.fullmatch(name) and name not in _NOT_FOR_GUEST
+    }
+    guest_environment.setdefault("PATH", _DEFAULT_PATH)
+    guest_environment.setdefault("TERM", "dumb")
+    guest_environment["HOME"] = HOME
+    lines = ["echo $$ >/run/command", "read -r release </proc/sys/kernel/osrelease", 'echo "booted $release" >&5']
+    lines.append("exec 5>&- 6>&-")
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(guest_environment.items())]
+    lines.append(f"cd {shlex.quote(visible_in_guest(directory))} 2>/dev/null || cd {HOME}")
+    lines.append("exec " + " ".join(shlex.quote(word) for word in argv))
+    return "\n".join(lines) + "\n"
+
+
+# Runs as process 1 of the guest. @WORDS@ are replaced by init_script().
+_INIT = r"""#!/busybox sh
+B=/busybox
+fail() { echo "failed $*" >/dev/tty5; $B poweroff -f; }
+$B stty raw -echo </dev/tty5 || fail "stty on the control line"
+exec 5<>/dev/tty5
+$B mount -t hostfs -o ro,/ none /host || fail "mount of the host's file system"
+$B mount -t proc none /host/proc || fail "mount of /proc"
+$B mount -t sysfs none /host/sys || fail "mount of /sys"
+$B mount -t devtmpfs none /host/dev || fail "mount of /dev"
+$B mount -t tmpfs -o mode=1777,size=90% none /host/tmp || fail "mount of /tmp"
+$B mount -t tmpfs -o mode=755 none /host/run || fail "mount of /run"
+$B mkdir -p /host/dev/pts /host/dev/shm /host/run/host /host/run/control /host/run/lock /host/tmp/home
+$B mount -t devpts -o mode=620,ptmxmode=666 none /host/dev/pts
+$B mount -t tmpfs -o mode=1777 none /host/dev/shm
+$B mount -t hostfs -o ro,/ none /host/run/host
+$B ln -snf /proc/self/fd /host/dev/fd
+$B ln -snf fd/0 /host/dev/stdin
+$B ln -snf fd/1 /host/dev/stdout
+$B ln -snf fd/2 /host/dev/stderr
+cd /host
+$B pivot_root . run/control || fail "pivot_root"
+B=/run/control/busybox
+$B hostname linux
+$B ip link set lo up
+
+[ ! -e /run/control/virtio_balloon.ko ] || $B insmod /run/control/virtio_balloon.ko || fail "insmod virtio_balloon"
+device=
+for device in /sys/bus/virtio/drivers/virtio_balloon/virtio*; do
+    [ -e "$device" ] || fail "the balloon driver found no device"
+    read -r features <"$device/features"
+    echo "balloon ${device##*/} $features" >&5
+    break
+done
+
+mkfifo() { $B mkfifo -m 600 "/run/$1"; }
+pumps=
+input=
+@STREAMS@
+
+listen() {
+    while read -r verb argument <&5; do
+        case $verb in
+            signal)
+                read -r command </run/command
+                kill "-$argument" "-$command"
+                kill -CONT "-$command"
+                ;;
+            close) eval "kill -KILL \$$argument" ;;
+        esac
+    done
+}
+listen 2>/dev/null &
+listener=$!
+# Not with "&": that would make COMMAND ignore interrupts. In parentheses: else "Terminated" goes to its standard error.
+(exec $B env -i $B setsid @CONTROLLING@ $B sh /run/control/command <@STDIN@ >@STDOUT@ 2>@STDERR@)
+status=$?
+
+# What COMMAND left running must not hold the outputs open: COMMAND is over, so is the guest.
+for process in /proc/[0-9]*; do
+    process=${process#/proc/}
+    case " 1 $listener $pumps " in
+        *" $process "*) ;;
+        *) kill -KILL "$process" 2>/dev/null ;;
+    esac
+done
+for pump in $pumps; do wait "$pump"; done 2>/dev/null
+[ ! -t 6 ] || $B stty sane <&6 # returns when all output was written
+echo "status $status" >&5
+kill -KILL "$listener"
+$B poweroff -f -n
+"""
+
+_READ_FRAMES = r"""$B stty raw -echo </dev/tty2
+mkfifo stdin
+{
+    while read -r length && [ "$length" != 0 ]; do
+        $B dd bs="$length" count=1 iflag=fullblock 2>/dev/null || break
+    done
+} </dev/tty2 >/run/stdin 5>&- &
+input=$!
+"""
+
+_WRITE_PLAIN = r"""$B stty raw -echo </dev/@TTY@
+mkfifo @NAME@
+$B cat </run/@NAME@ >/dev/@TTY@ 5>&- &
+@NAME@=$!
+pumps="$pumps $!"
+"""
+
+
+def init_script(*, terminal: bool, separate_stderr: bool, window: tuple[int, int] = (24, 80)) -> str:
+    """Return the script that process 1 runs.
+
+    Args:
+        terminal: COMMAND's standard input and output are the guest's terminal, else pipes.
+        separate_stderr: COMMAND's standard error is a pipe of its own; always so without a terminal.
+        window: rows and columns of the terminal.
+    """
+    streams: list[str] = []
+    if terminal:
+        rows, columns = window
+        # Held open to the end: on its last close the kernel hangs up the host's pseudo terminal.
+        streams.append(f"exec 6<>/dev/tty1\n$B stty sane rows {rows} cols {columns} <&6\n")
+    else:
+        streams.append(_READ_FRAMES)
+        streams.append(_WRITE_PLAIN.replace("@NAME@", "stdout").replace("@TTY@", "tty3"))
+    if separate_stderr or not terminal:
+        streams.append(_WRITE_PLAIN.replace("@NAME@", "stderr").replace("@TTY@", "tty4"))
+    words = {
+        "@STREAMS@": "".join(streams),
+        "@CONTROLLING@": "-c" if terminal else "",
+        "@STDIN@": "/dev/tty1" if terminal else "/run/stdin",
+        "@STDOUT@": "/dev/tty1" if terminal else "/run/stdout",
+        "@STDERR@": "/run/stderr" if separate_stderr or not terminal else "/dev/tty1",
+    }
+    script = _INIT
+    for word, text in words.items():
+        script = script.replace(word, text)
+    return script
+
+
+class Stage(enum.Enum):
+    """First words of what the guest says on its control line."""
+
+    BALLOON = "balloon"
+    BOOTED = "booted"
+    STATUS = "status"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlMessage:
+    """One line of the control line: the stage and its text, unparsed."""
+
+    stage: Stage
+    text: str
+
+
+def parse_control_line(line: bytes) -> ControlMessage | None:
+    """Return what the guest said, or ``None`` for a line that is no message (COMMAND is root in its guest)."""
+    verb, _, text = line.decode("utf-8", "replace").strip().partition(" ")
+    try:
+        return ControlMessage(Stage(verb), text)
+    except ValueError:
+        return None
+
+
+def parse_features(bits: str) -> int:
+    """Return the number that sysfs writes as a row of binary digits with bit 0 first; 0 for anything else."""
+    digits = bits.strip()
+    return int(digits[::-1], 2) if digits and not digits.strip("01") else 0

@@ -1,0 +1,177 @@
+"""Rotation: free page reporting as merged in Linux 5.7 (mm/page_reporting.c), with the later order parameter.
+
+Must not know what the device does with a report. ``page_alloc`` only tells it of frees and keeps the reported flag.
+
+Theory. There is no memory of a place in a list. The walk starts at the head and skips what is reported. Before each
+report, while the lists may change, the list is rotated so that the first block not yet reported becomes its head: the
+next walk starts there, and what was skipped is behind. Blocks return to the tail. Each list has a budget per pass,
+``ceil(nr_free / (16 * capacity))`` reports and one more, so that an idle system is reported in about half a minute of
+passes two seconds apart; a list whose budget is spent asks for another pass.
+
+States, one for the device (``TRANSITIONS``):
+
+    IDLE        nothing to do. One free of a large enough block requests, and schedules the work.
+    REQUESTED   work is scheduled; frees are ignored.
+    ACTIVE      the worker runs. A free, or a spent budget, makes it REQUESTED, and the worker sees that at its end and
+                schedules the next pass. Otherwise it becomes IDLE.
+
+A report that fails ends the whole pass, with all zones that would have followed. Its blocks wait for the next free.
+"""
+
+from collections.abc import Generator
+from enum import Enum, auto
+from typing import ClassVar, Final
+
+from guest.mm.free_list import LIST_HEADS
+from guest.mm.mmzone import MAX_ORDER, MigrateType, ReportingState, Zone
+from guest.mm.page_alloc import PageAllocator
+from guest.mm.page_flags import REPORTED
+from guest.mm.reporting.page_reporting import PageReporter, Report, Scatterlist
+from guest.mm.watermark import low_wmark_pages
+
+DELAY: Final = 2.0
+"""PAGE_REPORTING_DELAY, 2 * HZ."""
+CAPACITY: Final = 32
+"""PAGE_REPORTING_CAPACITY. The kernel wants a power of two; nothing here depends on it."""
+BUDGET_SHARE: Final = 16
+"""A pass over a list makes one report per this many capacities of free blocks, rounded up, and one more."""
+
+
+class DeviceEvent(Enum):
+    """What moves the device's state."""
+
+    REQUEST = auto()
+    START = auto()
+    END = auto()
+
+
+_IDLE, _REQUESTED, _ACTIVE = ReportingState.IDLE, ReportingState.REQUESTED, ReportingState.ACTIVE
+
+TRANSITIONS: Final = {
+    (_IDLE, DeviceEvent.REQUEST): _REQUESTED,
+    (_REQUESTED, DeviceEvent.REQUEST): _REQUESTED,
+    (_ACTIVE, DeviceEvent.REQUEST): _REQUESTED,
+    (_IDLE, DeviceEvent.START): _ACTIVE,
+    (_REQUESTED, DeviceEvent.START): _ACTIVE,
+    (_ACTIVE, DeviceEvent.END): _IDLE,
+    (_REQUESTED, DeviceEvent.END): _REQUESTED,
+}
+"""What is not here must not happen. A worker that starts while IDLE was called without a request, which is harmless."""
+
+
+class Rotation(PageReporter):
+    """Reports from the head of each list, lowest order first, a bounded part of it in each pass.
+
+    Args:
+        order: ``page_reporting_order``, from 0 up. None is the kernel's -1: the first device to register decides.
+        delay: seconds from the first free to the pass, and from one pass to the next.
+        capacity: blocks in a report; the budget and the watermark rule depend on it as well.
+    """
+
+    name: ClassVar[str] = "rotation"
+
+    def __init__(
+        self,
+        allocator: PageAllocator,
+        *,
+        order: int | None = None,
+        delay: float = DELAY,
+        capacity: int = CAPACITY,
+    ) -> None:
+        super().__init__(allocator, order=order, delay=delay, capacity=capacity)
+        self.page_reporting_order = order
+        """The module parameter: what was asked for, else what the first registration settled; it sticks."""
+        self.state = _IDLE
+
+    def _choose_order(self, device_order: int | None) -> None:
+        # page_reporting_register since 5.14, with the checks of 2022: a device's order of 0 says nothing, as does one
+        # above MAX_ORDER. (Linux 6.1 does not have those checks and sets the parameter at every registration. A
+        # proposal of 2026 makes 0 count; not seen merged.)
+        if self.page_reporting_order is None:
+            usable = device_order is not None and 0 < device_order <= MAX_ORDER
+            self.page_reporting_order = device_order if usable else self.order
+        assert self.page_reporting_order is not None
+        self.order = self.page_reporting_order
+
+    # --- Requests ---
+
+    def _notify_free(self, zone: Zone, order: int) -> None:
+        # __page_reporting_notify: no threshold, one freed block is enough.
+        if self.state is not _REQUESTED:
+            self._request_all()
+
+    def _request_all(self) -> None:
+        previous = self.state
+        self._move(DeviceEvent.REQUEST)
+        if previous is _IDLE:
+            self._schedule()
+
+    def _cancel_all(self) -> None:
+        # Registration begins with a new state (page_reporting_register).
+        self.state = _IDLE
+
+    def _move(self, event: DeviceEvent) -> None:
+        self.state = TRANSITIONS[self.state, event]
+
+    # --- The worker ---
+
+    def _process(self) -> Generator[Report, bool, None]:
+        # page_reporting_process
+        self._move(DeviceEvent.START)
+        try:
+            for zone in self.allocator.zones:
+                if not (yield from self._process_zone(zone)):
+                    break
+        finally:
+            self._move(DeviceEvent.END)
+            if self.state is _REQUESTED:
+                self._schedule()
+
+    def _process_zone(self, zone: Zone) -> Generator[Report, bool, bool]:
+        # page_reporting_process_zone. False when a report failed. A zone that is short of memory is left alone: a
+        # report takes up to a capacity of blocks away from it.
+        unreserved = zone.free_pages - zone.nr_reserved_highatomic
+        if unreserved <= low_wmark_pages(zone) + (self.capacity << self.order):
+            return True
+        scatterlist = Scatterlist(self.capacity, from_end=True)
+        for order in range(self.order, MAX_ORDER + 1):
+            for migratetype in range(MigrateType.ISOLATE):
+                if not (yield from self._cycle(zone, order, migratetype, scatterlist)):
+                    return False
+        if len(scatterlist):
+            return (yield from self._deliver(zone, scatterlist))
+        return True
+
+    def _cycle(
+        self, zone: Zone, order: int, migratetype: int, scatterlist: Scatterlist
+    ) -> Generator[Report, bool, bool]:
+        # page_reporting_cycle: one list. The scatterlist comes with what earlier lists left in it, and is handed on the
+        # same way. False when a report failed.
+        allocator = self.allocator
+        mem_map = allocator.mem_map
+        toward_tail = zone.free_list.next
+        head = LIST_HEADS[migratetype][order]
+        budget = -(-zone.nr_free[order] // (self.capacity * BUDGET_SHARE))
+        acknowledged = True
+        entry = toward_tail[head]
+        while entry != head and acknowledged:
+            self.statistics.entries_walked += 1
+            following = toward_tail[entry]
+            if not mem_map[entry] & REPORTED:
+                if budget < 0:
+                    self._move(DeviceEvent.REQUEST)
+                    break
+                if scatterlist.full:
+                    # The lists may change now. Where to go on is the head from here on.
+                    zone.free_list.rotate_to_front(entry, head)
+                    acknowledged = yield from self._deliver(zone, scatterlist)
+                    budget -= 1
+                    following = toward_tail[head]
+                elif allocator.isolate_free_page(zone, entry, order):
+                    scatterlist.add(entry, order)
+                else:
+                    break
+            entry = following
+        if entry != head:
+            zone.free_list.rotate_to_front(entry, head)
+        return acknowledged

@@ -1,0 +1,391 @@
+"""The machine's attachment to a back-end: a session, and the device's virtqueues brought up over the machine's memory.
+
+An attachment lives as long as its connection. When the back-end goes away it says so through :attr:`Attachment.lost`,
+and every request under way comes back as None: whether the device did anything to it is unknown. One that is to
+``resume`` lives on instead: it has the next back-end go on with the same rings, as QEMU does. That is only a delay.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Final
+
+from guest.ram import GuestRam
+from guest.vhost_user.attached_queue import AttachedQueue
+from guest.vhost_user.attachment_options import AttachmentOptions
+from guest.vhost_user.frontend import Call
+from guest.vhost_user.session import Result, Session, in_time
+from guest.virtqueue.ring_memory import RingMemory
+from guest.virtqueue.virtqueue import Buffer
+from protocol.errors import SessionEnded, VhostUserError, VirtqueueError
+from protocol.memory import GuestAddress, MemoryRegion, UserAddress
+from protocol.vhost_user import BackendRequest, InflightDescription, Payload, ProtocolFeature, VringState
+from protocol.vhost_user_codec import Message
+from protocol.virtio import has_feature
+from protocol.virtio_balloon import CONFIG_POISON_VAL, BalloonConfig, BalloonFeature, BalloonQueue, queue_order
+
+RESUME_INTERVAL: Final = 0.2
+"""Seconds between two attempts to find the back-end again."""
+
+_USER_BASE: Final = 0x7F00_0000_0000
+"""Where the guest's memory pretends to be mapped. User addresses are names only; any will do."""
+
+
+class Attachment:
+    """A connection to a back-end whose device is up. Make one with :meth:`connect`."""
+
+    def __init__(
+        self,
+        path: Path,
+        ram: GuestRam,
+        rings: Sequence[RingMemory],
+        options: AttachmentOptions,
+        session: Session | None = None,
+    ) -> None:
+        self._path = path
+        self._ram = ram
+        self._rings = rings
+        self._options = options
+        self._session = session or self._new_session()
+        self._queues: dict[BalloonQueue, AttachedQueue] = {}
+        self._inflight: tuple[InflightDescription, int] | None = None
+        self._written: dict[int, bytes] = {}
+        self._unsent: dict[int, bytes] = {}
+        self._started = self._paused = self._closed = False
+        self._kicks: set[asyncio.Task[None]] = set()
+        self._resuming: asyncio.Task[None] | None = None
+        self.on_interruption: Callable[[str | None], None] = lambda _: None
+        """Called with the reason when a back-end went away after which this attachment resumes, then with None."""
+        self.was_reset = False
+        """Whether :meth:`reset` ended this attachment, so that :meth:`bind_again` is possible."""
+        self.features = 0
+        """The negotiated features, as the driver sees them."""
+        self.config = BalloonConfig()
+        """As it was last read."""
+        self.config_changed = asyncio.Event()
+        """Set when the device says that the configuration space changed. Whoever reads it clears it."""
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Done, with the reason, when the back-end is gone for this attachment."""
+
+    @classmethod
+    async def connect(
+        cls, path: Path, ram: GuestRam, rings: Sequence[RingMemory], options: AttachmentOptions | None = None
+    ) -> "Attachment":
+        """Connect to the back-end that listens at ``path`` and bring its device up over empty ``rings``.
+
+        ``rings`` were allocated with the options' own :class:`RingOptions`.
+
+        Raises:
+            SessionEnded: nobody listens, or the back-end went away meanwhile.
+            VhostUserError: the back-end refused something that this machine cannot do without.
+        """
+        attachment = cls(path, ram, rings, options or AttachmentOptions())
+        try:
+            await attachment._open()
+        except BaseException:
+            attachment.close()
+            raise
+        return attachment
+
+    # -- control plane ----------------------------------------------------------------------------------------------
+
+    def _new_session(self) -> Session:
+        return Session(self._options.protocol_features, self._take_request, self._on_session_lost)
+
+    async def _open(self) -> None:
+        await in_time(self._path, self._bring_up())
+        self._session.watch()
+
+    async def _call(self, calls: Generator[Call, Payload, Result]) -> Result:
+        # Not once this attachment is over: its session may be that of another by then.
+        return await self._session.call(calls, lambda: not self.lost.done())
+
+    async def _bring_up(self) -> None:
+        offered = await self._session.open(self._path)
+        if self._options.in_band and not self._session.frontend.has(ProtocolFeature.INBAND_NOTIFICATIONS):
+            raise VhostUserError("the back-end does not offer in-band notifications")
+        features = self._options.accept(offered)
+        if self._queues and features != self.features:
+            raise VhostUserError("the back-end does not offer what the last one did")
+        self.features = features
+        await self._bring_up_device()
+
+    async def _bring_up_device(self) -> None:
+        call, frontend = self._call, self._session.frontend
+        await call(frontend.accept(self.features))
+        if self._options.page_poison is not None and has_feature(self.features, BalloonFeature.PAGE_POISON):
+            # Before DRIVER_OK, and never again (virtio 1.2, 5.5.6.6.1).
+            poison = self._options.page_poison.to_bytes(len(CONFIG_POISON_VAL), "little")
+            await call(frontend.set_config(CONFIG_POISON_VAL.start, poison))
+        region = MemoryRegion(
+            guest_address=GuestAddress(0), size=self._ram.size, user_address=UserAddress(_USER_BASE), mmap_offset=0
+        )
+        await call(frontend.set_memory((region,), (self._ram.fd,)))
+        if frontend.has(ProtocolFeature.INFLIGHT_SHMFD):
+            await self._share_inflight()
+        if not self._queues:
+            self._make_queues()
+        if not self._paused:
+            await self._start_queues()
+        self.config = await call(frontend.get_config())
+        await call(frontend.driver_ok())
+        while self._unsent:  # last, so that none is added behind it
+            await call(frontend.set_config(*self._unsent.popitem()))
+
+    def _make_queues(self) -> None:
+        for index, kind in enumerate(queue_order(self.features)):
+            memory, in_band = self._rings[index], self._options.in_band
+            queue = self._queues[kind] = AttachedQueue(index, memory, self._ram, self.features, in_band=in_band)
+            queue.watch(self._collect)
+
+    async def _start_queues(self) -> None:
+        for queue in self._queues.values():
+            calls = self._session.frontend.start_queue(queue.index, queue.setup(_USER_BASE), queue.base)
+            await self._call(calls)
+        self._started = True
+
+    async def _share_inflight(self) -> None:
+        call, frontend = self._call, self._session.frontend
+        if self._inflight is not None:
+            await call(frontend.set_inflight(*self._inflight))
+            return
+        area = await call(frontend.get_inflight(len(queue_order(self.features)), self.queue_size))
+        fd = self._session.take_file()
+        if fd is None:
+            raise VhostUserError("the back-end's inflight area came without a file")
+        self._inflight = area, fd
+        await call(frontend.set_inflight(area, fd))
+
+    # -- events of a session ----------------------------------------------------------------------------------------
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the virtqueues are being served; not between :meth:`stop` and :meth:`start`."""
+        return self._started
+
+    async def stop(self) -> dict[BalloonQueue, int]:
+        """Stop the device's virtqueues, as for a machine that is paused. Requests wait, also those posted from now on.
+
+        Returns where each of them stopped, in the back-end's words: the base that it will start from.
+
+        Raises:
+            SessionEnded: the back-end is gone. With the next one the queues go on.
+            VhostUserError: it refused, and is lost.
+        """
+        self._require_back_end()
+        self._started = False
+        for queue in self._queues.values():
+            queue.base = await self._call(self._session.frontend.stop_queue(queue.index))
+            self._collect(queue)
+        self._paused = True  # not before: a queue that was not stopped has no base to go on from
+        return {kind: queue.base for kind, queue in self._queues.items()}
+
+    async def start(self) -> None:
+        """Start the virtqueues where they were stopped.
+
+        Raises:
+            SessionEnded: the back-end is gone.
+            VhostUserError: it refused, and is lost.
+        """
+        self._require_back_end()
+        self._paused = False
+        await self._start_queues()
+        self._kick_all()
+
+    def _kick_all(self) -> None:
+        # For what was posted meanwhile, and for a kick that the device never saw.
+        for queue in self._queues.values():
+            self._kick(queue)
+
+    async def reset(self) -> None:
+        """Reset the device, as a driver does that is removed, which is the end of this attachment. Every request under
+        way comes back as None, and the device does nothing more to its buffers.
+
+        Raises:
+            SessionEnded: the back-end is gone.
+            VhostUserError: it refused, and is lost.
+        """
+        self._require_back_end()
+        self._started = False
+        await self._call(self._session.frontend.reset(len(self._queues)))
+        self.was_reset = True
+        self._lose("the driver reset the device")
+
+    async def bind_again(self) -> "Attachment":
+        """Close this attachment, which was :meth:`reset`, and bring the device up anew, in the same session over empty
+        rings, as a driver does that is inserted again.
+
+        Raises:
+            SessionEnded: the back-end went away.
+            VhostUserError: it refused.
+        """
+        assert self.was_reset
+        self.close()
+        following = Attachment(self._path, self._ram, self._rings, self._options, self._session)
+        following.features = self.features
+        self._session.hand_over(following._take_request, following._on_session_lost)
+        try:
+            await in_time(self._path, following._bring_up_device())
+        except BaseException:
+            following.close()
+            raise
+        return following
+
+    def _require_back_end(self) -> None:
+        if self._resuming is not None or self.lost.done():
+            raise SessionEnded("there is no back-end at the moment")
+
+    def _on_session_lost(self, reason: str) -> None:
+        if not self._options.resume or self.lost.done():
+            self._lose(reason)
+        elif self._resuming is None:
+            self._started = False
+            self._session.end()
+            self.on_interruption(reason)
+            self._resuming = asyncio.get_running_loop().create_task(self._resume())
+
+    async def _resume(self) -> None:
+        """Wait for a back-end, and have it go on with the requests that the last one did not give back."""
+        while True:
+            if await self._resume_once():
+                self._resuming = None
+                return
+            await asyncio.sleep(RESUME_INTERVAL)
+
+    async def _resume_once(self) -> bool:
+        self._session.close()
+        self._session = self._new_session()
+        for queue in self._queues.values():
+            self._collect(queue)
+            if not self._paused:
+                queue.rewind()
+        if self.lost.done():
+            return True
+        self._unsent = dict(self._written)
+        try:
+            await self._open()
+        except SessionEnded:
+            return False
+        except VhostUserError as error:
+            self._lose(str(error))
+            return True
+        self._kick_all()
+        self.config_changed.set()
+        self.on_interruption(None)
+        return True
+
+    async def read_config(self) -> BalloonConfig:
+        """Read the configuration space anew, as after a change. Without a back-end it stays as it was last read."""
+        with contextlib.suppress(SessionEnded, VhostUserError):
+            self._require_back_end()
+            self.config = await self._call(self._session.frontend.get_config())
+        return self.config
+
+    async def write_config(self, offset: int, data: bytes) -> None:
+        """Write ``data`` at byte ``offset`` of the configuration space. A back-end that refuses or is gone is lost; the
+        one that this attachment resumes with is told again."""
+        self._written[offset] = self._unsent[offset] = data
+        with contextlib.suppress(SessionEnded, VhostUserError):
+            self._require_back_end()
+            del self._unsent[offset]
+            await self._call(self._session.frontend.set_config(offset, data))
+
+    # -- watching ---------------------------------------------------------------------------------------------------
+
+    def _take_request(self, message: Message) -> int:
+        match message:
+            case Message(request=BackendRequest.CONFIG_CHANGE_MSG):
+                self.config_changed.set()
+                return 0
+            case Message(request=BackendRequest.VRING_CALL, payload=VringState(index=index)) if self._options.in_band:
+                for queue in self._queues.values():
+                    if queue.index == index:
+                        self._collect(queue)
+                        return 0
+        return 1
+
+    def _collect(self, queue: AttachedQueue) -> None:
+        try:
+            queue.collect()
+        except VirtqueueError as error:
+            self._session.break_off(str(error))
+
+    def _lose(self, reason: str) -> None:
+        if not self.was_reset:
+            self._session.end()
+        if not self.lost.done():
+            self.lost.set_result(reason)
+        for queue in self._queues.values():
+            queue.give_up()
+
+    def _close_queues(self) -> None:
+        for queue in self._queues.values():
+            queue.give_up()
+            queue.close()
+        self._queues.clear()
+        if self._inflight is not None:
+            os.close(self._inflight[1])
+            self._inflight = None
+
+    # -- data plane -------------------------------------------------------------------------------------------------
+
+    @property
+    def queue_size(self) -> int:
+        """Entries of each virtqueue: the most buffers of one request."""
+        return self._options.ring.size
+
+    def has_queue(self, queue: BalloonQueue) -> bool:
+        """Whether the device has this queue."""
+        return queue in self._queues
+
+    def post(
+        self, queue: BalloonQueue, readable: Sequence[Buffer] = (), writable: Sequence[Buffer] = ()
+    ) -> "asyncio.Future[int | None]":
+        """Hand a request to the device and return at once; several may be under way on one queue.
+
+        The future's result is the used length that the device gave, which means something on few queues, or None when
+        the back-end went away first. Until it is done, the device may do to ``writable`` buffers what it likes.
+
+        Raises:
+            QueueFullError: the queue has too few descriptors free. Nothing was added.
+        """
+        if self.lost.done() or not self._queues:
+            gone: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+            gone.set_result(None)
+            return gone
+        attached = self._queues[queue]
+        future = attached.post(readable, writable, lambda: self._kick(attached))
+        self._collect(attached)  # the device may sleep on a ring that it was done with before we asked for interrupts
+        return future
+
+    def _kick(self, queue: AttachedQueue) -> None:
+        if not self._options.in_band:
+            os.eventfd_write(queue.kick_fd, 1)
+        elif self._started:  # a kick would start a ring that is stopped
+            kick = asyncio.get_running_loop().create_task(self._kick_in_band(queue.index))
+            self._kicks.add(kick)
+            kick.add_done_callback(self._kicks.discard)
+
+    async def _kick_in_band(self, index: int) -> None:
+        with contextlib.suppress(SessionEnded, VhostUserError):
+            await self._session.call(self._session.frontend.kick(index), lambda: self._started)
+
+    async def request(
+        self, queue: BalloonQueue, readable: Sequence[Buffer] = (), writable: Sequence[Buffer] = ()
+    ) -> int | None:
+        """Hand a request to the device and wait, however long it takes, as Linux does. See :meth:`post`."""
+        return await self.post(queue, readable, writable)
+
+    def close(self) -> None:
+        """Detach: close the connection and everything that belonged to it. Without effect the second time."""
+        if self._closed:
+            return
+        self._closed = True
+        self._lose("closed")
+        for task in (*self._kicks, *([self._resuming] if self._resuming else [])):
+            task.cancel()
+        if not self.was_reset:
+            self._session.close()
+        self._close_queues()

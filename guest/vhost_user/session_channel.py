@@ -1,0 +1,226 @@
+"""The two sockets of a session as the front-end holds them: one for its own requests, one for the back-end's."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Generator
+from typing import Final, TypeVar
+
+from guest.vhost_user.frontend import Call
+from protocol.errors import BalloonError, SessionEnded, VhostUserError
+from protocol.vhost_user import FDS_MAX, HEADER_SIZE, Payload
+from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader, build_reply
+
+_PIECE: Final = 4096
+
+Result = TypeVar("Result")
+
+
+class RequestChannel:
+    """The front-end's requests on ``sock``, which must be non-blocking and is owned by whoever made it.
+
+    Once watched, it tells ``on_lost`` why when the back-end went away: then no request is possible any more, and no
+    discard is under way. Until then errors only reach whoever called.
+    """
+
+    def __init__(self, sock: socket.socket, on_lost: Callable[[str], None]) -> None:
+        self._socket = sock
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._reader = MessageReader(Channel.BACKEND_REPLIES)
+        self._turn = asyncio.Lock()
+        self._files: list[int] = []
+        self._readable: asyncio.Future[None] | None = None
+        self._watched = False
+        self._ended = False
+
+    async def call(self, calls: Generator[Call, Payload, Result], is_wanted: Callable[[], bool]) -> Result:
+        """Send the messages of ``calls``, each with its answer, as one unit between those of other callers.
+
+        ``is_wanted`` is asked when it is their turn: what was true before the others' messages may not be any more.
+
+        Raises:
+            SessionEnded: the back-end went away, or the messages are not wanted any more.
+            VhostUserError: the back-end refused, or answered what makes no sense.
+        """
+        async with self._turn:
+            if self._ended:
+                raise SessionEnded("back-end gone")
+            if not is_wanted():
+                raise SessionEnded("the device has been reset or stopped")
+            if not self._watched:
+                return await self._run(calls)
+            self._loop.remove_reader(self._socket.fileno())
+            try:
+                result = await self._run(calls)
+            except SessionEnded as error:
+                self._lose(str(error))
+                raise
+            except BalloonError as error:
+                self.break_off(str(error))
+                raise
+            except asyncio.CancelledError:
+                self.break_off("an answer of the back-end was not waited for")  # it would be taken for the next one's
+                raise
+            if not self._ended:
+                self._loop.add_reader(self._socket.fileno(), self._on_readable)
+            return result
+
+    async def _run(self, calls: Generator[Call, Payload, Result]) -> Result:
+        self._close_files()
+        try:
+            call = next(calls)
+            while True:
+                call = calls.send(await self._exchange(call))
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+        except OSError as error:
+            raise SessionEnded(f"back-end gone: {error.strerror}") from error
+
+    async def _exchange(self, call: Call) -> Payload:
+        sent = socket.send_fds(self._socket, [call.data], call.fds)
+        await self._loop.sock_sendall(self._socket, call.data[sent:])
+        if not call.reply_expected:
+            return None
+        while (message := self._reader.next_message()) is None:
+            data, fds = await self._receive(self._reader.bytes_desired())
+            if not data:
+                raise SessionEnded(f"the back-end closed the connection during {call.request.name}")
+            self._reader.feed(data, fds)
+        self._files += message.fds
+        if isinstance(message, BadMessage) or message.request is not call.request:
+            raise VhostUserError(f"the back-end's answer to {call.request.name} makes no sense")
+        return message.payload
+
+    async def _receive(self, size: int) -> tuple[bytes, list[int]]:
+        # With file descriptors, which asyncio's own sock_recv would lose.
+        while True:
+            self._readable = self._loop.create_future()
+            self._loop.add_reader(self._socket.fileno(), _wake, self._readable)
+            try:
+                await self._readable
+            finally:
+                if not self._ended:  # else the end has seen to it
+                    self._loop.remove_reader(self._socket.fileno())
+            if self._ended:
+                raise SessionEnded("back-end gone")
+            with contextlib.suppress(BlockingIOError):
+                data, fds, _, _ = socket.recv_fds(self._socket, size, FDS_MAX, socket.MSG_CMSG_CLOEXEC)
+                return data, fds
+
+    def take_file(self) -> int | None:
+        """Hand out the file descriptor that came with the last answer; whoever takes it closes it."""
+        return self._files.pop() if self._files else None
+
+    def _close_files(self) -> None:
+        while (fd := self.take_file()) is not None:
+            os.close(fd)
+
+    def watch(self) -> None:
+        """Notice from now on when the back-end goes away."""
+        self._watched = True
+        self._loop.add_reader(self._socket.fileno(), self._on_readable)
+
+    def _on_readable(self) -> None:
+        # Between calls the back-end has nothing to say here: whatever comes is the end.
+        try:
+            data = self._socket.recv(HEADER_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lose(f"back-end gone: {error.strerror}")
+            return
+        if data:
+            self.break_off("the back-end spoke out of turn")
+        else:
+            self._lose("back-end gone")
+
+    def break_off(self, reason: str) -> None:
+        """End the session from this side. ``on_lost`` hears of it when the back-end has closed its end: before that it
+        may be discarding what it was given, and nobody may touch those pages."""
+        if self._ended:
+            return
+        self.end()
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._on_lost(reason)  # not connected any more
+            return
+        self._loop.add_reader(self._socket.fileno(), self._on_farewell, reason)
+
+    def _on_farewell(self, reason: str) -> None:
+        try:
+            data = self._socket.recv(_PIECE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._socket.fileno())
+            self._on_lost(reason)
+
+    def _lose(self, reason: str) -> None:
+        if not self._ended:  # who comes late has nothing new to say
+            self.end()
+            self._on_lost(reason)
+
+    def end(self) -> None:
+        """Look no more, send no more. Without effect the second time."""
+        self._ended = True
+        if self._readable is not None:
+            _wake(self._readable)
+        self._files += self._reader.take_fds()
+        self._close_files()
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+
+
+def _wake(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class BackendChannel:
+    """The back-end's requests on ``sock``, which it takes over: each goes to ``take``, which returns the status.
+
+    Status 0 is success; anything else refuses. A message that cannot be understood is refused unseen. ``on_lost`` hears
+    why when the stream cannot be followed any more; that it ends is nothing special.
+    """
+
+    def __init__(self, sock: socket.socket, take: Callable[[Message], int], on_lost: Callable[[str], None]) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._take = take
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._reader = MessageReader(Channel.BACKEND_REQUESTS)
+
+    def watch(self) -> None:
+        """Serve what comes from now on."""
+        self._loop.add_reader(self._socket.fileno(), self._on_readable)
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._socket.recv(_PIECE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""  # reset: the back-end left with an answer of ours unread
+        if not data:
+            self._loop.remove_reader(self._socket.fileno())
+            return
+        self._reader.feed(data)
+        try:
+            while (message := self._reader.next_message()) is not None:
+                status = self._take(message) if isinstance(message, Message) else 1
+                if message.need_reply:
+                    self._socket.send(build_reply(message.request, status))
+        except (VhostUserError, OSError) as error:
+            self._on_lost(f"on the back-end's channel: {error}")
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()

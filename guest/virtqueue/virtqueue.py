@@ -1,0 +1,113 @@
+"""The driver's half of a virtqueue, whatever its format: requests out, completions in.
+
+The formats are :mod:`guest.virtqueue.split_virtqueue` and :mod:`guest.virtqueue.packed_virtqueue`.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+from protocol.errors import BalloonError, VirtqueueError
+
+Buffer = tuple[int, int]
+"""A guest address and a length in bytes."""
+
+WriteGuest = Callable[[int, bytes], None]
+"""Stores bytes at a guest address."""
+
+
+class QueueFullError(BalloonError):
+    """There are fewer free descriptors than the request needs. Nothing was added."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndirectTables:
+    """Guest memory set aside for indirect tables: their guest addresses, and how many descriptors each holds."""
+
+    addresses: tuple[int, ...]
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsedBuffer:
+    """A request the device is done with: its head and the bytes that the device says it wrote."""
+
+    head: int
+    length: int
+
+
+class UsedBatch:
+    """What IN_ORDER says about completions: requests come back in the order in which they were made available.
+
+    The device may report several by the last of them alone; those before it count as used completely (virtio 1.2,
+    2.7.9 and 2.8.8).
+    """
+
+    def __init__(self) -> None:
+        self._available: deque[tuple[int, int]] = deque()
+        self._last: UsedBuffer | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the device reported requests that were not taken yet."""
+        return self._last is not None
+
+    def add(self, head: int, writable: Sequence[Buffer]) -> None:
+        """Note that request ``head`` was made available."""
+        self._available.append((head, sum(length for _, length in writable)))
+
+    def report(self, last: UsedBuffer, limit: int) -> None:
+        """Take what the device reported: everything up to ``last`` is used, which is ``limit`` requests at most.
+
+        Raises:
+            VirtqueueError: ``last`` is not among the ``limit`` oldest requests.
+        """
+        if all(head != last.head for head, _ in islice(self._available, limit)):
+            raise VirtqueueError(f"the device gave back {last.head}, which is not among the next {limit}")
+        self._last = last
+
+    def take(self) -> UsedBuffer:
+        """Return the oldest request that was reported."""
+        assert self._last is not None
+        head, length = self._available.popleft()
+        if head != self._last.head:
+            return UsedBuffer(head, length)
+        last, self._last = self._last, None
+        return last
+
+
+class DriverVirtqueue(Protocol):
+    """The driver's side of one virtqueue over zeroed ring memory."""
+
+    @property
+    def outstanding(self) -> int:
+        """Number of requests that the device has not given back."""
+
+    @property
+    def oldest(self) -> int:
+        """Where the oldest request lies that the device has not given back, as a base for a device to start from.
+
+        A device that uses buffers in order and remembers nothing finds there all that it has to do.
+        """
+
+    def add(self, readable: Sequence[Buffer], writable: Sequence[Buffer]) -> int:
+        """Make one request available and return its head. The device is not told yet: see :meth:`needs_kick`.
+
+        Raises:
+            QueueFullError: too few free descriptors.
+        """
+
+    def needs_kick(self) -> bool:
+        """Return whether the device wants to be told about what was added since this was last asked."""
+
+    def get_used(self) -> UsedBuffer | None:
+        """Take the next request that the device is done with, or return None.
+
+        Raises:
+            VirtqueueError: the device broke a rule of the ring.
+        """
+
+    def enable_interrupt(self) -> bool:
+        """Ask for an interrupt with the next used entry. Return True if there is one already: then collect it."""

@@ -1,0 +1,60 @@
+"""What ``--features`` means: which feature bits the device offers to drivers.
+
+Source: virtio 1.2, 5.5.3 (the balloon's own) and 6 (what all devices share).
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from protocol.errors import UsageError
+from protocol.virtio import FeatureBit, feature_mask, has_feature
+from protocol.virtio_balloon import BalloonFeature
+
+FEATURE_NAMES: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "page-reporting": BalloonFeature.PAGE_REPORTING,
+        "statistics": BalloonFeature.STATS_VQ,
+        "free-page-hint": BalloonFeature.FREE_PAGE_HINT,
+        "deflate-on-oom": BalloonFeature.DEFLATE_ON_OOM,
+        "must-tell-host": BalloonFeature.MUST_TELL_HOST,
+        "page-poison": BalloonFeature.PAGE_POISON,
+        "packed": FeatureBit.RING_PACKED,
+        "indirect": FeatureBit.RING_INDIRECT_DESC,
+        "event-idx": FeatureBit.RING_EVENT_IDX,
+        "in-order": FeatureBit.IN_ORDER,
+    }
+)
+"""Bit numbers by the names that people use for them."""
+
+
+def parse_features(text: str) -> dict[str, bool]:
+    """Return what ``name=on|off,...`` switches on and off, by name.
+
+    Raises:
+        UsageError: an unknown name, another value than on or off, or a name that comes twice.
+    """
+    switches: dict[str, bool] = {}
+    for item in text.split(","):
+        name, _, value = item.strip().partition("=")
+        if name not in FEATURE_NAMES:
+            raise UsageError(f"no feature {name!r}, known are {', '.join(FEATURE_NAMES)}")
+        if value not in ("on", "off"):
+            raise UsageError(f"write {name}=on or {name}=off, not {item.strip()!r}")
+        if name in switches:
+            raise UsageError(f"{name} comes twice")
+        switches[name] = value == "on"
+    return switches
+
+
+def switch_features(features: int, switches: Mapping[str, bool]) -> int:
+    """Return the feature word ``features`` with the bits of ``switches`` set or cleared, the others as they are."""
+    for name, on in switches.items():
+        bit = feature_mask(FEATURE_NAMES[name])
+        features = features | bit if on else features & ~bit
+    return features
+
+
+def feature_names(features: int) -> list[str]:
+    """Return the names of the feature bits that are set in ``features``; bits without a name are left out."""
+    return [name for name, bit in FEATURE_NAMES.items() if has_feature(features, bit)]

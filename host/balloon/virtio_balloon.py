@@ -1,0 +1,215 @@
+"""The balloon device: what a chain on each of its queues asks for, and what its configuration space holds.
+
+Source: virtio 1.2, 5.5.6. Free page reporting is 5.5.6.7: the device-writable buffers of a chain *are* the free pages.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from host.balloon.balloon_statistics import STATISTICS_BYTES_MAX, BalloonStatistics, parse_statistics
+from host.balloon.free_page_hinting import COMMAND_ID_SIZE, FreePageHinting
+from host.memory.discard_plan import DeviceMemory, DiscardPlan, Refusal
+from host.virtqueue.virtqueue import Buffer, Chain, ReadGuest
+from protocol.memory import PAGE_SIZE
+from protocol.virtio import FeatureBit, feature_mask, has_feature
+from protocol.virtio_balloon import (
+    CONFIG_POISON_VAL,
+    PFN_SHIFT,
+    PFN_SIZE,
+    BalloonConfig,
+    BalloonFeature,
+    BalloonQueue,
+)
+
+PFN_BYTES_MAX: Final = 64 << 10
+"""Most bytes of page frame numbers that one chain is believed. Linux sends 1 KiB; nobody needs more than this."""
+
+OFFERED: Final = feature_mask(
+    FeatureBit.VERSION_1,
+    FeatureBit.VHOST_USER_F_PROTOCOL_FEATURES,
+    FeatureBit.VHOST_F_LOG_ALL,
+    FeatureBit.RING_EVENT_IDX,
+    FeatureBit.RING_INDIRECT_DESC,
+    BalloonFeature.PAGE_REPORTING,
+    BalloonFeature.STATS_VQ,
+    BalloonFeature.DEFLATE_ON_OOM,
+)
+"""Feature bits that the device offers unless told otherwise.
+
+Not among them: FREE_PAGE_HINT, see :mod:`host.balloon.free_page_hinting`; and MUST_TELL_HOST, which makes a driver wait
+for the acknowledgement when it takes pages back, and this device does nothing in that time.
+"""
+
+_PFN: Final = struct.Struct("<I")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one chain asks for and says.
+
+    ``plan`` is to be carried out before the chain is given back. ``hold`` says that the chain is to be kept until the
+    device wants new statistics (virtio 1.2, 5.5.6.3: "the device uses the buffer" to request them). ``pages`` is the
+    number of page frame numbers of an inflate or deflate chain, duplicates included. On the free page queue
+    ``command_id`` is the command in this chain, if there is one, and ``hint_id`` the round that its blocks are for.
+    """
+
+    plan: DiscardPlan = field(default_factory=DiscardPlan)
+    hold: bool = False
+    pages: int = 0
+    statistics: BalloonStatistics | None = None
+    command_id: int | None = None
+    hint_id: int | None = None
+
+
+@dataclass(slots=True)
+class VirtioBalloon:
+    """The device's state: configuration space, what was negotiated, and the round of free page hinting.
+
+    ``config.actual`` is nothing but the guest's word: no decision about memory rests on it.
+
+    ``discard`` False is the operator's word that nothing may be discarded (for example because a device of the guest
+    has its memory pinned). ``poison_settled`` is set by the first chain that is no statistics: a driver must not change
+    ``poison_val`` after DRIVER_OK (virtio 1.2, 5.5.6.6.1), and no chain comes before that. It is cleared when no ring
+    is left. ``poison_told`` says that the driver has written ``poison_val`` at all. It must have before DRIVER_OK, but
+    a device that took over from one that was killed has not heard of it.
+    """
+
+    config: BalloonConfig = field(default_factory=BalloonConfig)
+    features: int = 0
+    discard: bool = True
+    poison_settled: bool = False
+    poison_told: bool = False
+    hinting: FreePageHinting = field(default_factory=FreePageHinting)
+
+    def write_config(self, offset: int, data: bytes, *, poison_offered: bool, driver_runs: bool = False) -> None:
+        """Let the driver write ``data`` at byte ``offset``; only what a driver may change changes.
+
+        PAGE_POISON has to be offered for ``poison_val`` to be writable, not yet negotiated: QEMU passes on what the
+        driver writes at once, but the features only when the driver is ready.
+
+        With ``driver_runs`` a driver is at work. A write of the whole window then tells no poison value: QEMU sends it
+        for a new ``actual`` and repeats what it has read from this device, which may never have known the value.
+        """
+        poison = poison_offered and not self.poison_settled
+        if poison and offset <= CONFIG_POISON_VAL.start and CONFIG_POISON_VAL.stop <= offset + len(data):
+            self.poison_told |= offset == CONFIG_POISON_VAL.start or not driver_runs
+        self.config = self.config.written_by_driver(offset, data, poison_writable=poison)
+
+    def read_config(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes of the configuration space from ``offset``; zeros beyond its end."""
+        return self.config.build()[offset : offset + length].ljust(length, b"\0")
+
+    def reset(self) -> None:
+        """Forget what a driver negotiated and wrote; the host's own wish (``num_pages``) stays."""
+        self.features = 0
+        self.poison_settled = self.poison_told = False
+        self.hinting.reset()
+        self.config = replace(self.config, actual=0, free_page_hint_cmd_id=self.hinting.command_id, poison_val=0)
+
+    @property
+    def keeps_pages(self) -> Refusal | None:
+        """Why no page of this guest may be discarded at present, or None if pages may be.
+
+        virtio 1.2, 5.5.6.7.2: with PAGE_POISON "the device MUST NOT modify the content of a reported page to a value
+        other than poison_val". A discard leaves zeros, so it is right for a poison value of zero only, and not for one
+        that is not known.
+        """
+        if not self.discard:
+            return Refusal.DISCARD_OFF
+        poisoned = self.config.poison_val != 0 or not self.poison_told
+        if poisoned and has_feature(self.features, BalloonFeature.PAGE_POISON):
+            return Refusal.POISON
+        return None
+
+    def serve(self, queue: BalloonQueue, chain: Chain, memory: DeviceMemory, read_guest: ReadGuest) -> Outcome:
+        """Return what ``chain`` asks for and says. Nothing is done yet but to take note of a hinting command.
+
+        Raises:
+            VirtqueueError: what a device-readable buffer names lies outside the guest's memory.
+        """
+        if queue is not BalloonQueue.STATS:  # Linux offers its first statistics buffer before it writes poison_val
+            self.poison_settled = True
+        outcome = Outcome()
+        plan = outcome.plan
+        match queue:
+            case BalloonQueue.REPORTING:
+                self._plan_ranges(chain.writable, chain, memory, plan)
+                # The text is silent on direction; a buffer the driver forbids us to write is not ours to discard.
+                _refuse_all(Refusal.READABLE, chain.readable, plan)
+            case BalloonQueue.INFLATE:
+                pages = _read_pfns(chain.readable, plan, read_guest)
+                self._plan_ranges(_runs_of_pages(pages, memory), chain, memory, plan)
+                outcome.pages = len(pages)
+            case BalloonQueue.DEFLATE:
+                # With MUST_TELL_HOST a driver waits until this is acknowledged. There is nothing to prepare: inflated
+                # pages were discarded before their inflate chain was acknowledged, and none is looked at afterwards.
+                outcome.pages = min(sum(length for _, length in chain.readable), PFN_BYTES_MAX) // PFN_SIZE
+                plan.ranges, plan.bytes = len(chain.readable), outcome.pages << PFN_SHIFT
+            case BalloonQueue.STATS:
+                data = _read_array(chain.readable, STATISTICS_BYTES_MAX, plan, read_guest)
+                outcome.statistics, outcome.hold = parse_statistics(data), True
+            case BalloonQueue.FREE_PAGE:
+                self._serve_hint(chain, memory, outcome, read_guest)
+        return outcome
+
+    def _serve_hint(self, chain: Chain, memory: DeviceMemory, outcome: Outcome, read_guest: ReadGuest) -> None:
+        plan = outcome.plan
+        if chain.readable:
+            if sum(length for _, length in chain.readable) == COMMAND_ID_SIZE:
+                data = _read_array(chain.readable, COMMAND_ID_SIZE, plan, read_guest)
+                outcome.command_id = int.from_bytes(data, "little")
+                self.hinting.take_command(outcome.command_id)
+            else:
+                self.hinting.misunderstood()
+                _refuse_all(Refusal.BAD_COMMAND, chain.readable, plan)
+        outcome.hint_id = self.hinting.driver_id
+        if self.hinting.accepts():
+            self._plan_ranges(chain.writable, chain, memory, plan)
+        else:
+            _refuse_all(Refusal.STALE_HINT, chain.writable, plan)
+
+    def _plan_ranges(self, buffers: Iterable[Buffer], chain: Chain, memory: DeviceMemory, plan: DiscardPlan) -> None:
+        reason = self.keeps_pages
+        if reason is None:
+            memory.plan(buffers, plan, chain.indirect_table)
+            return
+        _refuse_all(reason, buffers, plan)
+
+
+def _refuse_all(reason: Refusal, buffers: Iterable[Buffer], plan: DiscardPlan) -> None:
+    for address, length in buffers:
+        plan.ranges += 1
+        plan.bytes += length
+        plan.refuse(reason, address, length)
+
+
+def _read_array(buffers: list[Buffer], limit: int, plan: DiscardPlan, read_guest: ReadGuest) -> bytes:
+    # An array may lie in any number of descriptors, and be cut anywhere. What goes beyond the limit is not even read.
+    data = bytearray()
+    for address, length in buffers:
+        room = limit - len(data)
+        if length > room:
+            plan.refuse(Refusal.TOO_LONG, address + room, length - room)
+        if room > 0 and length > 0:
+            data += read_guest(address, min(length, room))
+    return bytes(data)
+
+
+def _read_pfns(buffers: list[Buffer], plan: DiscardPlan, read_guest: ReadGuest) -> list[int]:
+    # virtio 1.2, 5.5.6: 32-bit little-endian page frame numbers.
+    data = _read_array(buffers, PFN_BYTES_MAX, plan, read_guest)
+    return [pfn for (pfn,) in _PFN.iter_unpack(data[: len(data) // PFN_SIZE * PFN_SIZE])]
+
+
+def _runs_of_pages(pfns: list[int], memory: DeviceMemory) -> Iterator[Buffer]:
+    # Neighbouring pages become one range: 256 single pages of a contiguous balloon are then one system call.
+    ordered = sorted(set(pfns))
+    start = 0
+    while start < len(ordered):
+        end = start + 1
+        while end < len(ordered) and ordered[end] == ordered[end - 1] + 1:
+            end += 1
+        yield from memory.split_pages(ordered[start] << PFN_SHIFT, (end - start) * PAGE_SIZE)
+        start = end

@@ -1,0 +1,183 @@
+"""What can be asked and ordered over the control socket, and what comes of it.
+
+``balloon``, ``query-balloon``, ``qom-*`` and ``BALLOON_CHANGE`` mean what they mean in QEMU, whose one virtual machine
+is here one of many: commands take its number as ``vm``, which may be left out as long as only one is connected.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from host.balloon.offered_features import feature_names
+from host.control.controlled_vm import ControlledVm
+from host.control.qmp import NEGOTIATE, Arguments, ErrorClass, QmpError, Request, shown
+from host.control.qom import ObjectTree
+from host.control.reclaim import ReclaimMethod
+from host.control.vm_facts import VmInfo
+from protocol.errors import BalloonError
+from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
+
+log = logging.getLogger(__name__)
+
+_METHODS: Final = [method.value for method in ReclaimMethod]
+
+
+class ControlCommands:
+    """Carries out commands on the virtual machines in ``vms``, which the daemon keeps up to date.
+
+    ``now`` tells the seconds since 1970; ``version`` is what ``query-version`` answers.
+    """
+
+    def __init__(self, vms: Mapping[int, ControlledVm], now: Callable[[], float], version: Mapping[str, Any]) -> None:
+        self._vms = vms
+        self._tree = ObjectTree(vms, now)
+        self._version = version
+        self._commands: Mapping[str, Callable[[Arguments], Awaitable[object]]] = {
+            "balloon": self._balloon,
+            "qom-get": self._qom_get,
+            "qom-list": self._qom_list,
+            "qom-set": self._qom_set,
+            "query-balloon": self._query_balloon,
+            "query-commands": self._query_commands,
+            "query-guest-statistics": self._query_guest_statistics,
+            "query-version": self._query_version,
+            "query-vms": self._query_vms,
+            "reclaim": self._reclaim,
+        }
+
+    async def perform(self, request: Request) -> bytes:
+        """Carry out one command and return its answer. It takes as long as the guest takes; it never raises."""
+        try:
+            command = self._commands.get(request.name)
+            if command is None:
+                reason = f"there is no command {shown(request.name)} (query-commands lists them)"
+                raise QmpError(reason, ErrorClass.COMMAND_NOT_FOUND)
+            return request.success(await command(request.arguments))
+        except QmpError as error:
+            return request.failure(error)
+        except BalloonError as error:
+            return request.failure(QmpError(str(error)))
+        except Exception:
+            # A fault of ours, which costs this command and nothing else.
+            log.exception("%s: internal error", request.name)
+            return request.failure(QmpError("internal error"))
+
+    # -- about this server -------------------------------------------------------------------------------------------
+
+    async def _query_commands(self, arguments: Arguments) -> list[dict[str, str]]:
+        arguments.end()
+        return [{"name": name} for name in sorted((*self._commands, NEGOTIATE))]
+
+    async def _query_version(self, arguments: Arguments) -> Mapping[str, Any]:
+        arguments.end()
+        return self._version
+
+    # -- the balloon's size ------------------------------------------------------------------------------------------
+
+    async def _query_vms(self, arguments: Arguments) -> list[dict[str, object]]:
+        arguments.end()
+        return [_describe(vm, control.info()) for vm, control in sorted(self._vms.items())]
+
+    async def _query_balloon(self, arguments: Arguments) -> dict[str, int]:
+        vm, control = self._take_vm(arguments)
+        arguments.end()
+        return {"actual": logical_size(_memory_bytes(vm, control), control.info().actual)}
+
+    async def _balloon(self, arguments: Arguments) -> dict[str, int]:
+        value = arguments.integer("value")
+        vm, control = self._take_vm(arguments)
+        arguments.end()
+        if value <= 0:
+            raise QmpError("parameter 'value' has to be a size in bytes, above 0")
+        memory_bytes = _memory_bytes(vm, control)
+        # Above the memory there is nothing to be had: no balloon then, as in QEMU.
+        control.set_num_pages(min((memory_bytes - min(value, memory_bytes)) >> PFN_SHIFT, NUM_PAGES_MAX))
+        return {}
+
+    # -- asking the guest --------------------------------------------------------------------------------------------
+
+    async def _query_guest_statistics(self, arguments: Arguments) -> dict[str, object]:
+        vm, control = self._take_vm(arguments)
+        arguments.end()
+        _require_driver(vm, control)
+        statistics = await control.statistics()
+        return {"vm": vm, "age": round(statistics.age, 6), "statistics": dict(statistics.values)}
+
+    async def _reclaim(self, arguments: Arguments) -> dict[str, object]:
+        vm, control = self._take_vm(arguments)
+        method = arguments.optional_text("method")
+        arguments.end()
+        if method is not None and method not in _METHODS:
+            raise QmpError(f"parameter 'method' has to be {' or '.join(_METHODS)}")
+        _require_driver(vm, control)
+        result = await control.reclaim(None if method is None else ReclaimMethod(method))
+        return {
+            "vm": vm,
+            "method": result.method.value,
+            "offered-bytes": result.offered_bytes,
+            "discarded-bytes": result.discarded_bytes,
+            "seconds": round(result.seconds, 6),
+            "complete": result.complete,
+        }
+
+    # -- objects and properties --------------------------------------------------------------------------------------
+
+    async def _qom_list(self, arguments: Arguments) -> list[dict[str, str]]:
+        path = arguments.text("path")
+        arguments.end()
+        return self._tree.properties(path)
+
+    async def _qom_get(self, arguments: Arguments) -> object:
+        path, name = arguments.text("path"), arguments.text("property")
+        arguments.end()
+        return self._tree.get(path, name)
+
+    async def _qom_set(self, arguments: Arguments) -> dict[str, object]:
+        path, name, value = arguments.text("path"), arguments.text("property"), arguments.anything("value")
+        arguments.end()
+        self._tree.set(path, name, value)
+        return {}
+
+    def _take_vm(self, arguments: Arguments) -> tuple[int, ControlledVm]:
+        vm = arguments.optional_integer("vm")
+        if vm is None:
+            if not self._vms:
+                raise QmpError("no virtual machine is connected", ErrorClass.DEVICE_NOT_ACTIVE)
+            if len(self._vms) > 1:
+                raise QmpError(f"parameter 'vm' is missing: {len(self._vms)} virtual machines are connected")
+            (vm,) = self._vms
+        if vm not in self._vms:
+            raise QmpError(f"vm {vm} is not connected", ErrorClass.DEVICE_NOT_FOUND)
+        return vm, self._vms[vm]
+
+
+def logical_size(memory_bytes: int, pages: int) -> int:
+    """Return the bytes that a guest is left with beside a balloon of ``pages`` 4096-byte pages; the guest may lie."""
+    return max(memory_bytes - (pages << PFN_SHIFT), 0)
+
+
+def _describe(vm: int, info: VmInfo) -> dict[str, object]:
+    return {
+        "vm": vm,
+        "pid": info.pid,
+        "memory": info.memory_bytes,
+        "target": logical_size(info.memory_bytes, info.num_pages),
+        "actual": logical_size(info.memory_bytes, info.actual),
+        "features": feature_names(info.features),
+        "driver-ready": info.driver_ready,
+        "ring": info.setup.ring,
+        "queue-numbers": info.setup.queue_numbers.value,
+        "kicks": {queue.value: method for queue, method in info.setup.kicks.items()},
+    }
+
+
+def _memory_bytes(vm: int, control: ControlledVm) -> int:
+    memory_bytes = control.info().memory_bytes
+    if memory_bytes == 0:
+        raise QmpError(f"vm {vm} has not told its memory yet", ErrorClass.DEVICE_NOT_ACTIVE)
+    return memory_bytes
+
+
+def _require_driver(vm: int, control: ControlledVm) -> None:
+    if not control.info().driver_ready:
+        raise QmpError(f"vm {vm} has no driver that is ready", ErrorClass.DEVICE_NOT_ACTIVE)

@@ -1,0 +1,158 @@
+"""The control socket: QMP for any number of programs and people at once.
+
+A client's commands are carried out one after another, those of different clients beside each other. What a client is
+sent waits in memory only up to ``UNREAD_MAX`` bytes: one that does not read is given up, and nobody waits for it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from host.control.latest_value import LatestValue
+from host.control.qmp import QmpError, QmpSession, Request, build_error, build_event, build_greeting
+from protocol.errors import FramingError
+from protocol.process.listening_socket import ListeningSocket
+
+log = logging.getLogger(__name__)
+
+CLIENTS_MAX: Final = 32
+UNREAD_MAX: Final = 1 << 20
+"""Bytes that may wait for one client to read them."""
+SEND_TIMEOUT: Final = 10.0
+"""Seconds that a client may take to read so much that there is room for the next answer."""
+BALLOON_CHANGE_INTERVAL: Final = 1.0
+"""Least seconds between two BALLOON_CHANGE events of one virtual machine, as in QEMU."""
+
+_CHUNK: Final = 1 << 16
+
+Perform = Callable[[Request], Awaitable[bytes]]
+
+
+class _Client:
+    """One connected program."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, perform: Perform) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._perform = perform
+        self._session = QmpSession()
+
+    async def serve(self, greeting: bytes) -> None:
+        """Talk until the client goes away or is given up."""
+        try:
+            # A client that went away is nobody's fault.
+            with contextlib.suppress(OSError, TimeoutError):
+                await self._talk(greeting)
+                self._writer.close()
+                async with asyncio.timeout(SEND_TIMEOUT):
+                    await self._writer.wait_closed()
+        finally:
+            self.abort()  # without effect after a good end
+
+    async def _talk(self, greeting: bytes) -> None:
+        try:
+            await self._send(greeting)
+            while data := await self._reader.read(_CHUNK):
+                self._session.feed(data)
+                await self._answer_all()
+        except FramingError as error:
+            await self._send(build_error(QmpError(str(error)), {}))
+
+    async def _answer_all(self) -> None:
+        while (step := self._session.next_step()) is not None:
+            await self._send(await self._perform(step) if isinstance(step, Request) else step)
+            await asyncio.sleep(0)  # others first: a client that sends a thousand commands at once must not stop guests
+
+    async def _send(self, line: bytes) -> None:
+        self._writer.write(line)
+        async with asyncio.timeout(SEND_TIMEOUT):
+            await self._writer.drain()
+
+    def notify(self, line: bytes) -> None:
+        """Send an event, unless the client is not through with negotiation or has gone; give it up if it does not read.
+
+        One that has gone is still here while its last command is carried out.
+        """
+        if not self._session.negotiated or self._writer.transport.is_closing():
+            return
+        if self._writer.transport.get_write_buffer_size() > UNREAD_MAX:
+            log.info("a client of the control socket does not read: given up")
+            self.abort()
+            return
+        self._writer.write(line)
+
+    def abort(self) -> None:
+        """Drop the connection and what it has not read."""
+        self._writer.transport.abort()
+
+
+class ControlServer:
+    """Serves clients of one listening socket from :meth:`start` to :meth:`close`."""
+
+    def __init__(self, listener: ListeningSocket, perform: Perform, version: Mapping[str, Any]) -> None:
+        self._listener = listener
+        self._perform = perform
+        self._greeting = build_greeting(version)
+        self._clients: dict[asyncio.Task[None], _Client] = {}
+        self._server: asyncio.Server | None = None
+        self._balloons: dict[int, LatestValue[int]] = {}
+
+    async def start(self) -> None:
+        """Accept clients from now on."""
+        self._server = await asyncio.start_unix_server(self._on_connected, sock=self._listener.socket, limit=_CHUNK)
+
+    async def close(self) -> None:
+        """Stop listening and give up all clients; commands under way are cancelled."""
+        for balloon in self._balloons.values():
+            balloon.close()
+        if self._server is not None:
+            self._server.close()
+        clients = dict(self._clients)
+        for task, client in clients.items():
+            task.cancel()
+            client.abort()
+        await asyncio.gather(*clients, return_exceptions=True)
+        self._listener.close()
+
+    def _on_connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Not a coroutine: asyncio would keep the tasks of clients to itself, and close() could not end them.
+        if len(self._clients) >= CLIENTS_MAX:
+            writer.write(build_error(QmpError(f"there are {CLIENTS_MAX} clients already"), {}))
+            writer.close()
+            return
+        client = _Client(reader, writer, self._perform)
+        task = asyncio.create_task(client.serve(self._greeting), name="control client")
+        self._clients[task] = client
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        client = self._clients.pop(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A fault of ours, which costs this client and nobody else.
+            log.error("control socket: internal error", exc_info=error)
+            client.abort()
+
+    def emit(self, event: str, data: Mapping[str, Any]) -> None:
+        """Send an event to everybody."""
+        if self._clients:
+            line = build_event(event, data, time.time_ns())
+            for client in tuple(self._clients.values()):
+                client.notify(line)
+
+    def balloon_changed(self, vm: int, logical_bytes: int) -> None:
+        """A guest's balloon has another size: the guest is left with ``logical_bytes``."""
+        if vm not in self._balloons:
+
+            def send(value: int) -> None:
+                self.emit("BALLOON_CHANGE", {"actual": value, "vm": vm})
+
+            self._balloons[vm] = LatestValue(BALLOON_CHANGE_INTERVAL, send)
+        self._balloons[vm].change(logical_bytes)
+
+    def forget(self, vm: int) -> None:
+        """A virtual machine has gone: nothing of it is told any more."""
+        if (balloon := self._balloons.pop(vm, None)) is not None:
+            balloon.close()

@@ -1,0 +1,95 @@
+"""The file behind inflight tracking: made here, kept by the front-end, handed back after a crash.
+
+It is read and written with ``pread`` and ``pwrite``, never mapped: a front-end may hand back any file, and one that is
+cut short then costs its own virtual machine a queue instead of everybody the daemon.
+"""
+
+import fcntl
+import os
+import stat
+
+from host.inflight.inflight import check_description, region_bytes
+from protocol.errors import VhostUserError, VirtqueueError
+from protocol.vhost_user import InflightDescription
+
+
+def make_inflight_file(size: int) -> int:
+    """Return a descriptor of a new memory file of ``size`` zero bytes, whose size nobody can change."""
+    fd = os.memfd_create("vhost-user-balloon-inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+class InflightFile:
+    """The inflight file of one virtual machine. It owns ``fd`` once it has been made."""
+
+    def __init__(self, fd: int, told: InflightDescription, *, packed: bool) -> None:
+        """Take the file.
+
+        Raises:
+            VhostUserError: it is no regular file, not open for reading and writing, or too short.
+        """
+        check_description(told, packed=packed)
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise VhostUserError("the inflight file is not a regular file")
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
+            raise VhostUserError("the inflight file is not open for reading and writing")
+        if told.mmap_offset + told.mmap_size > status.st_size:
+            raise VhostUserError(
+                f"an inflight file of {told.mmap_size} bytes at {told.mmap_offset} exceeds its {status.st_size} bytes"
+            )
+        self._fd = fd
+        self._told = told
+
+    @property
+    def entries(self) -> int:
+        """Descriptors that each queue's region has room for."""
+        return self._told.queue_size
+
+    def region(self, index: int, *, packed: bool) -> "FileRegion":
+        """Return the bytes of queue ``index``.
+
+        Raises:
+            VhostUserError: the file has no room for it; the format may have changed since the file was announced.
+        """
+        size = region_bytes(self._told.queue_size, packed=packed)
+        if index >= self._told.num_queues or (index + 1) * size > self._told.mmap_size:
+            raise VhostUserError(f"the inflight file has no room for queue {index}")
+        return FileRegion(self._fd, self._told.mmap_offset + index * size)
+
+    def close(self) -> None:
+        """Close the file. No queue may be using a region of it."""
+        os.close(self._fd)
+
+
+class FileRegion:
+    """The bytes of a file from ``start`` on."""
+
+    def __init__(self, fd: int, start: int) -> None:
+        self._fd = fd
+        self._start = start
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes at ``offset``. Raises :class:`VirtqueueError` where the file ends before them."""
+        try:
+            data = os.pread(self._fd, length, self._start + offset)
+        except OSError as error:
+            raise VirtqueueError(f"the inflight file cannot be read: {error.strerror}") from error
+        if len(data) != length:
+            raise VirtqueueError("the inflight file was cut short")
+        return data
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Store ``data`` at ``offset``. Raises :class:`VirtqueueError` where the file does not take it."""
+        try:
+            written = os.pwrite(self._fd, data, self._start + offset)
+        except OSError as error:
+            raise VirtqueueError(f"the inflight file cannot be written: {error.strerror}") from error
+        if written != len(data):
+            raise VirtqueueError("the inflight file did not take all that was written")

@@ -1,0 +1,1 @@
+"""The guest's memory: regions and mappings, which ranges may be discarded, the discard, SIGBUS."""

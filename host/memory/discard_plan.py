@@ -1,0 +1,200 @@
+"""Which file ranges a virtual machine may ask to have discarded.
+
+The one place that judges an address a guest gave. A range passes only if it lies wholly in one region, is made of whole
+pages of the region's file and touches no page that a ring lives on; everything else is refused with a reason, and never
+harms the ranges beside it.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import groupby
+from typing import Final, NamedTuple
+
+from host.virtqueue.virtqueue import Buffer
+from protocol.memory import ADDRESS_LIMIT, PAGE_SIZE, FileRange, RegionTable
+
+
+class Refusal(Enum):
+    """Why a range was not discarded. The values are the words of the ``refused`` event."""
+
+    EMPTY = "empty"
+    UNALIGNED = "unaligned"
+    OUT_OF_RANGE = "out_of_range"
+    CROSSES_REGIONS = "crosses_regions"
+    RING_MEMORY = "ring_memory"
+    READABLE = "readable"
+    TOO_LONG = "too_long"
+    BAD_COMMAND = "bad_command"
+    STALE_HINT = "stale_hint"
+    POISON = "poison"
+    DISCARD_OFF = "discard_off"
+    DISCARD_FAILED = "discard_failed"
+
+
+class RefusedRange(NamedTuple):
+    """``length`` bytes at guest ``address`` that are kept as they are."""
+
+    reason: Refusal
+    address: int
+    length: int
+
+
+class RefusedRanges(NamedTuple):
+    """All ranges of one chain that were refused for one reason: the first one's address, their bytes, their number."""
+
+    reason: Refusal
+    first_address: int
+    bytes: int
+    ranges: int
+
+
+@dataclass(slots=True)
+class DiscardPlan:
+    """What is to be done about the ranges of one chain: discard these, keep those."""
+
+    ranges: int = 0
+    bytes: int = 0
+    discards: list[FileRange] = field(default_factory=list)
+    refused: list[RefusedRange] = field(default_factory=list)
+
+    def refuse(self, reason: Refusal, address: int, length: int) -> None:
+        """Keep ``length`` bytes at guest ``address``, and remember why."""
+        self.refused.append(RefusedRange(reason, address, length))
+
+    def refused_by_reason(self) -> list[RefusedRanges]:
+        """Return the sum of ``refused`` for each reason, in the order in which the reasons came up."""
+        sums: dict[Refusal, RefusedRanges] = {}
+        for reason, address, length in self.refused:
+            first_address, total, ranges = sums[reason][1:] if reason in sums else (address, 0, 0)
+            sums[reason] = RefusedRanges(reason, first_address, total + length, ranges + 1)
+        return list(sums.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    low: int
+    high: int
+
+
+class _Window(NamedTuple):
+    # One region with everything that a range of it has to be compared with. `low` and `high` bound it in guest
+    # addresses, `spare_low` and `spare_high` bound all of it that is off limits; `shift` leads to file offsets.
+    low: int
+    high: int
+    shift: int
+    page_mask: int
+    spare_low: int
+    spare_high: int
+    region: int
+
+
+_NOWHERE: Final = _Window(0, 0, 0, 0, 0, 0, -1)
+
+
+class DeviceMemory:
+    """One immutable view of a virtual machine's memory: the regions, their page sizes, and what is off limits.
+
+    ``page_sizes`` gives the page size of each region's file in bytes; ``protected`` are the file ranges of the rings.
+    """
+
+    __slots__ = ("_protected", "page_sizes", "table")
+
+    def __init__(
+        self, table: RegionTable, page_sizes: tuple[int, ...] = (), protected: Iterable[FileRange] = ()
+    ) -> None:
+        self.table = table
+        self.page_sizes = page_sizes or (PAGE_SIZE,) * len(table.regions)
+        self._protected: list[list[_Bounds]] = [[] for _ in table.regions]
+        for place in protected:
+            page = self.page_sizes[place.region]
+            low, high = place.offset // page * page, -(-(place.offset + place.length) // page) * page
+            self._protected[place.region].append(_Bounds(low, high))
+
+    def is_protected(self, place: FileRange) -> bool:
+        """Return whether any byte of ``place`` is on a page that holds a ring."""
+        end = place.offset + place.length
+        return any(b.low < end and place.offset < b.high for b in self._protected[place.region])
+
+    def split_pages(self, address: int, length: int) -> Iterator[Buffer]:
+        """Cut a run of pages where another region begins or a ring's page does, so that what has to be refused takes no
+        good page along."""
+        place = self.table.translate_guest(address, length)
+        if place is not None and not self.is_protected(place):
+            yield address, length
+            return
+        for _, pages in groupby(range(address, address + length, PAGE_SIZE), self._kind_of_page):
+            first, *more = pages
+            yield first, PAGE_SIZE * (1 + len(more))
+
+    def _kind_of_page(self, address: int) -> tuple[int, bool] | None:
+        place = self.table.translate_guest(address, PAGE_SIZE)
+        return None if place is None else (place.region, self.is_protected(place))
+
+    def plan(self, buffers: Iterable[Buffer], plan: DiscardPlan, off_limits: Buffer | None = None) -> None:
+        """Sort ``buffers`` into ``plan.discards`` and ``plan.refused``.
+
+        ``off_limits`` is one more guest range to spare, the chain's own indirect table.
+        """
+        spared = None if off_limits is None else self.table.translate_guest(*off_limits)
+        low, high, shift, page_mask, spare_low, spare_high, region = _NOWHERE
+        ranges = total = 0
+        for address, length in buffers:
+            ranges += 1
+            total += length
+            end = address + length
+            # Nearly every range passes here: whole pages of the region that the one before it was in, away from all
+            # that is spared. What does not is judged from the beginning.
+            if (
+                low <= address < end <= high
+                and not (address + shift | length) & page_mask
+                and (end <= spare_low or spare_high <= address)
+            ):
+                plan.discards.append(FileRange(region, address + shift, length))
+                continue
+            judged = self._judge(address, length, spared)
+            if isinstance(judged, Refusal):
+                plan.refuse(judged, address, length)
+                continue
+            plan.discards.append(judged)
+            if judged.region != region:
+                low, high, shift, page_mask, spare_low, spare_high, region = self._window(judged.region, spared)
+        plan.ranges += ranges
+        plan.bytes += total
+
+    def _judge(self, address: int, length: int, spared: FileRange | None) -> FileRange | Refusal:
+        if length == 0:
+            return Refusal.EMPTY
+        place = self.table.translate_guest(address, length)
+        if place is None:
+            return Refusal.OUT_OF_RANGE if self.table.find_guest(address) is None else Refusal.CROSSES_REGIONS
+        # fallocate would round inward and then write zeros to the ragged edges: the check has to be ours.
+        if (place.offset | length) & (self.page_sizes[place.region] - 1):
+            return Refusal.UNALIGNED
+        if self.is_protected(place) or (spared is not None and _overlap(place, spared)):
+            return Refusal.RING_MEMORY
+        return place
+
+    def _window(self, number: int, spared: FileRange | None) -> _Window:
+        region = self.table.regions[number]
+        shift = region.mmap_offset - region.guest_address
+        bounds = [(bound.low, bound.high) for bound in self._protected[number]]
+        if spared is not None and spared.region == number:
+            bounds.append((spared.offset, spared.offset + spared.length))
+        return _Window(
+            region.guest_address,
+            region.guest_end,
+            shift,
+            self.page_sizes[number] - 1,
+            min((low for low, _ in bounds), default=ADDRESS_LIMIT) - shift,
+            max((high for _, high in bounds), default=0) - shift,
+            number,
+        )
+
+
+def _overlap(one: FileRange, other: FileRange) -> bool:
+    return (
+        one.region == other.region
+        and one.offset < other.offset + other.length
+        and other.offset < one.offset + one.length
+    )

@@ -1,0 +1,215 @@
+"""The files behind a virtual machine's memory: checking them, reading them, mapping the pages that hold rings.
+
+Only ring pages are ever mapped. Everything else is read with ``pread``, which neither allocates a page where the file
+has a hole nor dies where the file was cut short.
+"""
+
+import fcntl
+import mmap
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from host.memory.discard_plan import DeviceMemory
+from host.memory.sigbus import GuardedMapping
+from host.virtqueue.ring_place import RingPlace
+from protocol.errors import VhostUserError, VirtqueueError
+from protocol.memory import PAGE_SIZE, FileRange, MemoryRegion, RegionTable
+from protocol.ring_formats import RingLayout
+
+_MAP_GRANULARITY: Final = mmap.ALLOCATIONGRANULARITY
+
+
+@dataclass(frozen=True, slots=True)
+class RegionFile:
+    """One region's file. ``page_size`` is in bytes; ``sealed`` says that nobody can cut the file short."""
+
+    fd: int
+    page_size: int
+    sealed: bool
+
+
+def open_region(region: MemoryRegion, fd: int) -> RegionFile:
+    """Check that ``fd`` can be the memory of ``region``. Does not take ownership.
+
+    Raises:
+        VhostUserError: not a regular file, not open for reading and writing, or too short.
+    """
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise VhostUserError("the file of a memory region is not a regular file")
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
+        raise VhostUserError("the file of a memory region is not open for reading and writing")
+    if region.mmap_offset + region.size > status.st_size:
+        raise VhostUserError(
+            f"a memory region of {region.size} bytes at {region.mmap_offset} exceeds its file of {status.st_size} bytes"
+        )
+    # A hugetlb file's preferred block is its huge page; any other file is discarded in pages of the system.
+    page_size = status.st_blksize if status.st_blksize > PAGE_SIZE and _is_hugetlb(fd) else mmap.PAGESIZE
+    return RegionFile(fd, page_size, _is_sealed(fd))
+
+
+def _is_hugetlb(fd: int) -> bool:
+    # statfs has no wrapper that gives f_type; a hugetlb file refuses plain write() instead, which no other memory does.
+    try:
+        os.pwrite(fd, b"", 0)
+    except OSError:
+        return True
+    return False
+
+
+def _is_sealed(fd: int) -> bool:
+    try:
+        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except OSError:
+        return False
+
+
+class MappedRing:
+    """A ring's views and the mappings below them. :meth:`close` gives both up."""
+
+    def __init__(self, place: RingPlace, files: list[RegionFile]) -> None:
+        self._mappings: list[GuardedMapping] = []
+        self._views: list[memoryview] = []
+        try:
+            parts = [self._map_part(part, files[part.region]) for part in _shared_windows(place)]
+        except (OSError, ValueError) as error:
+            self.close()
+            raise VhostUserError(f"a ring's memory cannot be mapped: {error}") from error
+        desc, avail, used = self._cut(place, parts)
+        self.ring = RingLayout(place.size, place.packed).open(desc, avail, used)
+
+    def _map_part(self, window: FileRange, file: RegionFile) -> tuple[FileRange, memoryview]:
+        granularity = max(_MAP_GRANULARITY, file.page_size)
+        start = window.offset // granularity * granularity
+        end = -(-(window.offset + window.length) // granularity) * granularity
+        guarded = GuardedMapping(file.fd, end - start, start)
+        self._mappings.append(guarded)
+        view = memoryview(guarded.mapping)
+        self._views.append(view)
+        return FileRange(window.region, start, end - start), view
+
+    def _cut(
+        self, place: RingPlace, mapped: list[tuple[FileRange, memoryview]]
+    ) -> tuple[memoryview, memoryview, memoryview]:
+        cuts: list[memoryview] = []
+        for part in place.parts:
+            for window, view in mapped:
+                at = part.offset - window.offset
+                if window.region == part.region and at >= 0 and at + part.length <= window.length:
+                    cuts.append(view[at : at + part.length])
+                    break
+        self._views.extend(cuts)
+        return cuts[0], cuts[1], cuts[2]
+
+    @property
+    def lost(self) -> bool:
+        """Whether memory below the ring is gone, so that what was read from the ring lately may mean nothing."""
+        return any(mapping.lost for mapping in self._mappings)
+
+    def close(self) -> None:
+        """Give up the views and unmap. The ring must be out of use."""
+        if hasattr(self, "ring"):
+            self.ring.release()
+        for view in reversed(self._views):
+            view.release()
+        for mapping in self._mappings:
+            mapping.close()
+        self._views.clear()
+        self._mappings.clear()
+
+
+_WINDOW_GAP: Final = 64 << 10
+
+
+def _shared_windows(place: RingPlace) -> list[FileRange]:
+    # Drivers allocate the three parts together as a rule. One mapping then does, and each costs a file descriptor.
+    first = min(part.offset for part in place.parts)
+    end = max(part.offset + part.length for part in place.parts)
+    together = end - first <= sum(part.length for part in place.parts) + _WINDOW_GAP
+    if together and len({part.region for part in place.parts}) == 1:
+        return [FileRange(place.descriptor.region, first, end - first)]
+    return list(place.parts)
+
+
+class GuestMemory:
+    """A virtual machine's memory: its table, its files, which it owns, and the places of the rings that run."""
+
+    def __init__(self) -> None:
+        self.table = RegionTable()
+        self.files: list[RegionFile] = []
+        self.device = DeviceMemory(self.table)
+        self._ring_places: dict[int, RingPlace] = {}
+
+    @property
+    def sealed(self) -> bool:
+        """Whether every region's file is sealed against being cut short."""
+        return all(file.sealed for file in self.files)
+
+    def replace(self, table: RegionTable, fds: Iterable[int]) -> None:
+        """Take ``fds`` as the files of ``table``'s regions in place of all earlier ones.
+
+        Raises:
+            VhostUserError: a file is not fit; nothing has changed then, and the caller still owns ``fds``.
+        """
+        files = [open_region(region, fd) for region, fd in zip(table.regions, fds, strict=True)]
+        old = self.files
+        self.table, self.files = table, files
+        self._refresh()
+        for file in old:
+            os.close(file.fd)
+
+    def add(self, table: RegionTable, fd: int) -> None:
+        """Take ``fd`` as the file of the last region of ``table``. Raises like :meth:`replace`."""
+        self.files = [*self.files, open_region(table.regions[-1], fd)]
+        self.table = table
+        self._refresh()
+
+    def drop(self, table: RegionTable, number: int) -> None:
+        """Close the file of region ``number``; ``table`` is what is left."""
+        gone = self.files[number]
+        self.files = [*self.files[:number], *self.files[number + 1 :]]
+        self.table = table
+        self._refresh()
+        os.close(gone.fd)
+
+    def close(self) -> None:
+        """Close every file. No ring may be mapped any more."""
+        self.replace(RegionTable(), ())
+
+    def map_ring(self, index: int, place: RingPlace) -> MappedRing:
+        """Map a ring that begins to run, and put its pages off limits for discards.
+
+        Raises:
+            VhostUserError: the kernel refuses to map it.
+        """
+        mapped = MappedRing(place, self.files)
+        self._ring_places[index] = place
+        self._refresh()
+        return mapped
+
+    def unmap_ring(self, index: int, mapped: MappedRing) -> None:
+        """Unmap a ring that has stopped. Its pages are ordinary memory of the guest again."""
+        mapped.close()
+        del self._ring_places[index]
+        self._refresh()
+
+    def _refresh(self) -> None:
+        protected = [part for place in self._ring_places.values() for part in place.parts]
+        self.device = DeviceMemory(self.table, tuple(file.page_size for file in self.files), protected)
+
+    def read(self, address: int, length: int) -> bytes:
+        """Return ``length`` bytes at guest ``address``.
+
+        Raises:
+            VirtqueueError: they do not lie in one region, or the file ends before them.
+        """
+        place = self.table.translate_guest(address, length)
+        if place is None:
+            raise VirtqueueError(f"{length} bytes at guest address {address:#x} are outside the guest's memory")
+        data = os.pread(self.files[place.region].fd, length, place.offset)
+        if len(data) != length:
+            raise VirtqueueError(f"the guest's memory ends before {length} bytes at guest address {address:#x}")
+        return data

@@ -1,0 +1,1 @@
+"""What a virtual machine that moves takes along: the dirty log and the device state."""

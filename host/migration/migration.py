@@ -1,0 +1,168 @@
+"""One virtual machine's dirty log, inflight file and state on the move, with the descriptors behind them."""
+
+import asyncio
+from typing import Protocol, assert_never
+
+from host.inflight.inflight_file import InflightFile, make_inflight_file
+from host.inflight.inflight_virtqueue import open_tracked
+from host.migration.device_state import DeviceState, parse_state
+from host.migration.dirty_log import DirtyLog
+from host.migration.state_transfer import StateTransfer
+from host.ring.queue_files import CallFile
+from host.vhost_user.actions import (
+    FinishState,
+    LoadState,
+    MakeInflightFile,
+    MigrationAction,
+    SaveState,
+    SetInflightFile,
+    SetLog,
+    SetLogFile,
+    StartRing,
+)
+from host.virtqueue.ring_place import RingLog
+from host.virtqueue.virtqueue import DeviceVirtqueue, OnWrite, ReadGuest
+from host.virtqueue.virtqueue_formats import open_virtqueue
+from protocol.errors import VhostUserError
+from protocol.ring_formats import Ring
+
+
+class Device(Protocol):
+    """What is needed of the device whose state travels: see :class:`host.connection.Connection`."""
+
+    def take_state(self) -> DeviceState:
+        """Return the state as it is."""
+
+    def restore_state(self, state: DeviceState) -> None:
+        """Go on from ``state``."""
+
+
+class Migration:
+    """Performs the actions of :mod:`host.vhost_user.migration_requests`, and owns what they bring."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._log_file: CallFile | None = None
+        self._stream: StateTransfer | None = None
+        self._transfer: asyncio.Task[bytes | None] | None = None
+        self.dirty_log = DirtyLog()
+        self.inflight: InflightFile | None = None
+
+    def open_virtqueue(self, action: StartRing, ring: Ring, read_guest: ReadGuest) -> DeviceVirtqueue:
+        """Return the device's side of ``ring``, what it takes written to the inflight file if there is one, its writes
+        noted in the dirty log if ``action`` says so.
+
+        Raises:
+            VhostUserError: the inflight file is no good for this ring, or the base is no place in it.
+        """
+        if self.inflight is None:
+            queue = open_virtqueue(ring, action.base, action.features, read_guest)
+        else:
+            region = self.inflight.region(action.index, packed=action.features.packed)
+            queue = open_tracked(
+                region,
+                self.inflight.entries,
+                ring,
+                action.base,
+                action.features,
+                read_guest,
+                recovers=action.recovers,
+            )
+        queue.on_write = self.on_write(action.log)
+        return queue
+
+    def on_write(self, log: RingLog | None) -> OnWrite | None:
+        """Return what is to hear of a ring's writes: they are marked in the dirty log, or nobody cares."""
+        if log is None:
+            return None
+
+        def mark(part: int, offset: int, length: int) -> None:
+            self.dirty_log.mark(log[part] + offset, length)
+
+        return mark
+
+    async def perform(self, action: MigrationAction, unclaimed: set[int]) -> int | None:
+        """Perform one action; what it keeps of its descriptors is taken out of ``unclaimed``.
+
+        Raises:
+            VhostUserError: it cannot be done, and nothing has changed.
+        """
+        match action:
+            case SetLog(fd=fd, size=size, offset=offset):
+                self.dirty_log.map(fd, size, offset)  # the mapping has a descriptor of its own
+            case SetLogFile(fd=fd):
+                self._set_log_file(CallFile(fd))
+                unclaimed.discard(fd)
+            case MakeInflightFile(size=size):
+                try:
+                    return make_inflight_file(size)
+                except OSError as error:
+                    raise VhostUserError(f"the inflight file cannot be made: {error.strerror}") from error
+            case SetInflightFile(fd=fd, told=told, packed=packed):
+                file = InflightFile(fd, told, packed=packed)
+                unclaimed.discard(fd)
+                if self.inflight is not None:
+                    self.inflight.close()
+                self.inflight = file
+            case SaveState(fd=fd):
+                data = self._device.take_state().build()
+                await self._begin(fd, data, unclaimed)
+            case LoadState(fd=fd):
+                await self._begin(fd, None, unclaimed)
+            case FinishState():
+                await self._finish()
+            case _:
+                assert_never(action)
+        return None
+
+    def _set_log_file(self, file: CallFile | None) -> None:
+        old, self._log_file = self._log_file, file
+        self.dirty_log.set_call(None if file is None else file.signal)
+        if old is not None:
+            old.close()
+
+    def relieve(self) -> None:
+        """Let go a worker that the front-end holds up in the signal of the dirty log, see ``CallFile.relieve``."""
+        if self._log_file is not None:
+            self._log_file.relieve()
+
+    async def _begin(self, fd: int, data: bytes | None, unclaimed: set[int]) -> None:
+        stream = StateTransfer(fd)
+        unclaimed.discard(fd)
+        await self._give_up()
+        self._stream = stream
+        self._transfer = asyncio.create_task(_pass(stream, data))
+
+    async def _finish(self) -> None:
+        if self._transfer is None:
+            raise VhostUserError("no device state was passed")
+        try:
+            data = await self._transfer
+        finally:
+            self._transfer = None
+        if data is not None:
+            self._device.restore_state(parse_state(data))
+
+    async def _give_up(self) -> None:
+        if self._transfer is not None:
+            self._transfer.cancel()
+            await asyncio.gather(self._transfer, return_exceptions=True)
+            self._transfer = None
+        if self._stream is not None:
+            self._stream.close()  # a task that was cancelled before it began has not done so
+
+    async def close(self) -> None:
+        """Give everything up. No ring may run any more."""
+        await self._give_up()
+        self._set_log_file(None)
+        self.dirty_log.close()
+        if self.inflight is not None:
+            self.inflight.close()
+            self.inflight = None
+
+
+async def _pass(stream: StateTransfer, data: bytes | None) -> bytes | None:
+    if data is None:
+        return await stream.load()
+    await stream.save(data)
+    return None

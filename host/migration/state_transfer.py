@@ -1,0 +1,111 @@
+"""Writing a device's state into a pipe, and reading one from it, without waiting for whoever is at its other end.
+
+The descriptor comes from a front-end and may be anything. Nothing here changes its flags, which its owner shares: every
+call asks for itself not to wait (RWF_NOWAIT, MSG_DONTWAIT).
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from host.migration.device_state import STATE_BYTES_MAX
+from protocol.errors import VhostUserError
+
+TRANSFER_TIMEOUT: Final = 10.0
+"""Seconds that the other end has to take or to give a whole state."""
+
+
+class StateTransfer:
+    """One transfer, from :meth:`save` or :meth:`load` to its end. It owns the descriptor and closes it at the end."""
+
+    def __init__(self, fd: int) -> None:
+        """Take ``fd``.
+
+        Raises:
+            VhostUserError: it is neither a pipe nor a socket nor a regular file; the caller still owns it.
+        """
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)):
+            raise VhostUserError("a device state is passed through a pipe, a socket or a file")
+        self._fd = fd
+        self._is_file = stat.S_ISREG(mode)
+        self._socket = socket.socket(fileno=fd) if stat.S_ISSOCK(mode) else None
+        self._loop = asyncio.get_running_loop()
+
+    async def save(self, data: bytes) -> None:
+        """Write all of ``data``.
+
+        Raises:
+            VhostUserError: the other end has gone, or does not take it in time.
+        """
+        with self._ending():
+            async with asyncio.timeout(TRANSFER_TIMEOUT):
+                while data:
+                    try:
+                        data = data[self._write(data) :]
+                    except BlockingIOError:
+                        await self._ready(self._loop.add_writer, self._loop.remove_writer)
+
+    async def load(self) -> bytes:
+        """Return all that comes until the end of the stream, or a little more than a state can have.
+
+        Raises:
+            VhostUserError: the other end does not give it in time.
+        """
+        data = b""
+        with self._ending():
+            async with asyncio.timeout(TRANSFER_TIMEOUT):
+                while len(data) <= STATE_BYTES_MAX:
+                    try:
+                        piece = self._read(STATE_BYTES_MAX + 1)
+                    except BlockingIOError:
+                        await self._ready(self._loop.add_reader, self._loop.remove_reader)
+                        continue
+                    if not piece:
+                        break
+                    data += piece
+        return data
+
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            raise VhostUserError(f"the device state was not passed within {TRANSFER_TIMEOUT:.0f} s") from None
+        except OSError as error:
+            raise VhostUserError(f"the device state cannot be passed: {error.strerror}") from error
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the descriptor, unless that was done."""
+        if self._socket is not None:
+            self._socket.close()
+        elif self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def _write(self, data: bytes) -> int:
+        if self._socket is not None:
+            return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        return os.write(self._fd, data) if self._is_file else os.pwritev(self._fd, [data], -1, os.RWF_NOWAIT)
+
+    def _read(self, length: int) -> bytes:
+        if self._socket is not None:
+            return self._socket.recv(length, socket.MSG_DONTWAIT)
+        if self._is_file:
+            return os.read(self._fd, length)
+        data = bytearray(length)
+        return bytes(data[: os.preadv(self._fd, [data], -1, os.RWF_NOWAIT)])
+
+    async def _ready(self, add: Callable[..., None], remove: Callable[[int], bool]) -> None:
+        ready = asyncio.Event()
+        add(self._fd, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            remove(self._fd)

@@ -1,0 +1,1 @@
+"""A running queue: kick, chains, discards, used entries, interrupt."""

@@ -1,0 +1,389 @@
+"""One running queue: from a kick to the used entry, discards included.
+
+The event loop only notices the kick that begins a turn. Everything between the kick and the guest's interrupt happens
+on a worker thread, in one go: take a chain, discard, give it back, call. So a large discard stalls nobody else, and a
+small one does not wait for the loop. At most one worker serves a queue at a time, which keeps the order of its chains
+and makes the ring's state single-threaded; the loop touches it only while no worker does.
+
+Drivers report in bursts, one chain outstanding: the next kick follows an interrupt within microseconds. So a worker
+that has emptied the ring waits for that kick itself for a moment, which saves the way through the loop. A worker
+handles a bounded number of chains and then queues up again behind the other queues' workers.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import select
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Final
+
+from host.balloon.virtio_balloon import Outcome, VirtioBalloon
+from host.memory.discard import punch_hole
+from host.memory.discard_plan import DiscardPlan, Refusal, RefusedRanges
+from host.memory.guest_memory import GuestMemory
+from host.ring.queue_files import QueueFiles
+from host.vhost_user.actions import StartRing
+from host.vhost_user.device_setup import KickMethod
+from host.virtqueue.virtqueue import Chain, DeviceVirtqueue, OnWrite, ReadGuest
+from host.virtqueue.virtqueue_formats import open_virtqueue
+from protocol.errors import VhostUserError, VirtqueueError
+from protocol.ring_formats import Ring
+from protocol.virtio_balloon import BalloonQueue
+
+log = logging.getLogger(__name__)
+
+CHAINS_PER_TURN: Final = 16
+"""Chains that a worker serves before other queues get their turn."""
+
+LINGER_MS: Final = 1
+"""Milliseconds that a worker waits for the next kick before it leaves the watch to the event loop again."""
+
+TELL_INTERVAL: Final = 0.02
+"""Seconds after which a worker tells the event loop of what it has served. Not sooner: while the loop takes that in,
+the two compete for the interpreter, and the guest waits."""
+
+RELIEF_INTERVAL: Final = 0.05
+"""Seconds between attempts to free the worker of a ring that is being stopped from a front-end that holds it up."""
+
+VAIN_KICKS_PAUSE: Final = 0.01
+"""Seconds before a kick descriptor is watched again that brought nothing but kicks without a chain for a whole turn. No
+driver does that; a descriptor that is readable for ever (a semaphore, a random number generator) would cost a processor
+for nothing."""
+
+STOP_PATIENCE: Final = 1.0
+"""Seconds for which the chain in hand may go on being discarded while its ring is to stop. A driver's chain takes far
+less. One that was made to take minutes (thousands of ranges that are refilled all the time) is put back: nothing was
+said of it, so whoever serves the ring next takes it again."""
+
+POLL_INTERVAL: Final = 0.005
+"""Seconds between looks at a ring whose driver gave no kick descriptor (bit 8 of SET_VRING_KICK: polling)."""
+
+
+@dataclass(slots=True)
+class ServedChain:
+    """What became of one chain. ``finished`` is when it was given back, or when it was seen if it is held
+    (CLOCK_MONOTONIC, seconds), ``seconds`` the time since it was taken."""
+
+    queue: BalloonQueue
+    outcome: Outcome
+    finished: float
+    seconds: float
+    discarded_bytes: int = 0
+    refused: list[RefusedRanges] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Here, on the worker: a hostile chain has thousands of ranges, and the event loop serves everybody.
+        self.refused = self.outcome.plan.refused_by_reason()
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one worker did: the chains it served that the loop has not heard of, how many it served in all, when the
+    loop last heard of some (CLOCK_MONOTONIC), whether it had its share and left more, and what broke the ring."""
+
+    served: list[ServedChain] = field(default_factory=list)
+    chains: int = 0
+    told: float = field(default_factory=time.monotonic)
+    more: bool = False
+    in_vain: bool = False
+    broken: VirtqueueError | None = None
+
+
+OpenQueue = Callable[[StartRing, Ring, ReadGuest], DeviceVirtqueue]
+"""Opens the device's side of a mapped ring as an action says."""
+
+
+def _open_plainly(action: StartRing, ring: Ring, read_guest: ReadGuest) -> DeviceVirtqueue:
+    return open_virtqueue(ring, action.base, action.features, read_guest)
+
+
+class RingService:
+    """Serves one queue from its construction until :meth:`stop`.
+
+    ``on_turn`` is called on the event loop after each worker's turn, and in the course of a long one with the chains
+    served so far. With ``broken`` the driver has broken a rule, and the ring is not touched again.
+    """
+
+    def __init__(
+        self,
+        action: StartRing,
+        files: QueueFiles,
+        memory: GuestMemory,
+        balloon: VirtioBalloon,
+        executor: Executor,
+        on_turn: Callable[[int, Turn], None],
+        open_queue: OpenQueue = _open_plainly,
+    ) -> None:
+        self.index = action.index
+        self.queue = action.queue
+        self.kick_method = KickMethod.of(has_descriptor=files.kick is not None, in_band=action.inband)
+        self.broken = False
+        self._files = files
+        self._memory = memory
+        self._balloon = balloon
+        self._executor = executor
+        self._on_turn = on_turn
+        self._loop = asyncio.get_running_loop()
+        self._mapped = memory.map_ring(action.index, action.place)
+        self._kick_poll = select.poll()
+        self._kick_gone = files.kick is None
+        try:
+            self._ring: DeviceVirtqueue = open_queue(action, self._mapped.ring, memory.read)
+            self._watch_kick()
+        except BaseException:
+            memory.unmap_ring(action.index, self._mapped)
+            raise
+        self._poller: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None
+        self._busy = False
+        self._kicked = False
+        self._stopping = False
+        self._patience_ends = math.inf
+        self._signal_first = action.signal_first
+        self._idle: list[asyncio.Future[None]] = []
+        self._held: Chain | None = None
+        self._give_back = False
+        self._stopped: asyncio.Task[int] | None = None
+        self._is_stale = action.resumes and not self._ring.is_as_left(files.token)
+        if action.queue is BalloonQueue.FREE_PAGE and (self._is_stale or not action.resumes):
+            balloon.hinting.forget_driver()
+        # A ring that goes on where it stopped is as we left it. If it is not, its driver has gone and the memory is
+        # something else by now (User Mode Linux unloads a driver without a word): hands off.
+        if self._is_stale:
+            return
+        self._serve_soon()
+        if self.kick_method is KickMethod.POLLING:
+            self._poll_ring()
+
+    # -- on the event loop ------------------------------------------------------------------------------------------
+
+    def set_on_write(self, on_write: OnWrite | None) -> None:
+        """Have every write into the ring told to ``on_write`` that is made after this returns."""
+        self._ring.on_write = on_write
+
+    def _watch_kick(self) -> None:
+        if self._files.kick is None or self._kick_gone:
+            return
+        try:
+            self._loop.add_reader(self._files.kick, self._on_kick)
+        except OSError as error:  # EPERM: a regular file, which can never become readable
+            raise VhostUserError(f"the kick descriptor of queue {self.index} cannot be waited for") from error
+        self._kick_poll.register(self._files.kick, select.POLLIN)
+
+    def _unwatch_kick(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+        if self._files.kick is not None:
+            self._loop.remove_reader(self._files.kick)
+
+    def _on_kick(self) -> None:
+        if self._take_kick():
+            self._is_stale = False
+            self._serve_soon()
+        elif self._kick_gone:
+            self._unwatch_kick()
+
+    def kick(self) -> None:
+        """Look at the ring: the driver has kicked it by a message."""
+        if not self._stopping:
+            self._is_stale = False
+            self._serve_soon()
+
+    def _take_kick(self) -> bool:
+        # On the loop while it watches, else on the worker. Returns whether the ring is to be looked at.
+        assert self._files.kick is not None
+        try:
+            # RWF_NOWAIT and not O_NONBLOCK: the flag would be the guest's too, and somebody may have read before us.
+            # An eventfd gives 8 bytes however often it was kicked, a pipe may have as many for each time.
+            if not os.preadv(self._files.kick, [bytearray(512)], -1, os.RWF_NOWAIT):
+                self._kick_gone = True  # end of file: the guest's end is gone for good
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._kick_gone = True
+            return False
+        return True
+
+    def _poll_ring(self) -> None:
+        if self._stopping:
+            return
+        self._serve_soon()
+        self._poller = self._loop.call_later(POLL_INTERVAL, self._poll_ring)
+
+    def _serve_soon(self) -> None:
+        if self._busy:
+            self._kicked = True
+            return
+        self._busy, self._kicked = True, False
+        self._unwatch_kick()
+        self._executor.submit(self._serve)
+
+    def _turn_done(self, turn: Turn) -> None:
+        self._busy = False
+        if turn.broken is not None:
+            self.broken = self._stopping = True
+        for idle in self._idle:
+            if not idle.done():
+                idle.set_result(None)
+        self._idle.clear()
+        if not self._stopping:
+            if turn.more or self._kicked:
+                self._serve_soon()
+            elif turn.in_vain:
+                self._rest = self._loop.call_later(VAIN_KICKS_PAUSE, self._watch_kick)
+            else:
+                self._watch_kick()
+        self._on_turn(self.index, turn)
+
+    def give_back_held(self) -> bool:
+        """Give the held chain back, which asks its driver for a new one. Return False if the ring is not to be touched.
+
+        Without a chain at hand nothing is done: the driver's next one is on its way.
+        """
+        if self._stopping or self._is_stale:
+            return False
+        self._give_back = True
+        self._serve_soon()
+        return True
+
+    async def settled(self) -> None:
+        """Return when no chain is in hand that a worker took before this was called.
+
+        Whatever the event loop wrote before the call, the worker sees in every chain that it takes afterwards.
+        """
+        if self._busy:
+            idle = self._loop.create_future()
+            self._idle.append(idle)
+            await idle
+
+    async def stop(self) -> int:
+        """Finish the chain in hand, or put it back if that takes too long (:data:`STOP_PATIENCE`), then touch the
+        ring no more. Return the base to go on from.
+
+        May be called again, also when an earlier caller was cancelled while it waited.
+        """
+        if self._stopped is None:
+            self._stopped = self._loop.create_task(self._stop())
+        return await asyncio.shield(self._stopped)
+
+    async def _stop(self) -> int:
+        self._patience_ends = time.monotonic() + STOP_PATIENCE
+        self._stopping = True
+        self._unwatch_kick()
+        if self._poller is not None:
+            self._poller.cancel()
+        settled = self._loop.create_task(self.settled())
+        while not (await asyncio.wait([settled], timeout=RELIEF_INTERVAL))[0]:
+            self._files.relieve()
+        if self._held is not None and not self.broken:
+            self._ring.unpop(self._held)  # whoever serves the ring next finds it again
+        if not self._is_stale:
+            self._files.token = self._ring.token
+        self._memory.unmap_ring(self.index, self._mapped)
+        return self._ring.base
+
+    # -- on a worker thread -----------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        turn = Turn()
+        try:
+            if self._signal_first:
+                self._signal_first = False
+                self._files.signal_call()
+            self._serve_bursts(turn)
+        except VirtqueueError as error:
+            turn.broken = error
+        except Exception as error:
+            log.exception("serving queue %d failed", self.index)
+            turn.broken = VirtqueueError(f"internal error: {error}")
+        if self._mapped.lost:
+            turn.broken = VirtqueueError("the memory below the ring was cut short")
+        if turn.broken is not None:
+            self._files.signal_err()
+        self._call_loop(self._turn_done, turn)
+
+    def _call_loop(self, take: Callable[[Turn], None], turn: Turn) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+            self._loop.call_soon_threadsafe(take, turn)
+
+    def _give_back_held(self) -> None:
+        self._give_back = False
+        held, self._held = self._held, None
+        if held is not None:
+            self._ring.add_used(held.head, 0)
+            if self._ring.needs_notification():
+                self._files.signal_call()
+
+    def _serve_bursts(self, turn: Turn) -> None:
+        if self._give_back and not self._stopping:
+            self._give_back_held()
+        self._serve_chains(turn)
+        # Kicks count as well as chains: kicks without a chain are no way to keep this thread for ever.
+        for _ in range(CHAINS_PER_TURN):
+            if turn.more or self._stopping or not self._next_kick():
+                return
+            self._serve_chains(turn)
+        turn.in_vain = turn.chains == 0
+
+    def _hand_over(self, turn: Turn, now: float) -> None:
+        # The loop hears of these chains while this thread is busy with the next.
+        served, turn.served, turn.told = turn.served, [], now
+        self._call_loop(self._tell, Turn(served))
+
+    def _tell(self, turn: Turn) -> None:
+        self._on_turn(self.index, turn)
+
+    def _next_kick(self) -> bool:
+        return not self._kick_gone and bool(self._kick_poll.poll(LINGER_MS)) and self._take_kick()
+
+    def _serve_chains(self, turn: Turn) -> None:
+        ring = self._ring
+        while not self._stopping:
+            if turn.chains == CHAINS_PER_TURN:
+                turn.more = True
+                return
+            begin = time.monotonic()
+            chain = ring.pop()
+            if chain is None:
+                if not ring.enable_notification():
+                    return
+                continue
+            if self._mapped.lost:
+                return  # the chain is made of zeros, or of what an old one has left
+            outcome = self._balloon.serve(self.queue, chain, self._memory.device, self._memory.read)
+            discarded = self._discard(outcome.plan)
+            if discarded is None:
+                ring.unpop(chain)
+                return
+            if outcome.hold:
+                # A driver has one such buffer. If another comes all the same, the earlier one goes back: one is held.
+                self._give_back_held()
+                self._held = chain
+            else:
+                ring.add_used(chain.head, 0)
+                if ring.needs_notification():
+                    self._files.signal_call()
+            end = time.monotonic()
+            turn.chains += 1
+            turn.served.append(ServedChain(self.queue, outcome, end, end - begin, discarded))
+            if end - turn.told > TELL_INTERVAL:
+                self._hand_over(turn, end)
+
+    def _discard(self, plan: DiscardPlan) -> int | None:
+        # None: the ring is to stop, and this took too long.
+        files = self._memory.files
+        discarded = 0
+        for number, offset, length in plan.discards:
+            if self._stopping and time.monotonic() > self._patience_ends:
+                return None
+            if punch_hole(files[number].fd, offset, length) == 0:
+                discarded += length
+            else:
+                region = self._memory.table.regions[number]
+                plan.refuse(Refusal.DISCARD_FAILED, offset - region.mmap_offset + region.guest_address, length)
+        return discarded

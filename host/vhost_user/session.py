@@ -1,0 +1,163 @@
+"""What one session has negotiated and configured, and how the parts of its state machine fit together.
+
+Each group of messages has a file of its own (``feature_requests``, ``device_requests``, ``config_requests``,
+``memory_requests``, ``migration_requests``, ``ring_requests``): a class made over the :class:`Session`, whose
+``handlers`` table says which method carries out which request. :mod:`host.vhost_user.backend` joins the tables; a new
+group of messages is a new file and one line there.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+from host.balloon.virtio_balloon import VirtioBalloon
+from host.vhost_user.actions import Action
+from host.vhost_user.device_setup import RingFormat
+from host.vhost_user.queue_numbers import QueueNumbers
+from host.vhost_user.vring import Vring
+from protocol.errors import VhostUserError
+from protocol.memory import RegionTable
+from protocol.vhost_user import FrontendRequest, Payload, ProtocolFeature, VringState
+from protocol.vhost_user_codec import Message
+from protocol.virtio import PROTOCOL_FEATURES, DeviceStatus, FeatureBit, feature_mask, has_feature
+from protocol.virtio_balloon import QUEUES_MAX
+
+MEM_SLOTS: Final = 509
+"""Most memory regions of one virtual machine, as libvhost-user and rust-vmm have it."""
+
+OFFERED_PROTOCOL_FEATURES: Final = feature_mask(
+    ProtocolFeature.MQ,
+    ProtocolFeature.LOG_SHMFD,
+    ProtocolFeature.REPLY_ACK,
+    ProtocolFeature.BACKEND_REQ,
+    ProtocolFeature.CONFIG,
+    ProtocolFeature.INFLIGHT_SHMFD,
+    ProtocolFeature.RESET_DEVICE,
+    ProtocolFeature.INBAND_NOTIFICATIONS,
+    ProtocolFeature.CONFIGURE_MEM_SLOTS,
+    ProtocolFeature.STATUS,
+    ProtocolFeature.DEVICE_STATE,
+)
+"""Protocol features that the daemon can do."""
+
+NEEDED_FEATURE: Final[Mapping[FrontendRequest, ProtocolFeature]] = MappingProxyType(
+    {
+        FrontendRequest.SET_LOG_BASE: ProtocolFeature.LOG_SHMFD,
+        FrontendRequest.SET_LOG_FD: ProtocolFeature.LOG_SHMFD,
+        FrontendRequest.GET_INFLIGHT_FD: ProtocolFeature.INFLIGHT_SHMFD,
+        FrontendRequest.SET_INFLIGHT_FD: ProtocolFeature.INFLIGHT_SHMFD,
+        FrontendRequest.SET_DEVICE_STATE_FD: ProtocolFeature.DEVICE_STATE,
+        FrontendRequest.CHECK_DEVICE_STATE: ProtocolFeature.DEVICE_STATE,
+        FrontendRequest.VRING_KICK: ProtocolFeature.INBAND_NOTIFICATIONS,
+        FrontendRequest.SET_STATUS: ProtocolFeature.STATUS,
+        FrontendRequest.GET_STATUS: ProtocolFeature.STATUS,
+    }
+)
+"""Requests that only front-ends which negotiated a protocol feature may make."""
+
+
+class MustClose(VhostUserError):
+    """What the front-end did leaves no way but to close the connection, such as waiting for a reply that cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The payload of a request's own reply together with the file descriptors that ride on it."""
+
+    payload: Payload
+    fds: tuple[int, ...] = ()
+
+
+Handling: TypeAlias = Generator[Action, int | None, Payload | Answer]
+"""Carries out one message: yields its effects and returns the payload of the reply that the request has by itself, None
+for a request that has none. Raises :class:`VhostUserError` to refuse the message."""
+
+Handler: TypeAlias = Callable[[Message], Handling]
+
+
+@dataclass(slots=True)
+class Session:
+    """All that the front-end negotiated and configured: one plain record (besides the file descriptors).
+
+    ``features_refused`` says that the last SET_FEATURES was refused, ``config_news`` that the configuration space may
+    have changed while the driver's rings stood still, so that it has to hear of it when one runs again, ``status_news``
+    that DEVICE_NEEDS_RESET was set in ``status`` and the driver has not heard of it.
+    """
+
+    offered: int
+    balloon: VirtioBalloon
+    offered_protocol_features: int = OFFERED_PROTOCOL_FEATURES
+    features: int = 0
+    protocol_features: int = 0
+    table: RegionTable = field(default_factory=RegionTable)
+    vrings: list[Vring] = field(default_factory=lambda: [Vring(index) for index in range(QUEUES_MAX)])
+    has_backend_channel: bool = False
+    queue_numbers: QueueNumbers = field(default_factory=QueueNumbers)
+    status: int = 0
+    features_refused: bool = False
+    config_news: bool = False
+    status_news: bool = False
+
+    def has_protocol_feature(self, feature: ProtocolFeature) -> bool:
+        """Return whether ``feature`` was negotiated."""
+        return has_feature(self.protocol_features, feature)
+
+    @property
+    def hears_of_config(self) -> bool:
+        """Whether the front-end can be told that the configuration space has changed."""
+        return self.has_backend_channel and self.has_protocol_feature(ProtocolFeature.CONFIG)
+
+    @property
+    def has_driver(self) -> bool:
+        """Whether a driver is at work. One that kicks in-band has rings that wait for their first kick."""
+        in_band = self.has_protocol_feature(ProtocolFeature.INBAND_NOTIFICATIONS)
+        return any(vring.running or (in_band and vring.enabled and vring.is_set_up) for vring in self.vrings)
+
+    @property
+    def has_driver_ok(self) -> bool:
+        """Whether the driver has said that it is ready, where the front-end passes the device status on."""
+        return self.has_protocol_feature(ProtocolFeature.STATUS) and bool(self.status & DeviceStatus.DRIVER_OK)
+
+    @property
+    def lost_bit_30(self) -> bool:
+        """Whether the driver runs without VHOST_USER_F_PROTOCOL_FEATURES although protocol features are in use.
+
+        So does User Mode Linux when its virtio core sets the features a second time.
+        """
+        return self.features != 0 and self.protocol_features != 0 and not self.features & PROTOCOL_FEATURES
+
+    @property
+    def packed(self) -> bool:
+        """Whether the rings are packed."""
+        return has_feature(self.features, FeatureBit.RING_PACKED)
+
+    @property
+    def ring_format(self) -> RingFormat | None:
+        """The format of the rings, None while no features are negotiated."""
+        if self.features == 0:
+            return None
+        return RingFormat.PACKED if self.packed else RingFormat.SPLIT
+
+    def vring(self, index: int) -> Vring:
+        """Return queue ``index`` of a message.
+
+        Raises:
+            VhostUserError: a balloon has no such queue.
+        """
+        # The whole 32-bit number is compared: a truncated one once let DPDK index out of bounds (CVE-2020-10723).
+        if index >= QUEUES_MAX:
+            raise VhostUserError(f"queue {index} does not exist, {QUEUES_MAX} is the most a balloon has")
+        return self.vrings[index]
+
+
+def u64_of(message: Message) -> int:
+    """Return the payload of a message whose form says that it is one 64-bit number."""
+    assert isinstance(message.payload, int)
+    return message.payload
+
+
+def vring_state_of(message: Message) -> VringState:
+    """Return the payload of a message whose form says that it is a vring state."""
+    assert isinstance(message.payload, VringState)
+    return message.payload

@@ -1,0 +1,146 @@
+"""One virtqueue as the front-end configured it, message by message, before and between the times it runs.
+
+Front-ends send size, addresses, base, kick and enable in different orders, so values are collected and the ring is
+(re)built when everything is there. Source: vhost-user specification, "Ring states".
+
+==================  =====================================================  ==========================================
+state               entered by                                             the back-end
+==================  =====================================================  ==========================================
+stopped             initially; GET_VRING_BASE; RESET_DEVICE; a new size,   touches nothing
+                    base or address of a started ring
+started, disabled   SET_VRING_KICK                                         touches nothing, loses nothing
+started, enabled    SET_VRING_ENABLE 1, or SET_FEATURES without bit 30     serves the ring: it *runs*
+broken              the driver broke a rule of the ring                    touches nothing until it is set up anew
+==================  =====================================================  ==========================================
+
+A ring that should run but whose memory is not there is *parked*: it runs as soon as the memory is.
+"""
+
+from dataclasses import dataclass
+
+from host.virtqueue.ring_place import RingLog, RingPlace
+from protocol.errors import VhostUserError, VirtqueueError
+from protocol.memory import FileRange, RegionTable
+from protocol.ring_formats import RingLayout, part_alignments, part_names
+from protocol.vhost_user import VringAddress, VringAddressFlag
+from protocol.virtio_ring import check_queue_size
+
+
+@dataclass(slots=True)
+class Vring:
+    """What the front-end said about one queue, and whether the queue runs.
+
+    ``base`` is where to start from, as SET_VRING_BASE says it for the ring's format. ``size`` zero and ``address`` None
+    mean: not told yet.
+    ``parked`` says why the ring cannot run although it should, once that was found. ``signal_first`` asks for one
+    interrupt when the ring runs again, ``resumes`` says that it has run since it was set up,
+    ``told_place`` that its addresses were told, or confirmed by a kick, since GET_VRING_BASE, ``recovers`` that an
+    inflight file has come since it last ran. ``log`` is where its writes are logged while it runs.
+    """
+
+    index: int
+    size: int = 0
+    base: int = 0
+    address: VringAddress | None = None
+    started: bool = False
+    enabled: bool = False
+    broken: bool = False
+    running: bool = False
+    parked: str | None = None
+    signal_first: bool = False
+    resumes: bool = False
+    told_place: bool = False
+    recovers: bool = False
+    log: RingLog | None = None
+
+    def set_size(self, size: int, *, packed: bool = False) -> None:
+        """Take SET_VRING_NUM. Raises :class:`VhostUserError`, keeping the old size, for one that no ring can have."""
+        try:
+            check_queue_size(size, packed=packed)
+        except VirtqueueError as error:
+            raise VhostUserError(str(error)) from error
+        self.size = size
+
+    def set_address(self, address: VringAddress, table: RegionTable, *, packed: bool = False) -> None:
+        """Take SET_VRING_ADDR. Raises :class:`VhostUserError` for parts that are misaligned or outside the memory.
+
+        Before any memory table has come the place cannot be judged; it is then judged when the ring is to run.
+        """
+        self._check_alignments(address, packed=packed)
+        addresses = (address.descriptor, address.available, address.used)
+        for name, user_address in zip(part_names(packed=packed), addresses, strict=True):
+            if table.regions and table.translate_user(user_address, 1) is None:
+                raise VhostUserError(f"{name} of queue {self.index} at {user_address:#x} is outside the guest's memory")
+        self.address, self.told_place = address, True
+
+    def _check_alignments(self, address: VringAddress, *, packed: bool) -> None:
+        addresses = (address.descriptor, address.available, address.used)
+        alignments, names = part_alignments(packed=packed), part_names(packed=packed)
+        for name, user_address, align in zip(names, addresses, alignments, strict=True):
+            if user_address % align:
+                raise VhostUserError(f"{name} of queue {self.index} at {user_address:#x} is not {align}-byte aligned")
+
+    def is_at(self, address: VringAddress) -> bool:
+        """Return whether the ring was told the same three addresses before, whatever else ``address`` says."""
+        mine = self.address
+        return mine is not None and (mine.descriptor, mine.available, mine.used) == (
+            address.descriptor,
+            address.available,
+            address.used,
+        )
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether the front-end has described this ring for the driver at hand: it has a size and a place."""
+        return self.told_place and self.size > 0 and self.address is not None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the front-end wants the ring to run and has said all that it takes."""
+        return self.started and self.enabled and not self.broken and self.size > 0 and self.address is not None
+
+    def place(self, table: RegionTable, *, packed: bool = False) -> RingPlace:
+        """Return where the ring lies.
+
+        Raises:
+            VhostUserError: part of it lies outside the memory, straddles two regions, or is not as its format demands.
+        """
+        assert self.address is not None
+        self.set_size(self.size, packed=packed)  # size and addresses may have come before the features
+        self._check_alignments(self.address, packed=packed)
+        addresses = (self.address.descriptor, self.address.available, self.address.used)
+        layout = RingLayout(self.size, packed)
+        parts: list[FileRange] = []
+        for name, user_address, length in zip(layout.names, addresses, layout.lengths, strict=True):
+            part = table.translate_user(user_address, length)
+            if part is None:
+                raise VhostUserError(
+                    f"{name} of queue {self.index}, {length} bytes at {user_address:#x}, is not in one memory region"
+                )
+            parts.append(part)
+        return RingPlace(size=self.size, packed=packed, descriptor=parts[0], available=parts[1], used=parts[2])
+
+    def log_places(self, table: RegionTable, *, packed: bool = False) -> RingLog | None:
+        """Return under which addresses the dirty log has the ring, or None where its writes are not to be logged.
+
+        The front-end tells the used ring's address ("log guest address") for a split ring. A packed ring is written in
+        two of its parts, and each is logged where it lies.
+        """
+        assert self.address is not None
+        if not self.address.flags & VringAddressFlag.LOG:
+            return None
+        if not packed:
+            return 0, 0, self.address.log
+        parts = self.place(table, packed=True).parts
+        descriptor, driver, device = (
+            table.regions[part.region].guest_address + part.offset - table.regions[part.region].mmap_offset
+            for part in parts
+        )
+        return descriptor, driver, device
+
+    def reset(self) -> None:
+        """Forget everything the front-end said, as after RESET_DEVICE."""
+        assert not self.running
+        self.size, self.base, self.address = 0, 0, None
+        self.started = self.enabled = self.broken = self.told_place = False
+        self.parked, self.signal_first, self.resumes, self.recovers = None, False, False, False

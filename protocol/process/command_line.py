@@ -1,0 +1,104 @@
+"""What the command lines of all processes have in common: one-line errors, sizes, the version."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from protocol.errors import BalloonError, UsageError
+
+DISTRIBUTION = "vhost-user-balloon"
+
+Value = TypeVar("Value")
+
+
+def version() -> str:
+    """Return the installed version, or ``"(checkout)"`` when run without being installed."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "(checkout)"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line, and that has ``--version``. Abbreviated options are refused: a
+    script that uses one breaks when a longer name is added."""
+
+    def __init__(self, *, prog: str, description: str, epilog: str, usage: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            usage=usage,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--version", action="version", version=f"%(prog)s {version()}")
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with status 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def option_type(parse: Callable[[str], Value]) -> Callable[[str], Value]:
+    """Return ``parse`` as the ``type`` of an option: its :class:`UsageError` and ValueError become the complaint."""
+
+    def parse_option(text: str) -> Value:
+        try:
+            return parse(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"not a number: {text!r}") from error
+
+    return parse_option
+
+
+def path_option(text: str) -> Path:
+    """Return ``text`` as a path. Raises :class:`UsageError` for the empty string, which would mean this directory."""
+    if not text:
+        raise UsageError("an empty path")
+    return Path(text)
+
+
+def run_command(program: str, command: Callable[[], int]) -> int:
+    """Run ``command`` and return its exit status; an error of ours or of the system becomes one line and status 2
+    (usage) or 1.
+
+    A closed standard output and Ctrl-C are no errors: they end the program quietly with the status a shell expects.
+    """
+    try:
+        status = command()
+        sys.stdout.flush()  # here and not at the interpreter's end, where a full disk would be a traceback
+        return status
+    except UsageError as error:
+        return _complain(program, str(error), 2)
+    except BalloonError as error:
+        return _complain(program, str(error), 1)
+    except BrokenPipeError:
+        give_up_standard_output()
+        return 141
+    except OSError as error:
+        give_up_standard_output()
+        return _complain(program, reason(error), 1)
+    except KeyboardInterrupt:
+        return 130
+
+
+def reason(error: OSError | ValueError) -> str:
+    """Return what went wrong, and with which file if the error tells, without Python's ``[Errno N]``."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
+def _complain(program: str, message: str, status: int) -> int:
+    print(f"{program}: {message}", file=sys.stderr)
+    return status
+
+
+def give_up_standard_output() -> None:
+    """Send what is still to be written to standard output nowhere, after it has failed for good."""
+    sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process's life

@@ -1,0 +1,118 @@
+"""The event stream: one JSON object a line, the same vocabulary for people, tests and scripts.
+
+Every line is ``{"t": <CLOCK_MONOTONIC seconds>, "event": NAME, ...}``. Sizes are bytes, times are seconds, addresses
+are integers. A reader sees an event within milliseconds of its being emitted. One that does not read holds nobody up,
+and loses events: ``events_lost`` says how many, where they would have stood.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from io import FileIO
+from typing import Protocol
+
+from protocol.errors import BalloonError
+from protocol.process.command_line import give_up_standard_output, reason
+from protocol.process.event_writer import EventWriter
+
+Clock = Callable[[], float]
+
+
+class LineStream(Protocol):
+    """Where events go: a text stream, which is written to at once, or an :class:`EventWriter`."""
+
+    def write(self, line: str, /) -> object:
+        """Write one line."""
+
+    def flush(self) -> None:
+        """Let the reader see it."""
+
+    def close(self) -> None:
+        """Write no more."""
+
+
+class EventLog:
+    """Writes events to a stream, or nowhere. ``is_standard_output`` says that the stream is standard output, which then
+    is no place for other text.
+
+    A reader that goes away (a closed pipe, a full disk) must not take a virtual machine down: the log then falls silent
+    for good, says so once on standard error, and :attr:`broken` says why.
+    """
+
+    def __init__(self, stream: LineStream | None, clock: Clock, *, is_standard_output: bool = False) -> None:
+        self._stream = stream
+        self._clock = clock
+        self.is_standard_output = is_standard_output
+        self.broken: str | None = None
+
+    def emit(self, event: str, **fields: object) -> None:
+        """Write one event with the current time, or with the time ``t`` of when it happened. Never raises for what the
+        reader did."""
+        stream = self._stream
+        if stream is None:
+            return
+        try:
+            stream.write(_build_line(self._clock(), event, fields))
+            stream.flush()
+        except (OSError, ValueError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError | ValueError) -> None:
+        if self.is_standard_output:
+            give_up_standard_output()
+            self.is_standard_output = False
+        self._stream = None
+        self.broken = reason(error)
+        if not isinstance(error, BrokenPipeError):  # whoever closed a pipe knows
+            print(f"events: {self.broken}: no more are written", file=sys.stderr)
+
+    def close(self) -> None:
+        """Close the stream, unless it is standard output. Events on their way are written first, if they are read."""
+        stream, self._stream = self._stream, None
+        if stream is None or stream is sys.stdout:
+            return
+        try:
+            stream.close()
+        except OSError as error:
+            self.broken = reason(error)
+            print(f"events: {self.broken}: the last ones are missing", file=sys.stderr)
+
+    @classmethod
+    def to_file(cls, file: FileIO, clock: Clock, *, is_standard_output: bool = False) -> "EventLog":
+        """Return a log that hands its events to a thread, which writes them to ``file``, an unbuffered one. The log
+        owns it from here on."""
+        log = cls(None, clock, is_standard_output=is_standard_output)
+        log._stream = EventWriter(file, log._tell_lost, log._give_up)
+        return log
+
+    def _tell_lost(self, count: int) -> str:
+        return _build_line(self._clock(), "events_lost", {"count": count})
+
+
+def _build_line(now: float, event: str, fields: Mapping[str, object]) -> str:
+    return json.dumps({"t": round(now, 6), "event": event, **fields}, separators=(", ", ": ")) + "\n"
+
+
+def open_event_log(path: str | None, clock: Clock) -> EventLog:
+    """Open ``PATH`` of an ``--events`` option: a file to append to, ``-`` for standard output, ``None`` for no events.
+
+    Raises:
+        BalloonError: the file cannot be opened for appending.
+    """
+    if path is None or (path == "-" and sys.stdout is None):
+        return EventLog(None, clock)
+    if path == "-":
+        return _log_to_standard_output(clock)
+    try:
+        return EventLog.to_file(FileIO(path, "a"), clock)
+    except OSError as error:
+        raise BalloonError(f"--events {path}: {error.strerror}") from error
+
+
+def _log_to_standard_output(clock: Clock) -> EventLog:
+    try:
+        number = sys.stdout.fileno()
+    except OSError:  # replaced by an object that is no file
+        return EventLog(sys.stdout, clock, is_standard_output=True)
+    sys.stdout.flush()  # what was printed before comes first
+    return EventLog.to_file(FileIO(number, "w", closefd=False), clock, is_standard_output=True)

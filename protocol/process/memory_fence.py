@@ -1,0 +1,33 @@
+"""The two fences that a ring needs between processors: a full one, and one for loads or stores alone."""
+
+import platform
+import threading
+
+_fence_lock = threading.Lock()
+
+
+def full_fence() -> None:
+    """Order every earlier store before every later load, as seen by a process on another processor.
+
+    This is the store-then-load order that event suppression needs, and that no processor gives by itself: publish an
+    index, *then* look whether the other side went to sleep. Taking and releasing a lock is a locked read-modify-write
+    on x86-64, a full barrier at once. On AArch64 acquire and release alone let the store sink below the load; a
+    release followed by a second acquire of the same lock does not, hence the pair is done twice.
+    """
+    with _fence_lock:
+        pass
+    with _fence_lock:
+        pass
+
+
+_ACCESSES_KEEP_ORDER = platform.machine() in ("x86_64", "AMD64", "i686")
+
+
+def order_accesses() -> None:
+    """Keep loads behind earlier loads and stores behind earlier stores, as seen by another processor.
+
+    Needed between an index and the entries that it publishes, on both sides. x86 keeps these orders by itself, so there
+    it costs nothing; elsewhere it is :func:`full_fence`.
+    """
+    if not _ACCESSES_KEEP_ORDER:
+        full_fence()

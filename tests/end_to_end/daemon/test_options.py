@@ -1,0 +1,284 @@
+"""The daemon's command line with real sockets: what it refuses, in one line each, and which sockets it takes."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from host.balloon.offered_features import FEATURE_NAMES
+from protocol.vhost_user import FrontendRequest
+from tests.harness.processes import DEADLINE, ROOT, DaemonProcess, ProgramProcess, until
+from tests.harness.virtual_machine import Client, VirtualMachine
+
+
+def run_daemon(*options: str, fd: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the daemon to its end, which has to come by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "host", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        pass_fds=() if fd is None else (fd,),
+        check=False,
+    )
+
+
+USAGE, FAILURE = 2, 1
+"""Exit statuses: for what means nothing on any machine, and for what could not be done on this one."""
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], text: str, status: int = FAILURE) -> None:
+    """Check the one form that every error has."""
+    assert result.returncode == status
+    assert result.stdout == ""
+    assert result.stderr.startswith("vhost-user-balloon: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert text in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "status"),
+    [
+        ((), "exactly one of --socket-path and --fd", USAGE),
+        (("--socket-path", "{}/s", "--fd", "3"), "exactly one of --socket-path and --fd", USAGE),
+        (("--socket-path", "{}/missing/s"), "No such file or directory", FAILURE),
+        (("--socket-path", "{}/" + "x" * 120), "AF_UNIX path too long", FAILURE),
+        (("--socket-path", "{}/" + "x" * 300), "File name too long", FAILURE),
+        (("--socket-path", "{}/file"), "exists and is not a socket", FAILURE),
+        (("--socket-path", "{}"), "exists and is not a socket", FAILURE),
+        (("--socket-path", "{}/s", "--events", "{}/missing/events"), "No such file or directory", FAILURE),
+        (("--socket-path", "{}/s", "--events", "{}"), "Is a directory", FAILURE),
+        (("--socket-path", "{}/s", "--balloon", "1Q"), "not a size", USAGE),
+        (("--socket-path", "{}/s", "--balloon", "16T"), "smaller than 16.0 TiB", USAGE),
+        (("--socket-path", "{}/s", "--discard", "maybe"), "--discard", USAGE),
+        (("--socket-path", "{}/s", "--features", "packet=on"), "no feature 'packet'", USAGE),
+        (("--socket-path", "{}/s", "--features", "packed"), "write packed=on or packed=off", USAGE),
+        (
+            ("--socket-path", "{}/s", "--features", "page-poison=off", "--page-poison", "on"),
+            "--features says otherwise",
+            USAGE,
+        ),
+        (("--socket-path", "{}/s", "--queue-numbers", "dense"), "--queue-numbers", USAGE),
+        (("--socket-path", "{}/s", "--statistics-interval", "-1"), "not from 0 to 4294967295: -1", USAGE),
+        (("--socket-path", "{}/s", "--statistics-interval", "1.5"), "not a number of whole seconds: '1.5'", USAGE),
+        (("--socket-path", "{}/s", "--control", "{}/missing/c"), "--control", FAILURE),
+        (("--socket-path", "{}/s", "--control", "{}/file"), "exists and is not a socket", FAILURE),
+        (("--socket-path", "{}/s", "--control", "{}/s"), "virtual machines connect there", USAGE),
+        (("--ask", "{}/c"), "--ask needs the PATH of a control socket and a COMMAND", USAGE),
+        (("--ask", "{}/c", "query-vms"), "No such file or directory", FAILURE),
+        (("--ask", "{}/c", "balloon", "512M"), "NAME=VALUE, not '512M'", USAGE),
+        (("--ask", "{}/c", "balloon", "value=1", "value=2"), "argument value comes twice", USAGE),
+        (("--socket-path", "{}/s", "--no-such-option"), "--no-such-option", USAGE),
+        (("--fd", "four"), "--fd", USAGE),
+        (("--fd", "77"), "Bad file descriptor", FAILURE),
+        (("--fd", "4"), "Bad file descriptor", FAILURE),
+        (("--fd=-1",), "not a file descriptor number", USAGE),
+        (("--fd", "99999999999999"), "not a file descriptor number", USAGE),
+        (("--fd", "0"), "Socket operation on non-socket", FAILURE),
+    ],
+)
+def test_errors_are_one_line(tmp_path: Path, options: tuple[str, ...], text: str, status: int) -> None:
+    (tmp_path / "file").write_text("precious", encoding="ascii")
+    result = subprocess.run(
+        [sys.executable, "-m", "host", *(option.format(tmp_path) for option in options)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert_refused(result, text, status)
+    assert (tmp_path / "file").read_text(encoding="ascii") == "precious"
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ((socket.AF_INET, socket.SOCK_DGRAM), "not a unix stream socket"),
+        ((socket.AF_INET, socket.SOCK_STREAM), "not a unix stream socket"),
+        ((socket.AF_UNIX, socket.SOCK_DGRAM), "not a unix stream socket"),
+        ((socket.AF_UNIX, socket.SOCK_STREAM), "neither listens nor is connected"),
+    ],
+)
+def test_an_inherited_socket_of_the_wrong_kind(kind: tuple[socket.AddressFamily, socket.SocketKind], text: str) -> None:
+    with socket.socket(*kind) as sock:
+        assert_refused(run_daemon("--fd", str(sock.fileno()), fd=sock.fileno()), text)
+
+
+def test_a_path_on_which_a_daemon_lives_is_left_to_it(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path) as daemon, VirtualMachine(daemon.socket_path) as machine:
+        machine.check_alive()
+        assert_refused(run_daemon("--socket-path", str(daemon.socket_path)), "another process listens there")
+        machine.check_alive()
+        with VirtualMachine(daemon.socket_path) as second:
+            second.check_alive()
+
+
+def test_a_killed_daemons_socket_file_is_replaced(tmp_path: Path) -> None:
+    first = DaemonProcess(tmp_path)
+    first.kill()
+    assert first.socket_path.is_socket()
+    with DaemonProcess(tmp_path) as second, VirtualMachine(second.socket_path) as machine:
+        machine.check_alive()
+    assert not second.socket_path.exists()
+
+
+def test_a_socket_file_that_somebody_replaced_is_not_removed(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path) as daemon:
+        daemon.socket_path.unlink()
+        daemon.socket_path.write_text("not ours", encoding="ascii")
+    assert daemon.socket_path.read_text(encoding="ascii") == "not ours"
+
+
+def test_capabilities_are_printed_whatever_else_is_asked(tmp_path: Path) -> None:
+    result = run_daemon("--no-such-option", "--fd", "x", "--print-capabilities", "--socket-path", str(tmp_path))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["type"] == "balloon"
+
+
+def test_capabilities_name_every_feature() -> None:
+    assert set(json.loads(run_daemon("--print-capabilities").stdout)["features"]) == set(FEATURE_NAMES)
+
+
+def test_features_are_offered_as_asked(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, "--features", "packed=on,page-poison=on,event-idx=off") as daemon:
+        client = Client(daemon.socket_path)
+        offered = client.ask(FrontendRequest.GET_FEATURES)
+        client.close()
+    assert isinstance(offered, int)
+    assert [offered >> bit & 1 for bit in (34, 4, 29, 28, 5)] == [1, 1, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("choice", "count"), [("auto", 3), ("negotiated", 3), ("offered", 3), ("fixed", 5)])
+def test_queues_are_numbered_as_ordered(tmp_path: Path, choice: str, count: int) -> None:
+    """With reporting and no statistics, only the fixed numbers leave gaps."""
+    with DaemonProcess(tmp_path, "--queue-numbers", choice, "--features", "statistics=off") as daemon:
+        client = Client(daemon.socket_path)
+        assert client.ask(FrontendRequest.GET_QUEUE_NUM) == count
+        client.close()
+
+
+def test_version_is_one_line() -> None:
+    result = run_daemon("--version")
+    assert (result.returncode, result.stderr, result.stdout.count("\n")) == (0, "", 1)
+    assert result.stdout.startswith("vhost-user-balloon ")
+
+
+@pytest.fixture
+def resources() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_an_inherited_listening_socket(tmp_path: Path, resources: ExitStack, abstract: bool) -> None:
+    listener = resources.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    address = f"\0vhost-user-balloon-test-{os.getpid()}" if abstract else str(tmp_path / "inherited")
+    listener.bind(address)
+    listener.listen()
+    fd = str(listener.fileno())
+    with ProgramProcess("host", "--fd", fd, pass_fds=[listener.fileno()]) as daemon:
+        assert daemon.events.wait("listening")["socket_path"].lstrip("@") == address.lstrip("\0")
+        for _ in range(2):
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.connect(address)
+            with VirtualMachine(Client(sock)) as machine:
+                machine.check_alive()
+    assert abstract or Path(address).exists()  # whoever made it removes it
+
+
+def test_an_inherited_connected_socket_is_one_session() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ProgramProcess("host", "--fd", str(theirs.fileno()), pass_fds=[theirs.fileno()]) as daemon:
+        theirs.close()
+        with VirtualMachine(Client(ours)) as machine:
+            machine.check_alive()
+            assert daemon.events.wait("connected")["vm"] == 1
+        assert daemon.wait() == 0  # nobody can come any more
+        assert daemon.events.wait("disconnected")["reports"] == 1
+
+
+def test_an_inherited_connected_socket_and_sigterm() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ProgramProcess("host", "--fd", str(theirs.fileno()), pass_fds=[theirs.fileno()]) as daemon:
+        theirs.close()
+        with VirtualMachine(Client(ours)) as machine:
+            machine.check_alive()
+            assert daemon.stop() == 0
+            assert machine.client.is_closed_by_peer()
+
+
+def start_with_events(path: Path, events: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
+    """Start a daemon whose events nobody follows, its standard error a pipe."""
+    options = ("--socket-path", str(path), "--events", events)
+    return subprocess.Popen([sys.executable, "-m", "host", *options], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE)
+
+
+def test_a_reader_of_events_that_goes_away_costs_nobody_anything(tmp_path: Path) -> None:
+    path = tmp_path / "balloon.sock"
+    reading, writing = os.pipe()
+    process = start_with_events(path, "-", writing)
+    os.close(writing)
+    until(path.is_socket, "the daemon's socket")
+    assert b"listening" in os.read(reading, 4096)
+    os.close(reading)
+    for _ in range(2):
+        with VirtualMachine(path) as machine:
+            machine.check_alive()
+    process.terminate()
+    assert (process.communicate(timeout=DEADLINE)[1], process.returncode) == (b"", 0)
+
+
+def test_a_reader_of_events_that_stalls_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "balloon.sock"
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    process = start_with_events(path, "-", writing)
+    os.close(writing)
+    until(path.is_socket, "the daemon's socket")
+    until(lambda: can_connect(path), "the daemon listens")
+    for _ in range(2):
+        with VirtualMachine(path) as machine:
+            machine.check_alive()
+    process.terminate()
+    said = b"events: nobody reads them: the last ones are missing\n"
+    assert (process.communicate(timeout=DEADLINE)[1], process.returncode) == (said, 0)
+    os.close(reading)
+
+
+def test_a_full_disk_below_the_events_costs_nobody_anything(tmp_path: Path) -> None:
+    path = tmp_path / "balloon.sock"
+    process = start_with_events(path, "/dev/full")
+    until(path.is_socket, "the daemon's socket")
+    until(lambda: can_connect(path), "the daemon listens")
+    with VirtualMachine(path) as machine:
+        machine.check_alive()
+    process.terminate()
+    said = b"events: No space left on device: no more are written\n"
+    assert (process.communicate(timeout=DEADLINE)[1], process.returncode) == (said, 0)
+
+
+def can_connect(path: Path) -> bool:
+    """Return whether a back-end answers at ``path``."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    if connection.connect_ex(str(path)) != 0:
+        connection.close()
+        return False
+    client = Client(connection)
+    client.ask(FrontendRequest.GET_FEATURES)
+    client.close()
+    return True

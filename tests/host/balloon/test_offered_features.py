@@ -1,0 +1,63 @@
+"""``--features``: names to bits, and what is refused."""
+
+import pytest
+
+from host.balloon.offered_features import FEATURE_NAMES, feature_names, parse_features, switch_features
+from host.balloon.virtio_balloon import OFFERED
+from protocol.errors import UsageError
+
+# The numbers as the specification gives them (virtio 1.2, 5.5.3 and 6).
+NUMBERS = {
+    "must-tell-host": 0,
+    "statistics": 1,
+    "deflate-on-oom": 2,
+    "free-page-hint": 3,
+    "page-poison": 4,
+    "page-reporting": 5,
+    "indirect": 28,
+    "event-idx": 29,
+    "packed": 34,
+    "in-order": 35,
+}
+
+
+def test_names_have_the_specifications_numbers() -> None:
+    assert dict(FEATURE_NAMES) == NUMBERS
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_each_is_switched_by_itself(name: str) -> None:
+    bit = 1 << NUMBERS[name]
+    assert switch_features(OFFERED, parse_features(f"{name}=on")) == OFFERED | bit
+    assert switch_features(OFFERED, parse_features(f"{name}=off")) == OFFERED & ~bit
+
+
+def test_several_and_spaces_between_them() -> None:
+    switches = parse_features("packed=on, in-order=on,indirect=off")
+    assert switches == {"packed": True, "in-order": True, "indirect": False}
+    assert switch_features(1 << 32 | 1 << 28, switches) == 1 << 32 | 1 << 34 | 1 << 35
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no feature ''"),
+        ("packed=on,", "no feature ''"),
+        ("page_reporting=on", "no feature 'page_reporting', known are page-reporting, "),
+        ("version-1=off", "no feature 'version-1'"),
+        ("packed", "write packed=on or packed=off, not 'packed'"),
+        ("packed=", "not 'packed='"),
+        ("packed=yes", "not 'packed=yes'"),
+        ("packed=on=off", "not 'packed=on=off'"),
+        ("packed=on,packed=off", "packed comes twice"),
+    ],
+)
+def test_what_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_features(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bits_without_a_name_are_left_out() -> None:
+    assert feature_names(1 << 32 | 1 << 30 | 1 << 34 | 1 << 5) == ["page-reporting", "packed"]

@@ -1,0 +1,67 @@
+"""A virtual machine for tests of the control socket: it has the controls, and nothing behind them."""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from host.control.reclaim import ReclaimMethod, ReclaimResult
+from host.control.vm_facts import GuestStatistics, VmInfo
+from host.vhost_user.device_setup import DeviceSetup, KickMethod, RingFormat
+from protocol.errors import BalloonError
+from protocol.virtio_balloon import BalloonQueue, QueueDialect
+
+INFO = VmInfo(
+    pid=4711,
+    memory_bytes=1 << 30,
+    num_pages=0,
+    actual=0,
+    features=1 << 5 | 1 << 34,
+    driver_ready=True,
+    setup=DeviceSetup(
+        RingFormat.PACKED,
+        QueueDialect.OFFERED,
+        {BalloonQueue.INFLATE: KickMethod.EVENTFD, BalloonQueue.REPORTING: KickMethod.IN_BAND},
+    ),
+)
+
+
+@dataclass
+class FakeVm:
+    """See :class:`host.control.controlled_vm.ControlledVm`. Reclaiming takes until :attr:`release` is set."""
+
+    facts: VmInfo = INFO
+    last_statistics: GuestStatistics | None = None
+    statistics_interval: float = 0
+    fresh: GuestStatistics | None = None
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+    reclaiming: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def info(self) -> VmInfo:
+        return self.facts
+
+    def set_num_pages(self, num_pages: int) -> None:
+        self.facts = replace(self.facts, num_pages=num_pages)
+
+    async def statistics(self) -> GuestStatistics:
+        if self.fresh is None:
+            raise BalloonError("the guest gave no statistics within 5 s")
+        return self.fresh
+
+    def set_statistics_interval(self, seconds: float) -> None:
+        self.statistics_interval = seconds
+
+    async def reclaim(self, method: ReclaimMethod | None = None) -> ReclaimResult:
+        self.reclaiming.set()
+        await self.release.wait()
+        return ReclaimResult(
+            method=method or ReclaimMethod.HINT,
+            offered_bytes=3 << 20,
+            discarded_bytes=2 << 20,
+            seconds=0.25,
+            complete=True,
+        )
+
+
+def fake(**facts: Any) -> FakeVm:
+    """Return a virtual machine with other facts than :data:`INFO`."""
+    return FakeVm(replace(INFO, **facts))

@@ -1,0 +1,348 @@
+"""One running queue with its worker in the test's hand: who looks at the ring when, and how it is stopped."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
+from host.memory.guest_memory import GuestMemory
+from host.ring.eventfd_signal import EventfdSignal
+from host.ring.queue_files import CallFile, QueueFiles
+from host.ring.ring_service import CHAINS_PER_TURN, RingService, Turn
+from host.vhost_user.actions import StartRing
+from host.virtqueue.ring_place import RingPlace
+from host.virtqueue.virtqueue import RingFeatures
+from protocol.errors import VhostUserError
+from protocol.memory import PAGE_SIZE, FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
+from protocol.virtio_balloon import BalloonQueue
+from protocol.virtio_ring import avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
+from tests.harness.processes import DEADLINE
+from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, QUEUE_SIZE, REPORTING, USER_BASE, Ram, TestQueue
+
+
+class HandExecutor(Executor):
+    """Runs what it was given when the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], object]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        self.waiting.append(lambda: fn(*arguments, **named))
+        return Future()
+
+    def run_one(self) -> None:
+        """Do one worker's turn, here and now."""
+        self.waiting.pop(0)()
+
+
+class Bench:
+    """A guest's memory with one reporting queue, the device's side of it, and its files."""
+
+    def __init__(self) -> None:
+        self.ram = Ram()
+        self.memory = GuestMemory()
+        region = MemoryRegion(
+            guest_address=GuestAddress(GUEST_BASE),
+            size=self.ram.size,
+            user_address=UserAddress(USER_BASE),
+            mmap_offset=0,
+        )
+        self.memory.replace(RegionTable([region]), [os.dup(self.ram.fd)])
+        self.queue = TestQueue(self.ram, REPORTING, OFFERED)
+        self.files = QueueFiles(kick=os.dup(self.queue.kick_fd), call=CallFile(os.dup(self.queue.call_fd)))
+        self.executor = HandExecutor()
+        self.turns: list[Turn] = []
+        self.balloon = VirtioBalloon(features=OFFERED)
+        self.base = 0
+
+    def start(self, queue: BalloonQueue = BalloonQueue.REPORTING, *, resumes: bool = False) -> RingService:
+        """Let the ring run as ``queue``, from its beginning or from where it stopped. Needs a running event loop."""
+        at = self.queue.offset
+        place = RingPlace(
+            size=QUEUE_SIZE,
+            descriptor=FileRange(0, at, descriptor_table_bytes(QUEUE_SIZE)),
+            available=FileRange(0, at + 0x4000, avail_ring_bytes(QUEUE_SIZE)),
+            used=FileRange(0, at + 0x6000, used_ring_bytes(QUEUE_SIZE)),
+        )
+        action = StartRing(
+            index=REPORTING,
+            queue=queue,
+            place=place,
+            resumes=resumes,
+            base=self.base if resumes else 0,
+            features=RingFeatures(event_idx=True, indirect_desc=True),
+        )
+        return RingService(
+            action,
+            self.files,
+            self.memory,
+            self.balloon,
+            self.executor,
+            lambda _, turn: self.turns.append(turn),
+        )
+
+    def report(self) -> None:
+        """Make one page available, without a kick."""
+        self.queue.driver.add((), [(GUEST_BASE + DATA_AT, PAGE_SIZE)])
+
+    @property
+    def served(self) -> int:
+        """Chains that the event loop has heard of."""
+        return sum(len(turn.served) for turn in self.turns)
+
+    def close(self) -> None:
+        self.files.close()
+        self.memory.close()
+        self.queue.close()
+        self.ram.close()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+async def settle() -> None:
+    """Let the event loop handle what is ready."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.asyncio
+async def test_a_ring_is_looked_at_once_when_it_starts(bench: Bench) -> None:
+    bench.report()
+    service = bench.start()
+    assert len(bench.executor.waiting) == 1
+    bench.executor.run_one()
+    await settle()
+    assert (bench.served, bench.executor.waiting) == (1, [])
+    assert await service.stop() == 1
+
+
+@pytest.mark.asyncio
+async def test_a_queue_never_has_two_workers(bench: Bench) -> None:
+    service = bench.start()
+    for _ in range(10):
+        bench.report()
+        bench.queue.kick()
+        await settle()
+        assert len(bench.executor.waiting) == 1
+    bench.executor.run_one()
+    await settle()
+    assert bench.served == 10
+    while bench.executor.waiting:
+        bench.executor.run_one()
+        await settle()
+    assert await service.stop() == 10
+
+
+@pytest.mark.asyncio
+async def test_a_worker_gives_way_after_its_share(bench: Bench) -> None:
+    for _ in range(CHAINS_PER_TURN + 3):
+        bench.report()
+    service = bench.start()
+    bench.executor.run_one()
+    await settle()
+    assert bench.served == CHAINS_PER_TURN
+    assert len(bench.executor.waiting) == 1  # at the end of the line
+    bench.executor.run_one()
+    await settle()
+    assert bench.served == CHAINS_PER_TURN + 3
+    await service.stop()
+
+
+@pytest.mark.asyncio
+async def test_kicks_that_bring_nothing_do_not_keep_a_worker(bench: Bench) -> None:
+    """A descriptor that is readable for ever looks like a burst of kicks without an end."""
+    assert bench.files.kick is not None
+    os.close(bench.files.kick)
+    bench.files.kick = os.eventfd(1 << 30, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
+    service = bench.start()
+    bench.executor.run_one()
+    await settle()
+    assert len(bench.executor.waiting) <= 1
+    while bench.executor.waiting and len(bench.turns) < 5:
+        bench.executor.run_one()
+        await settle()
+    stopping = asyncio.create_task(service.stop())
+    while not stopping.done():
+        if bench.executor.waiting:
+            bench.executor.run_one()
+        await settle()
+    assert await stopping == 0
+
+
+@pytest.mark.asyncio
+async def test_stopping_waits_for_the_worker_and_may_be_asked_twice(bench: Bench) -> None:
+    bench.report()
+    service = bench.start()
+    first = asyncio.create_task(service.stop())
+    second = asyncio.create_task(service.stop())
+    await settle()
+    first.cancel()
+    await settle()
+    assert (first.cancelled(), second.done()) == (True, False)
+    bench.executor.run_one()
+    assert await second == 0  # told to stop before it took the chain
+    assert await service.stop() == 0
+    bench.queue.kick()
+    await settle()
+    assert bench.executor.waiting == []
+
+
+@pytest.mark.asyncio
+async def test_a_broken_ring_is_not_looked_at_again(bench: Bench) -> None:
+    bench.queue.ring.avail[1] = QUEUE_SIZE + 1
+    service = bench.start()
+    bench.executor.run_one()
+    await settle()
+    assert service.broken
+    assert bench.turns[-1].broken is not None
+    bench.queue.kick()
+    await settle()
+    assert bench.executor.waiting == []
+    await service.stop()
+
+
+@pytest.mark.asyncio
+async def test_a_kick_that_cannot_be_waited_for_leaves_no_mapping(bench: Bench) -> None:
+    assert bench.files.kick is not None
+    os.close(bench.files.kick)
+    bench.files.kick = os.memfd_create("kick")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(VhostUserError, match="cannot be waited for"):
+        bench.start()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert bench.executor.waiting == []
+
+
+# -- the driver's interrupt -------------------------------------------------------------------------------------------
+
+
+def test_a_full_call_descriptor_is_passed_over() -> None:
+    ours, theirs = socket.socketpair()
+    fds = [theirs.detach(), os.eventfd(0)]
+    os.eventfd_write(fds[1], (1 << 64) - 2)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    try:
+        while os.write(writing, bytes(4096)):
+            pass
+    except BlockingIOError:
+        os.set_blocking(writing, True)
+    for fd in (*fds, writing):
+        file = CallFile(fd)
+        for _ in range(1000):
+            file.signal()
+        file.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    ours.close()
+    os.close(reading)
+
+
+class Gullible:
+    """A kernel without asynchronous requests, on which every descriptor is found ready: as our look finds it when the
+    front-end fills the counter right after it."""
+
+    def poll(self, _timeout: int) -> list[tuple[int, int]]:
+        return [(0, 0)]
+
+    def signal(self) -> bool:
+        return False
+
+
+@pytest.mark.asyncio
+async def test_a_front_end_that_fills_its_counter_holds_no_worker_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a few of them, five queues each, would keep every worker."""
+    full = os.eventfd(0)
+    bench.files.call, old = CallFile(full), bench.files.call
+    assert old is not None
+    old.close()
+    bench.files.call.signal()
+    if os.eventfd_read(full) and not EventfdSignal(full).signal():
+        pytest.skip("no asynchronous requests here")
+    os.eventfd_write(full, 2**64 - 3)
+    monkeypatch.setattr(bench.files.call, "_poll", Gullible())
+    bench.report()
+    service = bench.start()
+    await asyncio.wait_for(asyncio.to_thread(bench.executor.run_one), DEADLINE)
+    await settle()
+    assert bench.served == 1
+    assert os.eventfd_read(full) == 2**64 - 1
+    await service.stop()
+
+
+def distrust(monkeypatch: pytest.MonkeyPatch, file: CallFile) -> None:
+    """Have the signals of ``file`` wait where its counter is full."""
+    monkeypatch.setattr(file, "_eventfd", Gullible())
+    monkeypatch.setattr(file, "_poll", Gullible())
+
+
+@pytest.mark.asyncio
+async def test_a_front_end_that_fills_its_counter_holds_no_stop_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bench.files.call is not None
+    bench.files.call.close()
+    full = os.eventfd(0)
+    os.eventfd_write(full, 2**64 - 2)
+    bench.files.call = CallFile(full)
+    distrust(monkeypatch, bench.files.call)
+    bench.report()
+    service = bench.start()
+    worker = asyncio.create_task(asyncio.to_thread(bench.executor.run_one))
+    await asyncio.wait([worker], timeout=0.05)
+    assert not worker.done()  # waits in write()
+    assert await asyncio.wait_for(service.stop(), 5) == 1
+    await worker
+    assert os.eventfd_read(full) == 1  # the interrupt came in the end
+
+
+@pytest.mark.asyncio
+async def test_a_front_end_that_fills_the_counter_of_its_dirty_log_holds_no_stop_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = os.eventfd(0)
+    os.eventfd_write(full, 2**64 - 2)
+    file = CallFile(full)
+    distrust(monkeypatch, file)
+    bench.files.relieve_log = file.relieve
+    bench.report()
+    service = bench.start()
+    service.set_on_write(lambda _part, _offset, _length: file.signal())
+    worker = asyncio.create_task(asyncio.to_thread(bench.executor.run_one))
+    await asyncio.wait([worker], timeout=0.05)
+    assert not worker.done()  # waits in write()
+    assert await asyncio.wait_for(service.stop(), 5) == 1
+    await worker
+    file.close()
+
+
+def test_what_could_hold_a_signal_up_for_ever_is_not_taken(tmp_path: Path) -> None:
+    master, terminal = os.openpty()
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    for fd in (master, terminal, file, os.open("/dev/null", os.O_RDWR)):
+        with pytest.raises(VhostUserError, match="only an eventfd, a pipe or a socket"):
+            CallFile(fd)
+        os.close(fd)  # still ours
+
+
+def test_signals_leave_the_descriptors_flags_alone() -> None:
+    fd = os.eventfd(0)
+    file = CallFile(fd)
+    file.signal()
+    file.signal()
+    assert os.get_blocking(fd)
+    assert os.eventfd_read(fd) == 2
+    file.close()

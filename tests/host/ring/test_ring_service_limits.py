@@ -1,0 +1,92 @@
+"""What one queue may cost: kicks without a reason, and a chain that takes for ever."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+
+import pytest
+
+import host.ring.ring_service
+from protocol.memory import PAGE_SIZE
+from tests.harness.processes import DEADLINE
+from tests.harness.virtual_machine import DATA_AT, GUEST_BASE
+from tests.host.ring.gate import gated_discard
+from tests.host.ring.test_ring_service import Bench, settle
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+@pytest.mark.asyncio
+async def test_kicks_that_waited_in_a_pipe_are_one_reason_to_look(bench: Bench) -> None:
+    assert bench.files.kick is not None
+    os.close(bench.files.kick)
+    bench.files.kick, kicks = os.pipe()
+    os.write(kicks, bytes(8 * 50))
+    service = bench.start()
+    bench.executor.run_one()
+    await settle()
+    assert bench.executor.waiting == []
+    bench.report()
+    os.write(kicks, bytes(8))
+    await settle()
+    bench.executor.run_one()
+    await settle()
+    assert bench.served == 1
+    assert await service.stop() == 1
+    os.close(kicks)
+
+
+@pytest.mark.parametrize("pause", [0.0, 3600.0])
+@pytest.mark.asyncio
+async def test_kicks_that_bring_nothing_are_not_looked_at_all_the_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    monkeypatch.setattr(host.ring.ring_service, "VAIN_KICKS_PAUSE", pause)
+    assert bench.files.kick is not None
+    os.close(bench.files.kick)
+    bench.files.kick = os.eventfd(1 << 30, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
+    service = bench.start()
+    for _ in range(3):
+        bench.executor.run_one()
+        for _ in range(100):
+            await settle()
+        assert len(bench.executor.waiting) == (1 if pause == 0 else 0)
+        service.kick()  # by message: somebody has a reason
+        assert len(bench.executor.waiting) == 1
+    bench.report()
+    bench.executor.run_one()
+    await settle()
+    assert (bench.served, len(bench.executor.waiting)) == (1, 1)  # a driver at work is not kept waiting
+    bench.executor.run_one()
+    await service.stop()
+
+
+@pytest.mark.asyncio
+async def test_a_chain_that_takes_too_long_is_put_back_when_its_ring_is_to_stop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host.ring.ring_service, "STOP_PATIENCE", 0.0)
+    gate = gated_discard(monkeypatch)
+    bench.ram.touch(DATA_AT, 2 * PAGE_SIZE)
+    pages = [(GUEST_BASE + DATA_AT + at, PAGE_SIZE) for at in (0, PAGE_SIZE)]
+    bench.queue.driver.add((), pages)
+    service = bench.start()
+    worker = asyncio.create_task(asyncio.to_thread(bench.executor.run_one))
+    await asyncio.to_thread(gate.entered.wait, DEADLINE)
+    stopping = asyncio.create_task(service.stop())
+    await settle()
+    gate.opened.set()
+    await worker
+    assert await stopping == bench.base
+    assert (bench.served, bench.queue.ring.used[1]) == (0, 0)
+    assert bench.ram.pages() == {DATA_AT + PAGE_SIZE}
+    service = bench.start(resumes=True)
+    bench.executor.run_one()
+    await settle()
+    assert (bench.served, bench.queue.ring.used[1], bench.ram.pages()) == (1, 1, set())
+    assert await service.stop() == 1

@@ -1,0 +1,35 @@
+"""What becomes of an error on its way to whoever started the program."""
+
+import errno
+import os
+
+import pytest
+
+from protocol.errors import BalloonError, UsageError
+from protocol.process.command_line import run_command
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (UsageError("no such thing"), 2, "prog: no such thing\n"),
+        (BalloonError("it broke"), 1, "prog: it broke\n"),
+        (FULL, 1, "prog: No space left on device\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/x"), 1, "prog: /x: No such file\n"),
+        (OSError("AF_UNIX path too long"), 1, "prog: AF_UNIX path too long\n"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_an_error_is_one_line_and_a_status(
+    error: BaseException, status: int, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protocol.process.command_line.give_up_standard_output", lambda: None)  # the test run's own
+
+    def fail() -> int:
+        raise error
+
+    assert run_command("prog", fail) == status
+    assert capsys.readouterr().err == text

@@ -1,0 +1,235 @@
+"""The event stream: one JSON object a line, at once, and a reader that leaves is nobody's problem."""
+
+import io
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import protocol.process.event_writer
+from protocol.errors import BalloonError
+from protocol.process.events import EventLog, open_event_log
+
+
+class FullDisk(io.StringIO):
+    """A stream that accepts ``capacity`` writes and then behaves like a full disk."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+
+    def write(self, text: str) -> int:
+        if self.capacity == 0:
+            raise OSError(28, "No space left on device")
+        self.capacity -= 1
+        return super().write(text)
+
+
+class BrokenClose(io.StringIO):
+    """A stream whose last flush, the one in ``close``, fails."""
+
+    def close(self) -> None:
+        raise OSError(5, "Input/output error")
+
+
+def follow(path: Path, lines: int) -> list[str]:
+    """Return the first ``lines`` lines of a file as soon as they are there."""
+    end = time.monotonic() + 10
+    while (text := path.read_text(encoding="ascii")).count("\n") < lines:
+        assert time.monotonic() < end, f"not {lines} lines: {text}"
+        time.sleep(0.001)
+    return text.splitlines()[:lines]
+
+
+def clock() -> float:
+    """A clock that stands still."""
+    return 12.3456789
+
+
+def test_an_event_is_one_line_with_time_name_and_fields() -> None:
+    stream = io.StringIO()
+    EventLog(stream, clock).emit("report", vm=1, bytes=4096, note="a\nb")
+    assert stream.getvalue().count("\n") == 1
+    assert list(json.loads(stream.getvalue()).items()) == [
+        ("t", 12.345679),
+        ("event", "report"),
+        ("vm", 1),
+        ("bytes", 4096),
+        ("note", "a\nb"),
+    ]
+
+
+def test_a_log_without_a_stream_swallows_everything() -> None:
+    log = EventLog(None, clock)
+    log.emit("report", bytes=1)
+    log.close()
+    assert log.broken is None
+
+
+def test_the_log_falls_silent_when_the_disk_is_full() -> None:
+    stream = FullDisk(capacity=1)
+    log = EventLog(stream, clock)
+    log.emit("first")
+    log.emit("second")
+    assert log.broken is not None
+    assert "No space left" in log.broken
+    stream.capacity = 10
+    log.emit("third")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["first"]
+
+
+def test_the_log_falls_silent_when_the_stream_was_closed_under_it() -> None:
+    stream = io.StringIO()
+    log = EventLog(stream, clock)
+    stream.close()
+    log.emit("late")
+    assert log.broken is not None
+
+
+def test_closing_twice_and_emitting_afterwards_is_harmless(tmp_path: Path) -> None:
+    log = open_event_log(str(tmp_path / "events"), clock)
+    log.emit("one")
+    log.close()
+    log.close()
+    log.emit("two")
+    assert (tmp_path / "events").read_text().count("\n") == 1
+    assert log.broken is None
+
+
+def test_an_error_at_closing_is_kept_not_raised() -> None:
+    log = EventLog(BrokenClose(), clock)
+    log.close()
+    assert log.broken is not None
+    assert "Input/output error" in log.broken
+
+
+def test_a_reader_sees_an_event_while_the_log_is_open_and_a_file_is_appended_to(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    path.write_text('{"event": "before"}\n')
+    log = open_event_log(str(path), clock)
+    log.emit("now")
+    seen = [json.loads(line)["event"] for line in follow(path, lines=2)]
+    log.close()
+    assert seen == ["before", "now"]
+
+
+def test_a_dash_is_standard_output_and_stays_open(capsys: pytest.CaptureFixture[str]) -> None:
+    log = open_event_log("-", clock)
+    log.emit("listening")
+    log.close()
+    print("after")
+    assert capsys.readouterr().out == '{"t": 12.345679, "event": "listening"}\nafter\n'
+
+
+def test_no_path_is_no_events() -> None:
+    log = open_event_log(None, clock)
+    log.emit("listening")
+    assert log.broken is None
+
+
+def test_a_path_that_cannot_be_opened_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(BalloonError, match=r"--events .*missing/events: No such file or directory"):
+        open_event_log(str(tmp_path / "missing" / "events"), clock)
+
+
+def read_all(fd: int) -> list[dict[str, Any]]:
+    """Return all events of a pipe, up to its end."""
+    with os.fdopen(fd, "rb") as pipe:
+        return [json.loads(line) for line in pipe]
+
+
+def test_a_reader_that_stalls_holds_nobody_up_and_hears_of_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol.process.event_writer, "WAITING_MAX", 1 << 16)
+    reading, writing = os.pipe()
+    log = open_event_log(f"/dev/fd/{writing}", clock)
+    os.close(writing)
+    emitted = 20_000  # far more than the pipe and the queue hold
+    for number in range(emitted):
+        log.emit("number", value=number)
+    found: list[list[dict[str, Any]]] = []
+    reader = threading.Thread(target=lambda: found.append(read_all(reading)))
+    reader.start()
+    log.close()
+    reader.join()
+    assert log.broken is None
+    events = found[0]
+    assert events[-1]["event"] == "events_lost"
+    # Each gap is told of at its place.
+    expected = 0
+    for event in events:
+        if event["event"] == "events_lost":
+            expected += event["count"]
+        else:
+            assert event["value"] == expected
+            expected += 1
+    assert expected == emitted
+
+
+def test_nobody_waits_long_at_the_end_for_a_reader_that_stalls(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(protocol.process.event_writer, "CLOSE_TIMEOUT", 0.01)
+    reading, writing = os.pipe()
+    log = open_event_log(f"/dev/fd/{writing}", clock)
+    os.close(writing)
+    for number in range(5000):
+        log.emit("number", value=number)
+    log.close()
+    assert log.broken == "nobody reads them"
+    assert capsys.readouterr().err == "events: nobody reads them: the last ones are missing\n"
+    os.close(reading)  # which ends the thread
+    for thread in threading.enumerate():
+        if thread.name == "events":
+            thread.join()
+
+
+def test_a_burst_is_written_whole_before_the_end(tmp_path: Path) -> None:
+    log = open_event_log(str(tmp_path / "events"), clock)
+    for number in range(1000):
+        log.emit("number", value=number)
+    log.close()
+    assert [json.loads(line)["value"] for line in follow(tmp_path / "events", 1000)] == list(range(1000))
+
+
+def test_a_reader_that_closes_its_pipe_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    reading, writing = os.pipe()
+    log = open_event_log(f"/dev/fd/{writing}", clock)
+    os.close(writing)
+    os.close(reading)
+    log.emit("one")
+    log.close()
+    log.emit("two")
+    assert log.broken == "Broken pipe"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_full_disk_below_a_file_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    log = open_event_log("/dev/full", clock)
+    log.emit("one")
+    log.emit("two")
+    log.close()
+    assert log.broken is not None
+    assert capsys.readouterr().err == "events: No space left on device: no more are written\n"
+
+
+def test_a_pipe_that_somebody_made_non_blocking_and_that_is_full() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    log = EventLog.to_file(io.FileIO(writing, "w"), clock)
+    for number in range(5000):
+        log.emit("number", value=number)
+    log.close()
+    assert log.broken == "the file is non-blocking and full"
+    os.close(reading)
+
+
+def test_no_thread_runs_before_there_is_an_event(tmp_path: Path) -> None:
+    before = threading.active_count()
+    log = open_event_log(str(tmp_path / "events"), clock)
+    assert threading.active_count() == before
+    log.close()
+    assert (tmp_path / "events").read_bytes() == b""
