@@ -190,7 +190,7 @@ def functions(path: Path) -> Iterator[tuple[str, int, int]]:
         yield node.name, node.lineno, length
 
 
-def test_the_laws_are_checked_on_a_breach() -> None:
+def test_laws_are_checked_on_a_breach() -> None:
     """A rule whose check finds nothing must be able to find something."""
     assert SHELL.fullmatch("host/daemon.py") is not None
     assert SHELL.fullmatch("guest/linux/packages.py") is not None

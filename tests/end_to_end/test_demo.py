@@ -98,7 +98,7 @@ def test_with_reporting_the_second_machine_fits_and_without_it_runs_out(budget: 
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_cleans_everything_up(number: int, status: int, scratch: Path) -> None:
+def test_interrupt_cleans_everything_up(number: int, status: int, scratch: Path) -> None:
     with start(scratch) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -113,7 +113,7 @@ def test_an_interrupt_cleans_everything_up(number: int, status: int, scratch: Pa
     assert_nothing_left(scratch, process.pid)
 
 
-def test_a_machine_that_dies_unexpectedly_is_one_line_and_a_failure(scratch: Path) -> None:
+def test_machine_that_dies_unexpectedly_is_one_line_and_a_failure(scratch: Path) -> None:
     with start(scratch) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -155,7 +155,7 @@ def test_what_a_killed_run_leaves_the_next_one_removes(scratch: Path) -> None:
     assert_nothing_left(scratch, process.pid)
 
 
-def test_a_directory_too_deep_for_a_socket_is_not_used(scratch: Path) -> None:
+def test_directory_too_deep_for_a_socket_is_not_used(scratch: Path) -> None:
     deep = scratch / ("x" * 100)
     deep.mkdir()
     with start(deep) as process:
@@ -170,7 +170,7 @@ def test_a_directory_too_deep_for_a_socket_is_not_used(scratch: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json", "-"]])
-def test_a_full_disk_is_one_line(arguments: list[str], scratch: Path) -> None:
+def test_full_disk_is_one_line(arguments: list[str], scratch: Path) -> None:
     command = [sys.executable, "-m", "scripts.demonstration", "--plain", "--memory", "256M", *arguments]
     environment = {**os.environ, "TMPDIR": str(scratch)}
     with open("/dev/full", "wb") as full:

@@ -95,7 +95,7 @@ async def running() -> AsyncIterator[Scene]:
     scene.ram.close()
 
 
-def test_a_machine_without_a_page_has_no_driver() -> None:
+def test_machine_without_a_page_has_no_driver() -> None:
     ram = GuestRam(16 * PAGE_SIZE)
     machine = Machine(PageAllocator(16), ram, lambda _: None, lambda *_: None)
     while machine.allocator.alloc_pages(0) is not None:
@@ -122,7 +122,7 @@ async def test_page_frame_numbers_are_in_guest_memory_and_the_size_follows() -> 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("gone", [True, False], ids=["the back-end is gone", "the device was reset"])
-async def test_a_message_without_an_answer_is_told_to_the_next_device(gone: bool) -> None:
+async def test_message_without_an_answer_is_told_to_the_next_device(gone: bool) -> None:
     async with running() as scene:
         device = scene.attach(num_pages=10)
         _, first, _, answer = await device.requests.get()
@@ -161,7 +161,7 @@ async def test_one_statistics_buffer_is_there_and_filled_anew_each_time() -> Non
 
 
 @pytest.mark.asyncio
-async def test_a_round_of_hinting_waits_for_a_full_queue() -> None:
+async def test_round_of_hinting_waits_for_a_full_queue() -> None:
     async with running() as scene:
         device = scene.attach(HINT)
         scene.worker.config_changed(BalloonConfig(free_page_hint_cmd_id=5))

@@ -91,7 +91,7 @@ def test_one_line_gets_one_text(tmp_path: Path, request_: bytes, answer: bytes) 
 
 
 @pytest.mark.parametrize(("request_", "answer"), [(b"buddyinfo", b"Node 0\n"), (b"", b"error: unknown command ''")])
-def test_the_end_of_the_stream_ends_the_line(tmp_path: Path, request_: bytes, answer: bytes) -> None:
+def test_end_of_the_stream_ends_the_line(tmp_path: Path, request_: bytes, answer: bytes) -> None:
     path = tmp_path / "control"
 
     def client() -> None:
@@ -100,7 +100,7 @@ def test_the_end_of_the_stream_ends_the_line(tmp_path: Path, request_: bytes, an
     serve(path, client)
 
 
-def test_a_client_without_a_line_is_given_up(tmp_path: Path) -> None:
+def test_client_without_a_line_is_given_up(tmp_path: Path) -> None:
     path = tmp_path / "control"
 
     def client() -> None:
@@ -110,7 +110,7 @@ def test_a_client_without_a_line_is_given_up(tmp_path: Path) -> None:
     serve(path, client, deadline=0.1)
 
 
-def test_a_client_that_does_not_read_is_given_up(tmp_path: Path) -> None:
+def test_client_that_does_not_read_is_given_up(tmp_path: Path) -> None:
     """It gets what the kernel had taken already. The rest is thrown away with the connection."""
     path = tmp_path / "control"
 
@@ -125,7 +125,7 @@ def test_a_client_that_does_not_read_is_given_up(tmp_path: Path) -> None:
     serve(path, client, deadline=0.1)
 
 
-def test_a_flood_of_garbage_does_no_harm(tmp_path: Path) -> None:
+def test_flood_of_garbage_does_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "control"
 
     def client() -> None:
@@ -176,7 +176,7 @@ def test_closing_does_not_wait_for_clients(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
-def test_the_socket_of_a_killed_guest_is_replaced(tmp_path: Path) -> None:
+def test_socket_of_a_killed_guest_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "control"
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(path))
@@ -187,7 +187,7 @@ def test_the_socket_of_a_killed_guest_is_replaced(tmp_path: Path) -> None:
     serve(path, client)
 
 
-def test_the_socket_of_a_living_guest_is_not(tmp_path: Path) -> None:
+def test_socket_of_a_living_guest_is_not(tmp_path: Path) -> None:
     path = tmp_path / "control"
 
     async def scene() -> None:
@@ -200,7 +200,7 @@ def test_the_socket_of_a_living_guest_is_not(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
-def test_a_file_that_somebody_else_put_there_stays(tmp_path: Path) -> None:
+def test_file_that_somebody_else_put_there_stays(tmp_path: Path) -> None:
     path = tmp_path / "control"
 
     def replace() -> None:
@@ -220,7 +220,7 @@ def test_a_file_that_somebody_else_put_there_stays(tmp_path: Path) -> None:
     ("name", "complaint"),
     [("file", "exists and is not a socket"), ("no/such", "No such file or directory"), ("l" * 120, "too long")],
 )
-def test_a_place_where_no_socket_can_be(tmp_path: Path, name: str, complaint: str) -> None:
+def test_place_where_no_socket_can_be(tmp_path: Path, name: str, complaint: str) -> None:
     (tmp_path / "file").write_text("", encoding="ascii")
 
     async def scene() -> None:
@@ -260,7 +260,7 @@ def test_asking_where_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyP
             ask(tmp_path / "s", "buddyinfo")
 
 
-def test_a_command_is_waited_for_and_its_failure_told(tmp_path: Path) -> None:
+def test_command_is_waited_for_and_its_failure_told(tmp_path: Path) -> None:
     async def good() -> str:
         await asyncio.sleep(0)
         return "done\n"
@@ -281,7 +281,7 @@ def test_a_command_is_waited_for_and_its_failure_told(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
-def test_a_command_goes_on_without_the_client_that_asked(tmp_path: Path) -> None:
+def test_command_goes_on_without_the_client_that_asked(tmp_path: Path) -> None:
     async def scene() -> None:
         begun, go_on, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -307,7 +307,7 @@ def test_a_command_goes_on_without_the_client_that_asked(tmp_path: Path) -> None
     asyncio.run(scene())
 
 
-def test_an_answer_that_comes_before_the_question_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer_that_comes_before_the_question_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(tmp_path / "control"))
         listener.listen()

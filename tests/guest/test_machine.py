@@ -48,7 +48,7 @@ def test_pages_are_filled_verified_and_counted() -> None:
     assert scene.machine.free_bytes == 16 << 20
 
 
-def test_a_discarded_page_is_found_at_its_free() -> None:
+def test_discarded_page_is_found_at_its_free() -> None:
     scene = Scene()
     block = scene.machine.allocate(3)
     assert block is not None
@@ -67,7 +67,7 @@ def test_verify_all_reads_what_is_in_use() -> None:
     assert scene.machine.verified_pages == 2 + 1 + 4
 
 
-def test_a_recorder_is_told_all_that_happens() -> None:
+def test_recorder_is_told_all_that_happens() -> None:
     scene = Scene()
     scene.machine.phase("fill")
     first = scene.machine.allocate(0)
@@ -80,7 +80,7 @@ def test_a_recorder_is_told_all_that_happens() -> None:
     assert scene.phases == ["fill"]
 
 
-def test_an_allocation_that_failed_is_counted_and_not_recorded() -> None:
+def test_allocation_that_failed_is_counted_and_not_recorded() -> None:
     scene = Scene()
     while scene.machine.allocate(10) is not None:
         pass
@@ -108,7 +108,7 @@ def test_compaction_cannot_move_what_nobody_holds() -> None:
     assert not scene.machine.migrate(pfn, pfn ^ 1024, 0)
 
 
-def test_a_page_cache_gives_way() -> None:
+def test_page_cache_gives_way() -> None:
     scene = Scene()
     with scene.machine.page_cache() as cache:
         for _ in range(3000):

@@ -69,7 +69,7 @@ def test_one_byte_overwritten_at_either_end_of_a_page_is_one_corrupted_page(
     assert ram.count_corrupted(page, 1, STAMP) == 1
 
 
-def test_a_page_damaged_at_both_ends_counts_once(ram: GuestRam) -> None:
+def test_page_damaged_at_both_ends_counts_once(ram: GuestRam) -> None:
     ram.fill(0, PAGES, STAMP)
     ram.write(PAGE_SIZE, bytes(PAGE_SIZE))
     assert ram.count_corrupted(0, PAGES, STAMP) == 1
@@ -81,7 +81,7 @@ def test_overwriting_across_a_boundary_damages_the_pages_on_both_sides(ram: Gues
     assert [page for page in range(PAGES) if ram.count_corrupted(page, 1, STAMP)] == [3, 4]
 
 
-def test_the_content_of_another_page_or_of_an_earlier_use_is_corruption(ram: GuestRam) -> None:
+def test_content_of_another_page_or_of_an_earlier_use_is_corruption(ram: GuestRam) -> None:
     ram.fill(0, 8, STAMP)
     ram.write(2 * PAGE_SIZE, os.pread(ram.fd, PAGE_SIZE, PAGE_SIZE))
     assert ram.count_corrupted(0, 8, STAMP) == 1
@@ -107,7 +107,7 @@ def test_resident_bytes_follow_what_is_touched_and_discarded(ram: GuestRam) -> N
     assert ram.resident_bytes == 0
 
 
-def test_a_view_and_the_file_are_the_same_memory(ram: GuestRam) -> None:
+def test_view_and_the_file_are_the_same_memory(ram: GuestRam) -> None:
     with ram.view(3 * PAGE_SIZE, 16) as view:
         assert len(view) == 16
         view[4:8] = b"abcd"
@@ -118,7 +118,7 @@ def test_a_view_and_the_file_are_the_same_memory(ram: GuestRam) -> None:
     assert os.pread(ram.fd, 10, ram.size - 2) == b"xy"
 
 
-def test_the_file_is_sealed_for_good_but_can_be_punched(ram: GuestRam) -> None:
+def test_file_is_sealed_for_good_but_can_be_punched(ram: GuestRam) -> None:
     wanted = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
     assert fcntl.fcntl(ram.fd, fcntl.F_GET_SEALS) == wanted
     for size in (0, ram.size - PAGE_SIZE, ram.size + PAGE_SIZE):
@@ -145,7 +145,7 @@ def test_close_gives_the_file_up() -> None:
 
 
 @pytest.mark.parametrize("size", [0, -PAGE_SIZE, 1 << 62, (1 << 63) - PAGE_SIZE, 1 << 63, 1 << 80])
-def test_an_impossible_size_is_one_line_and_leaves_no_file_open(size: int) -> None:
+def test_impossible_size_is_one_line_and_leaves_no_file_open(size: int) -> None:
     before = open_fds(os.getpid()).keys()
     with pytest.raises(BalloonError, match=f"^no memory of {size} bytes for the guest: .+$") as raised:
         GuestRam(size)

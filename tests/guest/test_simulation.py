@@ -72,7 +72,7 @@ def test_host_memory_is_exact(steps: list[tuple[bool, int, int]]) -> None:
         )
 
 
-def test_a_report_costs_what_is_in_it() -> None:
+def test_report_costs_what_is_in_it() -> None:
     cost = DeviceCost()
     assert cost.seconds(32, 0) == pytest.approx(246e-6)
     # 32 blocks of 4 MiB, all touched: what the daemon was seen to need.
@@ -106,7 +106,7 @@ def test_running_in_parts_is_running_at_once() -> None:
 
 
 @pytest.mark.parametrize("name", list(REPORTERS))
-def test_the_same_seed_gives_the_same_run_bit_for_bit(name: str) -> None:
+def test_same_seed_gives_the_same_run_bit_for_bit(name: str) -> None:
     work = "churn:size=300M,seconds=20,lifetime=3,tick=0.1", "memhog:size=200M,hold=3,rest=2,repeat=3"
     first, again, other = (simulation(name, *work, seed=seed) for seed in (7, 7, 8))
     for run in (first, again, other):
@@ -122,7 +122,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(name: str) -> None:
 # --- The reporter and the device ---
 
 
-def test_an_idle_guest_under_rotation_takes_the_passes_of_the_kernel() -> None:
+def test_idle_guest_under_rotation_takes_the_passes_of_the_kernel() -> None:
     idle = simulation("rotation", "idle")
     idle.run(60.0)
     assert idle.entries_by_pass() == [[32, 32]] * 4
@@ -177,7 +177,7 @@ def test_workloads_go_on_while_the_device_works() -> None:
     allocator.validate()
 
 
-def test_a_stopped_device_gives_back_what_it_worked_on() -> None:
+def test_stopped_device_gives_back_what_it_worked_on() -> None:
     allocator = PageAllocator(GIB_PAGES)
     work = parse_workload("memhog:size=512M,hold=1,repeat=9")
     run = Simulation(allocator, make_reporter("scan", allocator), [work], cost=DeviceCost(per_report=5.0))
@@ -190,7 +190,7 @@ def test_a_stopped_device_gives_back_what_it_worked_on() -> None:
     allocator.validate()
 
 
-def test_a_workload_without_memory_ends_and_the_others_go_on() -> None:
+def test_workload_without_memory_ends_and_the_others_go_on() -> None:
     run = simulation("off", "memhog:size=2G", "idle:seconds=20")
     run.run(30.0)
     assert [reason for _, reason in run.out_of_memory] == ["out of memory: no block of order 9 came free"]
@@ -198,7 +198,7 @@ def test_a_workload_without_memory_ends_and_the_others_go_on() -> None:
     assert run.allocator.nr_free_pages() == GIB_PAGES
 
 
-def test_a_page_in_use_that_was_discarded_is_a_fault() -> None:
+def test_page_in_use_that_was_discarded_is_a_fault() -> None:
     run = simulation("off", "memhog:size=4M,hold=5")
     run.run(1.0)
     run.host.discard(0, GIB_PAGES)
@@ -218,7 +218,7 @@ def test_what_cannot_be_is_refused() -> None:
         Simulation(allocator, reporter)
 
 
-def test_a_large_guest_with_an_hour_of_churn_is_a_matter_of_seconds() -> None:
+def test_large_guest_with_an_hour_of_churn_is_a_matter_of_seconds() -> None:
     # A hundredth of the promised hour with 64 GiB: the same guest, the same pace, fewer turns.
     run = simulation("rotation", "churn:size=16G,seconds=36,lifetime=300,tick=0.1", pages=64 * GIB_PAGES)
     run.run(36.0)

@@ -115,7 +115,7 @@ async def test_workloads_run_side_by_side_with_seeds_of_their_own(daemon: Daemon
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("hold", [False, True])
-async def test_a_signal_is_a_good_end(hold: bool, daemon: DaemonProcess) -> None:
+async def test_signal_is_a_good_end(hold: bool, daemon: DaemonProcess) -> None:
     run = Run(daemon.socket_path, Memhog(size=8 * MIB, hold=0 if hold else 3600), hold=hold)
     running = asyncio.create_task(run.run())
     await run.wait_for("finished" if hold else "booted")
@@ -139,7 +139,7 @@ async def test_memory_that_ran_out_is_a_bad_end_of_one_workload_only(
 
 
 @pytest.mark.asyncio
-async def test_a_fault_of_its_own_is_no_good_end(daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fault_of_its_own_is_no_good_end(daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """A background task that failed is found out when the work is done, not left lying."""
     run = Run(daemon.socket_path, Idle(seconds=0.05))
 

@@ -100,7 +100,7 @@ def live(client: Client) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_byte_now_and_then_does_not_extend_a_messages_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_byte_now_and_then_does_not_extend_a_messages_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.connection, "MESSAGE_TIMEOUT", 0.3)
     async with attached() as session:
         message = build_message(FrontendRequest.SET_FEATURES, 0)
@@ -113,7 +113,7 @@ async def test_a_byte_now_and_then_does_not_extend_a_messages_time(monkeypatch: 
 
 
 @pytest.mark.asyncio
-async def test_a_silent_front_end_between_messages_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_front_end_between_messages_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.connection, "MESSAGE_TIMEOUT", 0.05)
     async with attached() as session:
         await asyncio.wait([session.task], timeout=0.2)
@@ -122,7 +122,7 @@ async def test_a_silent_front_end_between_messages_is_no_fault(monkeypatch: pyte
 
 
 @pytest.mark.asyncio
-async def test_a_front_end_that_reads_no_reply_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_front_end_that_reads_no_reply_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.connection, "MESSAGE_TIMEOUT", 0.1)
     async with attached() as session:
         session.client.socket.setblocking(False)
@@ -148,7 +148,7 @@ async def test_descriptors_lost_on_the_way_end_the_session(monkeypatch: pytest.M
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("how", ["vanishes", "is told to stop", "vanishes and is told to stop"])
-async def test_the_chain_in_hand_is_finished_however_a_session_ends(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+async def test_chain_in_hand_is_finished_however_a_session_ends(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     gate = gated_discard(monkeypatch)
     async with attached() as session:
         machine = await asyncio.to_thread(VirtualMachine, session.client)
@@ -234,7 +234,7 @@ async def test_messages_wait_for_the_chain_in_hand_and_nobody_else_does(
 
 
 @pytest.mark.asyncio
-async def test_a_ring_set_up_anew_while_it_breaks_is_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ring_set_up_anew_while_it_breaks_is_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The note that the old ring broke arrives when the new one runs already."""
     gate = Gate()
     serve = VirtioBalloon.serve

@@ -47,7 +47,7 @@ async def driving(driver: Callable[[], None], asking: "asyncio.Future[Result] | 
 
 
 @pytest.mark.asyncio
-async def test_the_facts_can_be_asked_for_until_the_end_is_told() -> None:
+async def test_facts_can_be_asked_for_until_the_end_is_told() -> None:
     async with attached() as session:
         machine = await connect(session)
         control = session.connection.control
@@ -125,7 +125,7 @@ def check_statistics_ring_stops(machine: VirtualMachine) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_round_of_hinting_discards_what_was_hinted_in_it() -> None:
+async def test_round_of_hinting_discards_what_was_hinted_in_it() -> None:
     async with attached(OFFERED | HINTING) as session:
         machine = await connect(session)
 
@@ -225,7 +225,7 @@ async def test_inflating_takes_what_is_free_and_tells_the_driver_of_each_target(
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("method", ["hint", "inflate"])
-async def test_a_machine_that_goes_away_while_it_is_asked(method: str) -> None:
+async def test_machine_that_goes_away_while_it_is_asked(method: str) -> None:
     async with attached(OFFERED | HINTING) as session:
         machine = await connect(session)
         reclaim = asyncio.create_task(session.connection.control.reclaim(method))

@@ -32,7 +32,7 @@ def open_options(wanted: DaemonOptions) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "long", "missing"])
-def test_a_path_that_is_refused_leaves_no_socket_open(tmp_path: Path, kind: str) -> None:
+def test_path_that_is_refused_leaves_no_socket_open(tmp_path: Path, kind: str) -> None:
     (tmp_path / "file").write_text("", encoding="ascii")
     paths = {"file": "file", "directory": ".", "long": "x" * 200, "missing": "missing/socket"}
     before = open_fds(os.getpid()).keys()
@@ -41,7 +41,7 @@ def test_a_path_that_is_refused_leaves_no_socket_open(tmp_path: Path, kind: str)
     assert open_fds(os.getpid()).keys() == before
 
 
-def test_a_dangling_link_and_a_foreign_socket_are_left_alone(tmp_path: Path) -> None:
+def test_dangling_link_and_a_foreign_socket_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(BalloonError, match="exists and is not a socket"):
         open_options(options(path=tmp_path / "link"))
@@ -53,7 +53,7 @@ def test_a_dangling_link_and_a_foreign_socket_are_left_alone(tmp_path: Path) -> 
     assert (tmp_path / "datagrams").is_socket()
 
 
-def test_a_listener_that_does_not_accept_is_alive_all_the_same(tmp_path: Path) -> None:
+def test_listener_that_does_not_accept_is_alive_all_the_same(tmp_path: Path) -> None:
     """Its backlog is full: a blocking probe would wait for ever."""
     path = tmp_path / "busy"
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
@@ -64,7 +64,7 @@ def test_a_listener_that_does_not_accept_is_alive_all_the_same(tmp_path: Path) -
             open_options(options(path=path))
 
 
-def test_a_refused_descriptor_stays_open() -> None:
+def test_refused_descriptor_stays_open() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mine:
         with pytest.raises(BalloonError):
             open_options(options(fd=mine.fileno()))

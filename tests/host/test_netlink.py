@@ -140,7 +140,7 @@ def test_every_field_is_where_the_kernel_puts_it(data: bytes, size: int) -> None
     assert statistics.wpcopy == Delay(count=44, seconds=4.5)
 
 
-def test_a_delay_that_an_old_kernel_does_not_have_is_unknown() -> None:
+def test_delay_that_an_old_kernel_does_not_have_is_unknown() -> None:
     old = struct.pack("<H", 8) + built(TASKSTATS_14, 8, 2, 6)[2:328]
     statistics = decode_taskstats(old)
     assert statistics.freepages == Delay(count=41, seconds=1.5)
@@ -149,7 +149,7 @@ def test_a_delay_that_an_old_kernel_does_not_have_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 207])
-def test_a_structure_that_ends_early_is_refused(length: int) -> None:
+def test_structure_that_ends_early_is_refused(length: int) -> None:
     with pytest.raises(ValueError, match="struct taskstats"):
         decode_taskstats(built(TASKSTATS_16, 16, 2, 6)[:length])
 
@@ -182,7 +182,7 @@ def base_of(child: subprocess.Popen[str]) -> int:
     return base
 
 
-def test_a_child_that_touches_memory_shows_it_as_its_peak(child: subprocess.Popen[str]) -> None:
+def test_child_that_touches_memory_shows_it_as_its_peak(child: subprocess.Popen[str]) -> None:
     base = base_of(child)
     cost = process_cost(child.pid)
     assert cost.pid == child.pid
@@ -217,7 +217,7 @@ def test_without_a_netlink_socket_the_figures_come_from_proc(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("enabled", "expected"), [("1\n", (41, 1.5)), ("0\n", (None, None))])
-def test_a_delay_is_a_number_only_while_the_kernel_measures_it(
+def test_delay_is_a_number_only_while_the_kernel_measures_it(
     enabled: str, expected: tuple[object, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     data = built(TASKSTATS_16, 16, 2, 6)
@@ -241,7 +241,7 @@ def test_no_such_process_is_the_users_error() -> None:
         process_cost(4194305)
 
 
-def test_a_process_that_has_ended_has_an_unknown_peak() -> None:
+def test_process_that_has_ended_has_an_unknown_peak() -> None:
     with subprocess.Popen([sys.executable, "-c", ""], stdout=-1) as process:
         assert process.stdout is not None
         process.stdout.read()

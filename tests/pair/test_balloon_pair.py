@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("features", [ALL, ALL | MUST_TELL_HOST, NO_BALLOON_FEATURE])
-async def test_the_balloon_follows_the_target_and_the_host_has_the_memory(
+async def test_balloon_follows_the_target_and_the_host_has_the_memory(
     features: int, ring: RingOptions, path: Path
 ) -> None:
     async with running_pair(path, features, USED, attachment=AttachmentOptions(ring=ring)) as pair:
@@ -95,7 +95,7 @@ async def test_statistics_are_fresh(ring: RingOptions, path: Path) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("method", ["hint", "inflate"])
-async def test_the_host_takes_what_the_guest_does_not_use(method: str, ring: RingOptions, path: Path) -> None:
+async def test_host_takes_what_the_guest_does_not_use(method: str, ring: RingOptions, path: Path) -> None:
     async with running_pair(path, ALL, USED, attachment=AttachmentOptions(ring=ring)) as pair:
         await pair.until_event("finished")
         free = pair.memory("free_bytes")
@@ -121,7 +121,7 @@ async def test_hinted_while_the_guest_is_at_work(path: Path) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("features", [ALL & ~REPORTING, ALL & ~REPORTING | MUST_TELL_HOST])
-async def test_the_balloon_gives_way_when_memory_runs_out(features: int, ring: RingOptions, path: Path) -> None:
+async def test_balloon_gives_way_when_memory_runs_out(features: int, ring: RingOptions, path: Path) -> None:
     """Without reporting: blocks that are being reported are nobody's, and the balloon gives for them too."""
     greedy = Later(Memhog(size=48 * MIB, order=0, hold=0))
     attachment = AttachmentOptions(ring=ring)
@@ -137,7 +137,7 @@ async def test_the_balloon_gives_way_when_memory_runs_out(features: int, ring: R
 
 
 @pytest.mark.asyncio
-async def test_a_balloon_that_may_not_give_way_costs_the_workload_its_life(
+async def test_balloon_that_may_not_give_way_costs_the_workload_its_life(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("guest.workloads.steps.RETRIES", 2)
@@ -153,7 +153,7 @@ async def test_a_balloon_that_may_not_give_way_costs_the_workload_its_life(
 
 
 @pytest.mark.asyncio
-async def test_the_next_device_finds_the_balloon_as_it_was_left(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_next_device_finds_the_balloon_as_it_was_left(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with running_pair(path, ALL, Idle(seconds=0.05)) as pair:
         free = pair.memory("free_bytes")
         pair.num_pages = PAGES
@@ -175,7 +175,7 @@ async def test_the_next_device_finds_the_balloon_as_it_was_left(path: Path, caps
 
 
 @pytest.mark.asyncio
-async def test_a_device_that_is_gone_when_its_driver_is_inserted_again(
+async def test_device_that_is_gone_when_its_driver_is_inserted_again(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with running_pair(path, ALL, Idle(seconds=0.01), control=path.with_name("control")) as pair:
@@ -225,7 +225,7 @@ async def test_free_pages_hold_the_pattern_whatever_the_device_did_to_them(
 
 
 @pytest.mark.asyncio
-async def test_a_guest_with_a_pattern_does_not_report_to_a_device_that_was_not_told(path: Path) -> None:
+async def test_guest_with_a_pattern_does_not_report_to_a_device_that_was_not_told(path: Path) -> None:
     options: dict[str, Any] = {
         "attachment": AttachmentOptions(page_poison=0),
         "reporter": "boundary",

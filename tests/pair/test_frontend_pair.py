@@ -25,7 +25,7 @@ def pair(*wanted: ProtocolFeature, in_band: bool = False) -> tuple[Shell, Fronte
     return shell, frontend
 
 
-def test_a_queue_stopped_and_started_goes_on_at_its_base() -> None:
+def test_queue_stopped_and_started_goes_on_at_its_base() -> None:
     shell, frontend = pair()
     shell.run(frontend.start_queue(REPORTING, queue_setup(REPORTING)))
     shell.base[REPORTING] = 4711
@@ -36,7 +36,7 @@ def test_a_queue_stopped_and_started_goes_on_at_its_base() -> None:
     assert shell.take_done()[-2].startswith("start 2 reporting at 4711")  # and tells that the target may be a new one
 
 
-def test_the_device_status_reaches_the_device_step_by_step() -> None:
+def test_device_status_reaches_the_device_step_by_step() -> None:
     shell, frontend = pair(ProtocolFeature.STATUS)
     shell.run(frontend.driver_ok())
     assert frontend.status == 15
@@ -62,7 +62,7 @@ def test_features_that_the_device_does_not_take_end_the_driver() -> None:
     ],
     ids=["message", "status", "both"],
 )
-def test_a_device_that_is_reset_runs_nothing_and_is_brought_up_anew(wanted: tuple[ProtocolFeature, ...]) -> None:
+def test_device_that_is_reset_runs_nothing_and_is_brought_up_anew(wanted: tuple[ProtocolFeature, ...]) -> None:
     shell, frontend = pair(*wanted)
     for index in range(3):
         shell.run(frontend.start_queue(index, queue_setup(index)))
@@ -77,7 +77,7 @@ def test_a_device_that_is_reset_runs_nothing_and_is_brought_up_anew(wanted: tupl
     assert list(shell.running) == [REPORTING]
 
 
-def test_a_back_end_that_cannot_be_reset_has_its_queues_stopped() -> None:
+def test_back_end_that_cannot_be_reset_has_its_queues_stopped() -> None:
     shell, frontend = pair()
     for index in range(3):
         shell.run(frontend.start_queue(index, queue_setup(index)))
@@ -117,7 +117,7 @@ def test_memory_comes_and_goes_region_by_region() -> None:
     assert shell.closed == [7]
 
 
-def test_the_inflight_area_is_made_once_and_handed_back_to_the_next_back_end() -> None:
+def test_inflight_area_is_made_once_and_handed_back_to_the_next_back_end() -> None:
     shell, frontend = pair(ProtocolFeature.INFLIGHT_SHMFD)
     area = shell.run(frontend.get_inflight(3, 256))
     assert (area.num_queues, area.queue_size, area.mmap_offset) == (3, 256, 0)
@@ -131,7 +131,7 @@ def test_the_inflight_area_is_made_once_and_handed_back_to_the_next_back_end() -
     assert successor.running[REPORTING].recovers
 
 
-def test_an_inflight_area_for_no_queue_is_refused() -> None:
+def test_inflight_area_for_no_queue_is_refused() -> None:
     shell, frontend = pair(ProtocolFeature.INFLIGHT_SHMFD)
     with pytest.raises(VhostUserError, match="refused GET_INFLIGHT_FD"):
         shell.run(frontend.get_inflight(0, 256))
@@ -140,7 +140,7 @@ def test_an_inflight_area_for_no_queue_is_refused() -> None:
         shell.run(frontend.set_inflight(area, 33))
 
 
-def test_the_dirty_log_is_turned_on_for_running_rings_and_off_again() -> None:
+def test_dirty_log_is_turned_on_for_running_rings_and_off_again() -> None:
     shell, frontend = pair(ProtocolFeature.LOG_SHMFD)
     setup = queue_setup(REPORTING)
     shell.run(frontend.start_queue(REPORTING, setup))

@@ -167,7 +167,7 @@ def test_what_is_in_flight_is_marked_and_nothing_else(packed: bool) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_entry_of_a_chain_in_flight_reads_as_the_specification_says(packed: bool) -> None:
+def test_entry_of_a_chain_in_flight_reads_as_the_specification_says(packed: bool) -> None:
     machine = Machine(packed=packed)
     device = first_device(machine)
     machine.post(1)
@@ -190,7 +190,7 @@ def test_the_entry_of_a_chain_in_flight_reads_as_the_specification_says(packed: 
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_region_that_nobody_wrote_goes_on_from_the_base(packed: bool) -> None:
+def test_region_that_nobody_wrote_goes_on_from_the_base(packed: bool) -> None:
     machine = Machine(packed=packed)
     plain = machine.memory.device()
     machine.post()
@@ -221,7 +221,7 @@ def test_without_recovery_the_base_counts_and_old_marks_are_cleared(packed: bool
     assert device.base == base
 
 
-def test_a_ring_larger_than_the_region_is_refused() -> None:
+def test_ring_larger_than_the_region_is_refused() -> None:
     machine = Machine(packed=False)
     with pytest.raises(VhostUserError, match="has room for 4"):
         open_tracked(
@@ -246,7 +246,7 @@ def test_marks_that_the_ring_does_not_offer_in_this_order_are_refused() -> None:
 @pytest.mark.parametrize("packed", [False, True])
 @settings(max_examples=300)
 @given(data=st.data())
-def test_a_hostile_region_is_refused_in_one_line_or_served_within_the_ring(packed: bool, data: st.DataObject) -> None:
+def test_hostile_region_is_refused_in_one_line_or_served_within_the_ring(packed: bool, data: st.DataObject) -> None:
     machine = Machine(packed=packed)
     size = len(machine.region.data)
     machine.region.data[:] = data.draw(st.binary(min_size=size, max_size=size))
@@ -270,7 +270,7 @@ def test_a_hostile_region_is_refused_in_one_line_or_served_within_the_ring(packe
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("length", [0, 7, 12, 31, 100])
-def test_a_region_that_is_cut_short_is_refused(packed: bool, length: int) -> None:
+def test_region_that_is_cut_short_is_refused(packed: bool, length: int) -> None:
     machine = Machine(packed=packed)
     first_device(machine)
     del machine.region.data[length:]
@@ -279,7 +279,7 @@ def test_a_region_that_is_cut_short_is_refused(packed: bool, length: int) -> Non
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_ring_that_is_full_of_one_chain_is_tracked_too(packed: bool) -> None:
+def test_ring_that_is_full_of_one_chain_is_tracked_too(packed: bool) -> None:
     machine = Machine(packed=packed)
     device = first_device(machine)
     for _ in range(3):

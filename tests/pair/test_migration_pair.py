@@ -56,7 +56,7 @@ def test_logging_comes_and_goes_while_the_ring_runs(shell: Shell) -> None:
     assert 2 in shell.running
 
 
-def test_the_log_needs_the_feature_the_flag_and_nothing_else_to_begin(shell: Shell) -> None:
+def test_log_needs_the_feature_the_flag_and_nothing_else_to_begin(shell: Shell) -> None:
     set_up(shell, 2)
     address = ring_address(2, flags=1)
     assert shell.ask(FrontendRequest.SET_VRING_ADDR, address) == 0
@@ -67,7 +67,7 @@ def test_the_log_needs_the_feature_the_flag_and_nothing_else_to_begin(shell: She
     assert shell.take_done() == ["log 2 off"]
 
 
-def test_a_ring_that_starts_or_goes_on_during_a_migration_is_logged_from_its_beginning(shell: Shell) -> None:
+def test_ring_that_starts_or_goes_on_during_a_migration_is_logged_from_its_beginning(shell: Shell) -> None:
     begin_logging(shell)
     shell.ring("NUM", 2, 256)
     shell.ring("KICK", 2, 12)
@@ -78,7 +78,7 @@ def test_a_ring_that_starts_or_goes_on_during_a_migration_is_logged_from_its_beg
     assert shell.take_done()[-1] == "queue_stopped 2"
 
 
-def test_a_packed_ring_is_logged_where_its_parts_lie() -> None:
+def test_packed_ring_is_logged_where_its_parts_lie() -> None:
     shell = Shell(offered=FEATURES | PACKED | LOG_ALL)
     shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, ALL_PROTOCOL_FEATURES)
     assert shell.ask(FrontendRequest.SET_FEATURES, FEATURES | PACKED | LOG_ALL) == 0
@@ -90,7 +90,7 @@ def test_a_packed_ring_is_logged_where_its_parts_lie() -> None:
 
 
 @pytest.mark.parametrize("need_reply", [True, False])
-def test_a_log_base_is_answered_exactly_once_taken_or_refused(shell: Shell, need_reply: bool) -> None:
+def test_log_base_is_answered_exactly_once_taken_or_refused(shell: Shell, need_reply: bool) -> None:
     payload = LogDescription(4096, 0)
     assert shell.ask(FrontendRequest.SET_LOG_BASE, payload, (50,), need_reply=need_reply) == 0
     shell.failing = {SetLog}
@@ -103,7 +103,7 @@ def test_a_log_base_is_answered_exactly_once_taken_or_refused(shell: Shell, need
 
 
 @pytest.mark.parametrize(("features", "size"), [(0, 5 * 4160), (PACKED, 5 * 8256)])
-def test_an_inflight_file_is_made_for_the_format_of_the_rings(features: int, size: int) -> None:
+def test_inflight_file_is_made_for_the_format_of_the_rings(features: int, size: int) -> None:
     shell = Shell(offered=FEATURES | features)
     shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, ALL_PROTOCOL_FEATURES)
     shell.ask(FrontendRequest.SET_FEATURES, FEATURES | features)
@@ -114,7 +114,7 @@ def test_an_inflight_file_is_made_for_the_format_of_the_rings(features: int, siz
 
 
 @pytest.mark.parametrize(("queues", "size"), [(0, 256), (6, 256), (3, 0), (3, 32769)])
-def test_an_inflight_file_that_nobody_needs_is_answered_with_none(shell: Shell, queues: int, size: int) -> None:
+def test_inflight_file_that_nobody_needs_is_answered_with_none(shell: Shell, queues: int, size: int) -> None:
     wanted = InflightDescription(mmap_size=0, mmap_offset=0, num_queues=queues, queue_size=size)
     assert shell.ask(FrontendRequest.GET_INFLIGHT_FD, wanted) == NOTHING
 
@@ -122,7 +122,7 @@ def test_an_inflight_file_that_nobody_needs_is_answered_with_none(shell: Shell, 
 TOLD = InflightDescription(mmap_size=3 * 4160, mmap_offset=0, num_queues=3, queue_size=256)
 
 
-def test_an_inflight_file_is_recovered_from_once(shell: Shell) -> None:
+def test_inflight_file_is_recovered_from_once(shell: Shell) -> None:
     assert shell.ask(FrontendRequest.SET_INFLIGHT_FD, TOLD, (60,)) == 0
     set_up(shell, 2)
     assert shell.running[2].recovers
@@ -142,7 +142,7 @@ def test_rings_rest_while_their_inflight_file_is_replaced(shell: Shell) -> None:
     assert shell.closed == [61]
 
 
-def test_an_inflight_file_too_small_for_its_queues_is_refused(shell: Shell) -> None:
+def test_inflight_file_too_small_for_its_queues_is_refused(shell: Shell) -> None:
     small = InflightDescription(mmap_size=3 * 4160 - 1, mmap_offset=0, num_queues=3, queue_size=256)
     assert shell.ask(FrontendRequest.SET_INFLIGHT_FD, small, (60,)) == 1
     assert shell.closed == [60]
@@ -152,7 +152,7 @@ def test_an_inflight_file_too_small_for_its_queues_is_refused(shell: Shell) -> N
 
 
 @pytest.mark.parametrize(("direction", "word"), [(0, "save"), (1, "load")])
-def test_a_state_is_passed_while_every_ring_is_stopped(shell: Shell, direction: int, word: str) -> None:
+def test_state_is_passed_while_every_ring_is_stopped(shell: Shell, direction: int, word: str) -> None:
     transfer = DeviceStateTransfer(direction, 0)
     assert shell.ask(FrontendRequest.SET_DEVICE_STATE_FD, transfer, (70,)) == 0x100
     assert shell.ask(FrontendRequest.CHECK_DEVICE_STATE) == 0

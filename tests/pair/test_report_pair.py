@@ -83,7 +83,7 @@ def test_reported_blocks_become_ranges_of_the_file_in_their_order(indirect: bool
     assert world.acknowledged()
 
 
-def test_a_whole_report_of_32_blocks_is_one_chain_and_one_acknowledgement() -> None:
+def test_whole_report_of_32_blocks_is_one_chain_and_one_acknowledgement() -> None:
     world = World()
     blocks = [(((BASE + 16 * MIB) >> 12) + 256 * number, 8) for number in range(32)]
     world.virtqueue.add((), report_buffers(blocks))
@@ -119,26 +119,26 @@ BAD: list[tuple[str, Buffer]] = [
 
 
 @pytest.mark.parametrize(("reason", "buffer"), BAD)
-def test_a_bad_range_is_refused_and_the_good_ones_beside_it_are_served(reason: str, buffer: Buffer) -> None:
+def test_bad_range_is_refused_and_the_good_ones_beside_it_are_served(reason: str, buffer: Buffer) -> None:
     plan = World().report(GOOD, buffer, (BASE + 64 * MIB, 4096))
     assert plan.discards == [GOOD_PLACE, FileRange(1, 0, 4096)]
     assert [(refused.reason.value, refused.address, refused.length) for refused in plan.refused] == [(reason, *buffer)]
 
 
 @pytest.mark.parametrize(("reason", "buffer"), BAD)
-def test_a_report_of_nothing_but_a_bad_range_is_acknowledged(reason: str, buffer: Buffer) -> None:
+def test_report_of_nothing_but_a_bad_range_is_acknowledged(reason: str, buffer: Buffer) -> None:
     plan = World().report(buffer)
     assert (plan.discards, reasons(plan)) == ([], [reason])
 
 
-def test_the_page_behind_the_ring_is_served_and_the_rings_last_page_is_not() -> None:
+def test_page_behind_the_ring_is_served_and_the_rings_last_page_is_not() -> None:
     world = World()
     last_page = (world.ring.ring_end - 1) // 4096 * 4096
     assert reasons(world.report((BASE + last_page, 4096))) == ["ring_memory"]
     assert world.report((BASE + last_page + 4096, 4096)).refused == []
 
 
-def test_the_chains_own_indirect_table_is_spared() -> None:
+def test_chains_own_indirect_table_is_spared() -> None:
     world = World(size=256)
     assert world.ring.tables is not None
     table = world.ring.tables.addresses[0]
@@ -149,7 +149,7 @@ def test_the_chains_own_indirect_table_is_spared() -> None:
     assert world.report((page, 4096), GOOD).refused == []  # a short table ends before, so now it is plain memory
 
 
-def test_a_range_that_is_reported_twice_is_discarded_twice() -> None:
+def test_range_that_is_reported_twice_is_discarded_twice() -> None:
     assert World().report(GOOD, GOOD).discards == [GOOD_PLACE, GOOD_PLACE]
 
 
@@ -164,7 +164,7 @@ def test_readable_buffers_are_acknowledged_and_kept() -> None:
 
 
 @pytest.mark.parametrize(("poison", "discarded"), [(0, True), (0xAAAA_AAAA, False), (1, False)])
-def test_a_guest_that_relies_on_a_pattern_keeps_its_pages(poison: int, discarded: bool) -> None:
+def test_guest_that_relies_on_a_pattern_keeps_its_pages(poison: int, discarded: bool) -> None:
     world = World(features=REPORTING | POISON)
     world.balloon.write_config(12, poison.to_bytes(4, "little"), poison_offered=True)
     plan = world.report(GOOD, (0, 0))
@@ -172,7 +172,7 @@ def test_a_guest_that_relies_on_a_pattern_keeps_its_pages(poison: int, discarded
     assert reasons(plan) == (["empty"] if discarded else ["poison", "poison"])
 
 
-def test_an_operator_who_forbids_discards_gets_acknowledged_reports() -> None:
+def test_operator_who_forbids_discards_gets_acknowledged_reports() -> None:
     world = World()
     world.balloon.discard = False
     assert reasons(world.report(GOOD)) == ["discard_off"]

@@ -17,7 +17,7 @@ ABOVE = MemoryRegion(
 )
 
 
-def test_a_new_table_under_running_rings_stops_them_swaps_and_goes_on_where_they_were() -> None:
+def test_new_table_under_running_rings_stops_them_swaps_and_goes_on_where_they_were() -> None:
     shell = negotiated()
     set_up(shell, 0)
     set_up(shell, 2)
@@ -33,7 +33,7 @@ def test_a_new_table_under_running_rings_stops_them_swaps_and_goes_on_where_they
     assert [part.region for part in shell.running[2].place.parts] == [1, 1, 1]
 
 
-def test_a_ring_whose_memory_is_gone_is_parked_and_resumes_when_it_is_back() -> None:
+def test_ring_whose_memory_is_gone_is_parked_and_resumes_when_it_is_back() -> None:
     shell = negotiated()
     set_up(shell, 2)
     shell.base[2] = 9
@@ -45,7 +45,7 @@ def test_a_ring_whose_memory_is_gone_is_parked_and_resumes_when_it_is_back() -> 
     assert shell.take_done() == ["memory ['0x40000000'] fds [5]", "start 2 reporting at 9"]
 
 
-def test_a_table_that_the_operating_system_refuses_leaves_the_rings_on_the_old_one() -> None:
+def test_table_that_the_operating_system_refuses_leaves_the_rings_on_the_old_one() -> None:
     shell = negotiated()
     set_up(shell, 2)
     shell.base[2] = 4
@@ -86,7 +86,7 @@ def test_get_vring_base_and_a_restart_with_it_lose_nothing_and_repeat_nothing() 
     assert shell.take_done() == ["kick 2 fd 14", "start 2 reporting at 3"]
 
 
-def test_a_ring_configured_anew_without_get_vring_base_stops_and_waits_for_its_kick() -> None:
+def test_ring_configured_anew_without_get_vring_base_stops_and_waits_for_its_kick() -> None:
     shell = negotiated()
     set_up(shell, 2)
     shell.base[2] = 9
@@ -134,7 +134,7 @@ def test_enabling_a_queue_that_was_never_configured_is_acknowledged_and_touches_
     assert shell.take_done() == []
 
 
-def test_the_same_addresses_on_a_running_ring_switch_only_logging() -> None:
+def test_same_addresses_on_a_running_ring_switch_only_logging() -> None:
     shell = negotiated()
     set_up(shell, 2)
     assert shell.ask(FrontendRequest.SET_VRING_ADDR, ring_address(2, flags=1)) == 0
@@ -152,7 +152,7 @@ def test_replacing_a_descriptor_stops_the_ring_for_it_and_goes_on(name: str) -> 
     assert shell.take_done() == ["stop 2", f"{name.lower()} 2 fd 33", f"start 2 reporting at 6{told}"]
 
 
-def test_a_driver_whose_ring_is_paused_hears_on_its_new_descriptor_what_it_may_have_missed_on_the_old_one() -> None:
+def test_driver_whose_ring_is_paused_hears_on_its_new_descriptor_what_it_may_have_missed_on_the_old_one() -> None:
     shell = negotiated()
     set_up(shell, 2)
     shell.ring("ENABLE", 2, 0)
@@ -163,7 +163,7 @@ def test_a_driver_whose_ring_is_paused_hears_on_its_new_descriptor_what_it_may_h
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_a_ring_that_is_set_up_anew_interrupts_nobody_first(stopped: bool) -> None:
+def test_ring_that_is_set_up_anew_interrupts_nobody_first(stopped: bool) -> None:
     """User Mode Linux only disables the rings of a driver that goes, and describes the next one's call first."""
     shell = negotiated()
     set_up(shell, 2)
@@ -179,7 +179,7 @@ def test_a_ring_that_is_set_up_anew_interrupts_nobody_first(stopped: bool) -> No
 
 
 @pytest.mark.parametrize("name", ["KICK", "CALL", "ERR"])
-def test_a_ring_without_one_of_its_descriptors_runs_all_the_same(name: str) -> None:
+def test_ring_without_one_of_its_descriptors_runs_all_the_same(name: str) -> None:
     shell = negotiated()
     set_up(shell, 2)
     assert shell.ring(name, 2) == 0
@@ -271,7 +271,7 @@ def region_number(number: int) -> MemoryRegion:
         "VRING_KICK",
     ],
 )
-def test_a_refused_message_changes_nothing(name: str) -> None:
+def test_refused_message_changes_nothing(name: str) -> None:
     shell = negotiated()
     set_up(shell, 2)
     before = snapshot(shell)
@@ -282,7 +282,7 @@ def test_a_refused_message_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["KICK", "CALL", "ERR"])
-def test_a_descriptor_that_the_operating_system_refuses_leaves_the_ring_running_with_the_old_one(name: str) -> None:
+def test_descriptor_that_the_operating_system_refuses_leaves_the_ring_running_with_the_old_one(name: str) -> None:
     shell = negotiated()
     set_up(shell, 2)
     shell.base[2] = 8

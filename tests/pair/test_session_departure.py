@@ -72,7 +72,7 @@ def test_losing_bit_30_does_not_start_the_rings_of_an_earlier_driver() -> None:
         lambda shell: shell.backend.change_config(num_pages=5),
     ],
 )
-def test_a_disabled_ring_is_not_touched_whatever_comes(after: object) -> None:
+def test_disabled_ring_is_not_touched_whatever_comes(after: object) -> None:
     shell = negotiated()
     shell.ask(FrontendRequest.SET_BACKEND_REQ_FD, fds=(9,))
     set_up(shell, 2)
@@ -122,7 +122,7 @@ def test_linux_numbers_what_it_negotiated_one_after_another(stats: int, hint: in
     ("offered", "index", "dialect"),
     [(REPORTING, 4, "fixed"), (STATS | REPORTING, 3, "offered"), (STATS | REPORTING, 4, "fixed")],
 )
-def test_a_driver_of_another_dialect_is_understood_and_said_so_once(offered: int, index: int, dialect: str) -> None:
+def test_driver_of_another_dialect_is_understood_and_said_so_once(offered: int, index: int, dialect: str) -> None:
     shell = numbered(offered, REPORTING)
     set_up_as_qemu(shell, 0, 1, index)
     assert roles(shell) == {0: "inflate", 1: "deflate", index: "reporting"}
@@ -165,7 +165,7 @@ def test_rings_that_an_earlier_driver_left_stopped_tell_nothing_of_the_next_one(
 
 
 @pytest.mark.parametrize(("order", "index"), [("negotiated", 2), ("offered", 3), ("fixed", 4)])
-def test_a_dialect_may_be_ordered(order: str, index: int) -> None:
+def test_dialect_may_be_ordered(order: str, index: int) -> None:
     shell = numbered(STATS | REPORTING, REPORTING, order)
     assert shell.ask(FrontendRequest.GET_QUEUE_NUM) == (5 if order == "fixed" else 4)
     set_up_as_qemu(shell, 0, 1, 2, 3, 4)
@@ -181,7 +181,7 @@ def test_addresses_again_do_not_disturb_the_numbers() -> None:
     assert roles(shell) == {0: "inflate", 1: "deflate", 4: "reporting"}
 
 
-def test_a_ring_that_the_ordered_numbers_do_not_know_is_told_of() -> None:
+def test_ring_that_the_ordered_numbers_do_not_know_is_told_of() -> None:
     """The operator may be wrong, and the guest waits for ever for what it reports."""
     shell = numbered(STATS | REPORTING, REPORTING, "fixed")
     set_up_as_qemu(shell, 0, 1, 2)

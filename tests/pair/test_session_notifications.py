@@ -41,7 +41,7 @@ def test_inband_notifications_without_their_foundations_end_the_session(missing:
     assert shell.session.protocol_features == PROTOCOL_FEATURES
 
 
-def test_a_ring_without_a_kick_descriptor_starts_when_it_is_enabled_and_hears_of_kicks() -> None:
+def test_ring_without_a_kick_descriptor_starts_when_it_is_enabled_and_hears_of_kicks() -> None:
     # Linux kicks the queues of free page hinting only when the configuration space told it to, and inflates only then.
     shell = inband()
     configure(shell, 2)
@@ -52,7 +52,7 @@ def test_a_ring_without_a_kick_descriptor_starts_when_it_is_enabled_and_hears_of
     assert shell.take_done() == ["kick ring 2", "kick ring 2"]
 
 
-def test_a_ring_that_is_enabled_before_it_has_a_place_starts_when_it_has_one() -> None:
+def test_ring_that_is_enabled_before_it_has_a_place_starts_when_it_has_one() -> None:
     # User Mode Linux that has lost bit 30: SET_FEATURES enabled all rings, SET_VRING_ENABLE never comes.
     shell = inband(bit_30=False)
     shell.ring("NUM", 2, 256)
@@ -64,14 +64,14 @@ def test_a_ring_that_is_enabled_before_it_has_a_place_starts_when_it_has_one() -
     assert shell.take_done() == ["kick ring 2"]
 
 
-def test_a_kick_by_message_for_a_ring_that_is_not_configured_is_passed_over() -> None:
+def test_kick_by_message_for_a_ring_that_is_not_configured_is_passed_over() -> None:
     shell = inband()
     assert kick(shell, 2) == 0
     assert shell.take_done() == []
     assert kick(shell, 5) == 1
 
 
-def test_a_kick_by_message_waits_for_a_disabled_ring() -> None:
+def test_kick_by_message_waits_for_a_disabled_ring() -> None:
     shell = inband()
     configure(shell, 2)
     kick(shell, 2)
@@ -83,7 +83,7 @@ def test_a_kick_by_message_waits_for_a_disabled_ring() -> None:
     assert shell.take_done() == ["start 2 reporting at 0"]
 
 
-def test_a_kick_by_message_does_not_revive_a_broken_ring() -> None:
+def test_kick_by_message_does_not_revive_a_broken_ring() -> None:
     shell = inband()
     configure(shell, 2)
     kick(shell, 2)
@@ -95,7 +95,7 @@ def test_a_kick_by_message_does_not_revive_a_broken_ring() -> None:
     assert shell.take_done() == ["start 2 reporting at 0"]
 
 
-def test_a_driver_that_has_not_kicked_yet_hears_of_a_new_target() -> None:
+def test_driver_that_has_not_kicked_yet_hears_of_a_new_target() -> None:
     shell = inband()
     assert shell.backend.change_config(num_pages=1) is None
     configure(shell, 0)
@@ -104,7 +104,7 @@ def test_a_driver_that_has_not_kicked_yet_hears_of_a_new_target() -> None:
     assert shell.backend.change_config(num_pages=3) is None
 
 
-def test_a_ring_without_descriptors_is_only_polled_if_notifications_are_not_messages() -> None:
+def test_ring_without_descriptors_is_only_polled_if_notifications_are_not_messages() -> None:
     for shell, polled in ((negotiated(), True), (inband(), False)):
         configure(shell, 2)
         shell.ring("KICK", 2, None)
@@ -131,7 +131,7 @@ def listening() -> Shell:
     return shell
 
 
-def test_a_change_while_the_driver_is_paused_is_told_when_it_goes_on() -> None:
+def test_change_while_the_driver_is_paused_is_told_when_it_goes_on() -> None:
     shell = listening()
     shell.ring("ENABLE", 0, 0)
     assert shell.backend.change_config(num_pages=1) is None
@@ -145,7 +145,7 @@ def test_a_change_while_the_driver_is_paused_is_told_when_it_goes_on() -> None:
 
 
 @pytest.mark.parametrize("first", ["change", "stop"])
-def test_a_driver_that_was_stopped_meanwhile_hears_of_a_change_when_it_goes_on(first: str) -> None:
+def test_driver_that_was_stopped_meanwhile_hears_of_a_change_when_it_goes_on(first: str) -> None:
     shell = listening()
     shell.base[0] = 5
     if first == "change":
@@ -161,7 +161,7 @@ def test_a_driver_that_was_stopped_meanwhile_hears_of_a_change_when_it_goes_on(f
     assert not shell.session.config_news
 
 
-def test_a_driver_that_goes_on_with_another_back_end_hears_of_its_wish() -> None:
+def test_driver_that_goes_on_with_another_back_end_hears_of_its_wish() -> None:
     shell = listening()
     shell.ring("BASE", 0, 5)
     shell.take_done()
@@ -172,7 +172,7 @@ def test_a_driver_that_goes_on_with_another_back_end_hears_of_its_wish() -> None
     assert shell.take_done()[-1] == "start 0 inflate at 0"
 
 
-def test_a_change_before_a_reset_is_not_told_to_the_next_driver() -> None:
+def test_change_before_a_reset_is_not_told_to_the_next_driver() -> None:
     shell = listening()
     shell.ring("ENABLE", 0, 0)
     assert shell.backend.change_config(num_pages=1) is None

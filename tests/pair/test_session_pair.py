@@ -19,7 +19,7 @@ QUEUES = ("inflate", "deflate", "reporting")
 # -- the emulated guest's own session -------------------------------------------------------------------------------
 
 
-def test_a_whole_session_of_the_emulated_guest() -> None:
+def test_whole_session_of_the_emulated_guest() -> None:
     shell, frontend = Shell(), Frontend()
     offered = shell.run(frontend.offer())
     assert offered == OFFERED & ~BIT_30
@@ -46,7 +46,7 @@ def test_a_whole_session_of_the_emulated_guest() -> None:
     assert shell.take_done() == ["stop 2", "kick 2 fd None", "call 2 fd None"]
 
 
-def test_the_ring_that_is_started_is_the_one_that_was_described() -> None:
+def test_ring_that_is_started_is_the_one_that_was_described() -> None:
     shell, frontend = Shell(), Frontend()
     shell.run(frontend.offer())
     shell.run(frontend.accept(FEATURES & ~BIT_30))
@@ -64,7 +64,7 @@ def test_the_ring_that_is_started_is_the_one_that_was_described() -> None:
     ]
 
 
-def test_the_configuration_space_is_read_and_written_through_the_session() -> None:
+def test_configuration_space_is_read_and_written_through_the_session() -> None:
     shell, frontend = Shell(), Frontend()
     shell.run(frontend.offer())
     assert shell.run(frontend.get_config()) == BalloonConfig()
@@ -72,7 +72,7 @@ def test_the_configuration_space_is_read_and_written_through_the_session() -> No
     assert shell.run(frontend.get_config()) == BalloonConfig(actual=77)
 
 
-def test_a_refusal_reaches_the_front_end_as_an_error() -> None:
+def test_refusal_reaches_the_front_end_as_an_error() -> None:
     shell, frontend = Shell(), Frontend()
     shell.run(frontend.offer())
     with pytest.raises(VhostUserError, match="refused SET_FEATURES"):
@@ -189,9 +189,7 @@ def test_every_front_ends_order_starts_each_ring_once(front_end: Callable[[Shell
 
 
 @pytest.mark.parametrize(("front_end", "expected"), ORDERS, ids=lambda value: getattr(value, "__name__", ""))
-def test_the_same_again_on_running_rings_begins_them_anew(
-    front_end: Callable[[Shell], None], expected: list[str]
-) -> None:
+def test_same_again_on_running_rings_begins_them_anew(front_end: Callable[[Shell], None], expected: list[str]) -> None:
     # User Mode Linux does so when the driver was unloaded and loaded again; it never says GET_VRING_BASE.
     shell = Shell()
     shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES)
@@ -206,7 +204,7 @@ def test_the_same_again_on_running_rings_begins_them_anew(
     }
 
 
-def test_a_second_set_features_without_bit_30_runs_the_rings_without_enable() -> None:
+def test_second_set_features_without_bit_30_runs_the_rings_without_enable() -> None:
     shell = Shell()
     assert shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES) == 0
     assert shell.ask(FrontendRequest.SET_FEATURES, 0x1_7000_0020) == 0
@@ -251,7 +249,7 @@ def test_without_bit_30_a_ring_that_is_disabled_all_the_same_is_left_alone() -> 
     assert 2 in shell.running
 
 
-def test_a_poison_value_outlives_features_set_again_without_bit_30() -> None:
+def test_poison_value_outlives_features_set_again_without_bit_30() -> None:
     """virtballoon_validate changes the features, and User Mode Linux then sets them again without the bit."""
     shell = Shell(OFFERED | 1 << 4)
     shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES)
@@ -273,7 +271,7 @@ def test_bit_30_again_leaves_the_rings_enabled() -> None:
     assert shell.take_done() == ["stop 2", f"features {FEATURES:#x}", "start 2 reporting at 3"]
 
 
-def test_the_same_features_again_leave_running_rings_alone() -> None:
+def test_same_features_again_leave_running_rings_alone() -> None:
     shell = negotiated()
     set_up(shell, 2)
     assert shell.ask(FrontendRequest.SET_FEATURES, FEATURES) == 0

@@ -16,7 +16,7 @@ def make(packed: bool) -> AnyRingMemory:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 @given(rounds=st.lists(st.tuples(st.integers(1, SIZE), st.integers(0, SIZE)), min_size=1, max_size=12), data=st.data())
-def test_a_new_device_finds_all_that_the_last_one_did_not_give_back(
+def test_new_device_finds_all_that_the_last_one_did_not_give_back(
     packed: bool, rounds: list[tuple[int, int]], data: st.DataObject
 ) -> None:
     memory = make(packed)

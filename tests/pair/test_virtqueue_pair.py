@@ -173,7 +173,7 @@ def test_indices_wrap_past_65535_with_a_full_ring(memory_of: type[AnyRingMemory]
 
 
 @FORMATS
-def test_the_largest_ring_is_filled_and_emptied(memory_of: type[AnyRingMemory]) -> None:
+def test_largest_ring_is_filled_and_emptied(memory_of: type[AnyRingMemory]) -> None:
     memory = memory_of(32768)
     driver, device = halves(memory, event_idx=True)
     for number in range(32768):
@@ -245,7 +245,7 @@ def test_without_the_event_index_every_request_kicks_and_every_completion_interr
 
 
 @FORMATS
-def test_a_device_that_restarts_goes_on_where_it_stopped(memory_of: type[AnyRingMemory]) -> None:
+def test_device_that_restarts_goes_on_where_it_stopped(memory_of: type[AnyRingMemory]) -> None:
     memory = memory_of(4, tables=1, capacity=3)
     driver, device = halves(memory)
     for number in range(3):

@@ -163,7 +163,7 @@ def run_random_schedules(memory_of: type[AnyRingMemory]) -> None:
 
 @pytest.mark.parametrize("memory_of", [RingMemory, PackedRingMemory], ids=["split", "packed"])
 @pytest.mark.parametrize("side", ["driver", "device"])
-def test_the_model_finds_a_side_that_falls_asleep_without_looking_again(
+def test_model_finds_a_side_that_falls_asleep_without_looking_again(
     side: str, memory_of: type[AnyRingMemory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The proof above is worth something only if it fails for a queue that has the classic fault.

@@ -31,11 +31,11 @@ def test_each_error_has_exactly_its_own_branch(error: type[BalloonError], bases:
     assert issubclass(error, Exception)
 
 
-def test_a_broken_ring_is_no_reason_to_refuse_a_message() -> None:
+def test_broken_ring_is_no_reason_to_refuse_a_message() -> None:
     assert not issubclass(VirtqueueError, VhostUserError)
 
 
-def test_the_text_of_an_error_is_what_a_person_reads() -> None:
+def test_text_of_an_error_is_what_a_person_reads() -> None:
     assert str(VirtqueueError("available index is 9 ahead in a ring of 4")) == (
         "available index is 9 ahead in a ring of 4"
     )

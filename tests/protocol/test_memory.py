@@ -39,11 +39,11 @@ def disjoint_regions(draw: st.DrawFn, most: int = 6) -> list[MemoryRegion]:
     return draw(st.permutations(regions))
 
 
-def test_the_page_is_4096_bytes() -> None:
+def test_page_is_4096_bytes() -> None:
     assert PAGE_SIZE == 4096
 
 
-def test_an_empty_region_is_refused() -> None:
+def test_empty_region_is_refused() -> None:
     with pytest.raises(VhostUserError, match="is empty"):
         RegionTable([region(0x1000, 0)])
 
@@ -56,12 +56,12 @@ def test_an_empty_region_is_refused() -> None:
         (region(0, 0x1001, offset=TOP - 0x1000), "file offset"),
     ],
 )
-def test_a_region_that_runs_past_64_bits_is_refused(wrapping: MemoryRegion, what: str) -> None:
+def test_region_that_runs_past_64_bits_is_refused(wrapping: MemoryRegion, what: str) -> None:
     with pytest.raises(VhostUserError, match=f"wraps: {what}"):
         RegionTable([wrapping])
 
 
-def test_a_region_may_end_exactly_at_64_bits() -> None:
+def test_region_may_end_exactly_at_64_bits() -> None:
     table = RegionTable([region(TOP - 0x1000, 0x1000, user=0)])
     assert table.translate_guest(TOP - 1, 1) == FileRange(0, 0xFFF, 1)
     assert table.translate_guest(TOP - 1, 2) is None
@@ -77,7 +77,7 @@ def test_regions_that_share_a_user_address_are_refused() -> None:
         RegionTable([region(0x1000, 0x1000), region(0x8000, 0x1000, user=0x1000)])
 
 
-def test_a_region_inside_another_is_refused_though_a_third_lies_between_their_starts() -> None:
+def test_region_inside_another_is_refused_though_a_third_lies_between_their_starts() -> None:
     with pytest.raises(VhostUserError, match="overlap"):
         RegionTable([region(0, 0x9000), region(0x1000, 0x1000, user=0x10000), region(0x3000, 1, user=0x20000)])
 
@@ -85,7 +85,7 @@ def test_a_region_inside_another_is_refused_though_a_third_lies_between_their_st
 @given(
     spans=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10), st.integers(0, 40)), min_size=1, max_size=4),
 )
-def test_a_table_is_refused_exactly_when_two_regions_share_an_address(spans: list[tuple[int, int, int]]) -> None:
+def test_table_is_refused_exactly_when_two_regions_share_an_address(spans: list[tuple[int, int, int]]) -> None:
     regions = [region(guest, size, user) for guest, size, user in spans]
     guest_addresses = [address for guest, size, _ in spans for address in range(guest, guest + size)]
     user_addresses = [address for _, size, user in spans for address in range(user, user + size)]
@@ -98,7 +98,7 @@ def test_a_table_is_refused_exactly_when_two_regions_share_an_address(spans: lis
 
 
 @given(regions=disjoint_regions(), data=st.data())
-def test_a_translated_range_lies_byte_for_byte_in_the_region_that_holds_it(
+def test_translated_range_lies_byte_for_byte_in_the_region_that_holds_it(
     regions: list[MemoryRegion], data: st.DataObject
 ) -> None:
     table = RegionTable(regions)
@@ -147,7 +147,7 @@ def test_two_regions_side_by_side_are_still_two_files() -> None:
     assert table.translate_guest(0x1000, 0x1000) == FileRange(1, 0x7000, 0x1000)
 
 
-def test_an_added_region_is_the_last_one_and_the_old_table_stays_as_it_was() -> None:
+def test_added_region_is_the_last_one_and_the_old_table_stays_as_it_was() -> None:
     old = RegionTable([region(0x8000, 0x1000)])
     new = old.with_region(region(0, 0x1000))
     assert [each.guest_address for each in new.regions] == [0x8000, 0]
@@ -157,7 +157,7 @@ def test_an_added_region_is_the_last_one_and_the_old_table_stays_as_it_was() -> 
         new.with_region(region(0x8800, 0x1000, user=0))
 
 
-def test_a_region_is_found_again_by_addresses_and_size_whatever_its_offset() -> None:
+def test_region_is_found_again_by_addresses_and_size_whatever_its_offset() -> None:
     table = RegionTable([region(0, 0x1000), region(0x2000, 0x1000, offset=0x5000)])
     assert table.number_of(region(0x2000, 0x1000, offset=0)) == 1
     assert [each.guest_address for each in table.without(0).regions] == [0x2000]
@@ -166,7 +166,7 @@ def test_a_region_is_found_again_by_addresses_and_size_whatever_its_offset() -> 
 @pytest.mark.parametrize(
     "stranger", [region(0x2000, 0x2000), region(0x3000, 0x1000), region(0x2000, 0x1000, user=0x9000)]
 )
-def test_a_region_of_other_addresses_or_size_is_not_found(stranger: MemoryRegion) -> None:
+def test_region_of_other_addresses_or_size_is_not_found(stranger: MemoryRegion) -> None:
     table = RegionTable([region(0x2000, 0x1000)])
     with pytest.raises(VhostUserError, match="no memory region at guest address"):
         table.number_of(stranger)

@@ -52,18 +52,18 @@ def new_ring(size: int, fill: int = 0) -> tuple[PackedRing, bytearray, bytearray
         ("both sides at the beginning of lap 1", FRESH_BASE, 0x80008000),
     ],
 )
-def test_a_number_is_the_one_of_the_text(name: str, ours: int, text: int) -> None:
+def test_number_is_the_one_of_the_text(name: str, ours: int, text: int) -> None:
     assert ours == text, name
 
 
 @pytest.mark.parametrize(("wrap", "available", "used"), [(True, 0x0080, 0x8080), (False, 0x8000, 0x0000)])
-def test_the_bits_of_a_descriptor_say_whose_it_is_in_which_lap(wrap: bool, available: int, used: int) -> None:
+def test_bits_of_a_descriptor_say_whose_it_is_in_which_lap(wrap: bool, available: int, used: int) -> None:
     # virtio 1.2, 2.8.1: available when AVAIL equals the wrap counter and USED does not, used when both equal it.
     assert (available_bits(wrap), used_bits(wrap)) == (available, used)
 
 
 @given(address=U64, length=U32, buffer_id=U16, flags=U16, size=SIZES, data=st.data())
-def test_a_descriptor_is_packed_as_declared_in_its_own_16_bytes(
+def test_descriptor_is_packed_as_declared_in_its_own_16_bytes(
     address: int, length: int, buffer_id: int, flags: int, size: int, data: st.DataObject
 ) -> None:
     ring, desc, _, _ = new_ring(size, fill=0xEE)
@@ -80,7 +80,7 @@ def test_a_descriptor_is_packed_as_declared_in_its_own_16_bytes(
 
 
 @given(position=U16, event_idx=st.booleans())
-def test_an_event_area_is_laid_out_as_declared(position: int, event_idx: bool) -> None:
+def test_event_area_is_laid_out_as_declared(position: int, event_idx: bool) -> None:
     ring, _, driver, device = new_ring(3, fill=0xEE)
     ring.driver_event[0] = ring.device_event[0] = event_word(position, event_idx=event_idx)
     declared = PVIRTQ_EVENT_SUPPRESS.build({"desc": position, "flags": 2 if event_idx else 0})
@@ -93,7 +93,7 @@ def test_sizes_outside_1_to_32768_are_refused(size: int) -> None:
         PackedRing(size, memoryview(b""), memoryview(b""), memoryview(b""))
 
 
-def test_a_released_ring_lets_go_of_its_memory() -> None:
+def test_released_ring_lets_go_of_its_memory() -> None:
     ring, *parts = new_ring(5)
     ring.release()
     for memory in parts:
@@ -110,7 +110,7 @@ def circle(size: int, count: int) -> int:
 @example(size=1, old=0, moved=1, distance=0)
 @example(size=3, old=2, moved=2, distance=1)
 @settings(max_examples=500)
-def test_an_event_is_due_exactly_when_its_position_was_stepped_over(
+def test_event_is_due_exactly_when_its_position_was_stepped_over(
     size: int, old: int, moved: int, distance: int
 ) -> None:
     moved, distance = moved % (size + 1), distance % (2 * size)
@@ -150,7 +150,7 @@ def test_what_event_flags_mean(flags: int, event_idx: bool, wanted: bool) -> Non
         (RingLayout(32767, packed=True), (524272, 4, 4), (0, 524272, 524276)),
     ],
 )
-def test_a_layout_has_three_parts_behind_one_another(
+def test_layout_has_three_parts_behind_one_another(
     layout: RingLayout, lengths: tuple[int, int, int], offsets: tuple[int, int, int]
 ) -> None:
     assert (layout.lengths, layout.offsets) == (lengths, offsets)
@@ -168,7 +168,7 @@ def test_only_a_split_ring_has_to_be_a_power_of_two() -> None:
         RingLayout(100)
 
 
-def test_the_declared_ring_is_as_long_as_its_layout_says() -> None:
+def test_declared_ring_is_as_long_as_its_layout_says() -> None:
     assert Array(77, PVIRTQ_DESC).sizeof() == RingLayout(77, packed=True).lengths[0]
     assert PVIRTQ_EVENT_SUPPRESS.sizeof() == RingLayout(77, packed=True).lengths[1]
     assert AVAIL_USED == 0x8080

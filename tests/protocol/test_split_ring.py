@@ -50,7 +50,7 @@ def test_part_sizes_are_those_of_the_text_and_of_the_declaration(size: int) -> N
 
 
 @given(descriptor=DESCRIPTORS)
-def test_a_descriptor_is_packed_as_declared(descriptor: Descriptor) -> None:
+def test_descriptor_is_packed_as_declared(descriptor: Descriptor) -> None:
     address, length, flags, following = descriptor
     declared = VIRTQ_DESC.build({"addr": address, "len": length, "flags": flags, "next": following})
     assert DESCRIPTOR.pack(*descriptor) == declared
@@ -58,7 +58,7 @@ def test_a_descriptor_is_packed_as_declared(descriptor: Descriptor) -> None:
 
 
 @given(size=SIZES, descriptor=DESCRIPTORS, data=st.data())
-def test_a_descriptor_is_stored_in_its_own_16_bytes(size: int, descriptor: Descriptor, data: st.DataObject) -> None:
+def test_descriptor_is_stored_in_its_own_16_bytes(size: int, descriptor: Descriptor, data: st.DataObject) -> None:
     ring, desc, _, _ = new_ring(size, fill=0xEE)
     index = data.draw(st.integers(0, size - 1))
     ring.write_descriptor(index, descriptor)
@@ -71,7 +71,7 @@ def test_a_descriptor_is_stored_in_its_own_16_bytes(size: int, descriptor: Descr
 
 @given(size=SIZES, flags=U16, idx=U16, used_event=U16, heads=st.dictionaries(U16, U16, max_size=8))
 @settings(max_examples=60)
-def test_the_available_ring_is_laid_out_as_declared(
+def test_available_ring_is_laid_out_as_declared(
     size: int, flags: int, idx: int, used_event: int, heads: dict[int, int]
 ) -> None:
     ring, _, avail, _ = new_ring(size)
@@ -86,7 +86,7 @@ def test_the_available_ring_is_laid_out_as_declared(
 
 @given(size=SIZES, flags=U16, idx=U16, avail_event=U16, elements=st.dictionaries(U16, st.tuples(U32, U32), max_size=8))
 @settings(max_examples=30)
-def test_the_used_ring_is_laid_out_as_declared(
+def test_used_ring_is_laid_out_as_declared(
     size: int, flags: int, idx: int, avail_event: int, elements: dict[int, tuple[int, int]]
 ) -> None:
     ring, _, _, used = new_ring(size)
@@ -101,13 +101,13 @@ def test_the_used_ring_is_laid_out_as_declared(
     assert bytes(used) == virtq_used(size).build(declared)
 
 
-def test_a_ring_takes_no_more_of_its_memory_than_it_needs() -> None:
+def test_ring_takes_no_more_of_its_memory_than_it_needs() -> None:
     ring, _, _, _ = new_ring(4, slack=32)
     parts = (ring.desc, ring.avail, ring.used, ring.used_elements)
     assert [view.nbytes for view in parts] == [64, 14, 38, 36]
 
 
-def test_a_released_ring_lets_go_of_its_memory() -> None:
+def test_released_ring_lets_go_of_its_memory() -> None:
     ring, desc, avail, used = new_ring(4)
     ring.release()
     for memory in (desc, avail, used):
@@ -117,6 +117,6 @@ def test_a_released_ring_lets_go_of_its_memory() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 3, 32769])
-def test_a_ring_of_another_size_is_refused(size: int) -> None:
+def test_ring_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(VirtqueueError, match=f"queue size {size} "):
         SplitRing(size, memoryview(b""), memoryview(b""), memoryview(b""))

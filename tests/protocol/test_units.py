@@ -24,7 +24,7 @@ from protocol.units import GIB, KIB, MIB, TIB, format_size, parse_size
         (" 1G ", GIB),
     ],
 )
-def test_a_size_is_read_in_powers_of_1024(text: str, size: int) -> None:
+def test_size_is_read_in_powers_of_1024(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
@@ -52,7 +52,7 @@ def test_anything_else_is_refused_with_an_example(text: str) -> None:
         (-MIB, "-1.0 MiB"),
     ],
 )
-def test_a_size_is_shown_in_its_largest_unit(size: int, text: str) -> None:
+def test_size_is_shown_in_its_largest_unit(size: int, text: str) -> None:
     assert format_size(size) == text
 
 

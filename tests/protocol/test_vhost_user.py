@@ -117,17 +117,17 @@ def test_protocol_features_have_the_bits_of_the_text() -> None:
         ("log flag of SET_VRING_ADDR", VringAddressFlag.LOG, 1),
     ],
 )
-def test_a_number_is_the_one_of_the_text(name: str, ours: int, text: int) -> None:
+def test_number_is_the_one_of_the_text(name: str, ours: int, text: int) -> None:
     assert ours == text, name
 
 
-def test_a_header_is_request_flags_size() -> None:
+def test_header_is_request_flags_size() -> None:
     data = bytes(HEADER.build({"request": 0x01020304, "flags": 0x05060708, "size": 0x090A0B0C}))
     assert data == bytes.fromhex("04030201 08070605 0c0b0a09")
 
 
 @pytest.mark.parametrize("number", FRONTEND)
-def test_a_front_end_request_has_payload_reply_and_descriptors_of_the_text(number: int) -> None:
+def test_front_end_request_has_payload_reply_and_descriptors_of_the_text(number: int) -> None:
     name, payload_bytes, reply_bytes, fds = FRONTEND[number]
     form = FRONTEND_REQUEST_FORMS[FrontendRequest(number)]
     assert set(form.fds) == fds, name
@@ -149,7 +149,7 @@ def test_get_config_is_answered_in_its_own_form() -> None:
 
 
 @pytest.mark.parametrize("number", BACKEND)
-def test_a_back_end_request_has_the_payload_of_the_text(number: int) -> None:
+def test_back_end_request_has_the_payload_of_the_text(number: int) -> None:
     name, payload_bytes = BACKEND[number]
     form = BACKEND_REQUEST_FORMS[BackendRequest(number)]
     assert (form.payload.layout.sizeof() if form.payload else 0) == payload_bytes, name
@@ -205,7 +205,7 @@ WRITTEN_OUT: list[tuple[FrontendRequest, Payload, str]] = [
 
 
 @pytest.mark.parametrize(("request_", "payload", "written"), WRITTEN_OUT, ids=lambda value: getattr(value, "name", ""))
-def test_a_payload_is_byte_for_byte_what_the_text_describes(
+def test_payload_is_byte_for_byte_what_the_text_describes(
     request_: FrontendRequest, payload: Payload, written: str
 ) -> None:
     form = form_of(request_).payload
@@ -214,6 +214,6 @@ def test_a_payload_is_byte_for_byte_what_the_text_describes(
     assert parse_payload(form, bytes.fromhex(written)) == payload
 
 
-def test_the_number_2_means_something_else_in_each_direction() -> None:
+def test_number_2_means_something_else_in_each_direction() -> None:
     assert form_of(FrontendRequest.SET_FEATURES).payload is not None
     assert form_of(BackendRequest.CONFIG_CHANGE_MSG).payload is None

@@ -114,7 +114,7 @@ def test_messages_read_as_a_shell_reads_them_keep_their_own_descriptors(
 
 
 @given(sent=st.lists(sent_messages(), min_size=1, max_size=6), cuts=st.sets(st.integers(1, 2000), max_size=12))
-def test_a_stream_without_descriptors_may_be_cut_anywhere(sent: list[tuple[bytes, Message]], cuts: set[int]) -> None:
+def test_stream_without_descriptors_may_be_cut_anywhere(sent: list[tuple[bytes, Message]], cuts: set[int]) -> None:
     sent = [(data, message) for data, message in sent if not message.fds]
     stream = b"".join(data for data, _ in sent)
     edges = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
@@ -174,7 +174,7 @@ def test_descriptors_of_a_message_that_never_ends_are_handed_out_at_the_end() ->
 
 @given(sent=sent_messages(), count=st.integers(0, 12))
 @settings(max_examples=300)
-def test_a_wrong_number_of_descriptors_is_refused_and_hands_them_out(sent: tuple[bytes, Message], count: int) -> None:
+def test_wrong_number_of_descriptors_is_refused_and_hands_them_out(sent: tuple[bytes, Message], count: int) -> None:
     data, good = sent
     fds = tuple(range(50, 50 + count))
     message = read(data, fds)
@@ -217,7 +217,7 @@ def test_user_mode_linux_sends_a_memory_table_of_72_bytes_with_one_region() -> N
 
 
 @pytest.mark.parametrize(("count", "regions"), [(1, 0), (2, 1), (8, 7), (2**32 - 1, 4)])
-def test_a_memory_table_shorter_than_it_says_is_refused(count: int, regions: int) -> None:
+def test_memory_table_shorter_than_it_says_is_refused(count: int, regions: int) -> None:
     bad = read_bad(raw(5, table_payload(count, regions)), range(20, 20 + regions))
     assert "too few for a memory table" in str(bad.error)
     assert len(bad.fds) == regions
@@ -226,7 +226,7 @@ def test_a_memory_table_shorter_than_it_says_is_refused(count: int, regions: int
 @given(data=st.data())
 @pytest.mark.parametrize("request_", ALL_REQUESTS, ids=lambda request: request.name)
 @settings(max_examples=10)
-def test_a_payload_of_a_wrong_length_is_refused(request_: Request, data: st.DataObject) -> None:
+def test_payload_of_a_wrong_length_is_refused(request_: Request, data: st.DataObject) -> None:
     channel = Channel.FRONTEND_REQUESTS if isinstance(request_, FrontendRequest) else Channel.BACKEND_REQUESTS
     payload = data.draw(payload_of(request_))
     fds = range(30, 30 + fd_count(request_, payload))
@@ -239,7 +239,7 @@ def test_a_payload_of_a_wrong_length_is_refused(request_: Request, data: st.Data
         assert "too many" in str(read_bad(longer, fds, channel).error) or not good
 
 
-def test_a_queue_number_with_reserved_bits_is_refused() -> None:
+def test_queue_number_with_reserved_bits_is_refused() -> None:
     assert "reserved bits" in str(read_bad(raw(12, (0x200).to_bytes(8, "little"))).error)
     assert "reserved bits" in str(read_bad(raw(12, (1 << 32).to_bytes(8, "little")), (4,)).error)
 
@@ -267,7 +267,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_the_message_behind_a_bad_one_is_read(name: str) -> None:
+def test_message_behind_a_bad_one_is_read(name: str) -> None:
     reader = MessageReader(Channel.FRONTEND_REQUESTS)
     reader.feed(WRONG[name] + GOOD)
     assert isinstance(reader.next_message(), BadMessage)
@@ -275,7 +275,7 @@ def test_the_message_behind_a_bad_one_is_read(name: str) -> None:
     assert reader.next_message() is None
 
 
-def test_a_bad_message_says_which_request_it_was_and_whether_an_answer_is_wanted() -> None:
+def test_bad_message_says_which_request_it_was_and_whether_an_answer_is_wanted() -> None:
     bad = read_bad(raw(1000, bytes(20), flags=0x9), (3, 4))
     assert (bad.request, bad.need_reply, bad.fds) == (1000, True, (3, 4))
     assert str(bad.error) == "unknown request 1000"
@@ -297,7 +297,7 @@ def test_reserved_flags_of_a_good_message_are_ignored() -> None:
         (raw(5, size=2**32 - 1), "message of 4294967295 bytes exceeds 4096"),
     ],
 )
-def test_a_header_that_cannot_be_believed_ends_the_stream_before_its_payload_comes(data: bytes, reason: str) -> None:
+def test_header_that_cannot_be_believed_ends_the_stream_before_its_payload_comes(data: bytes, reason: str) -> None:
     reader = MessageReader(Channel.FRONTEND_REQUESTS)
     reader.feed(data, (8,))
     with pytest.raises(FramingError, match=reason):
@@ -305,14 +305,14 @@ def test_a_header_that_cannot_be_believed_ends_the_stream_before_its_payload_com
     assert reader.take_fds() == (8,)
 
 
-def test_a_request_among_replies_ends_the_stream() -> None:
+def test_request_among_replies_ends_the_stream() -> None:
     reader = MessageReader(Channel.BACKEND_REPLIES)
     reader.feed(GOOD)
     with pytest.raises(FramingError, match="a request among back-end replies"):
         reader.next_message()
 
 
-def test_the_longest_payload_is_taken_whole() -> None:
+def test_longest_payload_is_taken_whole() -> None:
     reader = MessageReader(Channel.FRONTEND_REQUESTS)
     reader.feed(raw(5, table_payload(0, 0, extra=4088)))
     assert reader.next_message() == Message(request=FrontendRequest.SET_MEM_TABLE, payload=MemoryTable(()))
@@ -321,13 +321,13 @@ def test_the_longest_payload_is_taken_whole() -> None:
 # -- what we send ---------------------------------------------------------------------------------------------------
 
 
-def test_a_request_has_flags_1_and_9_when_an_answer_is_wanted() -> None:
+def test_request_has_flags_1_and_9_when_an_answer_is_wanted() -> None:
     assert build_message(FrontendRequest.SET_OWNER) == raw(3, flags=0x1)
     assert build_message(FrontendRequest.SET_OWNER, need_reply=True) == raw(3, flags=0x9)
     assert build_message(BackendRequest.CONFIG_CHANGE_MSG) == raw(2, flags=0x1)
 
 
-def test_a_reply_has_exactly_flags_5_and_the_number_of_its_request() -> None:
+def test_reply_has_exactly_flags_5_and_the_number_of_its_request() -> None:
     assert build_reply(FrontendRequest.SET_MEM_TABLE, 0) == raw(5, bytes(8), flags=0x5)
     assert build_reply(1000, 1) == raw(1000, (1).to_bytes(8, "little"), flags=0x5)
     assert build_own_reply(FrontendRequest.GET_FEATURES, 0x40000000) == raw(
@@ -338,27 +338,27 @@ def test_a_reply_has_exactly_flags_5_and_the_number_of_its_request() -> None:
     )
 
 
-def test_a_refused_get_config_is_an_empty_payload() -> None:
+def test_refused_get_config_is_an_empty_payload() -> None:
     assert build_reply(FrontendRequest.GET_CONFIG) == raw(24, flags=0x5)
     assert read(raw(24, flags=0x5), (), Channel.BACKEND_REPLIES) == Message(request=FrontendRequest.GET_CONFIG)
 
 
 @given(offset=st.integers(0, 256), data=st.binary(max_size=256))
-def test_a_get_config_reply_is_as_long_as_its_request(offset: int, data: bytes) -> None:
+def test_get_config_reply_is_as_long_as_its_request(offset: int, data: bytes) -> None:
     request = build_message(FrontendRequest.GET_CONFIG, DeviceConfig(offset=offset, flags=0, data=bytes(len(data))))
     reply = build_own_reply(FrontendRequest.GET_CONFIG, DeviceConfig(offset=offset, flags=0, data=data))
     assert len(request) == len(reply) == 12 + 12 + len(data)
     assert reply[24:] == data
 
 
-def test_a_reply_may_bring_a_descriptor() -> None:
+def test_reply_may_bring_a_descriptor() -> None:
     inflight = InflightDescription(mmap_size=4096, mmap_offset=0, num_queues=3, queue_size=256)
     reply = build_own_reply(FrontendRequest.GET_INFLIGHT_FD, inflight)
     assert len(reply) == 12 + 24
     assert read(reply, (6,), Channel.BACKEND_REPLIES).fds == (6,)
 
 
-def test_an_error_of_a_bad_message_is_about_the_message_not_the_stream() -> None:
+def test_error_of_a_bad_message_is_about_the_message_not_the_stream() -> None:
     error = read_bad(raw(1000)).error
     assert isinstance(error, VhostUserError)
     assert not isinstance(error, FramingError)

@@ -15,7 +15,7 @@ from protocol.virtio import (
 )
 
 
-def test_the_balloon_is_device_5() -> None:
+def test_balloon_is_device_5() -> None:
     assert DEVICE_ID_BALLOON == 5  # virtio 1.2, section 5: "5  memory ballooning"
 
 
@@ -30,7 +30,7 @@ STATUS = {
 }
 
 
-def test_the_device_status_bits_are_the_ones_of_the_text() -> None:
+def test_device_status_bits_are_the_ones_of_the_text() -> None:
     assert {bit.name: int(bit) for bit in DeviceStatus} == STATUS
 
 
@@ -48,7 +48,7 @@ FEATURES = {
 }
 
 
-def test_the_feature_bits_are_the_ones_of_the_text() -> None:
+def test_feature_bits_are_the_ones_of_the_text() -> None:
     assert {bit.name: int(bit) for bit in FeatureBit} == FEATURES
 
 
@@ -68,7 +68,7 @@ def test_bit_30_and_bit_26_as_masks() -> None:
         ((5, 29, 32), 0x1_2000_0020),
     ],
 )
-def test_a_feature_word_has_exactly_the_named_bits(bits: tuple[int, ...], mask: int) -> None:
+def test_feature_word_has_exactly_the_named_bits(bits: tuple[int, ...], mask: int) -> None:
     assert feature_mask(*bits) == mask
 
 

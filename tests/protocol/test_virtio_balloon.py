@@ -33,7 +33,7 @@ FEATURES = {
 }
 
 
-def test_the_feature_bits_are_the_ones_of_the_text() -> None:
+def test_feature_bits_are_the_ones_of_the_text() -> None:
     assert {bit.name: int(bit) for bit in BalloonFeature} == FEATURES
 
 
@@ -54,7 +54,7 @@ def test_page_frame_numbers_are_32_bits_and_count_4096_bytes() -> None:
         (True, True, True, "inflate deflate stats free_page reporting"),
     ],
 )
-def test_an_absent_queue_takes_no_number(statistics: bool, hinting: bool, reporting: bool, queues: str) -> None:
+def test_absent_queue_takes_no_number(statistics: bool, hinting: bool, reporting: bool, queues: str) -> None:
     features = statistics << 1 | hinting << 3 | reporting << 5
     assert " ".join(queue.value for queue in queue_order(features)) == queues
 
@@ -71,7 +71,7 @@ def test_there_are_five_queues_at_most() -> None:
     assert queue_order(0x2A)[4] is BalloonQueue.REPORTING
 
 
-def test_the_configuration_space_is_four_little_endian_words_in_the_order_of_the_text() -> None:
+def test_configuration_space_is_four_little_endian_words_in_the_order_of_the_text() -> None:
     assert CONFIG_SIZE == 16
     config = BalloonConfig(
         num_pages=0x04030201, actual=0x08070605, free_page_hint_cmd_id=0x0C0B0A09, poison_val=0x100F0E0D
@@ -80,17 +80,17 @@ def test_the_configuration_space_is_four_little_endian_words_in_the_order_of_the
     assert BalloonConfig.parse(bytes(range(1, 17))) == config
 
 
-def test_the_two_fields_a_driver_writes_lie_at_4_and_12() -> None:
+def test_two_fields_a_driver_writes_lie_at_4_and_12() -> None:
     assert (list(CONFIG_ACTUAL), list(CONFIG_POISON_VAL)) == ([4, 5, 6, 7], [12, 13, 14, 15])
 
 
 @given(config=CONFIGS)
-def test_a_configuration_survives_the_wire(config: BalloonConfig) -> None:
+def test_configuration_survives_the_wire(config: BalloonConfig) -> None:
     assert BalloonConfig.parse(config.build()) == config
 
 
 @given(config=CONFIGS, length=st.integers(0, 15))
-def test_a_short_configuration_reads_as_zero_behind_its_end(config: BalloonConfig, length: int) -> None:
+def test_short_configuration_reads_as_zero_behind_its_end(config: BalloonConfig, length: int) -> None:
     short = config.build()[:length]
     assert BalloonConfig.parse(short).build() == short + bytes(16 - length)
 
@@ -111,7 +111,7 @@ def test_qemu_writes_the_whole_window_and_only_actual_changes() -> None:
     assert written == BalloonConfig(num_pages=7, actual=0xFFFF_FFFF, free_page_hint_cmd_id=2, poison_val=9)
 
 
-def test_the_whole_window_changes_the_poison_value_too_where_that_is_writable() -> None:
+def test_whole_window_changes_the_poison_value_too_where_that_is_writable() -> None:
     written = BalloonConfig(num_pages=7, free_page_hint_cmd_id=2).written_by_driver(
         0, b"\xaa" * 16, poison_writable=True
     )
@@ -119,7 +119,7 @@ def test_the_whole_window_changes_the_poison_value_too_where_that_is_writable() 
 
 
 @given(config=CONFIGS, offset=st.integers(0, 300), data=st.binary(max_size=256), poison=st.booleans())
-def test_a_write_changes_exactly_the_writable_bytes_it_covers(
+def test_write_changes_exactly_the_writable_bytes_it_covers(
     config: BalloonConfig, offset: int, data: bytes, poison: bool
 ) -> None:
     before = config.build()

@@ -42,7 +42,7 @@ U16 = st.integers(0, 2**16 - 1)
         ("alignment of the used ring", USED_RING_ALIGN, 4),
     ],
 )
-def test_a_number_is_the_one_of_the_text(name: str, ours: int, text: int) -> None:
+def test_number_is_the_one_of_the_text(name: str, ours: int, text: int) -> None:
     assert ours == text, name
 
 
@@ -60,7 +60,7 @@ def test_any_other_size_is_refused(size: int) -> None:
 @pytest.mark.parametrize(
     ("new", "old", "ahead"), [(0, 0, 0), (1, 0, 1), (0, 65535, 1), (5, 65530, 11), (0, 1, 65535), (32768, 0, 32768)]
 )
-def test_an_index_is_ahead_of_another_modulo_65536(new: int, old: int, ahead: int) -> None:
+def test_index_is_ahead_of_another_modulo_65536(new: int, old: int, ahead: int) -> None:
     assert ring_delta(new, old) == ahead
 
 
@@ -80,26 +80,24 @@ def stepped_over(event: int, new: int, old: int) -> bool:
 @example(old=65530, steps=10, distance=10)
 @example(old=0, steps=5, distance=-1)
 @settings(max_examples=500)
-def test_an_event_is_due_exactly_when_its_entry_was_stepped_over(old: int, steps: int, distance: int) -> None:
+def test_event_is_due_exactly_when_its_entry_was_stepped_over(old: int, steps: int, distance: int) -> None:
     event, new = (old + distance) % 65536, (old + steps) % 65536
     assert needs_event(event, new, old) is stepped_over(event, new, old)
 
 
 @given(event=U16, new=U16, old=U16)
 @settings(max_examples=40)
-def test_an_event_anywhere_on_the_circle_is_due_exactly_when_it_was_stepped_over(
-    event: int, new: int, old: int
-) -> None:
+def test_event_anywhere_on_the_circle_is_due_exactly_when_it_was_stepped_over(event: int, new: int, old: int) -> None:
     assert needs_event(event, new, old) is stepped_over(event, new, old)
 
 
 @pytest.mark.parametrize("fence", [full_fence, order_accesses])
-def test_a_fence_may_be_passed_any_number_of_times(fence: Callable[[], None]) -> None:
+def test_fence_may_be_passed_any_number_of_times(fence: Callable[[], None]) -> None:
     for _ in range(3):
         fence()
 
 
-def test_a_big_endian_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_big_endian_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_big_endian()
     monkeypatch.setattr("sys.byteorder", "big")
     with pytest.raises(BalloonError, match="little-endian"):

@@ -67,7 +67,7 @@ def test_rounds_without_a_partner_are_refused() -> None:
         median_ratio([1.0, 2.0], [1.0])
 
 
-def test_a_median_is_as_certain_as_the_samples_around_it() -> None:
+def test_median_is_as_certain_as_the_samples_around_it() -> None:
     samples = [float(n) for n in range(100)]
     assert median_uncertainty(samples) == 10.5  # ranks 40 to 60
     assert median_uncertainty([*samples[:60], *[1e6] * 40]) == 1e6 - 49.5
@@ -97,12 +97,12 @@ def test_no_sample_counts_without_a_busy_span() -> None:
     ("figure", "value", "met"),
     [(AT_LEAST, 0.95, True), (AT_LEAST, 0.949, False), (AT_MOST, 250, True), (AT_MOST, 250.1, False)],
 )
-def test_a_bar_is_met_up_to_its_own_value(figure: Figure, value: float, met: bool) -> None:
+def test_bar_is_met_up_to_its_own_value(figure: Figure, value: float, met: bool) -> None:
     assert Result(figure=figure, value=value, reference="").met is met
 
 
 @pytest.mark.parametrize(("figure", "value"), [(AT_LEAST, 0.94), (AT_MOST, 250.01)])
-def test_a_bar_is_met_within_what_the_measurement_can_tell(figure: Figure, value: float) -> None:
+def test_bar_is_met_within_what_the_measurement_can_tell(figure: Figure, value: float) -> None:
     assert Result(figure=figure, value=value, reference="", uncertainty=0.01).met
     assert not Result(figure=figure, value=value, reference="", uncertainty=0.001).met
 
@@ -126,7 +126,7 @@ def test_rows_stand_under_their_headings() -> None:
     assert row.endswith("bare loop")
 
 
-def test_the_last_line_counts_and_names_what_is_missed() -> None:
+def test_last_line_counts_and_names_what_is_missed() -> None:
     good, bad = Result(figure=AT_MOST, value=1, reference=""), Result(figure=AT_LEAST, value=0, reference="")
     assert table.summary([good]) == "1 of 1 bars met"
     assert table.summary([good, bad]) == "1 of 2 bars met; not met: rate"
@@ -163,12 +163,12 @@ def test_figures_are_chosen_in_the_order_of_the_table() -> None:
     assert [figure.name for figure in choose(["guest-boot", "discard-2m"])] == ["discard-2m", "guest-boot"]
 
 
-def test_an_unknown_figure_is_refused_with_the_known_ones() -> None:
+def test_unknown_figure_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"'warp'.*discard-2m"):
         choose(["warp"])
 
 
-def test_a_usage_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["warp"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -176,14 +176,14 @@ def test_a_usage_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.err.count("\n") == 1
 
 
-def test_a_path_that_cannot_be_written_is_found_before_measuring(
+def test_path_that_cannot_be_written_is_found_before_measuring(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["discard-2m", "--json", str(tmp_path / "missing" / "results.json")]) == 1
     assert "No such file" in capsys.readouterr().err
 
 
-def test_the_list_names_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_names_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [figure.name for figure in FIGURES]
 
@@ -202,7 +202,7 @@ def test_pairs_leave_memory_as_it_was(nr_cpus: int) -> None:
     assert (allocator.nr_pcp_pages() > 0) == bool(nr_cpus)
 
 
-def test_the_fragmented_zone_is_half_full_of_single_pages_and_stays_so() -> None:
+def test_fragmented_zone_is_half_full_of_single_pages_and_stays_so() -> None:
     allocator, held = fragmented_zone(ZONE_PAGES)
     before = sorted(held)
     assert len(set(held)) == len(held) == ZONE_PAGES // 2
@@ -214,17 +214,17 @@ def test_the_fragmented_zone_is_half_full_of_single_pages_and_stays_so() -> None
     assert sum(pfn not in held for pfn in before) <= 3
 
 
-def test_the_fragmented_zone_is_the_same_each_time() -> None:
+def test_fragmented_zone_is_the_same_each_time() -> None:
     assert fragmented_zone(ZONE_PAGES)[1] == fragmented_zone(ZONE_PAGES)[1]
 
 
-def test_the_loops_run_over_nothing() -> None:
+def test_loops_run_over_nothing() -> None:
     assert run_pairs(EmptyCalls(), 10) >= 0
     assert run_replacements(EmptyCalls(), [7, 8], [0, 1, 1]) >= 0
 
 
 @pytest.mark.parametrize("name", REPORTERS)
-def test_a_loop_is_timed_while_the_reporter_is_idle(name: str) -> None:
+def test_loop_is_timed_while_the_reporter_is_idle(name: str) -> None:
     reporter = make_reporter(name, PageAllocator(4 * ZONE_PAGES))
     seen: list[tuple[bool, float | None]] = []
 
@@ -238,7 +238,7 @@ def test_a_loop_is_timed_while_the_reporter_is_idle(name: str) -> None:
     assert reporter.reported_pages() > 0
 
 
-def test_a_loop_that_wakes_the_reporter_is_refused() -> None:
+def test_loop_that_wakes_the_reporter_is_refused() -> None:
     allocator = PageAllocator(ZONE_PAGES)
     reporter = make_reporter("rotation", allocator)
 
@@ -254,14 +254,14 @@ def test_a_loop_that_wakes_the_reporter_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", REPORTERS)
-def test_a_device_that_acknowledges_is_told_of_nearly_all(name: str) -> None:
+def test_device_that_acknowledges_is_told_of_nearly_all(name: str) -> None:
     reporter = make_reporter(name, PageAllocator(GIB // PAGE_SIZE))
     report_all(reporter)
     assert reporter.due is None
     assert reporter.reported_pages() > 0.9 * reporter.allocator.total_pages
 
 
-def test_the_walk_grows_with_memory_for_scan_alone() -> None:
+def test_walk_grows_with_memory_for_scan_alone() -> None:
     assert walked_per_block("boundary", 2 * GIB) < 1.1 * walked_per_block("boundary", GIB)
     assert walked_per_block("scan", 2 * GIB) > 1.5 * walked_per_block("scan", GIB)
 
@@ -295,7 +295,7 @@ def touched() -> Iterator[GuestRam]:
 
 
 @pytest.mark.parametrize("with_compiler", [True, False])
-def test_the_bare_loop_discards_what_it_is_told(
+def test_bare_loop_discards_what_it_is_told(
     with_compiler: bool, touched: GuestRam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not with_compiler:
@@ -307,7 +307,7 @@ def test_the_bare_loop_discards_what_it_is_told(
         assert touched.resident_bytes == 2 * MIB
 
 
-def test_a_machine_gives_its_memory_back_through_the_daemon(tmp_path: Path) -> None:
+def test_machine_gives_its_memory_back_through_the_daemon(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon, Machine(daemon.socket_path, 4 * MIB) as machine:
         machine.touch()
         assert machine.ram.resident_bytes >= 4 * MIB

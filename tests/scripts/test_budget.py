@@ -29,7 +29,7 @@ V2_MOUNT = "30 24 0:25 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,
 CONTAINER_MOUNT = "30 24 0:25 /docker/1234 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory"
 
 
-def test_a_session_of_version_2_tries_its_own_group_then_those_above() -> None:
+def test_session_of_version_2_tries_its_own_group_then_those_above() -> None:
     own = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/terminal.scope\n"
     paths = [str(path) for path, names in candidates(own, V2_MOUNT) if names is V2]
     base = "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service"
@@ -44,7 +44,7 @@ def test_version_1_looks_at_the_memory_hierarchy_only() -> None:
 
 
 @pytest.mark.parametrize(("own", "inside"), [("/docker/1234/child", "child"), ("/docker/1234", ""), ("/other", "")])
-def test_a_container_sees_its_part_of_the_hierarchy_as_the_whole(own: str, inside: str) -> None:
+def test_container_sees_its_part_of_the_hierarchy_as_the_whole(own: str, inside: str) -> None:
     found = candidates(f"4:memory:{own}\n", CONTAINER_MOUNT)
     assert found[0] == (Path("/sys/fs/cgroup/memory") / inside, V1)
 
@@ -65,13 +65,13 @@ def test_memory_for_us_is_what_is_available_within_the_container(limit: str, mos
     assert memory_for_us(tmp_path) == most * 1024
 
 
-def test_a_version_2_group_whose_children_get_no_memory_controller_is_left_alone(tmp_path: Path) -> None:
+def test_version_2_group_whose_children_get_no_memory_controller_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "cgroup.subtree_control").write_text("cpu pids\n")
     assert make_cgroup(tmp_path, V2, MIB) is None
     assert [path.name for path in tmp_path.iterdir()] == ["cgroup.subtree_control"]
 
 
-def test_a_directory_that_is_no_cgroup_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+def test_directory_that_is_no_cgroup_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
     # An ordinary directory takes every write, but has no counters to read: not a group.
     parent = tmp_path / "missing"
     assert make_cgroup(parent, V1, MIB) is None
@@ -79,7 +79,7 @@ def test_a_directory_that_is_no_cgroup_is_refused_and_left_as_it_was(tmp_path: P
 
 
 @pytest.mark.parametrize("names", [V1, V2])
-def test_a_group_gets_its_limit_and_tells_its_use(names: module.CgroupNames, tmp_path: Path) -> None:
+def test_group_gets_its_limit_and_tells_its_use(names: module.CgroupNames, tmp_path: Path) -> None:
     group = CgroupBudget(tmp_path, names, 64 * MIB)
     assert (tmp_path / names.limit).read_text() == str(64 * MIB)
     (tmp_path / names.used).write_text("12345\n")
@@ -90,13 +90,13 @@ def test_a_group_gets_its_limit_and_tells_its_use(names: module.CgroupNames, tmp
     assert group.source == f"memory cgroup v{names.version}"
 
 
-def test_a_kernel_that_does_not_count_kills_has_none(tmp_path: Path) -> None:
+def test_kernel_that_does_not_count_kills_has_none(tmp_path: Path) -> None:
     (tmp_path / V1.events).write_text("oom_kill_disable 0\nunder_oom 0\n")
     assert CgroupBudget(tmp_path, V1, MIB).kernel_kills() == 0
 
 
 @pytest.mark.parametrize(("expendable", "score"), [(True, "1000"), (False, None)])
-def test_a_wrapped_command_enters_the_group_and_keeps_its_arguments(
+def test_wrapped_command_enters_the_group_and_keeps_its_arguments(
     expendable: bool, score: str | None, tmp_path: Path
 ) -> None:
     group = CgroupBudget(tmp_path, V1, MIB)
@@ -107,7 +107,7 @@ def test_a_wrapped_command_enters_the_group_and_keeps_its_arguments(
     assert output[0] == (score or Path("/proc/self/oom_score_adj").read_text().strip())
 
 
-def test_a_command_that_cannot_enter_the_group_does_not_run(tmp_path: Path) -> None:
+def test_command_that_cannot_enter_the_group_does_not_run(tmp_path: Path) -> None:
     group = CgroupBudget(tmp_path, V1, MIB)
     (tmp_path / "cgroup.procs").mkdir()
     done = subprocess.run(group.wrap(["echo", "ran"], expendable=False), capture_output=True, text=True, check=False)
@@ -140,7 +140,7 @@ def test_without_a_cgroup_the_script_counts_unless_a_cgroup_was_demanded(monkeyp
         make_budget("cgroup", MIB)
 
 
-def test_a_real_group_holds_its_processes_to_the_limit_and_goes_away() -> None:
+def test_real_group_holds_its_processes_to_the_limit_and_goes_away() -> None:
     budget = make_budget("auto", 64 * MIB)
     if not isinstance(budget, CgroupBudget):
         pytest.skip("this user may not make a memory cgroup here")

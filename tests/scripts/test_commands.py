@@ -65,7 +65,7 @@ def test_every_command_can_be_executed_and_stops_at_the_first_error() -> None:
         assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
 
 
-def test_the_help_of_scripts_test_needs_nothing_installed(checkout: Path) -> None:
+def test_help_of_scripts_test_needs_nothing_installed(checkout: Path) -> None:
     done = run(checkout / "scripts/test", "--help")
     assert done.returncode == 0
     assert "examples:" in done.stdout
@@ -106,7 +106,7 @@ def test_two_at_once_make_one_environment_and_the_next_start_reuses_it(checkout:
     assert "creating" not in changed.stderr
 
 
-def test_an_installation_that_fails_ends_with_one_clear_line_and_is_tried_again(checkout: Path) -> None:
+def test_installation_that_fails_ends_with_one_clear_line_and_is_tried_again(checkout: Path) -> None:
     (checkout / "requirements.lock").write_text("this is no requirement\n")
     for _ in range(2):
         done = run(checkout / "scripts/vhost-user-balloon", PYTHON=sys.executable)
@@ -115,9 +115,7 @@ def test_an_installation_that_fails_ends_with_one_clear_line_and_is_tried_again(
         assert done.stderr.splitlines()[-1].startswith("vhost-user-balloon: cannot install requirements.lock")
 
 
-def test_a_checkout_that_cannot_be_written_gets_an_environment_in_the_users_cache(
-    checkout: Path, tmp_path: Path
-) -> None:
+def test_checkout_that_cannot_be_written_gets_an_environment_in_the_users_cache(checkout: Path, tmp_path: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root can write anywhere")
     checkout.chmod(0o555)

@@ -10,14 +10,14 @@ from scripts.demonstration.scenario import Settings
 
 
 @pytest.mark.parametrize("memory", ["1", "255M", "65G", "1T", "256.5M", "x", "268435457"])
-def test_a_size_that_makes_no_demonstration_is_refused(memory: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_size_that_makes_no_demonstration_is_refused(memory: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         command.main(["--memory", memory])
     assert leaving.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_host_that_is_too_small_is_said_before_anything_starts(
+def test_host_that_is_too_small_is_said_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("scripts.demonstration.budget.memory_for_us", lambda: 100 * MIB)
@@ -27,14 +27,14 @@ def test_a_host_that_is_too_small_is_said_before_anything_starts(
     )
 
 
-def test_a_result_that_cannot_be_written_is_said_before_anything_starts(
+def test_result_that_cannot_be_written_is_said_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.main(["--json", str(tmp_path / "missing" / "x")]) == 1
     assert capsys.readouterr().err.endswith("missing/x: No such file or directory\n")
 
 
-def test_a_closed_standard_output_is_said_before_anything_starts(
+def test_closed_standard_output_is_said_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdout", None)

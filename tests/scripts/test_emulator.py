@@ -42,7 +42,7 @@ def parse_archive(data: bytes) -> dict[str, tuple[int, bytes]]:
         at += -(-fields[6] // 4) * 4
 
 
-def test_an_archive_holds_what_was_put_in() -> None:
+def test_archive_holds_what_was_put_in() -> None:
     entries = [directory("bin"), program("bin/sh", b"#!"), program("init", b"12345"), program("empty", b"")]
     found = parse_archive(build_archive(entries))
     assert list(found) == ["bin", "bin/sh", "init", "empty"]
@@ -99,7 +99,7 @@ def test_modules_are_read_plain_and_compressed(tmp_path: Path) -> None:
         ("GNU bash, version 5.2", "", "not a QEMU"),
     ],
 )
-def test_a_qemu_that_cannot_attach_is_told_from_one_that_can(version: str, devices: str, why: str | None) -> None:
+def test_qemu_that_cannot_attach_is_told_from_one_that_can(version: str, devices: str, why: str | None) -> None:
     problem = unsuitable(version, devices)
     assert problem is None if why is None else why in str(problem)
 
@@ -118,7 +118,7 @@ def plan_of(*, packed: bool = False, poison: Poison | None = None) -> MachinePla
     )
 
 
-def test_the_command_line_shares_the_memory_and_names_the_ring_format() -> None:
+def test_command_line_shares_the_memory_and_names_the_ring_format() -> None:
     for packed, word in ((True, "packed=on"), (False, "packed=off")):
         words = command_line(plan_of(packed=packed))
         assert words[0] == "/q"
@@ -135,7 +135,7 @@ def test_the_command_line_shares_the_memory_and_names_the_ring_format() -> None:
         (Poison.ZERO, "console=ttyS0 panic=-1 init_on_free=1"),
     ],
 )
-def test_the_kernel_is_told_what_to_fill_free_pages_with(poison: Poison | None, append: str) -> None:
+def test_kernel_is_told_what_to_fill_free_pages_with(poison: Poison | None, append: str) -> None:
     words = command_line(plan_of(poison=poison))
     assert words[words.index("-append") + 1] == append
 
@@ -167,7 +167,7 @@ def test_pages_that_hold_a_pattern_are_counted_and_a_discarded_one_is_told() -> 
         ),
     ],
 )
-def test_the_packages_of_a_kernel_are_found_whether_it_is_one_or_two(depends: str, packages: list[str]) -> None:
+def test_packages_of_a_kernel_are_found_whether_it_is_one_or_two(depends: str, packages: list[str]) -> None:
     assert needed_packages(depends) == packages
 
 
@@ -190,7 +190,7 @@ def test_of_a_kernel_only_what_is_needed_is_kept(tmp_path: Path, image: str, mod
         collect_kernel(unpacked / "usr/share", tmp_path / "none")
 
 
-def test_the_table_has_one_line_a_result() -> None:
+def test_table_has_one_line_a_result() -> None:
     results = [
         Result(ring="split", trial="boot", passed=True, note="Linux 6.1", seconds=1.94),
         Result(ring="packed", trial="stop / cont", passed=False, note="gone", seconds=20.0),
@@ -227,7 +227,7 @@ def test_without_a_qemu_or_with_an_old_one_there_is_one_clear_line(
     assert "go together" in capsys.readouterr().err
 
 
-def test_a_qemu_that_does_says_its_version(tmp_path: Path) -> None:
+def test_qemu_that_does_says_its_version(tmp_path: Path) -> None:
     fake = write_program(
         tmp_path / "qemu", f"[ \"$1\" = --version ] && echo 'QEMU emulator version 10.2.1' || echo '{DEVICES.strip()}'"
     )
@@ -263,7 +263,7 @@ def serve(tmp_path: Path) -> Callable[..., Path]:
 GREETING = b'{"QMP": {}}\r\n'
 
 
-def test_a_qmp_client_keeps_events_and_raises_errors(serve: Callable[..., Path]) -> None:
+def test_qmp_client_keeps_events_and_raises_errors(serve: Callable[..., Path]) -> None:
     path = serve(
         GREETING,
         b'{"return": {}}\r\n',
@@ -287,7 +287,7 @@ def test_what_is_no_qmp_server_is_refused(serve: Callable[..., Path]) -> None:
         QmpClient(Path("/nowhere/at/all"), seconds=0.0)
 
 
-def test_the_answer_to_a_command_that_took_too_long_is_not_taken_for_the_next_ones(
+def test_answer_to_a_command_that_took_too_long_is_not_taken_for_the_next_ones(
     serve: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scripts.emulator.machine._CHECK_SECONDS", 0.01)

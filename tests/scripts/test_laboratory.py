@@ -20,7 +20,7 @@ PAGE = Path(__file__).resolve().parent.parent.parent / "scripts" / "laboratory" 
 # -- what the experiments show -----------------------------------------------------------------------------------------
 
 
-def test_the_boundary_costs_the_same_for_any_size_and_a_scan_does_not() -> None:
+def test_boundary_costs_the_same_for_any_size_and_a_scan_does_not() -> None:
     per_block = {
         name: [boundary_cost.measure(gib, name, "half")["entries_per_block"] for gib in (1, 8, 64)]
         for name in ("boundary", "rotation")
@@ -33,19 +33,19 @@ def test_the_boundary_costs_the_same_for_any_size_and_a_scan_does_not() -> None:
 
 
 @pytest.mark.parametrize("name", list(REPORTERS))
-def test_a_refill_is_reported_in_full(name: str) -> None:
+def test_refill_is_reported_in_full(name: str) -> None:
     row = boundary_cost.measure(2, name, "512 MiB")
     # The high-water mark leaves less than 32 blocks behind, and here nothing at all: the last fill takes the rest.
     assert row["blocks_reported"] == 128
 
 
 @pytest.mark.parametrize(("gib", "reports", "passes"), [(1, 2, 4), (8, 5, 13), (32, 17, 16), (128, 65, 16)])
-def test_the_merged_design_is_predicted(gib: int, reports: int, passes: int) -> None:
+def test_merged_design_is_predicted(gib: int, reports: int, passes: int) -> None:
     assert pace.predict(gib) == (reports, passes)
 
 
 @pytest.mark.parametrize("gib", [1, 8])
-def test_the_simulation_keeps_the_predicted_pace(gib: int) -> None:
+def test_simulation_keeps_the_predicted_pace(gib: int) -> None:
     rows = [row for row in pace.measure(gib) if row["reporter"] == "rotation"]
     reports, passes = pace.predict(gib)
     assert len(rows) == passes
@@ -72,7 +72,7 @@ def test_page_fault2_is_the_same_page_by_page() -> None:
     assert row["pages_per_second"] == pytest.approx(row["published_baseline"], rel=0.02)
 
 
-def test_a_fault_of_the_host_is_paid_once_for_a_huge_page() -> None:
+def test_fault_of_the_host_is_paid_once_for_a_huge_page() -> None:
     cost = page_fault.FaultCost(exit_seconds=1.0, zero_bytes_per_second=4096.0, slowdown=2.0)
     assert [cost.seconds(pages) for pages in (0, 1, 512, 513)] == [0.0, 3.0, 1025.0, 1028.0]
 
@@ -100,7 +100,7 @@ def test_published_changes_are_those_of_the_letters() -> None:
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_shows_what_is_printed() -> None:
+def test_page_shows_what_is_printed() -> None:
     quoted = re.findall(r"<!-- walk-through: (.*?) -->\n```text\n(.*?)\n```\n", PAGE.read_text(), re.DOTALL)
     assert quoted == list(walk_through.sections())
 
@@ -118,7 +118,7 @@ def test_experiments_keep_their_order() -> None:
     assert [experiment.name for experiment in choose(["pace", "boundary-cost"])] == ["boundary-cost", "pace"]
 
 
-def test_an_unknown_experiment_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_experiment_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="no experiment is called 'speed'; there are: boundary-cost, page-fault"):
         choose(["speed"])
     assert main(["speed"]) == 2
@@ -131,7 +131,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == names
 
 
-def test_a_run_without_matplotlib_leaves_tables_and_data(
+def test_run_without_matplotlib_leaves_tables_and_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pictures, "can_draw", lambda: False)
@@ -157,7 +157,7 @@ def test_json_on_standard_output_is_all_there_is(
 
 
 @pytest.mark.parametrize("option", ["--output", "--json"])
-def test_a_place_that_cannot_be_written_is_one_line(
+def test_place_that_cannot_be_written_is_one_line(
     option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -174,6 +174,6 @@ def test_every_experiment_draws_its_rows(experiment: Experiment, tmp_path: Path)
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_table_is_aligned() -> None:
+def test_table_is_aligned() -> None:
     table = Table(title="Fruit", header=("name", "number"), rows=(("apple", "1"), ("fig", "12345678")))
     assert str(table) == "Fruit\n  name     number\n  apple         1\n  fig    12345678"

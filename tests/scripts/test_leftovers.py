@@ -25,7 +25,7 @@ def dead_pid() -> int:
     return process.pid
 
 
-def test_a_directory_whose_sockets_would_have_too_long_a_path_is_passed_over(tmp_path: Path) -> None:
+def test_directory_whose_sockets_would_have_too_long_a_path_is_passed_over(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 100)
     long.mkdir()
     assert directory_parent([str(long), "/tmp"]) == Path("/tmp")
@@ -34,14 +34,14 @@ def test_a_directory_whose_sockets_would_have_too_long_a_path_is_passed_over(tmp
         directory_parent([str(long)])
 
 
-def test_the_longest_directory_that_is_taken_leaves_room_for_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_longest_directory_that_is_taken_leaves_room_for_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripts.demonstration.leftovers.os.access", lambda path, mode: True)
     lengths = [length for length in range(1, 107) if directory_parent(["é" * length, "/"]) != Path("/")]
     below = f"/{leftovers.DIRECTORY_PREFIX}4194304-12345678/{SOCKET}"
     assert 2 * max(lengths) + len(below) in (MOST_SOCKET_BYTES, MOST_SOCKET_BYTES - 1)
 
 
-def test_a_round_has_a_directory_that_tells_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_round_has_a_directory_that_tells_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leftovers, "directory_parent", lambda: tmp_path)
     with round_directory() as directory:
         assert directory.parent == tmp_path
@@ -69,7 +69,7 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path: Path) -> N
     assert left == kept | {f"balloon-demo-{dead}-link", f"balloon-demo-{dead}-file"}
 
 
-def test_a_group_that_is_still_busy_stays(tmp_path: Path) -> None:
+def test_group_that_is_still_busy_stays(tmp_path: Path) -> None:
     busy = tmp_path / f"vhost-user-balloon-demo-{dead_pid()}"
     (busy / "occupied").mkdir(parents=True)
     remove_old_groups(tmp_path)
@@ -84,6 +84,6 @@ def test_what_is_somebody_elses_is_left_to_him(tmp_path: Path, monkeypatch: pyte
     assert directory.is_dir()
 
 
-def test_a_place_that_cannot_be_looked_at_is_no_error(tmp_path: Path) -> None:
+def test_place_that_cannot_be_looked_at_is_no_error(tmp_path: Path) -> None:
     remove_old_directories(tmp_path / "missing")
     remove_old_groups(tmp_path / "missing")

@@ -16,7 +16,7 @@ def wait_until_ended(child: Child) -> None:
     child.process.wait(10)
 
 
-def test_a_tail_gives_whole_lines_only_and_each_once(tmp_path: Path) -> None:
+def test_tail_gives_whole_lines_only_and_each_once(tmp_path: Path) -> None:
     tail = LineTail(tmp_path / "events")
     assert tail.read() == []
     with (tmp_path / "events").open("w") as file:
@@ -29,7 +29,7 @@ def test_a_tail_gives_whole_lines_only_and_each_once(tmp_path: Path) -> None:
         assert tail.read() == ['{"b": 2}']
 
 
-def test_a_child_is_followed_by_its_event_file_and_its_output(tmp_path: Path) -> None:
+def test_child_is_followed_by_its_event_file_and_its_output(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
         script = (
             f"print('phase fill'); open({str(tmp_path / 'a')!r}, 'w').write('{json.dumps({'event': 'booted'})}\\n')"
@@ -40,7 +40,7 @@ def test_a_child_is_followed_by_its_event_file_and_its_output(tmp_path: Path) ->
         assert child.output.read() == ["phase fill"]
 
 
-def test_an_event_is_waited_for_until_the_process_ends_or_time_is_up(tmp_path: Path) -> None:
+def test_event_is_waited_for_until_the_process_ends_or_time_is_up(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
         child = children.start("VM A", ["sleep", "60"], "a")
         events: list[dict[str, object]] = [{"event": "first"}, {"event": "booted", "n": 1}]
@@ -53,7 +53,7 @@ def test_an_event_is_waited_for_until_the_process_ends_or_time_is_up(tmp_path: P
             child.wait_for_event("finished")
 
 
-def test_the_end_of_a_process_is_told_with_its_last_word(tmp_path: Path) -> None:
+def test_end_of_a_process_is_told_with_its_last_word(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
         child = children.start("VM A", ["sh", "-c", "echo first >&2; echo balloon-guest: no socket >&2; exit 3"], "a")
         wait_until_ended(child)
@@ -65,7 +65,7 @@ def test_the_end_of_a_process_is_told_with_its_last_word(tmp_path: Path) -> None
         assert killed.how_it_ended() == "VM B ended (killed by SIGKILL): no message"
 
 
-def test_the_books_of_a_process_are_kept_when_it_is_over(tmp_path: Path) -> None:
+def test_books_of_a_process_are_kept_when_it_is_over(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
         hog = "import time; data = b'x' * (100 << 20); print(len(data), flush=True); time.sleep(60)"
         child = children.start("VM B", [sys.executable, "-c", hog], "b")
@@ -92,7 +92,7 @@ def test_leaving_ends_every_process_even_one_that_ignores_sigterm(
     assert stubborn.process.returncode == -9
 
 
-def test_a_program_that_does_not_exist_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_that_does_not_exist_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripts.demonstration.processes.shutil.which", lambda name: None)
     with Children(tmp_path) as children, pytest.raises(BalloonError, match="cannot start VM A: No such file"):
         children.start("VM A", [str(tmp_path / "missing")], "a")

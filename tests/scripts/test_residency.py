@@ -38,11 +38,11 @@ def test_memory_is_followed_and_goes_with_its_machine() -> None:
         assert memory.resident_bytes(machine.pid) is None
 
 
-def test_a_process_without_such_a_file_tells_nothing() -> None:
+def test_process_without_such_a_file_tells_nothing() -> None:
     assert MemoryFile(1 << 50).resident_bytes(os.getpid()) is None
 
 
-def test_a_file_that_is_not_memory_is_not_taken_for_it(tmp_path: Path) -> None:
+def test_file_that_is_not_memory_is_not_taken_for_it(tmp_path: Path) -> None:
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(4 * MIB)

@@ -4,7 +4,7 @@ from scripts.demonstration.state import SETTLE_SECONDS, HostState, Picture, Sett
 from tests.scripts.examples import vm
 
 
-def test_a_guest_is_known_by_its_events() -> None:
+def test_guest_is_known_by_its_events() -> None:
     state = vm()
     state.apply({"t": 1.0, "event": "booted", "pid": 42, "memory_bytes": 1 << 30})
     assert (state.pid, state.status) == (42, "running")
@@ -28,7 +28,7 @@ def test_what_a_real_kernel_does_not_tell_stays_unknown() -> None:
     assert state.verified_pages is None
 
 
-def test_an_unknown_event_or_phase_changes_nothing_that_is_shown_wrongly() -> None:
+def test_unknown_event_or_phase_changes_nothing_that_is_shown_wrongly() -> None:
     state = vm()
     state.apply({"t": 1.0, "event": "attached", "features": 5})
     assert state.status == "not started"
@@ -43,7 +43,7 @@ def test_running_out_of_memory_inside_the_guest_is_shown() -> None:
     assert state.status == "out of memory"
 
 
-def test_the_peak_outlives_the_memory() -> None:
+def test_peak_outlives_the_memory() -> None:
     state = vm()
     for resident in (10, 30, 20):
         state.apply({"t": 1.0, "event": "memory", "resident_bytes": resident, "free_bytes": 5})
@@ -82,7 +82,7 @@ def test_what_the_host_reads_is_newer_than_what_the_guest_told() -> None:
     assert (state.resident_bytes, state.peak_bytes) == (5, 50)
 
 
-def test_a_machine_has_settled_when_nothing_changed_for_a_while() -> None:
+def test_machine_has_settled_when_nothing_changed_for_a_while() -> None:
     state = vm(resident_bytes=700)
     settling = Settling(state, 0.0)
     assert settling.follow(SETTLE_SECONDS - 0.1) is False
@@ -109,7 +109,7 @@ def test_until_it_has_settled_a_machine_stands_as_it_was_last_seen() -> None:
     assert (settling.standing.resident_bytes, settling.settled) == (100, False)
 
 
-def test_a_tick_closes_every_history() -> None:
+def test_tick_closes_every_history() -> None:
     host = HostState(budget_bytes=100, budget_source="test")
     states = (vm(), VmState(name="B", kind="emulated guest", memory_bytes=1))
     picture = Picture(title="", round_title="", host=host, vms=states)

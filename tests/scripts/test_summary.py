@@ -15,7 +15,7 @@ def text_of(*results: RoundResult) -> str:
     return " ".join(" ".join(summary_lines(results)).split())
 
 
-def test_the_expected_outcome_has_no_problem() -> None:
+def test_expected_outcome_has_no_problem() -> None:
     assert WITH.problem is None
     assert WITHOUT.problem is None
     report = report_dict([WITH, WITHOUT])
@@ -39,7 +39,7 @@ def test_anything_else_is_said_in_one_line(result: RoundResult, problem: str) ->
     assert report["problems"] == [problem]
 
 
-def test_the_report_can_be_written_and_holds_the_costs() -> None:
+def test_report_can_be_written_and_holds_the_costs() -> None:
     report = json.loads(json.dumps(report_dict([WITH, WITHOUT])))
     first, second = report["rounds"]
     assert first["b_completed"] is True
@@ -51,7 +51,7 @@ def test_the_report_can_be_written_and_holds_the_costs() -> None:
     assert second["stopped_by"] == "the kernel's OOM killer"
 
 
-def test_the_words_say_what_the_numbers_say() -> None:
+def test_words_say_what_the_numbers_say() -> None:
     text = text_of(WITH, WITHOUT)
     assert "both emulated" in text
     assert "768.0 MiB were back with the host 0.2 s later" in text
@@ -61,13 +61,13 @@ def test_the_words_say_what_the_numbers_say() -> None:
     assert "Limit kept by: memory cgroup v1; VM B was stopped by the kernel's OOM killer." in text
 
 
-def test_a_real_kernel_is_named_and_the_host_is_the_one_who_did_not_act() -> None:
+def test_real_kernel_is_named_and_the_host_is_the_one_who_did_not_act() -> None:
     text = text_of(replace(WITH, real=True), replace(WITHOUT, real=True, a_reports=8))
     assert "a real Linux kernel and an emulated one" in text
     assert "the host took no notice" in text
 
 
-def test_a_failure_is_not_told_as_a_success() -> None:
+def test_failure_is_not_told_as_a_success() -> None:
     failed = replace(WITH, a_returned_seconds=None, a_after_bytes=700 * MIB, stopped_by="x", b_verified_pages=None)
     text = text_of(failed, replace(WITHOUT, stopped_by=None))
     assert "68.0 MiB came back to the host" in text
@@ -76,7 +76,7 @@ def test_a_failure_is_not_told_as_a_success() -> None:
     assert "intact." not in text.replace("MiB intact:", "")
 
 
-def test_a_delay_that_is_not_measured_is_not_zero() -> None:
+def test_delay_that_is_not_measured_is_not_zero() -> None:
     lines = summary_lines([WITH, WITHOUT])
     rows = {line[2:26].strip(): line for line in lines if line.startswith("  VM ")}
     assert rows["VM A, with reporting"].endswith("not measured")
@@ -85,7 +85,7 @@ def test_a_delay_that_is_not_measured_is_not_zero() -> None:
     assert "VM B, without reporting" not in rows
 
 
-def test_the_source_of_the_costs_is_named() -> None:
+def test_source_of_the_costs_is_named() -> None:
     proc = replace(COST, source="/proc (taskstats: Operation not permitted)", peak_resident_bytes=None)
     text = text_of(replace(WITH, a_cost=proc, b_cost=proc))
     assert "Source: /proc (taskstats: Operation not permitted)." in text

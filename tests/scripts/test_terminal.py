@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_terminal_is_given_back_even_after_an_interrupt() -> None:
+def test_terminal_is_given_back_even_after_an_interrupt() -> None:
     stream = Terminal()
 
     def interrupted() -> None:
@@ -31,7 +31,7 @@ def test_the_terminal_is_given_back_even_after_an_interrupt() -> None:
     assert stream.getvalue().endswith(LEAVE)
 
 
-def test_a_picture_is_drawn_over_the_last_one_in_the_size_of_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_picture_is_drawn_over_the_last_one_in_the_size_of_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("LINES", "5")
     stream = Terminal()
@@ -44,14 +44,14 @@ def test_a_picture_is_drawn_over_the_last_one_in_the_size_of_the_window(monkeypa
     assert "\x1b" not in "".join(lines)
 
 
-def test_a_terminal_without_unicode_gets_plain_characters() -> None:
+def test_terminal_without_unicode_gets_plain_characters() -> None:
     stream = Terminal()
     stream.encoding = "ascii"
     LiveDisplay(stream, colour=True).show(picture(vm()))
     assert stream.getvalue().isascii()
 
 
-def test_the_table_has_a_row_a_second_and_the_story_at_once() -> None:
+def test_table_has_a_row_a_second_and_the_story_at_once() -> None:
     stream = io.StringIO()
     display = PlainDisplay(stream)
     shown = picture(vm())
@@ -75,7 +75,7 @@ def test_the_table_has_a_row_a_second_and_the_story_at_once() -> None:
     assert "\x1b" not in stream.getvalue()
 
 
-def test_the_live_view_is_for_terminals_that_can_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_view_is_for_terminals_that_can_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     assert isinstance(choose_display(Terminal(), plain=False), LiveDisplay)
     assert isinstance(choose_display(Terminal(), plain=True), PlainDisplay)

@@ -47,7 +47,7 @@ def test_phases_end_where_the_next_begins() -> None:
     assert [(phase.name, phase.begin, phase.end) for phase in phases] == [("idle", 0.0, 1.0), ("balloon", 1.0, 2.5)]
 
 
-def test_the_table_has_what_each_phase_gave_back() -> None:
+def test_table_has_what_each_phase_gave_back() -> None:
     table = phase_table(rows_of(EVENTS))
     assert table.rows == (
         ("idle", "1.00", "0", "0", "0", "10", "0"),
@@ -55,7 +55,7 @@ def test_the_table_has_what_each_phase_gave_back() -> None:
     )
 
 
-def test_the_chart_shows_cost_and_balloon_side_by_side() -> None:
+def test_chart_shows_cost_and_balloon_side_by_side() -> None:
     lines = [row for row in chart(rows_of(EVENTS)).rows if row[0] in ("0.0", "2.5")]
     (cost, balloon), (last_cost, last_balloon) = ((row[1].count("#"), row[1].count("o")) for row in lines)
     assert balloon == 0
@@ -65,7 +65,7 @@ def test_the_chart_shows_cost_and_balloon_side_by_side() -> None:
     assert str(chart([]))
 
 
-def test_a_timeline_runs_only_when_it_is_named() -> None:
+def test_timeline_runs_only_when_it_is_named() -> None:
     assert choose([]) == EXPERIMENTS
     assert linux_run.EXPERIMENT not in EXPERIMENTS
     assert choose(["timeline"]) == (linux_run.EXPERIMENT,)
@@ -77,5 +77,5 @@ def draw(rows: list[Row]) -> None:
     assert len(figure.axes) == 2
 
 
-def test_the_picture_is_drawn_from_the_rows_alone() -> None:
+def test_picture_is_drawn_from_the_rows_alone() -> None:
     draw(rows_of(EVENTS))

@@ -33,16 +33,16 @@ from tests.scripts.examples import picture, vm
         ([("#", 0), ("%", 4)], "%%%%"),
     ],
 )
-def test_a_bar_shows_the_parts_of_a_whole(parts: list[tuple[str, int]], text: str) -> None:
+def test_bar_shows_the_parts_of_a_whole(parts: list[tuple[str, int]], text: str) -> None:
     assert bar(parts, 4, 4, ".") == text
 
 
 @given(amounts=st.lists(st.integers(0, 1 << 40), max_size=4), whole=st.integers(0, 1 << 40), width=st.integers(0, 60))
-def test_a_bar_is_always_as_wide_as_asked(amounts: list[int], whole: int, width: int) -> None:
+def test_bar_is_always_as_wide_as_asked(amounts: list[int], whole: int, width: int) -> None:
     assert len(bar([("#", amount) for amount in amounts], whole, width, ".")) == width
 
 
-def test_a_sparkline_keeps_the_latest_and_shows_the_smallest_as_something() -> None:
+def test_sparkline_keeps_the_latest_and_shows_the_smallest_as_something() -> None:
     assert sparkline([9, 9, 0, 1, 50, 100], 100, 4, "_12345") == "_135"
     assert sparkline([0, 0], 0, 4, "_1") == "__"
     assert sparkline([1000], 8, 4, "_12") == "2"
@@ -54,7 +54,7 @@ def test_unknown_is_a_dash_and_not_zero() -> None:
     assert mib(3 * MIB // 2) == "2"
 
 
-def test_the_live_view_shows_what_is_in_use_and_what_is_only_carried() -> None:
+def test_live_view_shows_what_is_in_use_and_what_is_only_carried() -> None:
     state = vm(resident_bytes=GIB // 2, allocated_bytes=GIB // 4, free_bytes=3 * GIB // 4, reported_bytes=0)
     state.carried_bytes = GIB // 4
     lines = [line.text for line in live_view(picture(state), ASCII)]
@@ -76,7 +76,7 @@ def test_memory_that_was_filled_since_the_guest_last_told_is_in_use() -> None:
     assert bar_line.split()[0] == "#" * (BAR // 2) + "." * (BAR // 2)
 
 
-def test_a_real_kernel_that_has_freed_everything_is_only_carried() -> None:
+def test_real_kernel_that_has_freed_everything_is_only_carried() -> None:
     state = vm(resident_bytes=GIB, phase="fill", pid=7)
     text = "".join(line.text for line in live_view(picture(state)))
     assert UNICODE.used * BAR in text
@@ -85,7 +85,7 @@ def test_a_real_kernel_that_has_freed_everything_is_only_carried() -> None:
     assert UNICODE.held * BAR in "".join(line.text for line in live_view(picture(state)))
 
 
-def test_a_full_host_is_a_warning() -> None:
+def test_full_host_is_a_warning() -> None:
     shown = picture(vm())
     assert Style.WARNING not in {line.style for line in live_view(shown)}
     shown.host.apply(1210 * MIB)
@@ -114,14 +114,14 @@ def test_in_a_narrow_window_the_bars_give_way_and_the_numbers_stay() -> None:
     assert "        " + "#" * 12 + "." * 12 + "  512 of 1024 MiB resident" in lines
 
 
-def test_an_ordinary_terminal_shows_all_of_it() -> None:
+def test_ordinary_terminal_shows_all_of_it() -> None:
     shown = picture(vm(), vm(name="B"))
     shown.story = [(float(number), f"event {number}") for number in range(5)]
     text = "\n".join(line.text for line in live_view(shown, height=24))
     assert all(part in text for part in ("HOST", "VM A", "VM B", "event 0", "event 4", "costs the host nothing"))
 
 
-def test_the_plain_table_lines_up_with_its_header() -> None:
+def test_plain_table_lines_up_with_its_header() -> None:
     states = (
         vm(resident_bytes=768 * MIB, allocated_bytes=0, free_bytes=GIB, reported_bytes=0, phase="rest"),
         vm(name="B", status="not started"),

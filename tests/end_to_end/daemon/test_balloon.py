@@ -79,7 +79,7 @@ def test_page_numbers_that_mean_nothing(
     scene.expect(machine, *(("refused", reason) for reason in incidents))
 
 
-def test_a_bad_page_number_beside_a_good_one(scene: Scene, machine: VirtualMachine) -> None:
+def test_bad_page_number_beside_a_good_one(scene: Scene, machine: VirtualMachine) -> None:
     """Neighbouring pages may be discarded in one go, but each is judged by itself."""
     machine.ram.touch(RAM_BYTES - P, P)
     machine.ram.touch(3 * 0x8000, P)  # the first page behind the last ring
@@ -89,7 +89,7 @@ def test_a_bad_page_number_beside_a_good_one(scene: Scene, machine: VirtualMachi
     scene.expect(machine, *(("refused", reason) for reason in ("ring_memory", "out_of_range")))
 
 
-def test_an_array_of_page_numbers_longer_than_anybody_needs(scene: Scene, machine: VirtualMachine) -> None:
+def test_array_of_page_numbers_longer_than_anybody_needs(scene: Scene, machine: VirtualMachine) -> None:
     """64 KiB of it are believed, the rest is not even read."""
     before = machine.ram.pages()
     data = pfns(DATA_AT) * (1 << 14) + pfns(DATA_AT + P) * (1 << 12)
@@ -98,7 +98,7 @@ def test_an_array_of_page_numbers_longer_than_anybody_needs(scene: Scene, machin
     scene.expect(machine, ("refused", "too_long"))
 
 
-def test_an_array_of_page_numbers_outside_the_memory_breaks_the_ring(scene: Scene, machine: VirtualMachine) -> None:
+def test_array_of_page_numbers_outside_the_memory_breaks_the_ring(scene: Scene, machine: VirtualMachine) -> None:
     queue = machine.queues[INFLATE]
     queue.driver.add([(GUEST_BASE + RAM_BYTES - 4, 8)], ())
     queue.kick()
@@ -181,7 +181,7 @@ def test_poison_that_was_not_negotiated_cannot_be_written(start_daemon: Callable
         assert DATA_AT not in machine.ram.pages()
 
 
-def test_a_daemon_that_must_not_discard_acknowledges(start_daemon: Callable[..., DaemonProcess]) -> None:
+def test_daemon_that_must_not_discard_acknowledges(start_daemon: Callable[..., DaemonProcess]) -> None:
     daemon = start_daemon("--discard", "none")
     with VirtualMachine(daemon.socket_path) as machine:
         number = daemon.events.wait("connected")["vm"]
@@ -194,7 +194,7 @@ def test_a_daemon_that_must_not_discard_acknowledges(start_daemon: Callable[...,
     assert (gone["reports"], gone["discarded_bytes"], gone["refused"]) == (1, 0, {"discard_off": 3})
 
 
-def test_the_balloons_wished_size_is_read_by_the_driver(start_daemon: Callable[..., DaemonProcess]) -> None:
+def test_balloons_wished_size_is_read_by_the_driver(start_daemon: Callable[..., DaemonProcess]) -> None:
     with VirtualMachine(start_daemon("--balloon", "64M").socket_path) as machine:
         config = machine.client.perform(machine.frontend.get_config())
         assert (config.num_pages, config.actual) == (16384, 0)

@@ -125,7 +125,7 @@ def moment(event: Message) -> float:
     return float(stamp["seconds"]) + float(stamp["microseconds"]) / 1e6
 
 
-def test_a_command_line_asks(tmp_path: Path) -> None:
+def test_command_line_asks(tmp_path: Path) -> None:
     with ControlledDaemon(tmp_path) as daemon, VirtualMachine(daemon.socket_path) as machine:
         with VirtualMachine(daemon.socket_path) as second:
             assert daemon.ask("balloon", "vm=2", "value=1M").returncode == 0
@@ -147,7 +147,7 @@ def test_a_command_line_asks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["hint", "inflate"])
-def test_a_guest_gives_up_what_it_does_not_use(tmp_path: Path, method: str) -> None:
+def test_guest_gives_up_what_it_does_not_use(tmp_path: Path, method: str) -> None:
     """An emulated guest that has touched half of its memory, freed it, and reports nothing by itself."""
     memory, used = 128 << 20, 64 << 20
     with ControlledDaemon(tmp_path, "--features", "free-page-hint=on") as daemon:
@@ -163,7 +163,7 @@ def test_a_guest_gives_up_what_it_does_not_use(tmp_path: Path, method: str) -> N
             assert daemon.events.all("reclaim")[0]["discarded_bytes"] == result["discarded-bytes"]
 
 
-def test_the_interval_is_the_operators(tmp_path: Path) -> None:
+def test_interval_is_the_operators(tmp_path: Path) -> None:
     with ControlledDaemon(tmp_path, "--statistics-interval", "30") as daemon, VirtualMachine(daemon.socket_path):
         path, name = "path=/machine/peripheral/vm1", "property=guest-stats-polling-interval"
         assert daemon.ask("qom-get", path, name).stdout == "30\n"
@@ -194,7 +194,7 @@ def test_rude_clients_cost_nobody_anything(tmp_path: Path) -> None:
         assert daemon.stderr() == ""
 
 
-def test_the_end_of_a_daemon_with_clients(tmp_path: Path) -> None:
+def test_end_of_a_daemon_with_clients(tmp_path: Path) -> None:
     with ControlledDaemon(tmp_path) as daemon, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(daemon.control_path))
         assert client.recv(1 << 16).startswith(b'{"QMP": ')
@@ -204,7 +204,7 @@ def test_the_end_of_a_daemon_with_clients(tmp_path: Path) -> None:
     assert not daemon.socket_path.exists()
 
 
-def test_a_control_socket_that_cannot_be_had_leaves_no_other_behind(tmp_path: Path) -> None:
+def test_control_socket_that_cannot_be_had_leaves_no_other_behind(tmp_path: Path) -> None:
     with ControlledDaemon(tmp_path) as daemon:
         second = subprocess.run(
             [sys.executable, "-m", "host", "--socket-path", str(tmp_path / "s"), "--control", str(daemon.control_path)],

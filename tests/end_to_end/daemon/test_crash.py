@@ -106,7 +106,7 @@ def assert_nothing_more(queue: TestQueue, used: int) -> None:
 # -- connections that drop, daemons that die --------------------------------------------------------------------------
 
 
-def test_a_report_outstanding_when_the_connection_drops_is_served_once(scene: Scene) -> None:
+def test_report_outstanding_when_the_connection_drops_is_served_once(scene: Scene) -> None:
     machine = scene.machine()
     queue = machine.reporting
     machine.check_alive()
@@ -133,7 +133,7 @@ def test_a_report_outstanding_when_the_connection_drops_is_served_once(scene: Sc
 
 
 @pytest.mark.parametrize("tracked", [False, True])
-def test_a_daemon_killed_before_it_took_a_chain_leaves_it_to_its_successor(tmp_path: Path, tracked: bool) -> None:
+def test_daemon_killed_before_it_took_a_chain_leaves_it_to_its_successor(tmp_path: Path, tracked: bool) -> None:
     with ExitStack() as stack:
         with doomed_daemon(tmp_path) as daemon:
             machine = stack.enter_context(VirtualMachine(daemon.socket_path, run=not tracked))
@@ -155,7 +155,7 @@ def test_a_daemon_killed_before_it_took_a_chain_leaves_it_to_its_successor(tmp_p
             file.close()
 
 
-def test_a_chain_in_the_hands_of_a_daemon_that_is_killed_is_given_back_by_its_successor_once(tmp_path: Path) -> None:
+def test_chain_in_the_hands_of_a_daemon_that_is_killed_is_given_back_by_its_successor_once(tmp_path: Path) -> None:
     """The statistics queue's buffer is always in the device's hands: marked in the file, and not used yet."""
     with ExitStack() as stack:
         with doomed_daemon(tmp_path) as daemon:
@@ -245,7 +245,7 @@ def take_used(queue: TestQueue) -> int:
 
 
 @pytest.mark.parametrize("kind", ["random", "version", "short"])
-def test_a_hostile_inflight_file_stops_its_own_queues_only(scene: Scene, kind: str) -> None:
+def test_hostile_inflight_file_stops_its_own_queues_only(scene: Scene, kind: str) -> None:
     machine = scene.machine(run=False)
     accept_inflight(machine)
     told = InflightFile(machine)

@@ -57,7 +57,7 @@ def test_front_ends_killed_at_every_point_of_a_session(scene: Scene) -> None:
     }
 
 
-def test_a_thousand_sessions_leave_nothing_behind(tmp_path: Path) -> None:
+def test_thousand_sessions_leave_nothing_behind(tmp_path: Path) -> None:
     """Every descriptor number that was received is closed, no mapping stays, memory does not grow."""
     ram = Ram()
     with DaemonProcess(tmp_path) as daemon:
@@ -88,7 +88,7 @@ def run_session(daemon: DaemonProcess, ram: Ram, number: int) -> set[int]:
     return seen
 
 
-def test_a_crowd_connects_reports_and_leaves(scene: Scene) -> None:
+def test_crowd_connects_reports_and_leaves(scene: Scene) -> None:
     machines = [scene.machine(ram=Ram()) for _ in range(CROWD)]
     assert resident_bytes(scene.daemon.pid) < 80 * MIB
     for machine in machines:
@@ -115,7 +115,7 @@ def test_connections_that_say_half_a_word_hold_nobody_up(scene: Scene) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_front_end_that_reads_no_reply_holds_nobody_up(scene: Scene) -> None:
+def test_front_end_that_reads_no_reply_holds_nobody_up(scene: Scene) -> None:
     client = scene.client()
     client.socket.setblocking(False)
     data = build_message(FrontendRequest.GET_FEATURES) * 64
@@ -126,7 +126,7 @@ def test_a_front_end_that_reads_no_reply_holds_nobody_up(scene: Scene) -> None:
         scene.neighbour.check_alive()
 
 
-def test_a_storm_of_bad_messages_holds_nobody_up(scene: Scene) -> None:
+def test_storm_of_bad_messages_holds_nobody_up(scene: Scene) -> None:
     client = scene.client()
     count = 2000
     client.send(build_message(FrontendRequest.SET_FEATURES, 0) * count)
@@ -145,7 +145,7 @@ def test_a_storm_of_bad_messages_holds_nobody_up(scene: Scene) -> None:
     scene.expect(client, *[("message_refused", "SET_FEATURES")] * len(refused))
 
 
-def test_a_storm_of_kicks_holds_nobody_up(scene: Scene) -> None:
+def test_storm_of_kicks_holds_nobody_up(scene: Scene) -> None:
     machine = scene.machine()
     stop = threading.Event()
 
@@ -165,7 +165,7 @@ def test_a_storm_of_kicks_holds_nobody_up(scene: Scene) -> None:
     machine.check_alive()
 
 
-def test_a_semaphore_that_stays_readable_holds_nobody_up(scene: Scene) -> None:
+def test_semaphore_that_stays_readable_holds_nobody_up(scene: Scene) -> None:
     """A kick descriptor that can never be drained keeps the daemon looking, but not from its work."""
     machine = scene.machine(run=False)
     os.close(machine.reporting.kick_fd)
@@ -210,7 +210,7 @@ def test_endless_reports_of_one_machine_hold_no_other_up(scene: Scene) -> None:
     scene.expect(machine, *[("refused", "unaligned")] * len(refused))
 
 
-def test_a_flood_of_tiny_chains_is_told_in_sums(tmp_path: Path) -> None:
+def test_flood_of_tiny_chains_is_told_in_sums(tmp_path: Path) -> None:
     """Few events, and none of the sums over them differs from the session's."""
     chains = 16 * 400
     with DaemonProcess(tmp_path) as daemon:
@@ -234,7 +234,7 @@ def time_of(action: object) -> float:
     return time.monotonic() - began
 
 
-def test_a_daemon_without_descriptors_left_serves_whom_it_has(tmp_path: Path) -> None:
+def test_daemon_without_descriptors_left_serves_whom_it_has(tmp_path: Path) -> None:
     """Who asks for more meanwhile is refused or waits, and everything works again when there are some."""
     with DaemonProcess(tmp_path, environment={"PYTHONWARNINGS": "error"}) as daemon:
         with VirtualMachine(daemon.socket_path) as machine:
@@ -258,7 +258,7 @@ def test_a_daemon_without_descriptors_left_serves_whom_it_has(tmp_path: Path) ->
         daemon.forget_stderr()
 
 
-def test_a_file_that_takes_the_last_descriptor_ends_one_session_only(tmp_path: Path) -> None:
+def test_file_that_takes_the_last_descriptor_ends_one_session_only(tmp_path: Path) -> None:
     """There is none left then to find out what file it is."""
     with DaemonProcess(tmp_path) as daemon, VirtualMachine(daemon.socket_path) as machine:
         machine.check_alive()
@@ -291,14 +291,14 @@ def forbid_more_descriptors(pid: int, but: int = 0) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_daemon_leaves_at_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+def test_idle_daemon_leaves_at_a_signal(tmp_path: Path, number: signal.Signals) -> None:
     with DaemonProcess(tmp_path) as daemon:
         daemon.signal(number)
         assert daemon.wait() == 0
     assert not daemon.socket_path.exists()
 
 
-def test_a_daemon_with_guests_tells_each_of_them(tmp_path: Path) -> None:
+def test_daemon_with_guests_tells_each_of_them(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon:
         machines = [VirtualMachine(daemon.socket_path) for _ in range(5)]
         halfway = Client(daemon.socket_path)
@@ -317,7 +317,7 @@ def test_a_daemon_with_guests_tells_each_of_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("vanished", [False, True], ids=["connected", "vanished"])
-def test_a_daemon_that_stops_finishes_the_chain_in_hand(tmp_path: Path, vanished: bool) -> None:
+def test_daemon_that_stops_finishes_the_chain_in_hand(tmp_path: Path, vanished: bool) -> None:
     """Whenever the signal comes: what was acknowledged is gone, all that was not is untouched."""
     chains, chain_bytes = 6, 64 * MIB
     with DaemonProcess(tmp_path) as daemon:
@@ -345,7 +345,7 @@ def test_a_daemon_that_stops_finishes_the_chain_in_hand(tmp_path: Path, vanished
     assert not daemon.socket_path.exists()
 
 
-def test_a_daemon_that_stops_while_crowds_come_and_go(tmp_path: Path) -> None:
+def test_daemon_that_stops_while_crowds_come_and_go(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon:
         stop = threading.Event()
 

@@ -56,7 +56,7 @@ def test_whole_huge_pages_are_given_back_and_no_part_of_one(scene: Scene, ram: H
     scene.expect(machine, ("refused", "unaligned"), ("refused", "ring_memory"))
 
 
-def test_a_balloon_gives_back_the_huge_pages_that_are_in_it_wholly(scene: Scene, ram: HugeRam) -> None:
+def test_balloon_gives_back_the_huge_pages_that_are_in_it_wholly(scene: Scene, ram: HugeRam) -> None:
     huge, pages = ram.page_size, ram.page_size // PAGE_SIZE
     machine = scene.machine(ram=ram)
     ram.touch(huge, SIZE - huge)

@@ -76,14 +76,14 @@ def assert_memory_kept(scene: Scene, machine: VirtualMachine) -> None:
         ([region(guest=i * MIB, size=MIB, user=i * MIB) for i in range(9)], 9),
     ],
 )
-def test_a_table_that_makes_no_sense_keeps_the_old_one(scene: Scene, regions: list[MemoryRegion], fds: int) -> None:
+def test_table_that_makes_no_sense_keeps_the_old_one(scene: Scene, regions: list[MemoryRegion], fds: int) -> None:
     machine = scene.machine()
     with unchanged_fds(scene.daemon.pid):
         assert machine.ask(SET_MEM_TABLE, MemoryTable(tuple(regions)), [machine.ram.fd] * fds) == 1
     assert_memory_kept(scene, machine)
 
 
-def test_a_table_shorter_than_it_says(scene: Scene) -> None:
+def test_table_shorter_than_it_says(scene: Scene) -> None:
     machine = scene.machine()
     data = build_message(SET_MEM_TABLE, MemoryTable((region(),)), need_reply=True)
     machine.client.send(data[:8] + b"\x20\0\0\0" + data[12:44], [machine.ram.fd])
@@ -91,7 +91,7 @@ def test_a_table_shorter_than_it_says(scene: Scene) -> None:
     assert_memory_kept(scene, machine)
 
 
-def test_a_table_padded_to_72_bytes_is_taken(scene: Scene) -> None:
+def test_table_padded_to_72_bytes_is_taken(scene: Scene) -> None:
     """User Mode Linux before 6.13 sends the C structure with room for two regions and one in it."""
     machine = scene.machine(run=False)
     data = build_message(SET_MEM_TABLE, MemoryTable((machine.region,)), need_reply=True)
@@ -137,7 +137,7 @@ def unfit_files(directory: Path, resources: ExitStack) -> dict[str, int]:
     ],
 )
 @pytest.mark.parametrize("request_number", [SET_MEM_TABLE, ADD])
-def test_a_file_that_cannot_be_memory(
+def test_file_that_cannot_be_memory(
     scene: Scene, tmp_path: Path, resources: ExitStack, kind: str, request_number: FrontendRequest
 ) -> None:
     machine = scene.machine()
@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_memory(
     scene.expect(machine, ("message_refused", request_number.name))
 
 
-def test_a_regular_file_on_disk_serves_as_memory(scene: Scene, tmp_path: Path) -> None:
+def test_regular_file_on_disk_serves_as_memory(scene: Scene, tmp_path: Path) -> None:
     """Its pages are released like any other's, as blocks of the file system."""
     path = tmp_path / "memory"
     path.write_bytes(bytes(RAM_BYTES))
@@ -173,7 +173,7 @@ def test_a_regular_file_on_disk_serves_as_memory(scene: Scene, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("sealed", [True, False])
-def test_the_memory_event_says_whether_nobody_can_cut_it(scene: Scene, sealed: bool) -> None:
+def test_memory_event_says_whether_nobody_can_cut_it(scene: Scene, sealed: bool) -> None:
     machine = scene.machine(ram=Ram(sealed=sealed))
     event = scene.daemon.events.wait("memory", vm=machine.client.number)
     assert (event["regions"], event["bytes"], event["sealed"]) == (1, RAM_BYTES, sealed)
@@ -193,7 +193,7 @@ def test_no_memory_at_all_parks_the_rings(scene: Scene) -> None:
     assert machine.ram.pages() == before - {DATA_AT}
 
 
-def test_the_same_table_again_while_rings_run_loses_nothing(scene: Scene) -> None:
+def test_same_table_again_while_rings_run_loses_nothing(scene: Scene) -> None:
     machine = scene.machine()
     for _ in range(20):
         machine.ram.touch(DATA_AT, 4 * MIB)
@@ -204,7 +204,7 @@ def test_the_same_table_again_while_rings_run_loses_nothing(scene: Scene) -> Non
     scene.expect(machine)
 
 
-def test_a_table_that_moves_the_memory_is_used_from_then_on(scene: Scene) -> None:
+def test_table_that_moves_the_memory_is_used_from_then_on(scene: Scene) -> None:
     """Guest addresses change, user addresses of the rings stay: each report is judged by the table of its time."""
     machine = scene.machine()
     machine.check_alive()
@@ -220,7 +220,7 @@ def test_a_table_that_moves_the_memory_is_used_from_then_on(scene: Scene) -> Non
 
 
 @pytest.mark.parametrize("offset", [PAGE_SIZE, 512])
-def test_a_file_offset_is_part_of_every_translation(scene: Scene, offset: int) -> None:
+def test_file_offset_is_part_of_every_translation(scene: Scene, offset: int) -> None:
     """Rings and discards lie ``offset`` bytes deeper in the file; what is a whole page is judged in the file."""
     machine = scene.machine(run=False)
     moved = region(guest=GUEST_BASE + offset, size=RAM_BYTES - offset, user=USER_BASE + offset, offset=offset)
@@ -258,7 +258,7 @@ def test_regions_come_and_go_one_by_one(scene: Scene, client: Client, resources:
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_a_region_to_add_comes_with_one_descriptor(
+def test_region_to_add_comes_with_one_descriptor(
     scene: Scene, client: Client, resources: ExitStack, count: int
 ) -> None:
     fd = closing(resources, os.memfd_create("regions"))
@@ -268,7 +268,7 @@ def test_a_region_to_add_comes_with_one_descriptor(
     scene.expect(client, ("message_refused", "ADD_MEM_REG"))
 
 
-def test_a_region_to_remove_may_come_with_a_descriptor(scene: Scene) -> None:
+def test_region_to_remove_may_come_with_a_descriptor(scene: Scene) -> None:
     machine = scene.machine()
     assert machine.ask(REMOVE, replace(machine.region, size=MIB)) == 1
     machine.check_alive()
@@ -279,7 +279,7 @@ def test_a_region_to_remove_may_come_with_a_descriptor(scene: Scene) -> None:
     machine.check_alive()
 
 
-def test_an_added_region_is_reported_while_rings_run(scene: Scene) -> None:
+def test_added_region_is_reported_while_rings_run(scene: Scene) -> None:
     machine = scene.machine()
     more = Ram()
     more.touch(0, 4 * PAGE_SIZE)

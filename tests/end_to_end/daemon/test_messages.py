@@ -57,7 +57,7 @@ def assert_in_step(client: Client) -> None:
 # -- framing ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_message_in_single_bytes_is_understood(client: Client) -> None:
+def test_message_in_single_bytes_is_understood(client: Client) -> None:
     for byte in build_message(FrontendRequest.SET_VRING_NUM, VringState(2, 128), need_reply=True):
         client.send(bytes([byte]))
     assert client.reply().payload == 0
@@ -94,7 +94,7 @@ def test_descriptors_belong_to_the_message_whose_first_byte_they_ride_on(scene: 
         (header(5, 0x1, 0xFFFFFFFF), "message of 4294967295 bytes exceeds 4096"),
     ],
 )
-def test_a_header_that_cannot_be_believed_ends_the_session(scene: Scene, data: bytes, reason: str) -> None:
+def test_header_that_cannot_be_believed_ends_the_session(scene: Scene, data: bytes, reason: str) -> None:
     client = scene.client()
     fd = os.eventfd(0)
     client.send(data, [fd, fd])
@@ -111,7 +111,7 @@ def test_reserved_header_flags_are_ignored_and_never_echoed(client: Client) -> N
 
 
 @pytest.mark.parametrize("length", [1, 11, 12, 15, 19])
-def test_a_stream_cut_inside_a_message_ends_quietly(scene: Scene, length: int) -> None:
+def test_stream_cut_inside_a_message_ends_quietly(scene: Scene, length: int) -> None:
     client = scene.client()
     fd = os.eventfd(0)
     client.send(build_message(FrontendRequest.SET_VRING_CALL, VringFile(2, True))[:length], [fd])
@@ -139,7 +139,7 @@ def test_a_stream_cut_inside_a_message_ends_quietly(scene: Scene, length: int) -
         (FrontendRequest.SET_STATUS, 8),
     ],
 )
-def test_a_message_that_makes_no_sense_is_refused(scene: Scene, client: Client, request_number: int, size: int) -> None:
+def test_message_that_makes_no_sense_is_refused(scene: Scene, client: Client, request_number: int, size: int) -> None:
     """With NEED_REPLY it is answered with 1, without it is passed over: the stream stays in step either way."""
     client.send(header(request_number, 0x9, size) + bytes(size))
     assert client.raw_reply() == (request_number, 0x5, struct.pack("<Q", 1))
@@ -150,7 +150,7 @@ def test_a_message_that_makes_no_sense_is_refused(scene: Scene, client: Client, 
 
 
 @pytest.mark.parametrize("need_reply", [False, True])
-def test_a_refusal_that_cannot_be_told_ends_the_session(scene: Scene, need_reply: bool) -> None:
+def test_refusal_that_cannot_be_told_ends_the_session(scene: Scene, need_reply: bool) -> None:
     """Any payload would be taken for the answer to the question."""
     client = scene.client()
     client.request(FrontendRequest.GET_VRING_BASE, VringState(9, 0), need_reply=need_reply)
@@ -221,7 +221,7 @@ def test_received_descriptors_are_closed_in_child_processes(scene: Scene, client
     assert flags & os.O_CLOEXEC
 
 
-def test_the_same_descriptor_in_every_role(scene: Scene, client: Client) -> None:
+def test_same_descriptor_in_every_role(scene: Scene, client: Client) -> None:
     ours, theirs = socket.socketpair()
     requests = (FrontendRequest.SET_VRING_KICK, FrontendRequest.SET_VRING_CALL, FrontendRequest.SET_VRING_ERR)
     before = len(open_fds(scene.daemon.pid))
@@ -233,7 +233,7 @@ def test_the_same_descriptor_in_every_role(scene: Scene, client: Client) -> None
     assert len(open_fds(scene.daemon.pid)) <= before + 4
 
 
-def test_the_back_end_channel_is_replaced_and_may_vanish(scene: Scene, client: Client) -> None:
+def test_back_end_channel_is_replaced_and_may_vanish(scene: Scene, client: Client) -> None:
     before = len(open_fds(scene.daemon.pid))
     for _ in range(3):
         ours, theirs = socket.socketpair()
@@ -313,7 +313,7 @@ def test_features_set_again_leave_running_rings_running(scene: Scene) -> None:
 WITHOUT_ROLE = ("queue_stopped", str(REPORTING))
 
 
-def test_a_ring_whose_queue_was_negotiated_away_is_inert(scene: Scene) -> None:
+def test_ring_whose_queue_was_negotiated_away_is_inert(scene: Scene) -> None:
     machine = scene.machine()
     machine.check_alive()
     without = machine.features & ~feature_mask(BalloonFeature.PAGE_REPORTING)
@@ -327,7 +327,7 @@ def test_a_ring_whose_queue_was_negotiated_away_is_inert(scene: Scene) -> None:
     scene.expect(machine, WITHOUT_ROLE)
 
 
-def test_a_ring_beyond_the_negotiated_queues_may_be_set_up(scene: Scene) -> None:
+def test_ring_beyond_the_negotiated_queues_may_be_set_up(scene: Scene) -> None:
     machine = scene.machine(wanted=WANTED & ~feature_mask(BalloonFeature.PAGE_REPORTING))
     machine.ram.touch(DATA_AT, PAGE_SIZE)
     before = machine.ram.pages()
@@ -351,7 +351,7 @@ def test_configuration_space_beyond_its_end(scene: Scene, client: Client) -> Non
 
 
 @pytest.mark.parametrize("flags", [0, 1])
-def test_a_driver_writes_actual_and_nothing_else(client: Client, flags: int) -> None:
+def test_driver_writes_actual_and_nothing_else(client: Client, flags: int) -> None:
     window = struct.pack("<IIII", 11, 22, 33, 44)
     assert client.ask(FrontendRequest.SET_CONFIG, DeviceConfig(offset=0, flags=flags, data=window)) == 0
     config = client.ask(FrontendRequest.GET_CONFIG, DeviceConfig(offset=0, flags=0, data=bytes(16)))

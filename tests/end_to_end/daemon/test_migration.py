@@ -114,7 +114,7 @@ def settle(machine: VirtualMachine, queue: TestQueue) -> None:
 # -- the dirty log ----------------------------------------------------------------------------------------------------
 
 
-def test_the_pages_of_the_used_ring_are_marked_and_no_others(scene: Scene, resources: ExitStack) -> None:
+def test_pages_of_the_used_ring_are_marked_and_no_others(scene: Scene, resources: ExitStack) -> None:
     machine, log = moving_machine(scene), Log(resources)
     machine.check_alive()
     start_logging(machine, log, *machine.queues)
@@ -135,7 +135,7 @@ def test_the_pages_of_the_used_ring_are_marked_and_no_others(scene: Scene, resou
     assert log.take() == set()
 
 
-def test_a_used_ring_of_several_pages_is_marked_where_it_was_written(scene: Scene, resources: ExitStack) -> None:
+def test_used_ring_of_several_pages_is_marked_where_it_was_written(scene: Scene, resources: ExitStack) -> None:
     """The log address decides, as for a used ring that begins near the end of a page."""
     machine, log = moving_machine(scene), Log(resources)
     start_logging(machine, log, machine.reporting, used=0x6000 + PAGE_SIZE - 8)
@@ -145,7 +145,7 @@ def test_a_used_ring_of_several_pages_is_marked_where_it_was_written(scene: Scen
     assert log.take() == {first, first + PAGE_SIZE}  # the index here, the first element there
 
 
-def test_a_log_that_is_replaced_or_cut_short_harms_nobody(scene: Scene, resources: ExitStack) -> None:
+def test_log_that_is_replaced_or_cut_short_harms_nobody(scene: Scene, resources: ExitStack) -> None:
     machine, first, second = moving_machine(scene), Log(resources), Log(resources)
     start_logging(machine, first, machine.reporting)
     held = sorted(open_fds(scene.daemon.pid).values())
@@ -165,7 +165,7 @@ def test_a_log_that_is_replaced_or_cut_short_harms_nobody(scene: Scene, resource
     scene.expect(machine, *[("message_refused", "SET_LOG_BASE")] * len(bad))
 
 
-def test_a_log_call_is_signalled(scene: Scene, resources: ExitStack) -> None:
+def test_log_call_is_signalled(scene: Scene, resources: ExitStack) -> None:
     machine, log = moving_machine(scene), Log(resources)
     call = os.eventfd(0, os.EFD_NONBLOCK)
     resources.callback(os.close, call)
@@ -180,7 +180,7 @@ def test_a_log_call_is_signalled(scene: Scene, resources: ExitStack) -> None:
     machine.check_alive()
 
 
-def test_a_log_moves_on_with_the_memory_table(scene: Scene, resources: ExitStack) -> None:
+def test_log_moves_on_with_the_memory_table(scene: Scene, resources: ExitStack) -> None:
     machine, log = moving_machine(scene), Log(resources)
     start_logging(machine, log, machine.reporting)
     machine.set_memory()
@@ -189,7 +189,7 @@ def test_a_log_moves_on_with_the_memory_table(scene: Scene, resources: ExitStack
     assert log.take() == {GUEST_BASE + machine.reporting.offset + 0x6000}
 
 
-def test_a_packed_ring_is_marked_where_its_descriptors_and_its_event_lie(tmp_path: Path, resources: ExitStack) -> None:
+def test_packed_ring_is_marked_where_its_descriptors_and_its_event_lie(tmp_path: Path, resources: ExitStack) -> None:
     with DaemonProcess(tmp_path, "--features", "packed=on") as daemon:
         with VirtualMachine(daemon.socket_path, packed=True) as machine:
             assert machine.ask(FrontendRequest.SET_PROTOCOL_FEATURES, machine.frontend.protocol_features | MOVING) == 0
@@ -256,7 +256,7 @@ def two_daemons(directory: Path) -> Iterator[tuple[DaemonProcess, DaemonProcess]
         yield first, second
 
 
-def test_a_machine_goes_on_at_another_daemon_as_it_was(tmp_path: Path) -> None:
+def test_machine_goes_on_at_another_daemon_as_it_was(tmp_path: Path) -> None:
     with two_daemons(tmp_path) as (source, destination):
         machine = VirtualMachine(source.socket_path)
         assert machine.ask(FrontendRequest.SET_PROTOCOL_FEATURES, machine.frontend.protocol_features | MOVING) == 0
@@ -311,7 +311,7 @@ def test_garbage_is_no_state_and_changes_nothing(scene: Scene, data: bytes) -> N
     scene.expect(machine, ("message_refused", "CHECK_DEVICE_STATE"))
 
 
-def test_a_peer_that_neither_reads_nor_writes_keeps_nobody_waiting(scene: Scene) -> None:
+def test_peer_that_neither_reads_nor_writes_keeps_nobody_waiting(scene: Scene) -> None:
     machine = moving_machine(scene)
     stop_all(machine)
     reading, writing = os.pipe()
@@ -331,7 +331,7 @@ def test_a_peer_that_neither_reads_nor_writes_keeps_nobody_waiting(scene: Scene)
     os.close(writing)
 
 
-def test_a_state_is_not_passed_while_a_ring_runs(scene: Scene) -> None:
+def test_state_is_not_passed_while_a_ring_runs(scene: Scene) -> None:
     machine = moving_machine(scene)
     reading, writing = os.pipe()
     with unchanged_fds(scene.daemon.pid):

@@ -95,7 +95,7 @@ def test_reports_without_any_descriptor(machine: VirtualMachine, channel: BackEn
     assert channel.is_silent()
 
 
-def test_a_ring_is_looked_at_only_when_it_is_kicked(machine: VirtualMachine, channel: BackEndChannel) -> None:
+def test_ring_is_looked_at_only_when_it_is_kicked(machine: VirtualMachine, channel: BackEndChannel) -> None:
     machine.ask(FrontendRequest.SET_VRING_KICK, VringFile(REPORTING, False))
     for _ in range(20):
         add_report(machine)
@@ -110,7 +110,7 @@ def test_a_ring_is_looked_at_only_when_it_is_kicked(machine: VirtualMachine, cha
     machine.reporting.wait_for_used_index(machine.reporting.ring.avail[1])
 
 
-def test_a_front_end_that_does_not_read_its_channel_stalls_nothing(
+def test_front_end_that_does_not_read_its_channel_stalls_nothing(
     machine: VirtualMachine, channel: BackEndChannel
 ) -> None:
     """Several hundred interrupts nobody reads: all reports are served, and the first to look finds a message."""
@@ -123,7 +123,7 @@ def test_a_front_end_that_does_not_read_its_channel_stalls_nothing(
     channel.expect(BackendRequest.VRING_CALL, REPORTING)
 
 
-def test_a_new_channel_hears_of_what_was_to_go_over_none(machine: VirtualMachine) -> None:
+def test_new_channel_hears_of_what_was_to_go_over_none(machine: VirtualMachine) -> None:
     configure(machine)
     add_report(machine)
     kick(machine)
@@ -133,14 +133,14 @@ def test_a_new_channel_hears_of_what_was_to_go_over_none(machine: VirtualMachine
     channel.socket.close()
 
 
-def test_a_broken_ring_is_told_by_message(scene: Scene, machine: VirtualMachine, channel: BackEndChannel) -> None:
+def test_broken_ring_is_told_by_message(scene: Scene, machine: VirtualMachine, channel: BackEndChannel) -> None:
     machine.reporting.ring.avail[1] = 999
     kick(machine)
     channel.expect(BackendRequest.VRING_ERR, REPORTING)
     scene.expect(machine.client, ("queue_stopped", str(REPORTING)))
 
 
-def test_a_stopped_ring_sends_nothing(machine: VirtualMachine, channel: BackEndChannel) -> None:
+def test_stopped_ring_sends_nothing(machine: VirtualMachine, channel: BackEndChannel) -> None:
     add_report(machine)
     kick(machine)
     channel.expect(BackendRequest.VRING_CALL, REPORTING)
@@ -163,7 +163,7 @@ def test_inband_notifications_without_acknowledgements_end_the_session(scene: Sc
     assert "INBAND_NOTIFICATIONS" in scene.end_of(client)["reason"]
 
 
-def test_the_status_of_a_device(scene: Scene) -> None:
+def test_status_of_a_device(scene: Scene) -> None:
     machine = scene.machine()
     status = feature_mask(ProtocolFeature.REPLY_ACK, ProtocolFeature.STATUS)
     assert machine.ask(FrontendRequest.SET_PROTOCOL_FEATURES, status) == 0
@@ -176,7 +176,7 @@ def test_the_status_of_a_device(scene: Scene) -> None:
     assert machine.reporting.driver.get_used() is None
 
 
-def test_a_broken_ring_needs_a_reset_of_the_device_and_no_less(scene: Scene, machine: VirtualMachine) -> None:
+def test_broken_ring_needs_a_reset_of_the_device_and_no_less(scene: Scene, machine: VirtualMachine) -> None:
     status = PROTOCOL_FEATURES | feature_mask(ProtocolFeature.STATUS)
     assert machine.ask(FrontendRequest.SET_PROTOCOL_FEATURES, status) == 0
     channel = BackEndChannel(machine)

@@ -110,12 +110,12 @@ def test_errors_are_one_line(tmp_path: Path, options: tuple[str, ...], text: str
         ((socket.AF_UNIX, socket.SOCK_STREAM), "neither listens nor is connected"),
     ],
 )
-def test_an_inherited_socket_of_the_wrong_kind(kind: tuple[socket.AddressFamily, socket.SocketKind], text: str) -> None:
+def test_inherited_socket_of_the_wrong_kind(kind: tuple[socket.AddressFamily, socket.SocketKind], text: str) -> None:
     with socket.socket(*kind) as sock:
         assert_refused(run_daemon("--fd", str(sock.fileno()), fd=sock.fileno()), text)
 
 
-def test_a_path_on_which_a_daemon_lives_is_left_to_it(tmp_path: Path) -> None:
+def test_path_on_which_a_daemon_lives_is_left_to_it(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon, VirtualMachine(daemon.socket_path) as machine:
         machine.check_alive()
         assert_refused(run_daemon("--socket-path", str(daemon.socket_path)), "another process listens there")
@@ -124,7 +124,7 @@ def test_a_path_on_which_a_daemon_lives_is_left_to_it(tmp_path: Path) -> None:
             second.check_alive()
 
 
-def test_a_killed_daemons_socket_file_is_replaced(tmp_path: Path) -> None:
+def test_killed_daemons_socket_file_is_replaced(tmp_path: Path) -> None:
     first = DaemonProcess(tmp_path)
     first.kill()
     assert first.socket_path.is_socket()
@@ -133,7 +133,7 @@ def test_a_killed_daemons_socket_file_is_replaced(tmp_path: Path) -> None:
     assert not second.socket_path.exists()
 
 
-def test_a_socket_file_that_somebody_replaced_is_not_removed(tmp_path: Path) -> None:
+def test_socket_file_that_somebody_replaced_is_not_removed(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon:
         daemon.socket_path.unlink()
         daemon.socket_path.write_text("not ours", encoding="ascii")
@@ -181,7 +181,7 @@ def resources() -> Iterator[ExitStack]:
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_an_inherited_listening_socket(tmp_path: Path, resources: ExitStack, abstract: bool) -> None:
+def test_inherited_listening_socket(tmp_path: Path, resources: ExitStack, abstract: bool) -> None:
     listener = resources.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     address = f"\0vhost-user-balloon-test-{os.getpid()}" if abstract else str(tmp_path / "inherited")
     listener.bind(address)
@@ -197,7 +197,7 @@ def test_an_inherited_listening_socket(tmp_path: Path, resources: ExitStack, abs
     assert abstract or Path(address).exists()  # whoever made it removes it
 
 
-def test_an_inherited_connected_socket_is_one_session() -> None:
+def test_inherited_connected_socket_is_one_session() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ProgramProcess("host", "--fd", str(theirs.fileno()), pass_fds=[theirs.fileno()]) as daemon:
         theirs.close()
@@ -208,7 +208,7 @@ def test_an_inherited_connected_socket_is_one_session() -> None:
         assert daemon.events.wait("disconnected")["reports"] == 1
 
 
-def test_an_inherited_connected_socket_and_sigterm() -> None:
+def test_inherited_connected_socket_and_sigterm() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ProgramProcess("host", "--fd", str(theirs.fileno()), pass_fds=[theirs.fileno()]) as daemon:
         theirs.close()
@@ -224,7 +224,7 @@ def start_with_events(path: Path, events: str, stdout: int | None = None) -> sub
     return subprocess.Popen([sys.executable, "-m", "host", *options], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE)
 
 
-def test_a_reader_of_events_that_goes_away_costs_nobody_anything(tmp_path: Path) -> None:
+def test_reader_of_events_that_goes_away_costs_nobody_anything(tmp_path: Path) -> None:
     path = tmp_path / "balloon.sock"
     reading, writing = os.pipe()
     process = start_with_events(path, "-", writing)
@@ -239,7 +239,7 @@ def test_a_reader_of_events_that_goes_away_costs_nobody_anything(tmp_path: Path)
     assert (process.communicate(timeout=DEADLINE)[1], process.returncode) == (b"", 0)
 
 
-def test_a_reader_of_events_that_stalls_holds_nobody_up(tmp_path: Path) -> None:
+def test_reader_of_events_that_stalls_holds_nobody_up(tmp_path: Path) -> None:
     path = tmp_path / "balloon.sock"
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -260,7 +260,7 @@ def test_a_reader_of_events_that_stalls_holds_nobody_up(tmp_path: Path) -> None:
     os.close(reading)
 
 
-def test_a_full_disk_below_the_events_costs_nobody_anything(tmp_path: Path) -> None:
+def test_full_disk_below_the_events_costs_nobody_anything(tmp_path: Path) -> None:
     path = tmp_path / "balloon.sock"
     process = start_with_events(path, "/dev/full")
     until(path.is_socket, "the daemon's socket")

@@ -103,7 +103,7 @@ def test_in_order_statistics_are_held_and_go_back_in_turn(daemon: DaemonProcess,
         machine.check_alive()
 
 
-def test_a_full_ring_through_many_laps(client: Client) -> None:
+def test_full_ring_through_many_laps(client: Client) -> None:
     with VirtualMachine(client, packed=True) as machine:
         queue = machine.reporting
         for _ in range(20):
@@ -114,7 +114,7 @@ def test_a_full_ring_through_many_laps(client: Client) -> None:
         machine.check_alive()
 
 
-def test_a_ring_of_any_size(client: Client) -> None:
+def test_ring_of_any_size(client: Client) -> None:
     with VirtualMachine(client, packed=True, run=False) as machine:
         machine.set_memory()
         machine.queues[2].close()
@@ -128,7 +128,7 @@ def test_a_ring_of_any_size(client: Client) -> None:
         machine.check_alive()
 
 
-def test_a_fresh_ring_may_be_told_base_zero_or_the_right_one(client: Client) -> None:
+def test_fresh_ring_may_be_told_base_zero_or_the_right_one(client: Client) -> None:
     with VirtualMachine(client, packed=True, run=False) as machine:
         machine.set_memory()
         machine.ask_each(machine.reporting.messages(base=0))
@@ -139,7 +139,7 @@ def test_a_fresh_ring_may_be_told_base_zero_or_the_right_one(client: Client) -> 
 
 
 @pytest.mark.parametrize("reports", [0, 1, QUEUE_SIZE - 1, QUEUE_SIZE, QUEUE_SIZE + 1, 2 * QUEUE_SIZE])
-def test_a_stopped_ring_says_where_it_is_and_goes_on_there(client: Client, reports: int) -> None:
+def test_stopped_ring_says_where_it_is_and_goes_on_there(client: Client, reports: int) -> None:
     with VirtualMachine(client, packed=True, wanted=WANTED) as machine:
         for _ in range(reports):
             machine.report((DATA_AT, PAGE_SIZE))
@@ -153,7 +153,7 @@ def test_a_stopped_ring_says_where_it_is_and_goes_on_there(client: Client, repor
         machine.check_alive()
 
 
-def test_a_base_outside_the_ring_is_no_place_to_go_on_from(daemon: DaemonProcess, client: Client) -> None:
+def test_base_outside_the_ring_is_no_place_to_go_on_from(daemon: DaemonProcess, client: Client) -> None:
     with VirtualMachine(client, packed=True, run=False) as machine:
         machine.set_memory()
         messages = machine.reporting.messages(base=QUEUE_SIZE | FRESH_BASE)
@@ -173,7 +173,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("descriptors", "reason"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_ring_stops_alone(
+def test_broken_ring_stops_alone(
     daemon: DaemonProcess, client: Client, descriptors: list[tuple[int, int]], reason: str
 ) -> None:
     with VirtualMachine(client, packed=True) as machine:

@@ -63,7 +63,7 @@ PLAIN = DIRECT & NO_EVENT_IDX
         (0, RAM_BYTES, "ring_memory"),
     ],
 )
-def test_a_bad_range_is_kept_and_its_neighbours_are_not(
+def test_bad_range_is_kept_and_its_neighbours_are_not(
     scene: Scene, wanted: int, offset: int, length: int, reason: str
 ) -> None:
     machine = scene.machine(wanted=wanted)
@@ -96,7 +96,7 @@ def test_refusals_of_one_chain_are_summed_by_reason(scene: Scene) -> None:
     assert scene.end_of(machine)["refused"] == {"unaligned": 20, "out_of_range": 30}
 
 
-def test_the_indirect_table_itself_is_spared(scene: Scene) -> None:
+def test_indirect_table_itself_is_spared(scene: Scene) -> None:
     machine = scene.machine()
     machine.ram.touch(DATA_AT, 16 * P)
     put_table(machine, [(TABLE, P, WRITE | NEXT, 1), (DATA, P, WRITE, 0)])
@@ -118,7 +118,7 @@ def test_ranges_that_overlap_or_repeat_are_discarded_once_and_again(scene: Scene
     machine.check_alive()
 
 
-def test_a_readable_buffer_on_the_reporting_queue_is_kept(scene: Scene) -> None:
+def test_readable_buffer_on_the_reporting_queue_is_kept(scene: Scene) -> None:
     machine = scene.machine()
     machine.ram.touch(DATA_AT, 4 * P)
     machine.reporting.driver.add([(DATA, P)], [(DATA + P, P)])
@@ -128,7 +128,7 @@ def test_a_readable_buffer_on_the_reporting_queue_is_kept(scene: Scene) -> None:
     scene.expect(machine, ("refused", "readable"))
 
 
-def test_a_report_comes_back_only_after_its_pages_are_gone(scene: Scene) -> None:
+def test_report_comes_back_only_after_its_pages_are_gone(scene: Scene) -> None:
     machine = scene.machine()
     ranges = [(at, MIB // 2) for at in range(DATA_AT, RAM_BYTES, MIB // 2)]
     for _ in range(10):
@@ -217,7 +217,7 @@ BROKEN: dict[str, tuple[Callable[[VirtualMachine], None], str]] = {
 
 
 @pytest.mark.parametrize(("prepare", "reason"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_ring_stops_alone(scene: Scene, prepare: Callable[[VirtualMachine], None], reason: str) -> None:
+def test_broken_ring_stops_alone(scene: Scene, prepare: Callable[[VirtualMachine], None], reason: str) -> None:
     machine = scene.machine()
     machine.ram.touch(DATA_AT, 4 * P)
     before = machine.ram.pages()
@@ -256,7 +256,7 @@ def test_chains_before_a_broken_one_are_served(scene: Scene) -> None:
     assert machine.ram.pages() == {DATA_AT + i * P for i in (1, 2, 3)}
 
 
-def test_the_error_descriptor_tells_of_a_broken_ring(scene: Scene) -> None:
+def test_error_descriptor_tells_of_a_broken_ring(scene: Scene) -> None:
     machine = scene.machine()
     fd = os.eventfd(0)
     assert machine.ask(FrontendRequest.SET_VRING_ERR, VringFile(REPORTING, True), [fd]) == 0
@@ -283,14 +283,14 @@ def test_direct_descriptors_before_an_indirect_one(scene: Scene) -> None:
     assert machine.ram.pages() == {DATA_AT + 3 * P}
 
 
-def test_a_write_flag_on_the_descriptor_of_a_table_means_nothing(scene: Scene) -> None:
+def test_write_flag_on_the_descriptor_of_a_table_means_nothing(scene: Scene) -> None:
     machine = scene.machine()
     machine.ram.touch(DATA_AT, 4 * P)
     serve(machine, table(PAGE, flags=INDIRECT | WRITE))
     assert machine.ram.pages() == {DATA_AT + i * P for i in (1, 2, 3)}
 
 
-def test_a_chain_in_disorder_through_its_table(scene: Scene) -> None:
+def test_chain_in_disorder_through_its_table(scene: Scene) -> None:
     machine = scene.machine()
     machine.ram.touch(DATA_AT, 4 * P)
     serve(machine, table((DATA, P, WRITE | NEXT, 2), (DATA + P, P, WRITE, 0), (DATA + 2 * P, P, WRITE | NEXT, 1)))
@@ -309,7 +309,7 @@ def test_one_descriptor_with_a_whole_kernels_report(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("wanted", [WANTED, PLAIN])
-def test_a_full_ring_through_the_wrap_of_its_indices(scene: Scene, wanted: int) -> None:
+def test_full_ring_through_the_wrap_of_its_indices(scene: Scene, wanted: int) -> None:
     """66,000 reports, a full ring of 128 at a time: the 16-bit indices wrap, nothing is lost, nothing comes twice."""
     machine = scene.machine(wanted=wanted)
     queue = machine.reporting
@@ -348,7 +348,7 @@ def let_the_worker_finish(machine: VirtualMachine) -> None:
         machine.ask(FrontendRequest.SET_VRING_ENABLE, VringState(machine.reporting.index, enable))
 
 
-def test_a_driver_that_wants_no_interrupt_gets_none(scene: Scene) -> None:
+def test_driver_that_wants_no_interrupt_gets_none(scene: Scene) -> None:
     machine = scene.machine(wanted=NO_EVENT_IDX)
     machine.reporting.ring.avail[0] = VIRTQ_AVAIL_F_NO_INTERRUPT
     for _ in range(3):
@@ -363,7 +363,7 @@ def test_a_driver_that_wants_no_interrupt_gets_none(scene: Scene) -> None:
     assert len(machine.reporting.collect(4)) == 4
 
 
-def test_a_call_comes_only_when_the_used_event_is_crossed(scene: Scene) -> None:
+def test_call_comes_only_when_the_used_event_is_crossed(scene: Scene) -> None:
     machine = scene.machine()
     ring = machine.reporting.ring
     ring.avail[ring.used_event_at] = 4  # tell me about the fifth

@@ -22,7 +22,7 @@ ENABLE = FrontendRequest.SET_VRING_ENABLE
 NO_EVENT_IDX = WANTED & ~feature_mask(FeatureBit.RING_EVENT_IDX)
 
 
-def test_a_ring_without_a_kick_descriptor_is_polled(scene: Scene) -> None:
+def test_ring_without_a_kick_descriptor_is_polled(scene: Scene) -> None:
     machine = scene.machine(run=False)
     machine.set_memory()
     machine.ask_each(machine.reporting.messages() | {KICK: (VringFile(REPORTING, False), ())})
@@ -33,7 +33,7 @@ def test_a_ring_without_a_kick_descriptor_is_polled(scene: Scene) -> None:
         assert machine.ram.pages() == set()
 
 
-def test_a_kick_that_came_before_its_ring_is_not_lost(scene: Scene) -> None:
+def test_kick_that_came_before_its_ring_is_not_lost(scene: Scene) -> None:
     machine = scene.machine(run=False)
     machine.set_memory()
     machine.ram.touch(DATA_AT, PAGE_SIZE)
@@ -55,7 +55,7 @@ def test_replacing_the_kick_of_a_running_ring_loses_none(scene: Scene) -> None:
     machine.check_alive()
 
 
-def test_a_kick_for_a_regular_file_is_refused(scene: Scene, tmp_path: Path) -> None:
+def test_kick_for_a_regular_file_is_refused(scene: Scene, tmp_path: Path) -> None:
     machine = scene.machine(run=False)
     machine.set_memory()
     with (tmp_path / "file").open("w+b") as file:
@@ -69,7 +69,7 @@ def test_a_kick_for_a_regular_file_is_refused(scene: Scene, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
-def test_a_kick_may_be_a_stream_and_may_end(scene: Scene, kind: str) -> None:
+def test_kick_may_be_a_stream_and_may_end(scene: Scene, kind: str) -> None:
     machine = scene.machine(run=False)
     machine.set_memory()
     if kind == "pipe":
@@ -89,7 +89,7 @@ def test_a_kick_may_be_a_stream_and_may_end(scene: Scene, kind: str) -> None:
     machine.check_alive()
 
 
-def test_a_ring_without_a_call_descriptor_is_served_silently(scene: Scene) -> None:
+def test_ring_without_a_call_descriptor_is_served_silently(scene: Scene) -> None:
     machine = scene.machine(run=False)
     machine.set_memory()
     machine.ask_each(machine.reporting.messages() | {CALL: (VringFile(REPORTING, False), ())})
@@ -100,7 +100,7 @@ def test_a_ring_without_a_call_descriptor_is_served_silently(scene: Scene) -> No
         assert machine.ram.pages() == set()
 
 
-def test_a_new_call_descriptor_is_signalled_once(scene: Scene) -> None:
+def test_new_call_descriptor_is_signalled_once(scene: Scene) -> None:
     """The old one may have swallowed an interrupt that its reader, already gone, never saw."""
     machine = scene.machine()
     machine.check_alive()
@@ -127,7 +127,7 @@ def test_replacing_the_call_while_reports_are_served(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("flags", [0, socket.SOCK_NONBLOCK])
-def test_a_full_call_socket_stalls_nobody(scene: Scene, flags: int) -> None:
+def test_full_call_socket_stalls_nobody(scene: Scene, flags: int) -> None:
     machine = scene.machine(wanted=NO_EVENT_IDX, run=False)
     machine.set_memory()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | flags)
@@ -154,7 +154,7 @@ def receive(sock: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["socket", "pipe"])
-def test_a_call_descriptor_whose_other_end_is_gone(scene: Scene, kind: str) -> None:
+def test_call_descriptor_whose_other_end_is_gone(scene: Scene, kind: str) -> None:
     machine = scene.machine(wanted=NO_EVENT_IDX, run=False)
     machine.set_memory()
     if kind == "socket":
@@ -169,7 +169,7 @@ def test_a_call_descriptor_whose_other_end_is_gone(scene: Scene, kind: str) -> N
         machine.reporting.wait_for_used_index(count)
 
 
-def test_a_full_call_eventfd_stalls_nobody(scene: Scene) -> None:
+def test_full_call_eventfd_stalls_nobody(scene: Scene) -> None:
     machine = scene.machine(wanted=NO_EVENT_IDX, run=False)
     machine.set_memory()
     fd = os.eventfd((1 << 32) - 1)
@@ -183,7 +183,7 @@ def test_a_full_call_eventfd_stalls_nobody(scene: Scene) -> None:
     os.close(fd)
 
 
-def test_a_call_for_a_terminal_is_refused_and_the_old_one_stays(scene: Scene) -> None:
+def test_call_for_a_terminal_is_refused_and_the_old_one_stays(scene: Scene) -> None:
     """A terminal whose output is stopped takes no byte for as long as its owner likes."""
     machine = scene.machine()
     before = len(open_fds(scene.daemon.pid))

@@ -57,7 +57,7 @@ def assert_served(machine: VirtualMachine, offset: int = DATA_AT) -> None:
 
 @pytest.mark.parametrize("index", [5, 255, 256, 0x10000, 0xFFFFFFFF])
 @pytest.mark.parametrize("request_number", [NUM, BASE, ADDR, ENABLE, KICK, CALL, ERR])
-def test_a_queue_that_does_not_exist(scene: Scene, request_number: FrontendRequest, index: int) -> None:
+def test_queue_that_does_not_exist(scene: Scene, request_number: FrontendRequest, index: int) -> None:
     machine = scene.machine()
     with unchanged_fds(scene.daemon.pid):
         if request_number is ADDR:
@@ -72,7 +72,7 @@ def test_a_queue_that_does_not_exist(scene: Scene, request_number: FrontendReque
 
 
 @pytest.mark.parametrize("size", [0, 3, 129, 65536, 0xFFFFFFFF])
-def test_a_size_that_no_ring_has_keeps_the_old_one(scene: Scene, size: int) -> None:
+def test_size_that_no_ring_has_keeps_the_old_one(scene: Scene, size: int) -> None:
     machine = scene.machine(run=False)
     machine.set_memory()
     messages = machine.reporting.messages()
@@ -83,7 +83,7 @@ def test_a_size_that_no_ring_has_keeps_the_old_one(scene: Scene, size: int) -> N
     scene.expect(machine, ("message_refused", "SET_VRING_NUM"))
 
 
-def test_the_largest_ring_is_taken(scene: Scene) -> None:
+def test_largest_ring_is_taken(scene: Scene) -> None:
     machine = scene.machine()
     address = replace(
         address_of(machine),
@@ -117,7 +117,7 @@ def test_addresses_that_cannot_be_a_rings(scene: Scene, change: dict[str, UserAd
 
 
 @pytest.mark.parametrize("part", ["descriptor", "available", "used"])
-def test_a_ring_that_sticks_out_of_the_memory_does_not_start(scene: Scene, part: str) -> None:
+def test_ring_that_sticks_out_of_the_memory_does_not_start(scene: Scene, part: str) -> None:
     machine = scene.machine(run=False)
     machine.set_memory()
     address = replace(address_of(machine), **{part: UserAddress(USER_BASE + RAM_BYTES - 16)})
@@ -141,7 +141,7 @@ def test_every_order_of_configuration_starts_the_ring(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("request_number", [NUM, BASE, ADDR])
-def test_a_started_ring_that_is_configured_again_waits_for_its_kick(
+def test_started_ring_that_is_configured_again_waits_for_its_kick(
     scene: Scene, request_number: FrontendRequest
 ) -> None:
     machine = scene.machine()
@@ -156,7 +156,7 @@ def test_a_started_ring_that_is_configured_again_waits_for_its_kick(
     assert_served(machine, DATA_AT + MIB)
 
 
-def test_the_same_addresses_on_a_running_ring_change_nothing(scene: Scene) -> None:
+def test_same_addresses_on_a_running_ring_change_nothing(scene: Scene) -> None:
     machine = scene.machine()
     for flags in (1, 0):
         assert machine.ask(ADDR, replace(address_of(machine), flags=flags)) == 0
@@ -170,7 +170,7 @@ def test_upper_bits_of_a_base_are_ignored(scene: Scene) -> None:
     machine.check_alive()
 
 
-def test_the_used_index_comes_from_the_ring(scene: Scene) -> None:
+def test_used_index_comes_from_the_ring(scene: Scene) -> None:
     """A driver keeps it over a restart of the device; the base message carries the available index only."""
     machine = scene.machine()
     for _ in range(3):
@@ -200,7 +200,7 @@ def test_stop_and_start_neither_lose_nor_repeat_a_report(scene: Scene) -> None:
     )
 
 
-def test_a_stopped_ring_is_not_touched(scene: Scene) -> None:
+def test_stopped_ring_is_not_touched(scene: Scene) -> None:
     machine = scene.machine()
     machine.check_alive()
     assert machine.ask(GET_BASE, VringState(REPORTING, 0)) == VringState(REPORTING, 1)
@@ -244,7 +244,7 @@ def test_memory_that_is_no_ring_any_more_is_not_touched(scene: Scene) -> None:
     machine.report((DATA_AT, PAGE_SIZE))
 
 
-def test_a_driver_that_lost_bit_30_and_left_finds_its_memory_untouched(scene: Scene) -> None:
+def test_driver_that_lost_bit_30_and_left_finds_its_memory_untouched(scene: Scene) -> None:
     """User Mode Linux then disables no ring: it asks for the features, to wait for the device, and frees the rings."""
     machine = scene.machine()
     assert machine.ask(FrontendRequest.SET_FEATURES, machine.features) == 0
@@ -265,7 +265,7 @@ def test_a_driver_that_lost_bit_30_and_left_finds_its_memory_untouched(scene: Sc
     machine.report((DATA_AT, PAGE_SIZE))
 
 
-def test_a_device_that_was_reset_begins_anew(scene: Scene) -> None:
+def test_device_that_was_reset_begins_anew(scene: Scene) -> None:
     machine = scene.machine()
     machine.check_alive()
     assert machine.ask(FrontendRequest.RESET_DEVICE) == 0
@@ -287,7 +287,7 @@ def test_enable_with_a_strange_value(scene: Scene) -> None:
     machine.check_alive()
 
 
-def test_a_ring_that_was_never_configured_may_be_enabled(scene: Scene) -> None:
+def test_ring_that_was_never_configured_may_be_enabled(scene: Scene) -> None:
     machine = scene.machine(run=False)
     for index in range(5):
         assert machine.ask(ENABLE, VringState(index, 1)) == 0

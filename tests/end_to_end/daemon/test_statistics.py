@@ -91,7 +91,7 @@ def test_hints_that_nobody_asked_for_are_acknowledged_and_kept(
     daemon.events.wait_for_count("refused", 2, vm=machine.client.number, reason="stale_hint", ranges=2)
 
 
-def test_a_driver_that_goes_wrong_without_end_does_not_flood_the_events(daemon: DaemonProcess) -> None:
+def test_driver_that_goes_wrong_without_end_does_not_flood_the_events(daemon: DaemonProcess) -> None:
     """Whatever is held back is counted."""
     rounds, burst = 40, 16
     with VirtualMachine(daemon.socket_path, wanted=WITH_BOTH) as machine:

@@ -30,7 +30,7 @@ def memory(guest: ProgramProcess, field: str) -> int:
     return int(guest.events.all("memory")[-1][field])
 
 
-def test_the_balloon_comes_to_its_size_and_the_host_has_the_memory(guest: ProgramProcess, tmp_path: Path) -> None:
+def test_balloon_comes_to_its_size_and_the_host_has_the_memory(guest: ProgramProcess, tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, "--balloon", "192M") as daemon:
         assert guest.events.wait("inflate")["actual_pages"] == 192 * PAGES_OF_MIB
         until(lambda: memory(guest, "balloon_bytes") == 192 * MIB, "a memory event since")
@@ -44,7 +44,7 @@ def test_the_balloon_comes_to_its_size_and_the_host_has_the_memory(guest: Progra
         assert guest.events.all("inflate") == guest.events.all("inflate", actual_pages=192 * PAGES_OF_MIB)
 
 
-def test_a_daemon_that_dies_while_the_balloon_grows(guest: ProgramProcess, tmp_path: Path) -> None:
+def test_daemon_that_dies_while_the_balloon_grows(guest: ProgramProcess, tmp_path: Path) -> None:
     daemon = DaemonProcess(tmp_path, "--balloon", "240M")
     daemon.events.wait_for_count("inflate", 10)
     daemon.kill()

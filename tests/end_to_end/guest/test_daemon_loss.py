@@ -89,7 +89,7 @@ BACK: Final = "attached again"
 # -- daemons that die -------------------------------------------------------------------------------------------------
 
 
-def test_a_guest_survives_daemons_that_are_killed_one_after_the_other(tmp_path: Path) -> None:
+def test_guest_survives_daemons_that_are_killed_one_after_the_other(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         with doomed_daemon(tmp_path) as daemon:
             guest = stack.enter_context(Guest(daemon.socket_path, *BUSY))
@@ -108,7 +108,7 @@ def test_a_guest_survives_daemons_that_are_killed_one_after_the_other(tmp_path: 
         assert len(guest.events.all("booted")) == 1
 
 
-def test_a_report_outstanding_when_the_daemon_dies_comes_back_whole(tmp_path: Path) -> None:
+def test_report_outstanding_when_the_daemon_dies_comes_back_whole(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         with doomed_daemon(tmp_path) as daemon:
             guest = stack.enter_context(Guest(daemon.socket_path, *BUSY))
@@ -132,7 +132,7 @@ def test_a_report_outstanding_when_the_daemon_dies_comes_back_whole(tmp_path: Pa
             assert successor.settled(1)["refused"] == {}
 
 
-def test_a_daemon_that_leaves_politely_is_waited_for_as_well(tmp_path: Path) -> None:
+def test_daemon_that_leaves_politely_is_waited_for_as_well(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         with DaemonProcess(tmp_path) as daemon:
             guest = stack.enter_context(Guest(daemon.socket_path, *BUSY))
@@ -157,7 +157,7 @@ def test_work_comes_to_its_end_without_a_daemon(tmp_path: Path) -> None:
         assert guest.stdout() == f"verified {2 * 32 * MIB // 4096} pages, corrupted 0\n"
 
 
-def test_a_guest_that_waits_for_a_daemon_can_be_ended(tmp_path: Path) -> None:
+def test_guest_that_waits_for_a_daemon_can_be_ended(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         with doomed_daemon(tmp_path) as daemon:
             guest = stack.enter_context(Guest(daemon.socket_path, "--memory", "64M"))
@@ -172,7 +172,7 @@ def test_a_guest_that_waits_for_a_daemon_can_be_ended(tmp_path: Path) -> None:
 # -- daemons that stall -----------------------------------------------------------------------------------------------
 
 
-def test_a_stalled_daemon_that_goes_on_acknowledges_what_it_was_given(tmp_path: Path) -> None:
+def test_stalled_daemon_that_goes_on_acknowledges_what_it_was_given(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon, Guest(daemon.socket_path, *BUSY) as guest:
         guest.wait_for_report()
         stall(daemon.pid)
@@ -188,7 +188,7 @@ def test_a_stalled_daemon_that_goes_on_acknowledges_what_it_was_given(tmp_path: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_guest_can_be_ended_while_a_stalled_daemon_holds_its_report(number: signal.Signals, tmp_path: Path) -> None:
+def test_guest_can_be_ended_while_a_stalled_daemon_holds_its_report(number: signal.Signals, tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon, Guest(daemon.socket_path, *BUSY) as guest:
         guest.wait_for_report()
         stall(daemon.pid)
@@ -201,7 +201,7 @@ def test_a_guest_can_be_ended_while_a_stalled_daemon_holds_its_report(number: si
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_guest_that_a_stalled_daemon_never_answered_can_be_ended(number: signal.Signals, tmp_path: Path) -> None:
+def test_guest_that_a_stalled_daemon_never_answered_can_be_ended(number: signal.Signals, tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon:
         stall(daemon.pid)
         guest = Guest(daemon.socket_path, "--memory", "64M")
@@ -226,7 +226,7 @@ def is_waiting_for_an_answer(process: ProgramProcess) -> bool:
     return bool(caught & 1 << (signal.SIGTERM - 1)) and sockets == 3 and process_state(directory) == "S"
 
 
-def test_a_successor_that_stalls_is_waited_for_and_the_guest_can_be_ended(tmp_path: Path) -> None:
+def test_successor_that_stalls_is_waited_for_and_the_guest_can_be_ended(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         with doomed_daemon(tmp_path) as daemon:
             guest = stack.enter_context(Guest(daemon.socket_path, *BUSY))

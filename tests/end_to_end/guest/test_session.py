@@ -85,7 +85,7 @@ def test_queues_of_nobody_cannot_be_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ring", ["split", "packed"])
-def test_a_device_reset_under_load_begins_anew(ring: str, daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_device_reset_under_load_begins_anew(ring: str, daemon: DaemonProcess, tmp_path: Path) -> None:
     control = tmp_path / "control"
     options = ("--socket-path", str(daemon.socket_path), *MACHINE, *CHURN, "--ring", ring, "--queue-size", "16")
     with ProgramProcess("guest", *options, "--control", str(control)) as guest:
@@ -108,7 +108,7 @@ def test_a_device_reset_under_load_begins_anew(ring: str, daemon: DaemonProcess,
 
 
 @pytest.mark.parametrize("notify", ["eventfd", "in-band"])
-def test_a_wish_uttered_while_the_queues_are_stopped_is_fulfilled_afterwards(notify: str, tmp_path: Path) -> None:
+def test_wish_uttered_while_the_queues_are_stopped_is_fulfilled_afterwards(notify: str, tmp_path: Path) -> None:
     device, control = tmp_path / "device", tmp_path / "control"
     with DaemonProcess(tmp_path, "--control", str(device), "--in-band", "on") as daemon:
         options = ("--socket-path", str(daemon.socket_path), *MACHINE, "--hold", "--notify", notify)
@@ -145,7 +145,7 @@ def test_kicks_and_interrupts_travel_as_messages(ring: str, daemon: DaemonProces
 
 @pytest.mark.parametrize("ring", ["split", "packed"])
 @pytest.mark.parametrize("notify", ["eventfd", "in-band"])
-def test_the_next_daemon_resumes_what_the_last_one_left(ring: str, notify: str, tmp_path: Path) -> None:
+def test_next_daemon_resumes_what_the_last_one_left(ring: str, notify: str, tmp_path: Path) -> None:
     """Under load, with a balloon: no request fails, no page is lost, and the balloon's size is known to the new one."""
     wish = ("--balloon", "8M", "--features", "packed=on,in-order=on", "--in-band", "on")
     with doomed_daemon(tmp_path, *wish) as first:

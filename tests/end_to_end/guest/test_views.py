@@ -56,7 +56,7 @@ def test_views_at_the_end_come_in_the_order_asked_for(daemon: DaemonProcess) -> 
     assert text.endswith(" \n")
 
 
-def test_a_recorded_churn_is_replayed_into_the_identical_buddyinfo(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_recorded_churn_is_replayed_into_the_identical_buddyinfo(daemon: DaemonProcess, tmp_path: Path) -> None:
     """The churn is stopped half way, so what it holds shows; its frees and allocations are what the replay repeats."""
     trace = tmp_path / "churn.trace"
     churn = ("--workload", "churn:size=24M,seconds=3600,lifetime=0.2", "--duration", "0.5", "--seed", "4")
@@ -67,7 +67,7 @@ def test_a_recorded_churn_is_replayed_into_the_identical_buddyinfo(daemon: Daemo
     assert not recorded.startswith(untouched)
 
 
-def test_a_full_disk_ends_the_recording_and_not_the_guest(daemon: DaemonProcess) -> None:
+def test_full_disk_ends_the_recording_and_not_the_guest(daemon: DaemonProcess) -> None:
     machine = ("--socket-path", str(daemon.socket_path), "--memory", "64M", "--reporter", "off")
     result = guest(*machine, "--workload", "memhog:size=8M,order=0,hold=0", "--record", "/dev/full")
     assert (result.returncode, result.stdout) == (0, "verified 2048 pages, corrupted 0\n")
@@ -76,7 +76,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_guest(daemon: DaemonProcess)
     )
 
 
-def test_a_running_guest_answers_at_its_control_socket(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_running_guest_answers_at_its_control_socket(daemon: DaemonProcess, tmp_path: Path) -> None:
     control = tmp_path / "control"
     options = ("--socket-path", str(daemon.socket_path), "--memory", "64M", "--control", str(control))
     with ProgramProcess("guest", *options) as running:

@@ -93,7 +93,7 @@ def one_line(guest: ProgramProcess) -> str:
         ("--no-such-option", "--no-such-option"),
     ],
 )
-def test_a_usage_error_is_one_line_and_status_2(options: str, complaint: str, tmp_path: Path) -> None:
+def test_usage_error_is_one_line_and_status_2(options: str, complaint: str, tmp_path: Path) -> None:
     with complaining_guest("--socket-path", str(tmp_path / "socket"), *options.split()) as guest:
         assert guest.wait() == 2
         assert complaint in one_line(guest)
@@ -101,7 +101,7 @@ def test_a_usage_error_is_one_line_and_status_2(options: str, complaint: str, tm
         assert guest.events.all() == []
 
 
-def test_the_socket_path_cannot_be_left_out() -> None:
+def test_socket_path_cannot_be_left_out() -> None:
     with complaining_guest(*MEMORY) as guest:
         assert guest.wait() == 2
         assert "--socket-path" in one_line(guest)
@@ -211,7 +211,7 @@ def test_hold_stays_attached_until_a_signal(number: signal.Signals, daemon: Daem
         assert len(guest.events.all("finished")) == 1
 
 
-def test_a_signal_ends_a_workload_and_what_it_holds_is_verified(daemon: DaemonProcess) -> None:
+def test_signal_ends_a_workload_and_what_it_holds_is_verified(daemon: DaemonProcess) -> None:
     with guest_at(daemon, "--workload", f"memhog:size={SIZE},hold=3600") as guest:
         wait_for_phase(guest, "hold")
         assert guest.stop() == 0
@@ -221,7 +221,7 @@ def test_a_signal_ends_a_workload_and_what_it_holds_is_verified(daemon: DaemonPr
 
 
 @pytest.mark.parametrize(("workload", "pages"), [("idle", 0), ("memhog:size=4M,hold=3600", 1024)])
-def test_a_duration_ends_what_would_go_on(workload: str, pages: int, daemon: DaemonProcess) -> None:
+def test_duration_ends_what_would_go_on(workload: str, pages: int, daemon: DaemonProcess) -> None:
     with guest_at(daemon, "--workload", workload, "--duration", "0.5") as guest:
         assert guest.wait() == 0
         (booted,), (finished,) = guest.events.all("booted"), guest.events.all("finished")
@@ -273,7 +273,7 @@ def test_events_on_standard_output_have_it_for_themselves(daemon: DaemonProcess)
         assert re.fullmatch(f"verified {PAGES} pages, corrupted 0\n{BUDDYINFO.pattern}", guest.stderr())
 
 
-def test_a_seed_repeats_a_random_workload(daemon: DaemonProcess) -> None:
+def test_seed_repeats_a_random_workload(daemon: DaemonProcess) -> None:
     # So much memory that a block can always be had, however long the device keeps what is being reported.
     options = ("--memory", "512M", "--workload", "churn:size=8M,seconds=0.5,lifetime=0.1", "--seed")
     with guest_at(daemon, *options, "1") as one, guest_at(daemon, *options, "1") as same:

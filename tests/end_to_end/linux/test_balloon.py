@@ -89,7 +89,7 @@ def test_statistics_are_what_the_guest_itself_says(balloon: Balloon) -> None:
     balloon.guest.free()
 
 
-def test_a_balloon_takes_memory_up_to_its_target_and_gives_it_back(balloon: Balloon) -> None:
+def test_balloon_takes_memory_up_to_its_target_and_gives_it_back(balloon: Balloon) -> None:
     guest = balloon.guest
     guest.fill(TOUCHED)
     guest.free()
@@ -144,7 +144,7 @@ from the balloon at a time, four times a second: no more than a few may be wanti
     [(True, "off"), (True, "on"), (False, "off")],
     ids=["deflate-on-oom-split", "deflate-on-oom-packed", "without-split"],
 )
-def test_a_guest_short_of_memory_takes_it_from_the_balloon(tmp_path: Path, deflates: bool, packed: str) -> None:
+def test_guest_short_of_memory_takes_it_from_the_balloon(tmp_path: Path, deflates: bool, packed: str) -> None:
     switch = "on" if deflates else "off"
     options = ("--control", str(tmp_path / "control"), "--features", f"deflate-on-oom={switch},packed={packed}")
     with (
@@ -167,7 +167,7 @@ def test_a_guest_short_of_memory_takes_it_from_the_balloon(tmp_path: Path, defla
 
 
 @pytest.mark.parametrize("poison", ["on", "off"])
-def test_a_driver_that_has_kicked_nothing_yet_hears_of_a_target_and_of_a_reclaim(tmp_path: Path, poison: str) -> None:
+def test_driver_that_has_kicked_nothing_yet_hears_of_a_target_and_of_a_reclaim(tmp_path: Path, poison: str) -> None:
     # With PAGE_POISON offered the driver takes features back, and User Mode Linux then enables no ring by message.
     features = f"statistics=off,page-reporting=off,free-page-hint=on,page-poison={poison}"
     options = ("--control", str(tmp_path / "control"), "--features", features, "--in-band", "on")

@@ -202,7 +202,7 @@ def test_panic_is_one_line_and_leaves_nothing(launcher: Launcher) -> None:
     assert launcher.wait_for("finished")["kernel_warnings"] > 0
 
 
-def test_a_guest_that_reboots_ends_and_its_command_does_not_run_twice(launcher: Launcher) -> None:
+def test_guest_that_reboots_ends_and_its_command_does_not_run_twice(launcher: Launcher) -> None:
     with launcher.start("sh", "-c", "echo once; read line; echo b >/proc/sysrq-trigger; sleep 100") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"once\n"

@@ -69,7 +69,7 @@ def check_reporting(daemon: DaemonProcess, guest: LinuxGuest) -> None:
 
 
 @pytest.mark.parametrize("ring", ["split", "packed"])
-def test_a_driver_comes_and_goes_ten_times(tmp_path: Path, ring: str) -> None:
+def test_driver_comes_and_goes_ten_times(tmp_path: Path, ring: str) -> None:
     features = f"packed={'on' if ring == 'packed' else 'off'},free-page-hint=on"
     options = ("--control", str(tmp_path / "control"), "--features", features)
     with (

@@ -199,7 +199,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, kernel_release: str) -> Iter
 
 
 @pytest.mark.parametrize("name", IDLE)
-def test_an_idle_guest_makes_the_same_reports(pairs: dict[str, Pair], name: str) -> None:
+def test_idle_guest_makes_the_same_reports(pairs: dict[str, Pair], name: str) -> None:
     pair = pairs[name]
     assert entries(pair.real) == entries(pair.emulated)
     assert [report["bytes"] for report in pair.real] == [report["bytes"] for report in pair.emulated]
@@ -214,14 +214,14 @@ def test_virtual_time_predicts_the_real_kernel(pairs: dict[str, Pair], name: str
     assert simulate(pair).entries_by_pass() == entries(pair.real)
 
 
-def test_a_guest_that_a_report_would_leave_without_memory_makes_none(pairs: dict[str, Pair]) -> None:
+def test_guest_that_a_report_would_leave_without_memory_makes_none(pairs: dict[str, Pair]) -> None:
     pair = pairs[SMALL_SIZE]
     assert nr_free(pair)[ORDER] > 0
     assert (pair.real, pair.emulated) == ([], [])
     assert simulate(pair).reports == []
 
 
-def test_the_passes_are_as_far_apart_as_predicted(pairs: dict[str, Pair]) -> None:
+def test_passes_are_as_far_apart_as_predicted(pairs: dict[str, Pair]) -> None:
     real = [seconds for name in IDLE for seconds in seconds_between_passes(pairs[name].real)]
     begins = [report.begin for report in simulate(pairs["1G"]).reports[::2]]
     predicted = statistics.median(later - earlier for earlier, later in itertools.pairwise(begins))

@@ -7,7 +7,7 @@ from scripts.laboratory import linux_run
 pytestmark = [pytest.mark.real_kernel, pytest.mark.usefixtures("kernel_release")]
 
 
-def test_a_small_timeline_of_a_real_kernel() -> None:
+def test_small_timeline_of_a_real_kernel() -> None:
     told: list[str] = []
     outcome = linux_run.run(True, told.append)
     lines = {row[0]: row for row in outcome.tables[0].rows}

@@ -17,7 +17,7 @@ LIMIT = 90
 """Seconds for a boot and a short command; ordinary is 2.5 s."""
 
 
-def test_the_views_of_a_living_kernel_are_written_the_same(tmp_path: Path) -> None:
+def test_views_of_a_living_kernel_are_written_the_same(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon:
         script = "uname -r; for view in buddyinfo pagetypeinfo zoneinfo; do echo ===; cat /proc/$view; done"
         words = ("--socket-path", str(daemon.socket_path), "--memory", "256M", "--", "sh", "-c", script)

@@ -50,7 +50,7 @@ def free_pages_of(scene: Scene) -> int:
     return scene.allocator.nr_free_pages()
 
 
-def test_a_balloon_of_the_right_size_has_nothing_to_do() -> None:
+def test_balloon_of_the_right_size_has_nothing_to_do() -> None:
     scene = Scene()
     assert scene.run() == []
     assert scene.balloon.num_pages == 0
@@ -85,7 +85,7 @@ def test_nothing_is_told_before_the_last_message_was_acknowledged() -> None:
     assert scene.balloon.num_pages == 256
 
 
-def test_the_newest_page_leaves_first() -> None:
+def test_newest_page_leaves_first() -> None:
     scene = Scene()
     scene.balloon.set_target(300)
     into = [pfn for step in scene.run() if isinstance(step, TellHost) for pfn in step.pfns]
@@ -107,7 +107,7 @@ def test_of_one_message_the_page_that_was_taken_first_leaves_first() -> None:
 
 
 @pytest.mark.parametrize("features", [0, MUST_TELL_HOST])
-def test_a_page_is_free_only_when_its_deflation_was_acknowledged(features: int) -> None:
+def test_page_is_free_only_when_its_deflation_was_acknowledged(features: int) -> None:
     scene = Scene(features)
     scene.balloon.set_target(10)
     scene.run()
@@ -122,7 +122,7 @@ def test_a_page_is_free_only_when_its_deflation_was_acknowledged(features: int) 
     assert scene.run() == [UpdateSize(4)]
 
 
-def test_a_new_target_counts_from_the_next_message_on() -> None:
+def test_new_target_counts_from_the_next_message_on() -> None:
     scene = Scene()
     scene.balloon.set_target(1000)
     message = scene.message()
@@ -186,7 +186,7 @@ def test_out_of_memory_256_pages_are_free_at_once_and_the_device_is_told_next() 
     assert size == UpdateSize(344)
 
 
-def test_a_device_that_must_be_told_is_told_before_the_pages_are_free() -> None:
+def test_device_that_must_be_told_is_told_before_the_pages_are_free() -> None:
     scene = inflated(DEFLATE_ON_OOM | MUST_TELL_HOST)
     assert scene.balloon.out_of_memory() == 256
     assert free_pages_of(scene) == PAGES - 600
@@ -216,7 +216,7 @@ def test_pages_on_their_way_in_are_not_given_up() -> None:
     assert scene.balloon.out_of_memory() == 0
 
 
-def test_a_page_freed_early_is_told_before_it_is_given_again() -> None:
+def test_page_freed_early_is_told_before_it_is_given_again() -> None:
     scene = inflated(DEFLATE_ON_OOM, 256)
     scene.balloon.out_of_memory()
     scene.balloon.set_target(256)
@@ -237,7 +237,7 @@ def test_it_stays_inflated_and_tells_the_next_device_its_size(target: int) -> No
 
 
 @pytest.mark.parametrize(("start", "target"), [(0, 300), (300, 0)])
-def test_a_message_without_an_answer_is_told_again(start: int, target: int) -> None:
+def test_message_without_an_answer_is_told_again(start: int, target: int) -> None:
     scene = inflated(0, start)
     scene.balloon.set_target(target)
     message = scene.message()

@@ -43,7 +43,7 @@ def test_always_the_same_tags_and_none_that_nobody_counts() -> None:
     assert set(StatisticTag) - set(after) == untold
 
 
-def test_an_empty_machine_is_free_but_not_all_of_it_is_available() -> None:
+def test_empty_machine_is_free_but_not_all_of_it_is_available() -> None:
     scene = Scene()
     assert scene.pages(StatisticTag.MEMFREE) == scene.pages(StatisticTag.MEMTOT) == PAGES
     zone = scene.machine.allocator.zones[0]
@@ -58,7 +58,7 @@ def test_pages_in_the_balloon_are_memory_only_of_a_guest_that_may_have_them_back
         assert scene.pages(StatisticTag.MEMTOT) == total
 
 
-def test_a_cache_is_available_but_for_what_it_should_keep() -> None:
+def test_cache_is_available_but_for_what_it_should_keep() -> None:
     scene = Scene()
     zone = scene.machine.allocator.zones[0]
     with scene.machine.page_cache() as cache:

@@ -56,7 +56,7 @@ def test_without_a_round_nothing_is_sent(command_id: int) -> None:
     assert scene.allocator.nr_free_pages() == PAGES
 
 
-def test_a_round_is_the_id_then_all_free_blocks_then_stop() -> None:
+def test_round_is_the_id_then_all_free_blocks_then_stop() -> None:
     scene = Scene()
     scene.hinting.command_id_received(2)
     sent = scene.send()
@@ -83,7 +83,7 @@ def test_blocks_are_kept_until_done_although_the_device_gave_them_back() -> None
     scene.allocator.validate()
 
 
-def test_an_id_is_sent_once() -> None:
+def test_id_is_sent_once() -> None:
     scene = Scene()
     scene.round(7)
     scene.hinting.command_id_received(DONE)
@@ -101,14 +101,14 @@ def test_one_entry_stays_free_for_the_end_of_the_round() -> None:
     assert scene.hinting.held_blocks == 2
 
 
-def test_a_queue_of_one_entry_has_rounds_without_blocks() -> None:
+def test_queue_of_one_entry_has_rounds_without_blocks() -> None:
     scene = Scene(entries=1)
     assert scene.round(2) == [SendCommand(2)]
     assert scene.round(2) == [SendCommand(STOP)]
     assert scene.hinting.state is HintingState.IDLE
 
 
-def test_a_full_queue_goes_on_as_the_device_gives_back() -> None:
+def test_full_queue_goes_on_as_the_device_gives_back() -> None:
     scene = Scene(entries=4)
     scene.hinting.command_id_received(2)
     sent = scene.send()
@@ -136,7 +136,7 @@ def test_another_id_ends_the_round(command_id: int) -> None:
     assert scene.hinting.held_blocks == len(blocks_of([*sent, *then])) * (command_id != DONE)
 
 
-def test_a_command_waits_until_its_buffer_is_back() -> None:
+def test_command_waits_until_its_buffer_is_back() -> None:
     """Or the device would read the new id in the old one's place."""
     scene = Scene(entries=64)
     scene.hinting.command_id_received(2)
@@ -161,7 +161,7 @@ def test_when_memory_is_short_only_blocks_that_were_given_back_are_freed() -> No
     assert scene.hinting.shrink(1) == 0
 
 
-def test_a_block_freed_by_done_may_come_back_from_the_device_later() -> None:
+def test_block_freed_by_done_may_come_back_from_the_device_later() -> None:
     scene = Scene()
     scene.hinting.command_id_received(2)
     sent = scene.send()
@@ -173,7 +173,7 @@ def test_a_block_freed_by_done_may_come_back_from_the_device_later() -> None:
     assert sorted(blocks_of(again)) == sorted(blocks_of(sent))
 
 
-def test_a_machine_in_need_takes_hinted_blocks_back() -> None:
+def test_machine_in_need_takes_hinted_blocks_back() -> None:
     scene = Scene()
     scene.allocator.vmscan.register_shrinker(scene.hinting.shrink)
     blocks = len(blocks_of(scene.round(2)))

@@ -40,7 +40,7 @@ def test_pages_that_were_used_hold_the_pattern_again(byte: int, ram: GuestRam) -
 
 
 @pytest.mark.parametrize("at", [0, PAGE - 1])
-def test_a_page_is_spoilt_at_either_end(at: int, ram: GuestRam) -> None:
+def test_page_is_spoilt_at_either_end(at: int, ram: GuestRam) -> None:
     poison = PagePoison(ram.view, 0xAA)
     poison.fill(0, 16)
     ram.write(5 * PAGE + at, b"\0")
@@ -76,7 +76,7 @@ def test_what_a_machine_frees_holds_the_pattern(ram: GuestRam) -> None:
     assert scene.machine.corrupted_pages == 0
 
 
-def test_a_free_page_that_was_discarded_is_found_when_it_is_allocated(ram: GuestRam) -> None:
+def test_free_page_that_was_discarded_is_found_when_it_is_allocated(ram: GuestRam) -> None:
     scene = Scene(ram)
     block = scene.machine.allocate(3)
     assert block is not None

@@ -7,7 +7,7 @@ from guest.balloon.virtio_balloon import WANTED, accept_features, report_buffers
 REPORTING, POISON = 1 << 5, 1 << 4
 
 
-def test_the_driver_wants_what_it_understands() -> None:
+def test_driver_wants_what_it_understands() -> None:
     assert WANTED == 0b101111 | 1 << 28 | 1 << 29 | 1 << 32
 
 
@@ -19,14 +19,14 @@ def test_nothing_is_accepted_that_was_not_offered_or_not_understood() -> None:
 
 
 @pytest.mark.parametrize("pattern", [0, 0xAAAA_AAAA])
-def test_a_guest_that_fills_free_pages_tells_the_device_or_does_not_report(pattern: int) -> None:
+def test_guest_that_fills_free_pages_tells_the_device_or_does_not_report(pattern: int) -> None:
     # virtio 1.2, 5.5.3: a driver that needs its pattern MUST NOT accept PAGE_REPORTING without PAGE_POISON.
     assert accept_features(REPORTING | POISON, page_poison=pattern) == REPORTING | POISON
     assert accept_features(REPORTING, page_poison=pattern) == 0
     assert accept_features(REPORTING | POISON) == REPORTING
 
 
-def test_a_report_is_made_of_the_pages_themselves() -> None:
+def test_report_is_made_of_the_pages_themselves() -> None:
     assert report_buffers([(0x100, 9), (0x40, 0), (0xFFFFF, 10)]) == [
         (0x100000, 2 << 20),
         (0x40000, 4096),

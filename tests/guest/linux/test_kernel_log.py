@@ -36,7 +36,7 @@ def test_warning_and_panic_count_once_each() -> None:
     assert [line.split(":")[0] for line in kernel_warnings(DEADLOCKED)] == ["WARNING", "Kernel panic - not syncing"]
 
 
-def test_a_free_page_without_its_pattern_is_a_warning() -> None:
+def test_free_page_without_its_pattern_is_a_warning() -> None:
     complaints = ["pagealloc: memory corruption", "pagealloc: single bit error"]
     log = HEALTHY + "".join(f"[    9.0] {line}\n" for line in complaints)
     assert kernel_warnings(log) == complaints
@@ -56,7 +56,7 @@ def test_program_killed_for_want_of_memory_is_no_kernel_warning() -> None:
     assert out_of_memory(log) == "Out of memory: Killed process 42 (hog) total-vm:1kB"
 
 
-def test_a_kernel_that_was_told_to_go_says_so_last() -> None:
+def test_kernel_that_was_told_to_go_says_so_last() -> None:
     assert shut_down(HEALTHY) == "reboot: System halted"
     assert shut_down(HEALTHY + "[    2.3] more\n") is None
     assert shut_down("") is None

@@ -54,7 +54,7 @@ def test_below_the_low_watermark_the_oldest_of_the_cache_goes_until_high_is_reac
     allocator.validate()
 
 
-def test_the_page_used_last_is_the_last_to_go() -> None:
+def test_page_used_last_is_the_last_to_go() -> None:
     allocator = PageAllocator(1 << 15)
     cache = cached(allocator, 100)
     cache.touch(0)
@@ -113,7 +113,7 @@ def test_nobody_is_killed_for_a_large_block_or_one_that_need_not_be() -> None:
     assert allocator.alloc_pages(0, flags=AllocFlags.ATOMIC) is not None
 
 
-def test_a_shrinker_can_be_taken_away() -> None:
+def test_shrinker_can_be_taken_away() -> None:
     allocator = PageAllocator(1 << 14)
     cache = cached(allocator, 10)
     allocator.vmscan.unregister_shrinker(cache.shrink)
@@ -132,7 +132,7 @@ def short(order: int = 1) -> PageAllocator:
     return allocator
 
 
-def test_an_urgent_block_reserves_its_pageblock() -> None:
+def test_urgent_block_reserves_its_pageblock() -> None:
     allocator = short()
     zone = allocator.zones[0]
     assert allocator.alloc_pages(1, UNMOVABLE) is None
@@ -154,7 +154,7 @@ def test_single_pages_reserve_nothing() -> None:
     assert allocator.zones[0].nr_reserved_highatomic == 0
 
 
-def test_the_reserve_is_a_hundredth_of_the_zone_and_a_pageblock_at_most() -> None:
+def test_reserve_is_a_hundredth_of_the_zone_and_a_pageblock_at_most() -> None:
     allocator = PageAllocator(1 << 18)
     zone = allocator.zones[0]
     fill(allocator, 8, UNMOVABLE)
@@ -170,7 +170,7 @@ def test_the_reserve_is_a_hundredth_of_the_zone_and_a_pageblock_at_most() -> Non
     allocator.validate()
 
 
-def test_the_reserve_is_given_up_before_memory_is_out() -> None:
+def test_reserve_is_given_up_before_memory_is_out() -> None:
     allocator = short()
     zone = allocator.zones[0]
     assert allocator.alloc_pages(1, UNMOVABLE, AllocFlags.ATOMIC) is not None
@@ -190,7 +190,7 @@ def cma_guest() -> PageAllocator:
     return PageAllocator(8192, cma_pages=6144, min_free_kbytes=0)
 
 
-def test_the_area_is_at_the_end_and_on_lists_of_its_own() -> None:
+def test_area_is_at_the_end_and_on_lists_of_its_own() -> None:
     allocator = cma_guest()
     zone = allocator.zones[0]
     assert (zone.cma_pages, zone.free_cma_pages, zone.free_pages) == (6144, 6144, 8192)

@@ -64,7 +64,7 @@ def scattered(pages: int = 4096, every: int = 2) -> Owner:
 
 
 @pytest.mark.parametrize("order", [1, 3, 8, 9, 10])
-def test_a_block_comes_about_from_pages_that_were_scattered(order: int) -> None:
+def test_block_comes_about_from_pages_that_were_scattered(order: int) -> None:
     owner = scattered(8192)
     pfn = owner.take(order)
     assert pfn is not None
@@ -89,7 +89,7 @@ def test_without_somebody_to_move_the_content_nothing_moves() -> None:
     assert owner.allocator.vmscan.compaction.runs == 0
 
 
-def test_a_block_that_its_owner_declines_to_move_stays() -> None:
+def test_block_that_its_owner_declines_to_move_stays() -> None:
     owner = scattered()
     owner.pinned = {pfn for pfn in owner.blocks if pfn % 512 == 1}
     assert owner.take(9) is None
@@ -132,7 +132,7 @@ def test_too_little_free_memory_is_not_compacted() -> None:
     assert owner.allocator.vmscan.compaction.runs == 0
 
 
-def test_the_fast_search_makes_the_reporter_forget_its_place() -> None:
+def test_fast_search_makes_the_reporter_forget_its_place() -> None:
     owner = scattered(8192)
     allocator = owner.allocator
     calls: list[tuple[int, int]] = []

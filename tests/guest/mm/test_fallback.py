@@ -19,7 +19,7 @@ def retag(allocator: PageAllocator, migratetype: MigrateType, *pfns: int) -> Non
         allocator.set_pageblock_migratetype(pfn, migratetype)
 
 
-def test_a_block_of_a_pageblock_or_more_is_taken_alone_and_its_pageblocks_change_type() -> None:
+def test_block_of_a_pageblock_or_more_is_taken_alone_and_its_pageblocks_change_type() -> None:
     allocator = guest(2)
     assert allocator.alloc_pages(0, UNMOVABLE) == 0
     assert list(allocator.pageblock_migratetype) == [UNMOVABLE, UNMOVABLE, MOVABLE, MOVABLE]
@@ -41,7 +41,7 @@ def test_fallback_order(wanted: MigrateType, first: MigrateType) -> None:
     assert [allocator.alloc_pages(10, wanted) for _ in range(3)] == [1024, 0, None]
 
 
-def test_the_largest_block_is_stolen_although_a_smaller_one_would_do() -> None:
+def test_largest_block_is_stolen_although_a_smaller_one_would_do() -> None:
     allocator = guest(2)
     assert allocator.alloc_pages(4) == 0
     assert allocator.alloc_pages(0, UNMOVABLE) == 1024
@@ -58,7 +58,7 @@ def fragment(allocator: PageAllocator, migratetype: MigrateType, free: list[tupl
             allocator.free_pages(pfn, 0)
 
 
-def test_a_movable_request_takes_the_smallest_block_when_it_may_not_have_the_pageblock() -> None:
+def test_movable_request_takes_the_smallest_block_when_it_may_not_have_the_pageblock() -> None:
     allocator = guest()
     fragment(allocator, UNMOVABLE, [(0, 3), (64, 1), (128, 0)])
     assert allocator.alloc_pages(1, MOVABLE) == 64
@@ -68,7 +68,7 @@ def test_a_movable_request_takes_the_smallest_block_when_it_may_not_have_the_pag
     allocator.validate()
 
 
-def test_a_movable_request_may_have_the_pageblock_for_half_of_its_order() -> None:
+def test_movable_request_may_have_the_pageblock_for_half_of_its_order() -> None:
     allocator = guest()
     fragment(allocator, UNMOVABLE, [(0, 4), (64, 1)])
     assert allocator.alloc_pages(1, MOVABLE) == 64
@@ -79,9 +79,7 @@ def test_a_movable_request_may_have_the_pageblock_for_half_of_its_order() -> Non
 
 
 @pytest.mark.parametrize(("free_order", "expected"), [(7, MOVABLE), (8, UNMOVABLE)])
-def test_an_unmovable_request_keeps_the_pageblock_when_half_of_it_is_free(
-    free_order: int, expected: MigrateType
-) -> None:
+def test_unmovable_request_keeps_the_pageblock_when_half_of_it_is_free(free_order: int, expected: MigrateType) -> None:
     allocator = guest()
     fragment(allocator, MOVABLE, [(0, free_order)])
     assert allocator.alloc_pages(0, UNMOVABLE) == 0
@@ -100,7 +98,7 @@ def test_what_is_allocated_as_unmovable_counts_as_compatible_for_an_unmovable_re
     assert list(allocator.pageblock_migratetype) == [UNMOVABLE, MOVABLE]
 
 
-def test_a_movable_request_counts_movable_pages_as_compatible() -> None:
+def test_movable_request_counts_movable_pages_as_compatible() -> None:
     allocator = guest()
     fragment(allocator, MOVABLE, [])
     for pageblock in (0, 1):
@@ -131,7 +129,7 @@ def test_isolated_pages_cannot_be_asked_for() -> None:
     assert allocator.alloc_pages(0) is None
 
 
-def test_a_stolen_block_stays_reported() -> None:
+def test_stolen_block_stays_reported() -> None:
     allocator = guest(2)
     zone = allocator.zones[0]
     allocator.mem_map[0] |= 0x20

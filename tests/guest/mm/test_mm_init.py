@@ -18,7 +18,7 @@ def test_boot_frees_whole_blocks_ascending_to_the_tail() -> None:
     allocator.validate()
 
 
-def test_the_edges_get_the_largest_aligned_blocks() -> None:
+def test_edges_get_the_largest_aligned_blocks() -> None:
     # 1000..1023 and 4096..4101 around three whole blocks.
     allocator = PageAllocator(3102, start_pfn=1000)
     assert entries(allocator, 3) == [1000]

@@ -5,7 +5,7 @@ import pytest
 from guest.mm.mmzone import MAX_ORDER, PAGEBLOCK_ORDER, MigrateType, ReportingState, Watermarks, watermarks
 
 
-def test_the_constants_are_those_of_x86_64() -> None:
+def test_constants_are_those_of_x86_64() -> None:
     assert (MAX_ORDER, PAGEBLOCK_ORDER) == (10, 9)
     names = ["UNMOVABLE", "MOVABLE", "RECLAIMABLE", "HIGHATOMIC", "CMA", "ISOLATE"]
     assert [migratetype.name for migratetype in MigrateType] == names
@@ -30,7 +30,7 @@ def test_small_memory_keeps_128_kib() -> None:
     assert watermarks(64, 64) == Watermarks(min=32, low=40, high=48)
 
 
-def test_a_zone_gets_its_share() -> None:
+def test_zone_gets_its_share() -> None:
     assert watermarks(1 << 16, 1 << 18).min == 1024 // 4
     assert watermarks(1 << 16, 1 << 18, min_free_kbytes=8192).min == 2048 // 4
     assert watermarks(100_000, 100_000, min_free_kbytes=4, scale=100) == Watermarks(min=1, low=1001, high=2001)

@@ -20,7 +20,7 @@ def small(blocks: int = 4) -> PageAllocator:
 # --- Allocation ---
 
 
-def test_a_split_keeps_the_lower_half_and_puts_each_upper_half_on_its_list() -> None:
+def test_split_keeps_the_lower_half_and_puts_each_upper_half_on_its_list() -> None:
     allocator = small(1)
     assert allocator.alloc_pages(7) == 0
     assert [entries(allocator, order) for order in (7, 8, 9, 10)] == [[128], [256], [512], []]
@@ -33,7 +33,7 @@ def test_addresses_are_handed_out_ascending() -> None:
     allocator.validate()
 
 
-def test_the_smallest_block_that_will_do_is_taken_before_a_larger_one_is_split() -> None:
+def test_smallest_block_that_will_do_is_taken_before_a_larger_one_is_split() -> None:
     allocator = small(2)
     assert allocator.alloc_pages(10) == 0
     assert allocator.alloc_pages(0) == WHOLE
@@ -54,13 +54,13 @@ def test_nothing_is_given_below_the_minimum_watermark() -> None:
     allocator.validate()
 
 
-def test_a_large_request_fails_when_no_block_is_large_enough() -> None:
+def test_large_request_fails_when_no_block_is_large_enough() -> None:
     allocator = PageAllocator(2 * WHOLE, min_free_kbytes=0)
     assert [allocator.alloc_pages(order) for order in (9, 10, 10)] == [0, WHOLE, None]
     assert allocator.nr_free_pages() == 512
 
 
-def test_the_highest_zone_is_used_first_and_the_lower_one_when_it_is_exhausted() -> None:
+def test_highest_zone_is_used_first_and_the_lower_one_when_it_is_exhausted() -> None:
     spans = [ZoneSpan(name="DMA32", start_pfn=0, end_pfn=WHOLE), ZoneSpan(name="Normal", start_pfn=WHOLE, end_pfn=2048)]
     allocator = PageAllocator(2048, zones=spans, min_free_kbytes=0)
     # Above their low watermarks first, one page each; then down to the minimum, which is nothing here.
@@ -72,7 +72,7 @@ def test_the_highest_zone_is_used_first_and_the_lower_one_when_it_is_exhausted()
 
 
 @pytest.mark.parametrize("order", [-1, 11, 64])
-def test_an_order_that_does_not_exist_is_refused(order: int) -> None:
+def test_order_that_does_not_exist_is_refused(order: int) -> None:
     with pytest.raises(UsageError, match=f"order {order} is not within 0 and 10"):
         small().alloc_pages(order)
 
@@ -80,7 +80,7 @@ def test_an_order_that_does_not_exist_is_refused(order: int) -> None:
 # --- Free ---
 
 
-def test_a_free_merges_up_to_the_largest_block() -> None:
+def test_free_merges_up_to_the_largest_block() -> None:
     allocator = small(1)
     held = [allocator.alloc_pages(0) for _ in range(8)]
     for pfn in held:
@@ -98,7 +98,7 @@ def test_blocks_of_max_order_do_not_merge() -> None:
     assert entries(allocator, 10) == [0, WHOLE]
 
 
-def test_a_freed_block_goes_to_the_head_when_no_merge_is_near() -> None:
+def test_freed_block_goes_to_the_head_when_no_merge_is_near() -> None:
     allocator = small(4)
     held = [allocator.alloc_pages(10) for _ in range(3)]
     allocator.free_pages(WHOLE, 10)
@@ -112,7 +112,7 @@ def hold_all(allocator: PageAllocator) -> None:
         pass
 
 
-def test_a_freed_block_goes_to_the_tail_when_the_next_larger_buddy_is_free() -> None:
+def test_freed_block_goes_to_the_tail_when_the_next_larger_buddy_is_free() -> None:
     allocator = PageAllocator(WHOLE, min_free_kbytes=0)
     hold_all(allocator)
     for pfn in (2, 3, 100):
@@ -177,7 +177,7 @@ def state_of(allocator: PageAllocator) -> tuple[object, ...]:
         (-1024, 3, NotAllocatedError, "there is no such page"),
     ],
 )
-def test_a_wrong_free_names_pfn_and_order_and_changes_nothing(
+def test_wrong_free_names_pfn_and_order_and_changes_nothing(
     pfn: int, order: int, error: type[BadPageError], message: str
 ) -> None:
     allocator = small(1)
@@ -278,7 +278,7 @@ def test_isolation_leaves_special_pageblocks_as_they_are(kept: MigrateType) -> N
 
 
 @pytest.mark.parametrize(("to_tail", "expected"), [(False, [3072, 2048]), (True, [2048, 3072])])
-def test_a_moved_block_goes_to_the_head_as_in_v12_or_to_the_tail_as_since_5_10(
+def test_moved_block_goes_to_the_head_as_in_v12_or_to_the_tail_as_since_5_10(
     to_tail: bool, expected: list[int]
 ) -> None:
     allocator = PageAllocator(4 * WHOLE, move_to_tail=to_tail)
@@ -300,12 +300,12 @@ def test_moving_a_pageblock_counts_what_is_free_and_what_is_movable() -> None:
     allocator.validate()
 
 
-def test_a_pageblock_outside_memory_cannot_be_moved() -> None:
+def test_pageblock_outside_memory_cannot_be_moved() -> None:
     with pytest.raises(NotAllocatedError, match="pfn 1024 is no memory"):
         small(1).set_pageblock_migratetype(1024, MigrateType.CMA)
 
 
-def test_a_hole_below_the_memory_is_no_memory() -> None:
+def test_hole_below_the_memory_is_no_memory() -> None:
     allocator = PageAllocator(WHOLE, start_pfn=WHOLE)
     assert set(allocator.mem_map[:WHOLE]) == {ABSENT}
     assert allocator.alloc_pages(10) is None

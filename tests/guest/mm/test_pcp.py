@@ -36,7 +36,7 @@ def guest(nr_cpus: int = 1, pageblock_order: int = 9) -> PageAllocator:
     return PageAllocator(GIB, nr_cpus=nr_cpus, pageblock_order=pageblock_order)
 
 
-def test_the_first_page_brings_a_batch_and_addresses_ascend() -> None:
+def test_first_page_brings_a_batch_and_addresses_ascend() -> None:
     allocator = guest()
     assert [allocator.alloc_pages(0) for _ in range(3)] == [0, 1, 2]
     assert allocator.zones[0].free_pages == GIB - 63
@@ -46,7 +46,7 @@ def test_the_first_page_brings_a_batch_and_addresses_ascend() -> None:
 
 
 @pytest.mark.parametrize(("order", "blocks"), [(0, 63), (1, 31), (2, 15), (3, 7), (9, 2)])
-def test_the_batch_shrinks_with_the_order(order: int, blocks: int) -> None:
+def test_batch_shrinks_with_the_order(order: int, blocks: int) -> None:
     allocator = guest()
     allocator.alloc_pages(order)
     assert allocator.nr_pcp_pages() == (blocks - 1) << order
@@ -70,7 +70,7 @@ def test_without_huge_pages_the_pageblock_order_goes_past() -> None:
     assert allocator.nr_free_pages() == GIB
 
 
-def test_a_freed_page_is_the_next_to_be_handed_out_and_not_in_the_buddy_lists() -> None:
+def test_freed_page_is_the_next_to_be_handed_out_and_not_in_the_buddy_lists() -> None:
     allocator = guest()
     pfns = [allocator.alloc_pages(0) for _ in range(10)]
     for pfn in (4, 7):
@@ -101,7 +101,7 @@ def test_too_much_leaves_in_batches_that_double_from_the_cold_end() -> None:
     assert allocator.mem_map[0] & ~0x0F == BUDDY
 
 
-def test_an_allocation_halves_the_next_drain() -> None:
+def test_allocation_halves_the_next_drain() -> None:
     pcp = PerCpuPages(63, 1000, pcp_orders(9))
     pcp.count = 1000
     assert [pcp.excess(0) for _ in range(3)] == [63, 126, 252]
@@ -124,7 +124,7 @@ def test_reclaim_leaves_four_batches() -> None:
     assert pcp.excess(0, reclaiming=True) == 63
 
 
-def test_a_drain_begins_with_the_list_that_overflowed_and_goes_round() -> None:
+def test_drain_begins_with_the_list_that_overflowed_and_goes_round() -> None:
     pcp = PerCpuPages(63, 1000, pcp_orders(9))
     first = pcp.for_free[MOVABLE][1]
     assert first is not None
@@ -182,7 +182,7 @@ def test_cma_and_reserved_pages_are_freed_to_the_movable_list_isolated_ones_go_p
             assert allocator.alloc_pages(0) == 0
 
 
-def test_a_double_free_is_found_on_a_per_cpu_list_too() -> None:
+def test_double_free_is_found_on_a_per_cpu_list_too() -> None:
     allocator = guest()
     assert allocator.alloc_pages(0) == 0
     allocator.free_pages(0, 0)
@@ -191,7 +191,7 @@ def test_a_double_free_is_found_on_a_per_cpu_list_too() -> None:
     allocator.validate()
 
 
-def test_a_processor_that_does_not_exist() -> None:
+def test_processor_that_does_not_exist() -> None:
     with pytest.raises(UsageError, match="there is no processor 2 with page lists"):
         guest(2).run_on_cpu(2)
     with pytest.raises(UsageError, match="there is no processor 0"):

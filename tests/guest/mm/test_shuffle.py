@@ -21,7 +21,7 @@ def test_boot_shuffles_the_blocks_of_the_top_order_and_loses_none() -> None:
     shuffled.validate()
 
 
-def test_the_same_seed_shuffles_the_same_way() -> None:
+def test_same_seed_shuffles_the_same_way() -> None:
     first, again, other = (entries(PageAllocator(64 * WHOLE, shuffle_seed=seed), 10) for seed in (5, 5, 6))
     assert first == again != other
 
@@ -31,7 +31,7 @@ def test_every_block_can_come_first() -> None:
     assert firsts == {0, WHOLE, 2 * WHOLE, 3 * WHOLE}
 
 
-def test_a_merged_block_stays_on_the_list_that_it_is_on() -> None:
+def test_merged_block_stays_on_the_list_that_it_is_on() -> None:
     allocator = PageAllocator(4 * WHOLE)
     halves = [allocator.alloc_pages(9) for _ in range(2)]
     assert halves[0] is not None
@@ -85,7 +85,7 @@ def test_blocks_change_places_within_their_migratetype() -> None:
     allocator.validate()
 
 
-def test_a_freed_block_of_the_top_order_goes_to_either_end_by_chance_and_smaller_ones_do_not() -> None:
+def test_freed_block_of_the_top_order_goes_to_either_end_by_chance_and_smaller_ones_do_not() -> None:
     allocator = PageAllocator(8 * WHOLE, shuffle_seed=2, min_free_kbytes=0)
     places = set()
     for _ in range(20):

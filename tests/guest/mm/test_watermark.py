@@ -73,7 +73,7 @@ def test_memory_that_is_movable_alone_serves_nobody_else() -> None:
     assert allocator.alloc_pages(0, MOVABLE) == 0
 
 
-def test_the_next_zone_serves_before_the_first_one_goes_below_its_low_watermark() -> None:
+def test_next_zone_serves_before_the_first_one_goes_below_its_low_watermark() -> None:
     allocator = PageAllocator(
         40960,
         zones=[
@@ -129,7 +129,7 @@ def test_reserves_count_as_used_for_those_who_may_not_have_them() -> None:
     assert left(UNMOVABLE, AllocFlags.ATOMIC) == 300
 
 
-def test_the_boost_is_a_pageblock_at_a_time_and_bounded() -> None:
+def test_boost_is_a_pageblock_at_a_time_and_bounded() -> None:
     boosted = zone(1 << 16)
     marks = []
     for _ in range(4):
@@ -141,7 +141,7 @@ def test_the_boost_is_a_pageblock_at_a_time_and_bounded() -> None:
     assert not boost_watermark(boosted, 1 << 15)
 
 
-def test_a_zone_with_cma_has_no_fast_answer() -> None:
+def test_zone_with_cma_has_no_fast_answer() -> None:
     allocator = PageAllocator(8192, cma_pages=1024)
     assert set(allocator.zones[0].fast_mark) == {NEVER}
 

@@ -28,7 +28,7 @@ from tests.guest.vhost_user.fake_backend import BLOCK, REPORTING, FakeBackend, G
 
 
 @pytest.mark.asyncio
-async def test_the_device_is_brought_up_over_the_guests_own_memory(guest: Guest) -> None:
+async def test_device_is_brought_up_over_the_guests_own_memory(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         backend.num_pages = 77
         attachment = await guest.attach()
@@ -51,7 +51,7 @@ async def test_the_device_is_brought_up_over_the_guests_own_memory(guest: Guest)
 
 
 @pytest.mark.asyncio
-async def test_a_device_without_reporting_has_two_queues(guest: Guest) -> None:
+async def test_device_without_reporting_has_two_queues(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         backend.offered &= ~feature_mask(BalloonFeature.PAGE_REPORTING)
         attachment = await guest.attach()
@@ -76,7 +76,7 @@ async def test_rings_begin_empty_for_every_back_end(guest: Guest) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("request_kind", ["GET_FEATURES", "SET_MEM_TABLE", "SET_VRING_KICK", "GET_CONFIG"])
-async def test_a_back_end_that_hangs_up_half_way(request_kind: str, guest: Guest) -> None:
+async def test_back_end_that_hangs_up_half_way(request_kind: str, guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         backend.hang_up_at = FrontendRequest[request_kind]
         with pytest.raises(SessionEnded, match=f"closed the connection during {request_kind}$"):
@@ -95,7 +95,7 @@ async def test_a_back_end_that_hangs_up_half_way(request_kind: str, guest: Guest
     ],
     ids=["refusal", "answer to something else", "unknown request", "request", "garbage"],
 )
-async def test_a_back_end_that_answers_wrongly(answer: bytes, complaint: str, guest: Guest) -> None:
+async def test_back_end_that_answers_wrongly(answer: bytes, complaint: str, guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         backend.answers[FrontendRequest.SET_MEM_TABLE] = answer
         with pytest.raises(VhostUserError, match=complaint):
@@ -103,7 +103,7 @@ async def test_a_back_end_that_answers_wrongly(answer: bytes, complaint: str, gu
 
 
 @pytest.mark.asyncio
-async def test_a_back_end_that_does_not_answer(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_back_end_that_does_not_answer(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guest.vhost_user.session.ANSWER_TIMEOUT", 0.05)
     async with fake_backend(guest.path) as backend:
         backend.answers[FrontendRequest.SET_VRING_NUM] = b""
@@ -126,7 +126,7 @@ async def test_waiting_for_an_answer_can_be_given_up(guest: Guest) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_report_under_way_when_the_back_end_goes_has_failed(guest: Guest) -> None:
+async def test_report_under_way_when_the_back_end_goes_has_failed(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
@@ -139,7 +139,7 @@ async def test_a_report_under_way_when_the_back_end_goes_has_failed(guest: Guest
 
 
 @pytest.mark.asyncio
-async def test_a_back_end_that_speaks_out_of_turn_is_lost(guest: Guest) -> None:
+async def test_back_end_that_speaks_out_of_turn_is_lost(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         assert backend.socket is not None
@@ -149,7 +149,7 @@ async def test_a_back_end_that_speaks_out_of_turn_is_lost(guest: Guest) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_device_that_breaks_the_ring_is_lost_and_the_report_with_it(guest: Guest) -> None:
+async def test_device_that_breaks_the_ring_is_lost_and_the_report_with_it(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
@@ -206,7 +206,7 @@ async def test_several_requests_are_under_way_and_each_hears_of_its_own_end(gues
 
 
 @pytest.mark.asyncio
-async def test_a_request_whose_waiter_was_cancelled_harms_nobody(guest: Guest) -> None:
+async def test_request_whose_waiter_was_cancelled_harms_nobody(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         first = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
@@ -219,7 +219,7 @@ async def test_a_request_whose_waiter_was_cancelled_harms_nobody(guest: Guest) -
 
 
 @pytest.mark.asyncio
-async def test_a_full_queue_refuses_and_goes_on(guest: Guest) -> None:
+async def test_full_queue_refuses_and_goes_on(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         waiting = [attachment.post(BalloonQueue.REPORTING, (), [BLOCK]) for _ in range(QUEUE_SIZE)]
@@ -232,7 +232,7 @@ async def test_a_full_queue_refuses_and_goes_on(guest: Guest) -> None:
 
 
 @pytest.mark.asyncio
-async def test_the_configuration_space_is_written_and_read_by_many_at_once(guest: Guest) -> None:
+async def test_configuration_space_is_written_and_read_by_many_at_once(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         writes = [attachment.write_config(4, number.to_bytes(4, "little")) for number in range(8)]
@@ -245,7 +245,7 @@ async def test_the_configuration_space_is_written_and_read_by_many_at_once(guest
 
 
 @pytest.mark.asyncio
-async def test_a_refused_write_of_the_configuration_space_loses_the_back_end(guest: Guest) -> None:
+async def test_refused_write_of_the_configuration_space_loses_the_back_end(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         backend.answers[FrontendRequest.SET_CONFIG] = build_reply(FrontendRequest.SET_CONFIG, 1)
@@ -257,7 +257,7 @@ async def test_a_refused_write_of_the_configuration_space_loses_the_back_end(gue
 
 
 @pytest.mark.asyncio
-async def test_an_answer_that_is_not_waited_for_ends_the_session(guest: Guest) -> None:
+async def test_answer_that_is_not_waited_for_ends_the_session(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         backend.answers[FrontendRequest.SET_CONFIG] = b""
@@ -289,7 +289,7 @@ async def test_rings_are_as_they_were_asked_for(guest: Guest) -> None:
     [(RingOptions(packed=True), "packed rings"), (RingOptions(in_order=True), "use in order")],
     ids=["packed", "in order"],
 )
-async def test_a_back_end_without_the_rings_asked_for(ring: RingOptions, complaint: str, guest: Guest) -> None:
+async def test_back_end_without_the_rings_asked_for(ring: RingOptions, complaint: str, guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         backend.offered &= ~feature_mask(FeatureBit.RING_PACKED, FeatureBit.IN_ORDER)
         guest.wish(AttachmentOptions(ring=ring))
@@ -318,7 +318,7 @@ async def answer_on(channel: socket.socket, request: BackendRequest) -> Payload:
 
 
 @pytest.mark.asyncio
-async def test_a_change_of_configuration_is_noticed_and_read(guest: Guest) -> None:
+async def test_change_of_configuration_is_noticed_and_read(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         with channel_of(backend) as channel:
@@ -343,7 +343,7 @@ async def test_garbage_on_the_channel_loses_the_back_end(guest: Guest) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_channel_that_ends_with_an_answer_unread_does_no_harm(guest: Guest) -> None:
+async def test_channel_that_ends_with_an_answer_unread_does_no_harm(guest: Guest) -> None:
     faults: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     async with fake_backend(guest.path) as backend:

@@ -63,7 +63,7 @@ async def test_what_the_device_finished_before_it_stopped_is_collected(guest: Gu
 
 
 @pytest.mark.asyncio
-async def test_a_back_end_that_refuses_to_stop_is_lost(guest: Guest) -> None:
+async def test_back_end_that_refuses_to_stop_is_lost(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         backend.answers[FrontendRequest.GET_VRING_BASE] = build_reply(FrontendRequest.GET_VRING_BASE)
@@ -79,7 +79,7 @@ async def test_a_back_end_that_refuses_to_stop_is_lost(guest: Guest) -> None:
 
 
 @pytest.mark.asyncio
-async def test_the_device_status_is_told_step_by_step(guest: Guest) -> None:
+async def test_device_status_is_told_step_by_step(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         told = backend.payloads(FrontendRequest.SET_STATUS)
@@ -89,7 +89,7 @@ async def test_the_device_status_is_told_step_by_step(guest: Guest) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_device_that_does_not_take_the_features_is_not_used(guest: Guest) -> None:
+async def test_device_that_does_not_take_the_features_is_not_used(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         backend.answers[FrontendRequest.GET_STATUS] = build_message(FrontendRequest.GET_STATUS)[:4] + bytes.fromhex(
             "05000000 08000000 03000000 00000000"
@@ -100,7 +100,7 @@ async def test_a_device_that_does_not_take_the_features_is_not_used(guest: Guest
 
 
 @pytest.mark.asyncio
-async def test_a_reset_forgets_every_request_and_begins_with_empty_rings(guest: Guest) -> None:
+async def test_reset_forgets_every_request_and_begins_with_empty_rings(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
@@ -123,7 +123,7 @@ async def test_a_reset_forgets_every_request_and_begins_with_empty_rings(guest: 
 
 
 @pytest.mark.asyncio
-async def test_a_back_end_that_goes_while_the_device_is_reset(guest: Guest) -> None:
+async def test_back_end_that_goes_while_the_device_is_reset(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         await attachment.reset()
@@ -159,7 +159,7 @@ async def test_what_comes_too_late_for_a_device_that_was_reset_is_not_said_to_th
 
 
 @pytest.mark.asyncio
-async def test_a_reset_that_is_refused_loses_the_back_end(guest: Guest) -> None:
+async def test_reset_that_is_refused_loses_the_back_end(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         backend.answers[FrontendRequest.RESET_DEVICE] = build_reply(FrontendRequest.RESET_DEVICE, 1)
@@ -208,7 +208,7 @@ async def test_in_band_no_kick_starts_a_ring_that_is_stopped(guest: Guest) -> No
 
 
 @pytest.mark.asyncio
-async def test_a_back_end_without_in_band_notifications(guest: Guest) -> None:
+async def test_back_end_without_in_band_notifications(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         backend.protocol_features &= ~feature_mask(ProtocolFeature.INBAND_NOTIFICATIONS)
         guest.wish(AttachmentOptions(in_band=True))
@@ -217,7 +217,7 @@ async def test_a_back_end_without_in_band_notifications(guest: Guest) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_call_message_that_was_not_agreed_on_is_refused(guest: Guest) -> None:
+async def test_call_message_that_was_not_agreed_on_is_refused(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         with socket.socket(fileno=os.dup(backend.fds[0])) as channel:

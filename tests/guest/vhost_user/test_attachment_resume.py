@@ -61,7 +61,7 @@ async def resuming(
 
 
 @pytest.mark.asyncio
-async def test_the_next_back_end_goes_on_with_what_the_last_one_did_not_give_back(guest: Guest) -> None:
+async def test_next_back_end_goes_on_with_what_the_last_one_did_not_give_back(guest: Guest) -> None:
     async with resuming(guest) as (backend, attachment, interruptions):
         done = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
         guest.give_back(backend)
@@ -98,7 +98,7 @@ async def test_what_the_last_back_end_finished_without_saying_so_is_not_done_aga
 
 
 @pytest.mark.asyncio
-async def test_the_configuration_that_the_driver_wrote_is_written_to_the_next_back_end(guest: Guest) -> None:
+async def test_configuration_that_the_driver_wrote_is_written_to_the_next_back_end(guest: Guest) -> None:
     async with resuming(guest) as (backend, attachment, interruptions):
         await attachment.write_config(4, b"\1\0\0\0")
         backend.leave()
@@ -114,7 +114,7 @@ async def test_the_configuration_that_the_driver_wrote_is_written_to_the_next_ba
 
 
 @pytest.mark.asyncio
-async def test_the_inflight_file_is_kept_and_handed_to_every_back_end(guest: Guest) -> None:
+async def test_inflight_file_is_kept_and_handed_to_every_back_end(guest: Guest) -> None:
     async with resuming(guest) as (backend, _, interruptions):
         found = names(backend)
         assert found.index("GET_INFLIGHT_FD") < found.index("SET_INFLIGHT_FD") < found.index("SET_VRING_NUM")
@@ -164,7 +164,7 @@ async def test_queues_of_which_not_all_were_stopped_go_on_with_the_next_back_end
 
 
 @pytest.mark.asyncio
-async def test_a_back_end_that_offers_something_else_does_not_resume(guest: Guest) -> None:
+async def test_back_end_that_offers_something_else_does_not_resume(guest: Guest) -> None:
     async with resuming(guest) as (backend, attachment, _):
         report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
         backend.offered &= ~feature_mask(BalloonFeature.PAGE_REPORTING)
@@ -174,7 +174,7 @@ async def test_a_back_end_that_offers_something_else_does_not_resume(guest: Gues
 
 
 @pytest.mark.asyncio
-async def test_an_attachment_is_closed_while_it_waits_for_a_back_end(guest: Guest) -> None:
+async def test_attachment_is_closed_while_it_waits_for_a_back_end(guest: Guest) -> None:
     async with resuming(guest) as (backend, attachment, interruptions):
         report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
         backend.answers[FrontendRequest.GET_FEATURES] = b""

@@ -74,7 +74,7 @@ def connected(protocol_features: int = REPLY_ACK | BACKEND_REQ | CONFIG) -> Fron
     return frontend
 
 
-def test_the_first_messages_are_those_of_user_mode_linux() -> None:
+def test_first_messages_are_those_of_user_mode_linux() -> None:
     script, frontend = Script(BIT_30 | 0x1_2000_0020, 0xFFFF_FFFF), Frontend()
     assert script.run(frontend.offer()) == 0x1_2000_0020  # a driver never sees bit 30
     assert script.requests == ["SET_OWNER", "GET_FEATURES", "GET_PROTOCOL_FEATURES", "SET_PROTOCOL_FEATURES"]
@@ -92,7 +92,7 @@ def test_without_a_configuration_space_there_is_no_session() -> None:
 
 
 @pytest.mark.parametrize("answers", [(None,), (BIT_30, None)])
-def test_an_empty_answer_is_a_refusal(answers: tuple[Payload, ...]) -> None:
+def test_empty_answer_is_a_refusal(answers: tuple[Payload, ...]) -> None:
     with pytest.raises(VhostUserError, match=r"refused GET_(PROTOCOL_)?FEATURES"):
         Script(*answers).run(Frontend().offer())
 
@@ -116,7 +116,7 @@ def test_without_acknowledgements_nothing_waits() -> None:
 
 
 @pytest.mark.parametrize("answer", [1, 2**64 - 1, None])
-def test_an_acknowledgement_other_than_zero_is_a_refusal(answer: Payload) -> None:
+def test_acknowledgement_other_than_zero_is_a_refusal(answer: Payload) -> None:
     frontend = connected()
     with pytest.raises(VhostUserError, match="the back-end refused SET_FEATURES"):
         Script(answer).run(frontend.accept(0x20))
@@ -136,7 +136,7 @@ def queue_setup(kick: int | None = 7, call: int | None = 8, log: int | None = No
     )
 
 
-def test_a_queue_is_described_before_it_is_kicked_and_enabled_last() -> None:
+def test_queue_is_described_before_it_is_kicked_and_enabled_last() -> None:
     script = Script(0, 0, 0, 0, 0, 0)
     script.run(connected().start_queue(2, queue_setup()))
     assert script.requests == [
@@ -156,12 +156,12 @@ def test_stopping_a_queue_gives_its_next_index() -> None:
 
 
 @pytest.mark.parametrize("answer", [None, VringState(1, 0)])
-def test_an_answer_about_another_queue_or_none_is_refused(answer: Payload) -> None:
+def test_answer_about_another_queue_or_none_is_refused(answer: Payload) -> None:
     with pytest.raises(VhostUserError, match=r"refused GET_VRING_BASE|for queue 1 instead of 2"):
         Script(answer).run(connected().stop_queue(2))
 
 
-def test_the_configuration_space_is_read_whole() -> None:
+def test_configuration_space_is_read_whole() -> None:
     config = BalloonConfig(num_pages=1, actual=2, free_page_hint_cmd_id=3, poison_val=4)
     script = Script(DeviceConfig(offset=0, flags=0, data=config.build()))
     assert script.run(connected().get_config()) == config
@@ -169,7 +169,7 @@ def test_the_configuration_space_is_read_whole() -> None:
 
 
 @pytest.mark.parametrize("answer", [None, DeviceConfig(offset=0, flags=0, data=b"1234")])
-def test_a_configuration_space_that_is_refused_or_cut_short_is_an_error(answer: Payload) -> None:
+def test_configuration_space_that_is_refused_or_cut_short_is_an_error(answer: Payload) -> None:
     with pytest.raises(VhostUserError, match=r"refused GET_CONFIG|16 bytes .* were asked for, 4 came"):
         Script(answer).run(connected().get_config())
 
@@ -183,14 +183,14 @@ def test_one_field_of_the_configuration_space_is_written_narrowly() -> None:
 # -- events of a session ----------------------------------------------------------------------------------------------
 
 
-def test_a_stopped_queue_starts_from_its_base() -> None:
+def test_stopped_queue_starts_from_its_base() -> None:
     script, frontend = Script(VringState(2, 0x8007_8009), *[0] * 6), connected()
     base = script.run(frontend.stop_queue(2))
     script.run(frontend.start_queue(2, queue_setup(), base))
     assert script.messages[2].payload == VringState(2, 0x8007_8009)
 
 
-def test_the_device_status_goes_up_step_by_step_and_features_are_looked_after() -> None:
+def test_device_status_goes_up_step_by_step_and_features_are_looked_after() -> None:
     script, frontend = Script(0, 0, 0, 0, 11, 0), connected(REPLY_ACK | CONFIG | STATUS)
     script.run(frontend.accept(0x20))
     script.run(frontend.driver_ok())
@@ -205,7 +205,7 @@ def test_the_device_status_goes_up_step_by_step_and_features_are_looked_after() 
     assert [message.payload for message in script.messages] == [1, 3, BIT_30 | 0x20, 11, None, 15]
 
 
-def test_a_device_that_does_not_confirm_the_features_is_given_up() -> None:
+def test_device_that_does_not_confirm_the_features_is_given_up() -> None:
     script, frontend = Script(0, 0, 0, 0, 3, 0), connected(REPLY_ACK | CONFIG | STATUS)
     with pytest.raises(VhostUserError, match=r"^the device does not take the features 0x20$"):
         script.run(frontend.accept(0x20))
@@ -221,7 +221,7 @@ def test_a_device_that_does_not_confirm_the_features_is_given_up() -> None:
         (0, ["GET_VRING_BASE", "GET_VRING_BASE"]),
     ],
 )
-def test_a_reset_is_said_in_the_words_that_the_back_end_knows(features: int, messages: list[str]) -> None:
+def test_reset_is_said_in_the_words_that_the_back_end_knows(features: int, messages: list[str]) -> None:
     answers: list[Payload] = [0, 0] if features else [VringState(0, 0), VringState(1, 0)]
     script, frontend = Script(*answers), connected(REPLY_ACK | CONFIG | features)
     script.run(frontend.reset(2))
@@ -263,7 +263,7 @@ def test_regions_are_added_and_removed_as_they_were_added() -> None:
 AREA = InflightDescription(mmap_size=4096, mmap_offset=0, num_queues=3, queue_size=256)
 
 
-def test_the_inflight_area_is_asked_for_and_handed_back() -> None:
+def test_inflight_area_is_asked_for_and_handed_back() -> None:
     script, frontend = Script(AREA, 0), connected(REPLY_ACK | CONFIG | INFLIGHT)
     assert script.run(frontend.get_inflight(3, 256)) == AREA
     script.run(frontend.set_inflight(AREA, 5))
@@ -272,12 +272,12 @@ def test_the_inflight_area_is_asked_for_and_handed_back() -> None:
     assert (script.messages[1].payload, script.messages[1].fds) == (AREA, (5,))
 
 
-def test_an_inflight_area_of_nothing_is_a_refusal() -> None:
+def test_inflight_area_of_nothing_is_a_refusal() -> None:
     with pytest.raises(VhostUserError, match="refused GET_INFLIGHT_FD"):
         Script(replace(AREA, mmap_size=0)).run(connected(CONFIG | INFLIGHT).get_inflight(3, 256))
 
 
-def test_the_log_is_given_before_it_is_turned_on() -> None:
+def test_log_is_given_before_it_is_turned_on() -> None:
     script, frontend = Script(0, 0, 0, 0, 0), connected(REPLY_ACK | CONFIG | LOG_SHMFD)
     script.run(frontend.accept(0x20))
     script.run(frontend.start_logging(LogDescription(4096, 0), 5))
@@ -290,7 +290,7 @@ def test_the_log_is_given_before_it_is_turned_on() -> None:
     assert (address.flags, address.log) == (1, 0x3000)
 
 
-def test_a_log_that_is_refused_is_not_turned_on() -> None:
+def test_log_that_is_refused_is_not_turned_on() -> None:
     script = Script(1)
     with pytest.raises(VhostUserError, match="refused SET_LOG_BASE"):
         script.run(connected(CONFIG | LOG_SHMFD).start_logging(LogDescription(4096, 0), 5))

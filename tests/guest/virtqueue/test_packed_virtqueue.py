@@ -21,7 +21,7 @@ def put_used(memory: PackedRingMemory, at: int, buffer_id: int, length: int = 0,
     ring.halves[8 * at + 7] = used_bits(wrap) | (WRITE if length else 0)
 
 
-def test_a_request_is_a_list_with_its_id_in_every_descriptor_readable_before_writable() -> None:
+def test_request_is_a_list_with_its_id_in_every_descriptor_readable_before_writable() -> None:
     memory = PackedRingMemory(5)
     driver = memory.driver()
     assert driver.add([(0xA, 1)], []) == 0
@@ -34,7 +34,7 @@ def test_a_request_is_a_list_with_its_id_in_every_descriptor_readable_before_wri
     assert driver.outstanding == 2
 
 
-def test_the_flags_of_the_first_descriptor_are_stored_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_of_the_first_descriptor_are_stored_last(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = PackedRingMemory(4)
     seen: list[list[int]] = []
     monkeypatch.setattr(
@@ -46,7 +46,7 @@ def test_the_flags_of_the_first_descriptor_are_stored_last(monkeypatch: pytest.M
     assert memory.device_view.halves[7] == AVAIL | NEXT
 
 
-def test_a_list_over_the_end_has_the_bits_of_both_laps() -> None:
+def test_list_over_the_end_has_the_bits_of_both_laps() -> None:
     memory = PackedRingMemory(3)
     driver = memory.driver()
     driver.add([(1, 1)] * 2, [])
@@ -57,7 +57,7 @@ def test_a_list_over_the_end_has_the_bits_of_both_laps() -> None:
     assert flags == [AVAIL | NEXT, USED]
 
 
-def test_a_request_of_several_buffers_takes_one_descriptor_and_a_table() -> None:
+def test_request_of_several_buffers_takes_one_descriptor_and_a_table() -> None:
     memory = PackedRingMemory(4, tables=1, capacity=3)
     assert memory.tables is not None
     memory.driver().add([(0xA, 1)], [(0xB, 2), (0xC, 3)])
@@ -75,7 +75,7 @@ def test_one_buffer_and_more_than_a_table_holds_are_listed_directly(count: int) 
     assert flags == [AVAIL | NEXT] * (count - 1) + [AVAIL]
 
 
-def test_a_table_is_used_again_once_its_request_is_given_back() -> None:
+def test_table_is_used_again_once_its_request_is_given_back() -> None:
     memory = PackedRingMemory(8, tables=1, capacity=4)
     driver = memory.driver()
     for number in range(20):
@@ -86,7 +86,7 @@ def test_a_table_is_used_again_once_its_request_is_given_back() -> None:
         assert driver.get_used() == UsedBuffer(buffer_id, 0)
 
 
-def test_a_full_ring_takes_nothing_and_stays_as_it_was() -> None:
+def test_full_ring_takes_nothing_and_stays_as_it_was() -> None:
     memory = PackedRingMemory(4)
     driver = memory.driver()
     driver.add([(1, 1)] * 3, [])
@@ -98,13 +98,13 @@ def test_a_full_ring_takes_nothing_and_stays_as_it_was() -> None:
     assert driver.add([(2, 1)], []) == 1
 
 
-def test_a_request_without_buffers_is_a_mistake_of_the_caller() -> None:
+def test_request_without_buffers_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="without buffers"):
         PackedRingMemory(4).driver().add([], [])
 
 
 @pytest.mark.parametrize("buffer_id", [1, 4, 65535])
-def test_an_id_that_the_device_does_not_have_is_refused(buffer_id: int) -> None:
+def test_id_that_the_device_does_not_have_is_refused(buffer_id: int) -> None:
     memory = PackedRingMemory(4)
     driver = memory.driver()
     driver.add([(1, 1)], [])
@@ -114,7 +114,7 @@ def test_an_id_that_the_device_does_not_have_is_refused(buffer_id: int) -> None:
     assert driver.outstanding == 1
 
 
-def test_an_id_given_back_twice_is_refused_the_second_time() -> None:
+def test_id_given_back_twice_is_refused_the_second_time() -> None:
     memory = PackedRingMemory(4)
     driver = memory.driver()
     buffer_id = driver.add([(1, 1)], [])
@@ -125,7 +125,7 @@ def test_an_id_given_back_twice_is_refused_the_second_time() -> None:
         driver.get_used()
 
 
-def test_the_used_length_counts_only_if_the_device_says_that_it_wrote() -> None:
+def test_used_length_counts_only_if_the_device_says_that_it_wrote() -> None:
     memory = PackedRingMemory(4)
     driver = memory.driver()
     driver.add([], [(1, 100)])
@@ -148,7 +148,7 @@ def test_what_the_device_does_to_its_descriptors_does_not_mislead_the_driver() -
     driver.add([(3, 1)] * 4, [])
 
 
-def test_a_batch_is_one_used_descriptor_for_all_up_to_its_last_request() -> None:
+def test_batch_is_one_used_descriptor_for_all_up_to_its_last_request() -> None:
     memory = PackedRingMemory(6)
     driver = memory.driver(in_order=True)
     ids = [driver.add([(1, 1)], [(2, 50)]), driver.add([], [(3, 30)]), driver.add([], [(4, 20)] * 2)]
@@ -172,7 +172,7 @@ def test_without_the_event_index_only_the_disable_flag_spares_a_kick(word: int, 
     assert not driver.needs_kick()
 
 
-def test_the_device_is_kicked_when_its_event_was_passed() -> None:
+def test_device_is_kicked_when_its_event_was_passed() -> None:
     memory = PackedRingMemory(3)
     driver = memory.driver(event_idx=True)
     kicks = []

@@ -16,7 +16,7 @@ PACKED = st.integers(1, 32768).map(lambda size: RingOptions(size=size, packed=Tr
 
 
 @given(options=SPLIT | PACKED)
-def test_the_parts_of_a_ring_and_its_tables_lie_apart_and_aligned(options: RingOptions) -> None:
+def test_parts_of_a_ring_and_its_tables_lie_apart_and_aligned(options: RingOptions) -> None:
     memory = RingMemory(7 * PAGE_SIZE, options)
     size = options.size
     available, used = (4, 4) if options.packed else (avail_ring_bytes(size), used_ring_bytes(size))
@@ -47,7 +47,7 @@ def test_every_queue_has_pages_of_its_own(options: RingOptions) -> None:
     assert all(len(memory.tables) == TABLES for memory in rings)
 
 
-def test_a_machine_without_room_for_rings_is_refused() -> None:
+def test_machine_without_room_for_rings_is_refused() -> None:
     with pytest.raises(UsageError, match="too little memory for its virtqueues"):
         allocate_rings(PageAllocator(8))
 
@@ -58,7 +58,7 @@ def test_sizes_that_no_ring_has_are_refused(size: int, packed: bool) -> None:
         RingOptions(size=size, packed=packed)
 
 
-def test_a_packed_ring_has_any_size() -> None:
+def test_packed_ring_has_any_size() -> None:
     assert RingOptions(size=100, packed=True).size == 100
 
 

@@ -23,7 +23,7 @@ def put_used(memory: RingMemory, head: int, length: int = 0) -> None:
     ring.used[1] = (ring.used[1] + 1) & 0xFFFF
 
 
-def test_a_request_is_a_chain_of_descriptors_readable_before_writable() -> None:
+def test_request_is_a_chain_of_descriptors_readable_before_writable() -> None:
     memory = RingMemory(4)
     head = memory.driver().add([(0xA, 1), (0xB, 2)], [(0xC, 3)])
     ring = memory.device_view
@@ -35,7 +35,7 @@ def test_a_request_is_a_chain_of_descriptors_readable_before_writable() -> None:
     assert (head, ring.avail[0], ring.avail[1], ring.avail[2]) == (0, 0, 1, 0)
 
 
-def test_a_request_of_several_buffers_takes_one_descriptor_and_a_table() -> None:
+def test_request_of_several_buffers_takes_one_descriptor_and_a_table() -> None:
     memory = RingMemory(4, tables=1, capacity=3)
     assert memory.tables is not None
     memory.driver().add([(0xA, 1)], [(0xB, 2), (0xC, 3)])
@@ -62,7 +62,7 @@ def test_without_a_free_table_requests_are_chained_directly() -> None:
     assert memory.device_view.read_descriptor(1) == (0xC, 1, NEXT, 2)
 
 
-def test_a_table_is_used_again_once_its_request_is_given_back() -> None:
+def test_table_is_used_again_once_its_request_is_given_back() -> None:
     memory = RingMemory(8, tables=1, capacity=4)
     driver = memory.driver()
     for number in range(20):
@@ -72,7 +72,7 @@ def test_a_table_is_used_again_once_its_request_is_given_back() -> None:
         assert driver.get_used() == UsedBuffer(head, 0)
 
 
-def test_a_full_ring_takes_nothing_and_stays_as_it_was() -> None:
+def test_full_ring_takes_nothing_and_stays_as_it_was() -> None:
     memory = RingMemory(4)
     driver = memory.driver()
     driver.add([(1, 1)] * 3, [])
@@ -84,7 +84,7 @@ def test_a_full_ring_takes_nothing_and_stays_as_it_was() -> None:
     assert driver.add([(2, 1)], []) == 3
 
 
-def test_a_full_ring_does_not_use_up_a_table() -> None:
+def test_full_ring_does_not_use_up_a_table() -> None:
     memory = RingMemory(1, tables=1, capacity=2)
     driver = memory.driver()
     head = driver.add([(1, 1)], [])
@@ -96,13 +96,13 @@ def test_a_full_ring_does_not_use_up_a_table() -> None:
     assert memory.device_view.read_descriptor(0)[2] == INDIRECT
 
 
-def test_a_request_without_buffers_is_a_mistake_of_the_caller() -> None:
+def test_request_without_buffers_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="without buffers"):
         RingMemory(4).driver().add([], [])
 
 
 @pytest.mark.parametrize("ahead", [5, 6, 32768, 65535])
-def test_a_used_index_further_ahead_than_the_ring_is_refused(ahead: int) -> None:
+def test_used_index_further_ahead_than_the_ring_is_refused(ahead: int) -> None:
     memory = RingMemory(4)
     driver = memory.driver()
     driver.add([(1, 1)], [])
@@ -112,7 +112,7 @@ def test_a_used_index_further_ahead_than_the_ring_is_refused(ahead: int) -> None
 
 
 @pytest.mark.parametrize("head", [1, 4, 2**32 - 1])
-def test_a_head_that_the_device_does_not_have_is_refused(head: int) -> None:
+def test_head_that_the_device_does_not_have_is_refused(head: int) -> None:
     memory = RingMemory(4)
     driver = memory.driver()
     driver.add([(1, 1)], [])
@@ -122,7 +122,7 @@ def test_a_head_that_the_device_does_not_have_is_refused(head: int) -> None:
     assert driver.outstanding == 1
 
 
-def test_a_head_given_back_twice_is_refused_the_second_time() -> None:
+def test_head_given_back_twice_is_refused_the_second_time() -> None:
     memory = RingMemory(4)
     driver = memory.driver()
     head = driver.add([(1, 1)], [])
@@ -133,7 +133,7 @@ def test_a_head_given_back_twice_is_refused_the_second_time() -> None:
         driver.get_used()
 
 
-def test_a_descriptor_in_the_middle_of_a_chain_is_no_head() -> None:
+def test_descriptor_in_the_middle_of_a_chain_is_no_head() -> None:
     memory = RingMemory(4)
     driver = memory.driver()
     driver.add([(1, 1), (2, 1)], [])
@@ -174,7 +174,7 @@ def test_with_the_event_index_the_flag_is_ignored() -> None:
 
 
 @given(start=st.integers(0, 65535), steps=st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 6)), max_size=20))
-def test_the_device_is_kicked_exactly_when_its_event_was_passed(start: int, steps: list[tuple[int, int]]) -> None:
+def test_device_is_kicked_exactly_when_its_event_was_passed(start: int, steps: list[tuple[int, int]]) -> None:
     memory = RingMemory(256)
     driver = memory.driver(event_idx=True, index=start)
     index = start
@@ -201,7 +201,7 @@ def test_asking_for_an_interrupt_sets_the_event_to_the_next_used_entry() -> None
     assert memory.device_view.avail[0] == 0
 
 
-def test_a_table_lies_where_it_was_set_aside() -> None:
+def test_table_lies_where_it_was_set_aside() -> None:
     memory = RingMemory(4, tables=2, capacity=2, fill=0xEE)
     assert memory.tables is not None
     driver = memory.driver()
@@ -241,7 +241,7 @@ def test_in_order_descriptors_are_taken_in_ring_order() -> None:
     assert driver.add([(5, 1)], []) == 1
 
 
-def test_a_batch_is_one_used_element_for_all_up_to_its_last_request() -> None:
+def test_batch_is_one_used_element_for_all_up_to_its_last_request() -> None:
     memory = RingMemory(8)
     driver = memory.driver(in_order=True)
     heads = [driver.add([(1, 1)], [(2, 50)]), driver.add([], [(3, 30)]), driver.add([], [(4, 20)])]
@@ -256,7 +256,7 @@ def test_a_batch_is_one_used_element_for_all_up_to_its_last_request() -> None:
     assert driver.get_used() == UsedBuffer(heads[2], 5)
 
 
-def test_a_batch_that_reaches_further_than_the_used_index_is_refused() -> None:
+def test_batch_that_reaches_further_than_the_used_index_is_refused() -> None:
     memory = RingMemory(8)
     driver = memory.driver(in_order=True)
     driver.add([(1, 1)], [])

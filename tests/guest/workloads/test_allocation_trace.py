@@ -23,7 +23,7 @@ def parse(text: str) -> tuple[TraceEvent, ...]:
     return parse_trace(text.splitlines(keepends=True), "t.trace")
 
 
-def test_the_example_of_the_documentation() -> None:
+def test_example_of_the_documentation() -> None:
     assert parse(
         "balloon-trace 1\n"
         "# seconds  event\n"
@@ -47,11 +47,11 @@ def test_spaces_tabs_and_windows_line_ends_do_not_matter() -> None:
     )
 
 
-def test_a_number_may_be_used_again_after_its_free() -> None:
+def test_number_may_be_used_again_after_its_free() -> None:
     assert len(parse(HEADER + "0 alloc 1 0\n0 free 1\n0 alloc 1 2\n")) == 3
 
 
-def test_a_trace_without_events_is_one() -> None:
+def test_trace_without_events_is_one() -> None:
     assert parse(HEADER) == ()
 
 

@@ -28,7 +28,7 @@ def simulate(reporter: str, workload: Workload, *, real_machine: bool) -> tuple[
 
 @pytest.mark.parametrize("real_machine", [False, True], ids=["one-zone", "x86-64"])
 @pytest.mark.parametrize("reporter", REPORTERS)
-def test_a_replay_has_the_same_views_and_the_same_reports(reporter: str, real_machine: bool) -> None:
+def test_replay_has_the_same_views_and_the_same_reports(reporter: str, real_machine: bool) -> None:
     churn = parse_workload("churn:size=96M,seconds=3600,lifetime=1,tick=0.05")
     recorded, trace = simulate(reporter, churn, real_machine=real_machine)
     replay = Replay(events=parse_trace(trace.splitlines(), "trace"))

@@ -32,7 +32,7 @@ EXAMPLES = (
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_the_same_seed_does_the_same_to_the_last_bit(text: str) -> None:
+def test_same_seed_does_the_same_to_the_last_bit(text: str) -> None:
     first, second = (VirtualRun().run(parse_workload(text), 7) for _ in range(2))
     assert first.trace == second.trace
     assert (first.now, first.steps) == (second.now, second.steps)
@@ -52,7 +52,7 @@ def test_nothing_stays_allocated(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_a_replay_leaves_the_same_lists_at_every_step(text: str) -> None:
+def test_replay_leaves_the_same_lists_at_every_step(text: str) -> None:
     recorded = VirtualRun().run(parse_workload(text), 3)
     replayed = VirtualRun().run(Replay(events=parse_trace(recorded.trace.splitlines(), "trace")), 99)
     assert replayed.trace == recorded.trace
@@ -61,7 +61,7 @@ def test_a_replay_leaves_the_same_lists_at_every_step(text: str) -> None:
     assert replayed.phases == recorded.phases
 
 
-def test_a_churn_stopped_half_way_is_replayed_into_the_identical_buddyinfo() -> None:
+def test_churn_stopped_half_way_is_replayed_into_the_identical_buddyinfo() -> None:
     recorded = VirtualRun().run(parse_workload("churn:size=128M,seconds=30,lifetime=2"), 5, until=9.5)
     assert recorded.machine.allocated_bytes > 64 * MIB
     replayed = VirtualRun().run(Replay(events=parse_trace(recorded.trace.splitlines(), "trace")))
@@ -87,7 +87,7 @@ def test_out_of_memory_frees_all_that_was_held(text: str) -> None:
     run.allocator.validate()
 
 
-def test_a_replay_that_runs_out_of_memory_frees_all_that_it_held() -> None:
+def test_replay_that_runs_out_of_memory_frees_all_that_it_held() -> None:
     run = VirtualRun(1 << 12)
     events = [Alloc(0.0, number, 10, MigrateType.MOVABLE) for number in range(8)]
     with pytest.raises(OutOfMemoryError):
@@ -219,7 +219,7 @@ def test_tasks_take_turns_in_the_order_of_their_times() -> None:
 # --- Replay ---
 
 
-def test_a_replay_keeps_its_times_and_phases() -> None:
+def test_replay_keeps_its_times_and_phases() -> None:
     events = (
         Phase(0.0, "begin"),
         Alloc(0.125, 1, 3, MigrateType.UNMOVABLE),
@@ -234,7 +234,7 @@ def test_a_replay_keeps_its_times_and_phases() -> None:
 
 @settings(deadline=None)
 @given(times=st.lists(st.floats(0, 1e6), max_size=40).map(sorted))
-def test_a_clock_that_adds_up_a_replay_shows_the_recorded_times(times: list[float]) -> None:
+def test_clock_that_adds_up_a_replay_shows_the_recorded_times(times: list[float]) -> None:
     """To the last bit, but for the rare sum that no number gives; that one is off by one bit and not carried on."""
     now = 0.0
     for then in times:
@@ -244,7 +244,7 @@ def test_a_clock_that_adds_up_a_replay_shows_the_recorded_times(times: list[floa
         assert then - now <= then * 2.0**-52
 
 
-def test_a_trace_file_is_read_whole(tmp_path: Path) -> None:
+def test_trace_file_is_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "some: trace, with=signs"
     path.write_bytes(b"balloon-trace 1\r\n" + b"# \xff\n" * 3000 + b"0 phase " + b"z" * 4000 + b"\n1 alloc 1 2\n")
     assert parse_workload(f"trace:{path}") == Replay(
@@ -286,7 +286,7 @@ def test_what_is_wrong_is_said(text: str, complaint: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "why"), [("/nowhere/at all", "No such file or directory"), ("/", "Is a directory")])
-def test_a_trace_that_cannot_be_read_is_a_failure(path: str, why: str) -> None:
+def test_trace_that_cannot_be_read_is_a_failure(path: str, why: str) -> None:
     with pytest.raises(BalloonError, match=f"^workload trace: {path}: {why}$") as caught:
         parse_workload(f"trace:{path}")
     assert not isinstance(caught.value, UsageError)

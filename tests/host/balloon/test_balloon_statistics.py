@@ -22,7 +22,7 @@ def buffer_of(entries: list[tuple[int, int]]) -> bytes:
     return b"".join(struct.pack("<HQ", tag, value) for tag, value in entries)
 
 
-def test_the_tags_are_the_ones_of_the_text() -> None:
+def test_tags_are_the_ones_of_the_text() -> None:
     entries = [(tag, 1000 + tag) for tag in range(len(TAGS))]
     assert parse_statistics(buffer_of(entries)).values == {name: 1000 + tag for tag, name in enumerate(TAGS)}
 

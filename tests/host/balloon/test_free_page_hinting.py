@@ -10,7 +10,7 @@ from protocol.errors import BalloonError
 STOP, DONE, FIRST = 0, 1, 2
 
 
-def test_a_round_as_linux_has_it() -> None:
+def test_round_as_linux_has_it() -> None:
     hinting = FreePageHinting()
     assert (hinting.command_id, hinting.accepts()) == (STOP, False)
     first = hinting.start()
@@ -45,7 +45,7 @@ def test_nothing_is_touched_once_a_round_is_closed() -> None:
     assert not hinting.accepts()
 
 
-def test_a_round_that_the_driver_ended_cannot_be_taken_up_again() -> None:
+def test_round_that_the_driver_ended_cannot_be_taken_up_again() -> None:
     hinting = FreePageHinting()
     command_id = hinting.start()
     for command in (command_id, STOP, command_id, STOP, STOP, command_id):
@@ -53,7 +53,7 @@ def test_a_round_that_the_driver_ended_cannot_be_taken_up_again() -> None:
         assert hinting.accepts() == (hinting.ended_id is None)
 
 
-def test_a_command_that_is_none_ends_the_drivers_claim() -> None:
+def test_command_that_is_none_ends_the_drivers_claim() -> None:
     hinting = FreePageHinting()
     hinting.take_command(hinting.start())
     hinting.misunderstood()
@@ -67,7 +67,7 @@ def test_one_round_at_a_time() -> None:
         hinting.start()
 
 
-def test_an_id_is_not_used_again_before_the_driver_stopped() -> None:
+def test_id_is_not_used_again_before_the_driver_stopped() -> None:
     hinting = FreePageHinting(issued=COMMAND_IDS - 1, last_id=2**32 - 2)
     assert hinting.start() == 2**32 - 1
     hinting.stop()
@@ -77,7 +77,7 @@ def test_an_id_is_not_used_again_before_the_driver_stopped() -> None:
     assert hinting.start() == FIRST  # neither 0 nor 1
 
 
-def test_a_new_driver_inherits_nothing() -> None:
+def test_new_driver_inherits_nothing() -> None:
     hinting = FreePageHinting()
     command_id = hinting.start()
     hinting.take_command(command_id)

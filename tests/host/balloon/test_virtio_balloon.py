@@ -66,7 +66,7 @@ def no_read(_address: int, _length: int) -> bytes:
     raise AssertionError("nothing is to be read")
 
 
-def test_the_device_offers_what_it_can_do() -> None:
+def test_device_offers_what_it_can_do() -> None:
     assert OFFERED == 1 << 1 | 1 << 2 | 1 << 5 | 1 << 26 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32
 
 
@@ -89,7 +89,7 @@ def test_page_numbers_may_be_cut_into_buffers_anywhere(numbers: list[int], cuts:
     assert plan.bytes == len(set(numbers)) * P
 
 
-def test_a_page_number_that_is_cut_off_is_no_page() -> None:
+def test_page_number_that_is_cut_off_is_no_page() -> None:
     assert inflate(pfns(1) + b"\2\0\0", memory_of((0, 16))).discards == [FileRange(0, P, P)]
     assert inflate(b"", memory_of((0, 16))).ranges == 0
 
@@ -99,7 +99,7 @@ def test_a_page_number_that_is_cut_off_is_no_page() -> None:
     spans=st.sampled_from([((0, 10), (10, 10)), ((2, 5), (20, 4)), ((39, 1),)]),
     ring=st.integers(0, 9),
 )
-def test_a_bad_page_takes_no_good_one_along(numbers: set[int], spans: tuple[tuple[int, int], ...], ring: int) -> None:
+def test_bad_page_takes_no_good_one_along(numbers: set[int], spans: tuple[tuple[int, int], ...], ring: int) -> None:
     rings = (FileRange(0, ring * P + 5, 20),) if ring < spans[0][1] else ()
     plan = inflate(pfns(*numbers), memory_of(*spans, rings=rings))
     good = {
@@ -118,7 +118,7 @@ def test_a_bad_page_takes_no_good_one_along(numbers: set[int], spans: tuple[tupl
     assert sum(refused.length for refused in plan.refused) == (len(numbers) - len(good)) * P
 
 
-def test_a_page_number_of_32_bits_is_an_address_above_4_gib() -> None:
+def test_page_number_of_32_bits_is_an_address_above_4_gib() -> None:
     plan = inflate(pfns(0xFFFF_FFFF), memory_of((0xFFFF_FFFF, 1)))
     assert plan.discards == [FileRange(0, 0, P)]
 
@@ -132,7 +132,7 @@ def test_more_page_numbers_than_anybody_needs_are_not_even_read() -> None:
     ]
 
 
-def test_a_buffer_of_4_gib_of_page_numbers_is_read_up_to_the_limit() -> None:
+def test_buffer_of_4_gib_of_page_numbers_is_read_up_to_the_limit() -> None:
     reads: list[tuple[int, int]] = []
 
     def read_guest(address: int, length: int) -> bytes:
@@ -181,7 +181,7 @@ def test_any_window_of_the_configuration_space_is_answered_in_full(offset: int, 
     assert VirtioBalloon(config=config).read_config(offset, length) == whole[offset : offset + length]
 
 
-def test_a_reset_forgets_the_driver_and_keeps_the_hosts_wish() -> None:
+def test_reset_forgets_the_driver_and_keeps_the_hosts_wish() -> None:
     balloon = VirtioBalloon(config=BalloonConfig(num_pages=7, actual=6, poison_val=5), features=1, poison_settled=True)
     balloon.reset()
     assert balloon == VirtioBalloon(config=BalloonConfig(num_pages=7))
@@ -196,7 +196,7 @@ def keeps(balloon: VirtioBalloon) -> bool:
     return not balloon.serve(BalloonQueue.REPORTING, REPORT, memory_of((0, 4)), no_read).plan.discards
 
 
-def test_a_poison_value_that_comes_before_the_features_counts() -> None:
+def test_poison_value_that_comes_before_the_features_counts() -> None:
     # QEMU passes a driver's writes on at once, the features only when the driver is ready.
     balloon = VirtioBalloon()
     balloon.write_config(0, BalloonConfig(num_pages=9, poison_val=0xAA).build(), poison_offered=True)
@@ -205,20 +205,20 @@ def test_a_poison_value_that_comes_before_the_features_counts() -> None:
     assert keeps(balloon)
 
 
-def test_a_poison_value_without_the_feature_keeps_nothing() -> None:
+def test_poison_value_without_the_feature_keeps_nothing() -> None:
     balloon = VirtioBalloon()
     balloon.write_config(12, b"\xaa" * 4, poison_offered=True)
     assert not keeps(balloon)
 
 
-def test_a_poison_value_cannot_be_written_where_it_is_not_offered() -> None:
+def test_poison_value_cannot_be_written_where_it_is_not_offered() -> None:
     balloon = VirtioBalloon()
     balloon.write_config(0, b"\xaa" * 16, poison_offered=False)
     assert balloon.config == BalloonConfig(actual=0xAAAA_AAAA)
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 0xAA), (0xAA, 0)])
-def test_a_poison_value_does_not_change_any_more_once_pages_were_given(first: int, second: int) -> None:
+def test_poison_value_does_not_change_any_more_once_pages_were_given(first: int, second: int) -> None:
     balloon = VirtioBalloon(features=POISON)
     balloon.write_config(12, struct.pack("<I", first), poison_offered=True)
     assert keeps(balloon) is (first != 0)
@@ -226,7 +226,7 @@ def test_a_poison_value_does_not_change_any_more_once_pages_were_given(first: in
     assert keeps(balloon) is (first != 0)
 
 
-def test_a_poison_value_that_was_never_told_is_not_taken_for_zero() -> None:
+def test_poison_value_that_was_never_told_is_not_taken_for_zero() -> None:
     """A device that took over from one that was killed: the driver wrote the value to the other one."""
     balloon = VirtioBalloon(features=POISON)
     window = BalloonConfig(actual=5).build()
@@ -240,7 +240,7 @@ def test_a_poison_value_that_was_never_told_is_not_taken_for_zero() -> None:
 
 
 @pytest.mark.parametrize(("offset", "driver_runs"), [(0, False), (12, False), (12, True)])
-def test_a_poison_value_of_zero_that_was_told_counts_until_the_next_reset(offset: int, driver_runs: bool) -> None:
+def test_poison_value_of_zero_that_was_told_counts_until_the_next_reset(offset: int, driver_runs: bool) -> None:
     """QEMU writes the whole window before the queues run, User Mode Linux the field alone when they do."""
     balloon = VirtioBalloon(features=POISON)
     balloon.write_config(offset, bytes(16 - offset), poison_offered=True, driver_runs=driver_runs)
@@ -251,7 +251,7 @@ def test_a_poison_value_of_zero_that_was_told_counts_until_the_next_reset(offset
 
 
 @pytest.mark.parametrize("value", [0, 0xAAAAAAAA])
-def test_the_first_statistics_come_before_the_poison_value_and_do_not_settle_it(value: int) -> None:
+def test_first_statistics_come_before_the_poison_value_and_do_not_settle_it(value: int) -> None:
     balloon = VirtioBalloon(features=POISON)
     balloon.serve(BalloonQueue.STATS, Chain(0, [(0, 10)], [], None), memory_of((0, 4)), lambda _, size: bytes(size))
     balloon.write_config(12, struct.pack("<I", value), poison_offered=True)
@@ -296,7 +296,7 @@ def test_statistics_are_read_from_any_number_of_buffers_and_held(cuts: list[int]
     assert (outcome.plan.discards, outcome.plan.refused) == ([], [])
 
 
-def test_a_huge_statistics_buffer_is_read_up_to_the_limit() -> None:
+def test_huge_statistics_buffer_is_read_up_to_the_limit() -> None:
     chain = Chain(0, [(ARRAY, 2**32 - 1)], [], None)
     outcome = serve_bytes(BalloonQueue.STATS, chain, bytes(STATISTICS_BYTES_MAX))
     assert outcome.statistics == BalloonStatistics({"swap_in": 0})
@@ -328,7 +328,7 @@ def test_hinted_blocks_of_the_round_are_discarded(cut: int) -> None:
     assert hint(balloon, None, BLOCKS).plan.discards == []
 
 
-def test_a_command_and_blocks_in_one_chain() -> None:
+def test_command_and_blocks_in_one_chain() -> None:
     balloon = VirtioBalloon()
     assert len(hint(balloon, balloon.hinting.start(), BLOCKS).plan.discards) == 2
     assert hint(balloon, 0, BLOCKS).plan.discards == []
@@ -341,7 +341,7 @@ def test_hinted_blocks_without_a_round_are_kept_and_told() -> None:
 
 
 @pytest.mark.parametrize("lengths", [(3,), (5,), (0,), (8,), (2**32 - 1,), (4, 4)])
-def test_a_command_of_another_size_is_none_and_ends_what_went_before(lengths: tuple[int, ...]) -> None:
+def test_command_of_another_size_is_none_and_ends_what_went_before(lengths: tuple[int, ...]) -> None:
     balloon = VirtioBalloon()
     hint(balloon, balloon.hinting.start(), [])
     chain = Chain(0, [(ARRAY, length) for length in lengths], BLOCKS, None)
@@ -373,7 +373,7 @@ def test_hinted_blocks_of_a_guest_that_keeps_its_pages_are_kept(balloon: VirtioB
     assert {each.reason for each in plan.refused} == {reason}
 
 
-def test_a_reset_ends_the_round() -> None:
+def test_reset_ends_the_round() -> None:
     balloon = VirtioBalloon()
     balloon.config = BalloonConfig(free_page_hint_cmd_id=balloon.hinting.start())
     hint(balloon, 2, [])

@@ -66,7 +66,7 @@ def test_events_in_between_are_passed_over(tmp_path: Path) -> None:
     assert heard == [b'{"execute": "qmp_capabilities"}\n', b'{"execute": "query-vms", "arguments": {"vm": 1}}\n']
 
 
-def test_a_long_answer(tmp_path: Path) -> None:
+def test_long_answer(tmp_path: Path) -> None:
     long = b'{"return": "' + b"x" * 1_000_000 + b'"}'
     with answering(tmp_path / "c", GREETING, b'{"return": {}}', long):
         assert ask(tmp_path / "c", "query-vms", {}) == "x" * 1_000_000
@@ -87,7 +87,7 @@ def test_whoever_answers_otherwise(tmp_path: Path, answers: list[bytes], kind: t
         ask(tmp_path / "c", "query-vms", {})
 
 
-def test_a_socket_where_nobody_speaks_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_socket_where_nobody_speaks_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as the one where virtual machines connect."""
     monkeypatch.setattr("host.control.control_client._GREETING_TIMEOUT", 0.01)
     with socket.socket(socket.AF_UNIX) as silent:

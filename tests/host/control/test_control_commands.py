@@ -78,7 +78,7 @@ def test_balloon_sets_the_size_that_the_guest_is_left_with(value: int, pages: in
     assert vm.facts.num_pages == pages
 
 
-def test_a_balloon_larger_than_its_field_is_as_large_as_that() -> None:
+def test_balloon_larger_than_its_field_is_as_large_as_that() -> None:
     vm = fake(memory_bytes=1 << 45)
     assert perform({7: vm}, "balloon", value=1) == {}
     assert vm.facts.num_pages == (1 << 32) - 1
@@ -118,7 +118,7 @@ def test_which_virtual_machine_is_meant() -> None:
     assert perform({5: one}, "query-balloon", vm=True) == ("GenericError", "parameter 'vm' has to be an integer")
 
 
-def test_a_guest_that_claims_more_than_it_has() -> None:
+def test_guest_that_claims_more_than_it_has() -> None:
     assert logical_size(4096, (1 << 32) - 1) == 0
 
 
@@ -206,7 +206,7 @@ def test_every_statistic_has_a_name() -> None:
     assert STAT_NAMES.keys() == set(StatisticTag)
 
 
-def test_the_polling_interval() -> None:
+def test_polling_interval() -> None:
     arguments = {"path": "/machine/peripheral/vm1", "property": "guest-stats-polling-interval"}
     vm = FakeVm()
     assert perform({1: vm}, "qom-set", **arguments, value=5) == {}
@@ -224,7 +224,7 @@ def test_properties_that_cannot_be_written(name: str, text: str) -> None:
     assert perform({1: FakeVm()}, "qom-set", **arguments)[1] == "parameter 'value' is missing"
 
 
-def test_a_fault_of_ours_is_one_error(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_of_ours_is_one_error(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_self: FakeVm) -> VmInfo:
         raise ZeroDivisionError
 

@@ -90,7 +90,7 @@ async def serving(path: Path, vms: dict[int, FakeVm]) -> AsyncIterator[Room]:
 
 
 @pytest.mark.asyncio
-async def test_a_long_command_holds_up_nobody_else(tmp_path: Path) -> None:
+async def test_long_command_holds_up_nobody_else(tmp_path: Path) -> None:
     vm = FakeVm()
     async with serving(tmp_path / "c", {1: vm}) as room:
         first, second = await room.connect(), await room.connect()
@@ -102,7 +102,7 @@ async def test_a_long_command_holds_up_nobody_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_client_that_leaves_in_the_middle_of_a_command(tmp_path: Path) -> None:
+async def test_client_that_leaves_in_the_middle_of_a_command(tmp_path: Path) -> None:
     vm = FakeVm()
     async with serving(tmp_path / "c", {1: vm}) as room:
         first = await room.connect()
@@ -115,7 +115,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_command(tmp_path: Path) -
 
 
 @pytest.mark.asyncio
-async def test_a_client_that_left_while_its_command_goes_on_is_told_nothing(
+async def test_client_that_left_while_its_command_goes_on_is_told_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     vm = FakeVm()
@@ -133,7 +133,7 @@ async def test_a_client_that_left_while_its_command_goes_on_is_told_nothing(
 
 
 @pytest.mark.asyncio
-async def test_the_greeting_says_what_this_is(tmp_path: Path) -> None:
+async def test_greeting_says_what_this_is(tmp_path: Path) -> None:
     async with serving(tmp_path / "c", {}) as room:
         client = await room.connect(negotiate=False)
         assert await client.receive() == {"QMP": {"version": VERSION, "capabilities": []}}
@@ -141,7 +141,7 @@ async def test_the_greeting_says_what_this_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_client_that_has_said_everything_gets_its_answers(tmp_path: Path) -> None:
+async def test_client_that_has_said_everything_gets_its_answers(tmp_path: Path) -> None:
     async with serving(tmp_path / "c", {}) as room:
         client = await room.connect()
         client.send(b'{"execute": "query-vms"}\n{"execute": "query-version"}\n')
@@ -152,7 +152,7 @@ async def test_a_client_that_has_said_everything_gets_its_answers(tmp_path: Path
 
 
 @pytest.mark.asyncio
-async def test_a_command_without_end_is_told_and_ends_the_conversation(tmp_path: Path) -> None:
+async def test_command_without_end_is_told_and_ends_the_conversation(tmp_path: Path) -> None:
     async with serving(tmp_path / "c", {}) as room:
         client = await room.connect()
         client.send(b'{"execute": "' + b"x" * (1 << 16))
@@ -161,7 +161,7 @@ async def test_a_command_without_end_is_told_and_ends_the_conversation(tmp_path:
 
 
 @pytest.mark.asyncio
-async def test_a_client_that_reads_no_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_that_reads_no_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "SEND_TIMEOUT", 0.05)
     async with serving(tmp_path / "c", {}) as room:
         with socket.socket(socket.AF_UNIX) as deaf:
@@ -182,7 +182,7 @@ async def test_a_client_that_reads_no_answers_is_given_up(tmp_path: Path, monkey
 
 
 @pytest.mark.asyncio
-async def test_a_client_that_reads_no_events_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_that_reads_no_events_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "UNREAD_MAX", 1 << 16)
     async with serving(tmp_path / "c", {}) as room:
         deaf, good = await room.connect(), await room.connect()
@@ -227,7 +227,7 @@ async def test_one_client_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.asyncio
-async def test_the_end_gives_up_whoever_is_there(tmp_path: Path) -> None:
+async def test_end_gives_up_whoever_is_there(tmp_path: Path) -> None:
     before = open_fds(os.getpid()).keys()
     vm = FakeVm()
     async with serving(tmp_path / "c", {1: vm}) as room:
@@ -257,7 +257,7 @@ async def test_each_virtual_machine_has_an_interval_of_its_own(tmp_path: Path) -
         ]
 
 
-def test_a_path_that_is_taken(tmp_path: Path) -> None:
+def test_path_that_is_taken(tmp_path: Path) -> None:
     first = ListeningSocket(tmp_path / "c", "--control")
     with pytest.raises(BalloonError, match=r"^--control .*: another process listens there$"):
         ListeningSocket(tmp_path / "c", "--control")

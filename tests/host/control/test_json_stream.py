@@ -117,7 +117,7 @@ def test_what_is_no_object_costs_one_complaint(bad: bytes) -> None:
     assert read(b'{"first": 1}' + bad + b'\n{"next": 2}') == [{"first": 1}, JsonError, {"next": 2}]
 
 
-def test_an_integer_too_long_to_be_converted_is_told_in_our_words() -> None:
+def test_integer_too_long_to_be_converted_is_told_in_our_words() -> None:
     stream = JsonStream()
     stream.feed(b'{"a": 1' + b"0" * 5000 + b"}")
     with pytest.raises(JsonError, match=r"^not JSON: an integer of 5001 digits$"):
@@ -129,7 +129,7 @@ def test_without_a_newline_the_next_brace_is_where_reading_goes_on() -> None:
     assert read(b'{"a": bad}{"next": 2}') == [JsonError, {"next": 2}]
 
 
-def test_the_longest_object_and_one_byte_more() -> None:
+def test_longest_object_and_one_byte_more() -> None:
     longest = b'{"a": "' + b"x" * (TEXT_MAX - 9) + b'"}'
     assert len(longest) == TEXT_MAX
     assert read(longest, longest) == [{"a": "x" * (TEXT_MAX - 9)}] * 2
@@ -137,7 +137,7 @@ def test_the_longest_object_and_one_byte_more() -> None:
     assert read(*(b"{" + b" " * 1000 for _ in range(1)), *(b" " * 1000 for _ in range(66))) == [FramingError]
 
 
-def test_the_deepest_object_and_one_bracket_more() -> None:
+def test_deepest_object_and_one_bracket_more() -> None:
     for count, outcome in ((NESTING_MAX - 1, dict), (NESTING_MAX, FramingError)):
         (found,) = read(b'{"a": ' + b"[" * count + b"]" * count + b"}")
         assert found is outcome or isinstance(found, outcome)

@@ -63,7 +63,7 @@ def test_there_is_nothing_to_enable(arguments: str, accepted: bool) -> None:
 
 
 @pytest.mark.parametrize("identity", ["1", '"text"', "null", '{"a": [1.5, true]}', '"\\ud800"', '"\\u00e9"'])
-def test_an_id_comes_back_as_it_was(identity: str) -> None:
+def test_id_comes_back_as_it_was(identity: str) -> None:
     good, bad = talk(NEGOTIATE + f'{{"execute": "x", "id": {identity}}}{{"execute": 1, "id": {identity}}}'.encode())[1:]
     assert good == {"return": "x", "id": json.loads(identity)}
     assert bad["id"] == json.loads(identity)
@@ -116,7 +116,7 @@ def test_random_bytes_are_answered_with_errors_or_not_at_all(pieces: list[bytes]
         assert "error" in answer
 
 
-def test_a_command_without_end_ends_the_conversation() -> None:
+def test_command_without_end_ends_the_conversation() -> None:
     with pytest.raises(FramingError):
         talk(NEGOTIATE + b'{"execute": "' + b"x" * 70_000)
 
@@ -157,6 +157,6 @@ def test_lines_have_the_protocols_form() -> None:
     }
 
 
-def test_a_long_name_is_shown_in_part() -> None:
+def test_long_name_is_shown_in_part() -> None:
     assert shown("é\n") == r"'\xe9\n'"
     assert len(shown("x" * 1000)) < 80

@@ -73,7 +73,7 @@ async def test_what_is_free_is_taken_and_the_old_target_wished_for_again() -> No
 
 
 @pytest.mark.asyncio
-async def test_a_balloon_that_has_a_size_already_grows_by_what_is_free() -> None:
+async def test_balloon_that_has_a_size_already_grows_by_what_is_free() -> None:
     machine = FakeMachine(STATS_VQ)
     machine.control.set_num_pages(32 * PAGES_PER_MIB)
     machine.set_actual(32 * PAGES_PER_MIB)
@@ -84,7 +84,7 @@ async def test_a_balloon_that_has_a_size_already_grows_by_what_is_free() -> None
 
 
 @pytest.mark.asyncio
-async def test_a_guest_that_has_less_than_it_said_gives_what_it_has() -> None:
+async def test_guest_that_has_less_than_it_said_gives_what_it_has() -> None:
     machine = FakeMachine(STATS_VQ)
     targets = inflating(machine, most=10)
     result = await machine.control.reclaim(ReclaimMethod.INFLATE)
@@ -93,7 +93,7 @@ async def test_a_guest_that_has_less_than_it_said_gives_what_it_has() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_driver_that_says_its_size_late_is_not_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_driver_that_says_its_size_late_is_not_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.control.reclaim, "STALL", 10.0)
     machine = FakeMachine(STATS_VQ)
 
@@ -106,7 +106,7 @@ async def test_a_driver_that_says_its_size_late_is_not_waited_for_longer(monkeyp
 
 
 @pytest.mark.asyncio
-async def test_a_guest_that_runs_short_of_memory_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_guest_that_runs_short_of_memory_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes pages out again, and would put them back and take them out for as long as it is asked to."""
     monkeypatch.setattr(host.control.reclaim, "STALL", 10.0)
     machine = FakeMachine(STATS_VQ)
@@ -126,7 +126,7 @@ async def test_a_guest_that_runs_short_of_memory_is_left_alone(monkeypatch: pyte
 
 @pytest.mark.parametrize("free", [0, 16 * MIB, 2**64 - 1])
 @pytest.mark.asyncio
-async def test_a_guests_word_about_its_memory_is_bounded(free: int) -> None:
+async def test_guests_word_about_its_memory_is_bounded(free: int) -> None:
     machine = FakeMachine(STATS_VQ)
     machine.free = free
     targets = inflating(machine)
@@ -137,7 +137,7 @@ async def test_a_guests_word_about_its_memory_is_bounded(free: int) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_balloon_that_is_to_grow_further_anyway_is_left_alone() -> None:
+async def test_balloon_that_is_to_grow_further_anyway_is_left_alone() -> None:
     machine = FakeMachine(STATS_VQ)
     machine.control.set_num_pages(200 * PAGES_PER_MIB)
     assert (await machine.control.reclaim()).complete
@@ -145,7 +145,7 @@ async def test_a_balloon_that_is_to_grow_further_anyway_is_left_alone() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_new_wish_ends_a_reclaim_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_new_wish_ends_a_reclaim_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.control.reclaim, "STALL", 10.0)
     machine = FakeMachine(STATS_VQ)
     changed = asyncio.Event()
@@ -158,7 +158,7 @@ async def test_a_new_wish_ends_a_reclaim_and_counts(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.asyncio
-async def test_a_guest_that_does_not_say_what_is_free() -> None:
+async def test_guest_that_does_not_say_what_is_free() -> None:
     machine = FakeMachine(STATS_VQ)
     machine.stats.on_give_back = lambda: machine.answer(majflt=1)
     with pytest.raises(BalloonError, match="does not say"):
@@ -199,7 +199,7 @@ def hinting(machine: FakeMachine, mib: int, *, stop: bool = True) -> list[int]:
 
 
 @pytest.mark.asyncio
-async def test_a_round_is_begun_ended_and_done() -> None:
+async def test_round_is_begun_ended_and_done() -> None:
     machine = FakeMachine(BOTH)
     ids = hinting(machine, 40)
     for number in range(3):
@@ -214,7 +214,7 @@ async def test_a_round_is_begun_ended_and_done() -> None:
 
 @pytest.mark.parametrize("mib", [0, 8])
 @pytest.mark.asyncio
-async def test_a_driver_that_does_not_end_the_round_has_it_ended(mib: int) -> None:
+async def test_driver_that_does_not_end_the_round_has_it_ended(mib: int) -> None:
     machine = FakeMachine(BOTH)
     hinting(machine, mib, stop=False)
     result = await machine.control.reclaim("hint")
@@ -225,7 +225,7 @@ async def test_a_driver_that_does_not_end_the_round_has_it_ended(mib: int) -> No
 
 
 @pytest.mark.asyncio
-async def test_a_driver_that_gives_blocks_without_end_has_the_round_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_driver_that_gives_blocks_without_end_has_the_round_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.control.reclaim, "LONGEST", 0.05)
     machine = FakeMachine(BOTH)
     over = False
@@ -262,7 +262,7 @@ async def test_done_is_not_shown_while_a_block_is_being_discarded() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_round_goes_to_its_end_when_the_one_who_asked_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_round_goes_to_its_end_when_the_one_who_asked_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.control.reclaim, "STALL", 10.0)
     machine = FakeMachine(BOTH)
     hinting(machine, 8, stop=False)
@@ -279,7 +279,7 @@ async def test_a_round_goes_to_its_end_when_the_one_who_asked_goes_away(monkeypa
 
 
 @pytest.mark.asyncio
-async def test_a_queue_that_only_runs_once_it_was_kicked() -> None:
+async def test_queue_that_only_runs_once_it_was_kicked() -> None:
     """User Mode Linux, with kicks in-band."""
     machine = FakeMachine(BOTH)
     hinting(machine, 8)
@@ -295,7 +295,7 @@ async def test_a_queue_that_only_runs_once_it_was_kicked() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_reset_ends_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reset_ends_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = FakeMachine(BOTH)
     hinting(machine, 8, stop=False)
     task = asyncio.create_task(machine.control.reclaim())
@@ -311,9 +311,7 @@ async def test_a_reset_ends_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("method", ["hint", "inflate"])
 @pytest.mark.asyncio
-async def test_a_machine_that_goes_away_in_the_middle_is_one_error(
-    method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_machine_that_goes_away_in_the_middle_is_one_error(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.control.reclaim, "STALL", 10.0)
     machine = FakeMachine(BOTH)
     changed = asyncio.Event()

@@ -15,7 +15,7 @@ STATS_VQ = 1 << 1
 
 
 @pytest.mark.asyncio
-async def test_the_facts() -> None:
+async def test_facts() -> None:
     machine = FakeMachine(STATS_VQ)
     machine.control.set_num_pages(12)
     machine.set_actual(5)
@@ -31,7 +31,7 @@ async def test_the_facts() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_new_size_is_told_to_the_driver_and_to_the_world() -> None:
+async def test_new_size_is_told_to_the_driver_and_to_the_world() -> None:
     machine = FakeMachine(0)
     told: list[int] = []
     machine.on_config = lambda: told.append(machine.balloon.config.num_pages)
@@ -46,7 +46,7 @@ async def test_a_new_size_is_told_to_the_driver_and_to_the_world() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_new_actual_size_is_told_once() -> None:
+async def test_new_actual_size_is_told_once() -> None:
     machine = FakeMachine(0)
     sizes: list[int] = []
     machine.control.on_balloon_change = sizes.append
@@ -59,7 +59,7 @@ async def test_a_new_actual_size_is_told_once() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_driver_that_writes_its_size_all_the_time_is_told_of_now_and_then_and_at_the_end() -> None:
+async def test_driver_that_writes_its_size_all_the_time_is_told_of_now_and_then_and_at_the_end() -> None:
     machine = FakeMachine(0)
     for pages in range(1, 1000):
         machine.set_actual(pages)
@@ -71,7 +71,7 @@ async def test_a_driver_that_writes_its_size_all_the_time_is_told_of_now_and_the
 
 
 @pytest.mark.asyncio
-async def test_the_last_size_is_told_without_another_write(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_last_size_is_told_without_another_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.control.vm_control, "BALLOON_INTERVAL", 0.001)
     told: asyncio.Queue[object] = asyncio.Queue()
 

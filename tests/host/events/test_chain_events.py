@@ -23,7 +23,7 @@ class Log:
 
 
 @pytest.mark.asyncio
-async def test_an_ordinary_chain_has_its_own_event() -> None:
+async def test_ordinary_chain_has_its_own_event() -> None:
     log = Log()
     chains = ChainEvents(log.emit)
     chains.tell("report", t=1.0, **CHAIN)
@@ -33,7 +33,7 @@ async def test_an_ordinary_chain_has_its_own_event() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_flood_of_chains_is_summed_up_and_told_soon() -> None:
+async def test_flood_of_chains_is_summed_up_and_told_soon() -> None:
     log = Log()
     chains = ChainEvents(log.emit)
     flood = 5 * CHAIN_EVENTS_PER_SECOND
@@ -53,7 +53,7 @@ async def test_a_flood_of_chains_is_summed_up_and_told_soon() -> None:
 
 
 @pytest.mark.asyncio
-async def test_the_end_of_a_flood_is_told_at_the_end_and_other_events_keep_their_share() -> None:
+async def test_end_of_a_flood_is_told_at_the_end_and_other_events_keep_their_share() -> None:
     log = Log()
     chains = ChainEvents(log.emit)
     for command in (None, 7, None):

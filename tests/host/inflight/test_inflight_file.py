@@ -38,7 +38,7 @@ def test_what_no_balloon_has_is_refused(queues: int, size: int) -> None:
         describe_file(queues, size, packed=False)
 
 
-def test_a_file_of_ours_cannot_change_its_size() -> None:
+def test_file_of_ours_cannot_change_its_size() -> None:
     fd = make_inflight_file(TOLD.mmap_size)
     assert os.fstat(fd).st_size == TOLD.mmap_size
     for size in (0, TOLD.mmap_size + 1):
@@ -58,7 +58,7 @@ def test_each_queue_has_its_own_bytes(fd: int) -> None:
     assert file.entries == SIZE
 
 
-def test_an_offset_is_part_of_every_place(fd: int) -> None:
+def test_offset_is_part_of_every_place(fd: int) -> None:
     told = InflightDescription(
         mmap_size=region_bytes(SIZE, packed=False), mmap_offset=64, num_queues=1, queue_size=SIZE
     )
@@ -66,7 +66,7 @@ def test_an_offset_is_part_of_every_place(fd: int) -> None:
     assert os.pread(fd, 2, 66) == b"xy"
 
 
-def test_a_queue_that_the_file_has_no_room_for(fd: int) -> None:
+def test_queue_that_the_file_has_no_room_for(fd: int) -> None:
     file = InflightFile(fd, TOLD, packed=False)
     for index, packed in ((QUEUES, False), (QUEUES - 1, True)):
         with pytest.raises(VhostUserError, match="no room for queue"):
@@ -83,7 +83,7 @@ def test_a_queue_that_the_file_has_no_room_for(fd: int) -> None:
         InflightDescription(mmap_size=TOLD.mmap_size, mmap_offset=0, num_queues=1, queue_size=0),
     ],
 )
-def test_a_description_that_the_file_does_not_bear_out(fd: int, told: InflightDescription) -> None:
+def test_description_that_the_file_does_not_bear_out(fd: int, told: InflightDescription) -> None:
     with pytest.raises(VhostUserError):
         InflightFile(fd, told, packed=False)
 
@@ -98,7 +98,7 @@ def test_files_that_are_unfit(tmp_path: Path) -> None:
         os.close(fd)
 
 
-def test_a_file_that_is_cut_short_or_sealed_later_breaks_its_own_queues_only(fd: int) -> None:
+def test_file_that_is_cut_short_or_sealed_later_breaks_its_own_queues_only(fd: int) -> None:
     region = InflightFile(fd, TOLD, packed=False).region(2, packed=False)
     os.ftruncate(fd, 100)
     with pytest.raises(VirtqueueError, match="cut short"):

@@ -21,7 +21,7 @@ def test_exactly_the_range_is_gone_and_reads_as_zero() -> None:
     ram.close()
 
 
-def test_a_discarded_page_can_be_used_again() -> None:
+def test_discarded_page_can_be_used_again() -> None:
     ram = Ram()
     for _ in range(3):
         ram.touch(DATA_AT, PAGE_SIZE)

@@ -88,7 +88,7 @@ def judged(
 
 @given(setting=memories(), data=st.data())
 @settings(max_examples=250)
-def test_a_plan_is_what_the_definition_says(setting: tuple[DeviceMemory, list[FileRange]], data: st.DataObject) -> None:
+def test_plan_is_what_the_definition_says(setting: tuple[DeviceMemory, list[FileRange]], data: st.DataObject) -> None:
     memory, rings = setting
     last = max(each.guest_end for each in memory.table.regions)
     addresses = st.one_of(st.integers(0, last // P + 2).map(lambda page: page * P), st.integers(0, last + P))
@@ -126,7 +126,7 @@ def test_huge_pages_are_discarded_whole_or_not_at_all() -> None:
     assert reasons(plan) == ["unaligned", "unaligned", "ring_memory"]
 
 
-def test_a_ring_protects_the_whole_pages_it_lies_on() -> None:
+def test_ring_protects_the_whole_pages_it_lies_on() -> None:
     memory = DeviceMemory(RegionTable([region(0, 16)]), protected=[FileRange(0, 3 * P + 4000, 200)])
     plan = plan_of(memory, *[(page * P, P) for page in range(2, 6)])
     assert plan.discards == [FileRange(0, 2 * P, P), FileRange(0, 5 * P, P)]
@@ -142,14 +142,14 @@ def test_pages_between_two_rings_are_served() -> None:
     assert plan_of(memory, (2 * P, 6 * P), (9 * P, P)).refused == []
 
 
-def test_a_ring_of_another_region_at_the_same_offset_protects_nothing_here() -> None:
+def test_ring_of_another_region_at_the_same_offset_protects_nothing_here() -> None:
     table = RegionTable([region(0, 4), region(0x100000, 4, user=1 << 40)])
     memory = DeviceMemory(table, protected=[FileRange(1, 0, P)])
     assert plan_of(memory, (0, 4 * P)).discards == [FileRange(0, 0, 4 * P)]
     assert reasons(plan_of(memory, (0x100000, 4 * P))) == ["ring_memory"]
 
 
-def test_an_address_space_that_ends_at_64_bits_does_not_wrap() -> None:
+def test_address_space_that_ends_at_64_bits_does_not_wrap() -> None:
     top = (1 << 64) - 16 * P
     memory = DeviceMemory(RegionTable([region(top, 16, offset=0)]))
     assert plan_of(memory, (top + 15 * P, P)).discards == [FileRange(0, 15 * P, P)]
@@ -170,7 +170,7 @@ def test_refusals_are_summed_by_reason_in_the_order_they_came_up() -> None:
 
 
 @given(setting=memories(), data=st.data())
-def test_a_run_of_pages_is_cut_so_that_each_piece_is_good_or_bad_as_a_whole(
+def test_run_of_pages_is_cut_so_that_each_piece_is_good_or_bad_as_a_whole(
     setting: tuple[DeviceMemory, list[FileRange]], data: st.DataObject
 ) -> None:
     memory, rings = setting
@@ -203,5 +203,5 @@ def test_a_run_of_pages_is_cut_so_that_each_piece_is_good_or_bad_as_a_whole(
         (Refusal.DISCARD_FAILED, "discard_failed"),
     ],
 )
-def test_the_words_of_the_refused_event_stay_what_they_are(reason: Refusal, word: str) -> None:
+def test_words_of_the_refused_event_stay_what_they_are(reason: Refusal, word: str) -> None:
     assert reason.value == word

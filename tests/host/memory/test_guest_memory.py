@@ -65,7 +65,7 @@ def memory(ram: Ram) -> Iterator[GuestMemory]:
 
 
 @pytest.mark.parametrize("sealed", [True, False])
-def test_a_file_says_whether_it_is_sealed(sealed: bool) -> None:
+def test_file_says_whether_it_is_sealed(sealed: bool) -> None:
     ram = Ram(SIZE, sealed=sealed)
     file = open_region(region(), ram.fd)
     assert (file.sealed, file.page_size) == (sealed, PAGE_SIZE)
@@ -83,13 +83,13 @@ def test_one_unsealed_file_makes_the_memory_unsealed(memory: GuestMemory) -> Non
     other.close()
 
 
-def test_a_region_may_end_exactly_where_its_file_ends(ram: Ram) -> None:
+def test_region_may_end_exactly_where_its_file_ends(ram: Ram) -> None:
     open_region(region(size=SIZE - PAGE_SIZE, offset=PAGE_SIZE), ram.fd)
     with pytest.raises(VhostUserError, match="exceeds its file"):
         open_region(region(size=SIZE - PAGE_SIZE, offset=PAGE_SIZE + 1), ram.fd)
 
 
-def test_a_refused_table_owns_nothing(memory: GuestMemory, ram: Ram) -> None:
+def test_refused_table_owns_nothing(memory: GuestMemory, ram: Ram) -> None:
     good, bad = os.dup(ram.fd), os.eventfd(0)
     mine = memory.files[0].fd
     with pytest.raises(VhostUserError, match="not a regular file"):
@@ -100,7 +100,7 @@ def test_a_refused_table_owns_nothing(memory: GuestMemory, ram: Ram) -> None:
     os.close(bad)
 
 
-def test_a_replaced_dropped_or_closed_file_is_closed(memory: GuestMemory, ram: Ram) -> None:
+def test_replaced_dropped_or_closed_file_is_closed(memory: GuestMemory, ram: Ram) -> None:
     first = memory.files[0].fd
     second, third = os.dup(ram.fd), os.dup(ram.fd)
     memory.replace(RegionTable([region()]), [second])
@@ -146,7 +146,7 @@ def test_reading_a_file_that_was_cut_is_an_error_and_not_a_signal() -> None:
         (place(0x123 * 16, 0x3002, 0x5004), 1),
     ],
 )
-def test_a_ring_is_mapped_by_its_pages_only(memory: GuestMemory, ram: Ram, parts: RingPlace, count: int) -> None:
+def test_ring_is_mapped_by_its_pages_only(memory: GuestMemory, ram: Ram, parts: RingPlace, count: int) -> None:
     before = mappings()
     mapped = memory.map_ring(2, parts)
     assert mappings() == before + count
@@ -161,7 +161,7 @@ def test_a_ring_is_mapped_by_its_pages_only(memory: GuestMemory, ram: Ram, parts
     assert not memory.device.is_protected(FileRange(0, parts.used.offset, 1))
 
 
-def test_a_hugetlb_file_is_known_by_its_page_size() -> None:
+def test_hugetlb_file_is_known_by_its_page_size() -> None:
     try:
         fd = os.memfd_create("huge", os.MFD_CLOEXEC | os.MFD_HUGETLB)
     except OSError as error:
@@ -174,7 +174,7 @@ def test_a_hugetlb_file_is_known_by_its_page_size() -> None:
         os.close(fd)
 
 
-def test_a_ring_in_huge_pages_is_mapped_from_the_beginning_of_one() -> None:
+def test_ring_in_huge_pages_is_mapped_from_the_beginning_of_one() -> None:
     """The kernel maps a hugetlb file at multiples of its page only; an ordinary file stands in for one."""
     ram = Ram(4 * HUGE_PAGE)
     at = 2 * HUGE_PAGE - 0x3000
@@ -192,7 +192,7 @@ def test_a_ring_in_huge_pages_is_mapped_from_the_beginning_of_one() -> None:
     ram.close()
 
 
-def test_a_ring_whose_file_was_cut_is_refused_and_leaves_no_mapping() -> None:
+def test_ring_whose_file_was_cut_is_refused_and_leaves_no_mapping() -> None:
     ram = Ram(SIZE, sealed=False)
     memory = GuestMemory()
     memory.replace(RegionTable([region()]), [os.dup(ram.fd)])
@@ -205,7 +205,7 @@ def test_a_ring_whose_file_was_cut_is_refused_and_leaves_no_mapping() -> None:
     ram.close()
 
 
-def test_a_packed_ring_is_mapped_like_any_other(memory: GuestMemory, ram: Ram) -> None:
+def test_packed_ring_is_mapped_like_any_other(memory: GuestMemory, ram: Ram) -> None:
     before = mappings()
     parts = RingPlace(
         size=100,

@@ -51,7 +51,7 @@ def test_what_is_read_behind_the_end_is_zero_and_what_is_written_is_nobodys(fd: 
     guarded.close()
 
 
-def test_a_store_is_as_good_as_a_load(fd: int) -> None:
+def test_store_is_as_good_as_a_load(fd: int) -> None:
     guarded = GuardedMapping(fd, PAGE_SIZE, PAGE_SIZE)
     with memoryview(guarded.mapping).cast("I") as view:
         os.ftruncate(fd, 0)
@@ -96,7 +96,7 @@ def test_from_many_threads_at_once(fd: int) -> None:
     assert lost == [True] * 200
 
 
-def test_a_mapping_that_is_not_guarded_dies_as_ever() -> None:
+def test_mapping_that_is_not_guarded_dies_as_ever() -> None:
     program = (
         "import mmap, os\n"
         "from host.memory.sigbus import guard_mappings\n"
@@ -110,6 +110,6 @@ def test_a_mapping_that_is_not_guarded_dies_as_ever() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=20).returncode == -signal.SIGBUS
 
 
-def test_a_file_that_ends_too_early_is_not_mapped(fd: int) -> None:
+def test_file_that_ends_too_early_is_not_mapped(fd: int) -> None:
     with pytest.raises(ValueError, match="file size"):
         GuardedMapping(fd, PAGES * PAGE_SIZE + mmap.PAGESIZE, 0)

@@ -41,7 +41,7 @@ def test_what_was_written_is_read(state: DeviceState) -> None:
     assert parse_state(data) == state
 
 
-def test_the_document_says_what_it_is() -> None:
+def test_document_says_what_it_is() -> None:
     assert json.loads(STATE.build()) == {
         "format": FORMAT,
         "version": VERSION,

@@ -17,7 +17,7 @@ from host.migration.dirty_log import DirtyLog
 from protocol.errors import VhostUserError
 from protocol.memory import PAGE_SIZE
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 TOP = 1 << 64
 
 
@@ -72,7 +72,7 @@ def test_one_bit_for_each_page_that_is_touched(dirty_log: DirtyLog, file: LogFil
 
 
 @pytest.mark.parametrize("offset", [1, 3, 64, PAGE_SIZE, PAGE_SIZE + 7])
-def test_the_log_begins_at_its_offset_whatever_that_is_a_multiple_of(
+def test_log_begins_at_its_offset_whatever_that_is_a_multiple_of(
     dirty_log: DirtyLog, file: LogFile, offset: int
 ) -> None:
     dirty_log.map(file.fd, 16, offset)
@@ -140,7 +140,7 @@ def test_no_bit_is_lost_between_two_processes_that_set_neighbouring_ones(dirty_l
     assert os.pread(file.fd, 16384, 0) == b"\x03" * 16384
 
 
-def test_a_file_that_is_cut_short_ends_the_log_and_nothing_else(
+def test_file_that_is_cut_short_ends_the_log_and_nothing_else(
     dirty_log: DirtyLog, file: LogFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -154,7 +154,7 @@ def test_a_file_that_is_cut_short_ends_the_log_and_nothing_else(
     assert mappings() == 0
 
 
-def test_a_new_log_replaces_the_old_one_which_is_given_up(dirty_log: DirtyLog, file: LogFile) -> None:
+def test_new_log_replaces_the_old_one_which_is_given_up(dirty_log: DirtyLog, file: LogFile) -> None:
     dirty_log.map(file.fd, PAGE_SIZE, 0)
     other = LogFile(PAGE_SIZE)
     dirty_log.map(other.fd, PAGE_SIZE, 0)
@@ -178,7 +178,7 @@ def test_a_new_log_replaces_the_old_one_which_is_given_up(dirty_log: DirtyLog, f
         (1, 4 * PAGE_SIZE, "exceeds its file"),
     ],
 )
-def test_a_size_or_an_offset_that_makes_no_sense_keeps_the_old_log(
+def test_size_or_an_offset_that_makes_no_sense_keeps_the_old_log(
     dirty_log: DirtyLog, file: LogFile, size: int, offset: int, why: str
 ) -> None:
     dirty_log.map(file.fd, PAGE_SIZE, 0)
@@ -211,7 +211,7 @@ def test_each_mark_is_signalled_once_where_asked_for(dirty_log: DirtyLog, file: 
     assert signals == [{1, 2}]
 
 
-def test_a_signal_that_is_held_up_holds_up_nobody_else(dirty_log: DirtyLog, file: LogFile) -> None:
+def test_signal_that_is_held_up_holds_up_nobody_else(dirty_log: DirtyLog, file: LogFile) -> None:
     """A front-end can fill its eventfd right before it is written to; the event loop takes another log all the same."""
     held, go = threading.Event(), threading.Event()
 

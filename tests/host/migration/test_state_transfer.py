@@ -33,7 +33,7 @@ def is_open(fd: int) -> bool:
     return Path(f"/proc/self/fd/{fd}").exists()
 
 
-def test_a_state_goes_through_a_pipe_and_the_end_is_closed() -> None:
+def test_state_goes_through_a_pipe_and_the_end_is_closed() -> None:
     reading, writing = os.pipe()
     run(save(writing, b"state"))
     assert not is_open(writing)
@@ -42,7 +42,7 @@ def test_a_state_goes_through_a_pipe_and_the_end_is_closed() -> None:
     os.close(reading)
 
 
-def test_a_state_comes_out_of_a_pipe_in_pieces() -> None:
+def test_state_comes_out_of_a_pipe_in_pieces() -> None:
     async def both() -> bytes:
         reading, writing = os.pipe()
         loading = asyncio.create_task(load(reading))
@@ -86,7 +86,7 @@ def test_no_more_is_read_than_a_state_can_have() -> None:
 
 
 @pytest.mark.parametrize("direction", ["save", "load"])
-def test_an_end_that_does_nothing_costs_a_time_limit(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_end_that_does_nothing_costs_a_time_limit(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state_transfer, "TRANSFER_TIMEOUT", 0.01)
     reading, writing = os.pipe()
     os.write(writing, bytes(65536) if direction == "save" else b"x")
@@ -106,7 +106,7 @@ def test_nobody_at_the_other_end() -> None:
 
 
 @pytest.mark.parametrize("direction", ["save", "load"])
-def test_the_wrong_end_of_a_pipe(direction: str) -> None:
+def test_wrong_end_of_a_pipe(direction: str) -> None:
     reading, writing = os.pipe()
     transfer: Coroutine[Any, Any, object] = save(reading, b"state") if direction == "save" else load(writing)
     with pytest.raises(VhostUserError, match="cannot be passed"):
@@ -124,7 +124,7 @@ def test_what_is_no_pipe_is_refused_and_stays_open(tmp_path: Path) -> None:
         os.close(fd)
 
 
-def test_the_flags_of_the_descriptor_stay_as_they_are() -> None:
+def test_flags_of_the_descriptor_stay_as_they_are() -> None:
     reading, writing = os.pipe()
     keep = os.dup(writing)
     run(save(writing, b"state"))

@@ -68,7 +68,7 @@ def test_sizes_and_counters_arrive() -> None:
     in_loop(go())
 
 
-def test_a_poison_value_that_nobody_told_is_not_zero_at_the_destination() -> None:
+def test_poison_value_that_nobody_told_is_not_zero_at_the_destination() -> None:
     async def go() -> None:
         source, destination = Machine(), Machine()
         destination.balloon.features = 1 << 4
@@ -93,7 +93,7 @@ def test_what_a_reclaim_inflates_to_for_a_while_does_not_travel() -> None:
     in_loop(go())
 
 
-def test_a_hinting_round_is_over_and_its_id_is_not_used_again() -> None:
+def test_hinting_round_is_over_and_its_id_is_not_used_again() -> None:
     async def go() -> None:
         source, destination = Machine(), Machine()
         ids = [source.balloon.hinting.start()]
@@ -124,7 +124,7 @@ def test_without_a_round_nothing_is_shown_to_be_done() -> None:
     in_loop(go())
 
 
-def test_the_interval_of_statistics_goes_on() -> None:
+def test_interval_of_statistics_goes_on() -> None:
     async def go() -> None:
         source, destination = Machine(), Machine()
         source.control.set_statistics_interval(0.001)  # shorter than what travels

@@ -33,7 +33,7 @@ def test_every_signal_counts(eventfd: int) -> None:
     assert os.eventfd_read(eventfd) == 10_000
 
 
-def test_a_full_counter_stays_full_and_nobody_waits(eventfd: int) -> None:
+def test_full_counter_stays_full_and_nobody_waits(eventfd: int) -> None:
     os.eventfd_write(eventfd, FULL)
     signal = EventfdSignal(eventfd)
     assert all(signal.signal() for _ in range(1000))

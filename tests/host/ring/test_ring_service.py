@@ -117,7 +117,7 @@ async def settle() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_ring_is_looked_at_once_when_it_starts(bench: Bench) -> None:
+async def test_ring_is_looked_at_once_when_it_starts(bench: Bench) -> None:
     bench.report()
     service = bench.start()
     assert len(bench.executor.waiting) == 1
@@ -128,7 +128,7 @@ async def test_a_ring_is_looked_at_once_when_it_starts(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_queue_never_has_two_workers(bench: Bench) -> None:
+async def test_queue_never_has_two_workers(bench: Bench) -> None:
     service = bench.start()
     for _ in range(10):
         bench.report()
@@ -145,7 +145,7 @@ async def test_a_queue_never_has_two_workers(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_worker_gives_way_after_its_share(bench: Bench) -> None:
+async def test_worker_gives_way_after_its_share(bench: Bench) -> None:
     for _ in range(CHAINS_PER_TURN + 3):
         bench.report()
     service = bench.start()
@@ -199,7 +199,7 @@ async def test_stopping_waits_for_the_worker_and_may_be_asked_twice(bench: Bench
 
 
 @pytest.mark.asyncio
-async def test_a_broken_ring_is_not_looked_at_again(bench: Bench) -> None:
+async def test_broken_ring_is_not_looked_at_again(bench: Bench) -> None:
     bench.queue.ring.avail[1] = QUEUE_SIZE + 1
     service = bench.start()
     bench.executor.run_one()
@@ -213,7 +213,7 @@ async def test_a_broken_ring_is_not_looked_at_again(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_kick_that_cannot_be_waited_for_leaves_no_mapping(bench: Bench) -> None:
+async def test_kick_that_cannot_be_waited_for_leaves_no_mapping(bench: Bench) -> None:
     assert bench.files.kick is not None
     os.close(bench.files.kick)
     bench.files.kick = os.memfd_create("kick")
@@ -227,7 +227,7 @@ async def test_a_kick_that_cannot_be_waited_for_leaves_no_mapping(bench: Bench) 
 # -- the driver's interrupt -------------------------------------------------------------------------------------------
 
 
-def test_a_full_call_descriptor_is_passed_over() -> None:
+def test_full_call_descriptor_is_passed_over() -> None:
     ours, theirs = socket.socketpair()
     fds = [theirs.detach(), os.eventfd(0)]
     os.eventfd_write(fds[1], (1 << 64) - 2)
@@ -261,7 +261,7 @@ class Gullible:
 
 
 @pytest.mark.asyncio
-async def test_a_front_end_that_fills_its_counter_holds_no_worker_up(
+async def test_front_end_that_fills_its_counter_holds_no_worker_up(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a few of them, five queues each, would keep every worker."""
@@ -290,9 +290,7 @@ def distrust(monkeypatch: pytest.MonkeyPatch, file: CallFile) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_front_end_that_fills_its_counter_holds_no_stop_up(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_front_end_that_fills_its_counter_holds_no_stop_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     assert bench.files.call is not None
     bench.files.call.close()
     full = os.eventfd(0)
@@ -310,7 +308,7 @@ async def test_a_front_end_that_fills_its_counter_holds_no_stop_up(
 
 
 @pytest.mark.asyncio
-async def test_a_front_end_that_fills_the_counter_of_its_dirty_log_holds_no_stop_up(
+async def test_front_end_that_fills_the_counter_of_its_dirty_log_holds_no_stop_up(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = os.eventfd(0)

@@ -91,7 +91,7 @@ async def test_giving_back_asks_for_new_statistics_once(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_second_buffer_sends_the_first_one_back(bench: Bench) -> None:
+async def test_second_buffer_sends_the_first_one_back(bench: Bench) -> None:
     service = await held(bench)
     offer_statistics(bench, 200)
     bench.queue.kick()
@@ -103,7 +103,7 @@ async def test_a_second_buffer_sends_the_first_one_back(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_driver_that_answers_at_once_is_not_asked_at_once(bench: Bench) -> None:
+async def test_driver_that_answers_at_once_is_not_asked_at_once(bench: Bench) -> None:
     """Giving each buffer back at once made ten thousand exchanges a second."""
     service = await held(bench)
     service.give_back_held()
@@ -118,7 +118,7 @@ async def test_a_driver_that_answers_at_once_is_not_asked_at_once(bench: Bench) 
 
 
 @pytest.mark.asyncio
-async def test_a_stopped_ring_is_not_written_and_its_buffer_is_found_again(bench: Bench) -> None:
+async def test_stopped_ring_is_not_written_and_its_buffer_is_found_again(bench: Bench) -> None:
     service = await held(bench)
     before = bytes(bench.queue.ring.used)
     bench.base = await service.stop()
@@ -135,7 +135,7 @@ async def test_a_stopped_ring_is_not_written_and_its_buffer_is_found_again(bench
 
 
 @pytest.mark.asyncio
-async def test_a_give_back_that_meets_a_stop_is_dropped(bench: Bench) -> None:
+async def test_give_back_that_meets_a_stop_is_dropped(bench: Bench) -> None:
     service = await held(bench)
     service.give_back_held()
     stopping = asyncio.create_task(service.stop())
@@ -146,7 +146,7 @@ async def test_a_give_back_that_meets_a_stop_is_dropped(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_ring_whose_driver_left_is_not_written(bench: Bench) -> None:
+async def test_ring_whose_driver_left_is_not_written(bench: Bench) -> None:
     service = await held(bench)
     bench.base = await service.stop()
     bench.queue.ring.used[1] = 77  # the memory is something else by now
@@ -159,7 +159,7 @@ async def test_a_ring_whose_driver_left_is_not_written(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_ring_that_broke_keeps_its_held_chain(bench: Bench) -> None:
+async def test_ring_that_broke_keeps_its_held_chain(bench: Bench) -> None:
     service = await held(bench)
     bench.queue.ring.avail[1] = 1000
     bench.queue.kick()
@@ -205,7 +205,7 @@ async def test_nothing_is_settled_while_a_hinted_block_is_being_discarded(
 
 
 @pytest.mark.asyncio
-async def test_a_queue_at_rest_is_settled(bench: Bench) -> None:
+async def test_queue_at_rest_is_settled(bench: Bench) -> None:
     service = bench.start(FREE_PAGE)
     await work(bench)
     await asyncio.wait_for(service.settled(), DEADLINE)
@@ -213,7 +213,7 @@ async def test_a_queue_at_rest_is_settled(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_queue_that_is_set_up_anew_has_no_round(bench: Bench) -> None:
+async def test_queue_that_is_set_up_anew_has_no_round(bench: Bench) -> None:
     hinting = bench.balloon.hinting
     hinting.take_command(hinting.start())
     service = bench.start(FREE_PAGE)

@@ -67,7 +67,7 @@ async def test_kicks_that_bring_nothing_are_not_looked_at_all_the_time(
 
 
 @pytest.mark.asyncio
-async def test_a_chain_that_takes_too_long_is_put_back_when_its_ring_is_to_stop(
+async def test_chain_that_takes_too_long_is_put_back_when_its_ring_is_to_stop(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host.ring.ring_service, "STOP_PATIENCE", 0.0)

@@ -75,7 +75,7 @@ def test_there_are_as_many_queues_as_the_offer_allows(offered: int, queues: int)
 # -- acknowledgements -------------------------------------------------------------------------------------------------
 
 
-def test_the_message_that_negotiates_acknowledgements_is_acknowledged_itself() -> None:
+def test_message_that_negotiates_acknowledgements_is_acknowledged_itself() -> None:
     assert reply(Shell(), 16, u64(PROTOCOL_FEATURES)) == ACK
 
 
@@ -103,7 +103,7 @@ def test_owners_come_any_time_and_go_without_anything_being_lost() -> None:
 
 
 @pytest.mark.parametrize("request_number", [0, 19, 20, 22, 23, 26, 28, 33, 41, 44, 1000, 2**32 - 1])
-def test_an_unknown_request_is_answered_with_one_if_it_asks_and_passed_over_if_not(request_number: int) -> None:
+def test_unknown_request_is_answered_with_one_if_it_asks_and_passed_over_if_not(request_number: int) -> None:
     shell = negotiated()
     assert reply(shell, request_number, bytes(8), fds=(66,)) == NACK
     assert reply(shell, request_number, flags=0x1) is None
@@ -115,7 +115,7 @@ def test_an_unknown_request_is_answered_with_one_if_it_asks_and_passed_over_if_n
 @pytest.mark.parametrize(
     "name", ["SET_LOG_FD", "SET_INFLIGHT_FD", "SET_STATUS", "VRING_KICK", "SET_LOG_BASE", "SET_DEVICE_STATE_FD"]
 )
-def test_a_request_whose_feature_was_not_offered_is_refused_and_its_descriptor_closed(name: str) -> None:
+def test_request_whose_feature_was_not_offered_is_refused_and_its_descriptor_closed(name: str) -> None:
     shell = negotiated()
     number = FrontendRequest[name]
     size = {"SET_LOG_FD": 0, "SET_INFLIGHT_FD": 24, "SET_LOG_BASE": 16}.get(name, 8)
@@ -128,13 +128,13 @@ def test_a_request_whose_feature_was_not_offered_is_refused_and_its_descriptor_c
 
 @pytest.mark.parametrize("flags", [0x1, 0x9])
 @pytest.mark.parametrize("number", [1, 15, 17, 36, 40])
-def test_a_refusal_for_which_there_is_no_answer_ends_the_session(number: int, flags: int) -> None:
+def test_refusal_for_which_there_is_no_answer_ends_the_session(number: int, flags: int) -> None:
     # The sender would take any payload for the answer, and without one it waits for ever.
     with pytest.raises(MustClose):
         reply(negotiated(), number, bytes(24 if number == 31 else 1), flags=flags)
 
 
-def test_an_inflight_file_that_cannot_be_had_has_no_size() -> None:
+def test_inflight_file_that_cannot_be_had_has_no_size() -> None:
     shell = negotiated()
     assert reply(shell, 31, bytes(24), flags=0x1) == bytes(24)
     assert shell.take_done() == ["message_refused GET_INFLIGHT_FD"]
@@ -172,13 +172,13 @@ def test_any_subset_of_the_offer_with_version_1_is_taken(subset: set[int]) -> No
 
 
 @pytest.mark.parametrize("bit", [2, 8, 20, 21, 22, 63])
-def test_a_protocol_feature_that_was_not_offered_keeps_the_old_set(bit: int) -> None:
+def test_protocol_feature_that_was_not_offered_keeps_the_old_set(bit: int) -> None:
     shell = negotiated()
     assert reply(shell, 16, u64(PROTOCOL_FEATURES | 1 << bit)) == NACK
     assert shell.session.protocol_features == PROTOCOL_FEATURES
 
 
-def test_a_queue_that_was_negotiated_away_is_inert() -> None:
+def test_queue_that_was_negotiated_away_is_inert() -> None:
     shell = negotiated()
     shell.ask(FrontendRequest.SET_FEATURES, FEATURES & ~(1 << 5))
     shell.ring("NUM", 2, 256)
@@ -214,13 +214,13 @@ def test_any_window_up_to_256_bytes_is_answered_in_full(offset: int, length: int
 
 @pytest.mark.parametrize("flags", [0, 1])
 @pytest.mark.parametrize(("offset", "data"), [(0, struct.pack("<4I", 11, 22, 33, 44)), (4, struct.pack("<I", 22))])
-def test_a_driver_writes_actual_and_nothing_else(flags: int, offset: int, data: bytes) -> None:
+def test_driver_writes_actual_and_nothing_else(flags: int, offset: int, data: bytes) -> None:
     shell = negotiated()
     assert shell.ask(FrontendRequest.SET_CONFIG, DeviceConfig(offset=offset, flags=flags, data=data)) == 0
     assert shell.session.balloon.config == BalloonConfig(actual=22)
 
 
-def test_a_write_beyond_256_bytes_is_refused() -> None:
+def test_write_beyond_256_bytes_is_refused() -> None:
     shell = negotiated()
     assert shell.ask(FrontendRequest.SET_CONFIG, DeviceConfig(offset=4, flags=0, data=b"\xff" * 253)) == 1
     assert shell.session.balloon.config == BalloonConfig()
@@ -229,7 +229,7 @@ def test_a_write_beyond_256_bytes_is_refused() -> None:
 WITH_POISON = OFFERED | 1 << 4
 
 
-def test_a_second_driver_may_set_another_poison_value_once_all_rings_have_stopped() -> None:
+def test_second_driver_may_set_another_poison_value_once_all_rings_have_stopped() -> None:
     shell = Shell(WITH_POISON)
     shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES)
     shell.memory(REGION)
@@ -259,7 +259,7 @@ def test_qemus_write_of_a_new_size_tells_no_poison_value_to_a_device_that_took_o
     assert (shell.session.balloon.config.actual, shell.session.balloon.poison_told) == (7, False)
 
 
-def test_a_wish_for_another_size_is_told_to_a_driver_that_listens() -> None:
+def test_wish_for_another_size_is_told_to_a_driver_that_listens() -> None:
     shell = negotiated()
     assert shell.backend.change_config(num_pages=100) is None
     assert shell.ask(FrontendRequest.SET_BACKEND_REQ_FD, fds=(9,)) == 0
@@ -279,7 +279,7 @@ def spread(number: int) -> MemoryRegion:
 
 
 @pytest.mark.parametrize(("count", "answer"), [(0, 0), (1, 0), (8, 0), (9, 1)])
-def test_a_table_has_at_most_eight_regions(count: int, answer: int) -> None:
+def test_table_has_at_most_eight_regions(count: int, answer: int) -> None:
     shell = negotiated()
     assert shell.memory(*map(spread, range(count))) == answer
     assert len(shell.session.table.regions) == (count if answer == 0 else 1)
@@ -295,7 +295,7 @@ def test_there_are_as_many_memory_slots_as_the_answer_says() -> None:
     assert shell.ask(FrontendRequest.ADD_MEM_REG, spread(600), (102,)) == 0
 
 
-def test_a_table_with_too_few_descriptors_keeps_the_old_one() -> None:
+def test_table_with_too_few_descriptors_keeps_the_old_one() -> None:
     shell = negotiated()
     assert shell.ask(FrontendRequest.SET_MEM_TABLE, MemoryTable((spread(1), spread(2))), (5,)) == 1
     assert shell.session.table.regions == (REGION,)
@@ -305,13 +305,13 @@ def test_a_table_with_too_few_descriptors_keeps_the_old_one() -> None:
 # -- rings ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_base_has_sixteen_bits() -> None:
+def test_base_has_sixteen_bits() -> None:
     shell = negotiated()
     set_up(shell, 2, base=0x8000_0007)
     assert shell.running[2].base == 7
 
 
-def test_a_packed_base_has_thirty_two_bits() -> None:
+def test_packed_base_has_thirty_two_bits() -> None:
     shell = Shell(OFFERED | 1 << 34)
     shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES)
     shell.ask(FrontendRequest.SET_FEATURES, FEATURES | 1 << 34)
@@ -324,13 +324,13 @@ def test_a_packed_base_has_thirty_two_bits() -> None:
     assert shell.ask(FrontendRequest.GET_VRING_BASE, VringState(2, 0)) == VringState(2, 0x0001_8002)
 
 
-def test_a_base_is_told_back_as_wide_as_it_counts() -> None:
+def test_base_is_told_back_as_wide_as_it_counts() -> None:
     shell = negotiated()
     shell.ring("BASE", 2, 0x8000_0007)
     assert shell.ask(FrontendRequest.GET_VRING_BASE, VringState(2, 0)) == VringState(2, 7)
 
 
-def test_a_ring_that_cannot_be_mapped_is_refused_and_started_when_it_can() -> None:
+def test_ring_that_cannot_be_mapped_is_refused_and_started_when_it_can() -> None:
     shell = negotiated()
     shell.ring("NUM", 2, 256)
     shell.ring("ADDR", 2)
@@ -343,7 +343,7 @@ def test_a_ring_that_cannot_be_mapped_is_refused_and_started_when_it_can() -> No
     assert shell.take_done()[1:] == ["start 2 reporting at 0"]
 
 
-def test_a_ring_that_cannot_be_mapped_is_complained_about_once() -> None:
+def test_ring_that_cannot_be_mapped_is_complained_about_once() -> None:
     shell = negotiated()
     set_up(shell, 2)
     shell.failing = {StartRing}
@@ -352,7 +352,7 @@ def test_a_ring_that_cannot_be_mapped_is_complained_about_once() -> None:
     assert shell.take_done().count("queue_stopped 2") == 1
 
 
-def test_a_broken_ring_stops_alone_and_runs_again_when_it_is_set_up_anew() -> None:
+def test_broken_ring_stops_alone_and_runs_again_when_it_is_set_up_anew() -> None:
     shell = negotiated()
     set_up(shell, 0)
     set_up(shell, 2)
@@ -364,7 +364,7 @@ def test_a_broken_ring_stops_alone_and_runs_again_when_it_is_set_up_anew() -> No
     set_up(shell, 2)
 
 
-def test_a_ring_that_broke_and_was_stopped_meanwhile_is_not_stopped_twice() -> None:
+def test_ring_that_broke_and_was_stopped_meanwhile_is_not_stopped_twice() -> None:
     shell = negotiated()
     set_up(shell, 2)
     shell.ask(FrontendRequest.GET_VRING_BASE, VringState(2, 0))
@@ -374,13 +374,13 @@ def test_a_ring_that_broke_and_was_stopped_meanwhile_is_not_stopped_twice() -> N
 
 
 @pytest.mark.parametrize("name", ["KICK", "CALL", "ERR"])
-def test_a_ring_file_of_no_queue_is_refused_and_closed(name: str) -> None:
+def test_ring_file_of_no_queue_is_refused_and_closed(name: str) -> None:
     shell = negotiated()
     assert shell.ask(FrontendRequest[f"SET_VRING_{name}"], VringFile(5, True), (77,)) == 1
     assert shell.closed == [77]
 
 
-def test_a_message_of_the_other_direction_is_refused() -> None:
+def test_message_of_the_other_direction_is_refused() -> None:
     shell = negotiated()
     assert shell.handle(Message(request=BackendRequest.VRING_CALL, payload=VringState(0, 0))) is None
     assert len(shell.take_done()) == 1

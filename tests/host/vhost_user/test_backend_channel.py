@@ -69,7 +69,7 @@ async def test_requests_arrive_in_order_and_answers_are_thrown_away(front_end: F
 
 
 @pytest.mark.asyncio
-async def test_a_full_channel_holds_each_request_once_and_sends_it_when_there_is_room(front_end: FrontEnd) -> None:
+async def test_full_channel_holds_each_request_once_and_sends_it_when_there_is_room(front_end: FrontEnd) -> None:
     front_end.fill()
     for _ in range(1000):
         front_end.channel.send(CONFIG_CHANGE)
@@ -96,7 +96,7 @@ async def test_requests_of_many_threads_stay_whole(front_end: FrontEnd) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_front_end_that_closes_its_end_is_noticed_and_costs_nothing(front_end: FrontEnd) -> None:
+async def test_front_end_that_closes_its_end_is_noticed_and_costs_nothing(front_end: FrontEnd) -> None:
     front_end.fill()
     front_end.socket.close()
     async with asyncio.timeout(DEADLINE):

@@ -20,7 +20,7 @@ def with_status() -> Shell:
     return shell
 
 
-def test_a_status_reads_back_as_it_was_written() -> None:
+def test_status_reads_back_as_it_was_written() -> None:
     shell = with_status()
     assert shell.ask(FrontendRequest.GET_STATUS) == 0
     assert shell.ask(FrontendRequest.SET_FEATURES, FEATURES) == 0
@@ -53,14 +53,14 @@ def test_rings_run_without_driver_ok() -> None:
 
 
 @pytest.mark.parametrize("status", [0x100, 1 << 63])
-def test_a_status_of_more_than_eight_bits_is_refused(status: int) -> None:
+def test_status_of_more_than_eight_bits_is_refused(status: int) -> None:
     shell = with_status()
     assert shell.ask(FrontendRequest.SET_STATUS, status) == 1
     assert shell.session.status == 0
 
 
 @pytest.mark.parametrize("request_number", [FrontendRequest.SET_STATUS, FrontendRequest.RESET_DEVICE])
-def test_a_reset_forgets_the_driver_and_keeps_what_the_front_end_said(request_number: FrontendRequest) -> None:
+def test_reset_forgets_the_driver_and_keeps_what_the_front_end_said(request_number: FrontendRequest) -> None:
     shell = with_status()
     shell.ask(FrontendRequest.SET_BACKEND_REQ_FD, fds=(9,))
     shell.ask(FrontendRequest.SET_FEATURES, FEATURES)
@@ -119,7 +119,7 @@ def break_ring(shell: Shell, index: int) -> list[str]:
     return shell.take_done()
 
 
-def test_a_ring_that_broke_needs_a_reset_and_the_driver_is_told_once() -> None:
+def test_ring_that_broke_needs_a_reset_and_the_driver_is_told_once() -> None:
     shell = at_work()
     assert break_ring(shell, 2) == ["stop 2", f"status {OK | NEEDS_RESET}", TOLD]
     assert shell.ask(FrontendRequest.GET_STATUS) == OK | NEEDS_RESET
@@ -127,14 +127,14 @@ def test_a_ring_that_broke_needs_a_reset_and_the_driver_is_told_once() -> None:
     assert shell.ask(FrontendRequest.GET_STATUS) == OK | NEEDS_RESET
 
 
-def test_the_only_ring_may_be_the_one_that_broke() -> None:
+def test_only_ring_may_be_the_one_that_broke() -> None:
     shell = at_work()
     shell.ring("ENABLE", 0, 0)
     assert break_ring(shell, 2)[-1] == TOLD
     assert not shell.running
 
 
-def test_a_ring_found_broken_while_it_is_stopped_needs_a_reset_too() -> None:
+def test_ring_found_broken_while_it_is_stopped_needs_a_reset_too() -> None:
     shell = at_work()
     shell.session.vrings[2].broken = True  # as the connection notes it when it has stopped the ring
     shell.ask(FrontendRequest.GET_VRING_BASE, VringState(2, 0))
@@ -160,7 +160,7 @@ def test_no_message_about_the_ring_and_no_other_status_takes_the_need_away(name:
 
 
 @pytest.mark.parametrize("request_number", [FrontendRequest.SET_STATUS, FrontendRequest.RESET_DEVICE])
-def test_a_reset_takes_the_need_away(request_number: FrontendRequest) -> None:
+def test_reset_takes_the_need_away(request_number: FrontendRequest) -> None:
     shell = at_work()
     break_ring(shell, 2)
     assert shell.ask(request_number, 0 if request_number is FrontendRequest.SET_STATUS else None) == 0
@@ -172,14 +172,14 @@ def test_a_reset_takes_the_need_away(request_number: FrontendRequest) -> None:
     assert break_ring(shell, 2)[-1] == TOLD
 
 
-def test_a_ring_that_breaks_at_the_reset_leaves_no_need_behind() -> None:
+def test_ring_that_breaks_at_the_reset_leaves_no_need_behind() -> None:
     shell = at_work()
     shell.session.vrings[2].broken = True
     shell.ask(FrontendRequest.RESET_DEVICE)
     assert (shell.session.status, shell.session.status_news) == (0, False)
 
 
-def test_a_driver_that_is_not_ready_yet_is_told_when_it_is() -> None:
+def test_driver_that_is_not_ready_yet_is_told_when_it_is() -> None:
     shell = at_work(status=READY)
     assert break_ring(shell, 2) == ["stop 2", f"status {READY | NEEDS_RESET}"]
     shell.backend.change_config(num_pages=3)
@@ -200,7 +200,7 @@ def test_news_of_the_configuration_space_is_no_news_of_the_status_to_a_driver_th
     assert shell.take_done()[-1] == TOLD
 
 
-def test_a_suspended_device_tells_of_its_need_when_it_goes_on() -> None:
+def test_suspended_device_tells_of_its_need_when_it_goes_on() -> None:
     shell = at_work(status=READY)
     break_ring(shell, 2)
     for index in (0, 2):
@@ -211,14 +211,14 @@ def test_a_suspended_device_tells_of_its_need_when_it_goes_on() -> None:
     assert shell.take_done()[-2:] == ["start 0 inflate at 0", TOLD]
 
 
-def test_a_channel_that_comes_late_carries_what_there_was_to_tell() -> None:
+def test_channel_that_comes_late_carries_what_there_was_to_tell() -> None:
     shell = at_work(channel=False)
     assert break_ring(shell, 2) == ["stop 2", f"status {OK | NEEDS_RESET}"]
     shell.ask(FrontendRequest.SET_BACKEND_REQ_FD, fds=(9,))
     assert shell.take_done() == ["channel fd 9", TOLD]
 
 
-def test_a_front_end_that_keeps_the_status_itself_hears_of_the_ring_alone() -> None:
+def test_front_end_that_keeps_the_status_itself_hears_of_the_ring_alone() -> None:
     shell = negotiated()
     shell.ask(FrontendRequest.SET_BACKEND_REQ_FD, fds=(9,))
     set_up(shell, 2)

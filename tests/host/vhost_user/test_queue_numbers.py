@@ -36,15 +36,13 @@ def negotiations(draw: st.DrawFn) -> tuple[int, int]:
         (QueueDialect.FIXED, ALL, ALL, 4),
     ],
 )
-def test_the_number_of_the_reporting_queue(
-    dialect: QueueDialect, negotiated: int, offered: int, reporting: int
-) -> None:
+def test_number_of_the_reporting_queue(dialect: QueueDialect, negotiated: int, offered: int, reporting: int) -> None:
     numbers = queue_numbers(dialect, negotiated=negotiated, offered=offered)
     assert [index for index, queue in numbers.items() if queue is BalloonQueue.REPORTING] == [reporting]
 
 
 @given(dialect=dialects, case=negotiations())
-def test_a_queue_that_was_not_negotiated_has_no_number(dialect: QueueDialect, case: tuple[int, int]) -> None:
+def test_queue_that_was_not_negotiated_has_no_number(dialect: QueueDialect, case: tuple[int, int]) -> None:
     negotiated, offered = case
     numbers = queue_numbers(dialect, negotiated=negotiated, offered=offered)
     assert set(numbers.values()) == set(
@@ -54,7 +52,7 @@ def test_a_queue_that_was_not_negotiated_has_no_number(dialect: QueueDialect, ca
 
 
 @given(dialect=dialects, case=negotiations(), data=st.data())
-def test_a_drivers_dialect_is_found_whatever_order_its_rings_come_in(
+def test_drivers_dialect_is_found_whatever_order_its_rings_come_in(
     dialect: QueueDialect, case: tuple[int, int], data: st.DataObject
 ) -> None:
     """On the way no ring ever gets another role than the driver means, and at the end each has its own."""
@@ -73,7 +71,7 @@ def test_a_drivers_dialect_is_found_whatever_order_its_rings_come_in(
     assert queue_numbers(numbers.dialect, negotiated=negotiated, offered=offered) == meant
 
 
-def test_a_ring_that_may_be_either_queue_waits_for_the_others() -> None:
+def test_ring_that_may_be_either_queue_waits_for_the_others() -> None:
     numbers = QueueNumbers()
     case = {"negotiated": HINT | REPORTING, "offered": ALL}
     assert not numbers.learn({0, 1, 3}, set(), **case)

@@ -71,7 +71,7 @@ def test_impossible_addresses_are_refused_and_the_old_ones_kept(address: VringAd
     assert vring.address is old
 
 
-def test_the_smallest_alignment_of_each_part_is_enough() -> None:
+def test_smallest_alignment_of_each_part_is_enough() -> None:
     vring = Vring(2)
     vring.set_address(at(0x10, 0x2, 0x4), TABLE)
     assert vring.address == at(0x10, 0x2, 0x4)
@@ -84,7 +84,7 @@ def test_before_there_is_memory_a_place_cannot_be_judged() -> None:
         vring.place(RegionTable())
 
 
-def test_a_place_is_three_ranges_of_files() -> None:
+def test_place_is_three_ranges_of_files() -> None:
     vring = Vring(2, size=256, address=at(0x1000, 0x2000, 0x13000))
     place = vring.place(TABLE)
     assert place.size == 256
@@ -103,13 +103,13 @@ def test_a_place_is_three_ranges_of_files() -> None:
         (at(0x1F800, 0x2000, 0x3000), "descriptor table"),
     ],
 )
-def test_a_part_that_straddles_two_regions_or_sticks_out_has_no_place(address: VringAddress, part: str) -> None:
+def test_part_that_straddles_two_regions_or_sticks_out_has_no_place(address: VringAddress, part: str) -> None:
     with pytest.raises(VhostUserError, match=f"{part} of queue 2, .* is not in one memory region"):
         Vring(2, size=256, address=address).place(TABLE)
 
 
 @given(exponent=st.integers(0, 8))
-def test_a_part_may_end_where_its_region_ends(exponent: int) -> None:
+def test_part_may_end_where_its_region_ends(exponent: int) -> None:
     size = 1 << exponent
     end = 0x20000
     vring = Vring(2, size=size, address=at(end - 16 * size, 0, 0x4000))
@@ -119,7 +119,7 @@ def test_a_part_may_end_where_its_region_ends(exponent: int) -> None:
         vring.place(TABLE)
 
 
-def test_a_ring_is_wanted_only_when_everything_is_there() -> None:
+def test_ring_is_wanted_only_when_everything_is_there() -> None:
     for started, enabled, broken, sized, placed in product((False, True), repeat=5):
         vring = Vring(
             2,
@@ -132,7 +132,7 @@ def test_a_ring_is_wanted_only_when_everything_is_there() -> None:
         assert vring.is_wanted is (started and enabled and not broken and sized and placed)
 
 
-def test_a_ring_is_at_the_same_place_whatever_is_logged() -> None:
+def test_ring_is_at_the_same_place_whatever_is_logged() -> None:
     vring = Vring(2, address=at(0, 0x2000, 0x3000))
     assert vring.is_at(at(0, 0x2000, 0x3000, flags=1, log=0x999))
     for other in (at(0x10, 0x2000, 0x3000), at(0, 0x2002, 0x3000), at(0, 0x2000, 0x3004)):
@@ -140,7 +140,7 @@ def test_a_ring_is_at_the_same_place_whatever_is_logged() -> None:
     assert not Vring(2).is_at(at(0, 0, 0))
 
 
-def test_a_reset_forgets_everything() -> None:
+def test_reset_forgets_everything() -> None:
     vring = Vring(
         2,
         size=256,
@@ -156,7 +156,7 @@ def test_a_reset_forgets_everything() -> None:
     assert vring == Vring(2)
 
 
-def test_a_packed_ring_has_any_size_and_three_parts_of_its_own() -> None:
+def test_packed_ring_has_any_size_and_three_parts_of_its_own() -> None:
     vring = Vring(2)
     vring.set_size(100, packed=True)
     vring.set_address(at(0x1000, 0x2004, 0x13008), TABLE, packed=True)
@@ -183,7 +183,7 @@ def test_sizes_that_a_packed_ring_has_not_are_refused(size: int) -> None:
         (at(0x1000, 0x2000, 0x3002), "device event area of queue 2 at 0x7f0000003002 is not 4-byte aligned"),
     ],
 )
-def test_the_parts_of_a_packed_ring_are_judged_also_when_they_came_before_the_features(
+def test_parts_of_a_packed_ring_are_judged_also_when_they_came_before_the_features(
     address: VringAddress, complaint: str
 ) -> None:
     with pytest.raises(VhostUserError, match=complaint):
@@ -192,6 +192,6 @@ def test_the_parts_of_a_packed_ring_are_judged_also_when_they_came_before_the_fe
         Vring(2, size=4, address=address).place(TABLE, packed=True)
 
 
-def test_a_size_that_only_a_packed_ring_has_is_no_place_of_a_split_one() -> None:
+def test_size_that_only_a_packed_ring_has_is_no_place_of_a_split_one() -> None:
     with pytest.raises(VhostUserError, match="queue size 100 of a split ring is not a power of two"):
         Vring(2, size=100, address=at(0, 0x2000, 0x3000)).place(TABLE)

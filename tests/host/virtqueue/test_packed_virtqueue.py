@@ -19,7 +19,7 @@ NEXT, WRITE, INDIRECT, AVAIL, USED = 1, 2, 4, 0x80, 0x8000
 
 
 @pytest.mark.parametrize("bits", [0, USED, AVAIL | USED])
-def test_a_descriptor_is_available_in_lap_1_only_with_avail_and_without_used(bits: int) -> None:
+def test_descriptor_is_available_in_lap_1_only_with_avail_and_without_used(bits: int) -> None:
     ring = Hostile()
     ring.ring.halves[7] = bits
     assert ring.device.pop() is None
@@ -28,7 +28,7 @@ def test_a_descriptor_is_available_in_lap_1_only_with_avail_and_without_used(bit
 
 
 @pytest.mark.parametrize("bits", [0, AVAIL, AVAIL | USED])
-def test_a_descriptor_is_available_in_lap_2_only_with_used_and_without_avail(bits: int) -> None:
+def test_descriptor_is_available_in_lap_2_only_with_used_and_without_avail(bits: int) -> None:
     ring = Hostile(base=1 | 1 << 16)
     ring.ring.halves[8 + 7] = bits
     assert ring.device.pop() is None
@@ -36,20 +36,20 @@ def test_a_descriptor_is_available_in_lap_2_only_with_used_and_without_avail(bit
     assert ring.device.pop() is not None
 
 
-def test_a_buffer_id_need_not_be_the_place() -> None:
+def test_buffer_id_need_not_be_the_place() -> None:
     ring = Hostile().offer((0x1000, 1, 0xFFFF, 0), (0x2000, 2, 3, WRITE))
     assert ring.pop() == Chain(0xFFFF, [(0x1000, 1)], [], None)
     assert ring.pop() == Chain(3, [], [(0x2000, 2)], None)
     assert ring.device.pop() is None
 
 
-def test_a_list_has_the_buffer_id_of_its_last_descriptor() -> None:
+def test_list_has_the_buffer_id_of_its_last_descriptor() -> None:
     ring = Hostile().offer((0x1000, 1, 11, NEXT), (0x2000, 2, 12, NEXT | WRITE), (0x3000, 3, 13, WRITE))
     assert ring.pop() == Chain(13, [(0x1000, 1)], [(0x2000, 2), (0x3000, 3)], None)
 
 
 @pytest.mark.parametrize("size", [3, 5, 8])
-def test_a_list_over_the_end_of_the_ring_turns_the_wrap_counter_on_the_way(size: int) -> None:
+def test_list_over_the_end_of_the_ring_turns_the_wrap_counter_on_the_way(size: int) -> None:
     position = (size - 1) | WRAP_COUNTER
     ring = Hostile(size, base=position | position << 16)
     ring.offer((0x1000, 1, 1, NEXT | WRITE), (0x2000, 2, 2, WRITE))
@@ -70,7 +70,7 @@ def test_used_descriptors_are_written_with_the_wrap_counter_of_their_lap() -> No
         assert (ring.ring.halves[8 * at + 6], ring.ring.words[4 * at + 2]) == (number, number)
 
 
-def test_a_used_descriptor_says_write_only_if_something_was_written() -> None:
+def test_used_descriptor_says_write_only_if_something_was_written() -> None:
     ring = Hostile().offer((0x1000, 8, 1, WRITE), (0x1000, 8, 2, WRITE))
     ring.serve(0)
     ring.serve(8)
@@ -90,29 +90,29 @@ def test_buffers_that_come_back_out_of_order_skip_as_much_as_they_occupied() -> 
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_a_list_that_is_available_in_part_is_refused() -> None:
+def test_list_that_is_available_in_part_is_refused() -> None:
     Hostile().offer((1, 1, 5, NEXT)).refuses("descriptor 1 of a list is not available though its first one is")
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_a_list_without_an_end_is_refused(size: int) -> None:
+def test_list_without_an_end_is_refused(size: int) -> None:
     ring = Hostile(size).offer(*[(0, 1, 0, NEXT)] * size)
     ring.refuses(f"longer than its ring of {size}")
 
 
-def test_a_list_as_long_as_the_ring_is_taken() -> None:
+def test_list_as_long_as_the_ring_is_taken() -> None:
     ring = Hostile(5).offer(*[(number, 1, 9, NEXT * (number < 4)) for number in range(5)])
     assert ring.serve() == Chain(9, [(number, 1) for number in range(5)], [], None)
     assert ring.device.base == 0  # the lap is over on both sides
 
 
-def test_an_id_that_is_in_flight_is_refused() -> None:
+def test_id_that_is_in_flight_is_refused() -> None:
     ring = Hostile().offer((1, 1, 5, 0), (2, 1, 5, 0))
     ring.pop()
     ring.refuses("buffer id 5 is available a second time before it was used")
 
 
-def test_an_id_may_come_again_once_it_was_used() -> None:
+def test_id_may_come_again_once_it_was_used() -> None:
     ring = Hostile(4)
     for number in range(20):
         assert ring.offer((number, 1, 5, 0)).serve().readable == [(number, 1)]
@@ -130,14 +130,14 @@ def test_readable_after_writable_is_refused() -> None:
 
 
 @pytest.mark.parametrize("flags", [(NEXT, INDIRECT), (INDIRECT | NEXT, 0)], ids=["last", "first"])
-def test_an_indirect_descriptor_in_a_list_is_refused(flags: tuple[int, int]) -> None:
+def test_indirect_descriptor_in_a_list_is_refused(flags: tuple[int, int]) -> None:
     ring = Hostile()
     ring.offer(*[(ring.table, 16, 1, each) for each in flags]).refuses("an indirect descriptor in a list")
     assert ring.memory.reads == []
 
 
 @pytest.mark.parametrize("base", [8, 8 << 16, 0x7FFF | WRAP_COUNTER, 2 | 5 << 16, 0x80000000 | 1 << 15 | 1 << 16])
-def test_a_base_that_is_no_place_in_the_ring_is_refused(base: int) -> None:
+def test_base_that_is_no_place_in_the_ring_is_refused(base: int) -> None:
     with pytest.raises(VhostUserError, match=f"base {base:#x} is no place in a packed ring of 8"):
         Hostile(8, base=base)
 
@@ -157,7 +157,7 @@ def test_in_a_table_only_the_write_flag_means_something() -> None:
     assert ring.pop() == Chain(7, [(1, 1), (2, 2)], [(3, 3)], (ring.table, 48))
 
 
-def test_the_write_flag_of_the_descriptor_that_refers_to_a_table_is_ignored() -> None:
+def test_write_flag_of_the_descriptor_that_refers_to_a_table_is_ignored() -> None:
     ring = Hostile().offer_table((1, 1, 0, 0), flags=WRITE)
     assert ring.pop().readable == [(1, 1)]
 
@@ -166,19 +166,19 @@ def test_readable_after_writable_inside_a_table_is_refused() -> None:
     Hostile().offer_table((1, 1, 0, WRITE), (2, 1, 0, 0)).refuses("device-readable descriptor follows")
 
 
-def test_an_indirect_descriptor_that_was_not_negotiated_is_refused() -> None:
+def test_indirect_descriptor_that_was_not_negotiated_is_refused() -> None:
     Hostile(indirect_desc=False).offer_table((1, 1, 0, 0)).refuses("INDIRECT_DESC was not negotiated")
 
 
 @pytest.mark.parametrize("length", [0, 8, 15, 17, 24, 16 * INDIRECT_MAX + 16, 2**32 - 16, 2**32 - 1])
-def test_a_table_of_an_impossible_length_is_refused_unread(length: int) -> None:
+def test_table_of_an_impossible_length_is_refused_unread(length: int) -> None:
     ring = Hostile().offer_table(length=length)
     ring.refuses(f"an indirect table of {length} bytes")
     assert ring.memory.reads == []
 
 
 @pytest.mark.parametrize("address", [0, BASE - 8, 2**64 - 16])
-def test_a_table_outside_the_memory_is_refused(address: int) -> None:
+def test_table_outside_the_memory_is_refused(address: int) -> None:
     Hostile().offer((address, 16, 1, INDIRECT)).refuses("outside the guest's memory")
 
 
@@ -252,7 +252,7 @@ def test_random_memory_ends_in_chains_or_in_a_refusal(memory: bytes, base: int, 
 # -- notifications ----------------------------------------------------------------------------------------------------
 
 
-def test_the_driver_event_area_is_honoured() -> None:
+def test_driver_event_area_is_honoured() -> None:
     ring = Hostile(event_idx=True)
     wanted = []
     for word in (0, 1 << 16, 2 << 16 | WRAP_COUNTER | 2, 2 << 16 | WRAP_COUNTER | 2, 3 << 16):
@@ -263,7 +263,7 @@ def test_the_driver_event_area_is_honoured() -> None:
     assert wanted == [True, False, True, False, True]
 
 
-def test_an_event_in_the_middle_of_a_list_is_crossed_with_the_list() -> None:
+def test_event_in_the_middle_of_a_list_is_crossed_with_the_list() -> None:
     ring = Hostile(4, event_idx=True).offer((1, 1, 1, NEXT), (1, 1, 1, NEXT), (1, 1, 1, 0))
     ring.ring.driver_event[0] = 2 << 16 | WRAP_COUNTER | 1
     ring.serve()
@@ -288,7 +288,7 @@ def test_going_to_sleep_asks_for_a_kick_at_the_next_descriptor(event_idx: bool) 
 # -- stopping and starting --------------------------------------------------------------------------------------------
 
 
-def test_a_base_of_zero_is_a_fresh_ring_unless_the_first_descriptor_is_used() -> None:
+def test_base_of_zero_is_a_fresh_ring_unless_the_first_descriptor_is_used() -> None:
     # User Mode Linux says 0 for a fresh ring. A front-end that moves a guest says it after every second lap.
     fresh = Hostile(base=0)
     assert fresh.device.base == FRESH_BASE
@@ -296,7 +296,7 @@ def test_a_base_of_zero_is_a_fresh_ring_unless_the_first_descriptor_is_used() ->
     assert fresh.memory.device(base=0).base == 0
 
 
-def test_a_list_that_is_put_back_is_taken_again_also_over_the_end() -> None:
+def test_list_that_is_put_back_is_taken_again_also_over_the_end() -> None:
     position = 2 | WRAP_COUNTER
     ring = Hostile(3, base=position | position << 16).offer((1, 1, 1, NEXT), (2, 1, 1, 0))
     before = ring.device.base
@@ -318,7 +318,7 @@ def test_memory_that_became_something_else_is_not_taken_for_the_ring() -> None:
     assert not ring.memory.device(base=ring.device.base).is_as_left(token)
 
 
-def test_a_place_with_lists_in_flight_can_be_gone_on_from() -> None:
+def test_place_with_lists_in_flight_can_be_gone_on_from() -> None:
     ring = Hostile(4, base=1 | 3 << 16 | 1 << 31)  # 3 used in lap 1, 1 available in lap 2: two in flight
     ring.offer((1, 1, 5, 0), (2, 1, 6, 0), (3, 1, 7, 0))
     ring.serve()

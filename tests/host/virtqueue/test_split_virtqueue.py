@@ -21,13 +21,13 @@ def indirect(table: int, length: int, flags: int = INDIRECT, following: int = 0)
 # -- the available ring ---------------------------------------------------------------------------------------------
 
 
-def test_an_empty_ring_has_no_chain() -> None:
+def test_empty_ring_has_no_chain() -> None:
     assert Hostile().device.pop() is None
 
 
 @pytest.mark.parametrize("size", [1, 8, 256])
 @pytest.mark.parametrize("start", [0, 65535])
-def test_an_available_index_may_be_a_whole_ring_ahead(size: int, start: int) -> None:
+def test_available_index_may_be_a_whole_ring_ahead(size: int, start: int) -> None:
     ring = Hostile(size, next_avail=start).describe(Descriptor(0x5000, 8, 0, 0)).offer(*[0] * size)
     assert [ring.pop().head for _ in range(size)] == [0] * size
     assert ring.device.pop() is None
@@ -36,7 +36,7 @@ def test_an_available_index_may_be_a_whole_ring_ahead(size: int, start: int) -> 
 
 @pytest.mark.parametrize("jump", [9, 10, 32768, 65535])
 @pytest.mark.parametrize("start", [0, 65530])
-def test_an_available_index_further_ahead_is_refused(jump: int, start: int) -> None:
+def test_available_index_further_ahead_is_refused(jump: int, start: int) -> None:
     ring = Hostile(8, next_avail=start)
     ring.ring.avail[1] = (start + jump) & 0xFFFF
     ring.refuses(f"available index is {jump} ahead in a ring of 8")
@@ -44,14 +44,14 @@ def test_an_available_index_further_ahead_is_refused(jump: int, start: int) -> N
 
 
 @pytest.mark.parametrize("head", [8, 9, 32768, 65535])
-def test_a_head_outside_the_ring_is_refused(head: int) -> None:
+def test_head_outside_the_ring_is_refused(head: int) -> None:
     Hostile(8).offer(head).refuses(f"descriptor index {head} in a ring of 8")
 
 
 # -- direct chains --------------------------------------------------------------------------------------------------
 
 
-def test_a_chain_is_read_in_order_with_its_directions() -> None:
+def test_chain_is_read_in_order_with_its_directions() -> None:
     ring = Hostile().describe(
         Descriptor(0x1000, 1, NEXT, 2), Descriptor(0x3000, 3, WRITE, 7), Descriptor(0x2000, 2, NEXT | WRITE, 1)
     )
@@ -70,22 +70,22 @@ def test_unknown_flags_mean_nothing() -> None:
 
 
 @pytest.mark.parametrize("following", [8, 65535])
-def test_a_next_outside_the_ring_is_refused(following: int) -> None:
+def test_next_outside_the_ring_is_refused(following: int) -> None:
     ring = Hostile(8).describe(Descriptor(0, 1, NEXT, following)).offer(0)
     ring.refuses(f"descriptor index {following} in a ring of 8")
 
 
 @pytest.mark.parametrize("following", [0, 1])
-def test_a_loop_ends_after_as_many_steps_as_the_ring_has_descriptors(following: int) -> None:
+def test_loop_ends_after_as_many_steps_as_the_ring_has_descriptors(following: int) -> None:
     ring = Hostile(8).describe(Descriptor(0, 1, NEXT, 1), Descriptor(0, 1, NEXT, following)).offer(0)
     ring.refuses("descriptor chain 0 is a loop or longer than its ring of 8")
 
 
-def test_a_descriptor_that_follows_itself_is_a_loop_even_in_a_ring_of_one() -> None:
+def test_descriptor_that_follows_itself_is_a_loop_even_in_a_ring_of_one() -> None:
     Hostile(1).describe(Descriptor(0, 1, NEXT, 0)).offer(0).refuses("is a loop")
 
 
-def test_a_chain_may_use_every_descriptor_of_the_ring() -> None:
+def test_chain_may_use_every_descriptor_of_the_ring() -> None:
     ring = Hostile(8).describe(*[Descriptor(n << 12, 1, NEXT * (n < 7), n + 1) for n in range(8)]).offer(0)
     assert ring.pop().readable == [(n << 12, 1) for n in range(8)]
 
@@ -95,7 +95,7 @@ def test_readable_after_writable_is_refused() -> None:
     ring.refuses("device-readable descriptor follows a device-writable one")
 
 
-def test_a_good_chain_before_a_bad_one_is_served() -> None:
+def test_good_chain_before_a_bad_one_is_served() -> None:
     ring = Hostile().describe(Descriptor(0x1000, 1, 0, 0)).offer(0, 99)
     assert ring.pop().head == 0
     ring.refuses("descriptor index 99")
@@ -113,7 +113,7 @@ def test_one_indirect_descriptor_is_a_whole_report() -> None:
     assert ring.memory.reads == [(ring.table, 512)]
 
 
-def test_a_table_is_followed_by_its_own_links_and_its_unused_entries_are_skipped() -> None:
+def test_table_is_followed_by_its_own_links_and_its_unused_entries_are_skipped() -> None:
     ring = Hostile()
     ring.describe_table(Descriptor(0xA, 1, NEXT, 2), Descriptor(0xBAD, 1, INDIRECT, 0), Descriptor(0xC, 1, WRITE, 0))
     assert ring.describe(indirect(ring.table, 48)).offer(0).pop().readable == [(0xA, 1)]
@@ -139,13 +139,13 @@ def test_readable_after_writable_inside_a_table_is_refused() -> None:
     ring.describe(indirect(ring.table, 32)).offer(0).refuses("device-readable descriptor follows")
 
 
-def test_the_write_flag_of_the_descriptor_that_refers_to_a_table_is_ignored() -> None:
+def test_write_flag_of_the_descriptor_that_refers_to_a_table_is_ignored() -> None:
     ring = Hostile()
     ring.describe_table(Descriptor(0xA, 1, 0, 0)).describe(indirect(ring.table, 16, INDIRECT | WRITE))
     assert ring.offer(0).pop() == Chain(0, [(0xA, 1)], [], (ring.table, 16))
 
 
-def test_an_indirect_descriptor_that_was_not_negotiated_is_refused() -> None:
+def test_indirect_descriptor_that_was_not_negotiated_is_refused() -> None:
     ring = Hostile(indirect_desc=False)
     ring.describe_table(Descriptor(0xA, 1, WRITE, 0)).describe(indirect(ring.table, 16)).offer(0)
     ring.refuses("INDIRECT_DESC was not negotiated")
@@ -153,52 +153,52 @@ def test_an_indirect_descriptor_that_was_not_negotiated_is_refused() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 8, 15, 17, 24, 16 * INDIRECT_MAX + 16, 2**32 - 16, 2**32 - 1])
-def test_a_table_of_an_impossible_length_is_refused_unread(length: int) -> None:
+def test_table_of_an_impossible_length_is_refused_unread(length: int) -> None:
     ring = Hostile()
     ring.describe(indirect(ring.table, length)).offer(0).refuses(f"an indirect table of {length} bytes")
     assert ring.memory.reads == []
 
 
-def test_the_longest_table_is_taken() -> None:
+def test_longest_table_is_taken() -> None:
     ring = Hostile()
     last = INDIRECT_MAX - 1
     ring.describe_table(*[Descriptor(n, 1, WRITE | NEXT * (n < last), n + 1) for n in range(INDIRECT_MAX)])
     assert len(ring.describe(indirect(ring.table, 16 * INDIRECT_MAX)).offer(0).pop().writable) == INDIRECT_MAX
 
 
-def test_a_table_inside_a_table_is_refused() -> None:
+def test_table_inside_a_table_is_refused() -> None:
     ring = Hostile()
     ring.describe_table(indirect(ring.table, 16)).describe(indirect(ring.table, 16)).offer(0)
     ring.refuses("an indirect descriptor inside an indirect table")
 
 
-def test_a_chain_that_goes_on_behind_its_table_is_refused() -> None:
+def test_chain_that_goes_on_behind_its_table_is_refused() -> None:
     ring = Hostile()
     ring.describe_table(Descriptor(0xA, 1, 0, 0)).describe(indirect(ring.table, 16, INDIRECT | NEXT, 1)).offer(0)
     ring.refuses("goes on behind an indirect table")
 
 
 @pytest.mark.parametrize("following", [2, 9, 65535])
-def test_a_next_outside_the_table_is_refused(following: int) -> None:
+def test_next_outside_the_table_is_refused(following: int) -> None:
     ring = Hostile().describe_table(Descriptor(0xA, 1, NEXT, following), Descriptor(0xB, 1, 0, 0))
     ring.describe(indirect(ring.table, 32)).offer(0).refuses(f"descriptor index {following} in an indirect table of 2")
 
 
 @pytest.mark.parametrize("following", [0, 1])
-def test_a_loop_in_a_table_is_refused(following: int) -> None:
+def test_loop_in_a_table_is_refused(following: int) -> None:
     ring = Hostile().describe_table(Descriptor(0xA, 1, NEXT, 1), Descriptor(0xB, 1, NEXT, following))
     ring.describe(indirect(ring.table, 32)).offer(0).refuses("is a loop")
 
 
 @pytest.mark.parametrize("address", [0, BASE - 8, 2**64 - 16])
-def test_a_table_outside_the_memory_is_refused(address: int) -> None:
+def test_table_outside_the_memory_is_refused(address: int) -> None:
     Hostile().describe(indirect(address, 16)).offer(0).refuses("outside the guest's memory")
 
 
 # -- what was read stays as it was read -----------------------------------------------------------------------------
 
 
-def test_a_descriptor_that_changes_after_it_was_read_changes_nothing() -> None:
+def test_descriptor_that_changes_after_it_was_read_changes_nothing() -> None:
     ring = Hostile()
     ring.describe_table(Descriptor(0xA, 1, WRITE, 0)).describe(indirect(ring.table, 16)).offer(0)
     chain = ring.pop()
@@ -206,7 +206,7 @@ def test_a_descriptor_that_changes_after_it_was_read_changes_nothing() -> None:
     assert chain == Chain(0, [], [(0xA, 1)], (ring.table, 16))
 
 
-def test_a_table_that_changes_while_it_is_judged_is_judged_by_one_copy() -> None:
+def test_table_that_changes_while_it_is_judged_is_judged_by_one_copy() -> None:
     ring = Hostile()
     ring.describe_table(Descriptor(0xA, 1, WRITE | NEXT, 1), Descriptor(0xB, 1, WRITE, 0))
     ring.describe(indirect(ring.table, 32)).offer(0)

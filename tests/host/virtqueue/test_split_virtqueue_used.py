@@ -11,7 +11,7 @@ from tests.host.virtqueue.hostile_split_ring import Hostile
 # -- giving back ----------------------------------------------------------------------------------------------------
 
 
-def test_a_used_element_is_the_head_and_the_length() -> None:
+def test_used_element_is_the_head_and_the_length() -> None:
     ring = Hostile(4, next_avail=65535)
     ring.device.add_used(3, 0x1234)
     ring.device.add_used(1, 0)
@@ -20,7 +20,7 @@ def test_a_used_element_is_the_head_and_the_length() -> None:
     assert ring.ring.used[1] == 1
 
 
-def test_the_used_index_goes_on_from_the_ring_not_from_the_base() -> None:
+def test_used_index_goes_on_from_the_ring_not_from_the_base() -> None:
     ring = Hostile(4)
     ring.ring.used[1] = 7
     device = ring.memory.device(base=9)
@@ -29,12 +29,12 @@ def test_the_used_index_goes_on_from_the_ring_not_from_the_base() -> None:
     assert ring.ring.used_elements[1 + 2 * (7 % 4)] == 0
 
 
-def test_an_upper_half_of_the_base_is_ignored() -> None:
+def test_upper_half_of_the_base_is_ignored() -> None:
     assert Hostile().memory.device(base=0x1_0003).next_avail == 3
 
 
 @pytest.mark.parametrize("event_idx", [False, True])
-def test_the_flags_of_the_used_ring_stay_zero(event_idx: bool) -> None:
+def test_flags_of_the_used_ring_stay_zero(event_idx: bool) -> None:
     ring = Hostile(event_idx=event_idx).describe(Descriptor(0, 1, 0, 0)).offer(0)
     ring.device.add_used(ring.pop().head, 0)
     ring.device.enable_notification()
@@ -62,7 +62,7 @@ def test_with_the_event_index_the_flag_is_ignored() -> None:
 
 
 @given(start=st.integers(0, 65535), steps=st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 6)), max_size=30))
-def test_the_driver_is_told_exactly_when_its_event_was_passed(start: int, steps: list[tuple[int, int]]) -> None:
+def test_driver_is_told_exactly_when_its_event_was_passed(start: int, steps: list[tuple[int, int]]) -> None:
     ring = Hostile(event_idx=True, next_avail=start)
     index = start
     for count, distance in steps:
@@ -75,7 +75,7 @@ def test_the_driver_is_told_exactly_when_its_event_was_passed(start: int, steps:
         index = new
 
 
-def test_a_driver_that_polled_for_65535_completions_is_told_of_the_next_one() -> None:
+def test_driver_that_polled_for_65535_completions_is_told_of_the_next_one() -> None:
     ring = Hostile(event_idx=True)
     for done in range(65535):
         ring.ring.avail[ring.ring.used_event_at] = (done + 100) & 0xFFFF  # polling: "do not tell me yet"
@@ -91,7 +91,7 @@ def test_a_driver_that_polled_for_65535_completions_is_told_of_the_next_one() ->
 
 @pytest.mark.parametrize("in_order", [False, True])
 @pytest.mark.parametrize("start", [0, 65535])
-def test_a_chain_that_is_put_back_is_taken_again(start: int, in_order: bool) -> None:
+def test_chain_that_is_put_back_is_taken_again(start: int, in_order: bool) -> None:
     ring = Hostile(4, next_avail=start).describe(Descriptor(0xA, 1, 0, 0)).offer(0)
     device = ring.memory.device(base=start, in_order=in_order)
     chain = device.pop()

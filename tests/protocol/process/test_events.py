@@ -50,7 +50,7 @@ def clock() -> float:
     return 12.3456789
 
 
-def test_an_event_is_one_line_with_time_name_and_fields() -> None:
+def test_event_is_one_line_with_time_name_and_fields() -> None:
     stream = io.StringIO()
     EventLog(stream, clock).emit("report", vm=1, bytes=4096, note="a\nb")
     assert stream.getvalue().count("\n") == 1
@@ -63,14 +63,14 @@ def test_an_event_is_one_line_with_time_name_and_fields() -> None:
     ]
 
 
-def test_a_log_without_a_stream_swallows_everything() -> None:
+def test_log_without_a_stream_swallows_everything() -> None:
     log = EventLog(None, clock)
     log.emit("report", bytes=1)
     log.close()
     assert log.broken is None
 
 
-def test_the_log_falls_silent_when_the_disk_is_full() -> None:
+def test_log_falls_silent_when_the_disk_is_full() -> None:
     stream = FullDisk(capacity=1)
     log = EventLog(stream, clock)
     log.emit("first")
@@ -82,7 +82,7 @@ def test_the_log_falls_silent_when_the_disk_is_full() -> None:
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["first"]
 
 
-def test_the_log_falls_silent_when_the_stream_was_closed_under_it() -> None:
+def test_log_falls_silent_when_the_stream_was_closed_under_it() -> None:
     stream = io.StringIO()
     log = EventLog(stream, clock)
     stream.close()
@@ -100,14 +100,14 @@ def test_closing_twice_and_emitting_afterwards_is_harmless(tmp_path: Path) -> No
     assert log.broken is None
 
 
-def test_an_error_at_closing_is_kept_not_raised() -> None:
+def test_error_at_closing_is_kept_not_raised() -> None:
     log = EventLog(BrokenClose(), clock)
     log.close()
     assert log.broken is not None
     assert "Input/output error" in log.broken
 
 
-def test_a_reader_sees_an_event_while_the_log_is_open_and_a_file_is_appended_to(tmp_path: Path) -> None:
+def test_reader_sees_an_event_while_the_log_is_open_and_a_file_is_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "events"
     path.write_text('{"event": "before"}\n')
     log = open_event_log(str(path), clock)
@@ -117,7 +117,7 @@ def test_a_reader_sees_an_event_while_the_log_is_open_and_a_file_is_appended_to(
     assert seen == ["before", "now"]
 
 
-def test_a_dash_is_standard_output_and_stays_open(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dash_is_standard_output_and_stays_open(capsys: pytest.CaptureFixture[str]) -> None:
     log = open_event_log("-", clock)
     log.emit("listening")
     log.close()
@@ -131,7 +131,7 @@ def test_no_path_is_no_events() -> None:
     assert log.broken is None
 
 
-def test_a_path_that_cannot_be_opened_is_the_users_error(tmp_path: Path) -> None:
+def test_path_that_cannot_be_opened_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(BalloonError, match=r"--events .*missing/events: No such file or directory"):
         open_event_log(str(tmp_path / "missing" / "events"), clock)
 
@@ -142,7 +142,7 @@ def read_all(fd: int) -> list[dict[str, Any]]:
         return [json.loads(line) for line in pipe]
 
 
-def test_a_reader_that_stalls_holds_nobody_up_and_hears_of_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_that_stalls_holds_nobody_up_and_hears_of_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol.process.event_writer, "WAITING_MAX", 1 << 16)
     reading, writing = os.pipe()
     log = open_event_log(f"/dev/fd/{writing}", clock)
@@ -187,7 +187,7 @@ def test_nobody_waits_long_at_the_end_for_a_reader_that_stalls(
             thread.join()
 
 
-def test_a_burst_is_written_whole_before_the_end(tmp_path: Path) -> None:
+def test_burst_is_written_whole_before_the_end(tmp_path: Path) -> None:
     log = open_event_log(str(tmp_path / "events"), clock)
     for number in range(1000):
         log.emit("number", value=number)
@@ -195,7 +195,7 @@ def test_a_burst_is_written_whole_before_the_end(tmp_path: Path) -> None:
     assert [json.loads(line)["value"] for line in follow(tmp_path / "events", 1000)] == list(range(1000))
 
 
-def test_a_reader_that_closes_its_pipe_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+def test_reader_that_closes_its_pipe_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
     reading, writing = os.pipe()
     log = open_event_log(f"/dev/fd/{writing}", clock)
     os.close(writing)
@@ -207,7 +207,7 @@ def test_a_reader_that_closes_its_pipe_is_no_fault(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == ""
 
 
-def test_a_full_disk_below_a_file_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_below_a_file_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     log = open_event_log("/dev/full", clock)
     log.emit("one")
     log.emit("two")
@@ -216,7 +216,7 @@ def test_a_full_disk_below_a_file_is_told_once(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == "events: No space left on device: no more are written\n"
 
 
-def test_a_pipe_that_somebody_made_non_blocking_and_that_is_full() -> None:
+def test_pipe_that_somebody_made_non_blocking_and_that_is_full() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     log = EventLog.to_file(io.FileIO(writing, "w"), clock)

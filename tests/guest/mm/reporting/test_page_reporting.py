@@ -58,7 +58,7 @@ def test_scatterlist_is_filled_from_the_front_or_from_the_end(
     assert len(scatterlist) == 0
 
 
-def test_a_report_knows_its_pages() -> None:
+def test_report_knows_its_pages() -> None:
     scatterlist = Scatterlist(4, from_end=False)
     scatterlist.add(0, 0)
     scatterlist.add(1024, 10)
@@ -79,7 +79,7 @@ def test_registering_requests_all_memory_after_the_delay(name: str, allocator: P
     assert len(requests) == reporter.statistics.passes
 
 
-def test_the_smaller_capacity_counts(name: str, allocator: PageAllocator) -> None:
+def test_smaller_capacity_counts(name: str, allocator: PageAllocator) -> None:
     reporter = make_reporter(name, allocator)
     own = reporter.capacity
     reporter.register(own + 1, 0.0, do_nothing)
@@ -90,7 +90,7 @@ def test_the_smaller_capacity_counts(name: str, allocator: PageAllocator) -> Non
     assert {len(report.blocks) for report in run_pass(reporter)} <= {1, 3}
 
 
-def test_a_device_without_capacity_is_refused(name: str, allocator: PageAllocator) -> None:
+def test_device_without_capacity_is_refused(name: str, allocator: PageAllocator) -> None:
     with pytest.raises(UsageError, match="a device that takes 0 ranges cannot be reported to"):
         make_reporter(name, allocator).register(0, 0.0, do_nothing)
     assert allocator.reporter is None
@@ -116,7 +116,7 @@ def test_unregistering_leaves_flags_and_nothing_else(reporter: PageReporter, all
 
 
 @pytest.mark.parametrize("second_name", list(REPORTERS))
-def test_a_later_reporter_resumes_where_the_first_stopped(
+def test_later_reporter_resumes_where_the_first_stopped(
     reporter: PageReporter, allocator: PageAllocator, second_name: str
 ) -> None:
     run_until_idle(reporter)
@@ -146,14 +146,14 @@ def free_many(allocator: PageAllocator) -> None:
         allocator.free_pages(pfn, 10)
 
 
-def test_a_request_is_dated_by_the_attribute_now(reporter: PageReporter, allocator: PageAllocator) -> None:
+def test_request_is_dated_by_the_attribute_now(reporter: PageReporter, allocator: PageAllocator) -> None:
     run_until_idle(reporter)
     reporter.now = 77.0
     free_many(allocator)
     assert due(reporter) == 77.0 + reporter.delay
 
 
-def test_a_request_is_dated_by_the_clock_that_was_given(name: str, allocator: PageAllocator) -> None:
+def test_request_is_dated_by_the_clock_that_was_given(name: str, allocator: PageAllocator) -> None:
     reporter = make_reporter(name, allocator)
     reporter.register(32, 5.0, do_nothing, clock=lambda: 88.0)
     assert due(reporter) == 88.0 + reporter.delay
@@ -187,7 +187,7 @@ def test_one_run_at_a_time(reporter: PageReporter) -> None:
 
 
 @pytest.mark.parametrize("ending", ["fail", "close", "throw", "unregister"])
-def test_a_run_that_ends_half_way_leaves_every_block_on_a_list_and_unflagged(
+def test_run_that_ends_half_way_leaves_every_block_on_a_list_and_unflagged(
     reporter: PageReporter, allocator: PageAllocator, ending: str
 ) -> None:
     worker = reporter.process(1.0)
@@ -221,7 +221,7 @@ def test_nothing_is_lost_after_a_failure(reporter: PageReporter, allocator: Page
     assert reporter.reported_pages() == 40 * WHOLE
 
 
-def test_a_run_that_nobody_asked_for_reports_nothing_twice(reporter: PageReporter) -> None:
+def test_run_that_nobody_asked_for_reports_nothing_twice(reporter: PageReporter) -> None:
     run_until_idle(reporter)
     assert run_pass(reporter, now=99.0) == []
 
@@ -229,7 +229,7 @@ def test_a_run_that_nobody_asked_for_reports_nothing_twice(reporter: PageReporte
 # --- Drain ---
 
 
-def test_a_block_that_merges_on_its_return_is_not_marked(name: str, allocator: PageAllocator) -> None:
+def test_block_that_merges_on_its_return_is_not_marked(name: str, allocator: PageAllocator) -> None:
     assert allocator.alloc_pages(9) == 0
     reporter = make_reporter(name, allocator)
     reporter.register(32, 0.0, do_nothing)
@@ -249,7 +249,7 @@ def test_a_block_that_merges_on_its_return_is_not_marked(name: str, allocator: P
     allocator.validate()
 
 
-def test_a_split_forgets_both_halves(reporter: PageReporter, allocator: PageAllocator) -> None:
+def test_split_forgets_both_halves(reporter: PageReporter, allocator: PageAllocator) -> None:
     run_until_idle(reporter)
     first = entries(allocator, 10)[0]
     assert allocator.alloc_pages(9) == first
@@ -257,7 +257,7 @@ def test_a_split_forgets_both_halves(reporter: PageReporter, allocator: PageAllo
     assert reporter.reported_pages() == 39 * WHOLE
 
 
-def test_a_merge_forgets_both_buddies(name: str, allocator: PageAllocator) -> None:
+def test_merge_forgets_both_buddies(name: str, allocator: PageAllocator) -> None:
     assert allocator.alloc_pages(9) == 0
     reporter = make_reporter(name, allocator)
     reporter.register(32, 0.0, do_nothing)

@@ -65,7 +65,7 @@ def in_second_report(
 # --- The walk ---
 
 
-def test_the_worker_goes_from_the_tail_to_the_head_in_batches_of_16() -> None:
+def test_worker_goes_from_the_tail_to_the_head_in_batches_of_16() -> None:
     allocator = guest(40)
     reports = run_pass(started(allocator))
     assert [blocks(report) for report in reports] == [down(39, 24), down(23, 8), down(7, 0)]
@@ -108,7 +108,7 @@ def test_reported_blocks_are_visited_once_more_and_never_again() -> None:
     assert walked == {64: 2.0, 512: 2.0, 4096: 2.0}
 
 
-def test_the_watermark_ends_the_walk() -> None:
+def test_watermark_ends_the_walk() -> None:
     allocator = guest(8)
     allocator.zones[0].watermark_min = 5 * WHOLE
     reporter = started(allocator)
@@ -130,7 +130,7 @@ def test_blocks_of_other_types_become_movable_by_being_reported() -> None:
 # --- The boundary ---
 
 
-def test_the_boundary_is_the_uppermost_walked_block() -> None:
+def test_boundary_is_the_uppermost_walked_block() -> None:
     allocator = guest(6)
     reporter = started(allocator, capacity=2, high_water_mark=2)
     worker = reporter.process(0.1)
@@ -145,7 +145,7 @@ def test_the_boundary_is_the_uppermost_walked_block() -> None:
     allocator.validate()
 
 
-def test_the_boundary_moves_toward_the_tail_when_its_block_is_allocated() -> None:
+def test_boundary_moves_toward_the_tail_when_its_block_is_allocated() -> None:
     allocator = guest(6)
     reporter = started(allocator, capacity=2, high_water_mark=2)
     worker, _ = in_second_report(allocator, reporter)
@@ -159,7 +159,7 @@ def test_the_boundary_moves_toward_the_tail_when_its_block_is_allocated() -> Non
         worker.send(True)
 
 
-def test_the_boundary_moves_when_its_block_changes_lists_and_the_block_stays_reported() -> None:
+def test_boundary_moves_when_its_block_changes_lists_and_the_block_stays_reported() -> None:
     allocator = guest(6)
     reporter = started(allocator, capacity=2, high_water_mark=2)
     worker, _ = in_second_report(allocator, reporter)
@@ -194,7 +194,7 @@ def of_order_three() -> tuple[PageAllocator, ReportedBoundary, Generator[Report,
     return allocator, reporter, worker
 
 
-def test_a_tail_insertion_goes_above_the_boundary() -> None:
+def test_tail_insertion_goes_above_the_boundary() -> None:
     allocator, _, worker = of_order_three()
     allocator.free_pages(eighth(32), 3)
     assert entries(allocator, 3) == [eighth(32), eighth(0)]
@@ -208,7 +208,7 @@ def test_a_tail_insertion_goes_above_the_boundary() -> None:
     assert entries(allocator, 3) == [eighth(8), eighth(16), eighth(24), eighth(0)]
 
 
-def test_a_block_moved_to_the_tail_goes_above_the_boundary() -> None:
+def test_block_moved_to_the_tail_goes_above_the_boundary() -> None:
     allocator, _, _ = of_order_three()
     for number in (64, 72):
         allocator.free_pages(eighth(number), 3)
@@ -218,7 +218,7 @@ def test_a_block_moved_to_the_tail_goes_above_the_boundary() -> None:
     allocator.validate()
 
 
-def test_the_fine_reset_brings_one_boundary_back_to_its_list_head() -> None:
+def test_fine_reset_brings_one_boundary_back_to_its_list_head() -> None:
     allocator, reporter, worker = of_order_three()
     zone = allocator.zones[0]
     upper = boundary(allocator, 4)
@@ -234,7 +234,7 @@ def test_the_fine_reset_brings_one_boundary_back_to_its_list_head() -> None:
     allocator.validate()
 
 
-def test_the_coarse_reset_makes_the_next_fill_begin_anew() -> None:
+def test_coarse_reset_makes_the_next_fill_begin_anew() -> None:
     allocator, reporter, worker = of_order_three()
     zone = allocator.zones[0]
     reporter.page_reporting_reset(zone)
@@ -261,7 +261,7 @@ def test_resets_do_nothing_while_the_zone_is_not_active() -> None:
             run_pass(reporter)
 
 
-def test_a_merge_with_a_reported_block_below_the_boundary_keeps_the_rest_in_place() -> None:
+def test_merge_with_a_reported_block_below_the_boundary_keeps_the_rest_in_place() -> None:
     allocator, _, _ = of_order_three()
     allocator.free_pages(eighth(1), 3)
     assert entries(allocator, 3) == []
@@ -274,7 +274,7 @@ def test_a_merge_with_a_reported_block_below_the_boundary_keeps_the_rest_in_plac
 # --- Requests and the life cycle of a zone ---
 
 
-def test_the_32nd_unreported_block_of_an_order_requests_the_zone() -> None:
+def test_32nd_unreported_block_of_an_order_requests_the_zone() -> None:
     allocator = guest(64)
     reporter = started(allocator)
     run_pass(reporter)
@@ -339,7 +339,7 @@ def test_what_is_freed_during_the_last_report_is_requested_and_done_in_the_same_
     assert due(reporter) is None
 
 
-def test_a_failed_report_cancels_its_zone_and_reschedules_the_others() -> None:
+def test_failed_report_cancels_its_zone_and_reschedules_the_others() -> None:
     spans = [
         ZoneSpan(name="DMA32", start_pfn=0, end_pfn=4 * WHOLE),
         ZoneSpan(name="Normal", start_pfn=4 * WHOLE, end_pfn=8 * WHOLE),
@@ -376,7 +376,7 @@ def test_zones_are_done_one_after_the_other() -> None:
 
 @pytest.mark.parametrize("event", list(ZoneEvent))
 @pytest.mark.parametrize("before", list(ReportingState))
-def test_the_life_cycle_has_these_transitions_and_no_others(before: ReportingState, event: ZoneEvent) -> None:
+def test_life_cycle_has_these_transitions_and_no_others(before: ReportingState, event: ZoneEvent) -> None:
     idle, requested, active = ReportingState
     drawn = {
         idle: {ZoneEvent.REQUEST: requested},

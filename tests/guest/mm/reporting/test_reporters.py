@@ -12,7 +12,7 @@ from guest.mm.reporting.scan import Scan
 from protocol.errors import UsageError
 
 
-def test_the_defaults_are_those_of_each_design() -> None:
+def test_defaults_are_those_of_each_design() -> None:
     allocator = PageAllocator(1024)
     boundary = make_reporter("boundary", allocator)
     assert isinstance(boundary, ReportedBoundary)
@@ -32,7 +32,7 @@ def test_every_constant_can_be_given() -> None:
     assert (reporter.order, reporter.delay, reporter.capacity, reporter.high_water_mark) == (0, 1, 4, 5)
 
 
-def test_a_low_mark_takes_the_default_capacity_with_it() -> None:
+def test_low_mark_takes_the_default_capacity_with_it() -> None:
     assert make_reporter("boundary", PageAllocator(1024), high_water_mark=8).capacity == 8
 
 

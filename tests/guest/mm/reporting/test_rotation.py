@@ -45,7 +45,7 @@ def state(reporter: Rotation) -> ReportingState:
     [(1, 2, 4), (8, 5, 13), (32, 17, 16), (128, 65, 16)],
     ids=lambda value: str(value),
 )
-def test_an_idle_guest_is_reported_within_half_a_minute(gib: int, calls_per_pass: int, passes: int) -> None:
+def test_idle_guest_is_reported_within_half_a_minute(gib: int, calls_per_pass: int, passes: int) -> None:
     allocator = PageAllocator(gib << 18)
     reporter = started(allocator)
     calls: list[tuple[float, int]] = []
@@ -69,7 +69,7 @@ def test_budget_and_watermark_follow_the_capacity() -> None:
 # --- The walk ---
 
 
-def test_the_scatterlist_is_filled_from_the_end_and_blocks_return_to_the_tail() -> None:
+def test_scatterlist_is_filled_from_the_end_and_blocks_return_to_the_tail() -> None:
     allocator = guest(40)
     reports = run_pass(started(allocator))
     assert [blocks(report) for report in reports] == [down(31, 0), down(39, 32)]
@@ -103,7 +103,7 @@ def test_what_does_not_fill_a_report_is_carried_over_to_the_next_list() -> None:
     assert blocks(second) == down(39, 32)
 
 
-def test_the_first_unreported_block_is_the_head_while_a_report_is_out() -> None:
+def test_first_unreported_block_is_the_head_while_a_report_is_out() -> None:
     allocator = guest(40)
     reporter = started(allocator, capacity=4)
     seen: list[list[int]] = []
@@ -130,7 +130,7 @@ def test_skipped_blocks_are_behind_the_tail_before_the_report_goes_out() -> None
     worker.close()
 
 
-def test_a_spent_budget_asks_for_another_pass() -> None:
+def test_spent_budget_asks_for_another_pass() -> None:
     reporter = started(guest(40), capacity=4)
     run_pass(reporter)
     assert (state(reporter), due(reporter)) == (ReportingState.REQUESTED, 4.0)
@@ -177,7 +177,7 @@ def test_blocks_of_other_types_become_movable_by_being_reported() -> None:
 # --- When a zone is left alone ---
 
 
-def test_a_zone_must_have_more_free_than_low_and_32_blocks() -> None:
+def test_zone_must_have_more_free_than_low_and_32_blocks() -> None:
     allocator = PageAllocator(1 << 18)
     reporter = started(allocator)
     limit = 1286 + (32 << 9)
@@ -212,7 +212,7 @@ def test_one_freed_block_arms_the_delay_and_the_next_does_not_put_it_off() -> No
         assert (state(reporter), due(reporter)) == (ReportingState.REQUESTED, 12.0)
 
 
-def test_a_free_below_the_order_does_not_count() -> None:
+def test_free_below_the_order_does_not_count() -> None:
     allocator = guest(40)
     reporter = started(allocator)
     run_pass(reporter)
@@ -223,7 +223,7 @@ def test_a_free_below_the_order_does_not_count() -> None:
     assert (state(reporter), due(reporter)) == (ReportingState.IDLE, None)
 
 
-def test_a_free_during_the_pass_is_seen_at_its_end() -> None:
+def test_free_during_the_pass_is_seen_at_its_end() -> None:
     allocator = guest(40)
     assert allocator.alloc_pages(10) == 0
     reporter = started(allocator)
@@ -240,7 +240,7 @@ def test_a_free_during_the_pass_is_seen_at_its_end() -> None:
     assert (state(reporter), due(reporter)) == (ReportingState.REQUESTED, 5.0)
 
 
-def test_an_error_ends_the_whole_pass() -> None:
+def test_error_ends_the_whole_pass() -> None:
     spans = [
         ZoneSpan(name="DMA32", start_pfn=0, end_pfn=40 * WHOLE),
         ZoneSpan(name="Normal", start_pfn=40 * WHOLE, end_pfn=80 * WHOLE),
@@ -293,7 +293,7 @@ def test_order_zero_reports_single_pages() -> None:
         (7, None, 7),
     ],
 )
-def test_the_parameter_decides_the_order_else_the_device_else_the_pageblock(
+def test_parameter_decides_the_order_else_the_device_else_the_pageblock(
     parameter: int | None, device_order: int | None, order: int
 ) -> None:
     allocator = guest(2)
@@ -302,7 +302,7 @@ def test_the_parameter_decides_the_order_else_the_device_else_the_pageblock(
     assert (reporter.order, allocator.zones[0].notify_order) == (order, order)
 
 
-def test_the_order_that_the_first_device_settled_sticks() -> None:
+def test_order_that_the_first_device_settled_sticks() -> None:
     allocator = guest(2)
     reporter = Rotation(allocator)
     for device_order in (5, 3, None):
@@ -313,7 +313,7 @@ def test_the_order_that_the_first_device_settled_sticks() -> None:
 
 @pytest.mark.parametrize("event", list(DeviceEvent))
 @pytest.mark.parametrize("before", list(ReportingState))
-def test_the_states_have_these_transitions_and_no_others(before: ReportingState, event: DeviceEvent) -> None:
+def test_states_have_these_transitions_and_no_others(before: ReportingState, event: DeviceEvent) -> None:
     idle, requested, active = ReportingState
     drawn = {
         DeviceEvent.REQUEST: {idle: requested, requested: requested, active: requested},

@@ -41,7 +41,7 @@ def test_it_reports_from_the_tail_and_starts_there_again_for_every_batch() -> No
     assert len(reported(reporter.allocator)) == 40
 
 
-def test_the_cost_of_a_block_grows_with_the_list_but_not_with_a_boundary() -> None:
+def test_cost_of_a_block_grows_with_the_list_but_not_with_a_boundary() -> None:
     gibibytes = (1, 4, 16)
     scan = [entries_per_block(Scan, gib * 256) for gib in gibibytes]
     boundary = [entries_per_block(ReportedBoundary, gib * 256) for gib in (*gibibytes, 64)]
@@ -50,7 +50,7 @@ def test_the_cost_of_a_block_grows_with_the_list_but_not_with_a_boundary() -> No
     assert max(boundary) <= 1.1 * min(boundary)
 
 
-def test_a_walk_ends_at_the_watermark() -> None:
+def test_walk_ends_at_the_watermark() -> None:
     reporter = started(Scan, 40)
     zone: Zone = reporter.allocator.zones[0]
     zone.watermark_min = 37 * WHOLE

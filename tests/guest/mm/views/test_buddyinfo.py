@@ -15,7 +15,7 @@ IDLE = "Node 0, zone   Normal     13     26     54     62     38     12      6  
 IDLE_COUNTS = (13, 26, 54, 62, 38, 12, 6, 3, 2, 2, 110)
 
 
-def test_a_real_kernels_text_is_read_and_built() -> None:
+def test_real_kernels_text_is_read_and_built() -> None:
     assert parse_buddyinfo(IDLE) == {(0, "Normal"): IDLE_COUNTS}
     allocator = PageAllocator(122125)
     shape_zone(allocator, allocator.zones[0], IDLE_COUNTS)
@@ -36,7 +36,7 @@ def test_memory_is_shaped_zone_by_zone() -> None:
         shape_memory(allocator, IDLE.replace("Normal", "HighMem"))
 
 
-def test_a_single_zone_may_have_any_name() -> None:
+def test_single_zone_may_have_any_name() -> None:
     allocator = PageAllocator(122125)
     shape_memory(allocator, IDLE.replace(" Normal", "HighMem") + "Node 0, zone  Movable" + " 0" * 11)
     assert buddyinfo(allocator) == IDLE

@@ -50,7 +50,7 @@ def test_zoneinfo_of_linux_is_written_the_same() -> None:
     assert "".join(map(format_zoneinfo, parse_zoneinfo(linux("zoneinfo")))) == linux("zoneinfo")
 
 
-def test_the_counters_of_zoneinfo_are_those_of_linux() -> None:
+def test_counters_of_zoneinfo_are_those_of_linux() -> None:
     names = [line.split()[0] for line in linux("zoneinfo").splitlines() if line.startswith("      nr_")]
     names += [line.split()[0] for line in linux("zoneinfo").splitlines() if line.startswith("      workingset_")]
     assert sorted(names) == sorted(NODE_STAT_ITEMS + ZONE_STAT_ITEMS)
@@ -106,12 +106,12 @@ def test_pagetypeinfo_counts_lists_and_pageblocks_by_migratetype() -> None:
     )
 
 
-def test_a_part_of_a_pageblock_counts_as_one() -> None:
+def test_part_of_a_pageblock_counts_as_one() -> None:
     _, _, [zone] = parse_pagetypeinfo(pagetypeinfo(PageAllocator(4095, start_pfn=1)))
     assert zone.blocks == [0, 8, 0, 0, 0, 0]
 
 
-def test_a_long_list_is_not_walked_to_its_end() -> None:
+def test_long_list_is_not_walked_to_its_end() -> None:
     """A list of 100,000 blocks and one of 100,001 look the same: the kernel stops there, for its lock's sake."""
     allocator = PageAllocator(FREECOUNT_LIMIT * 3)
     held = [allocator.alloc_pages(0) for _ in range(FREECOUNT_LIMIT * 2 + 20)]
@@ -169,7 +169,7 @@ def test_every_processor_has_its_pageset() -> None:
     ) in text
 
 
-def test_a_boosted_zone_shows_boost_and_marks_together() -> None:
+def test_boosted_zone_shows_boost_and_marks_together() -> None:
     """The kernel prints min_wmark_pages() and so on, which include the boost."""
     allocator = PageAllocator(1 << 18)
     zone = allocator.zones[0]
@@ -190,7 +190,7 @@ def test_pagetypeinfo_of_another_pageblock_order() -> None:
     # The table in the comment of the kernel's calculate_normal_threshold: memory, processors, threshold.
     [(90, 1, 2), (90, 2, 4), (90, 4, 6), (512, 2, 16), (4096, 2, 28), (4736, 2, 28), (3019, 2, 24), (1 << 24, 64, 125)],
 )
-def test_the_threshold_of_counters(managed_mib: int, processors: int, threshold: int) -> None:
+def test_threshold_of_counters(managed_mib: int, processors: int, threshold: int) -> None:
     assert normal_threshold(managed_mib << 8, processors) == threshold
 
 
