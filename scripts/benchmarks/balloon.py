@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from guest.ram import GuestRam
-from host.control.control_client import ask
+from host.control.ask import ask
 from protocol.memory import PAGE_SIZE
 from protocol.units import MIB
 from scripts.benchmarks.bare_loop import BareLoop

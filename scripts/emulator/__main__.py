@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from guest.linux.kernel_log import kernel_warnings
+from host.control.qmp_client import QmpClient
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import Parser, option_type, path_option, run_command
 from protocol.units import MIB
@@ -22,7 +23,6 @@ from scripts.emulator.machine import EmulatedMachine, check_qemu
 from scripts.emulator.poison_trials import PATTERN_TRIALS
 from scripts.emulator.results import Result, as_dict, table_lines
 from scripts.emulator.trials import TRIALS, Scene, boot
-from scripts.qmp_client import QmpClient
 
 PROGRAM: Final = "balloon-qemu"
 QEMU: Final = "qemu-system-x86_64"

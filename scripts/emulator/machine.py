@@ -10,12 +10,12 @@ from typing import Final, Self
 
 from guest.linux.boot import parse_features
 from guest.linux.host_kernel import RamFile
+from host.control.qmp_client import QmpClient, connect
 from protocol.errors import BalloonError
 from scripts.demonstration.processes import Child
 from scripts.emulator.command import MachinePlan, unsuitable
-from scripts.qmp_client import QmpClient, connect_soon
 
-START_SECONDS: Final = 20.0
+START_SECONDS: Final = 30.0
 BOOT_SECONDS: Final = 120.0
 """What a guest may take to boot. Ordinary are 2 s; a busy machine takes longer."""
 
@@ -50,7 +50,7 @@ class Agent:
         path: the socket.
         check: called while nothing comes; raises if nothing will.
         """
-        self._socket = connect_soon(path, START_SECONDS)
+        self._socket = connect(path, start_seconds=START_SECONDS)
         self._check = check
         self._unread = ""
         self._unanswered = 0
@@ -116,7 +116,7 @@ class EmulatedMachine:
         self.child = child
         self._ram: RamFile | None = None
         try:
-            self.monitor = QmpClient(plan.monitor)
+            self.monitor = QmpClient(plan.monitor, start_seconds=START_SECONDS)
             self.agent = Agent(plan.agent, self.check_running)
         except BalloonError as error:
             raise BalloonError(child.how_it_ended() if child.ended() else str(error)) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from hashlib import md5
 from typing import Any, Final
 
+from host.control.qmp_client import QmpClient
 from protocol.errors import BalloonError
 from protocol.units import MIB, format_size
 from protocol.virtio import FeatureBit, has_feature
@@ -13,7 +14,6 @@ from protocol.virtio_balloon import BalloonFeature
 from scripts.demonstration.processes import Child
 from scripts.emulator.command import Poison
 from scripts.emulator.machine import EmulatedMachine
-from scripts.qmp_client import QmpClient
 
 FILLED: Final = 200 * MIB
 """What the guest fills and frees, in bytes."""

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from guest.linux.boot import visible_in_guest
 from guest.linux.host_kernel import RamFile
+from host.control.qmp_client import QmpClient
 from protocol.errors import BalloonError
 from protocol.units import MIB, format_size
 from scripts.demonstration.processes import Children, python_module
 from scripts.laboratory.experiment import Experiment, Outcome, Progress
 from scripts.laboratory.timeline import chart, draw, phase_table, rows_of
-from scripts.qmp_client import QmpClient
 
 SAMPLE_SECONDS: Final = 0.02
 """How often the guest's memory file is looked at."""

@@ -2,10 +2,7 @@
 
 import json
 import lzma
-import socket
 import stat
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +17,7 @@ from scripts.emulator.machine import Agent, check_qemu
 from scripts.emulator.modules import depends, insertion_order
 from scripts.emulator.poison_trials import kept_bytes
 from scripts.emulator.results import Result, as_dict, table_lines
-from scripts.qmp_client import CommandError, QmpClient
+from tests.harness.scripted_server import answering
 
 DEVICES = 'name "vhost-user-test-device-pci", bus PCI, desc "Generic vhost-user"\n'
 
@@ -234,67 +231,15 @@ def test_qemu_that_does_says_its_version(tmp_path: Path) -> None:
     assert check_qemu(fake) == "QEMU emulator version 10.2.1"
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that makes a server which says one scripted line for each line it gets."""
-    servers: list[threading.Thread] = []
-
-    def start(*answers: bytes) -> Path:
-        path = tmp_path / "monitor"
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(path))
-        listener.listen()
-
-        def run() -> None:
-            sock, _ = listener.accept()
-            with listener, sock, sock.makefile("rb") as lines:
-                for answer in answers:
-                    sock.sendall(answer)
-                    if not lines.readline():
-                        return
-
-        servers.append(threading.Thread(target=run, daemon=True))
-        servers[-1].start()
-        return path
-
-    return start
-
-
-GREETING = b'{"QMP": {}}\r\n'
-
-
-def test_qmp_client_keeps_events_and_raises_errors(serve: Callable[..., Path]) -> None:
-    path = serve(
-        GREETING,
-        b'{"return": {}}\r\n',
-        b'{"event": "RESET"}\r\n{"return": {"status": "running"}}\r\n',
-        b'{"error": {"class": "CommandNotFound", "desc": "no such command"}}\r\n',
-    )
-    with QmpClient(path, seconds=10.0) as client:
-        assert client.command("query-status") == {"status": "running"}
-        assert [event["event"] for event in client.events] == ["RESET"]
-        with pytest.raises(CommandError, match="dance: no such command") as caught:
-            client.command("dance", with_whom=1)
-        assert caught.value.error_class == "CommandNotFound"
-        with pytest.raises(BalloonError, match="went away"):
-            client.command("query-status")
-
-
-def test_what_is_no_qmp_server_is_refused(serve: Callable[..., Path]) -> None:
-    with pytest.raises(BalloonError, match="not a QMP server"):
-        QmpClient(serve(b'{"hello": 1}\n'), seconds=10.0)
-    with pytest.raises(BalloonError, match="No such file"):
-        QmpClient(Path("/nowhere/at/all"), seconds=0.0)
-
-
 def test_answer_to_a_command_that_took_too_long_is_not_taken_for_the_next_ones(
-    serve: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scripts.emulator.machine._CHECK_SECONDS", 0.01)
     late = b"late\r\ndone 0\r\nnew\r\ndone 0\r\n"
-    agent = Agent(serve(b"ready 7.2 none\r\n", b"", late), lambda: None)
-    assert agent.wait_ready() == ("7.2", None)
-    with pytest.raises(BalloonError, match="no answer from the guest within 0 s"):
-        agent.run("slow", seconds=0.0)
-    assert agent.run("quick", seconds=10.0) == "new\r\n"
-    agent.close()
+    with answering(tmp_path / "agent", b"ready 7.2 none\r\n", b"", late):
+        agent = Agent(tmp_path / "agent", lambda: None)
+        assert agent.wait_ready() == ("7.2", None)
+        with pytest.raises(BalloonError, match="no answer from the guest within 0 s"):
+            agent.run("slow", seconds=0.0)
+        assert agent.run("quick", seconds=10.0) == "new\r\n"
+        agent.close()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from host.control.qmp_client import QmpClient
 from protocol.units import MIB
 from protocol.virtio import FeatureBit, has_feature
-from scripts.qmp_client import QmpClient
 from tests.harness.linux_guest import LinuxGuest
 from tests.harness.processes import DaemonProcess, until
 

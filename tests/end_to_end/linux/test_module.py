@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from host.control.qmp_client import CommandError, QmpClient
 from protocol.units import MIB
-from scripts.qmp_client import CommandError, QmpClient
 from tests.harness.linux_guest import INSMOD, MODULE, RMMOD, LinuxGuest
 from tests.harness.processes import DaemonProcess, mappings_of_files, stall, until
 from tests.harness.virtual_machine import Client

@@ -1,0 +1,147 @@
+"""A blocking QMP client: for the daemon's control socket, and for the monitor of QEMU itself.
+
+Source: QEMU's "QEMU Machine Protocol Specification".
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from host.control.json_stream import JsonError, JsonStream
+from host.control.qmp import NEGOTIATE
+from protocol.errors import BalloonError, FramingError
+
+GREETING_SECONDS: Final = 10.0
+"""Least time that a server has to greet. The daemon's other socket never does: virtual machines speak first there."""
+
+ANSWER_SECONDS: Final = 30.0
+"""What a command may take by default. A ``reclaim`` of a large guest takes as long as its discards."""
+
+_ANSWER_MAX: Final = 64 << 20
+_CHUNK: Final = 1 << 16
+_RETRY_SECONDS: Final = 0.02
+
+
+class CommandError(BalloonError):
+    """The server answered a command with an error: ``description`` in words, ``error_class`` as QMP names its kind."""
+
+    def __init__(self, command: str, error_class: str, description: str) -> None:
+        super().__init__(f"{command}: {description}")
+        self.error_class = error_class
+        self.description = description
+
+
+def connect(path: Path, *, start_seconds: float = 0.0) -> socket.socket:
+    """Connect to the unix socket at ``path``, which a process that is being started may take ``start_seconds`` to make.
+
+    Raises:
+        BalloonError: no process listens there by then.
+    """
+    end = time.monotonic() + start_seconds
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(max(start_seconds, GREETING_SECONDS))
+        try:
+            connection.connect(os.fspath(path))
+            return connection
+        except OSError as error:
+            connection.close()
+            if time.monotonic() >= end:
+                # "AF_UNIX path too long" and a timeout carry no errno.
+                raise BalloonError(f"{path}: {error.strerror or error}") from error
+        time.sleep(_RETRY_SECONDS)
+
+
+class QmpClient:
+    """A connection with capabilities negotiated. As a context manager it closes itself.
+
+    ``events`` holds the events that have been received, oldest first.
+    """
+
+    def __init__(
+        self, path: Path, *, start_seconds: float = 0.0, answer_seconds: float | None = ANSWER_SECONDS
+    ) -> None:
+        """Connect and negotiate. ``answer_seconds`` is the time that each command may take; None is unlimited.
+
+        Raises:
+            BalloonError: no process listens at ``path`` within ``start_seconds``, or what listens is not a QMP server.
+        """
+        self._path = path
+        self._stream = JsonStream(_ANSWER_MAX)
+        self.events: list[Mapping[str, Any]] = []
+        self._socket = connect(path, start_seconds=start_seconds)
+        try:
+            self._negotiate()
+            self._socket.settimeout(answer_seconds)
+        except BaseException:
+            self.close()
+            raise
+
+    def _negotiate(self) -> None:
+        greeting = self._receive(missing="not a QMP server: no greeting")
+        if isinstance(refusal := greeting.get("error"), dict):  # the server has as many clients as it serves
+            raise BalloonError(str(refusal.get("desc")))
+        if "QMP" not in greeting:
+            raise BalloonError(f"{self._path}: not a QMP server")
+        self.command(NEGOTIATE)
+
+    def command(self, name: str, /, **arguments: object) -> Any:
+        """Carry out a command and return what it returns.
+
+        Raises:
+            CommandError: the server answered with an error.
+            BalloonError: the server closed the connection, sent something other than QMP, or gave no answer in time.
+        """
+        try:
+            self._socket.sendall(_build_command(name, arguments))
+        except OSError as error:
+            raise BalloonError(f"{self._path}: {error.strerror or error}") from error
+        while True:
+            answer = self._receive()
+            if isinstance(refusal := answer.get("error"), dict):
+                raise CommandError(name, str(refusal.get("class")), str(refusal.get("desc")))
+            if "return" in answer:
+                return answer["return"]
+            if "event" in answer:
+                self.events.append(answer)
+
+    def _receive(self, missing: str = "no answer") -> Mapping[str, Any]:
+        try:
+            while (message := self._stream.next_object()) is None:
+                self._stream.feed(self._receive_some(missing))
+        except (JsonError, FramingError) as error:
+            raise BalloonError(f"{self._path}: not a QMP server: {error}") from error
+        return message
+
+    def _receive_some(self, missing: str) -> bytes:
+        try:
+            data = self._socket.recv(_CHUNK)
+        except TimeoutError:
+            raise BalloonError(f"{self._path}: {missing} within {self._socket.gettimeout():g} s") from None
+        except OSError as error:
+            raise BalloonError(f"{self._path}: {error.strerror or error}") from error
+        if not data:
+            raise BalloonError(f"{self._path}: the server closed the connection without an answer")
+        return data
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _build_command(name: str, arguments: Mapping[str, object]) -> bytes:
+    members = {"arguments": arguments} if arguments else {}
+    return json.dumps({"execute": name, **members}).encode() + b"\n"
