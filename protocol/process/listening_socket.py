@@ -1,4 +1,4 @@
-"""Unix sockets to listen on: made at a path without disturbing anybody, or inherited and checked."""
+"""Unix sockets to listen on: made at a path where no other process listens, or inherited and checked."""
 
 import contextlib
 import logging
@@ -17,13 +17,14 @@ _FD_MAX: Final = (1 << 31) - 1
 
 
 class ListeningSocket:
-    """A socket that listens at ``path``, and the file that is its name. ``option`` is what complaints begin with."""
+    """A socket that listens at ``path``, and its socket file. Error messages begin with ``option``, such as
+    ``--control``."""
 
     def __init__(self, path: Path, option: str) -> None:
         """Listen. The socket file of a process that was killed is replaced.
 
         Raises:
-            BalloonError: another process listens there, something else is there, or it cannot be created.
+            BalloonError: another process listens there, a file of another kind is there, or it cannot be created.
         """
         self.path = path
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -51,7 +52,7 @@ class ListeningSocket:
 
 
 def _remove_stale(path: Path, option: str) -> None:
-    # A socket file outlives a process that was killed. It may go, unless somebody still listens on it.
+    # A socket file outlives a process that was killed. It is removed unless a process still listens on it.
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -72,11 +73,11 @@ def _remove_stale(path: Path, option: str) -> None:
 
 
 def inherited_socket(fd: int) -> tuple[socket.socket, bool]:
-    """Return the unix stream socket that descriptor ``fd`` is, and whether it listens (else it is connected).
+    """Return descriptor ``fd`` as a unix stream socket, and whether it listens (otherwise it is connected).
 
     Raises:
-        UsageError: no descriptor can have that number.
-        BalloonError: it is something else; the descriptor then stays open.
+        UsageError: ``fd`` is outside the range of descriptor numbers.
+        BalloonError: it is not such a socket; the descriptor then stays open.
     """
     if not 0 <= fd <= _FD_MAX:
         raise UsageError(f"--fd {fd}: not a file descriptor number")

@@ -1,4 +1,4 @@
-"""guest/control.py: the text on a line, and clients that mean no good."""
+"""The control socket of the emulated guest: a text for each command, and clients that misbehave."""
 
 import asyncio
 import contextlib
@@ -81,7 +81,7 @@ def exchange(path: Path, request: bytes, *, end: bool = False) -> bytes:
         (b"z" * LINE_MAX * 4, TOO_LONG),
     ],
 )
-def test_one_line_gets_one_text(tmp_path: Path, request_: bytes, answer: bytes) -> None:
+def test_line_is_answered_with_a_text(tmp_path: Path, request_: bytes, answer: bytes) -> None:
     path = tmp_path / "control"
 
     def client() -> None:
@@ -146,7 +146,7 @@ def test_clients_that_vanish_do_no_harm(tmp_path: Path) -> None:
     serve(path, client)
 
 
-def test_one_client_too_many_is_told_so(tmp_path: Path) -> None:
+def test_client_beyond_the_limit_is_told_so(tmp_path: Path) -> None:
     path = tmp_path / "control"
 
     def client() -> None:
@@ -176,64 +176,10 @@ def test_closing_does_not_wait_for_clients(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
-def test_socket_of_a_killed_guest_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "control"
-    with socket.socket(socket.AF_UNIX) as killed:
-        killed.bind(str(path))
-
-    def client() -> None:
-        assert exchange(path, b"buddyinfo\n") == b"Node 0\n"
-
-    serve(path, client)
+# -- the client -------------------------------------------------------------------------------------------------------
 
 
-def test_socket_of_a_living_guest_is_not(tmp_path: Path) -> None:
-    path = tmp_path / "control"
-
-    async def scene() -> None:
-        server = await ControlServer.open(path, ANSWERS)
-        with pytest.raises(BalloonError, match="another process listens there"):
-            await ControlServer.open(path, ANSWERS)
-        assert await asyncio.to_thread(ask, path, "buddyinfo") == "Node 0\n"
-        await server.close()
-
-    asyncio.run(scene())
-
-
-def test_file_that_somebody_else_put_there_stays(tmp_path: Path) -> None:
-    path = tmp_path / "control"
-
-    def replace() -> None:
-        path.unlink()
-        path.write_text("mine", encoding="ascii")
-
-    async def scene() -> None:
-        server = await ControlServer.open(path, ANSWERS)
-        await asyncio.to_thread(replace)
-        await server.close()
-
-    asyncio.run(scene())
-    assert path.read_text(encoding="ascii") == "mine"
-
-
-@pytest.mark.parametrize(
-    ("name", "complaint"),
-    [("file", "exists and is not a socket"), ("no/such", "No such file or directory"), ("l" * 120, "too long")],
-)
-def test_place_where_no_socket_can_be(tmp_path: Path, name: str, complaint: str) -> None:
-    (tmp_path / "file").write_text("", encoding="ascii")
-
-    async def scene() -> None:
-        await ControlServer.open(tmp_path / name, ANSWERS)
-
-    with pytest.raises(BalloonError, match=complaint):
-        asyncio.run(scene())
-
-
-# --- The client ---
-
-
-def test_asking_for_what_is_not_known(tmp_path: Path) -> None:
+def test_unknown_command_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "control"
 
     def client() -> None:
@@ -243,15 +189,12 @@ def test_asking_for_what_is_not_known(tmp_path: Path) -> None:
     serve(path, client)
 
 
-def test_asking_where_nobody_is(tmp_path: Path) -> None:
+def test_missing_socket_is_named(tmp_path: Path) -> None:
     with pytest.raises(BalloonError, match="No such file or directory"):
         ask(tmp_path / "control", "buddyinfo")
 
 
-# -- commands that take their time ------------------------------------------------------------------------------------
-
-
-def test_asking_where_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guest_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guest.control._ASK_TIMEOUT", 0.01)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "s"))
@@ -260,7 +203,10 @@ def test_asking_where_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyP
             ask(tmp_path / "s", "buddyinfo")
 
 
-def test_command_is_waited_for_and_its_failure_told(tmp_path: Path) -> None:
+# -- commands that take their time ------------------------------------------------------------------------------------
+
+
+def test_slow_command_is_waited_for_and_its_error_returned(tmp_path: Path) -> None:
     async def good() -> str:
         await asyncio.sleep(0)
         return "done\n"
@@ -307,7 +253,7 @@ def test_command_goes_on_without_the_client_that_asked(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
-def test_answer_that_comes_before_the_question_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer_sent_before_the_command_is_received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(tmp_path / "control"))
         listener.listen()

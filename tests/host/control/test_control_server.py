@@ -14,7 +14,6 @@ import pytest
 from host.control import control_server as control
 from host.control.control_commands import ControlCommands
 from host.control.control_server import ControlServer
-from protocol.errors import BalloonError
 from protocol.process.listening_socket import ListeningSocket
 from tests.harness.processes import open_fds
 from tests.host.control.controlled_vm import FakeVm
@@ -255,15 +254,3 @@ async def test_each_virtual_machine_has_an_interval_of_its_own(tmp_path: Path) -
             {"actual": 20, "vm": 2},
             {"actual": 99, "vm": 1},
         ]
-
-
-def test_path_that_is_taken(tmp_path: Path) -> None:
-    first = ListeningSocket(tmp_path / "c", "--control")
-    with pytest.raises(BalloonError, match=r"^--control .*: another process listens there$"):
-        ListeningSocket(tmp_path / "c", "--control")
-    first.socket.close()
-    second = ListeningSocket(tmp_path / "c", "--control")  # a killed process's file is replaced
-    (tmp_path / "c").unlink()
-    (tmp_path / "c").write_text("another's", encoding="ascii")
-    second.close()
-    assert (tmp_path / "c").read_text(encoding="ascii") == "another's"
