@@ -99,7 +99,7 @@ SHELL = re.compile(
     | host/inflight/inflight_file\.py
     | host/ring/(ring_service|queue_files|eventfd_signal)\.py
     | host/events/chain_events\.py
-    | host/control/(control_server|qmp_client|vm_control|vm_facts|latest_value|reclaim)\.py
+    | host/control/(control_server|qmp_client|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/migration/(migration|dirty_log|state_transfer)\.py
     """,
     re.VERBOSE,

@@ -9,11 +9,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from host.balloon.offered_features import feature_names
-from host.control.controlled_vm import ControlledVm
+from host.control.controlled_vm import ControlledVm, VmInfo
 from host.control.qmp import NEGOTIATE, Arguments, ErrorClass, QmpError, Request, shown
 from host.control.qom import ObjectTree
-from host.control.reclaim import ReclaimMethod
-from host.control.vm_facts import VmInfo
+from host.control.reclaim_progress import ReclaimMethod
 from protocol.errors import BalloonError
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
 

@@ -1,33 +1,53 @@
-"""What the control socket needs of one virtual machine. :class:`VmControl` is it; tests have others."""
+"""What the control socket needs of one virtual machine. :class:`host.control.vm_control.VmControl` provides it."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
-from host.control.reclaim import ReclaimMethod, ReclaimResult
-from host.control.vm_facts import GuestStatistics, VmInfo
+from host.control.guest_statistics import GuestStatistics
+from host.control.reclaim_progress import ReclaimMethod, ReclaimResult
+from host.vhost_user.device_setup import DeviceSetup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmInfo:
+    """What is known of one virtual machine.
+
+    ``num_pages`` is the size that its balloon should have and ``actual`` the size that the driver says it has, in
+    4096-byte pages. ``features`` are the negotiated feature bits. ``driver_ready`` says that a driver is at work, and
+    ``setup`` how it has set the device up.
+    """
+
+    pid: int
+    memory_bytes: int
+    num_pages: int
+    actual: int
+    features: int
+    driver_ready: bool
+    setup: DeviceSetup
 
 
 class ControlledVm(Protocol):
     """The controls. Each method raises :class:`protocol.errors.BalloonError` with one line if it cannot be done."""
 
     def info(self) -> VmInfo:
-        """Return what is known at once."""
+        """Return what is known without asking the guest."""
 
     def set_num_pages(self, num_pages: int) -> None:
-        """Wish for a balloon of ``num_pages`` 4096-byte pages."""
+        """Ask for a balloon of ``num_pages`` 4096-byte pages."""
 
     @property
     def last_statistics(self) -> GuestStatistics | None:
-        """The statistics that came last, if any have."""
+        """The statistics that arrived last, if any have."""
 
     async def statistics(self) -> GuestStatistics:
         """Ask the guest for fresh statistics."""
 
     @property
     def statistics_interval(self) -> float:
-        """Seconds between two requests for statistics; 0 for only on demand."""
+        """Seconds between two requests for statistics; 0 if they are asked for on demand only."""
 
     def set_statistics_interval(self, seconds: float) -> None:
-        """Ask for statistics every ``seconds`` from now on, or, for 0, only on demand."""
+        """Ask for statistics every ``seconds`` from now on; 0 for on demand only."""
 
     async def reclaim(self, method: ReclaimMethod | None = None) -> ReclaimResult:
         """Make the guest give up memory that it does not use, once; None leaves the method to the device."""

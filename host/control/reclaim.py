@@ -1,42 +1,34 @@
 """Two ways to make a guest give up memory that it does not use, once and now.
 
 ``inflate``
-    Ask how much memory is free, inflate the balloon by that less a reserve, wait, and wish for the old size again. This
+    Ask how much memory is free, inflate the balloon by that less a reserve, wait, and ask for the old size again. This
     is safe with every driver: a page that was put on the inflate queue must not be used before it is acknowledged
     (virtio 1.2, 5.5.6.1), and it is discarded before that. When the balloon shrinks again the guest gets zeroed pages.
-    While it lasts the guest has little free memory; the reserve and DEFLATE_ON_OOM are what it lives on. When it has to
-    take pages out again for want of memory, that is the end of it: nothing is gained by taking them a second time.
+    While it is inflated the guest has little free memory: the reserve, and what DEFLATE_ON_OOM lets it take out again.
+    A guest that does take pages out ends the reclaim: to inflate a second time would gain nothing.
 
 ``hint``
     One round of free page hinting. It leaves the guest its memory except for the moment, but with Linux it is not safe
     while the guest runs short of memory: see :mod:`host.balloon.free_page_hinting` for when blocks may be discarded,
     and what guards that.
 
-However a reclaim ends (the driver is slow, stops answering, is reset or goes away) the old target is wished for again
-and the round is closed and then done. A driver that gives no answer costs bounded time, not an error.
+However a reclaim ends (the driver is slow, stops answering, is reset or goes away), the balloon's target is asked for
+again, and a hinting round is closed. A driver that does not answer costs bounded time; it is not an error.
 """
 
 import asyncio
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final
 
-from host.balloon.free_page_hinting import FreePageHinting
-from host.memory.discard_plan import Refusal
+from host.balloon.free_page_hinting import COMMAND_ID_STOP, FreePageHinting
+from host.control.balloon_size import BalloonSize
+from host.control.controlled_machine import ControlledMachine
+from host.control.guest_statistics import StatisticsRequests
+from host.control.reclaim_progress import ReclaimMethod, ReclaimProgress, ReclaimResult
 from host.ring.ring_service import ServedChain
 from protocol.errors import BalloonError
-from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT, BalloonQueue
-
-if TYPE_CHECKING:
-    from host.control.vm_facts import GuestStatistics, VmInfo
-
-STALL: Final = 3.0
-"""Seconds without any progress after which a driver is not waited for any longer."""
-
-LONGEST: Final = 60.0
-"""Most seconds that one reclaim waits, however often the driver makes a little progress."""
+from protocol.virtio import has_feature
+from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT, BalloonFeature, BalloonQueue
 
 RESERVE_PART: Final = 16
 """One part in so many of the guest's memory is left free when it inflates, so that its kernel need not reclaim."""
@@ -45,179 +37,167 @@ RESERVE_BYTES: Final = 16 << 20
 """The least that is left free."""
 
 
-class ReclaimMethod(Enum):
-    """How memory is reclaimed."""
+class Reclaimer:
+    """Reclaims memory from one guest, one reclaim at a time. ``emit`` writes an event."""
 
-    HINT = "hint"
-    INFLATE = "inflate"
+    def __init__(
+        self,
+        machine: ControlledMachine,
+        size: BalloonSize,
+        statistics: StatisticsRequests,
+        emit: Callable[..., None],
+    ) -> None:
+        self._machine = machine
+        self._size = size
+        self._statistics = statistics
+        self._emit = emit
+        self._loop = asyncio.get_running_loop()
+        self._progress: ReclaimProgress | None = None
+        self._closed: str | None = None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReclaimResult:
-    """What a reclaim brought.
-
-    ``offered_bytes`` is what the driver offered (by hinting or by inflating) and ``discarded_bytes`` what was discarded
-    of it. ``complete`` False means that the driver did not do all that was asked: it stalled, was reset, was given
-    another target, had less memory than it said, or ran short of it meanwhile.
-    """
-
-    method: ReclaimMethod
-    offered_bytes: int
-    discarded_bytes: int
-    seconds: float
-    complete: bool
-
-
-class Progress:
-    """What is known of a reclaim that is under way. ``now`` is the event loop's time in seconds."""
-
-    def __init__(self, method: ReclaimMethod, now: float) -> None:
-        self.method = method
-        self._begin = now
-        self._queue = BalloonQueue.FREE_PAGE if method is ReclaimMethod.HINT else BalloonQueue.INFLATE
-        self._offered = 0
-        self._discarded = 0
-        self._moved = asyncio.Event()
-        self._short = False
-        self._target_shown = math.inf
-        self._inflated = math.inf
-        self._error: str | None = None
-
-    def count(self, chain: ServedChain) -> None:
-        """Take a served chain into account."""
-        if chain.queue is not self._queue:
-            # For want of memory: a driver that has begun to inflate knows of no wish for less. The times are compared
-            # since of two queues the later chain may be heard of first.
-            if chain.queue is BalloonQueue.DEFLATE and chain.finished > self._inflated:
-                self.cut_short()
-            return
-        if chain.finished >= self._target_shown:
-            self._inflated = min(self._inflated, chain.finished)
-        stale = sum(each.bytes for each in chain.refused if each.reason in (Refusal.STALE_HINT, Refusal.BAD_COMMAND))
-        self._offered += chain.outcome.plan.bytes - stale
-        self._discarded += chain.discarded_bytes
-        self.moved()
-
-    def target_shown(self, now: float) -> None:
-        """The driver can see from ``now`` on that it is to inflate; pages that it takes out after that it needs."""
-        self._target_shown = now
-
-    def moved(self) -> None:
-        """Something happened: the driver is not stalled."""
-        self._moved.set()
-
-    def cut_short(self) -> None:
-        """Wait no longer."""
-        self._short = True
-        self._moved.set()
-
-    def end(self, reason: str) -> None:
-        """Have whoever waits fail."""
-        self._error = reason
-        self._moved.set()
-
-    def result(self, now: float, *, complete: bool) -> ReclaimResult:
-        """Return the sums."""
-        return ReclaimResult(
-            method=self.method,
-            offered_bytes=self._offered,
-            discarded_bytes=self._discarded,
-            seconds=now - self._begin,
-            complete=complete,
-        )
-
-    async def wait(self, condition: Callable[[], bool]) -> bool:
-        """Wait until ``condition`` holds, the driver stalls, or time is up; return whether it holds.
+    async def reclaim(self, method: ReclaimMethod | str | None) -> ReclaimResult:
+        """Reclaim once, by hinting if ``method`` is None and hinting was negotiated, otherwise by inflating.
 
         Raises:
-            BalloonError: the reclaim was ended.
+            BalloonError: a reclaim is under way, the driver cannot do it, or the virtual machine goes away.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + LONGEST
-        while True:
-            if self._error is not None:
-                raise BalloonError(self._error)
-            if condition():
-                return True
-            if self._short:
-                return False
-            self._moved.clear()
-            try:
-                async with asyncio.timeout_at(min(loop.time() + STALL, deadline)):
-                    await self._moved.wait()
-            except TimeoutError:
-                return condition()
+        if self._closed is not None:
+            raise BalloonError(self._closed)
+        if self._progress is not None:
+            raise BalloonError("memory is being reclaimed from this virtual machine already")
+        if method is None:
+            hints = has_feature(self._machine.balloon.features, BalloonFeature.FREE_PAGE_HINT)
+            method = ReclaimMethod.HINT if hints else ReclaimMethod.INFLATE
+        try:
+            method = ReclaimMethod(method)
+        except ValueError:
+            raise BalloonError(f"memory is reclaimed by hint or by inflate, not by {method}") from None
+        self._check_possible(method)
+        self._progress = ReclaimProgress(method, self._loop.time())
+        # A task of its own: a client may disconnect, but a round has to be closed in order.
+        task = self._loop.create_task(self._run(self._progress))
+        task.add_done_callback(_retrieve)
+        return await asyncio.shield(task)
 
+    def _check_possible(self, method: ReclaimMethod) -> None:
+        balloon = self._machine.balloon
+        if not self._machine.driver_ready:
+            raise BalloonError("the guest's driver is not ready")
+        if (reason := balloon.keeps_pages) is not None:
+            raise BalloonError(f"nothing can be reclaimed: no page of this guest is discarded ({reason.value})")
+        # Whether the free page queue runs does not matter: with kicks in-band a ring starts with its first kick, which
+        # comes with the driver's answer to a command id.
+        if method is ReclaimMethod.HINT and not has_feature(balloon.features, BalloonFeature.FREE_PAGE_HINT):
+            raise BalloonError("the guest's driver cannot hint: FREE_PAGE_HINT was not negotiated")
 
-class Guest(Protocol):
-    """What a reclaim asks for, see :class:`host.control.vm_control.VmControl`."""
+    async def _run(self, progress: ReclaimProgress) -> ReclaimResult:
+        try:
+            if progress.method is ReclaimMethod.HINT:
+                complete = await self._hint(progress)
+            else:
+                complete = await self._inflate(progress)
+        finally:
+            self._progress = None
+        result = progress.result(self._loop.time(), complete=complete)
+        self._emit(
+            "reclaim",
+            method=result.method.value,
+            offered_bytes=result.offered_bytes,
+            discarded_bytes=result.discarded_bytes,
+            seconds=round(result.seconds, 6),
+            complete=result.complete,
+        )
+        return result
+
+    # -- what happens meanwhile -------------------------------------------------------------------------------------
+
+    def chain_served(self, chain: ServedChain) -> None:
+        """Take a served chain into account: hints and inflated pages are progress."""
+        if self._progress is not None:
+            self._progress.count(chain)
+
+    def size_changed(self) -> None:
+        """Take note that the driver has written another ``actual``."""
+        if self._progress is not None:
+            self._progress.moved()
+
+    def target_changed(self) -> None:
+        """End a reclaim that inflates: the balloon has another target now."""
+        if self._progress is not None and self._progress.method is ReclaimMethod.INFLATE:
+            self._progress.cut_short()
+
+    def close(self, reason: str) -> None:
+        """Have every reclaim, one that is under way too, fail with ``reason``."""
+        self._closed = reason
+        if self._progress is not None:
+            self._progress.end(reason)
+
+    # -- inflating --------------------------------------------------------------------------------------------------
+
+    async def _inflate(self, progress: ReclaimProgress) -> bool:
+        # Returns whether the driver inflated all of what was asked.
+        values = (await self._statistics.fresh()).values
+        if "memfree" not in values:
+            raise BalloonError("the guest's driver does not say how much memory is free")
+        memory_bytes, config = self._machine.memory_bytes, self._machine.balloon.config
+        reserve = max(RESERVE_BYTES, values.get("memtot", memory_bytes) // RESERVE_PART)
+        spare = min(values["memfree"], memory_bytes) - reserve  # the guest may send any value
+        target = min(config.actual + (spare >> PFN_SHIFT), memory_bytes >> PFN_SHIFT, NUM_PAGES_MAX)
+        if spare <= 0 or target <= max(config.actual, config.num_pages):
+            return True  # nothing to gain, or the balloon is to grow further anyway
+        self._size.inflate_to(target)
+        progress.target_shown(self._loop.time())
+        try:
+            complete = await progress.wait(lambda: self._machine.balloon.config.actual >= target)
+            await self._settle(BalloonQueue.INFLATE)  # `actual` may be written before the last chains are counted
+            return complete
+        finally:
+            self._size.restore_target()
+
+    # -- hinting ----------------------------------------------------------------------------------------------------
+
+    async def _hint(self, progress: ReclaimProgress) -> bool:
+        # Returns whether the driver ended the round.
+        hinting = self._hinting
+        command_id = hinting.start()
+        self.show_command_id("start")
+        try:
+            await progress.wait(lambda: hinting.ended_id == command_id or hinting.command_id != command_id)
+            complete = hinting.ended_id == command_id
+            if not complete and hinting.command_id == command_id:
+                hinting.stop()  # "any time that it will not be able to make use of the hints"
+                self.show_command_id("stop")
+        finally:
+            await self._end_hinting()
+        return complete
+
+    async def _end_hinting(self) -> None:
+        # Closes the round. The driver has its blocks back (DONE) once no worker can be discarding one of them.
+        hinting = self._hinting
+        hinting.stop()
+        await self._settle(BalloonQueue.FREE_PAGE)
+        if hinting.command_id == COMMAND_ID_STOP:
+            hinting.done()
+            self.show_command_id("done")
 
     @property
-    def hinting(self) -> FreePageHinting:
-        """The rounds of free page hinting."""
+    def _hinting(self) -> FreePageHinting:
+        return self._machine.balloon.hinting
 
     def show_command_id(self, state: str) -> None:
-        """Let the driver see the command id that is current."""
+        """Write the current command id to the configuration space; ``state`` names it in the event."""
+        command_id = self._hinting.command_id
+        self._machine.change_config(free_page_hint_cmd_id=command_id)
+        self._emit("hinting", state=state, command_id=command_id)
 
-    async def end_hinting(self) -> None:
-        """Close the round, let no worker be in the middle of it, and show DONE."""
-
-    def info(self) -> "VmInfo":
-        """Return what is known at once."""
-
-    async def statistics(self) -> "GuestStatistics":
-        """Ask the guest for fresh statistics."""
-
-    async def settle(self, queue: BalloonQueue) -> None:
-        """Return when every chain of ``queue`` that was served has been counted."""
-
-    def inflate_to(self, num_pages: int) -> None:
-        """Have the balloon inflated for now."""
-
-    def restore_target(self) -> None:
-        """Wish for what was wished for last."""
+    async def _settle(self, queue: BalloonQueue) -> None:
+        # Returns when every chain of the queue that was served has been counted.
+        service = self._machine.queue(queue)
+        if service is not None:
+            await service.settled()
 
 
-async def reclaim_by_hint(guest: Guest, progress: Progress) -> bool:
-    """Carry out one round; return whether the driver ended it.
-
-    Raises:
-        BalloonError: no round can begin, or the virtual machine goes away.
-    """
-    hinting = guest.hinting
-    command_id = hinting.start()
-    guest.show_command_id("start")
-    try:
-        await progress.wait(lambda: hinting.ended_id == command_id or hinting.command_id != command_id)
-        complete = hinting.ended_id == command_id
-        if not complete and hinting.command_id == command_id:
-            hinting.stop()  # "any time that it will not be able to make use of the hints"
-            guest.show_command_id("stop")
-    finally:
-        await guest.end_hinting()
-    return complete
-
-
-async def reclaim_by_inflate(guest: Guest, progress: Progress) -> bool:
-    """Inflate by what is free, then wish for the old target again; return whether the driver inflated all of it.
-
-    Raises:
-        BalloonError: the guest does not say how much memory is free, or goes away.
-    """
-    values = (await guest.statistics()).values
-    if "memfree" not in values:
-        raise BalloonError("the guest's driver does not say how much memory is free")
-    info = guest.info()
-    reserve = max(RESERVE_BYTES, values.get("memtot", info.memory_bytes) // RESERVE_PART)
-    spare = min(values["memfree"], info.memory_bytes) - reserve  # the guest's word, which may be anything
-    target = min(info.actual + (spare >> PFN_SHIFT), info.memory_bytes >> PFN_SHIFT, NUM_PAGES_MAX)
-    if spare <= 0 or target <= max(info.actual, info.num_pages):
-        return True  # nothing to be had, or the balloon is to grow further anyway
-    guest.inflate_to(target)
-    progress.target_shown(asyncio.get_running_loop().time())
-    try:
-        complete = await progress.wait(lambda: guest.info().actual >= target)
-        await guest.settle(BalloonQueue.INFLATE)  # the driver's word may come before the last chains are counted
-        return complete
-    finally:
-        guest.restore_target()
+def _retrieve(task: "asyncio.Task[ReclaimResult]") -> None:
+    # The client may have gone. The loop must not log its error as one that was never retrieved.
+    if not task.cancelled():
+        task.exception()

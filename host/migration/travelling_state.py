@@ -19,7 +19,7 @@ def build_state(balloon: VirtioBalloon, control: VmControl, metrics: VmMetrics) 
     counters = {name: int(getattr(metrics, name)) for name in _COUNTERS}
     interval = control.statistics_interval
     return DeviceState(
-        num_pages=control.wish,
+        num_pages=control.size.target_pages,
         actual=balloon.config.actual,
         poison_val=balloon.config.poison_val if balloon.poison_told else None,
         last_command_id=balloon.hinting.last_id if balloon.hinting.issued else COMMAND_ID_DONE,
@@ -46,7 +46,7 @@ def restore_state(state: DeviceState, balloon: VirtioBalloon, control: VmControl
         poison_val=state.poison_val or 0,
     )
     balloon.poison_told = state.poison_val is not None
-    control.restore(state.num_pages, state.actual)
+    control.size.resume(state.num_pages, state.actual)
     control.set_statistics_interval(state.statistics_interval)
     for name, number in state.counters.items():
         if name in _COUNTERS:

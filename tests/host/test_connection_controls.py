@@ -10,8 +10,9 @@ from typing import TypeVar
 import pytest
 
 import host.control.reclaim
+import host.control.reclaim_progress
 from host.balloon.virtio_balloon import OFFERED
-from host.control.reclaim import ReclaimMethod
+from host.control.reclaim_progress import ReclaimMethod
 from host.vhost_user.device_setup import DeviceSetup, KickMethod, RingFormat
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
@@ -157,7 +158,7 @@ async def test_round_of_hinting_discards_what_was_hinted_in_it() -> None:
 @pytest.mark.asyncio
 async def test_done_waits_for_the_discard_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that stalls has its round closed, but it may not release a block that is still being discarded."""
-    monkeypatch.setattr(host.control.reclaim, "STALL", 0.05)
+    monkeypatch.setattr(host.control.reclaim_progress, "STALL", 0.05)
     gate = gated_discard(monkeypatch)
     async with attached(OFFERED | HINTING) as session:
         machine = await connect(session)

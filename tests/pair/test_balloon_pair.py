@@ -160,8 +160,8 @@ async def test_next_device_finds_the_balloon_as_it_was_left(path: Path, capsys: 
         pair.device.control.set_num_pages(PAGES)
         await pair.until_actual(PAGES)
         first = pair.device
-        first.control.hinting.start()
-        first.control.show_command_id("start")
+        first.balloon.hinting.start()
+        first.control.reclaimer.show_command_id("start")
         await pair.until(lambda: [event["state"] for event in pair.events("hinting")] == ["start", "stop"])
         pair.hang_up()
         await pair.until(lambda: pair.device is not first)

@@ -4,8 +4,9 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from host.control.reclaim import ReclaimMethod, ReclaimResult
-from host.control.vm_facts import GuestStatistics, VmInfo
+from host.control.controlled_vm import VmInfo
+from host.control.guest_statistics import GuestStatistics
+from host.control.reclaim_progress import ReclaimMethod, ReclaimResult
 from host.vhost_user.device_setup import DeviceSetup, KickMethod, RingFormat
 from protocol.errors import BalloonError
 from protocol.virtio_balloon import BalloonQueue, QueueDialect

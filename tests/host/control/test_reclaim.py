@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+import host.control.guest_statistics
 import host.control.reclaim
-import host.control.vm_control
-from host.control.reclaim import ReclaimMethod
+import host.control.reclaim_progress
+from host.control.reclaim_progress import ReclaimMethod
 from protocol.errors import BalloonError
 from protocol.virtio_balloon import BalloonQueue
 from tests.host.control.machine import MIB, PAGES_PER_MIB, FakeMachine
@@ -21,8 +22,8 @@ SPARE = 160 - 16
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.control.reclaim, "STALL", 0.25)
-    monkeypatch.setattr(host.control.vm_control, "STATISTICS_TIMEOUT", 0.25)
+    monkeypatch.setattr(host.control.reclaim_progress, "STALL", 0.25)
+    monkeypatch.setattr(host.control.guest_statistics, "STATISTICS_TIMEOUT", 0.25)
 
 
 def check_closed(machine: FakeMachine) -> None:
@@ -94,7 +95,7 @@ async def test_guest_that_has_less_than_it_said_gives_what_it_has() -> None:
 
 @pytest.mark.asyncio
 async def test_driver_that_says_its_size_late_is_not_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.control.reclaim, "STALL", 10.0)
+    monkeypatch.setattr(host.control.reclaim_progress, "STALL", 10.0)
     machine = FakeMachine(STATS_VQ)
 
     def follow() -> None:
@@ -108,7 +109,7 @@ async def test_driver_that_says_its_size_late_is_not_waited_for_longer(monkeypat
 @pytest.mark.asyncio
 async def test_guest_that_runs_short_of_memory_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes pages out again, and would put them back and take them out for as long as it is asked to."""
-    monkeypatch.setattr(host.control.reclaim, "STALL", 10.0)
+    monkeypatch.setattr(host.control.reclaim_progress, "STALL", 10.0)
     machine = FakeMachine(STATS_VQ)
     machine.inflate(1)
 
@@ -146,7 +147,7 @@ async def test_balloon_that_is_to_grow_further_anyway_is_left_alone() -> None:
 
 @pytest.mark.asyncio
 async def test_new_wish_ends_a_reclaim_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.control.reclaim, "STALL", 10.0)
+    monkeypatch.setattr(host.control.reclaim_progress, "STALL", 10.0)
     machine = FakeMachine(STATS_VQ)
     changed = asyncio.Event()
     machine.on_config = changed.set
@@ -226,7 +227,7 @@ async def test_driver_that_does_not_end_the_round_has_it_ended(mib: int) -> None
 
 @pytest.mark.asyncio
 async def test_driver_that_gives_blocks_without_end_has_the_round_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.control.reclaim, "LONGEST", 0.05)
+    monkeypatch.setattr(host.control.reclaim_progress, "LONGEST", 0.05)
     machine = FakeMachine(BOTH)
     over = False
 
@@ -263,7 +264,7 @@ async def test_done_is_not_shown_while_a_block_is_being_discarded() -> None:
 
 @pytest.mark.asyncio
 async def test_round_goes_to_its_end_when_the_one_who_asked_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.control.reclaim, "STALL", 10.0)
+    monkeypatch.setattr(host.control.reclaim_progress, "STALL", 10.0)
     machine = FakeMachine(BOTH)
     hinting(machine, 8, stop=False)
     task = asyncio.create_task(machine.control.reclaim())
@@ -312,7 +313,7 @@ async def test_reset_ends_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("method", ["hint", "inflate"])
 @pytest.mark.asyncio
 async def test_machine_that_goes_away_in_the_middle_is_one_error(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.control.reclaim, "STALL", 10.0)
+    monkeypatch.setattr(host.control.reclaim_progress, "STALL", 10.0)
     machine = FakeMachine(BOTH)
     changed = asyncio.Event()
     machine.on_config = changed.set

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-import host.control.vm_control
-from host.control.vm_facts import VmInfo
+import host.control.balloon_size
+import host.control.guest_statistics
+from host.control.controlled_vm import VmInfo
 from protocol.errors import BalloonError
 from protocol.virtio_balloon import BalloonQueue
 from tests.host.control.machine import MIB, FakeMachine
@@ -72,7 +73,7 @@ async def test_driver_that_writes_its_size_all_the_time_is_told_of_now_and_then_
 
 @pytest.mark.asyncio
 async def test_last_size_is_told_without_another_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.control.vm_control, "BALLOON_INTERVAL", 0.001)
+    monkeypatch.setattr(host.control.balloon_size, "BALLOON_INTERVAL", 0.001)
     told: asyncio.Queue[object] = asyncio.Queue()
 
     class Machine(FakeMachine):
@@ -115,7 +116,7 @@ async def test_one_answer_serves_all_who_ask() -> None:
 
 @pytest.mark.asyncio
 async def test_why_there_are_no_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.control.vm_control, "STATISTICS_TIMEOUT", 0.01)
+    monkeypatch.setattr(host.control.guest_statistics, "STATISTICS_TIMEOUT", 0.01)
     machine = FakeMachine(STATS_VQ)
     machine.stats.on_give_back = lambda: None
 

@@ -60,7 +60,7 @@ def test_sizes_and_counters_arrive() -> None:
         destination.restore(source.build())
         assert destination.balloon.config == BalloonConfig(num_pages=512, actual=500, poison_val=0xAA)
         assert destination.balloon.poison_told
-        assert destination.control.wish == 512
+        assert destination.control.size.target_pages == 512
         assert destination.metrics.reports == 3
         assert destination.metrics.refused == {"unaligned": 2}
         assert destination.build() == source.build()
@@ -86,7 +86,7 @@ def test_what_a_reclaim_inflates_to_for_a_while_does_not_travel() -> None:
         source = Machine()
         source.emit = lambda *_args, **_fields: None  # type: ignore[method-assign]  # this one may tell of its target
         source.control.set_num_pages(100)
-        source.control.inflate_to(900)
+        source.control.size.inflate_to(900)
         assert source.balloon.config.num_pages == 900
         assert source.build().num_pages == 100
 

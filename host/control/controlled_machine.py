@@ -1,0 +1,50 @@
+"""What the controls need of the virtual machine that they belong to. The connection and its rings provide it."""
+
+from typing import Protocol
+
+from host.balloon.virtio_balloon import VirtioBalloon
+from host.vhost_user.device_setup import DeviceSetup
+from protocol.virtio_balloon import BalloonQueue
+
+
+class ControlledQueue(Protocol):
+    """A running queue: see :class:`host.ring.ring_service.RingService`."""
+
+    def give_back_held(self) -> bool:
+        """Give the held chain back. Return False if the ring must not be touched."""
+
+    async def settled(self) -> None:
+        """Return when every chain that was taken before has been served."""
+
+
+class ControlledMachine(Protocol):
+    """A virtual machine: see :class:`host.connection.Connection`."""
+
+    @property
+    def balloon(self) -> VirtioBalloon:
+        """The device."""
+
+    @property
+    def peer_pid(self) -> int:
+        """Process id of the front-end."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of all memory regions."""
+
+    def queue(self, queue: BalloonQueue) -> ControlledQueue | None:
+        """Return a queue if it runs."""
+
+    @property
+    def driver_ready(self) -> bool:
+        """Whether a driver is at work."""
+
+    @property
+    def setup(self) -> DeviceSetup:
+        """How the driver has set the device up."""
+
+    def change_config(self, **fields: int) -> None:
+        """Set fields of the configuration space, and notify the driver of the change."""
+
+    def emit(self, event: str, **fields: object) -> None:
+        """Write one event."""

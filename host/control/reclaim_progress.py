@@ -1,0 +1,123 @@
+"""One reclaim that is under way: what the driver has given so far, and how long it is waited for."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from host.memory.discard_plan import Refusal
+from host.ring.ring_service import ServedChain
+from protocol.errors import BalloonError
+from protocol.virtio_balloon import BalloonQueue
+
+STALL: Final = 3.0
+"""Seconds without any progress after which a driver is not waited for any longer."""
+
+LONGEST: Final = 60.0
+"""Most seconds that one reclaim waits, however often the driver makes a little progress."""
+
+
+class ReclaimMethod(Enum):
+    """How memory is reclaimed."""
+
+    HINT = "hint"
+    INFLATE = "inflate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReclaimResult:
+    """What a reclaim has achieved.
+
+    ``offered_bytes`` is what the driver offered (by hinting or by inflating) and ``discarded_bytes`` what was discarded
+    of it. ``complete`` False means that the driver did not do all that was asked: it stalled, was reset, was given
+    another target, had less memory than it said, or ran short of it meanwhile.
+    """
+
+    method: ReclaimMethod
+    offered_bytes: int
+    discarded_bytes: int
+    seconds: float
+    complete: bool
+
+
+class ReclaimProgress:
+    """The sums of a reclaim that is under way. Every ``now`` is the event loop's time in seconds."""
+
+    def __init__(self, method: ReclaimMethod, now: float) -> None:
+        self.method = method
+        self._begin = now
+        self._queue = BalloonQueue.FREE_PAGE if method is ReclaimMethod.HINT else BalloonQueue.INFLATE
+        self._offered = 0
+        self._discarded = 0
+        self._moved = asyncio.Event()
+        self._short = False
+        self._target_shown = math.inf
+        self._inflated = math.inf
+        self._error: str | None = None
+
+    def count(self, chain: ServedChain) -> None:
+        """Take a served chain into account."""
+        if chain.queue is not self._queue:
+            # The guest is short of memory: a driver that has begun to inflate was not asked to deflate. The times are
+            # compared because the chains of two queues may be reported here in another order than they were served.
+            if chain.queue is BalloonQueue.DEFLATE and chain.finished > self._inflated:
+                self.cut_short()
+            return
+        if chain.finished >= self._target_shown:
+            self._inflated = min(self._inflated, chain.finished)
+        stale = sum(each.bytes for each in chain.refused if each.reason in (Refusal.STALE_HINT, Refusal.BAD_COMMAND))
+        self._offered += chain.outcome.plan.bytes - stale
+        self._discarded += chain.discarded_bytes
+        self.moved()
+
+    def target_shown(self, now: float) -> None:
+        """The driver can see from ``now`` on that it is to inflate. It needs the pages that it deflates after that."""
+        self._target_shown = now
+
+    def moved(self) -> None:
+        """Take note that the driver has done something: it is not stalled."""
+        self._moved.set()
+
+    def cut_short(self) -> None:
+        """End :meth:`wait`: what has been given by now is all."""
+        self._short = True
+        self._moved.set()
+
+    def end(self, reason: str) -> None:
+        """Have :meth:`wait` fail with ``reason``."""
+        self._error = reason
+        self._moved.set()
+
+    def result(self, now: float, *, complete: bool) -> ReclaimResult:
+        """Return the sums."""
+        return ReclaimResult(
+            method=self.method,
+            offered_bytes=self._offered,
+            discarded_bytes=self._discarded,
+            seconds=now - self._begin,
+            complete=complete,
+        )
+
+    async def wait(self, condition: Callable[[], bool]) -> bool:
+        """Wait until ``condition`` holds, the driver stalls, or time is up; return whether it holds.
+
+        Raises:
+            BalloonError: the reclaim was ended.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LONGEST
+        while True:
+            if self._error is not None:
+                raise BalloonError(self._error)
+            if condition():
+                return True
+            if self._short:
+                return False
+            self._moved.clear()
+            try:
+                async with asyncio.timeout_at(min(loop.time() + STALL, deadline)):
+                    await self._moved.wait()
+            except TimeoutError:
+                return condition()
