@@ -1,4 +1,5 @@
-"""The wire and the rings: what both sides of a virtio-balloon device must agree on.
+"""The wire format and the rings: what both sides of a virtio-balloon device must agree on.
 
-Imports neither ``guest`` nor ``host`` and touches no operating system: bytes, numbers and typed values only.
+Never imports ``guest`` or ``host``. Only ``protocol/process`` uses the operating system; the rest handles bytes,
+numbers and typed values.
 """

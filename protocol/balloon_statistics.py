@@ -1,7 +1,6 @@
 """The statistics that a balloon's driver gives its device, on the wire.
 
 Source: virtio 1.2, 5.5.6.3 and 5.5.6.4; tags from 10 on are Linux's (``include/uapi/linux/virtio_balloon.h``, 6.12).
-Must not know: queues, who asks, where the numbers come from.
 """
 
 import struct
@@ -11,7 +10,7 @@ from typing import Final
 
 
 class StatisticTag(IntEnum):
-    """``VIRTIO_BALLOON_S_*``: what one number of a statistics buffer says. Amounts of memory are bytes."""
+    """``VIRTIO_BALLOON_S_*``: the meaning of one number of a statistics buffer. Amounts of memory are bytes."""
 
     SWAP_IN = 0
     SWAP_OUT = 1
@@ -34,9 +33,10 @@ class StatisticTag(IntEnum):
 _ENTRY: Final = struct.Struct("<HQ")
 
 STATISTIC_SIZE: Final = _ENTRY.size
-"""Bytes of one entry: a 16-bit tag and a 64-bit value, without a gap (the text says a multiple of 6; it means this)."""
+"""Bytes of one entry: a 16-bit tag and a 64-bit value, without padding. The specification's "multiple of 6" is an
+error."""
 
 
 def build_statistics(statistics: Mapping[StatisticTag, int]) -> bytes:
-    """Return the buffer that says ``statistics``, one entry for each, in the mapping's order."""
+    """Return the buffer that holds ``statistics``, one entry for each, in the mapping's order."""
     return b"".join(_ENTRY.pack(tag, value & 0xFFFF_FFFF_FFFF_FFFF) for tag, value in statistics.items())

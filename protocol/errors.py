@@ -1,47 +1,47 @@
-"""Every error of the project, drawn once.
+"""The errors of the project.
 
 ::
 
-    BalloonError                 one line that a person can act on; never a traceback for them
-    ├── UsageError               what this process was asked means nothing, here or anywhere (an option, a size, the
-    │                            content of a file that an option names): exit status 2, all others 1
-    ├── PeerError                the other side of the wire broke a rule
+    BalloonError                 one line for the user, never a traceback
+    ├── UsageError               invalid input, whatever the state of the machine (an option, a size, the content of
+    │                            a file that an option names): exit status 2, all others 1
+    ├── PeerError                the peer broke a rule of the protocol
     │   ├── VhostUserError       a vhost-user message is wrong: refuse it, the connection may go on
-    │   │   └── FramingError     the byte stream itself cannot be trusted any more: close the connection
+    │   │   └── FramingError     the byte stream is out of step: close the connection
     │   └── VirtqueueError       a ring is broken: stop that queue, nothing else
-    └── SessionEnded             the other side went away; not a fault
+    └── SessionEnded             the peer closed the connection; not a fault
 
-A :class:`PeerError` never reaches beyond the virtual machine whose peer caused it.
+A :class:`PeerError` affects only the virtual machine whose peer caused it.
 """
 
 
 class BalloonError(Exception):
-    """Base of all errors that this project raises on purpose. ``str()`` is one line for a person."""
+    """Base of all errors that this project raises. ``str()`` is one line for the user."""
 
 
 class UsageError(BalloonError):
-    """A person or a program asked this process for something that means nothing, whatever the state of the machine.
+    """Invalid input from a user or a program: it would be wrong in any state of the machine.
 
-    A file that cannot be opened, a socket that nobody listens on or somebody else does, memory that is not there: these
-    are failures, for which :class:`BalloonError` itself stands.
+    A file that cannot be opened, a socket without a listener or with another one, too little memory: these are
+    failures, for which :class:`BalloonError` itself is raised.
     """
 
 
 class PeerError(BalloonError):
-    """The process at the other end broke a rule of the protocol."""
+    """The peer broke a rule of the protocol."""
 
 
 class VhostUserError(PeerError):
-    """A vhost-user message that cannot be carried out. The stream is still in step: later messages may be good."""
+    """A vhost-user message that is refused. The stream is still in step: later messages may be valid."""
 
 
 class FramingError(VhostUserError):
-    """A header that cannot be believed. Nothing after it can be, so the connection has to be closed."""
+    """An invalid header. The start of the next message is unknown, so the connection must be closed."""
 
 
 class VirtqueueError(PeerError):
-    """A virtqueue whose rings break the specification. The queue has to stop; no other queue is concerned."""
+    """A virtqueue whose rings break the specification. The queue must stop; other queues are not affected."""
 
 
 class SessionEnded(BalloonError):
-    """The connection closed, cleanly or not. The session is over, nobody is to blame."""
+    """The connection was closed, cleanly or not, and the session is over. This is not a fault."""

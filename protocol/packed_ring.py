@@ -1,8 +1,8 @@
 """The packed virtqueue as bytes: the views of its three parts, the descriptor codec, positions and event words.
 
-Source: virtio 1.2, 2.8. Both halves of a ring read and write it through :class:`PackedRing`; who may write which field
-is theirs to know. The rules of shared memory are those of :mod:`protocol.virtio_ring`: above all, the flags of a
-descriptor are one 16-bit store, the last of all, and an event area is one 32-bit load or store.
+Source: virtio 1.2, 2.8. Both halves of a ring read and write it through :class:`PackedRing`; which half may write a
+field is decided there. The rules of shared memory are those of :mod:`protocol.virtio_ring`: above all, the flags of a
+descriptor are one 16-bit store, made last, and an event area is one 32-bit load or store.
 
 **Positions.** A descriptor's index and the wrap counter of the lap that it belongs to make one 16-bit *position*, the
 counter in bit 15: the form that event areas and GET_VRING_BASE have.
@@ -47,16 +47,17 @@ def used_bits(wrap: bool) -> int:
 
 def event_word(position: int, *, event_idx: bool) -> int:
     """Return the content of an event area that asks for a notification once ``position`` is passed, or, without
-    EVENT_IDX, for each; the position is then stored for the sake of who stored it."""
+    EVENT_IDX, for every notification. The position is stored in both cases, for the side that wrote it."""
     return position | (RING_EVENT_FLAGS_DESC if event_idx else RING_EVENT_FLAGS_ENABLE) << 16
 
 
 def wants_notification(event: int, position: int, moved: int, size: int, *, event_idx: bool) -> bool:
-    """Return whether the side that wrote the event word ``event`` is to be told that the other one moved on by
+    """Return whether the side that wrote the event word ``event`` must be notified that the other side advanced by
     ``moved`` descriptors to ``position``, in a ring of ``size``.
 
-    Reserved flags, and RING_EVENT_FLAGS_DESC where EVENT_IDX was not negotiated, count as "tell me": a notification
-    too many does no harm (virtio 1.2, 2.8.10), one too few hangs the other side.
+    Reserved flags, and RING_EVENT_FLAGS_DESC where EVENT_IDX was not negotiated, are taken as
+    RING_EVENT_FLAGS_ENABLE: a superfluous notification does no harm (virtio 1.2, 2.8.10), a missing one hangs the
+    other side.
     """
     if not moved:
         return False
@@ -65,13 +66,14 @@ def wants_notification(event: int, position: int, moved: int, size: int, *, even
         return False
     if flags != RING_EVENT_FLAGS_DESC or not event_idx:
         return True
-    # Two laps are one turn of a circle: the wrap counter is the half. The event lies among the `moved` last positions
-    # or it does not.
-    behind = _on_circle(position, size) - _on_circle(event & 0xFFFF, size) - 1
-    return behind % (2 * size) < moved
+    # Positions repeat after two laps: count them modulo 2 * size. A notification is due if the event is one of the
+    # last `moved` positions.
+    distance = _unwrapped(position, size) - _unwrapped(event & 0xFFFF, size) - 1
+    return distance % (2 * size) < moved
 
 
-def _on_circle(position: int, size: int) -> int:
+def _unwrapped(position: int, size: int) -> int:
+    # From 0 to 2 * size - 1: the lap with wrap counter 1 comes first.
     return position - WRAP_COUNTER if position & WRAP_COUNTER else position + size
 
 
@@ -106,6 +108,6 @@ class PackedRing:
         self.desc[at : at + _WITHOUT_FLAGS.size] = _WITHOUT_FLAGS.pack(address, length, buffer_id)
 
     def release(self) -> None:
-        """Give up all views, so that the mapping below may be closed. The ring cannot be used afterwards."""
+        """Give up all views, so that the mapping can be closed. The ring cannot be used afterwards."""
         for view in (self.halves, self.words, self.desc, self.driver_event, self.device_event):
             view.release()

@@ -1,4 +1,4 @@
-"""Both formats of a virtqueue where only their sizes matter: how long the three parts are, and how they are viewed.
+"""The layout of a virtqueue in either format: names, lengths and alignments of its three parts.
 
 Source: virtio 1.2, 2.6 (the three areas), 2.7 and 2.8.
 """
@@ -29,7 +29,7 @@ _PACKED_NAMES: Final = ("descriptor ring", "driver event area", "device event ar
 
 @dataclass(frozen=True, slots=True)
 class RingLayout:
-    """A virtqueue of ``size`` entries: what its descriptor area, driver area and device area are, in this order."""
+    """The parts of a virtqueue of ``size`` entries: descriptor area, driver area and device area, in this order."""
 
     size: int
     packed: bool = False
@@ -57,7 +57,7 @@ class RingLayout:
 
     @property
     def offsets(self) -> tuple[int, int, int]:
-        """Where each part begins if they lie behind one another, as drivers allocate them, in bytes."""
+        """Byte offset of each part if they follow one another, as drivers allocate them."""
         lengths, alignments = self.lengths, self.alignments
         driver = -(-lengths[0] // alignments[1]) * alignments[1]
         device = -(-(driver + lengths[1]) // alignments[2]) * alignments[2]
@@ -65,7 +65,7 @@ class RingLayout:
 
     @property
     def bytes(self) -> int:
-        """Bytes from the first part's beginning to the last one's end if they lie behind one another."""
+        """Bytes of all three parts if they follow one another."""
         return self.offsets[2] + self.lengths[2]
 
     def open(self, descriptor: memoryview, driver: memoryview, device: memoryview) -> Ring:

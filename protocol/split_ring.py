@@ -1,7 +1,7 @@
 """The split virtqueue as bytes: the views of its three parts and the descriptor codec.
 
-Source: virtio 1.2, 2.7. Both halves of a ring read and write it through :class:`SplitRing`; who may write which field
-is theirs to know. The rules of shared memory are those of :mod:`protocol.virtio_ring`.
+Source: virtio 1.2, 2.7. Both halves of a ring read and write it through :class:`SplitRing`; which
+half may write a field is decided there. The rules of shared memory are those of :mod:`protocol.virtio_ring`.
 """
 
 import struct
@@ -37,10 +37,10 @@ class SplitRing:
     """Views of the three parts of one split virtqueue.
 
     ``desc``, ``avail`` and ``used`` are writable byte views of at least :func:`descriptor_table_bytes`,
-    :func:`avail_ring_bytes` and :func:`used_ring_bytes`, aligned as virtio 1.2, 2.7 demands.
+    :func:`avail_ring_bytes` and :func:`used_ring_bytes`, aligned as virtio 1.2, 2.7 requires.
 
     Field places inside the 16-bit views: avail is ``flags, idx, ring[size], used_event``; used begins with
-    ``flags, idx`` and ends with ``avail_event``; its elements are pairs of 32-bit words behind the first word.
+    ``flags, idx`` and ends with ``avail_event``; its elements are pairs of 32-bit words after the first word.
     """
 
     __slots__ = ("avail", "avail_event_at", "desc", "size", "used", "used_elements", "used_event_at")
@@ -65,6 +65,6 @@ class SplitRing:
         self.desc[at : at + DESCRIPTOR_SIZE] = DESCRIPTOR.pack(*descriptor)
 
     def release(self) -> None:
-        """Give up all views, so that the mapping below may be closed. The ring cannot be used afterwards."""
+        """Give up all views, so that the mapping can be closed. The ring cannot be used afterwards."""
         for view in (self.desc, self.avail, self.used, self.used_elements):
             view.release()

@@ -1,4 +1,4 @@
-"""Sizes as people write them (``1G``, ``512M``) and as programs need them (bytes)."""
+"""Sizes: parsed from text such as ``512M`` or ``1G`` to bytes, and formatted for people."""
 
 import re
 
@@ -17,7 +17,7 @@ def parse_size(text: str) -> int:
     """Return the number of bytes that ``text`` means: digits and one of K, M, G, T (powers of 1024), ``iB`` allowed.
 
     Raises:
-        UsageError: anything else.
+        UsageError: ``text`` is not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:

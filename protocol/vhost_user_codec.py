@@ -1,7 +1,7 @@
-"""vhost-user messages from and to bytes, whatever pieces the bytes come in.
+"""vhost-user messages from and to bytes, which may arrive in pieces of any length.
 
-A :class:`MessageReader` is fed bytes and received file descriptors and gives whole messages. It never owns a file
-descriptor for longer than it takes to hand it out: whoever takes a message closes what came with it.
+A :class:`MessageReader` is fed bytes and received file descriptors and returns whole messages. The caller that takes a
+message owns its file descriptors and must close them.
 
 Source: vhost-user specification, "Header" and "Ancillary data": file descriptors ride on the first byte of a header.
 """
@@ -50,7 +50,7 @@ class Channel(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One whole, well-formed message. ``fds`` are numbers; whoever takes the message has to close them."""
+    """One whole, valid message. ``fds`` are descriptor numbers, which the caller must close."""
 
     request: Request
     payload: Payload = None
@@ -60,9 +60,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadMessage:
-    """One message that was delimited but makes no sense. The stream is in step behind it.
+    """One invalid message of known length. The stream continues after it.
 
-    ``request`` is the number from the header, known or not, and ``error`` says what is wrong.
+    ``request`` is the number from the header, known or not, and ``error`` says what is wrong. The caller must close
+    ``fds``.
     """
 
     request: int
@@ -95,12 +96,12 @@ def build_message(request: Request, payload: Payload = None, *, need_reply: bool
 
 def build_reply(request: int, payload: int | None = None) -> bytes:
     """Return the bytes of an acknowledgement of ``request``: a u64, zero for success (REPLY_ACK); None gives an empty
-    payload, which is how GET_CONFIG says that it failed."""
+    payload, the failure reply of GET_CONFIG."""
     return _build(request, VERSION | HeaderFlag.REPLY, b"" if payload is None else build_payload(U64, payload))
 
 
 def build_own_reply(request: Request, payload: Payload) -> bytes:
-    """Return the bytes of the reply that ``request`` has by itself, REPLY_ACK or not."""
+    """Return the bytes of the reply that ``request`` always has, with or without REPLY_ACK."""
     form = form_of(request).reply
     assert form is not None, request
     return _build(request, VERSION | HeaderFlag.REPLY, build_payload(form, payload))
@@ -136,15 +137,15 @@ def parse_payload(form: PayloadForm, data: bytes) -> Payload:
 class MessageReader:
     """Turns one direction of a vhost-user socket into messages.
 
-    A shell reads like this, and so can never attribute a file descriptor to the wrong message::
+    A caller reads like this, and so never attributes a file descriptor to the wrong message::
 
         data, fds = recvmsg(reader.bytes_desired())
         reader.feed(data, fds)
         while (message := reader.next_message()) is not None: ...
 
-    File descriptors belong to the message in hand, the one whose bytes are still being waited for. So a piece that
-    brings some must not reach beyond that message, which :meth:`bytes_desired` guarantees; without file descriptors
-    pieces may be cut anywhere.
+    File descriptors belong to the current message, the one that is not complete yet. A piece that comes with file
+    descriptors must therefore not extend past that message, which :meth:`bytes_desired` guarantees. Without file
+    descriptors the stream may be cut anywhere.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -159,18 +160,18 @@ class MessageReader:
         self._fds += fds
 
     def bytes_desired(self) -> int:
-        """Return how many bytes may be read without passing the end of the message in hand. Never zero."""
+        """Return how many bytes may be read without passing the end of the current message. Never zero."""
         if self._header is None:
             return max(1, HEADER_SIZE - len(self._buffer))
         return max(1, self._header.size - len(self._buffer))
 
     @property
     def in_message(self) -> bool:
-        """Whether the stream stands inside a message, so that an end of file now would be a cut."""
+        """Whether part of a message was received, so that an end of file now would truncate it."""
         return self._header is not None or len(self._buffer) > 0
 
     def take_fds(self) -> tuple[int, ...]:
-        """Hand out every file descriptor that no message took yet: for the end of a session."""
+        """Return the file descriptors that belong to no message yet: the caller closes them at the end of a session."""
         fds = tuple(self._fds)
         self._fds.clear()
         return fds
@@ -179,11 +180,12 @@ class MessageReader:
         """Return the next whole message, or None if more bytes are needed.
 
         Raises:
-            FramingError: the header cannot be believed (version, direction, size), or more file descriptors came than
-                any message can have. The reader is of no more use.
+            FramingError: the header is invalid (version, direction, size), or more file descriptors were received than
+                any message can have. The reader cannot be used afterwards.
         """
         if len(self._fds) > FDS_MAX:
-            # They ride on the first byte of a header. One byte at a time, a sender could pile up a million of them.
+            # File descriptors come with the first byte of a header. A peer that sends single bytes could add more with
+            # each of them.
             raise FramingError(f"{len(self._fds)} file descriptors on one message")
         if self._header is None:
             if len(self._buffer) < HEADER_SIZE:
@@ -235,12 +237,12 @@ def _parse_form(form: PayloadForm | None, data: bytes) -> Payload:
     if form is not None:
         return parse_payload(form, data)
     if data:
-        raise VhostUserError(f"{len(data)} bytes of payload where none belong")
+        raise VhostUserError(f"{len(data)} bytes of payload in a request without one")
     return None
 
 
 def check_fds(request: Request, payload: Payload, count: int) -> None:
-    """Raise :class:`VhostUserError` unless ``count`` file descriptors are right for a request with this payload."""
+    """Raise :class:`VhostUserError` unless a request with this payload has ``count`` file descriptors."""
     allowed = form_of(request).fds
     match payload:
         case MemoryTable(regions=regions):

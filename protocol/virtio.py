@@ -21,7 +21,7 @@ class DeviceStatus(IntFlag):
 
 
 class FeatureBit(IntEnum):
-    """Bit numbers of the features that belong to no device type (virtio 1.2, 6), and the two of vhost's own."""
+    """Bit numbers of the features that all device types share (virtio 1.2, 6), and the two of vhost itself."""
 
     VHOST_F_LOG_ALL = 26
     RING_INDIRECT_DESC = 28

@@ -61,8 +61,8 @@ def queue_order(features: int) -> tuple[BalloonQueue, ...]:
 class QueueDialect(Enum):
     """Ways to number the queues that exist under the negotiated features.
 
-    - NEGOTIATED: one after another. So do Linux and all its transports.
-    - OFFERED: as if everything offered had been negotiated. So does QEMU's own balloon.
+    - NEGOTIATED: one after another, like Linux and all its transports.
+    - OFFERED: as if every offered feature had been negotiated, like QEMU's own balloon.
     - FIXED: the numbers 0 to 4 of the specification's table, always.
     """
 
@@ -101,8 +101,8 @@ assert _CONFIG.sizeof() == CONFIG_SIZE
 class BalloonConfig:
     """The configuration space (virtio 1.2, 5.5.4). Little-endian on the wire, always.
 
-    ``num_pages`` is the size the host wishes the balloon to have and ``actual`` the size it has, both in 4096-byte
-    pages. ``poison_val`` is the 32-bit pattern that free pages of the guest hold.
+    ``num_pages`` is the size that the host asks for and ``actual`` the size that the driver says the balloon has, both
+    in 4096-byte pages. ``poison_val`` is the 32-bit pattern that free pages of the guest hold.
     """
 
     num_pages: int = 0
@@ -137,8 +137,8 @@ class BalloonConfig:
     def written_by_driver(self, offset: int, data: bytes, *, poison_writable: bool) -> "BalloonConfig":
         """Return the configuration after a driver wrote ``data`` at byte ``offset``.
 
-        Front-ends are not trusted to write narrowly: QEMU sends the whole window whenever the guest writes a field. So
-        only bytes that fall on ``actual``, and on ``poison_val`` where that is still writable, take effect.
+        A write may be wider than the field: QEMU sends the whole window whenever the guest writes a field. Only
+        bytes that fall on ``actual``, and on ``poison_val`` where that is still writable, take effect.
         """
         current = bytearray(self.build())
         writable = {*CONFIG_ACTUAL, *(CONFIG_POISON_VAL if poison_writable else ())}

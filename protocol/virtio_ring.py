@@ -1,11 +1,11 @@
-"""What the two formats of a virtqueue have in common: sizes, descriptor flags, index arithmetic, and the one fence.
+"""What the two formats of a virtqueue have in common: sizes, descriptor flags and index arithmetic.
 
 Source: virtio 1.2, 2.7 (split virtqueues) and 2.8 (packed virtqueues). The formats themselves are
 :mod:`protocol.split_ring` and :mod:`protocol.packed_ring`.
 
 **Shared memory rules.** Ring fields are single aligned loads and stores through a ``memoryview.cast`` view.
 ``struct.pack_into`` never touches a field that the other side may be reading: it stores zeros first. Descriptors are
-read as one copy of 16 bytes and judged by that copy only.
+copied once, as 16 bytes, and only the copy is validated and used.
 """
 
 import sys
@@ -60,7 +60,7 @@ def ring_delta(new: int, old: int) -> int:
 
 
 def needs_event(event: int, new: int, old: int) -> bool:
-    """Return whether moving an index from ``old`` to ``new`` passes ``event``, so that the other side is to be told.
+    """Return whether moving an index from ``old`` to ``new`` passes ``event``, so that the other side must be notified.
 
     All three are 16-bit indices. virtio 1.2, 2.7.10.1 and 2.7.7.2: notify when the index just stepped over the event.
     """

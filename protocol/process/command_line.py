@@ -1,4 +1,4 @@
-"""What the command lines of all processes have in common: one-line errors, sizes, the version."""
+"""What the command lines of all processes have in common: the parser, one-line errors, the version."""
 
 import argparse
 import sys
@@ -23,8 +23,8 @@ def version() -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line, and that has ``--version``. Abbreviated options are refused: a
-    script that uses one breaks when a longer name is added."""
+    """An argument parser with one-line errors and ``--version``. Abbreviated options are refused: a script that uses
+    one breaks when a second option with that beginning is added."""
 
     def __init__(self, *, prog: str, description: str, epilog: str, usage: str | None = None) -> None:
         super().__init__(
@@ -43,7 +43,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def option_type(parse: Callable[[str], Value]) -> Callable[[str], Value]:
-    """Return ``parse`` as the ``type`` of an option: its :class:`UsageError` and ValueError become the complaint."""
+    """Return ``parse`` as the ``type`` of an option: its :class:`UsageError` and ValueError become the error
+    message."""
 
     def parse_option(text: str) -> Value:
         try:
@@ -57,21 +58,22 @@ def option_type(parse: Callable[[str], Value]) -> Callable[[str], Value]:
 
 
 def path_option(text: str) -> Path:
-    """Return ``text`` as a path. Raises :class:`UsageError` for the empty string, which would mean this directory."""
+    """Return ``text`` as a path. Raises :class:`UsageError` for the empty string, which ``Path`` takes for the current
+    directory."""
     if not text:
         raise UsageError("an empty path")
     return Path(text)
 
 
 def run_command(program: str, command: Callable[[], int]) -> int:
-    """Run ``command`` and return its exit status; an error of ours or of the system becomes one line and status 2
+    """Run ``command`` and return its exit status; a :class:`BalloonError` or OSError becomes one line and status 2
     (usage) or 1.
 
-    A closed standard output and Ctrl-C are no errors: they end the program quietly with the status a shell expects.
+    A closed standard output and Ctrl-C end the program without a message, with the status that a shell expects.
     """
     try:
         status = command()
-        sys.stdout.flush()  # here and not at the interpreter's end, where a full disk would be a traceback
+        sys.stdout.flush()  # now, since a full disk would be a traceback at the interpreter's end
         return status
     except UsageError as error:
         return _complain(program, str(error), 2)
@@ -88,7 +90,7 @@ def run_command(program: str, command: Callable[[], int]) -> int:
 
 
 def reason(error: OSError | ValueError) -> str:
-    """Return what went wrong, and with which file if the error tells, without Python's ``[Errno N]``."""
+    """Return the message of ``error``, with its file name if it has one, without Python's ``[Errno N]``."""
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
     return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
@@ -100,5 +102,5 @@ def _complain(program: str, message: str, status: int) -> int:
 
 
 def give_up_standard_output() -> None:
-    """Send what is still to be written to standard output nowhere, after it has failed for good."""
+    """Discard what is still to be written to standard output, after a write to it has failed."""
     sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process's life

@@ -1,8 +1,7 @@
-"""Lines on their way to whoever reads events: written by a thread of their own, so that nobody waits for the reader.
+"""Writes the lines of the event stream on a thread of its own, so that a stalled reader does not stall the event loop.
 
-A pipe whose reader stalls (``| less``) holds up every write. The events of all virtual machines go through one file,
-and the event loop that emits them serves them all: it hands lines over and goes on. What waits is bounded; lines beyond
-the bound are dropped and counted.
+A pipe whose reader stalls (``| less``) blocks every write, and one event loop serves all virtual machines. Pending
+lines are bounded: those beyond the bound are dropped and counted.
 """
 
 from collections.abc import Callable
@@ -11,22 +10,22 @@ from threading import Condition, Event, Thread
 from typing import Final
 
 WAITING_MAX: Final = 4 << 20
-"""Bytes that may wait for the reader: some twenty thousand events."""
+"""Bytes that may be pending: about twenty thousand events."""
 
 WRITE_INTERVAL: Final = 0.002
-"""Least seconds between two writes. A line after a pause is written at once, a burst in few writes: each wakes the
-thread, which competes with the event loop for the interpreter."""
+"""Least seconds between two writes. A single line is written at once, a burst in few writes: each wakes the thread,
+which competes with the event loop for the interpreter."""
 
 CLOSE_TIMEOUT: Final = 2.0
-"""Seconds that the reader has at the end to take what waits."""
+"""Seconds that the reader has at the end to take the pending lines."""
 
 
 class EventWriter:
-    """Owns ``file``, which is unbuffered: a buffer's lock, held by a write that stalls, would hold up the interpreter's
-    end.
+    """Owns ``file``, which is unbuffered: the lock of a buffer, held by a write that stalls, would block the
+    interpreter's exit.
 
-    ``on_lost`` is asked for the line that tells of so many dropped ones; it takes their place in the order.
-    ``on_error`` hears once, on the thread, of the error that ends all writing. Lines may come from any thread.
+    ``on_lost`` returns the line that replaces a number of dropped lines. ``on_error`` is called once, on the thread,
+    with the error that ends all writing. :meth:`write` may be called from any thread.
     """
 
     def __init__(self, file: FileIO, on_lost: Callable[[int], str], on_error: Callable[[OSError], None]) -> None:
@@ -38,14 +37,14 @@ class EventWriter:
         self._waiting = 0
         self._lost = 0
         self._closing = Event()
-        # A daemon thread: one that stalls must not outlive main(). It begins with the first line, not sooner: whoever
-        # forks before that has one thread only.
+        # A daemon thread: one that stalls must not outlive main(). It starts with the first line, so that a process
+        # that forks before that is single-threaded.
         self._thread = Thread(target=self._run, name="events", daemon=True)
 
     def write(self, line: str) -> None:
-        """Hand over one ASCII line, or drop it."""
+        """Queue one ASCII line, or drop it."""
         with self._changed:
-            # Once one is dropped, so are all until room is made: what was lost is one gap, told of at its place.
+            # After a dropped line all are dropped until the thread takes the queue: a gap is reported at its place.
             if self._lost or self._waiting + len(line) > WAITING_MAX:
                 self._lost += 1
                 return
@@ -57,10 +56,10 @@ class EventWriter:
                 self._changed.notify()
 
     def flush(self) -> None:
-        """Nothing to do: lines are on their way."""
+        """Do nothing: the thread writes every line at once."""
 
     def close(self) -> None:
-        """Write what waits and close the file.
+        """Write the pending lines and close the file.
 
         Raises:
             TimeoutError: the reader did not take it within :data:`CLOSE_TIMEOUT`; the file is left to the thread.
@@ -73,7 +72,7 @@ class EventWriter:
             return
         self._thread.join(CLOSE_TIMEOUT)
         if self._thread.is_alive():
-            raise TimeoutError("nobody reads them")
+            raise TimeoutError("the reader does not take them")
 
     def _run(self) -> None:
         try:
@@ -85,7 +84,7 @@ class EventWriter:
             self._on_error(error)
 
     def _next_lines(self) -> list[str]:
-        """Wait for lines and take all of them; none if there are no more to come."""
+        """Wait for lines and take all of them; an empty list after :meth:`close`."""
         with self._changed:
             self._changed.wait_for(lambda: self._lines or self._closing.is_set())
             lines, self._lines = self._lines, []
@@ -98,7 +97,7 @@ class EventWriter:
     def _write_all(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            # None comes from a descriptor that somebody made non-blocking.
+            # None: another process has made the descriptor non-blocking, and the pipe is full.
             if (written := self._file.write(view)) is None:
                 raise BlockingIOError("the file is non-blocking and full")
             view = view[written:]

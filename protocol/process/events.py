@@ -1,8 +1,8 @@
-"""The event stream: one JSON object a line, the same vocabulary for people, tests and scripts.
+"""The event stream: one JSON object a line, for people, tests and scripts alike.
 
 Every line is ``{"t": <CLOCK_MONOTONIC seconds>, "event": NAME, ...}``. Sizes are bytes, times are seconds, addresses
-are integers. A reader sees an event within milliseconds of its being emitted. One that does not read holds nobody up,
-and loses events: ``events_lost`` says how many, where they would have stood.
+are integers. A reader sees an event within milliseconds. A reader that stalls does not delay the process; it loses
+events, and an ``events_lost`` event in their place says how many.
 """
 
 import json
@@ -19,24 +19,24 @@ Clock = Callable[[], float]
 
 
 class LineStream(Protocol):
-    """Where events go: a text stream, which is written to at once, or an :class:`EventWriter`."""
+    """The destination of events: a text stream, written to at once, or an :class:`EventWriter`."""
 
     def write(self, line: str, /) -> object:
         """Write one line."""
 
     def flush(self) -> None:
-        """Let the reader see it."""
+        """Pass on what was written."""
 
     def close(self) -> None:
-        """Write no more."""
+        """Write what is buffered, and close."""
 
 
 class EventLog:
-    """Writes events to a stream, or nowhere. ``is_standard_output`` says that the stream is standard output, which then
-    is no place for other text.
+    """Writes events to a stream, or discards them if there is no stream. ``is_standard_output`` says that the stream is
+    standard output, which then must not be used for other text.
 
-    A reader that goes away (a closed pipe, a full disk) must not take a virtual machine down: the log then falls silent
-    for good, says so once on standard error, and :attr:`broken` says why.
+    A write error (a closed pipe, a full disk) must not end a virtual machine: the log then stops writing, reports that
+    once on standard error, and :attr:`broken` says why.
     """
 
     def __init__(self, stream: LineStream | None, clock: Clock, *, is_standard_output: bool = False) -> None:
@@ -46,8 +46,8 @@ class EventLog:
         self.broken: str | None = None
 
     def emit(self, event: str, **fields: object) -> None:
-        """Write one event with the current time, or with the time ``t`` of when it happened. Never raises for what the
-        reader did."""
+        """Write one event with the current time, or with the time ``t`` of when it happened. A write
+        error is not raised."""
         stream = self._stream
         if stream is None:
             return
@@ -63,11 +63,12 @@ class EventLog:
             self.is_standard_output = False
         self._stream = None
         self.broken = reason(error)
-        if not isinstance(error, BrokenPipeError):  # whoever closed a pipe knows
+        if not isinstance(error, BrokenPipeError):  # the reader closed the pipe on purpose
             print(f"events: {self.broken}: no more are written", file=sys.stderr)
 
     def close(self) -> None:
-        """Close the stream, unless it is standard output. Events on their way are written first, if they are read."""
+        """Close the stream, unless it is standard output. Pending events are written first, if the reader takes
+        them."""
         stream, self._stream = self._stream, None
         if stream is None or stream is sys.stdout:
             return
@@ -79,13 +80,12 @@ class EventLog:
 
     @classmethod
     def to_file(cls, file: FileIO, clock: Clock, *, is_standard_output: bool = False) -> "EventLog":
-        """Return a log that hands its events to a thread, which writes them to ``file``, an unbuffered one. The log
-        owns it from here on."""
+        """Return a log that owns ``file``, which must be unbuffered: a thread writes to it."""
         log = cls(None, clock, is_standard_output=is_standard_output)
-        log._stream = EventWriter(file, log._tell_lost, log._give_up)
+        log._stream = EventWriter(file, log._build_lost, log._give_up)
         return log
 
-    def _tell_lost(self, count: int) -> str:
+    def _build_lost(self, count: int) -> str:
         return _build_line(self._clock(), "events_lost", {"count": count})
 
 
@@ -112,7 +112,7 @@ def open_event_log(path: str | None, clock: Clock) -> EventLog:
 def _log_to_standard_output(clock: Clock) -> EventLog:
     try:
         number = sys.stdout.fileno()
-    except OSError:  # replaced by an object that is no file
+    except OSError:  # replaced by an object without a descriptor
         return EventLog(sys.stdout, clock, is_standard_output=True)
     sys.stdout.flush()  # what was printed before comes first
     return EventLog.to_file(FileIO(number, "w", closefd=False), clock, is_standard_output=True)

@@ -9,10 +9,10 @@ _fence_lock = threading.Lock()
 def full_fence() -> None:
     """Order every earlier store before every later load, as seen by a process on another processor.
 
-    This is the store-then-load order that event suppression needs, and that no processor gives by itself: publish an
-    index, *then* look whether the other side went to sleep. Taking and releasing a lock is a locked read-modify-write
-    on x86-64, a full barrier at once. On AArch64 acquire and release alone let the store sink below the load; a
-    release followed by a second acquire of the same lock does not, hence the pair is done twice.
+    This is the store-then-load order that event suppression needs, and that no processor guarantees by itself: publish
+    an index, *then* read whether the other side waits for a notification. Taking and releasing a lock is a locked
+    read-modify-write on x86-64, a full barrier at once. On AArch64 acquire and release alone let the store sink below
+    the load; a release followed by a second acquire of the same lock does not, hence the pair is done twice.
     """
     with _fence_lock:
         pass
@@ -24,7 +24,7 @@ _ACCESSES_KEEP_ORDER = platform.machine() in ("x86_64", "AMD64", "i686")
 
 
 def order_accesses() -> None:
-    """Keep loads behind earlier loads and stores behind earlier stores, as seen by another processor.
+    """Order loads after earlier loads and stores after earlier stores, as seen by another processor.
 
     Needed between an index and the entries that it publishes, on both sides. x86 keeps these orders by itself, so there
     it costs nothing; elsewhere it is :func:`full_fence`.

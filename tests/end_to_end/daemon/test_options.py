@@ -255,7 +255,7 @@ def test_reader_of_events_that_stalls_holds_nobody_up(tmp_path: Path) -> None:
         with VirtualMachine(path) as machine:
             machine.check_alive()
     process.terminate()
-    said = b"events: nobody reads them: the last ones are missing\n"
+    said = b"events: the reader does not take them: the last ones are missing\n"
     assert (process.communicate(timeout=DEADLINE)[1], process.returncode) == (said, 0)
     os.close(reading)
 

@@ -179,8 +179,8 @@ def test_nobody_waits_long_at_the_end_for_a_reader_that_stalls(
     for number in range(5000):
         log.emit("number", value=number)
     log.close()
-    assert log.broken == "nobody reads them"
-    assert capsys.readouterr().err == "events: nobody reads them: the last ones are missing\n"
+    assert log.broken == "the reader does not take them"
+    assert capsys.readouterr().err == "events: the reader does not take them: the last ones are missing\n"
     os.close(reading)  # which ends the thread
     for thread in threading.enumerate():
         if thread.name == "events":
