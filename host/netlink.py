@@ -1,11 +1,12 @@
-"""What a process cost the host, asked from the kernel by netlink: the one file that knows pyroute2.
+"""What a process has cost the host, queried from the kernel by netlink. The only file that imports pyroute2.
 
-TaskStats tells who paid for memory that was short: how long a process was held up in direct reclaim, in compaction, in
-waiting for pages that were just evicted (thrashing). Importing pyroute2 takes a tenth of a second: import this module
-where it is used.
+TaskStats says which process paid for a shortage of memory: how long it was delayed by direct reclaim, by compaction, or
+by waiting for pages that were just evicted (thrashing). Importing pyroute2 takes a tenth of a second: import this
+module where it is used.
 
-pyroute2 0.9.7 decodes exactly version 15 of ``struct taskstats`` and takes any later one for a version without delays
-(https://docs.kernel.org/accounting/taskstats-struct.html). It is the transport here; the structure is decoded below.
+pyroute2 0.9.7 decodes exactly version 15 of ``struct taskstats`` and decodes any later one as a version without delays
+(https://docs.kernel.org/accounting/taskstats-struct.html). Here it is only the transport; the structure is decoded
+below.
 """
 
 import struct
@@ -24,7 +25,7 @@ NANOSECONDS_PER_SECOND: Final = 1_000_000_000
 
 # struct taskstats as every version but 15 has it: new fields only at the end. A field is (offset, struct code); the
 # delays are pairs of u64, count and total nanoseconds. Version 15 alone put two extra u64 (longest, shortest) into
-# each pair and so moved everything behind; version 16 took them out again and appended them.
+# each pair and so moved all later fields; version 16 moved those to the end.
 _VERSION: Final = struct.Struct("<H")
 _PAIR: Final = struct.Struct("<QQ")
 _U64: Final = struct.Struct("<Q")
@@ -38,7 +39,7 @@ _PAIRS_15: Final = {"freepages": 360, "thrashing": 392, "compact": 432, "wpcopy"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delay:
-    """How often a process had to wait for one thing, and for how many seconds in all."""
+    """How often a process was delayed for one reason, and for how many seconds in all."""
 
     count: int
     seconds: float
@@ -60,7 +61,7 @@ class TaskStatistics:
 class ProcessCost:
     """What one process, all its threads together, has cost the host so far.
 
-    ``source`` says where the figures come from: ``taskstats v16``, or ``/proc`` and why. Unknown is ``None``, never 0:
+    ``source`` says where the figures are from: ``taskstats v16``, or ``/proc`` and why. Unknown is ``None``, never 0:
     the delays without TaskStats or while the sysctl ``kernel.task_delayacct`` is 0, which is the kernel's default (a
     process started before it became 1 is not measured either); the peak of a process that has ended and is not reaped.
     """
@@ -161,7 +162,7 @@ def query_taskstats(pid: int) -> tuple[bytes, bytes]:
 
 
 def delay_accounting_enabled(proc: Path = Path("/proc")) -> bool:
-    """Whether this kernel measures delays at present. Read only: the sysctl belongs to whoever runs the host."""
+    """Whether this kernel measures delays at present. The sysctl is only read: it is the operator's."""
     try:
         return (proc / "sys/kernel/task_delayacct").read_text().strip() == "1"
     except OSError:
@@ -175,7 +176,7 @@ def process_cost(pid: int, proc: Path = Path("/proc")) -> ProcessCost:
     coroutine.
 
     Raises:
-        BalloonError: there is no such process.
+        BalloonError: the process does not exist.
     """
     try:
         base = _cost_from_proc(pid, proc)
@@ -224,7 +225,7 @@ def _because(cost: ProcessCost, reason: str) -> ProcessCost:
 
 
 def _cost_from_proc(pid: int, proc: Path) -> ProcessCost:
-    # VmHWM and the fault counters of all threads. Raises OSError for no such process.
+    # VmHWM and the fault counters of all threads. Raises OSError if the process does not exist.
     directory = proc / str(pid)
     # The name in parentheses may itself hold spaces and parentheses, so the fields count from the last one.
     fields = (directory / "stat").read_text(errors="replace").rpartition(")")[2].split()

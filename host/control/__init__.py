@@ -1,1 +1,1 @@
-"""The control socket (QMP), and what can be asked and ordered of one virtual machine over it."""
+"""The control socket (QMP), and the controls of one virtual machine that its commands use."""

@@ -1,7 +1,8 @@
-"""What can be asked and ordered over the control socket, and what comes of it.
+"""The commands of the control socket.
 
-``balloon``, ``query-balloon``, ``qom-*`` and ``BALLOON_CHANGE`` mean what they mean in QEMU, whose one virtual machine
-is here one of many: commands take its number as ``vm``, which may be left out as long as only one is connected.
+``balloon``, ``query-balloon``, ``qom-*`` and ``BALLOON_CHANGE`` have the meaning that they have in QEMU. Unlike QEMU
+the daemon serves many virtual machines: commands take a number ``vm``, which may be omitted while only one is
+connected.
 """
 
 import logging
@@ -24,7 +25,7 @@ _METHODS: Final = [method.value for method in ReclaimMethod]
 class ControlCommands:
     """Carries out commands on the virtual machines in ``vms``, which the daemon keeps up to date.
 
-    ``now`` tells the seconds since 1970; ``version`` is what ``query-version`` answers.
+    ``now`` returns the seconds since 1970; ``version`` is the answer to ``query-version``.
     """
 
     def __init__(self, vms: Mapping[int, ControlledVm], now: Callable[[], float], version: Mapping[str, Any]) -> None:
@@ -45,11 +46,11 @@ class ControlCommands:
         }
 
     async def perform(self, request: Request) -> bytes:
-        """Carry out one command and return its answer. It takes as long as the guest takes; it never raises."""
+        """Carry out one command and return its answer, an error included. It takes as long as the guest takes."""
         try:
             command = self._commands.get(request.name)
             if command is None:
-                reason = f"there is no command {shown(request.name)} (query-commands lists them)"
+                reason = f"unknown command {shown(request.name)} (query-commands lists them)"
                 raise QmpError(reason, ErrorClass.COMMAND_NOT_FOUND)
             return request.success(await command(request.arguments))
         except QmpError as error:
@@ -57,7 +58,7 @@ class ControlCommands:
         except BalloonError as error:
             return request.failure(QmpError(str(error)))
         except Exception:
-            # A fault of ours, which costs this command and nothing else.
+            # A fault of the daemon fails this command only.
             log.exception("%s: internal error", request.name)
             return request.failure(QmpError("internal error"))
 
@@ -89,7 +90,7 @@ class ControlCommands:
         if value <= 0:
             raise QmpError("parameter 'value' has to be a size in bytes, above 0")
         memory_bytes = _memory_bytes(vm, control)
-        # Above the memory there is nothing to be had: no balloon then, as in QEMU.
+        # A size beyond the memory means an empty balloon, as in QEMU.
         control.set_num_pages(min((memory_bytes - min(value, memory_bytes)) >> PFN_SHIFT, NUM_PAGES_MAX))
         return {}
 
@@ -151,7 +152,8 @@ class ControlCommands:
 
 
 def logical_size(memory_bytes: int, pages: int) -> int:
-    """Return the bytes that a guest is left with beside a balloon of ``pages`` 4096-byte pages; the guest may lie."""
+    """Return the bytes that a guest has beside a balloon of ``pages`` 4096-byte pages, 0 if it claims more than it
+    has."""
     return max(memory_bytes - (pages << PFN_SHIFT), 0)
 
 
@@ -173,7 +175,7 @@ def _describe(vm: int, info: VmInfo) -> dict[str, object]:
 def _memory_bytes(vm: int, control: ControlledVm) -> int:
     memory_bytes = control.info().memory_bytes
     if memory_bytes == 0:
-        raise QmpError(f"vm {vm} has not told its memory yet", ErrorClass.DEVICE_NOT_ACTIVE)
+        raise QmpError(f"vm {vm} has not shared its memory yet", ErrorClass.DEVICE_NOT_ACTIVE)
     return memory_bytes
 
 

@@ -1,7 +1,7 @@
-"""The control socket: QMP for any number of programs and people at once.
+"""The control socket: QMP for several clients at once.
 
-A client's commands are carried out one after another, those of different clients beside each other. What a client is
-sent waits in memory only up to ``UNREAD_MAX`` bytes: one that does not read is given up, and nobody waits for it.
+The commands of one client are carried out one after another, those of different clients concurrently. At most
+``UNREAD_MAX`` bytes are buffered for a client: one that does not read is disconnected, and delays no other.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ CLIENTS_MAX: Final = 32
 UNREAD_MAX: Final = 1 << 20
 """Bytes that may wait for one client to read them."""
 SEND_TIMEOUT: Final = 10.0
-"""Seconds that a client may take to read so much that there is room for the next answer."""
+"""Seconds that a client may take to read enough that the next answer fits into the buffer."""
 BALLOON_CHANGE_INTERVAL: Final = 1.0
 """Least seconds between two BALLOON_CHANGE events of one virtual machine, as in QEMU."""
 
@@ -32,7 +32,7 @@ Perform = Callable[[Request], Awaitable[bytes]]
 
 
 class _Client:
-    """One connected program."""
+    """One connected client."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, perform: Perform) -> None:
         self._reader = reader
@@ -41,18 +41,18 @@ class _Client:
         self._session = QmpSession()
 
     async def serve(self, greeting: bytes) -> None:
-        """Talk until the client goes away or is given up."""
+        """Serve the client until it disconnects or is disconnected."""
         try:
-            # A client that went away is nobody's fault.
+            # A client may disconnect at any time.
             with contextlib.suppress(OSError, TimeoutError):
-                await self._talk(greeting)
+                await self._converse(greeting)
                 self._writer.close()
                 async with asyncio.timeout(SEND_TIMEOUT):
                     await self._writer.wait_closed()
         finally:
-            self.abort()  # without effect after a good end
+            self.abort()  # without effect after close()
 
-    async def _talk(self, greeting: bytes) -> None:
+    async def _converse(self, greeting: bytes) -> None:
         try:
             await self._send(greeting)
             while data := await self._reader.read(_CHUNK):
@@ -64,7 +64,7 @@ class _Client:
     async def _answer_all(self) -> None:
         while (step := self._session.next_step()) is not None:
             await self._send(await self._perform(step) if isinstance(step, Request) else step)
-            await asyncio.sleep(0)  # others first: a client that sends a thousand commands at once must not stop guests
+            await asyncio.sleep(0)  # let others run: a thousand commands sent at once must not stall the guests
 
     async def _send(self, line: bytes) -> None:
         self._writer.write(line)
@@ -72,20 +72,20 @@ class _Client:
             await self._writer.drain()
 
     def notify(self, line: bytes) -> None:
-        """Send an event, unless the client is not through with negotiation or has gone; give it up if it does not read.
+        """Send an event, if the client has negotiated capabilities. Disconnect it if it does not read.
 
-        One that has gone is still here while its last command is carried out.
+        A client that has disconnected is skipped: it is still listed while its last command is carried out.
         """
         if not self._session.negotiated or self._writer.transport.is_closing():
             return
         if self._writer.transport.get_write_buffer_size() > UNREAD_MAX:
-            log.info("a client of the control socket does not read: given up")
+            log.info("a client of the control socket does not read: disconnected")
             self.abort()
             return
         self._writer.write(line)
 
     def abort(self) -> None:
-        """Drop the connection and what it has not read."""
+        """Close the connection at once and discard what the client has not read."""
         self._writer.transport.abort()
 
 
@@ -105,7 +105,7 @@ class ControlServer:
         self._server = await asyncio.start_unix_server(self._on_connected, sock=self._listener.socket, limit=_CHUNK)
 
     async def close(self) -> None:
-        """Stop listening and give up all clients; commands under way are cancelled."""
+        """Stop listening and disconnect all clients; commands under way are cancelled."""
         for balloon in self._balloons.values():
             balloon.close()
         if self._server is not None:
@@ -131,19 +131,19 @@ class ControlServer:
     def _forget(self, task: asyncio.Task[None]) -> None:
         client = self._clients.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # A fault of ours, which costs this client and nobody else.
+            # A fault of the daemon disconnects this client only.
             log.error("control socket: internal error", exc_info=error)
             client.abort()
 
     def emit(self, event: str, data: Mapping[str, Any]) -> None:
-        """Send an event to everybody."""
+        """Send an event to every client."""
         if self._clients:
             line = build_event(event, data, time.time_ns())
             for client in tuple(self._clients.values()):
                 client.notify(line)
 
     def balloon_changed(self, vm: int, logical_bytes: int) -> None:
-        """A guest's balloon has another size: the guest is left with ``logical_bytes``."""
+        """Take note of a new balloon size, which leaves the guest ``logical_bytes``: it becomes an event."""
         if vm not in self._balloons:
 
             def send(value: int) -> None:
@@ -153,6 +153,6 @@ class ControlServer:
         self._balloons[vm].change(logical_bytes)
 
     def forget(self, vm: int) -> None:
-        """A virtual machine has gone: nothing of it is told any more."""
+        """Take note that a virtual machine has gone: an event that is due for it is discarded."""
         if (balloon := self._balloons.pop(vm, None)) is not None:
             balloon.close()

@@ -1,8 +1,8 @@
-"""A stream of JSON objects, cut into objects: back to back, in any pieces, with or without white space between them.
+"""Splits a byte stream into JSON objects, with or without white space between them.
 
-Programs that speak QMP send a newline after each object or none (``qemu.qmp`` sends none), so an end is found by
-counting brackets. As in QEMU, what is not JSON costs one complaint, and reading goes on at the next end of a line
-or the next opening brace.
+Not every QMP client sends a newline after an object (``qemu.qmp`` does not), so the end of an object is found by
+counting brackets. As in QEMU, invalid JSON is one error, and parsing resumes at the next end of a line or the next
+opening brace.
 
 Source: RFC 8259; QEMU's "QEMU Machine Protocol Specification", 2.1 "General definitions" and 2.6 "Forcing the JSON
 parser into known-good state".
@@ -15,12 +15,12 @@ from typing import Any, Final
 from protocol.errors import FramingError, PeerError
 
 TEXT_MAX: Final = 64 << 10
-"""Bytes of one object with everything in it. The longest command that anybody needs has a few hundred."""
+"""Most bytes of one object. The longest command of a well-behaved client has a few hundred."""
 NESTING_MAX: Final = 32
-"""Brackets that may be open at the same time."""
+"""Most brackets that may be open at the same time."""
 
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
-# 0xFF is never part of UTF-8: a client sends it to get out of whatever the parser believes to be in.
+# 0xFF is never part of UTF-8: a client sends it to reset the parser, whatever state it is in.
 _STRUCTURE: Final = re.compile(rb'["{}\[\]\xff]')
 _STRING_END: Final = re.compile(rb'["\\\x00-\x1f\xff]')
 _RESUME: Final = re.compile(rb"[{\r\n]")
@@ -30,11 +30,11 @@ _BACKSLASH: Final = ord("\\")
 
 
 class JsonError(PeerError):
-    """Something that is no JSON object. The stream is in step again behind it."""
+    """Input other than a JSON object. The stream continues after it."""
 
 
 class JsonStream:
-    """Takes bytes as they come and gives objects. After a :class:`FramingError` it is of no further use."""
+    """Is fed bytes and returns objects. It cannot be used after a :class:`FramingError`."""
 
     def __init__(self, text_max: int = TEXT_MAX) -> None:
         """Take objects of at most ``text_max`` bytes."""
@@ -51,10 +51,10 @@ class JsonStream:
         self._buffer += data
 
     def next_object(self) -> dict[str, Any] | None:
-        """Return the next object, or None until more bytes have come.
+        """Return the next object, or None if more bytes are needed.
 
         Raises:
-            JsonError: there is something else than an object; the next call goes on behind it.
+            JsonError: the input is not an object; the next call continues after it.
             FramingError: an object that is too long or nested too deeply.
         """
         while True:
@@ -68,28 +68,28 @@ class JsonStream:
             return _parse(text)
 
     def _skip(self) -> bool:
-        # On to where an object may begin again after a complaint.
+        # Skips to where an object may begin after an error.
         found = _RESUME.search(self._buffer)
         del self._buffer[: len(self._buffer) if found is None else found.start()]
         self._skipping = found is None
         return not self._skipping
 
     def _begin(self) -> bool:
-        # Between objects: the next thing has to be an opening brace.
+        # Between objects only white space and an opening brace are valid.
         space = _SPACE.match(self._buffer)
-        assert space is not None  # it matches nothing, too
+        assert space is not None  # it matches the empty string too
         del self._buffer[: space.end()]
         if not self._buffer:
             return False
         first = self._buffer[0]
         if first not in _CLOSING:
-            raise self._complaint(1, f"a JSON object begins with a brace, not with {chr(first)!a}")
+            raise self._error(1, f"a JSON object begins with a brace, not with {chr(first)!a}")
         self._closing.append(_CLOSING[first])
         self._at = 1
         return True
 
     def _cut(self) -> bytes | None:
-        # On through the object that was begun. Each byte is looked at once, however the object arrives.
+        # Continues in the object that was begun. Each byte is examined once, however the object arrives.
         while True:
             if self._escaped:
                 if self._at == len(self._buffer):
@@ -117,10 +117,10 @@ class JsonStream:
         elif character == _BACKSLASH:
             self._escaped = True
         else:
-            raise self._complaint(self._at - 1, f"{chr(character)!a} inside a JSON string")
+            raise self._error(self._at - 1, f"{chr(character)!a} inside a JSON string")
 
     def _step(self, character: int) -> bool:
-        # Outside of strings. Returns whether the object is at its end.
+        # Outside of strings. Returns whether the object is complete.
         if character == _QUOTE:
             self._in_string = True
         elif character in _CLOSING:
@@ -130,11 +130,11 @@ class JsonStream:
         elif character == self._closing[-1]:
             self._closing.pop()
         else:
-            raise self._complaint(self._at, f"{chr(character)!a} where it cannot be")
+            raise self._error(self._at, f"{chr(character)!a} where it is not allowed")
         return not self._closing
 
-    def _complaint(self, bad: int, reason: str) -> JsonError:
-        # Gives up what was begun; the first ``bad`` bytes are not looked at again.
+    def _error(self, bad: int, reason: str) -> JsonError:
+        # Discards the object that was begun and the first ``bad`` bytes.
         del self._buffer[:bad]
         self._closing.clear()
         self._in_string = False
@@ -166,13 +166,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _integer(text: str) -> int:
     try:
         return int(text)
-    except ValueError:  # the interpreter's limit, which is no business of a client's
+    except ValueError:  # the interpreter's limit; its message would mean nothing to a client
         raise ValueError(f"an integer of {len(text)} digits") from None
 
 

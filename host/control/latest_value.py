@@ -1,4 +1,4 @@
-"""A value that changes more often than anybody wants to hear of it."""
+"""Limits how often a changing value is reported."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,38 +8,38 @@ Value = TypeVar("Value")
 
 
 class LatestValue(Generic[Value]):
-    """Passes on a value that changes often: the first at once, then at most one in ``interval`` seconds, the last one
-    always."""
+    """Reports a value that changes often by calling ``send``: the first value at once, then at most one in ``interval``
+    seconds, and always the last one."""
 
     def __init__(self, interval: float, send: Callable[[Value], None]) -> None:
         self._interval = interval
         self._send = send
-        self._waiting: list[Value] = []  # one, or none
+        self._waiting: list[Value] = []  # one value, or empty
         self._timer: asyncio.TimerHandle | None = None
 
     def change(self, value: Value) -> None:
-        """The value is ``value`` now."""
+        """Take the new value."""
         self._waiting = [value]
         if self._timer is None:
-            self._pass_on()
+            self._report()
 
     def flush(self) -> None:
-        """Pass on now what waits for its time."""
+        """Report now the value that is waiting for its time, if one is."""
         waiting, self._waiting = self._waiting, []
         for value in waiting:
             self._send(value)
 
     def close(self) -> None:
-        """Pass on nothing any more."""
+        """Report no further value."""
         self._waiting = []
         if self._timer is not None:
             self._timer.cancel()
 
-    def _pass_on(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._interval, self._on_time)
+    def _report(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._interval, self._on_timer)
         self.flush()
 
-    def _on_time(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         if self._waiting:
-            self._pass_on()
+            self._report()

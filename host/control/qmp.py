@@ -1,7 +1,7 @@
-"""QMP, the QEMU machine protocol, from the server's side: what a client's bytes ask for, and what answers look like.
+"""QMP, the QEMU machine protocol, on the server's side: parses requests and builds answers and events.
 
-Source: QEMU's "QEMU Machine Protocol Specification". Its errors have a class, which programs look at, and a
-description, which people do.
+Source: QEMU's "QEMU Machine Protocol Specification". An error has a class for programs and a
+description for people.
 """
 
 import json
@@ -14,7 +14,7 @@ from host.control.json_stream import JsonError, JsonStream
 from protocol.errors import BalloonError
 
 NEGOTIATE: Final = "qmp_capabilities"
-"""The command that has to come first; this server has no capability to enable."""
+"""The command that a client must send first. This server has no capabilities to enable."""
 
 _MEMBERS: Final = ("execute", "arguments", "id")
 _SHOWN: Final = 60
@@ -22,7 +22,7 @@ _KINDS: Final[Mapping[type, str]] = {int: "an integer", str: "a string", dict: "
 
 
 class ErrorClass(Enum):
-    """The classes of errors that the protocol has, and that are of use here."""
+    """The error classes of the protocol that this server uses."""
 
     GENERIC_ERROR = "GenericError"
     COMMAND_NOT_FOUND = "CommandNotFound"
@@ -31,7 +31,7 @@ class ErrorClass(Enum):
 
 
 class QmpError(BalloonError):
-    """A command that is answered with an error."""
+    """An error with which a command is answered."""
 
     def __init__(self, text: str, error_class: ErrorClass = ErrorClass.GENERIC_ERROR) -> None:
         super().__init__(text)
@@ -39,7 +39,7 @@ class QmpError(BalloonError):
 
 
 class Arguments:
-    """The arguments of one command: each is taken once and has to be of the right type."""
+    """The arguments of one command. Each is taken once, with its type checked."""
 
     def __init__(self, members: Mapping[str, Any]) -> None:
         self._members = dict(members)
@@ -53,7 +53,7 @@ class Arguments:
         return str(self._required(name, str))
 
     def anything(self, name: str) -> Any:
-        """Take a required argument of whatever type. Raises :class:`QmpError`."""
+        """Take a required argument of any type. Raises :class:`QmpError`."""
         if name not in self._members:
             given = f" ({', '.join(map(shown, self._members))} given)" if self._members else ""
             raise QmpError(f"parameter '{name}' is missing{given}")
@@ -68,51 +68,53 @@ class Arguments:
         return self.text(name) if name in self._members else None
 
     def end(self) -> None:
-        """Raise :class:`QmpError` if an argument was given that nobody has taken."""
+        """Raise :class:`QmpError` if an argument was given that the command does not have."""
         for name in self._members:
-            raise QmpError(f"no parameter {shown(name)} here")
+            raise QmpError(f"unexpected parameter {shown(name)}")
 
     def _required(self, name: str, kind: type) -> Any:
         value = self.anything(name)
-        if type(value) is not kind:  # a bool is no integer here
+        if type(value) is not kind:  # isinstance() takes a bool for an integer
             raise QmpError(f"parameter '{name}' has to be {_KINDS[kind]}")
         return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One command to be carried out. ``reply`` is what every answer to it contains: the client's ``id``, or nothing."""
+    """One command to be carried out. ``reply`` holds the members that its answer repeats: the client's ``id``, if
+    any."""
 
     name: str
     arguments: Arguments
     reply: Mapping[str, Any] = field(default_factory=dict)
 
     def success(self, value: object) -> bytes:
-        """Return the answer of a command that was carried out."""
+        """Return the answer to a command that returns ``value``."""
         return build_line({"return": value, **self.reply})
 
     def failure(self, error: QmpError) -> bytes:
-        """Return the answer of a command that was not."""
+        """Return the answer to a command that failed."""
         return build_error(error, self.reply)
 
 
 class QmpSession:
-    """One client, from its greeting on. Feed it bytes; it gives requests to carry out and answers to send, in order."""
+    """One client after the greeting. It is fed bytes and returns, in order, requests to carry out and answers to
+    send."""
 
     def __init__(self) -> None:
         self._stream = JsonStream()
         self.negotiated = False
-        """Whether the client is through with capabilities; events are for such clients only."""
+        """Whether the client has negotiated capabilities; only then it is sent events."""
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes from the client."""
         self._stream.feed(data)
 
     def next_step(self) -> Request | bytes | None:
-        """Return the next command, or the finished answer to what is none, or None until more bytes have come.
+        """Return the next command, or the answer to an invalid one, or None if more bytes are needed.
 
         Raises:
-            FramingError: the client cannot be talked with any longer.
+            FramingError: the stream cannot be parsed any further.
         """
         try:
             message = self._stream.next_object()
@@ -122,15 +124,15 @@ class QmpSession:
             return None
         reply = {"id": message["id"]} if "id" in message else {}
         try:
-            return self._judge(message, reply)
+            return self._parse_command(message, reply)
         except QmpError as error:
             return build_error(error, reply)
 
-    def _judge(self, message: Mapping[str, Any], reply: Mapping[str, Any]) -> Request | bytes:
+    def _parse_command(self, message: Mapping[str, Any], reply: Mapping[str, Any]) -> Request | bytes:
         name, arguments = message.get("execute"), message.get("arguments", {})
         for member in message:
             if member not in _MEMBERS:
-                raise QmpError(f"no member {shown(member)} in a command")
+                raise QmpError(f"unexpected member {shown(member)} in a command")
         if not isinstance(name, str):
             raise QmpError("a command needs a member 'execute', which is a string")
         if not isinstance(arguments, dict):
@@ -148,13 +150,13 @@ class QmpSession:
 
 
 def build_greeting(version: Mapping[str, Any]) -> bytes:
-    """Return what a server says first; ``version`` is as in :func:`build_version`."""
+    """Return the greeting; ``version`` is a value of :func:`build_version`."""
     return build_line({"QMP": {"version": version, "capabilities": []}})
 
 
 def build_version(text: str, package: str) -> dict[str, Any]:
-    """Return what ``query-version`` answers: the numbers of the version ``text`` (zeros if it has none), where clients
-    look for QEMU's, and the ``package``, which tells that this is not QEMU."""
+    """Return the answer to ``query-version``: the numbers of the version ``text`` (zeros if it has none) in the member
+    ``qemu``, where clients expect them, and the ``package``, which says that this is not QEMU."""
     numbers = [int(part) if part.isdecimal() else 0 for part in [*text.split("."), "0", "0"][:3]]
     return {"qemu": dict(zip(("major", "minor", "micro"), numbers, strict=True)), "package": package}
 
@@ -167,7 +169,7 @@ def build_event(name: str, data: Mapping[str, Any], nanoseconds: int) -> bytes:
 
 
 def build_line(message: Mapping[str, Any]) -> bytes:
-    """Return one message as a line; clients read lines although they need not send them."""
+    """Return one message as a line."""
     return json.dumps(message).encode() + b"\r\n"
 
 
@@ -177,5 +179,5 @@ def build_error(error: QmpError, reply: Mapping[str, Any]) -> bytes:
 
 
 def shown(name: str) -> str:
-    """Return a name that somebody sent as it may stand in one line: quoted, plain ASCII, not too long."""
+    """Return a name from a client as error messages show it: quoted, in ASCII, at most 60 characters of it."""
     return ascii(name if len(name) <= _SHOWN else name[:_SHOWN] + "...")

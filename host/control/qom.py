@@ -1,4 +1,4 @@
-"""The few objects and properties that tools made for QEMU look for: the balloons below ``/machine/peripheral``.
+"""The objects and properties that tools made for QEMU read and write: the balloons below ``/machine/peripheral``.
 
 Source: QEMU's "Virtio balloon memory statistics" and its QAPI reference, ``qom-list``, ``qom-get``, ``qom-set``.
 """
@@ -15,7 +15,7 @@ GUEST_STATS: Final = "guest-stats"
 POLLING_INTERVAL: Final = "guest-stats-polling-interval"
 
 UNKNOWN: Final = (1 << 64) - 1
-"""What a statistic is that the guest did not give: -1 in 64 bits, as QEMU shows it."""
+"""The value of a statistic that the guest did not give: -1 in 64 bits, as in QEMU."""
 
 STAT_NAMES: Final[Mapping[StatisticTag, str]] = {
     StatisticTag.SWAP_IN: "stat-swap-in",
@@ -35,7 +35,7 @@ STAT_NAMES: Final[Mapping[StatisticTag, str]] = {
     StatisticTag.ASYNC_RECLAIM: "stat-async-reclaims",
     StatisticTag.DIRECT_RECLAIM: "stat-direct-reclaims",
 }
-"""QEMU's names of the statistics."""
+"""The names of the statistics in QEMU."""
 
 _PERIPHERAL: Final = "/machine/peripheral"
 _TYPE: Final = "virtio-balloon-device"
@@ -43,7 +43,7 @@ _PROPERTIES: Final = {"type": "string", GUEST_STATS: "guest statistics", POLLING
 
 
 class ObjectTree:
-    """Lists objects, reads and writes their properties. Every method raises :class:`QmpError` for what is not there."""
+    """Lists objects, and reads and writes their properties. Methods raise :class:`QmpError` for an unknown one."""
 
     def __init__(self, vms: Mapping[int, ControlledVm], now: Callable[[], float]) -> None:
         self._vms = vms
@@ -93,7 +93,7 @@ class ObjectTree:
             control = self._vms.get(int(number)) if len(number) < 20 else None
             if control is not None and name == f"vm{int(number)}":
                 return control
-        raise QmpError(f"no object {shown(path)}", ErrorClass.DEVICE_NOT_FOUND)
+        raise QmpError(f"unknown object {shown(path)}", ErrorClass.DEVICE_NOT_FOUND)
 
     def _guest_stats(self, control: ControlledVm) -> dict[str, object]:
         last = control.last_statistics

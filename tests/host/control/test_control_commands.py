@@ -35,10 +35,10 @@ def perform(vms: dict[int, FakeVm], name: str, **arguments: Any) -> Any:
 
 
 def test_unknown_commands_and_unknown_parameters() -> None:
-    text = "there is no command 'device_add' (query-commands lists them)"
+    text = "unknown command 'device_add' (query-commands lists them)"
     assert perform({}, "device_add") == ("CommandNotFound", text)
     for name in ("query-vms", "query-version", "query-commands"):
-        assert perform({}, name, x=1) == ("GenericError", "no parameter 'x' here")
+        assert perform({}, name, x=1) == ("GenericError", "unexpected parameter 'x'")
 
 
 def test_all_commands_are_listed() -> None:
@@ -93,7 +93,7 @@ def test_balloon_larger_than_its_field_is_as_large_as_that() -> None:
         ({"value": "1G"}, ("GenericError", "parameter 'value' has to be an integer")),
         ({}, ("GenericError", "parameter 'value' is missing")),
         ({"value": 1, "vm": 2}, ("DeviceNotFound", "vm 2 is not connected")),
-        ({"value": 1, "size": 2}, ("GenericError", "no parameter 'size' here")),
+        ({"value": 1, "size": 2}, ("GenericError", "unexpected parameter 'size'")),
     ],
 )
 def test_balloon_refuses(arguments: dict[str, Any], error: tuple[str, str]) -> None:
@@ -102,14 +102,14 @@ def test_balloon_refuses(arguments: dict[str, Any], error: tuple[str, str]) -> N
     assert vm.facts.num_pages == 77
 
 
-def test_memory_that_was_not_told_yet() -> None:
+def test_commands_that_need_the_memory_table() -> None:
     vm = fake(memory_bytes=0)
-    error = ("DeviceNotActive", "vm 7 has not told its memory yet")
+    error = ("DeviceNotActive", "vm 7 has not shared its memory yet")
     assert perform({7: vm}, "balloon", value=1) == error
     assert perform({7: vm}, "query-balloon") == error
 
 
-def test_which_virtual_machine_is_meant() -> None:
+def test_virtual_machine_is_chosen_by_its_number() -> None:
     one, two = fake(actual=1), fake(actual=2)
     assert perform({}, "query-balloon") == ("DeviceNotActive", "no virtual machine is connected")
     assert perform({5: one}, "query-balloon") == {"actual": GIB - 4096}
@@ -134,7 +134,7 @@ def test_fresh_statistics() -> None:
 
 
 @pytest.mark.parametrize("command", ["query-guest-statistics", "reclaim"])
-def test_what_needs_a_driver(command: str) -> None:
+def test_commands_that_need_a_driver(command: str) -> None:
     vm = fake(driver_ready=False)
     assert perform({1: vm}, command) == ("DeviceNotActive", "vm 1 has no driver that is ready")
 
@@ -225,7 +225,7 @@ def test_properties_that_cannot_be_written(name: str, text: str) -> None:
     assert perform({1: FakeVm()}, "qom-set", **arguments)[1] == "parameter 'value' is missing"
 
 
-def test_fault_of_ours_is_one_error(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_fails_one_command(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_self: FakeVm) -> VmInfo:
         raise ZeroDivisionError
 

@@ -56,7 +56,7 @@ def test_capabilities_come_first_and_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "accepted"), [("{}", 1), ('{"enable": []}', 1), ('{"enable": ["oob"]}', 0), ('{"x": 1}', 0)]
 )
-def test_there_is_nothing_to_enable(arguments: str, accepted: bool) -> None:
+def test_capabilities_to_enable_are_refused(arguments: str, accepted: bool) -> None:
     answer, after = talk(f'{{"execute": "qmp_capabilities", "arguments": {arguments}}}{{"execute": "other"}}'.encode())
     assert ("return" in answer) is bool(accepted)
     assert ("return" in after) is bool(accepted)
@@ -76,13 +76,13 @@ def test_id_comes_back_as_it_was(identity: str) -> None:
         ("{}", "'execute'"),
         ('{"execute": "x", "arguments": []}', "'arguments'"),
         ('{"execute": "x", "arguments": null}', "'arguments'"),
-        ('{"exec-oob": "x"}', "no member 'exec-oob'"),
-        ('{"execute": "x", "argument": {}}', "no member 'argument'"),
+        ('{"exec-oob": "x"}', "unexpected member 'exec-oob'"),
+        ('{"execute": "x", "argument": {}}', "unexpected member 'argument'"),
         ("[]", "not an array"),
         ("quit\n", "not JSON"),
     ],
 )
-def test_what_is_no_command_is_a_generic_error(command: str, text: str) -> None:
+def test_invalid_command_is_a_generic_error(command: str, text: str) -> None:
     _, answer, after = talk(NEGOTIATE + command.encode() + b'{"execute": "after"}')
     error_class, description = error_of(answer)
     assert error_class == "GenericError"
@@ -116,7 +116,7 @@ def test_random_bytes_are_answered_with_errors_or_not_at_all(pieces: list[bytes]
         assert "error" in answer
 
 
-def test_command_without_end_ends_the_conversation() -> None:
+def test_command_without_end_ends_the_session() -> None:
     with pytest.raises(FramingError):
         talk(NEGOTIATE + b'{"execute": "' + b"x" * 70_000)
 
@@ -141,7 +141,7 @@ def test_arguments_are_taken_once_and_have_to_be_of_the_right_type() -> None:
     with pytest.raises(QmpError, match="parameter 'value' is missing"):
         arguments.integer("value")
     arguments.end()
-    with pytest.raises(QmpError, match="no parameter 'x' here"):
+    with pytest.raises(QmpError, match="unexpected parameter 'x'"):
         Arguments({"x": 1}).end()
 
 
