@@ -74,7 +74,7 @@ def played(scratch: Path, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("budget", ["auto", "accounting"])
-def test_with_reporting_the_second_machine_fits_and_without_it_runs_out(budget: str, scratch: Path) -> None:
+def test_second_machine_fits_with_reporting_and_runs_out_without(budget: str, scratch: Path) -> None:
     report = played(scratch, "--budget", budget)
     assert report["ok"] is True
     with_reporting, without = report["rounds"]
@@ -131,7 +131,7 @@ def test_machine_that_dies_unexpectedly_is_one_line_and_a_failure(scratch: Path)
     assert_nothing_left(scratch, process.pid)
 
 
-def test_what_a_killed_run_leaves_the_next_one_removes(scratch: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed_by_the_next(scratch: Path) -> None:
     with start(scratch) as killed:
         assert killed.stdout is not None
         assert killed.stderr is not None

@@ -208,7 +208,7 @@ def test_both_sources_agree(child: subprocess.Popen[str], monkeypatch: pytest.Mo
     assert second.direct_reclaim_seconds is None
 
 
-def test_without_a_netlink_socket_the_figures_come_from_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_come_from_proc_without_a_netlink_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(pid: int) -> tuple[bytes, bytes]:
         raise OSError(97, "Address family not supported by protocol")
 
@@ -236,7 +236,7 @@ def test_delay_is_a_number_only_while_the_kernel_measures_it(
     assert (cost.direct_reclaim_count, cost.direct_reclaim_seconds) == expected
 
 
-def test_no_such_process_is_the_users_error() -> None:
+def test_missing_process_is_one_error() -> None:
     with pytest.raises(BalloonError, match="no process 4194305"):
         process_cost(4194305)
 
@@ -249,7 +249,7 @@ def test_process_that_has_ended_has_an_unknown_peak() -> None:
         assert process_cost(process.pid).peak_resident_bytes is None
 
 
-def test_no_descriptor_stays_open() -> None:
+def test_every_descriptor_is_closed() -> None:
     process_cost(os.getpid())
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):

@@ -133,7 +133,7 @@ def test_user_addresses_have_a_translation_of_their_own(regions: list[MemoryRegi
     assert table.translate_user(chosen.user_address + inside, chosen.size - inside + 1) is None
 
 
-def test_no_memory_is_a_table_too() -> None:
+def test_empty_memory_table_is_valid() -> None:
     table = RegionTable()
     assert table.total_bytes == 0
     assert table.find_guest(0) is None

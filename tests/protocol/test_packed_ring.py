@@ -133,7 +133,7 @@ def test_event_is_due_exactly_when_its_position_was_stepped_over(
         (0xFFFC | RING_EVENT_FLAGS_DISABLE, False, False),  # the reserved upper bits are ignored
     ],
 )
-def test_what_event_flags_mean(flags: int, event_idx: bool, wanted: bool) -> None:
+def test_event_flags_have_their_meaning(flags: int, event_idx: bool, wanted: bool) -> None:
     event = flags << 16 | WRAP_COUNTER | 5
     assert wants_notification(event, WRAP_COUNTER | 3, 1, 8, event_idx=event_idx) is wanted
     assert not wants_notification(event, WRAP_COUNTER | 3, 0, 8, event_idx=event_idx)
@@ -150,7 +150,7 @@ def test_what_event_flags_mean(flags: int, event_idx: bool, wanted: bool) -> Non
         (RingLayout(32767, packed=True), (524272, 4, 4), (0, 524272, 524276)),
     ],
 )
-def test_layout_has_three_parts_behind_one_another(
+def test_layout_has_three_parts_one_after_another(
     layout: RingLayout, lengths: tuple[int, int, int], offsets: tuple[int, int, int]
 ) -> None:
     assert (layout.lengths, layout.offsets) == (lengths, offsets)
@@ -162,7 +162,7 @@ def test_layout_has_three_parts_behind_one_another(
     assert ring.size == layout.size
 
 
-def test_only_a_split_ring_has_to_be_a_power_of_two() -> None:
+def test_size_of_a_split_ring_is_a_power_of_two() -> None:
     assert RingLayout(100, packed=True).size == 100
     with pytest.raises(VirtqueueError, match="queue size 100 of a split ring is not a power of two"):
         RingLayout(100)

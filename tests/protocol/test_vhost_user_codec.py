@@ -128,7 +128,7 @@ def test_stream_without_descriptors_may_be_cut_anywhere(sent: list[tuple[bytes, 
 
 
 @given(stream=st.lists(st.one_of(sent_messages().map(lambda sent: sent[0]), st.binary(max_size=40))), data=st.data())
-def test_whatever_comes_the_reader_asks_for_more_or_says_why_not(stream: list[bytes], data: st.DataObject) -> None:
+def test_reader_takes_any_bytes_or_says_why_not(stream: list[bytes], data: st.DataObject) -> None:
     reader = MessageReader(Channel.FRONTEND_REQUESTS)
     rest = b"".join(stream)
     while rest:
@@ -267,7 +267,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_message_behind_a_bad_one_is_read(name: str) -> None:
+def test_message_after_a_bad_one_is_read(name: str) -> None:
     reader = MessageReader(Channel.FRONTEND_REQUESTS)
     reader.feed(WRONG[name] + GOOD)
     assert isinstance(reader.next_message(), BadMessage)
@@ -297,7 +297,7 @@ def test_reserved_flags_of_a_good_message_are_ignored() -> None:
         (raw(5, size=2**32 - 1), "message of 4294967295 bytes exceeds 4096"),
     ],
 )
-def test_header_that_cannot_be_believed_ends_the_stream_before_its_payload_comes(data: bytes, reason: str) -> None:
+def test_invalid_header_ends_the_stream_before_its_payload_comes(data: bytes, reason: str) -> None:
     reader = MessageReader(Channel.FRONTEND_REQUESTS)
     reader.feed(data, (8,))
     with pytest.raises(FramingError, match=reason):

@@ -73,7 +73,7 @@ def test_feature_word_has_exactly_the_named_bits(bits: tuple[int, ...], mask: in
 
 
 @given(bits=st.sets(st.integers(0, 63)))
-def test_what_was_set_is_found_and_nothing_else(bits: set[int]) -> None:
+def test_features_that_were_set_are_found_and_no_others(bits: set[int]) -> None:
     word = feature_mask(*bits)
     assert {bit for bit in range(64) if has_feature(word, bit)} == bits
 

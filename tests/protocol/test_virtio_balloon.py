@@ -59,14 +59,14 @@ def test_absent_queue_takes_no_number(statistics: bool, hinting: bool, reporting
     assert " ".join(queue.value for queue in queue_order(features)) == queues
 
 
-def test_only_the_three_queue_features_change_the_numbering() -> None:
+def test_numbering_depends_on_the_three_queue_features_alone() -> None:
     for statistics, hinting, reporting in product((0, 1), repeat=3):
         features = statistics << 1 | hinting << 3 | reporting << 5
         others = ~(1 << 1 | 1 << 3 | 1 << 5) & (2**64 - 1)
         assert queue_order(features | others) == queue_order(features)
 
 
-def test_there_are_five_queues_at_most() -> None:
+def test_queues_are_five_at_most() -> None:
     assert QUEUES_MAX == 5 == len(queue_order(2**64 - 1))
     assert queue_order(0x2A)[4] is BalloonQueue.REPORTING
 
@@ -90,12 +90,12 @@ def test_configuration_survives_the_wire(config: BalloonConfig) -> None:
 
 
 @given(config=CONFIGS, length=st.integers(0, 15))
-def test_short_configuration_reads_as_zero_behind_its_end(config: BalloonConfig, length: int) -> None:
+def test_short_configuration_reads_as_zero_past_its_end(config: BalloonConfig, length: int) -> None:
     short = config.build()[:length]
     assert BalloonConfig.parse(short).build() == short + bytes(16 - length)
 
 
-def test_bytes_behind_the_configuration_are_ignored() -> None:
+def test_bytes_past_the_configuration_are_ignored() -> None:
     assert BalloonConfig.parse(bytes(16) + b"\xff" * 240) == BalloonConfig()
 
 

@@ -80,13 +80,13 @@ def test_slowness_is_the_per_cent_of_the_middle_pair() -> None:
     assert slower_by([3.0], [4.0]) == -25
 
 
-def test_only_samples_wholly_inside_a_busy_span_count() -> None:
+def test_samples_count_wholly_inside_a_busy_span() -> None:
     busy = [(1.0, 2.0), (3.0, 4.0)]
     samples = [(0.5, 0.75), (0.75, 1.25), (1.25, 1.5), (1.5, 2.0), (1.75, 2.25), (2.5, 2.75), (3.0, 3.125), (3.5, 5.0)]
     assert within(samples, busy) == [0.25, 0.5, 0.125]
 
 
-def test_no_sample_counts_without_a_busy_span() -> None:
+def test_samples_without_a_busy_span_do_not_count() -> None:
     assert within([(1.0, 2.0)], []) == []
 
 

@@ -49,7 +49,7 @@ def test_container_sees_its_part_of_the_hierarchy_as_the_whole(own: str, inside:
     assert found[0] == (Path("/sys/fs/cgroup/memory") / inside, V1)
 
 
-def test_without_a_memory_controller_there_is_no_candidate() -> None:
+def test_hierarchy_without_a_memory_controller_has_no_candidate() -> None:
     assert candidates("1:cpu:/x\n", CPU_MOUNT) == []
     assert candidates("1:cpu:/x\n", V1_MOUNT) == []
 
@@ -132,7 +132,7 @@ def test_accounting_adds_up_and_leaves_the_stopping_to_its_caller(tmp_path: Path
     assert budget.wrap(["a", "b"], expendable=True) == ["a", "b"]
 
 
-def test_without_a_cgroup_the_script_counts_unless_a_cgroup_was_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_script_counts_without_a_cgroup_unless_one_was_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "candidates", lambda own, mounts: [])
     assert make_budget("auto", MIB).source == "this script's accounting"
     assert make_budget("accounting", MIB).source == "this script's accounting"

@@ -52,7 +52,7 @@ def module(needs: str) -> bytes:
     return b"\x7fELF\0license=GPL\0depends=" + needs.encode() + b"\0vermagic=6.1\0"
 
 
-def test_modules_are_inserted_behind_what_they_need() -> None:
+def test_modules_are_inserted_after_what_they_need() -> None:
     modules = {
         "virtio_balloon": module("virtio,virtio_ring"),
         "virtio_pci": module("virtio_pci_modern_dev,virtio,virtio_ring"),
@@ -175,7 +175,7 @@ def test_packages_of_a_kernel_are_found_whether_it_is_one_or_two(depends: str, p
         ("usr/lib/modules/7.2.13+deb14-cloud-amd64/vmlinuz", "usr/lib/modules/7.2.13+deb14-cloud-amd64"),
     ],
 )
-def test_of_a_kernel_only_what_is_needed_is_kept(tmp_path: Path, image: str, modules: str) -> None:
+def test_kernel_is_reduced_to_what_is_needed(tmp_path: Path, image: str, modules: str) -> None:
     unpacked, whole = tmp_path / "unpacked", tmp_path / "whole"
     for name in (image, f"{modules}/kernel/drivers/virtio/virtio_balloon.ko", f"{modules}/kernel/drivers/net/dummy.ko"):
         (unpacked / name).parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ def write_program(path: Path, text: str) -> Path:
     return path
 
 
-def test_without_a_qemu_or_with_an_old_one_there_is_one_clear_line(
+def test_missing_or_old_qemu_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -52,7 +52,7 @@ def test_round_has_a_directory_that_tells_whose_it_is(tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed_and_all_else_stays(tmp_path: Path) -> None:
     dead = dead_pid()
     (tmp_path / f"balloon-demo-{dead}-a1b2c3d4").mkdir()
     (tmp_path / f"balloon-demo-{dead}-a1b2c3d4" / "host").touch()
@@ -76,7 +76,7 @@ def test_group_that_is_still_busy_stays(tmp_path: Path) -> None:
     assert busy.is_dir()
 
 
-def test_what_is_somebody_elses_is_left_to_him(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directories_of_another_user_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / f"balloon-demo-{dead_pid()}-x"
     directory.mkdir()
     monkeypatch.setattr("scripts.demonstration.leftovers.os.geteuid", lambda: directory.stat().st_uid + 1)

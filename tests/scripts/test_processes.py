@@ -65,7 +65,7 @@ def test_end_of_a_process_is_told_with_its_last_word(tmp_path: Path) -> None:
         assert killed.how_it_ended() == "VM B ended (killed by SIGKILL): no message"
 
 
-def test_books_of_a_process_are_kept_when_it_is_over(tmp_path: Path) -> None:
+def test_figures_of_a_process_are_kept_after_its_end(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
         hog = "import time; data = b'x' * (100 << 20); print(len(data), flush=True); time.sleep(60)"
         child = children.start("VM B", [sys.executable, "-c", hog], "b")

@@ -17,7 +17,7 @@ def test_guest_is_known_by_its_events() -> None:
     assert (state.verified_pages, state.corrupted_pages) == (7, 0)
 
 
-def test_what_a_real_kernel_does_not_tell_stays_unknown() -> None:
+def test_figures_that_a_real_kernel_does_not_give_stay_unknown() -> None:
     state = vm()
     state.apply({"t": 3.0, "event": "memory", "memory_bytes": 1 << 30, "resident_bytes": 4})
     assert state.resident_bytes == 4
@@ -28,7 +28,7 @@ def test_what_a_real_kernel_does_not_tell_stays_unknown() -> None:
     assert state.verified_pages is None
 
 
-def test_unknown_event_or_phase_changes_nothing_that_is_shown_wrongly() -> None:
+def test_unknown_event_or_phase_changes_nothing() -> None:
     state = vm()
     state.apply({"t": 1.0, "event": "attached", "features": 5})
     assert state.status == "not started"
@@ -72,7 +72,7 @@ def test_other_events_of_the_daemon_are_no_reports() -> None:
     assert state.reports == 0
 
 
-def test_what_the_host_reads_is_newer_than_what_the_guest_told() -> None:
+def test_reading_of_the_host_replaces_an_older_one_of_the_guest() -> None:
     state = vm()
     state.apply({"t": 1.0, "event": "memory", "resident_bytes": 30, "allocated_bytes": 20, "free_bytes": 80})
     assert state.carried_bytes == 10
@@ -101,7 +101,7 @@ def test_machine_has_settled_when_nothing_changed_for_a_while() -> None:
     assert settling.standing is standing
 
 
-def test_until_it_has_settled_a_machine_stands_as_it_was_last_seen() -> None:
+def test_unsettled_machine_is_shown_as_it_was_last_seen() -> None:
     state = vm(resident_bytes=700)
     settling = Settling(state, 0.0)
     state.measured(100)

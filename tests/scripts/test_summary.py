@@ -67,7 +67,7 @@ def test_real_kernel_is_named_and_the_host_is_the_one_who_did_not_act() -> None:
     assert "the host took no notice" in text
 
 
-def test_failure_is_not_told_as_a_success() -> None:
+def test_failure_is_not_shown_as_a_success() -> None:
     failed = replace(WITH, a_returned_seconds=None, a_after_bytes=700 * MIB, stopped_by="x", b_verified_pages=None)
     text = text_of(failed, replace(WITHOUT, stopped_by=None))
     assert "68.0 MiB came back to the host" in text

@@ -66,7 +66,7 @@ def test_live_view_shows_what_is_in_use_and_what_is_only_carried() -> None:
     assert "Limit kept by: memory cgroup v1".ljust(47) + "inside: as told up to 0.25 s ago" in lines
 
 
-def test_memory_that_was_filled_since_the_guest_last_told_is_in_use() -> None:
+def test_memory_filled_since_the_last_event_of_the_guest_is_in_use() -> None:
     state = vm(phase="fill", pid=7, free_bytes=GIB)
     state.apply(
         {"event": "memory", "resident_bytes": GIB // 4, "allocated_bytes": GIB // 4, "free_bytes": 3 * GIB // 4}
@@ -107,7 +107,7 @@ def test_every_line_fits_and_the_end_of_the_story_is_kept(width: int, height: in
         assert "event 39" in lines[-1].text or width == 10
 
 
-def test_in_a_narrow_window_the_bars_give_way_and_the_numbers_stay() -> None:
+def test_narrow_window_keeps_the_numbers_and_shortens_the_bars() -> None:
     state = vm(resident_bytes=GIB // 2, allocated_bytes=GIB // 2)
     lines = [line.text for line in live_view(picture(state), ASCII, width=59)]
     assert "HOST    " + "#" * 12 + "." * 12 + "  608 of 1216 MiB" in lines

@@ -89,7 +89,7 @@ async def serving(path: Path, vms: dict[int, FakeVm]) -> AsyncIterator[Room]:
 
 
 @pytest.mark.asyncio
-async def test_long_command_holds_up_nobody_else(tmp_path: Path) -> None:
+async def test_long_command_delays_no_other_client(tmp_path: Path) -> None:
     vm = FakeVm()
     async with serving(tmp_path / "c", {1: vm}) as room:
         first, second = await room.connect(), await room.connect()
@@ -114,7 +114,7 @@ async def test_client_that_leaves_in_the_middle_of_a_command(tmp_path: Path) -> 
 
 
 @pytest.mark.asyncio
-async def test_client_that_left_while_its_command_goes_on_is_told_nothing(
+async def test_client_that_left_while_its_command_goes_on_is_sent_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     vm = FakeVm()
@@ -151,7 +151,7 @@ async def test_client_that_has_said_everything_gets_its_answers(tmp_path: Path) 
 
 
 @pytest.mark.asyncio
-async def test_command_without_end_is_told_and_ends_the_conversation(tmp_path: Path) -> None:
+async def test_command_without_end_is_an_error_and_ends_the_session(tmp_path: Path) -> None:
     async with serving(tmp_path / "c", {}) as room:
         client = await room.connect()
         client.send(b'{"execute": "' + b"x" * (1 << 16))
@@ -226,7 +226,7 @@ async def test_one_client_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.asyncio
-async def test_end_gives_up_whoever_is_there(tmp_path: Path) -> None:
+async def test_close_disconnects_every_client(tmp_path: Path) -> None:
     before = open_fds(os.getpid()).keys()
     vm = FakeVm()
     async with serving(tmp_path / "c", {1: vm}) as room:

@@ -85,7 +85,7 @@ def test_every_cut_of_every_stream_gives_the_same(pieces: list[bytes], data: st.
 
 
 @given(st.binary(max_size=200), st.binary(max_size=50))
-def test_whatever_comes_a_line_and_an_object_behind_it_are_read(noise: bytes, more: bytes) -> None:
+def test_object_on_a_new_line_is_read_after_any_input(noise: bytes, more: bytes) -> None:
     """The way out that the protocol names: a 0xFF byte. Behind it everything is in step again."""
     assert read(noise, more, b'\xff\n{"in": "step"}')[-1] == {"in": "step"}
 
@@ -113,18 +113,18 @@ def test_whatever_comes_a_line_and_an_object_behind_it_are_read(noise: bytes, mo
         b"\0\0\0\0",
     ],
 )
-def test_what_is_no_object_costs_one_complaint(bad: bytes) -> None:
+def test_invalid_json_is_one_error(bad: bytes) -> None:
     assert read(b'{"first": 1}' + bad + b'\n{"next": 2}') == [{"first": 1}, JsonError, {"next": 2}]
 
 
-def test_integer_too_long_to_be_converted_is_told_in_our_words() -> None:
+def test_integer_too_long_to_be_converted_is_one_clear_error() -> None:
     stream = JsonStream()
     stream.feed(b'{"a": 1' + b"0" * 5000 + b"}")
     with pytest.raises(JsonError, match=r"^not JSON: an integer of 5001 digits$"):
         stream.next_object()
 
 
-def test_without_a_newline_the_next_brace_is_where_reading_goes_on() -> None:
+def test_reading_resumes_at_the_next_brace_without_a_newline() -> None:
     assert read(b'}{"next": 2}') == [JsonError, {"next": 2}]
     assert read(b'{"a": bad}{"next": 2}') == [JsonError, {"next": 2}]
 

@@ -9,7 +9,7 @@ from host.control.latest_value import LatestValue
 
 
 @pytest.mark.asyncio
-async def test_value_on_the_move_is_told_of_once_in_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_changing_value_is_reported_once_in_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     timers: list[Any] = []
 
     class Timer:

@@ -52,7 +52,7 @@ def inflating(machine: FakeMachine, most: int = 1000) -> list[int]:
 
 
 @pytest.mark.asyncio
-async def test_what_is_free_is_taken_and_the_old_target_wished_for_again() -> None:
+async def test_free_memory_is_inflated_and_the_target_restored() -> None:
     machine = FakeMachine(STATS_VQ)
     targets = inflating(machine)
     result = await machine.control.reclaim()
@@ -127,7 +127,7 @@ async def test_guest_that_runs_short_of_memory_is_left_alone(monkeypatch: pytest
 
 @pytest.mark.parametrize("free", [0, 16 * MIB, 2**64 - 1])
 @pytest.mark.asyncio
-async def test_guests_word_about_its_memory_is_bounded(free: int) -> None:
+async def test_free_memory_that_the_guest_claims_is_bounded(free: int) -> None:
     machine = FakeMachine(STATS_VQ)
     machine.free = free
     targets = inflating(machine)
@@ -146,7 +146,7 @@ async def test_balloon_that_is_to_grow_further_anyway_is_left_alone() -> None:
 
 
 @pytest.mark.asyncio
-async def test_new_wish_ends_a_reclaim_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_new_target_ends_a_reclaim_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.control.reclaim_progress, "STALL", 10.0)
     machine = FakeMachine(STATS_VQ)
     changed = asyncio.Event()
@@ -263,7 +263,7 @@ async def test_done_is_not_shown_while_a_block_is_being_discarded() -> None:
 
 
 @pytest.mark.asyncio
-async def test_round_goes_to_its_end_when_the_one_who_asked_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_round_is_completed_when_its_client_disconnects(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.control.reclaim_progress, "STALL", 10.0)
     machine = FakeMachine(BOTH)
     hinting(machine, 8, stop=False)
@@ -330,7 +330,7 @@ async def test_machine_that_goes_away_in_the_middle_is_one_error(method: str, mo
 
 
 @pytest.mark.asyncio
-async def test_what_cannot_be_reclaimed() -> None:
+async def test_reclaim_that_cannot_be_done_is_refused() -> None:
     machine = FakeMachine(BOTH | PAGE_POISON)
     control = machine.control
     with pytest.raises(BalloonError, match="not by magic"):

@@ -32,7 +32,7 @@ async def test_facts() -> None:
 
 
 @pytest.mark.asyncio
-async def test_new_size_is_told_to_the_driver_and_to_the_world() -> None:
+async def test_new_target_is_shown_to_the_driver_and_emitted() -> None:
     machine = FakeMachine(0)
     told: list[int] = []
     machine.on_config = lambda: told.append(machine.balloon.config.num_pages)
@@ -47,7 +47,7 @@ async def test_new_size_is_told_to_the_driver_and_to_the_world() -> None:
 
 
 @pytest.mark.asyncio
-async def test_new_actual_size_is_told_once() -> None:
+async def test_new_actual_size_is_emitted_once() -> None:
     machine = FakeMachine(0)
     sizes: list[int] = []
     machine.control.on_balloon_change = sizes.append
@@ -60,7 +60,7 @@ async def test_new_actual_size_is_told_once() -> None:
 
 
 @pytest.mark.asyncio
-async def test_driver_that_writes_its_size_all_the_time_is_told_of_now_and_then_and_at_the_end() -> None:
+async def test_size_that_changes_all_the_time_is_emitted_at_an_interval_and_at_the_end() -> None:
     machine = FakeMachine(0)
     for pages in range(1, 1000):
         machine.set_actual(pages)
@@ -72,7 +72,7 @@ async def test_driver_that_writes_its_size_all_the_time_is_told_of_now_and_then_
 
 
 @pytest.mark.asyncio
-async def test_last_size_is_told_without_another_write(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_last_size_is_emitted_without_another_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.control.balloon_size, "BALLOON_INTERVAL", 0.001)
     told: asyncio.Queue[object] = asyncio.Queue()
 
@@ -105,7 +105,7 @@ async def test_statistics_are_asked_for_and_fresh() -> None:
 
 
 @pytest.mark.asyncio
-async def test_one_answer_serves_all_who_ask() -> None:
+async def test_answer_serves_every_request() -> None:
     machine = FakeMachine(STATS_VQ)
     machine.stats.on_give_back = lambda: None
     asked = [asyncio.create_task(machine.control.statistics()) for _ in range(3)]
@@ -115,7 +115,7 @@ async def test_one_answer_serves_all_who_ask() -> None:
 
 
 @pytest.mark.asyncio
-async def test_why_there_are_no_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_statistics_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.control.guest_statistics, "STATISTICS_TIMEOUT", 0.01)
     machine = FakeMachine(STATS_VQ)
     machine.stats.on_give_back = lambda: None
@@ -137,7 +137,7 @@ async def test_why_there_are_no_statistics(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.asyncio
-async def test_whoever_waits_hears_that_the_machine_has_gone() -> None:
+async def test_waiting_commands_fail_when_the_machine_goes() -> None:
     machine = FakeMachine(STATS_VQ)
     machine.stats.on_give_back = lambda: None
     asked = asyncio.create_task(machine.control.statistics())
@@ -173,6 +173,6 @@ async def test_statistics_at_an_interval(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
 @pytest.mark.asyncio
-async def test_intervals_that_make_no_sense(seconds: Any) -> None:
+async def test_invalid_intervals_are_refused(seconds: Any) -> None:
     with pytest.raises(BalloonError, match="cannot be taken"):
         FakeMachine(STATS_VQ).control.set_statistics_interval(seconds)

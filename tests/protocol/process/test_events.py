@@ -125,7 +125,7 @@ def test_dash_is_standard_output_and_stays_open(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == '{"t": 12.345679, "event": "listening"}\nafter\n'
 
 
-def test_no_path_is_no_events() -> None:
+def test_missing_path_discards_events() -> None:
     log = open_event_log(None, clock)
     log.emit("listening")
     assert log.broken is None
@@ -142,7 +142,7 @@ def read_all(fd: int) -> list[dict[str, Any]]:
         return [json.loads(line) for line in pipe]
 
 
-def test_reader_that_stalls_holds_nobody_up_and_hears_of_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stalled_reader_delays_nothing_and_gets_a_count_of_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol.process.event_writer, "WAITING_MAX", 1 << 16)
     reading, writing = os.pipe()
     log = open_event_log(f"/dev/fd/{writing}", clock)
@@ -169,7 +169,7 @@ def test_reader_that_stalls_holds_nobody_up_and_hears_of_what_it_missed(monkeypa
     assert expected == emitted
 
 
-def test_nobody_waits_long_at_the_end_for_a_reader_that_stalls(
+def test_close_waits_briefly_for_a_stalled_reader(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(protocol.process.event_writer, "CLOSE_TIMEOUT", 0.01)
@@ -207,7 +207,7 @@ def test_reader_that_closes_its_pipe_is_no_fault(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == ""
 
 
-def test_full_disk_below_a_file_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_below_a_file_is_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
     log = open_event_log("/dev/full", clock)
     log.emit("one")
     log.emit("two")
@@ -216,7 +216,7 @@ def test_full_disk_below_a_file_is_told_once(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == "events: No space left on device: no more are written\n"
 
 
-def test_pipe_that_somebody_made_non_blocking_and_that_is_full() -> None:
+def test_full_non_blocking_pipe_is_reported_once() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     log = EventLog.to_file(io.FileIO(writing, "w"), clock)
@@ -227,7 +227,7 @@ def test_pipe_that_somebody_made_non_blocking_and_that_is_full() -> None:
     os.close(reading)
 
 
-def test_no_thread_runs_before_there_is_an_event(tmp_path: Path) -> None:
+def test_thread_starts_with_the_first_event(tmp_path: Path) -> None:
     before = threading.active_count()
     log = open_event_log(str(tmp_path / "events"), clock)
     assert threading.active_count() == before
