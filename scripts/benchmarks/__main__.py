@@ -5,11 +5,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final, TextIO
 
-from protocol.errors import BalloonError, UsageError
+from protocol.errors import UsageError
 from protocol.process.command_line import Parser, run_command
 from scripts.benchmarks import (
     balloon,
@@ -24,6 +23,7 @@ from scripts.benchmarks import (
 )
 from scripts.benchmarks.figures import FULL, QUICK, Bench, Figure, Result, Scale
 from scripts.benchmarks.process import busy_processors
+from scripts.json_output import open_json
 
 PROGRAM: Final = "balloon-bench"
 BENCHMARKS: Final = (
@@ -105,16 +105,6 @@ class _Progress:
             self._stream.flush()
 
 
-def _open_json(path: str | None) -> AbstractContextManager[TextIO | None]:
-    # Before anything is measured: nobody wants to hear of a wrong path after four minutes.
-    if path is None or path == "-":
-        return nullcontext(sys.stdout if path == "-" else None)
-    try:
-        return open(path, "w", encoding="utf-8")
-    except OSError as error:
-        raise BalloonError(f"--json {path}: {error.strerror}") from error
-
-
 def _say_system(out: TextIO) -> None:
     # What a reader of the figures has to know about the system. Two machines at once need two idle processors.
     busy = busy_processors(_LOOK_SECONDS)
@@ -130,7 +120,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.list:
         print(table.listing(figures))
         return 0
-    with _open_json(arguments.json) as json_stream:
+    with open_json(arguments.json) as json_stream:
         _say_system(out)
         print(table.header(), file=out, flush=True)
         results = _measure_all(figures, QUICK if arguments.quick else FULL, out)

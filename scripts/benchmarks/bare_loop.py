@@ -14,7 +14,8 @@ from typing import Final
 
 from host.memory.discard import punch_hole
 from scripts.benchmarks.figures import BenchmarkError
-from scripts.benchmarks.process import end_process, environment
+from scripts.benchmarks.process import end_process
+from scripts.child_processes import module_environment
 
 _SOURCE: Final = Path(__file__).with_suffix(".c")
 
@@ -39,7 +40,7 @@ class BareLoop:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(fd,),
-            env=environment(),
+            env=module_environment(),
             text=True,
         )
 

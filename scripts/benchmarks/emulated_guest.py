@@ -18,8 +18,9 @@ from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, MIB, format_size
 from scripts.benchmarks.bare_loop import BareLoop
 from scripts.benchmarks.figures import Bench, Benchmark, BenchmarkError, Figure, Result
-from scripts.benchmarks.process import end_process, environment
+from scripts.benchmarks.process import end_process
 from scripts.benchmarks.rig import Daemon
+from scripts.child_processes import module_environment
 
 FREE: Final = Figure(
     name="guest-free",
@@ -60,7 +61,7 @@ class Guest:
             [sys.executable, "-m", "guest", "--socket-path", str(socket_path), "--events", "-", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(),
+            env=module_environment(),
             text=True,
         )
 
@@ -130,7 +131,7 @@ def _boot(bench: Bench) -> Iterator[Result]:
                 raise BenchmarkError(f"a guest of {format_size(_LARGE)} does not start")
             seconds.append(booted - guest.begin)
             begin = time.monotonic()
-            subprocess.run([sys.executable, "-c", "import asyncio"], env=environment(), check=True)
+            subprocess.run([sys.executable, "-c", "import asyncio"], env=module_environment(), check=True)
             bare.append(time.monotonic() - begin)
     yield Result(
         figure=BOOT,

@@ -1,21 +1,12 @@
-"""Child processes of the benchmarks: started with the packages of this checkout, and certain to end."""
+"""What the benchmarks need of processes: their end, and how busy the processors are with others."""
 
 import os
 import subprocess
 import time
-from pathlib import Path
 from typing import IO, Final
 
-_ROOT: Final = Path(__file__).resolve().parents[2]
-
 PATIENCE: Final = 20.0
-"""Seconds that a child may take to start, to answer or to end, however busy the system is."""
-
-
-def environment() -> dict[str, str]:
-    """Return the environment for a child that is to find the packages where this process found them."""
-    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+"""Seconds that a child may take to start, to answer or to end, on a busy system."""
 
 
 def busy_processors(seconds: float) -> float:
@@ -33,7 +24,7 @@ def _busy_seconds() -> float:
 
 
 def end_process(process: "subprocess.Popen[str]") -> None:
-    """End a child: close its standard input, ask it to terminate, and insist if it does not."""
+    """End a child: close its standard input, send SIGTERM, and SIGKILL after :data:`PATIENCE`."""
     pipes: list[IO[str] | None] = [process.stdin, process.stdout]
     process.terminate()
     try:

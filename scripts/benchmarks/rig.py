@@ -30,7 +30,8 @@ from protocol.vhost_user_codec import BadMessage, Channel, MessageReader
 from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue, queue_order
 from scripts.benchmarks.figures import BenchmarkError
-from scripts.benchmarks.process import PATIENCE, end_process, environment
+from scripts.benchmarks.process import PATIENCE, end_process
+from scripts.child_processes import module_environment
 
 _USER_BASE: Final = 0x7F00_0000_0000
 _WANTED: Final = WANTED & ~RING_FEATURES & ~feature_mask(BalloonFeature.STATS_VQ, BalloonFeature.FREE_PAGE_HINT)
@@ -46,7 +47,7 @@ class Daemon:
         self.socket_path = directory / "balloon.sock"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "host", "--socket-path", str(self.socket_path), *options],
-            env=environment(),
+            env=module_environment(),
             text=True,
         )
 

@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import TypeAlias
 
 from scripts.benchmarks.figures import BenchmarkError
-from scripts.benchmarks.process import end_process, environment
+from scripts.benchmarks.process import end_process
 from scripts.benchmarks.rig import Machine
+from scripts.child_processes import module_environment
 
 Span: TypeAlias = tuple[float, float]
 """Begin and end in CLOCK_MONOTONIC seconds, which all processes share."""
@@ -29,7 +30,7 @@ class SecondMachine:
             [sys.executable, "-m", "scripts.benchmarks.second_machine", str(socket_path), *numbers],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment(),
+            env=module_environment(),
             text=True,
         )
 

@@ -3,18 +3,16 @@
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Final, TextIO
 
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import Parser, option_type, run_command
 from protocol.units import GIB, MIB, format_size, parse_size
+from scripts.stop_signals import signals_as_exceptions
 
 PROGRAM: Final = "balloon-demo"
 LEAST_MEMORY: Final = 256 * MIB
@@ -65,27 +63,9 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def signals_as_exceptions() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that everything is cleaned up."""
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        # Once is enough: a second signal must not interrupt the cleaning up.
-        for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(other, signal.SIG_IGN)
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _fetch_kernel() -> None:
     # Before the view takes the terminal: the first time this downloads two packages and says so.
-    from scripts.demonstration.processes import module_environment, python_module
+    from scripts.child_processes import module_environment, python_module
 
     command = python_module("guest.linux", "--fetch-only")
     if subprocess.run(command, stdout=subprocess.DEVNULL, env=module_environment(), check=False).returncode != 0:

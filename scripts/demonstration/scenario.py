@@ -10,9 +10,9 @@ from typing import Final
 from host.netlink import process_cost
 from protocol.errors import BalloonError
 from protocol.units import GIB, MIB, format_size
+from scripts.child_processes import Child, Children, python_module
 from scripts.demonstration.budget import make_budget
 from scripts.demonstration.leftovers import SOCKET, round_directory
-from scripts.demonstration.processes import Child, Children, python_module
 from scripts.demonstration.residency import MemoryFile
 from scripts.demonstration.state import TICK_SECONDS, HostState, Picture, Settling, VmState
 from scripts.demonstration.summary import RoundResult

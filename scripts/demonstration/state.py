@@ -4,13 +4,11 @@ Sizes are bytes, times are seconds of the monotonic clock.
 """
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from host.netlink import ProcessCost
-
-Event = Mapping[str, Any]
+from scripts.child_processes import Event
 
 TICK_SECONDS: Final = 0.25
 HISTORY: Final = 240

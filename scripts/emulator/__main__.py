@@ -15,14 +15,14 @@ from host.control.qmp_client import QmpClient
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import Parser, option_type, path_option, run_command
 from protocol.units import MIB
-from scripts.demonstration.__main__ import signals_as_exceptions
-from scripts.demonstration.processes import Children, python_module
+from scripts.child_processes import Children, python_module
 from scripts.emulator.command import DEVICE, OLDEST, MachinePlan, Poison, command_line
 from scripts.emulator.kernel import GuestKernel, KernelPackage, build_initrd, locate_kernel
 from scripts.emulator.machine import EmulatedMachine, check_qemu
 from scripts.emulator.poison_trials import PATTERN_TRIALS
 from scripts.emulator.results import Result, as_dict, table_lines
 from scripts.emulator.trials import TRIALS, Scene, boot
+from scripts.stop_signals import signals_as_exceptions
 
 PROGRAM: Final = "balloon-qemu"
 QEMU: Final = "qemu-system-x86_64"

@@ -12,7 +12,7 @@ from guest.linux.boot import parse_features
 from guest.linux.host_kernel import RamFile
 from host.control.qmp_client import QmpClient, connect
 from protocol.errors import BalloonError
-from scripts.demonstration.processes import Child
+from scripts.child_processes import Child
 from scripts.emulator.command import MachinePlan, unsuitable
 
 START_SECONDS: Final = 30.0

@@ -11,7 +11,7 @@ from protocol.errors import BalloonError
 from protocol.units import MIB, format_size
 from protocol.virtio import FeatureBit, has_feature
 from protocol.virtio_balloon import BalloonFeature
-from scripts.demonstration.processes import Child
+from scripts.child_processes import Child
 from scripts.emulator.command import Poison
 from scripts.emulator.machine import EmulatedMachine
 

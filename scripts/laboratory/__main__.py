@@ -5,12 +5,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final, TextIO
 
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import Parser, run_command
+from scripts.json_output import open_json
 from scripts.laboratory import boundary_cost, linux_run, pace, page_fault, pictures, sweep, walk_through
 from scripts.laboratory.experiment import Experiment, Outcome
 
@@ -72,16 +72,6 @@ def choose(names: Sequence[str]) -> tuple[Experiment, ...]:
     return tuple(experiment for experiment in (*EXPERIMENTS, *REAL) if experiment.name in names)
 
 
-def _open_json(path: str | None) -> AbstractContextManager[TextIO | None]:
-    # Before anything is computed: nobody wants to hear of a wrong path after two minutes.
-    if path is None or path == "-":
-        return nullcontext(sys.stdout if path == "-" else None)
-    try:
-        return open(path, "w", encoding="utf-8")
-    except OSError as error:
-        raise BalloonError(f"--json {path}: {error.strerror}") from error
-
-
 def _prepare_output(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -125,7 +115,7 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"{experiment.name:<{width}}  {experiment.title}")
         return 0
     out = sys.stderr if arguments.json == "-" else sys.stdout
-    with _open_json(arguments.json) as json_stream:
+    with open_json(arguments.json) as json_stream:
         _prepare_output(arguments.output)
         outcomes = {experiment.name: _run_one(experiment, arguments, out) for experiment in experiments}
         if not pictures.can_draw():

@@ -13,7 +13,7 @@ from guest.linux.host_kernel import RamFile
 from host.control.qmp_client import QmpClient
 from protocol.errors import BalloonError
 from protocol.units import MIB, format_size
-from scripts.demonstration.processes import Children, python_module
+from scripts.child_processes import Children, python_module
 from scripts.laboratory.experiment import Experiment, Outcome, Progress
 from scripts.laboratory.timeline import chart, draw, phase_table, rows_of
 

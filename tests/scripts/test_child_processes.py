@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import BalloonError
-from scripts.demonstration.processes import Child, Children, LineTail
+from scripts.child_processes import Child, Children, LineTail
 
 
 def wait_until_ended(child: Child) -> None:
@@ -82,7 +82,7 @@ def test_figures_of_a_process_are_kept_after_its_end(tmp_path: Path) -> None:
 def test_leaving_ends_every_process_even_one_that_ignores_sigterm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scripts.demonstration.processes.STOP_SECONDS", 0.2)
+    monkeypatch.setattr("scripts.child_processes.STOP_SECONDS", 0.2)
     with Children(tmp_path) as children:
         polite = children.start("polite", ["sleep", "60"], "a")
         stubborn = children.start("stubborn", ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"], "b")
@@ -93,6 +93,6 @@ def test_leaving_ends_every_process_even_one_that_ignores_sigterm(
 
 
 def test_program_that_does_not_exist_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scripts.demonstration.processes.shutil.which", lambda name: None)
+    monkeypatch.setattr("scripts.child_processes.shutil.which", lambda name: None)
     with Children(tmp_path) as children, pytest.raises(BalloonError, match="cannot start VM A: No such file"):
         children.start("VM A", [str(tmp_path / "missing")], "a")

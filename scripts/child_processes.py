@@ -1,4 +1,4 @@
-"""The demonstration's processes: started, followed by their event files, and ended whatever happens."""
+"""The child processes of a script: started, followed by their event files, and ended in every case."""
 
 import contextlib
 import json
@@ -9,27 +9,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from protocol.errors import BalloonError
-from scripts.demonstration.state import Event
 
-PACKAGES: Final = Path(__file__).resolve().parent.parent.parent
+Event = Mapping[str, Any]
+"""One line of an event stream."""
+
+PACKAGES: Final = Path(__file__).resolve().parent.parent
 """Where ``guest``, ``host`` and ``scripts`` are: the checkout, or the environment they are installed in."""
 
 EVENT_SECONDS: Final = 0.02
-"""Seconds between two looks for an event that is waited for."""
+"""Seconds between two reads of an event file while an event is waited for."""
 
 STOP_SECONDS: Final = 5.0
-"""What a process gets to leave by itself after SIGTERM, in seconds."""
+"""Seconds that a process has to end after SIGTERM."""
 
 
 class LineTail:
-    """Reads the whole lines that a growing file gained since the last look. A file that is not there yet is empty."""
+    """Reads the whole lines that were added to a file since the last read. A file that does not exist yet is empty."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,7 +53,7 @@ class LineTail:
 
 @dataclass(slots=True, kw_only=True)
 class Child:
-    """One process of the demonstration with what it writes."""
+    """One process and the files that it writes."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -59,17 +61,17 @@ class Child:
     output: LineTail
     complaints: Path
     peak_resident_bytes: int | None = None
-    """The most it had resident, by the kernel's own books: known once it has ended."""
+    """Its peak resident size as the kernel has counted it; None until it has ended."""
 
     def new_events(self) -> list[Event]:
         """Return the events that it has written since the last call."""
         return [json.loads(line) for line in self.events.read()]
 
     def wait_for_event(self, name: str, seconds: float = math.inf) -> Event:
-        """Return the next event ``name``; those before it are dropped, and those that were read with it.
+        """Return the next event ``name``. Other events, those read together with it included, are dropped.
 
         Raises:
-            BalloonError: the process ended without it, or it did not come within ``seconds``.
+            BalloonError: the process has ended, or the event was not written within ``seconds``.
         """
         end = time.monotonic() + seconds
         while True:
@@ -83,7 +85,7 @@ class Child:
             time.sleep(EVENT_SECONDS)
 
     def ended(self) -> bool:
-        """Whether the process is over (and reaped)."""
+        """Whether the process has ended (and was reaped)."""
         return self._reaped(os.WNOHANG)
 
     def kill(self) -> None:
@@ -93,7 +95,7 @@ class Child:
             self._reaped(0)
 
     def _reaped(self, options: int) -> bool:
-        # As Popen.wait, which throws the books away.
+        # Popen.wait would discard the resource usage.
         if self.process.returncode is None:
             pid, status, usage = os.wait4(self.process.pid, options)
             if pid != 0:
@@ -102,7 +104,7 @@ class Child:
         return self.process.returncode is not None
 
     def how_it_ended(self) -> str:
-        """Return one line on an ended process: its status and its own last word."""
+        """Return one line on an ended process: its status and the last line of its standard error."""
         status = self.process.returncode
         how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
         words = self.complaints.read_text(errors="replace").split("\n")
@@ -111,22 +113,23 @@ class Child:
 
 
 class Children:
-    """All processes of one round. Leaving the context ends them in reverse order and waits for them."""
+    """Processes that live as long as the context: leaving it ends the guests, then the daemon, which is started
+    first."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._children: list[Child] = []
 
     def start(self, name: str, argv: Sequence[str], events: str) -> Child:
-        """Start a process whose ``--events`` file is ``events`` in the round's directory.
+        """Start a process whose ``--events`` file is ``events`` in the directory.
 
         Raises:
-            BalloonError: it cannot be started at all.
+            BalloonError: it cannot be started.
         """
         stem = self._directory / events
         output, complaints = stem.with_suffix(".out"), stem.with_suffix(".err")
-        # A session of its own: Ctrl-C reaches this script only, which then ends everything in the right order.
-        # Should the script be killed the hard way, the kernel tells its children.
+        # A session of its own: Ctrl-C reaches the script only, which then ends everything in the right order. If the
+        # script is killed by SIGKILL, the kernel sends its children a signal.
         setpriv = shutil.which("setpriv")
         follow = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
         try:
@@ -146,7 +149,7 @@ class Children:
         return child
 
     def unexpected_end(self, allowed: Child | None = None) -> str | None:
-        """Return one line on a process that is over though it should not be, if there is one."""
+        """Return one line on a process other than ``allowed`` that has ended, if one has."""
         for child in self._children:
             if child is not allowed and child.ended():
                 return child.how_it_ended()
@@ -158,7 +161,7 @@ class Children:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # The guests all at once, the daemon after them: a real kernel that loses its daemon panics.
+        # The daemon last: a real kernel that loses its device panics.
         daemon, guests = self._children[:1], self._children[1:]
         for group in (guests, daemon):
             for child in group:
@@ -176,7 +179,7 @@ class Children:
 def python_module(module: str, *arguments: str) -> list[str]:
     """Return the command that runs a module of this project with this interpreter.
 
-    Of this project and no other: a directory called ``host`` where the user stands is not looked at.
+    The current directory is not searched (``-P``), since it may have a directory called ``host``.
     """
     return [sys.executable, "-P", "-m", module, *arguments]
 
