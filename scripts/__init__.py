@@ -1,1 +1,1 @@
-"""What a person runs from a checkout. The only place outside the tests where ``guest`` and ``host`` meet."""
+"""The tools that users run. The only package besides the tests that may import both ``guest`` and ``host``."""

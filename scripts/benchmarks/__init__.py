@@ -1,1 +1,1 @@
-"""The figures that the project promises, measured: ``scripts/bench`` or ``balloon-bench``."""
+"""``scripts/bench``, ``balloon-bench``: measures the figures that the project promises."""

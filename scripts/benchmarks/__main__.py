@@ -40,14 +40,14 @@ FIGURES: Final = tuple(figure for benchmark in BENCHMARKS for figure in benchmar
 
 _LOOK_SECONDS: Final = 0.5
 _BUSY: Final = 0.1
-"""How long to look whether others use the processors, and how many processors of that are worth a note."""
+"""Seconds to measure what other processes use, and the number of busy processors that is worth a note."""
 
 _EPILOG: Final = """\
 example:
   scripts/bench                                       all figures, in about four minutes
-  scripts/bench discard-4m round-trip --json -        two of them, as JSON on standard output
+  scripts/bench discard-4m round-trip --json -        two figures, as JSON on standard output
 
-Needs about 2 GiB of free memory. Figures are ratios and latencies of real processes: run it on an idle system.
+It needs about 2 GiB of free memory. It measures real processes: run it on an idle system.
 """
 
 
@@ -55,14 +55,22 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         prog=PROGRAM,
-        description="Measures the figures that vhost-user-balloon promises, each against its reference and its bar.",
+        description="Measures the figures that vhost-user-balloon promises, and compares each with the value that it "
+        "must reach.",
         epilog=_EPILOG,
     )
-    parser.add_argument("names", metavar="NAME", nargs="*", help="figures to measure (default: all, see --list)")
+    parser.add_argument(
+        "names",
+        metavar="NAME",
+        nargs="*",
+        help="a figure to measure, for example discard-4m (default: all, see --list)",
+    )
     parser.add_argument("--list", action="store_true", help="list the figures and what they promise, and exit")
     parser.add_argument("--json", metavar="PATH", help="also write the results as JSON to PATH, - for standard output")
     parser.add_argument(
-        "--quick", action="store_true", help="measure very little, to see that everything runs: the values say nothing"
+        "--quick",
+        action="store_true",
+        help="measure very little: it shows that everything runs, but the values have no meaning",
     )
     return parser
 
@@ -71,17 +79,17 @@ def choose(names: Sequence[str]) -> tuple[Figure, ...]:
     """Return the figures with these names in the order of the table, all of them for no name.
 
     Raises:
-        UsageError: there is no such figure.
+        UsageError: a name is unknown.
     """
     known = {figure.name for figure in FIGURES}
     for name in names:
         if name not in known:
-            raise UsageError(f"no figure is called {name!r}; there are: {', '.join(figure.name for figure in FIGURES)}")
+            raise UsageError(f"unknown figure {name!r}; known are {', '.join(figure.name for figure in FIGURES)}")
     return tuple(figure for figure in FIGURES if not names or figure.name in names)
 
 
 def measure(figures: Sequence[Figure], bench: Bench) -> Iterator[Result]:
-    """Measure ``figures``, yielding each result as soon as it is there.
+    """Measure ``figures`` and yield each result at once.
 
     Raises:
         BalloonError: something could not be measured.
@@ -94,7 +102,7 @@ def measure(figures: Sequence[Figure], bench: Bench) -> Iterator[Result]:
 
 
 class _Progress:
-    # One line on a terminal that says what is being measured and makes room for results; elsewhere nothing.
+    # One line that says what is being measured. It is written to terminals only, and results replace it.
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._shown = stream.isatty()
@@ -106,12 +114,12 @@ class _Progress:
 
 
 def _say_system(out: TextIO) -> None:
-    # What a reader of the figures has to know about the system. Two machines at once need two idle processors.
+    # The system that the figures are of. Two machines at once need two idle processors.
     busy = busy_processors(_LOOK_SECONDS)
     processors = len(os.sched_getaffinity(0))
     print(f"Linux {os.uname().release}, Python {sys.version.split()[0]}, {processors} processors", file=out)
     if busy > _BUSY:
-        print(f"note: other processes keep {busy:.1f} processors busy; figures suffer, worst two-machines", file=out)
+        print(f"note: other processes keep {busy:.1f} processors busy, which makes the figures worse", file=out)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -154,8 +162,8 @@ def _measure_all(figures: Sequence[Figure], scale: Scale, out: TextIO) -> list[R
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmarks; return the exit status: 0 when all was measured, whatever came out of it, 1 for a failure, 2
-    for a usage error."""
+    """Run the benchmarks; return the exit status: 0 if all was measured, whether or not each bar is met, 1 for a
+    failure, 2 for a usage error."""
     arguments = make_parser().parse_args(argv)
     return run_command(PROGRAM, lambda: _run(arguments))
 

@@ -1,1 +1,1 @@
-"""The demonstration: two virtual machines that do not fit into the host at once, with reporting and without."""
+"""``scripts/demo``, ``balloon-demo``: two virtual machines that do not fit into the host's memory at once."""

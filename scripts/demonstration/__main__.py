@@ -1,4 +1,4 @@
-"""``scripts/demo``: the command line of the demonstration."""
+"""The command line of the demonstration."""
 
 import argparse
 import json
@@ -17,19 +17,20 @@ from scripts.stop_signals import signals_as_exceptions
 PROGRAM: Final = "balloon-demo"
 LEAST_MEMORY: Final = 256 * MIB
 MOST_MEMORY: Final = 64 * GIB
-"""Below, two machines' demand fits the budget, which has a fixed share for the processes. Above, it takes too long."""
+"""With less memory two machines fit the budget, a part of which is fixed. With more it takes too long."""
 
 _EPILOG: Final = """\
-Two rounds, about ten seconds each. In both, VM A fills three quarters of its memory, frees it and stays idle; then VM B
-needs the same amount. With free page reporting A's memory is back with the host by then, and B gets it. Without, B runs
-out of memory. The limit is a memory cgroup where you may make one, otherwise the script counts and stops B itself.
+There are two rounds of about ten seconds. In each, VM A fills three quarters of its memory, frees it and stays idle;
+then VM B needs the same amount. In the first round free page reporting has returned A's memory to the host by then, and
+B gets it. In the second round A does not report, and B runs out of memory. The host's memory is limited by a memory
+cgroup if you may create one. Otherwise the script adds up what the VMs use, and stops B itself.
 
-exit status: 0 if both rounds went as they should, 1 if not, 2 for a usage error, 130 after Ctrl-C
+exit status: 0 if both rounds ended as described, 1 if not, 2 for a usage error, 130 after Ctrl-C
 
 examples:
   scripts/demo
-  scripts/demo --real                         VM A is an unmodified Linux kernel
-  scripts/demo --plain --json result.json     for a log file and a program
+  scripts/demo --real                         the same with an unmodified Linux kernel as VM A
+  scripts/demo --plain --json result.json     output for a log file, and the summary as JSON
 """
 
 
@@ -44,37 +45,42 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         prog=PROGRAM,
-        description="Two virtual machines whose demand does not fit the host's memory at the same time: with free page "
+        description="Runs two virtual machines that together need more memory than the host has: first with free page "
         "reporting, then without.",
         epilog=_EPILOG,
     )
     parser.add_argument("--real", action="store_true", help="VM A is a real Linux kernel (User Mode Linux)")
-    parser.add_argument("--plain", action="store_true", help="a plain table even on a terminal")
-    parser.add_argument("--json", metavar="PATH", help="write the summary as JSON, - for standard output")
+    parser.add_argument("--plain", action="store_true", help="print a plain table also on a terminal")
+    parser.add_argument("--json", metavar="PATH", help="write the summary as JSON to PATH, - for standard output")
     parser.add_argument(
-        "--memory", metavar="SIZE", type=option_type(_memory), default=GIB, help="of each machine (default: 1G)"
+        "--memory",
+        metavar="SIZE",
+        type=option_type(_memory),
+        default=GIB,
+        help="memory of each machine, such as 512M (default: 1G)",
     )
     parser.add_argument(
         "--budget",
         choices=("auto", "cgroup", "accounting"),
         default="auto",
-        help="who keeps the host's limit: a memory cgroup, or the script's own accounting (default: auto)",
+        help="limit the host's memory by a memory cgroup or by the script's own accounting (default: auto, a cgroup "
+        "if permitted)",
     )
     return parser
 
 
 def _fetch_kernel() -> None:
-    # Before the view takes the terminal: the first time this downloads two packages and says so.
+    # Before the view takes the terminal: the first call downloads two packages and reports that.
     from scripts.child_processes import module_environment, python_module
 
     command = python_module("guest.linux", "--fetch-only")
     if subprocess.run(command, stdout=subprocess.DEVNULL, env=module_environment(), check=False).returncode != 0:
-        raise BalloonError("no real Linux kernel to be had here; without --real none is needed")
+        raise BalloonError("--real: no Linux kernel is available here; the demonstration runs without --real too")
 
 
 def _person(arguments: argparse.Namespace) -> TextIO:
-    # Standard output is for one reader: a program that wants the JSON, or else a person. Python has None for a stream
-    # that was closed before it started; its type does not say so.
+    # The stream for people: standard error if the JSON goes to standard output. A stream that was closed before Python
+    # started is None, which its type does not say.
     output: TextIO | None = sys.stdout
     errors: TextIO | None = sys.stderr
     if output is None:
@@ -107,12 +113,12 @@ def _run(arguments: argparse.Namespace) -> int:
             " try a smaller --memory"
         )
     if arguments.json not in (None, "-"):
-        # Now, not after half a minute.
+        # A wrong path is an error now, not after half a minute.
         try:
             Path(arguments.json).touch()
         except OSError as error:
             raise BalloonError(f"--json {arguments.json}: {error.strerror}") from error
-    directory_parent()  # as well
+    directory_parent()  # raises an error, if it does, before the view takes the terminal
     if settings.real:
         _fetch_kernel()
     with choose_display(person, plain=arguments.plain) as display:

@@ -1,1 +1,1 @@
-"""A QEMU guest with an unmodified Debian kernel, driven through what the balloon can do."""
+"""``scripts/qemu``, ``balloon-qemu``: tries every feature of the balloon with a Debian guest of QEMU."""

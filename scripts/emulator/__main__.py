@@ -1,4 +1,4 @@
-"""``scripts/qemu``: the command line of the trials with QEMU."""
+"""The command line of the trials with QEMU."""
 
 import argparse
 import json
@@ -29,10 +29,11 @@ QEMU: Final = "qemu-system-x86_64"
 MEMORY: Final = 512 * MIB
 
 _EPILOG: Final = f"""\
-One guest a ring format, each through all trials: {", ".join(name for name, _ in TRIALS)}.
-The kernel is Debian's for virtual machines, fetched once as a package into $XDG_CACHE_HOME or ~/.cache (no root).
+One guest is started for each ring format and taken through all trials: {", ".join(name for name, _ in TRIALS)}.
+The kernel is Debian's for virtual machines. Its package is fetched once into $XDG_CACHE_HOME or ~/.cache; this does not
+need root.
 
-exit status: 0 if everything worked, 1 if not, 2 for a usage error, 130 after Ctrl-C
+exit status: 0 if every trial passed, 1 if not, 2 for a usage error, 130 after Ctrl-C
 
 examples:
   scripts/qemu
@@ -46,24 +47,29 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         prog=PROGRAM,
-        description=f"Drives a Linux guest of QEMU ({OLDEST[0]}.{OLDEST[1]} or newer, with its {DEVICE}) through what "
-        "the balloon can do, and prints what worked.",
+        description=f"Tries every feature of the balloon with a Linux guest of QEMU ({OLDEST[0]}.{OLDEST[1]} or newer, "
+        f"with {DEVICE}), and prints a table of what worked.",
         epilog=_EPILOG,
     )
     path = option_type(path_option)
-    parser.add_argument("--qemu", metavar="PATH", type=path, help=f"this QEMU (default: {QEMU} on PATH)")
-    parser.add_argument("--ring", choices=("split", "packed"), help="only this ring format (default: both)")
-    parser.add_argument("--accelerator", choices=("tcg", "kvm"), default="tcg", help="(default: %(default)s)")
-    parser.add_argument("--features", metavar="LIST", help="further features for the daemon, as its --features")
+    parser.add_argument("--qemu", metavar="PATH", type=path, help=f"the QEMU to run (default: {QEMU} on PATH)")
+    parser.add_argument("--ring", choices=("split", "packed"), help="try this ring format only (default: both)")
+    parser.add_argument(
+        "--accelerator",
+        choices=("tcg", "kvm"),
+        default="tcg",
+        help="run the guest with this accelerator (default: %(default)s)",
+    )
+    parser.add_argument("--features", metavar="LIST", help="pass further features to the daemon, as in its --features")
     parser.add_argument(
         "--poison",
         choices=[each.value for each in Poison],
-        help="the guest fills its free pages, with a pattern (nothing may be discarded then) or with zeros",
+        help="have the guest fill its free pages with a pattern (then nothing may be discarded) or with zeros",
     )
-    parser.add_argument("--kernel", metavar="PATH", type=path, help="a kernel image of yours, with --modules")
-    parser.add_argument("--modules", metavar="DIR", type=path, help="its modules, at any depth")
-    parser.add_argument("--json", metavar="PATH", help="write the results as JSON, - for standard output")
-    parser.add_argument("--keep", metavar="DIR", type=path, help="leave consoles and events of the runs in DIR")
+    parser.add_argument("--kernel", metavar="PATH", type=path, help="use this kernel image; needs --modules")
+    parser.add_argument("--modules", metavar="DIR", type=path, help="its modules, at any depth below DIR")
+    parser.add_argument("--json", metavar="PATH", help="write the results as JSON to PATH, - for standard output")
+    parser.add_argument("--keep", metavar="DIR", type=path, help="keep the console logs and events of the runs in DIR")
     return parser
 
 
@@ -76,7 +82,7 @@ def _find_qemu(given: Path | None) -> Path:
     found = shutil.which(str(given or QEMU))
     if found is None:
         raise BalloonError(
-            f"no {given or QEMU} here: QEMU {OLDEST[0]}.{OLDEST[1]} or newer is needed on PATH, or give --qemu PATH"
+            f"{given or QEMU} was not found: QEMU {OLDEST[0]}.{OLDEST[1]} or newer is needed on PATH, or by --qemu PATH"
         )
     return Path(found).absolute()
 
@@ -84,8 +90,8 @@ def _find_qemu(given: Path | None) -> Path:
 def run_trials(plan: MachinePlan, features: str | None) -> Iterator[Result]:
     """Boot one guest and yield the results as they come.
 
-    ``features`` are for the daemon, besides those that are tried anyway. After a failure the rest is tried all the
-    same, but not without a guest.
+    ``features`` are for the daemon, in addition to those that are always tried. A trial that fails does not end the
+    run, unless the guest has ended.
     """
     ring = "packed" if plan.packed else "split"
     events = plan.directory / "daemon.jsonl"
@@ -142,7 +148,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UsageError("--kernel and --modules go together")
     qemu = _find_qemu(arguments.qemu)
     version = check_qemu(qemu)
-    # Debian's kernel for virtual machines is built without the pattern.
+    # Debian's kernel for virtual machines is built without page poisoning.
     package = KernelPackage.GENERAL if arguments.poison == Poison.PATTERN else KernelPackage.CLOUD
     kernel = locate_kernel(arguments.kernel, arguments.modules, package, _say)
     with tempfile.TemporaryDirectory(prefix="balloon-qemu-", ignore_cleanup_errors=True) as scratch:
@@ -163,7 +169,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the trials; return the exit status: 0 if everything worked, 1 if not, 2 for a usage error."""
+    """Run the trials; return the exit status: 0 if every trial passed, 1 if not, 2 for a usage error."""
     arguments = make_parser().parse_args(argv)
     with signals_as_exceptions():
         return run_command(PROGRAM, lambda: _run(arguments))

@@ -1,1 +1,1 @@
-"""The argument of 2019 run again in virtual time: experiments beside what was published."""
+"""``scripts/lab``, ``balloon-lab``: experiments on free page reporting, compared with published figures."""

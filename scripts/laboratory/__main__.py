@@ -1,5 +1,7 @@
-"""``balloon-lab``, ``scripts/lab``: runs experiments in virtual time; tables, data and pictures beside what others
-published. ``walk-through`` prints what happens to one free block."""
+"""The command line of the laboratory: runs experiments in virtual time, and compares them with published figures.
+
+The results are tables, data and pictures. ``walk-through`` prints what happens to one free block.
+"""
 
 import argparse
 import json
@@ -17,7 +19,7 @@ from scripts.laboratory.experiment import Experiment, Outcome
 PROGRAM: Final = "balloon-lab"
 EXPERIMENTS: Final = (boundary_cost.EXPERIMENT, page_fault.EXPERIMENT, sweep.EXPERIMENT, pace.EXPERIMENT)
 REAL: Final = (linux_run.EXPERIMENT,)
-"""What takes a real kernel and real time, and so runs only when it is asked for by name."""
+"""Experiments that take a real kernel and real time. They run only if they are named."""
 
 WALK_THROUGH: Final = "walk-through"
 
@@ -25,13 +27,13 @@ _EPILOG: Final = """\
 example:
   scripts/lab                                  all experiments, in about two minutes; data and pictures in build/lab
   scripts/lab pace boundary-cost --output /tmp/lab
-  scripts/lab sweep --quick --json -           very little of it, as JSON on standard output
+  scripts/lab sweep --quick --json -           a short run, with its data as JSON on standard output
   scripts/lab walk-through                     one free block: notify, boundary, report, acknowledge, drain
 
-  scripts/lab timeline                         one real Linux guest, about 20 seconds of it
+  scripts/lab timeline                         one real Linux guest for about 20 seconds
 
-Everything but the timeline runs in virtual time, without guests or daemon: the same every time, whatever else the
-system does. The timeline boots User Mode Linux, which is fetched as balloon-linux fetches it.
+All experiments but the timeline run in virtual time, without a guest or a daemon: their results are the same on every
+run and every system. The timeline boots User Mode Linux, which it fetches like balloon-linux does.
 """
 
 
@@ -39,34 +41,38 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         prog=PROGRAM,
-        description="Runs the argument about free page reporting again: simulated guests beside published figures.",
+        description="Simulates guests that report free pages, and compares costs and savings with published figures.",
         epilog=_EPILOG,
     )
     parser.add_argument(
         "names",
         metavar="EXPERIMENT",
         nargs="*",
-        help=f"experiments (default: all in virtual time, see --list), or {WALK_THROUGH}",
+        help=f"an experiment, for example pace (default: all in virtual time, see --list), or {WALK_THROUGH}",
     )
     parser.add_argument("--list", action="store_true", help="list the experiments and exit")
     parser.add_argument(
-        "--output", metavar="DIR", type=Path, default=Path("build/lab"), help="where CSV and PNG files go (%(default)s)"
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("build/lab"),
+        help="write CSV and PNG files into DIR (default: %(default)s)",
     )
     parser.add_argument("--json", metavar="PATH", help="also write all data as JSON to PATH, - for standard output")
-    parser.add_argument("--quick", action="store_true", help="compute very little, to see that everything runs")
+    parser.add_argument("--quick", action="store_true", help="compute very little: it shows that everything runs")
     return parser
 
 
 def choose(names: Sequence[str]) -> tuple[Experiment, ...]:
-    """Return the experiments with these names in their usual order; for no name all that run in virtual time.
+    """Return the experiments with these names in their usual order; without names, all that run in virtual time.
 
     Raises:
-        UsageError: there is no such experiment.
+        UsageError: a name is unknown.
     """
     known = [experiment.name for experiment in (*EXPERIMENTS, *REAL)]
     for name in names:
         if name not in known:
-            raise UsageError(f"no experiment is called {name!r}; there are: {', '.join(known)}, and {WALK_THROUGH}")
+            raise UsageError(f"unknown experiment {name!r}; known are {', '.join(known)} and {WALK_THROUGH}")
     if not names:
         return EXPERIMENTS
     return tuple(experiment for experiment in (*EXPERIMENTS, *REAL) if experiment.name in names)
@@ -127,7 +133,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the laboratory; return the exit status: 0 when all was computed, 1 for a failure, 2 for a usage error."""
+    """Run the laboratory; return the exit status: 0 if all was computed, 1 for a failure, 2 for a usage error."""
     arguments = make_parser().parse_args(argv)
     return run_command(PROGRAM, lambda: _run(arguments))
 

@@ -119,7 +119,7 @@ def test_experiments_keep_their_order() -> None:
 
 
 def test_unknown_experiment_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UsageError, match="no experiment is called 'speed'; there are: boundary-cost, page-fault"):
+    with pytest.raises(UsageError, match="unknown experiment 'speed'; known are boundary-cost, page-fault"):
         choose(["speed"])
     assert main(["speed"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
