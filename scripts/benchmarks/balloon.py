@@ -1,4 +1,5 @@
-"""The balloon on demand: how fast a guest's free memory is reclaimed, and how fast its balloon comes to a new size."""
+"""The balloon on demand: how fast the free memory of a guest is reclaimed, and how fast its balloon
+reaches a new size."""
 
 import os
 import statistics
@@ -33,7 +34,7 @@ INFLATE: Final = Figure(
 
 _RANGE: Final = 4 * MIB
 _ALLOWANCE: Final = 0.05
-"""Seconds that asking may take, whatever the size."""
+"""Seconds that the request alone may take, whatever the size."""
 
 
 def _wait_for(events: Iterator[dict[str, Any]], name: str) -> dict[str, Any]:

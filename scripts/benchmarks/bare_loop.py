@@ -32,7 +32,7 @@ def prepare(directory: Path) -> tuple[tuple[str, ...], str]:
 
 
 class BareLoop:
-    """A running loop over the file ``fd``, which stays the caller's."""
+    """A running loop over the file ``fd``, which the caller owns."""
 
     def __init__(self, command: tuple[str, ...], fd: int) -> None:
         self._process = subprocess.Popen(
@@ -45,7 +45,7 @@ class BareLoop:
         )
 
     def begin(self, offset: int, length: int, count: int) -> None:
-        """Have ``count`` neighbouring ranges of ``length`` bytes discarded from file ``offset`` on."""
+        """Start to discard ``count`` adjacent ranges of ``length`` bytes from file ``offset`` on."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"{offset} {length} {count}\n")
@@ -54,7 +54,7 @@ class BareLoop:
             raise BenchmarkError("the bare loop has died") from error
 
     def end(self) -> float:
-        """Wait for what :meth:`begin` began; return the seconds it took by the loop's own clock."""
+        """Wait for the end of what :meth:`begin` started; return the seconds that it took by the loop's clock."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -62,7 +62,7 @@ class BareLoop:
         return int(line) / 1e9
 
     def punch(self, offset: int, length: int, count: int) -> float:
-        """Do both."""
+        """Discard, and return the seconds: :meth:`begin` and :meth:`wait`."""
         self.begin(offset, length, count)
         return self.end()
 

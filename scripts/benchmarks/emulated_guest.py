@@ -1,4 +1,4 @@
-"""The emulated guest as a whole: how fast it gives memory back, how fast a large one starts, what it keeps per page."""
+"""The emulated guest as a whole: how fast it returns memory, how fast a large one starts, and its bytes a page."""
 
 import json
 import statistics
@@ -47,13 +47,13 @@ METADATA: Final = Figure(
 _RANGE: Final = 4 * MIB
 _LARGE: Final = 64 * GIB
 _LEFT_MAX: Final = 8 * MIB
-"""What may stay resident of a guest that gave everything back: its rings, and blocks that merged at the end."""
+"""What may stay resident of a guest that returned all memory: its rings, and blocks that merged at the end."""
 
 Event = dict[str, Any]
 
 
 class Guest:
-    """``python -m guest``, read by its events."""
+    """``python -m guest``, followed by its events."""
 
     def __init__(self, socket_path: Path, *options: str) -> None:
         self.begin = time.monotonic()

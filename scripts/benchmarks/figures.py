@@ -1,4 +1,4 @@
-"""What a figure is: a promise with a bar, and a result that keeps it or does not."""
+"""A figure is a promise with a bar; a result meets the bar or does not."""
 
 import math
 import statistics
@@ -12,7 +12,7 @@ from protocol.units import GIB, MIB
 
 
 class BenchmarkError(BalloonError):
-    """A measurement that could not be made, or that measured something else than it should."""
+    """A measurement that failed, or whose conditions were not met."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Figure:
     at_least: bool
 
     def is_met_by(self, value: float, uncertainty: float = 0.0) -> bool:
-        """Return whether ``value``, give or take ``uncertainty``, keeps the promise."""
+        """Return whether ``value``, give or take ``uncertainty``, meets the bar."""
         return value + uncertainty >= self.bar if self.at_least else value - uncertainty <= self.bar
 
     @property
@@ -37,7 +37,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What was measured for ``figure``. ``reference`` says what the value is held against, with its own figure.
+    """What was measured for ``figure``. ``reference`` names what the value is compared with, and its value.
 
     ``uncertainty`` is stated where the promise is that two things are equal, since one that they keep would else be
     broken in every second run: the value lies that far to either side with 95 % confidence.
@@ -50,13 +50,13 @@ class Result:
 
     @property
     def met(self) -> bool:
-        """Whether the promise is kept."""
+        """Whether the bar is met."""
         return self.figure.is_met_by(self.value, self.uncertainty)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How much to measure. Sizes are bytes; ``rounds`` are counted without the one that warms memory up.
+    """How much to measure. Sizes are bytes; ``rounds`` do not include the first, which warms the memory up.
 
     ``pairs`` of allocations and frees make one of ``pair_rounds``, ``armed_pairs`` one of ``armed_rounds``.
     """
@@ -112,12 +112,12 @@ QUICK: Final = Scale(
     boot_bytes=16 * GIB,
     virtual_seconds=60.0,
 )
-"""To see that everything runs, in seconds. The values say little."""
+"""Runs everything once, in seconds. The values have no meaning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What every measurement is given: how much to do, a directory for its files, and how to tell of progress.
+    """The parameters of every measurement: how much to measure, a directory for files, and how to report progress.
 
     ``bare_loop`` starts the reference: a process that punches holes and does nothing else (:mod:`.bare_loop`);
     ``bare_language`` is what it is written in.
@@ -132,7 +132,7 @@ class Bench:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """A measurement and the figures that it yields, in this order."""
+    """A measurement, and the figures that it yields in this order."""
 
     figures: tuple[Figure, ...]
     measure: Callable[[Bench], Iterator[Result]]
@@ -150,7 +150,7 @@ def percentile(samples: Sequence[float], percent: float) -> float:
 
 
 def median_uncertainty(samples: Sequence[float]) -> float:
-    """Return how far the median of what ``samples`` were drawn from may lie from theirs, with 95 % confidence.
+    """Return the 95 % confidence interval of the median of ``samples``, as a distance from it.
 
     Source: the interval between the order statistics of rank n/2 -+ 0.98 sqrt(n), which supposes no distribution.
     """

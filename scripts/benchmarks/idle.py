@@ -1,4 +1,4 @@
-"""What many connected machines cost the daemon while nothing happens."""
+"""What many idle machines cost the daemon."""
 
 import re
 import resource
@@ -30,7 +30,7 @@ WAKE_UPS: Final = Figure(
 
 _FDS_PER_MACHINE: Final = 12
 _SETTLE: Final = 0.5
-"""Seconds between the last connection and the first look."""
+"""Seconds between the last connection and the first measurement."""
 
 
 def _status_number(status: str, key: str) -> int:
@@ -45,7 +45,7 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _switches(pid: int) -> int:
-    # Every wake-up of a thread ends in it giving the processor up again.
+    # A thread that wakes up gives the processor up again: one voluntary context switch each.
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(
         _status_number((task / "status").read_text(encoding="utf-8"), "voluntary_ctxt_switches") for task in tasks
@@ -68,7 +68,7 @@ def _idle(bench: Bench) -> Iterator[Result]:
         for number in range(count):
             bench.progress(f"{MEMORY.name}, machine {number} of {count}")
             machine = stack.enter_context(Machine(daemon.socket_path, GIB))
-            machine.report([(0, PAGE_SIZE)])  # it has been at work, like a machine of the real world
+            machine.report([(0, PAGE_SIZE)])  # an idle machine has usually been at work before
         time.sleep(_SETTLE)
         bench.progress(f"{WAKE_UPS.name}, {bench.scale.idle_seconds:g} s")
         resident = _resident_bytes(daemon.pid)

@@ -1,4 +1,4 @@
-"""How long a driver waits for a report that costs the system nothing."""
+"""How long a driver waits for a report of memory that is not resident."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ from scripts.benchmarks.second_machine import SecondMachine, Span
 _RANGE: Final = 4 * MIB
 _PER_REPORT: Final = 32
 _WARM_UP: Final = 50
-"""Round trips before those that count."""
+"""Round trips before the measured ones."""
 
 ROUND_TRIP: Final = Figure(
     name="round-trip",
@@ -52,7 +52,7 @@ def _round_trip(bench: Bench) -> Iterator[Result]:
 
 
 _BREATH: Final = 0.0002
-"""Seconds between two samples: a daemon that has nothing to do goes to sleep meanwhile."""
+"""Seconds between two samples: the idle daemon goes to sleep in between."""
 _BURSTS_MAX: Final = 60
 
 

@@ -78,14 +78,14 @@ _ZONE_PAGES: Final = GIB // PAGE_SIZE
 _LARGE: Final = 64 * GIB
 _SEED: Final = 1
 _PASSES_MAX: Final = 1000
-"""Passes of a reporter over memory that nobody uses, before it is taken to have no end."""
+"""Most passes of a reporter over unused memory; more mean that it does not end."""
 
 Loop = Callable[[], float]
 """Runs a number of pairs; returns the processor seconds that they took."""
 
 
 class EmptyCalls:
-    """The surface of an allocator, and nothing behind it: what the loops themselves cost."""
+    """An allocator that does nothing: what the loops themselves cost."""
 
     def alloc_pages(self, order: int) -> int:
         """Return the same page each time."""
@@ -122,7 +122,7 @@ def run_replacements(memory: PageAllocator | EmptyCalls, held: list[int], places
 def fragmented_zone(total_pages: int) -> tuple[PageAllocator, list[int]]:
     """Return memory of which half is held in single pages at random, and the pages held, in random order."""
     allocator = PageAllocator(total_pages)
-    # Not quite all of it: an allocation below the watermarks is another matter.
+    # Not all of it: an allocation below the watermarks takes another path.
     pages = [pfn for _ in range(total_pages - total_pages // 16) if (pfn := allocator.alloc_pages(0)) is not None]
     random.Random(_SEED).shuffle(pages)
     while allocator.nr_free_pages() < total_pages // 2:
@@ -148,7 +148,7 @@ _LOOPS: Final = (_pcp_loops, _buddy_loops)
 
 
 def _pairs(figure: Figure, make: Callable[[int], tuple[PageAllocator, Loop, Loop]], bench: Bench) -> Iterator[Result]:
-    # The best of the rounds: whatever else runs, above all on the other half of the same core, only slows a round, by
+    # The best of the rounds: other processes, above all on the other thread of the core, only slow a round down, by
     # up to a half and for seconds at a time. Rounds are long enough to have their share of everything that the memory
     # manager does now and then, such as making its dictionaries anew. The median is in the reference.
     bench.progress(figure.name)
@@ -218,8 +218,8 @@ def slower_by(seconds: list[float], others: list[float]) -> float:
 
 def _armed(figure: Figure, name: str, bench: Bench) -> Iterator[Result]:
     # Short rounds on the same memory, next to each other, in changing order. The median of the ratios of pairs: a
-    # disturbance spoils one ratio, and what lasts longer than a round cancels out. The best of the rounds would hang on
-    # two single ones. What this method finds between nothing and nothing is the reference.
+    # disturbance spoils one ratio, and what lasts longer than a round cancels out. The best of the rounds would depend
+    # on two single ones. The reference is what this method measures without a reporter on both sides.
     slower: list[float] = []
     same: list[float] = []
     for make in _LOOPS:
@@ -238,7 +238,7 @@ def _armed(figure: Figure, name: str, bench: Bench) -> Iterator[Result]:
         figure=figure,
         value=max(slower),
         reference=f"per-CPU lists {slower[0]:+.2f} %, buddy lists {slower[1]:+.2f} %;"
-        f" nobody registered, twice: {same[0]:+.2f} % and {same[1]:+.2f} %",
+        f" without a reporter, twice: {same[0]:+.2f} % and {same[1]:+.2f} %",
     )
 
 
@@ -306,7 +306,7 @@ def _metadata(bench: Bench) -> Iterator[Result]:
 
 
 def _simulated_seconds(reporter_name: str | None, seconds: float) -> float:
-    # By the clock, without the boot.
+    # Wall clock time, without the boot.
     allocator = PageAllocator(_LARGE // PAGE_SIZE)
     reporter = None if reporter_name is None else make_reporter(reporter_name, allocator)
     workload = parse_workload(f"churn:size=16G,seconds={seconds:g},lifetime=300,tick=0.1")
@@ -320,16 +320,16 @@ def _simulated_seconds(reporter_name: str | None, seconds: float) -> float:
 
 
 def _virtual_hour(bench: Bench) -> Iterator[Result]:
-    # Once: it is the longest of all, and the same run bit for bit each time.
+    # Once: it takes longest, and each run is identical.
     seconds = bench.scale.virtual_seconds
-    bench.progress(f"{VIRTUAL_HOUR.name}, nobody registered")
+    bench.progress(f"{VIRTUAL_HOUR.name}, without a reporter")
     bare = _simulated_seconds(None, seconds)
     bench.progress(f"{VIRTUAL_HOUR.name}, rotation")
     value = _simulated_seconds("rotation", seconds)
     yield Result(
         figure=VIRTUAL_HOUR,
         value=value,
-        reference=f"nobody registered {bare:.1f} s; {seconds / value:.0f} times as fast as real time",
+        reference=f"without a reporter {bare:.1f} s; {seconds / value:.0f} times as fast as real time",
     )
 
 

@@ -35,7 +35,7 @@ from scripts.child_processes import module_environment
 
 _USER_BASE: Final = 0x7F00_0000_0000
 _WANTED: Final = WANTED & ~RING_FEATURES & ~feature_mask(BalloonFeature.STATS_VQ, BalloonFeature.FREE_PAGE_HINT)
-"""Reports alone: a queue for anything else would only have to be set up."""
+"""Reporting only: it needs no further queue."""
 
 Result = TypeVar("Result")
 
@@ -76,7 +76,8 @@ class Daemon:
 class Machine:
     """A virtual machine of ``size`` bytes connected to the daemon at ``socket_path``, its three queues running.
 
-    Guest addresses from 0 to ``size`` are free for ranges to report; the queues lie behind, each as ``rings`` says.
+    Guest addresses from 0 to ``size`` are free for ranges to report; the queues follow, each with the layout of
+    ``rings``.
 
     Raises:
         SessionEnded: the daemon is not there, or went away.
@@ -177,7 +178,7 @@ class Machine:
     # -- data plane -------------------------------------------------------------------------------------------------
 
     def touch(self, size: int | None = None) -> None:
-        """Have every page of the first ``size`` bytes (None: of all) backed by memory, as after use by the guest."""
+        """Back every page of the first ``size`` bytes (None: all) with memory, as after use by the guest."""
         self.ram.fill(0, (self.size if size is None else size) // PAGE_SIZE, 1)
 
     def report(self, ranges: Sequence[Buffer]) -> tuple[float, float]:
@@ -219,13 +220,13 @@ class Machine:
         return seconds
 
     def check_empty(self) -> None:
-        """Raise :class:`BenchmarkError` unless nothing but the rings occupies memory."""
+        """Raise :class:`BenchmarkError` unless only the rings occupy memory."""
         rings = self.ram.size - self.size
         if self.ram.resident_bytes > rings:
             raise BenchmarkError(f"{self.ram.resident_bytes - rings} bytes that were reported are still there")
 
     def close(self) -> None:
-        """Disconnect and give everything up."""
+        """Disconnect and release everything."""
         self._socket.close()
         for fd in self._eventfds:
             os.close(fd)

@@ -1,4 +1,4 @@
-"""What the format and the size of a ring cost: the same report over two rings of one daemon, taken in turns."""
+"""What the format and the size of a ring cost: the same report over two rings of one daemon, in turns."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,8 @@ _RANGE: Final = 4 * MIB
 _PER_REPORT: Final = 32
 _ORDINARY: Final = 256
 _BATCH: Final = 25
-"""Reports that one machine makes before it is the other's turn. The speed of a virtual processor wanders within
-seconds; neighbouring batches see the same one."""
+"""Reports of one machine before the turn of the other. The speed of a virtual processor drifts within seconds; it is
+the same for adjacent batches."""
 _WARM_UP: Final = 2
 
 PACKED: Final = Figure(

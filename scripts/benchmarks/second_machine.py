@@ -50,7 +50,7 @@ class SecondMachine:
         return line
 
     def touch(self) -> None:
-        """Have all of its memory backed."""
+        """Back all of its memory."""
         self._command("touch")
         self._answer()
 
@@ -60,12 +60,12 @@ class SecondMachine:
 
     @property
     def busy(self) -> bool:
-        """Whether what :meth:`begin` started is still going on."""
+        """Whether the reports that :meth:`begin` started are still under way."""
         assert self._process.stdout is not None
         return not select.select([self._process.stdout.fileno()], [], [], 0)[0]
 
     def end(self) -> list[Span]:
-        """Wait until everything is reported; return when each report was under way."""
+        """Wait until everything is reported; return the time span of each report."""
         return [(begin, end) for begin, end in json.loads(self._answer())]
 
     def __enter__(self) -> "SecondMachine":

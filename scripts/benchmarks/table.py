@@ -1,4 +1,4 @@
-"""Results as people and as programs read them."""
+"""Results as a table and as JSON."""
 
 import json
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""How fast reported memory is given back, against a bare loop of the system call."""
+"""How fast reported memory is discarded, compared with a bare loop of the system call."""
 
 import statistics
 from collections.abc import Iterator
@@ -98,7 +98,7 @@ def _two_machines(bench: Bench) -> Iterator[Result]:
 
 
 def _time_together(machines: list[SecondMachine]) -> float:
-    # From the first report of any to the last report of all.
+    # From the beginning of the first report of either machine to the end of the last.
     for machine in machines:
         machine.touch()
     for machine in machines:
@@ -108,7 +108,7 @@ def _time_together(machines: list[SecondMachine]) -> float:
 
 
 def _two_bare_loops(bench: Bench, size: int) -> tuple[list[float], list[float]]:
-    # The same without a daemon: what this system's memory management allows at best.
+    # The same without a daemon: the most that this system's memory management allows.
     alone: list[float] = []
     together: list[float] = []
     with ExitStack() as stack:

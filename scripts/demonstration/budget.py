@@ -1,4 +1,4 @@
-"""The host's memory budget for the virtual machines: kept by the kernel where the user may ask it to, else by counting.
+"""The host's memory budget for the virtual machines: kept by the kernel if permitted, otherwise by counting.
 
 A memory cgroup, version 1 or 2, makes the limit real: a guest's pages are charged to the process that touches them, and
 a guest that grows beyond the limit meets the kernel's OOM killer. Where no group can be made, what the guests have
@@ -28,7 +28,7 @@ class Budget(Protocol):
     """A limit for several virtual machines together. A context manager: leaving it removes what it made."""
 
     source: str
-    """Who keeps the limit, for a person to read."""
+    """What keeps the limit, for people."""
 
     limit_bytes: int
 
@@ -42,7 +42,7 @@ class Budget(Protocol):
         """Return how many processes the kernel has killed to keep the limit."""
 
     def must_stop(self, vms: Iterable[VmState]) -> bool:
-        """Whether the limit is exceeded and nobody but the caller will do anything about it."""
+        """Whether the limit is exceeded and the caller has to enforce it."""
 
     def __enter__(self) -> Self: ...
 
@@ -71,14 +71,14 @@ class AccountedBudget:
         try:
             return int((self._proc / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         except (OSError, IndexError):
-            return 0  # gone, and all its memory with it
+            return 0  # it has ended, and its memory is free
 
     def wrap(self, argv: Sequence[str], *, expendable: bool) -> list[str]:
         """Return the command as it is."""
         return list(argv)
 
     def kernel_kills(self) -> int:
-        """Return 0: the kernel knows nothing of this limit."""
+        """Return 0: the kernel does not keep this limit."""
         return 0
 
     def must_stop(self, vms: Iterable[VmState]) -> bool:
@@ -253,7 +253,7 @@ def _own_group(own_groups: str, names: CgroupNames) -> str | None:
 def make_cgroup(parent: Path, names: CgroupNames, limit_bytes: int) -> CgroupBudget | None:
     """Make a group with this limit below ``parent`` and see that a process can enter it; ``None`` where that fails.
 
-    The controllers of ``parent`` stay as they are: they belong to whoever manages this machine.
+    The controllers of ``parent`` stay as they are: they belong to the administrator of this machine.
     """
     if names.version == 2:
         try:

@@ -1,7 +1,7 @@
-"""Where a round keeps its files, and what an earlier run left that was killed before it could clean up.
+"""The files of a round, and the removal of what a killed run has left.
 
-Directories and memory cgroups of the demonstration carry its process id in their names. One whose process is gone is
-nobody's any more.
+Directories and memory cgroups of the demonstration carry its process id in their names. One whose process has ended
+is removed.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ GROUP_PREFIX: Final = "vhost-user-balloon-demo-"
 
 SOCKET: Final = "socket"
 MOST_SOCKET_BYTES: Final = 107
-"""What the path of a unix socket may have, without the NUL at its end."""
+"""Most bytes of the path of a unix socket, without the NUL at its end."""
 
 _RANDOM: Final = 8
 _LONGEST_ID: Final = 7
@@ -32,7 +32,7 @@ def directory_parent(candidates: Sequence[str] | None = None) -> Path:
     """Return the directory for temporary files, or another one where the path of a socket in it would be too long.
 
     Raises:
-        BalloonError: there is none.
+        BalloonError: no directory is suitable.
     """
     for name in candidates or (tempfile.gettempdir(), "/tmp", "/var/tmp"):
         if len(os.fsencode(name)) + _BELOW <= MOST_SOCKET_BYTES and os.access(name, os.W_OK | os.X_OK):
@@ -57,7 +57,7 @@ def remove_old_directories(parent: Path) -> None:
 
 
 def remove_old_groups(parent: Path) -> None:
-    """Remove the cgroups of runs that are over. One that still has processes stays, for the next time."""
+    """Remove the cgroups of runs that are over. One that still has processes is left to the next run."""
     for path in _left(parent, GROUP_PREFIX + r"([0-9]+)"):
         with contextlib.suppress(OSError):
             path.rmdir()

@@ -1,6 +1,6 @@
-"""How much of a virtual machine's memory the host carries at this moment, read by the host and not told by the guest.
+"""How much of a virtual machine's memory the host carries at this moment, read on the host.
 
-Guests tell it a few times a second only, and one that is killed takes its last word along.
+Guests emit it a few times a second only, and not at all once they are killed.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 class MemoryFile:
     """The file that is a machine's memory, found among the open files of the machine's process.
 
-    Looked at by name and never opened: a descriptor of ours would keep the memory of a machine that was killed.
+    It is never opened: an open descriptor would keep the memory of a machine that was killed.
     """
 
     def __init__(self, memory_bytes: int, proc: Path = Path("/proc")) -> None:
@@ -20,10 +20,10 @@ class MemoryFile:
         self._found: tuple[Path, int] | None = None
 
     def resident_bytes(self, pid: int) -> int | None:
-        """Return what the host carries for the machine whose process is ``pid``; ``None`` if that cannot be told."""
+        """Return what the host carries for the machine whose process is ``pid``; ``None`` if that is unknown."""
         if self._found is not None:
             path, inode = self._found
-            status = self._look(path)
+            status = self._status(path)
             if status is not None and status.st_ino == inode:
                 return status.st_blocks * 512
             self._found = None
@@ -32,13 +32,13 @@ class MemoryFile:
         except OSError:
             return None
         for path in paths:
-            status = self._look(path)
+            status = self._status(path)
             if status is not None:
                 self._found = path, status.st_ino
                 return status.st_blocks * 512
         return None
 
-    def _look(self, path: Path) -> os.stat_result | None:
+    def _status(self, path: Path) -> os.stat_result | None:
         # The memory is the one file without a name that is large enough to hold it.
         try:
             status = path.stat()

@@ -114,7 +114,7 @@ class Round:
         self._next_tick = self._started
 
     def run(self, directory: Path) -> RoundResult:
-        """Play the round with its files in ``directory`` and return how it went; leaves no process behind.
+        """Play the round with its files in ``directory`` and return how it went. All its processes have ended then.
 
         Raises:
             BalloonError: a process ended that should not have, or something took far too long.

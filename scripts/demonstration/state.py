@@ -1,4 +1,4 @@
-"""What is known about the host and the two virtual machines, built up from their events. Pure: no clock, no files.
+"""The state of the host and the two virtual machines, built from their events. Pure: no clock, no files.
 
 Sizes are bytes, times are seconds of the monotonic clock.
 """
@@ -15,7 +15,7 @@ HISTORY: Final = 240
 """The view is drawn once a tick; this many ticks of the past are kept, one minute."""
 
 SETTLE_SECONDS: Final = 2.5
-"""After so long without a change nothing more is expected. A real kernel makes a pass every two seconds."""
+"""Seconds without a change after which a machine has settled. A real kernel makes a pass every two seconds."""
 
 STATUS_OF_PHASE: Final = {
     "fill": "filling its memory",
@@ -58,7 +58,7 @@ class VmState:
     _reports_at_tick: int = 0
 
     def apply(self, event: Event) -> None:
-        """Take in an event that the guest wrote. Unknown events are none of our business."""
+        """Take in an event that the guest wrote. Unknown events are ignored."""
         match event["event"]:
             case "booted":
                 self.pid = int(event["pid"])

@@ -81,7 +81,7 @@ def _sentence_with(result: RoundResult) -> str:
 
 def _sentence_without(result: RoundResult) -> str:
     size = format_size(result.wanted_bytes)
-    # A real kernel reports whatever we wish; there the daemon takes note and discards nothing.
+    # A real kernel always reports; the daemon then acknowledges and discards nothing.
     why = "the host took no notice" if result.real else "the host never learned of it"
     text = (
         f"WITHOUT it, VM A freed the same {size}, but {why} and went on carrying"

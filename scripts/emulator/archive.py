@@ -15,7 +15,7 @@ _TRAILER: Final = "TRAILER!!!"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file or directory. ``mode`` has the file type too, as ``st_mode`` has."""
+    """One file or directory. ``mode`` includes the file type, as ``st_mode`` does."""
 
     name: str
     mode: int
@@ -23,7 +23,7 @@ class Entry:
 
 
 def directory(name: str) -> Entry:
-    """Return a directory that everybody may enter."""
+    """Return a directory with mode 0755."""
     return Entry(name, stat.S_IFDIR | 0o755)
 
 

@@ -1,4 +1,4 @@
-"""QEMU's command line and the guest's first program; and what QEMU says of itself.
+"""The command line of QEMU, the first program of its guest, and the version and devices of a QEMU.
 
 The guest has no file system but its initial RAM disk. It listens on its second serial line: one line of shell in, what
 that wrote and ``done STATUS`` out; ``ready RELEASE FEATURES`` whenever it has booted.
@@ -15,7 +15,7 @@ from protocol.units import MIB
 
 DEVICE: Final = "vhost-user-test-device-pci"
 OLDEST: Final = (10, 2)
-"""The first QEMU whose generic vhost-user device can be made by a user."""
+"""The first QEMU with a generic vhost-user device that users can create."""
 
 VIRTIO_ID_BALLOON: Final = 5
 QUEUE_SIZE: Final = 128
@@ -31,7 +31,7 @@ class Poison(StrEnum):
 
     @property
     def kernel_parameter(self) -> str:
-        """The word on the kernel's command line that has it do so; with either, its driver takes PAGE_POISON."""
+        """The kernel parameter for it. With either, the driver negotiates PAGE_POISON."""
         return "page_poison=1" if self is Poison.PATTERN else "init_on_free=1"
 
 
@@ -54,7 +54,7 @@ class MachinePlan:
 
     @property
     def console(self) -> Path:
-        """Where the kernel's messages go."""
+        """The log of the kernel's messages."""
         return self.directory / "console.log"
 
     @property
@@ -93,7 +93,7 @@ def command_line(plan: MachinePlan) -> list[str]:
 
 
 def parse_version(text: str) -> tuple[int, int] | None:
-    """Return major and minor number from what ``--version`` prints, or ``None`` for no QEMU."""
+    """Return major and minor number from the output of ``--version``, or ``None`` if it is not QEMU's."""
     match = re.search(r"QEMU emulator version ([0-9]+)\.([0-9]+)", text)
     return (int(match[1]), int(match[2])) if match else None
 
@@ -116,7 +116,7 @@ def unsuitable(version: str, devices: str) -> str | None:
     return None
 
 
-# Process 1 of the guest. The answer is collected first: the kernel's console is another line, so nothing mixes.
+# Process 1 of the guest. The answer is collected first; the kernel's messages go to another serial line.
 _INIT = r"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin

@@ -21,7 +21,7 @@ _DIRECTORIES: Final = ("bin", "dev", "modules", "proc", "sys", "tmp")
 
 
 class KernelPackage(Enum):
-    """A package that depends on Debian's newest kernel of the release that this system is."""
+    """A package that depends on the newest kernel of this system's Debian release."""
 
     CLOUD = "linux-image-cloud-amd64"
     GENERAL = "linux-image-amd64"
@@ -97,7 +97,7 @@ def _fetch(package: KernelPackage, scratch: Path, final: Path, progress: Callabl
     try:
         whole.rename(final)
     except OSError:
-        if not (final / "vmlinuz").is_file():  # else somebody else was quicker: theirs is as good
+        if not (final / "vmlinuz").is_file():  # otherwise another process has just made it
             raise
 
 

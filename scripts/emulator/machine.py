@@ -1,4 +1,4 @@
-"""One run of QEMU: started, talked to over the guest's second serial line and QEMU's monitor."""
+"""A running QEMU, driven over the guest's second serial line and QEMU's monitor."""
 
 import re
 import subprocess
@@ -17,13 +17,13 @@ from scripts.emulator.command import MachinePlan, unsuitable
 
 START_SECONDS: Final = 30.0
 BOOT_SECONDS: Final = 120.0
-"""What a guest may take to boot. Ordinary are 2 s; a busy machine takes longer."""
+"""Seconds that a guest may take to boot. The usual time is 2 s; a busy machine takes longer."""
 
 _CHECK_SECONDS: Final = 2.0
 
 
 def check_qemu(qemu: Path) -> str:
-    """Return the version of a QEMU that can attach to the daemon, as it says it.
+    """Return the version line of a QEMU that can attach to the daemon.
 
     Raises:
         BalloonError: it is too old, lacks the device or does not run; one line.
@@ -43,13 +43,11 @@ def check_qemu(qemu: Path) -> str:
 
 
 class Agent:
-    """The guest's second serial line: shell in, output and exit status back."""
+    """The guest's second serial line: it takes a line of shell, and returns its output and exit status."""
 
     def __init__(self, path: Path, check: Callable[[], None]) -> None:
-        """Args:
-        path: the socket.
-        check: called while nothing comes; raises if nothing will.
-        """
+        """Connect to the socket at ``path``. ``check`` is called while an answer is missing; it raises if none will
+        come."""
         self._socket = connect(path, start_seconds=START_SECONDS)
         self._check = check
         self._unread = ""
@@ -69,7 +67,7 @@ class Agent:
         """
         self._socket.sendall(script.encode() + b"\n")
         self._unanswered += 1
-        while True:  # the answer to one that took too long comes before
+        while True:  # the answer to an earlier command that took too long comes first
             found = self._line(r"^done ([0-9]+)\r?\n", seconds)
             self._unanswered -= 1
             if not self._unanswered:
@@ -104,7 +102,7 @@ class Agent:
 
 
 class EmulatedMachine:
-    """A started QEMU. A context manager, which closes what was opened to it; the process is its owner's to end."""
+    """A running QEMU. As a context manager it closes its connections; the caller ends the process."""
 
     def __init__(self, plan: MachinePlan, child: Child) -> None:
         """Open the guest's line and the monitor.

@@ -7,7 +7,7 @@ from protocol.errors import BalloonError
 
 BALLOON = "virtio_balloon"
 WANTED = ("virtio_pci", BALLOON)
-"""The transport that QEMU's device is found by, and the driver. What these need is written in them."""
+"""The transport of QEMU's device, and the driver. Their own dependencies are read from the modules."""
 
 
 def depends(module: bytes) -> tuple[str, ...]:
@@ -18,7 +18,7 @@ def depends(module: bytes) -> tuple[str, ...]:
 
 
 def insertion_order(modules: Mapping[str, bytes]) -> list[str]:
-    """Return the names of the modules to insert, each behind all that it needs.
+    """Return the names of the modules to insert, each after all that it needs.
 
     A module that is not in ``modules`` is taken as built into the kernel.
 

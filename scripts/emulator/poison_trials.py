@@ -1,4 +1,4 @@
-"""What is tried with a guest whose free pages hold a pattern: everything is acknowledged, and no page is discarded.
+"""The trials with a guest whose free pages hold a pattern: everything is acknowledged, and no page is discarded.
 
 The guest's kernel looks for the pattern when it takes a page from its free list; what it finds instead is in its log.
 Source: virtio 1.2, 5.5.6.7.2."""
@@ -33,7 +33,7 @@ def kept_bytes(events: Iterable[Mapping[str, Any]], queue: str) -> int:
 
 
 def report(scene: Scene) -> str:
-    """Memory that a program gave up is reported, and stays."""
+    """Memory that a program frees is reported, and stays."""
     machine = scene.machine
     scene.fill()
     before, kept = machine.resident_bytes(), kept_bytes(scene.look(), "report")
@@ -63,7 +63,7 @@ def inflate(scene: Scene) -> str:
 
 
 def reclaim(scene: Scene) -> str:
-    """The daemon says why there is nothing to have on demand, and the guest is not bothered."""
+    """The daemon refuses to reclaim memory, says why, and asks the guest for nothing."""
     try:
         answer = scene.control.command("reclaim", method="hint")
     except CommandError as error:
@@ -74,7 +74,7 @@ def reclaim(scene: Scene) -> str:
 
 
 def driver_again(scene: Scene) -> str:
-    """The driver removed and inserted again: the pattern is each time the new driver's word."""
+    """The driver removed and inserted again: each time the pattern is the one that the new driver sets."""
     for _ in range(INSERTIONS):
         scene.machine.agent.run("rmmod virtio_balloon && insmod /modules/virtio_balloon.ko")
         report(scene)
@@ -82,7 +82,7 @@ def driver_again(scene: Scene) -> str:
 
 
 def reboot(scene: Scene) -> str:
-    """After a reset of the machine the new driver says its pattern anew."""
+    """After a reset of the machine the new driver sets its pattern again."""
     scene.machine.monitor.command("system_reset")
     return f"{boot(scene)}; then {report(scene)}; {statistics(scene)}"
 
@@ -96,4 +96,4 @@ PATTERN_TRIALS: Final[tuple[tuple[str, Callable[[Scene], str]], ...]] = (
     ("driver again", driver_again),
     ("reboot", reboot),
 )
-"""In the place of :data:`scripts.emulator.trials.TRIALS` for a guest that fills its free pages with a pattern."""
+"""Replaces :data:`scripts.emulator.trials.TRIALS` for a guest that fills its free pages with a pattern."""

@@ -1,4 +1,4 @@
-"""The table of what worked and what did not, for people and for programs."""
+"""The results of the trials, as a table and for JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One cell: a trial with one ring format. ``note`` is what was seen, or why it failed; ``seconds`` it took."""
+    """A trial with one ring format. ``note`` is what was observed, or why it failed; it took ``seconds``."""
 
     ring: str
     trial: str
@@ -27,5 +27,5 @@ def table_lines(results: Sequence[Result]) -> list[str]:
 
 
 def as_dict(qemu: str, results: Sequence[Result]) -> dict[str, object]:
-    """Return the same for a program to read; ``qemu`` is the version line."""
+    """Return the results for JSON; ``qemu`` is the version line."""
     return {"qemu": qemu, "results": [asdict(one) for one in results]}

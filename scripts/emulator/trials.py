@@ -1,4 +1,4 @@
-"""What is tried with a guest of QEMU, one function a row of the table; each returns what it saw, in a few words."""
+"""The trials with a guest of QEMU, one function for each row of the table; each returns a short note."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,10 +16,10 @@ from scripts.emulator.command import Poison
 from scripts.emulator.machine import EmulatedMachine
 
 FILLED: Final = 200 * MIB
-"""What the guest fills and frees, in bytes."""
+"""Bytes that the guest fills and frees."""
 
 INFLATED: Final = 256 * MIB
-"""How large the balloon gets, in bytes."""
+"""Size of the balloon in bytes."""
 
 RETURN_SECONDS: Final = 40.0
 """The kernel waits 2 s before a pass of reporting and takes a sixteenth of its list at a time."""
@@ -85,7 +85,7 @@ class Scene:
         self.machine.agent.run("rm /tmp/fill")
 
     def settle(self) -> None:
-        """With a kernel that clears what it frees, and so has it from the host again, wait until that is reported."""
+        """With a kernel that clears what it frees, and so has it backed again, wait until that memory is reported."""
         machine = self.machine
         if machine.plan.poison is Poison.ZERO:
             self.wait(
@@ -94,7 +94,7 @@ class Scene:
             )
 
     def check_no_complaint(self) -> None:
-        """Raise :class:`BalloonError` if the daemon complained about a message or a ring."""
+        """Raise :class:`BalloonError` if the daemon refused a message or stopped a ring."""
         for event in self.look():
             if event["event"] in ("queue_stopped", "message_refused"):
                 raise BalloonError(f"the daemon complained: {event['event']}: {event['reason']}")
@@ -118,7 +118,7 @@ def boot(scene: Scene) -> str:
 
 
 def report(scene: Scene) -> str:
-    """Memory that a program gave up returns to the host."""
+    """Memory that a program frees returns to the host."""
     machine = scene.machine
     scene.settle()
     before = machine.resident_bytes()
@@ -167,7 +167,7 @@ def balloon_bytes(scene: Scene, memory: int) -> int:
 
 
 def statistics(scene: Scene) -> str:
-    """What the driver says of free memory is what the guest's own kernel says."""
+    """The free memory in the driver's statistics is that of the guest's own kernel."""
     complaint = ""
     for _ in range(ATTEMPTS):
         answer = scene.control.command("query-guest-statistics")["statistics"]
@@ -180,7 +180,7 @@ def statistics(scene: Scene) -> str:
 
 
 def reclaim(scene: Scene) -> str:
-    """Everything free comes back on demand, by hinting."""
+    """All free memory returns on demand, by hinting."""
     machine = scene.machine
     scene.fill()
     scene.free()

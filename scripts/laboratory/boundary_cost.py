@@ -131,7 +131,7 @@ _STYLES: Final[dict[str, dict[str, Any]]] = {
     "boundary": {"color": "tab:blue", "marker": "o", "linewidth": 5, "markersize": 11, "alpha": 0.5},
     "rotation": {"color": "tab:green", "marker": "s", "markersize": 5},
 }
-"""Boundary and rotation cost the same: one is drawn so that it shows behind the other."""
+"""Boundary and rotation cost the same: one line is drawn so that both are visible."""
 
 _PANELS: Final = {"half": "Half of the memory was freed", "512 MiB": "512 MiB were freed, the rest is reported already"}
 

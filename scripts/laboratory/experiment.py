@@ -1,4 +1,4 @@
-"""What an experiment is, and what comes of one: tables for people, rows for programs, a picture of the rows."""
+"""An experiment and its outcome: tables for people, rows for programs, a picture of the rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ Row = dict[str, Any]
 """One line of data: numbers and names by column, the unit in the column's name."""
 
 Progress = Callable[[str], None]
-"""Told what is being computed, a line each time."""
+"""Called with a line on what is being computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,14 +18,14 @@ from scripts.laboratory.experiment import Experiment, Outcome, Progress
 from scripts.laboratory.timeline import chart, draw, phase_table, rows_of
 
 SAMPLE_SECONDS: Final = 0.02
-"""How often the guest's memory file is looked at."""
+"""Seconds between two samples of the guest's memory file."""
 
 QUIET_SECONDS: Final = 3.0
-"""No report for so long: everything is reported. The kernel starts a pass every 2 s."""
+"""Seconds without a report after which everything is reported. The kernel starts a pass every 2 s."""
 
 _DEADLINE: Final = 90.0
 
-# The host's file system is read-only in the guest: what is to be done comes as a file, that it is done as a line.
+# The host's file system is read-only in the guest: commands are files, and the guest answers with a line.
 _GUEST: Final = """
 number=0
 while number=$((number + 1)); do

@@ -117,7 +117,7 @@ def draw(figure: Any, rows: Sequence[Row]) -> None:
     memory.plot(
         [row["seconds"] for row in samples], [row["mib"] for row in samples], color="black", label="the guest costs"
     )
-    for event, style, label in (("balloon", "-", "balloon"), ("target", ":", "balloon wished for")):
+    for event, style, label in (("balloon", "-", "balloon"), ("target", ":", "balloon target")):
         steps = [(0.0, 0.0), *((row["seconds"], row["mib"]) for row in rows if row["event"] == event)]
         steps.append((end, steps[-1][1]))
         memory.step(*zip(*steps, strict=True), where="post", color="tab:red", linestyle=style, label=label)

@@ -1,4 +1,4 @@
-"""Real processes for tests: start one, follow its events, look at what it holds, end it and judge how it ended.
+"""Real processes for tests: start one, follow its events, inspect it, end it and check how it ended.
 
 Nothing here sleeps to wait: an event is waited for on a condition, a process on its exit, both with a deadline.
 """
@@ -20,7 +20,7 @@ from typing import IO, Any, Final, Self
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 
 DEADLINE: Final = 20.0
-"""Seconds after which whatever a test waits for counts as missing. Generous: the machine may be busy."""
+"""Seconds after which what a test waits for counts as missing. Generous: the machine may be busy."""
 
 Event = dict[str, Any]
 
@@ -48,7 +48,7 @@ class EventFollower:
             self._arrived.notify_all()
 
     def wait(self, name: str, *, deadline: float = DEADLINE, **fields: object) -> Event:
-        """Return the next event ``name`` with these fields behind the one returned last, skipping others."""
+        """Return the next event ``name`` with these fields after the one returned last, skipping others."""
         end = time.monotonic() + deadline
         with self._arrived:
             while True:
@@ -64,7 +64,7 @@ class EventFollower:
                 self._arrived.wait(left)
 
     def wait_for_count(self, name: str, count: int, *, deadline: float = DEADLINE, **fields: object) -> list[Event]:
-        """Wait until there are ``count`` events ``name`` with these fields, wherever they stand; return them all."""
+        """Wait until there are ``count`` events ``name`` with these fields in all; return them."""
         end = time.monotonic() + deadline
         with self._arrived:
             while len(found := self._select(name, fields)) < count:
@@ -136,7 +136,7 @@ class ProgramProcess:
         return _read_all(self._stderr)
 
     def forget_stderr(self) -> None:
-        """Take what is on standard error as expected: a process that says more there did not leave cleanly."""
+        """Take what is on standard error so far as expected; more of it is a failure at the end."""
         os.ftruncate(self._stderr.fileno(), 0)
 
     def signal(self, number: signal.Signals) -> None:
@@ -155,7 +155,7 @@ class ProgramProcess:
         return self.wait()
 
     def kill(self) -> None:
-        """End the process as a crash would, and give up what belonged to it. Not for use in a ``with`` block."""
+        """Kill the process and release what belongs to it. Not for use in a ``with`` block."""
         self.process.kill()
         self.wait()
         self._stdout.close()
@@ -213,7 +213,7 @@ class DaemonProcess(ProgramProcess):
 
 @contextlib.contextmanager
 def doomed_daemon(directory: Path, *options: str) -> Iterator[DaemonProcess]:
-    """A daemon that is killed at the end of the block, whatever it is doing then."""
+    """A daemon that is killed at the end of the block."""
     daemon = DaemonProcess(directory, *options)
     try:
         yield daemon
@@ -227,7 +227,7 @@ def process_state(directory: Path) -> str:
 
 
 def stall(pid: int) -> None:
-    """Stop a process where it stands (SIGSTOP), and wait until it does."""
+    """Stop a process (SIGSTOP), and wait until it is stopped."""
     os.kill(pid, signal.SIGSTOP)
     until(lambda: process_state(Path(f"/proc/{pid}")) == "T", "the process stands still")
 
@@ -258,7 +258,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def until(condition: Callable[[], bool], what: str, *, deadline: float = DEADLINE) -> None:
-    """Wait until ``condition`` holds, for states of another process that no descriptor announces."""
+    """Wait until ``condition`` holds, a state of another process that cannot be waited for on a descriptor."""
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end, f"not within {deadline} s: {what}"
