@@ -96,7 +96,7 @@ class AccountedBudget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CgroupNames:
-    """What a version of the memory controller calls its files, and what keeps it from swapping instead."""
+    """The file names of a version of the memory controller, and the setting that prevents swapping."""
 
     version: int
     limit: str
@@ -168,7 +168,7 @@ class CgroupBudget:
             except FileNotFoundError:
                 return
             except OSError:
-                # Busy: the kernel is still taking the last process apart.
+                # Busy: the kernel is still releasing the last process.
                 if time.monotonic() > end:
                     return
                 time.sleep(0.05)
@@ -274,7 +274,7 @@ def make_cgroup(parent: Path, names: CgroupNames, limit_bytes: int) -> CgroupBud
         if entered.returncode == 0:
             return budget
     except (OSError, ValueError):
-        pass  # as good as not permitted: the files that this needs are not as they should be
+        pass  # the same as not permitted: the files are not as expected
     with contextlib.suppress(OSError):
         directory.rmdir()
     return None

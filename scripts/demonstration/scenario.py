@@ -19,29 +19,30 @@ from scripts.demonstration.summary import RoundResult
 from scripts.demonstration.terminal import Display
 
 POLL_SECONDS: Final = 0.01
-"""How old a figure of a machine that was killed can be: in this time an emulated one grows by 2.5 MiB."""
+"""Seconds that a figure of a killed machine may be old: in this time an emulated one grows by 2.5 MiB."""
 
 START_SECONDS: Final = 15.0
 BOOT_SECONDS: Final = 75.0
 WORK_SECONDS: Final = 60.0
 RETURN_SECONDS: Final = 25.0
-"""Deadlines, in seconds. Ordinary: a start takes one, a real kernel's boot three, a return half a second or six."""
+"""Deadlines, in seconds. Usually a start takes 1 s, the boot of a real kernel 3 s, the return of memory 0.5 s or 6
+s."""
 
 UNREPORTED_SECONDS: Final = 2.0
-"""How long the round without reporting waits for memory that will not come back."""
+"""Seconds that the round without reporting waits, although memory does not return."""
 
 FILL_SECONDS: Final = 3.0
 HOLD_SECONDS: Final = 1.0
-"""How long a machine of 1 GiB takes to fill its memory, so that it can be watched, and how long it uses it."""
+"""Seconds in which a machine of 1 GiB fills its memory, slowly enough to be watched, and seconds that it uses it."""
 
 RETURNED: Final = 0.9
 RETURNED_REAL: Final = 0.8
-"""The share of what VM A freed that has to be back before VM B starts. A real kernel keeps more fragments."""
+"""The part of VM A's freed memory that must be back before VM B starts. A real kernel keeps more fragments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the demonstration was asked for. ``memory_bytes`` is that of each machine."""
+    """The options of the demonstration. ``memory_bytes`` is the memory of each machine."""
 
     memory_bytes: int
     real: bool
@@ -54,17 +55,17 @@ class Settings:
 
     @property
     def fill_rate(self) -> int:
-        """Bytes a second at which an emulated machine fills: a small one is done sooner, a large one not later."""
+        """Bytes a second at which an emulated machine fills: a small one takes less time, a large one no more."""
         return max(round(GIB * 3 / 4 / FILL_SECONDS), round(self.wanted_bytes / FILL_SECONDS))
 
     @property
     def budget_bytes(self) -> int:
-        """What the host has for both: enough for one machine at its peak and the processes, not for two."""
+        """The host's memory for both: enough for one machine at its peak and the processes, not for two."""
         return self.memory_bytes * 9 // 8 + 64 * MIB
 
 
 class Machine:
-    """A virtual machine of the round: its process once started, its state, and what the host's daemon calls it."""
+    """A virtual machine of the round: its process once started, its state, and its number at the daemon."""
 
     def __init__(self, state: VmState, number: int) -> None:
         self.state = state
@@ -73,14 +74,14 @@ class Machine:
         self._memory = MemoryFile(state.memory_bytes)
 
     def measure_memory(self) -> None:
-        """Read what the host carries for it now; what the guest told last stands where that cannot be read."""
+        """Read what the host carries for it now. Where that cannot be read, the guest's last event counts."""
         if self.state.pid is not None:
             resident = self._memory.resident_bytes(self.state.pid)
             if resident is not None:
                 self.state.measured(resident)
 
     def measure_cost(self) -> None:
-        """Read what its process has cost. While it lives: a killed process takes its books along, but for its peak."""
+        """Read what its process has cost. Of a killed process only the peak can be read."""
         child, state = self.child, self.state
         if child is None or state.pid is None:
             return
@@ -95,7 +96,7 @@ class Machine:
 
 
 class Round:
-    """One round, with reporting or without. Use once: :meth:`run`."""
+    """One round, with reporting or without. :meth:`run` is called once."""
 
     def __init__(self, settings: Settings, display: Display, *, reporting: bool) -> None:
         self._settings = settings
@@ -135,10 +136,10 @@ class Round:
             stopped_by = self._run_b(directory)
             return self._result(stopped_by)
 
-    # -- the acts ---------------------------------------------------------------------------------------------------
+    # -- the steps --------------------------------------------------------------------------------------------------
 
     def _start_daemon(self, directory: Path) -> None:
-        # A real kernel reports as it likes. Without reporting means there that the daemon does nothing about it.
+        # A real kernel always reports: in the round without reporting the daemon acknowledges and discards nothing.
         discard = "punch" if self._reporting or not self._settings.real else "none"
         command = python_module(
             "host",
@@ -152,7 +153,7 @@ class Round:
     def _start_a(self, directory: Path) -> None:
         size = self._settings.wanted_bytes
         if self._settings.real:
-            # The guest tells its phases on standard output; its /tmp is a tmpfs, in its memory.
+            # The guest writes its phases to standard output; its /tmp is a tmpfs, in its memory.
             fill = f"dd if=/dev/zero of=/tmp/fill bs=1M count={size // MIB} status=none"
             script = (
                 f"set -e; echo phase fill; {fill}; echo phase hold; sleep {HOLD_SECONDS};"
@@ -183,7 +184,7 @@ class Round:
         except TimeoutError:
             self._tell(f"Only {format_size(a.peak_bytes - a.resident_bytes)} came back.")
             return
-        # Enough for VM B to start. How much it is in the end, and since when, is known when nothing changes any more.
+        # Enough for VM B to start. The final amount, and its time, are known once nothing changes any more.
         self._back_bytes = a.peak_bytes - a.resident_bytes
         seconds = time.monotonic() - self._freed_time
         self._tell(f"{format_size(self._back_bytes)} are back with the host, {seconds:.1f} s later.")
@@ -195,7 +196,7 @@ class Round:
             self._tell(f"VM A's memory has settled: {format_size(back)} came back, the last {seconds:.1f} s later.")
 
     def _run_b(self, directory: Path) -> str | None:
-        # Returns who stopped VM B for want of memory, None if it came to its end.
+        # Returns what stopped VM B when memory ran out, or None if it ended by itself.
         b = self._b
         self._tell(f"VM B starts and wants {format_size(self._settings.wanted_bytes)} too.")
         command = self._budget.wrap(self._emulated(directory, "b"), expendable=True)
@@ -222,7 +223,7 @@ class Round:
             stopped_by = "the kernel's OOM killer"
         b.measure_cost()
         if stopped_by is not None:
-            for event in child.new_events():  # its last, which must not follow upon its end
+            for event in child.new_events():  # the last ones: none may come after its end
                 b.state.apply(event)
             b.state.power_off("killed", "KILLED: out of memory")
             self._tell(f"VM B was stopped at {format_size(b.state.peak_bytes)} by {stopped_by}: no memory left.")
@@ -256,7 +257,7 @@ class Round:
     def _result(self, stopped_by: str | None) -> RoundResult:
         a, b, host = self._a.state, self._b.state, self._picture.host
         assert self._settling is not None
-        # All of one moment: when VM A had settled, or else now.
+        # All figures are of one moment: when VM A had settled, or else now.
         idle = self._settling.standing
         returned = self._reporting and idle.resident_bytes <= self._goal_bytes
         return RoundResult(

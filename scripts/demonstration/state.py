@@ -28,7 +28,7 @@ STATUS_OF_PHASE: Final = {
 
 @dataclass(slots=True, kw_only=True)
 class VmState:
-    """One virtual machine. What a guest does not tell (a real kernel tells less than ours) stays ``None``.
+    """One virtual machine. What a guest does not emit (a real kernel emits less than the emulated one) stays ``None``.
 
     ``resident_bytes`` is of this moment wherever the host can read it. What is inside (allocated, free, reported) is as
     the guest last told, and so is ``carried_bytes``: freed there, and yet resident.
@@ -58,7 +58,7 @@ class VmState:
     _reports_at_tick: int = 0
 
     def apply(self, event: Event) -> None:
-        """Take in an event that the guest wrote. Unknown events are ignored."""
+        """Take an event of the guest. Unknown events are ignored."""
         match event["event"]:
             case "booted":
                 self.pid = int(event["pid"])
@@ -84,19 +84,19 @@ class VmState:
                 pass
 
     def measured(self, resident_bytes: int) -> None:
-        """Take in what the host carries for this machine."""
+        """Take what the host carries for this machine."""
         self.resident_bytes = resident_bytes
         self.peak_bytes = max(self.peak_bytes, resident_bytes)
 
     def apply_host(self, event: Event) -> None:
-        """Take in an event that the daemon wrote about this machine."""
+        """Take an event of the daemon about this machine."""
         if event["event"] == "report":
             self.reports += int(event.get("chains", 1))
             self.discarded_bytes += int(event["discarded_bytes"])
             self.report_time = float(event["t"])
 
     def power_off(self, phase: str, status: str) -> None:
-        """The process is gone, and its memory with it."""
+        """Take note that the process has ended, and its memory is free."""
         self.phase, self.status, self.pid = phase, status, None
         self.resident_bytes = 0
         self.carried_bytes = self.allocated_bytes = self.free_bytes = self.reported_bytes = None
@@ -108,7 +108,7 @@ class VmState:
 
     @property
     def reports_per_second(self) -> float:
-        """Reports that the daemon dealt with in the last second."""
+        """Reports that the daemon acknowledged in the last second."""
         ticks = round(1 / TICK_SECONDS)
         return float(sum(list(self.report_history)[-ticks:]))
 
@@ -124,7 +124,7 @@ class Standing:
 
 
 class Settling:
-    """Follows an idle machine until nothing changes any more, and keeps how it stood then."""
+    """Follows an idle machine until nothing changes any more, and keeps that state."""
 
     def __init__(self, vm: VmState, now: float) -> None:
         self._vm = vm
@@ -133,7 +133,7 @@ class Settling:
         self.standing = self._look()
 
     def follow(self, now: float) -> bool:
-        """Look again, unless it has settled; return whether it settled just now."""
+        """Compare with the last call, unless the machine has settled; return whether it has settled just now."""
         if self.settled:
             return False
         standing = self._look()
@@ -163,7 +163,7 @@ class HostState:
     history: deque[int] = field(default_factory=lambda: deque(maxlen=HISTORY))
 
     def apply(self, used_bytes: int) -> None:
-        """Take in a measurement."""
+        """Take a measurement."""
         self.used_bytes = used_bytes
         self.peak_bytes = max(self.peak_bytes, used_bytes)
 

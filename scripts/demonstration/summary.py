@@ -1,4 +1,4 @@
-"""What the demonstration showed: for a manager as text, for a program as JSON. Pure."""
+"""The summary of the demonstration, as text and for JSON. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -45,7 +45,7 @@ class RoundResult:
 
     @property
     def problem(self) -> str | None:
-        """Return what was not as it should be, in a few words; ``None`` where all was."""
+        """Return what was not as expected, in a few words, or ``None``."""
         if self.reporting and not self.b_completed:
             if self.b_corrupted_pages:
                 return f"with reporting VM B found {self.b_corrupted_pages} corrupted pages"
@@ -56,7 +56,7 @@ class RoundResult:
 
 
 def report_dict(results: Sequence[RoundResult]) -> dict[str, Any]:
-    """Return the results as what ``--json`` writes."""
+    """Return the results for ``--json``."""
     return {
         "ok": all(result.problem is None for result in results),
         "problems": [result.problem for result in results if result.problem is not None],

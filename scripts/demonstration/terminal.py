@@ -23,7 +23,7 @@ from scripts.demonstration.view import (
 
 ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[2J"
 LEAVE: Final = "\x1b[?25h\x1b[?1049l"
-"""Alternate screen and no cursor; and back to what the user had."""
+"""Alternate screen without a cursor, and back."""
 
 STYLES: Final = {
     Style.PLAIN: "",
@@ -37,7 +37,7 @@ ROW_SECONDS: Final = 1.0
 
 
 class Display(Protocol):
-    """Something that pictures can be shown on. A context manager: leaving it gives the terminal back."""
+    """Shows pictures. A context manager: leaving it restores the terminal."""
 
     def show(self, picture: Picture) -> None:
         """Show the picture as it is now; called once a tick."""
@@ -63,7 +63,7 @@ class LiveDisplay:
 
     def show(self, picture: Picture) -> None:
         """Draw over the last picture, in one write, so that nothing flickers."""
-        # Asked each time: the window may have changed.
+        # Read each time: the size of the window may have changed.
         columns, rows = shutil.get_terminal_size()
         lines = live_view(picture, self._symbols, min(WIDTH, columns - 1), rows)
         body = "\x1b[K\r\n".join(self._styled(line) for line in lines)
@@ -75,7 +75,7 @@ class LiveDisplay:
         return f"{style}{line.text}{RESET}" if style else line.text
 
     def tell(self, seconds: float, text: str) -> None:
-        """Nothing to do: the picture holds its story."""
+        """Do nothing: the picture contains the story."""
 
     def __enter__(self) -> Self:
         self._stream.write(ENTER)

@@ -13,7 +13,7 @@ WIDTH: Final = 79
 
 BAR: Final = 44
 BESIDE_BAR: Final = WIDTH - BAR
-"""Columns of a bar, and of what stands to both sides of it. In a narrower window the bar gives way."""
+"""Columns of a bar, and of what stands to both sides of it. In a narrower window the bar is shorter."""
 
 STORY_LINES: Final = 6
 
@@ -21,7 +21,7 @@ _INSIDE_AGE: Final = "inside: as told up to 0.25 s ago"
 TABLE_NOTE: Final = (
     "MiB; host and resid. are of the time shown, alloc, free and rep. as the guest told up to 0.25 s before"
 )
-"""The host reads its own figures when it shows them; what is inside a guest it knows from the guest's last word."""
+"""The host reads its own figures when it shows them; what is inside a guest is known from the guest's last event."""
 
 
 class Style(enum.Enum):
@@ -110,7 +110,7 @@ def _inside(vm: VmState) -> str:
 
 def _vm_lines(vm: VmState, symbols: Symbols, width: int) -> list[Line]:
     if vm.carried_bytes is None:
-        # A real kernel does not tell. After its workload has freed everything, next to nothing is in use.
+        # A real kernel does not emit it. After its workload has freed everything, almost nothing is in use.
         parts = [(symbols.held if vm.phase == "rest" else symbols.used, vm.resident_bytes)]
     else:
         # Resident but not in use: freed memory that the host still carries. This is what reporting is about.

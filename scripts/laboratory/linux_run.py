@@ -37,7 +37,7 @@ done
 
 
 class LinuxRun:
-    """A booted guest with its daemon, sampled while one waits."""
+    """A booted guest with its daemon, whose memory is sampled while the script waits."""
 
     def __init__(self, directory: Path, children: Children, memory: int) -> None:
         self._directory = directory
@@ -60,7 +60,7 @@ class LinuxRun:
         self._ram = RamFile(int(booted["pid"]), memory)
 
     def close(self) -> None:
-        """Let go of the guest's memory and of the control socket."""
+        """Close the guest's memory file and the control socket."""
         self.control.close()
         if self._ram is not None:
             self._ram.close()
@@ -71,7 +71,7 @@ class LinuxRun:
         self.events.append({"t": time.monotonic(), "event": "phase", "name": name})
 
     def run(self, script: str) -> None:
-        """Run a line of shell in the guest and wait until it is through."""
+        """Run a line of shell in the guest and wait until it has ended."""
         self._number += 1
         path = self._directory / f"step{self._number}"
         path.with_suffix(".new").write_text(script + "\n", encoding="utf-8")
@@ -106,14 +106,14 @@ class LinuxRun:
         self.wait(lambda: bool(self.control.command("query-balloon")["actual"] == whole - size), "the balloon's size")
 
     def reclaim(self) -> None:
-        """Have everything free now, and keep sampling meanwhile."""
+        """Reclaim all free memory, and sample meanwhile."""
         with ThreadPoolExecutor(1) as executor:
             answer = executor.submit(self.control.command, "reclaim", method="hint")
             self.wait(answer.done, "reclaiming")
             answer.result()
 
     def idle(self, seconds: float) -> None:
-        """Let time pass."""
+        """Sample for some seconds."""
         end = time.monotonic() + seconds
         self.wait(lambda: time.monotonic() > end, "time")
 
@@ -162,7 +162,7 @@ def _drive(run: LinuxRun, size: int, progress: Progress) -> None:
 
 
 def run(quick: bool, progress: Progress) -> Outcome:
-    """Boot a guest, drive it through everything, return what happened.
+    """Boot a guest, run all phases, and return what happened.
 
     Raises:
         BalloonError: no kernel to be had here, or something did not happen in time.

@@ -35,7 +35,7 @@ SECONDS: Final = {
     ("page_fault2", 1): {"boundary": 2.0, "rotation": 2.0},
     ("page_fault2", 16): {"boundary": 0.5, "rotation": 2.0},
 }
-"""Virtual seconds measured, as many as are worth the wait; passes of ``rotation`` are two seconds apart."""
+"""Virtual seconds measured: more would take too long; passes of ``rotation`` are two seconds apart."""
 _QUICK_SECONDS: Final = 0.1
 _IDLE: Final = 40.0
 _WARM_UP: Final = 0.5
@@ -44,12 +44,12 @@ _WARM_UP: Final = 0.5
 _TURN_PAGES: Final = 1 << PAGEBLOCK_ORDER
 _REGION_TURNS: Final = REGION // PAGE_SIZE // _TURN_PAGES
 _RETRY: Final = 1e-3
-"""A task works on 2 MiB at a time; so often a region; seconds until it asks again for memory that there was not."""
+"""A task works on 2 MiB at a time; so often a region; seconds until it retries an allocation that failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultCost:
-    """What the host needs for a page that the guest touches and that it does not have. Assumed, not measured.
+    """The host's time for a page that the guest touches and that is not backed. Assumed, not measured.
 
     The host backs the guest with huge pages, as Duyck's did, so a fault brings 2 MiB where all of it is missing.
     """

@@ -17,7 +17,7 @@ NO_PICTURES: Final = (
 
 
 def can_draw() -> bool:
-    """Return whether matplotlib is there. It is not imported for that, nor by any other function but save_picture."""
+    """Return whether matplotlib is installed. Only save_picture imports it."""
     return importlib.util.find_spec("matplotlib") is not None
 
 

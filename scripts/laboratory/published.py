@@ -1,4 +1,4 @@
-"""Figures that others have published, and where: what the experiments are put next to.
+"""Published figures and their sources, with which the experiments are compared.
 
 Duyck's tables are in the cover letters of "mm / virtio: Provide support for unused page reporting", v12 (22 October
 2019), and "mm / virtio: Provide support for free page reporting", v17 (11 February 2020): will-it-scale, iterations a
@@ -24,7 +24,7 @@ class Iterations:
 
     @property
     def change_percent(self) -> float:
-        """What reporting changed, in per cent of the baseline."""
+        """The change by reporting, in per cent of the baseline."""
         return 100 * (self.reporting / self.baseline - 1)
 
 

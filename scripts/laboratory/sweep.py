@@ -1,4 +1,4 @@
-"""Reporting order x delay x capacity for a compilation: what the host saves, and what it pays for that.
+"""Reporting order x delay x capacity for a compilation: what the host saves, and what that costs.
 
 The settings are those of HyperAlloc's measurement. The guest and its build are much smaller than theirs, so only ratios
 are comparable.
@@ -20,7 +20,7 @@ from scripts.laboratory.published import HYPERALLOC, HYPERALLOC_OFF
 MEMORY: Final = 1536 * MIB
 """Of the guest. A zone that cannot spare a whole report is left alone, and 512 blocks of 2 MiB are 1 GiB."""
 BUILD: Final = 208 * MIB
-"""What the build has at its peak: as much as is worth the wait."""
+"""Memory of the build at its peak: more would take too long."""
 SECONDS: Final = 60.0
 _QUICK: Final = (24 * MIB, 4.0)
 """Peak of the build, and seconds."""
@@ -41,7 +41,7 @@ def measure(setting: Setting | None, size: int, seconds: float) -> Row:
     build = Build(size=size, seconds=seconds)
     simulation = Simulation(allocator, reporter, [build], device_capacity=capacity or 1, sample_interval=1.0)
     simulation.run(seconds)
-    # Small pages on the host, as the device's cost has it: each page that comes back is a fault of its own.
+    # The host has small pages, as in the cost of the device: each page that is touched again is a fault.
     cost = FaultCost()
     fault_seconds = simulation.host.refaults * (cost.exit_seconds + PAGE_SIZE / cost.zero_bytes_per_second)
     return {

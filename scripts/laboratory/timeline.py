@@ -1,4 +1,4 @@
-"""One real Linux guest through everything that gives memory back: reports, a balloon in and out, reclaiming.
+"""One real Linux guest that returns memory in every way: by reports, by the balloon, by reclaiming.
 
 Unlike the other experiments this one takes a real kernel, real processes and real time; see
 :mod:`scripts.laboratory.linux_run`. Here is what the rows mean to a reader.
@@ -12,7 +12,7 @@ from protocol.units import MIB
 from scripts.laboratory.experiment import Row, Table
 
 CAUSES: Final = {"report": "reported", "inflate": "inflated", "hint": "hinted"}
-"""The daemon's events of memory that was given back, and how the guest gave it."""
+"""The daemon's events of returned memory, and the guest's way to return it."""
 
 CHART_WIDTH: Final = 48
 """Characters of the longest bar of the plain-text chart."""

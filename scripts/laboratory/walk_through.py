@@ -20,7 +20,7 @@ _DEVICE_CAPACITY: Final = 32
 
 
 class _Watched(ReportedBoundary):
-    # Tells of each report's return, between which and the next walk nothing else can be seen.
+    # Notes the return of each report: nothing else can be observed between it and the next walk.
     drained: Callable[[], None]
 
     def _drain(self, zone: Zone, report: Report, acknowledged: bool) -> None:
@@ -76,7 +76,7 @@ class TinyGuest:
             yield -1
 
     def state(self) -> str:
-        """Return where the zone is in its life cycle, and what the host keeps."""
+        """Return the state of the zone's reporting, and what the host keeps."""
         return (
             f"zone {self.zone.reporting_state.name}, {self.zone.reported_pages[MAX_ORDER]} blocks of order {MAX_ORDER}"
             f" reported, host keeps {self.host.present_pages} pages"
@@ -96,7 +96,7 @@ def _ranges(report: Report) -> str:
 
 
 def sections() -> Iterator[tuple[str, str]]:
-    """Yield the name of each station and what the guest has to show there."""
+    """Yield the name of each step and the state of the guest after it."""
     guest = TinyGuest()
     reporter, allocator = guest.reporter, guest.allocator
     yield "boot", f"{guest.show()}\nwork is due at {guest.requests[0]:.1f} s"

@@ -1,4 +1,4 @@
-"""The demonstration as a person runs it, with smaller machines: the outcome, and that nothing is left behind."""
+"""The demonstration as a user runs it, with smaller machines: its outcome, and that it leaves nothing."""
 
 import json
 import os

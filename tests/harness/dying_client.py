@@ -1,7 +1,7 @@
 """Front-ends that are killed in the middle of a session: after each message, and inside each.
 
-A process of its own: ``python -m tests.end_to_end.dying_client SOCKET``. It forks one front-end after the other; each
-carries out a session up to one message and is gone with SIGKILL, reports in flight. Prints the number of front-ends.
+A process of its own: ``python -m tests.harness.dying_client SOCKET``. It forks one front-end after the other; each
+carries out a session up to one message and ends by SIGKILL, with reports in flight. Prints the number of front-ends.
 """
 
 import os

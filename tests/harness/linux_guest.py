@@ -1,4 +1,4 @@
-"""A real Linux kernel that a test talks to line by line, and its memory as the host sees it."""
+"""A real Linux kernel with a shell that a test drives, and its memory as the host sees it."""
 
 import contextlib
 import itertools
@@ -14,7 +14,7 @@ from protocol.units import MIB
 from tests.harness.processes import DaemonProcess, ProgramProcess, until
 
 BOOT_DEADLINE: Final = 90.0
-"""Seconds. Ordinary is 1.5 s; the machine may be busy."""
+"""Seconds to boot. The usual time is 1.5 s; the machine may be busy."""
 
 MODULE: Final = "/run/control/virtio_balloon.ko"
 INSMOD: Final = f"/run/control/busybox insmod {MODULE}"
@@ -26,7 +26,7 @@ class LinuxGuest(ProgramProcess):
     """``balloon-linux`` with a shell as its command. A context manager: leaving it ends the shell and the guest."""
 
     def __init__(self, daemon: DaemonProcess, directory: Path, *, memory: int = 256 * MIB) -> None:
-        """Boot a guest with ``memory`` bytes at ``daemon`` and wait until its shell listens.
+        """Boot a guest with ``memory`` bytes at ``daemon`` and wait until its shell reads commands.
 
         The kernel's log is ``kernel.log`` in ``directory``.
         """
@@ -58,7 +58,8 @@ class LinuxGuest(ProgramProcess):
         super().__exit__(kind, error, trace)
 
     def run(self, script: str, *, deadline: float = 60.0) -> str:
-        """Run lines of shell in the guest, wait until they are through, return what they wrote to standard output."""
+        """Run lines of shell in the guest, wait until they have ended, and return what they wrote to standard
+        output."""
         number = next(self._numbers)
         self._stdin.write(f'{{ {script}\n}} </dev/null\necho "=== {number} $?"\n'.encode())
         self._stdin.flush()
@@ -96,7 +97,7 @@ class LinuxGuest(ProgramProcess):
         return sum(int(line.split()[-1]) << (orders - 1) for line in lines) * 4096
 
     def power_off(self, *, may_complain: bool = False) -> None:
-        """End the shell, and with it the guest; check that neither had anything to complain about, unless it may."""
+        """End the shell, and with it the guest; check that neither wrote an error, unless that is expected."""
         self._stdin.close()
         assert self.wait() == 0
         if may_complain:

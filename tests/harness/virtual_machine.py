@@ -1,4 +1,4 @@
-"""A virtual machine without a guest, for tests: a vhost-user front-end that can say anything, and memory with rings.
+"""A virtual machine without a guest, for tests: a vhost-user front-end that can send anything, and memory with rings.
 
 :class:`Client` is the bare socket. :class:`VirtualMachine` adds sealed memory, three queues with real rings and a
 session as a well-behaved front-end has it. Everything blocks, with a deadline.
@@ -29,7 +29,7 @@ from tests.harness.processes import DEADLINE, until
 
 MIB: Final = 1 << 20
 GUEST_BASE: Final = 0x1_4000_0000
-"""Guest address of the memory: neither zero nor equal to its user address, so that no mix-up goes unnoticed."""
+"""Guest address of the memory: neither zero nor equal to its user address, so that a mix-up is noticed."""
 USER_BASE: Final = 0x7F12_3456_0000
 RAM_BYTES: Final = 16 * MIB
 QUEUE_SIZE: Final = 128
@@ -42,19 +42,19 @@ WANTED: Final = feature_mask(
     BalloonFeature.PAGE_REPORTING,
     BalloonFeature.DEFLATE_ON_OOM,
 )
-"""Features that a machine accepts unless its test says otherwise: those of a machine that does little but report."""
+"""Features that a machine accepts by default: those of a machine that reports and little else."""
 
 _QUEUE_STRIDE: Final = 0x8000
 _TABLES_AT: Final = 0x40000
 _PFNS_AT: Final = 0xA0000
 DATA_AT: Final = 1 * MIB
-"""First byte of the memory that rings, indirect tables and page frame numbers leave alone."""
+"""Offset of the first byte that is not used for rings, indirect tables and page frame numbers."""
 
 Result = TypeVar("Result")
 
 
 class Ram:
-    """A memory file, sealed against shrinking, mapped as the virtual machine's own process maps it."""
+    """A memory file, sealed against shrinking, mapped as the process of a virtual machine maps it."""
 
     def __init__(self, size: int = RAM_BYTES, *, sealed: bool = True) -> None:
         self.fd = os.memfd_create("test-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -100,7 +100,7 @@ def page_pattern(offset: int) -> bytes:
 
 
 class Client:
-    """A connection to a back-end that sends whatever a test likes."""
+    """A connection to a back-end that sends any bytes."""
 
     number = 0
     """The daemon's number of this virtual machine, where a test needs it."""
@@ -153,14 +153,14 @@ class Client:
         return data
 
     def ask(self, request: FrontendRequest, payload: Payload = None, fds: Sequence[int] = ()) -> Payload:
-        """Send one message, wanting an answer, and return the answer: the request's own or 0 / 1 for done / refused."""
+        """Send one message with NEED_REPLY and return the reply: the request's own, or 0 for done and 1 for refused."""
         self.request(request, payload, fds, need_reply=True)
         reply = self.reply()
         assert reply.request == request
         return reply.payload
 
     def perform(self, calls: Generator[Call, Payload, Result]) -> Result:
-        """Carry out what a sans-IO front-end says; return its result."""
+        """Carry out the steps of a sans-IO front-end; return its result."""
         answer: Payload = None
         try:
             call = next(calls)
@@ -173,7 +173,7 @@ class Client:
             return result
 
     def is_closed_by_peer(self) -> bool:
-        """Wait for the end of the stream, passing over replies; False if it does not come."""
+        """Wait for the end of the stream, skipping replies; return False if it does not end."""
         try:
             while self.socket.recv(4096):
                 pass
@@ -184,7 +184,7 @@ class Client:
         return True
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.socket.close()
 
 
@@ -267,7 +267,7 @@ class TestQueue:
         }
 
     def kick(self) -> None:
-        """Tell the device, whether it wants to be told or not."""
+        """Kick the device, whether or not it asks for notifications."""
         os.eventfd_write(self.kick_fd, 1)
 
     def wait_for_call(self, deadline: float = DEADLINE) -> None:
@@ -278,7 +278,7 @@ class TestQueue:
         os.eventfd_read(self.call_fd)
 
     def wait_for_used_index(self, index: int) -> None:
-        """Wait for the device without listening to its calls, which a test has led elsewhere."""
+        """Wait for the device by polling: the test has set another call descriptor."""
         until(lambda: self.ring.used[1] == index, f"used index {index} of queue {self.index}")
 
     def collect(self, count: int = 1) -> list[int]:
@@ -294,7 +294,7 @@ class TestQueue:
         return heads
 
     def close(self) -> None:
-        """Give up the views and the eventfds."""
+        """Release the views and close the eventfds."""
         self.views.release()
         self._view.release()
         os.close(self.kick_fd)
@@ -302,7 +302,7 @@ class TestQueue:
 
 
 class VirtualMachine:
-    """A whole session: connected, negotiated, memory told, its queues running (unless told otherwise).
+    """A whole session: connected, negotiated, memory table sent, and by default its queues running.
 
     There is a queue for each one that exists under the negotiated features, and there are at least three. ``packed``
     and ``in_order`` have the rings so; the daemon has to offer it.
@@ -341,11 +341,11 @@ class VirtualMachine:
                 self.start(queue)
 
     def set_memory(self) -> None:
-        """Tell the whole memory."""
+        """Send the memory table."""
         self.client.perform(self.frontend.set_memory((self.region,), (self.ram.fd,)))
 
     def start(self, queue: TestQueue) -> None:
-        """Announce one queue and have it served."""
+        """Set up one queue and start it."""
         self.client.perform(self.frontend.start_queue(queue.index, queue.setup))
 
     def ask(self, request: FrontendRequest, payload: Payload = None, fds: Sequence[int] = ()) -> Payload:
@@ -394,7 +394,7 @@ class VirtualMachine:
         queue.kick()
 
     def check_alive(self) -> None:
-        """Touch two pages, report one, check that exactly this one is gone: the session works."""
+        """Check that the session works: touch two pages, report one, and find exactly this one discarded."""
         first = DATA_AT
         self.ram.touch(first, 2 * PAGE_SIZE)
         before = self.ram.pages()
@@ -403,7 +403,7 @@ class VirtualMachine:
         assert not self.ram.spoilt_pages()
 
     def close(self) -> None:
-        """Hang up and release everything."""
+        """Disconnect and release everything."""
         self.client.close()
         for queue in self.queues:
             queue.close()

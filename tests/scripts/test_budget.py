@@ -1,4 +1,4 @@
-"""The host's budget: where a memory cgroup could be made, what its files say, and counting where there is none."""
+"""The host's budget: where a memory cgroup can be made, its files, and counting without one."""
 
 import os
 import subprocess

@@ -35,7 +35,7 @@ def test_boundary_costs_the_same_for_any_size_and_a_scan_does_not() -> None:
 @pytest.mark.parametrize("name", list(REPORTERS))
 def test_refill_is_reported_in_full(name: str) -> None:
     row = boundary_cost.measure(2, name, "512 MiB")
-    # The high-water mark leaves less than 32 blocks behind, and here nothing at all: the last fill takes the rest.
+    # The high-water mark leaves less than 32 blocks unreported, and here none: the last fill takes the rest.
     assert row["blocks_reported"] == 128
 
 

@@ -1,4 +1,4 @@
-"""A virtual machine for tests of the control socket: it has the controls, and nothing behind them."""
+"""A virtual machine for tests of the control socket: controls without a guest."""
 
 import asyncio
 from dataclasses import dataclass, field, replace

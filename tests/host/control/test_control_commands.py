@@ -1,4 +1,4 @@
-"""What each command does and answers, with virtual machines that have nothing behind them."""
+"""What each command does and answers, with virtual machines that have no guest."""
 
 import asyncio
 import json

@@ -123,7 +123,7 @@ async def test_client_that_left_while_its_command_goes_on_is_sent_nothing(
         first.send(b'{"execute": "reclaim"}')
         await vm.reclaiming.wait()
         first.writer.transport.abort()
-        for number in range(20):  # asyncio warns of the fifth write to nobody
+        for number in range(20):  # asyncio warns of the fifth write to a closed connection
             room.server.emit("NOISE", {"number": number})
             assert (await second.receive())["data"] == {"number": number}
         vm.release.set()
@@ -247,7 +247,7 @@ async def test_each_virtual_machine_has_an_interval_of_its_own(tmp_path: Path) -
             room.server.balloon_changed(vm, size)
         room.server.forget(1)
         room.server.forget(1)
-        room.server.balloon_changed(1, 99)  # a new one by that number would be told of at once
+        room.server.balloon_changed(1, 99)  # a new machine with that number has its event at once
         events = [await client.receive() for _ in range(3)]
         assert [event["data"] for event in events] == [
             {"actual": 10, "vm": 1},

@@ -27,7 +27,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_closed(machine: FakeMachine) -> None:
-    """Whatever happened, the round is over and done, and the target is what was wished for."""
+    """Check that the round is closed and that the target is the one that was set."""
     assert not machine.balloon.hinting.is_open
     assert machine.balloon.config.free_page_hint_cmd_id == machine.balloon.hinting.command_id
 
@@ -115,7 +115,7 @@ async def test_guest_that_runs_short_of_memory_is_left_alone(monkeypatch: pytest
 
     def follow() -> None:
         if machine.balloon.config.num_pages > machine.balloon.config.actual:
-            machine.deflate(1)  # it had begun before it saw what is wished for now
+            machine.deflate(1)  # it had begun before it saw the new target
             machine.inflate(51)
             machine.deflate(1)
 
@@ -174,7 +174,7 @@ async def test_guest_that_does_not_say_what_is_free() -> None:
 
 
 async def turns(condition: Callable[[], bool]) -> None:
-    """Give everybody else on the event loop a turn until ``condition`` holds."""
+    """Let the other tasks of the event loop run until ``condition`` holds."""
     for _ in range(100):
         if condition():
             return

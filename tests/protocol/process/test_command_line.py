@@ -1,4 +1,4 @@
-"""What becomes of an error on its way to whoever started the program."""
+"""Errors of a command as the user sees them: one line and an exit status."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The event stream: one JSON object a line, at once, and a reader that leaves is nobody's problem."""
+"""The event stream: one JSON object a line, at once, and readers that stall or leave."""
 
 import io
 import json
@@ -158,7 +158,7 @@ def test_stalled_reader_delays_nothing_and_gets_a_count_of_what_it_missed(monkey
     assert log.broken is None
     events = found[0]
     assert events[-1]["event"] == "events_lost"
-    # Each gap is told of at its place.
+    # Each gap is reported at its place.
     expected = 0
     for event in events:
         if event["event"] == "events_lost":
