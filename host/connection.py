@@ -45,8 +45,9 @@ from host.vhost_user.backend import Backend, Reply
 from host.vhost_user.device_setup import DeviceSetup
 from host.vhost_user.session import MustClose, Session
 from protocol.errors import FramingError, SessionEnded, VhostUserError
-from protocol.vhost_user import FDS_MAX, BackendRequest, FrontendRequest, VringState
+from protocol.vhost_user import FDS_MAX, BackendRequest, FrontendRequest
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader, build_message
+from protocol.vhost_user_payloads import VringState
 from protocol.virtio_balloon import PFN_SHIFT, QUEUES_MAX, BalloonQueue
 
 log = logging.getLogger(__name__)

@@ -19,19 +19,15 @@ from protocol.vhost_user import (
     HEADER,
     HEADER_SIZE,
     PAYLOAD_MAX,
-    U64,
     VERSION,
     VERSION_MASK,
     BackendRequest,
     FrontendRequest,
     HeaderFlag,
-    MemoryTable,
-    Payload,
-    PayloadForm,
     Request,
-    VringFile,
     form_of,
 )
+from protocol.vhost_user_payloads import U64, MemoryTable, Payload, PayloadForm, VringFile
 
 
 class Channel(Enum):

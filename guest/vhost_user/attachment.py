@@ -21,8 +21,9 @@ from guest.virtqueue.ring_memory import RingMemory
 from guest.virtqueue.virtqueue import Buffer
 from protocol.errors import SessionEnded, VhostUserError, VirtqueueError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
-from protocol.vhost_user import BackendRequest, InflightDescription, Payload, ProtocolFeature, VringState
+from protocol.vhost_user import BackendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Message
+from protocol.vhost_user_payloads import InflightDescription, Payload, VringState
 from protocol.virtio import has_feature
 from protocol.virtio_balloon import CONFIG_POISON_VAL, BalloonConfig, BalloonFeature, BalloonQueue, queue_order
 

@@ -14,21 +14,19 @@ from typing import TypeAlias
 
 from protocol.errors import VhostUserError
 from protocol.memory import MemoryRegion, UserAddress
-from protocol.vhost_user import (
+from protocol.vhost_user import FrontendRequest, ProtocolFeature, form_of
+from protocol.vhost_user_codec import build_message
+from protocol.vhost_user_payloads import (
     DeviceConfig,
-    FrontendRequest,
     InflightDescription,
     LogDescription,
     MemoryTable,
     Payload,
-    ProtocolFeature,
     VringAddress,
     VringAddressFlag,
     VringFile,
     VringState,
-    form_of,
 )
-from protocol.vhost_user_codec import build_message
 from protocol.virtio import LOG_ALL, PROTOCOL_FEATURES, DeviceStatus, feature_mask, has_feature
 from protocol.virtio_balloon import CONFIG_SIZE, BalloonConfig
 

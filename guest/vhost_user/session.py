@@ -10,8 +10,8 @@ from typing import Final, TypeVar
 from guest.vhost_user.frontend import Call, Frontend
 from guest.vhost_user.session_channel import BackendChannel, RequestChannel
 from protocol.errors import SessionEnded
-from protocol.vhost_user import Payload
 from protocol.vhost_user_codec import Message
+from protocol.vhost_user_payloads import Payload
 
 ANSWER_TIMEOUT: Final = 10.0
 """Seconds that a back-end may take to bring its device up."""

@@ -9,8 +9,9 @@ from typing import Final, TypeVar
 
 from guest.vhost_user.frontend import Call
 from protocol.errors import BalloonError, SessionEnded, VhostUserError
-from protocol.vhost_user import FDS_MAX, HEADER_SIZE, Payload
+from protocol.vhost_user import FDS_MAX, HEADER_SIZE
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader, build_reply
+from protocol.vhost_user_payloads import Payload
 
 _PIECE: Final = 4096
 

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from host.virtqueue.virtqueue import Chain
 from protocol.errors import VhostUserError, VirtqueueError
-from protocol.vhost_user import InflightDescription
+from protocol.vhost_user_payloads import InflightDescription
 from protocol.virtio_balloon import QUEUES_MAX
 from protocol.virtio_ring import QUEUE_SIZE_MAX
 

@@ -10,7 +10,7 @@ import stat
 
 from host.inflight.inflight import check_description, region_bytes
 from protocol.errors import VhostUserError, VirtqueueError
-from protocol.vhost_user import InflightDescription
+from protocol.vhost_user_payloads import InflightDescription
 
 
 def make_inflight_file(size: int) -> int:

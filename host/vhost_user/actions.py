@@ -11,7 +11,8 @@ from typing import TypeAlias
 from host.virtqueue.ring_place import RingLog, RingPlace
 from host.virtqueue.virtqueue import RingFeatures
 from protocol.memory import RegionTable
-from protocol.vhost_user import FrontendRequest, InflightDescription
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import InflightDescription
 from protocol.virtio_balloon import BalloonQueue
 
 

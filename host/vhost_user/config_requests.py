@@ -8,8 +8,9 @@ from dataclasses import replace
 from host.vhost_user.actions import Effects
 from host.vhost_user.session import Handler, Handling, Session
 from protocol.errors import VhostUserError
-from protocol.vhost_user import CONFIG_MAX, BackendRequest, DeviceConfig, FrontendRequest
+from protocol.vhost_user import CONFIG_MAX, BackendRequest, FrontendRequest
 from protocol.vhost_user_codec import Message, build_message
+from protocol.vhost_user_payloads import DeviceConfig
 from protocol.virtio import has_feature
 from protocol.virtio_balloon import BalloonFeature
 

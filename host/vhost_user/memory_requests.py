@@ -8,8 +8,9 @@ from host.vhost_user.ring_control import RingControl
 from host.vhost_user.session import MEM_SLOTS, Handler, Handling, Session
 from protocol.errors import VhostUserError
 from protocol.memory import MemoryRegion, RegionTable
-from protocol.vhost_user import REGIONS_PER_TABLE, FrontendRequest, MemoryTable
+from protocol.vhost_user import REGIONS_PER_TABLE, FrontendRequest
 from protocol.vhost_user_codec import Message
+from protocol.vhost_user_payloads import MemoryTable
 
 
 class MemoryRequests:

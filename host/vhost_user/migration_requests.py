@@ -19,18 +19,18 @@ from host.vhost_user.actions import (
 from host.vhost_user.ring_control import RingControl
 from host.vhost_user.session import Answer, Handler, Handling, Session
 from protocol.errors import VhostUserError
-from protocol.vhost_user import (
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_codec import Message
+from protocol.vhost_user_payloads import (
     DEVICE_STATE_LOAD,
     DEVICE_STATE_NO_FD,
     DEVICE_STATE_SAVE,
     DEVICE_STATE_STOPPED,
     DeviceStateTransfer,
-    FrontendRequest,
     InflightDescription,
     LogDescription,
     Payload,
 )
-from protocol.vhost_user_codec import Message
 
 _NO_INFLIGHT: Final = InflightDescription(mmap_size=0, mmap_offset=0, num_queues=0, queue_size=0)
 

@@ -11,8 +11,9 @@ from host.vhost_user.session import Handler, Handling, Session, vring_state_of
 from host.vhost_user.vring import Vring
 from protocol.errors import VhostUserError
 from protocol.packed_ring import FRESH_BASE
-from protocol.vhost_user import FrontendRequest, ProtocolFeature, VringAddress, VringFile, VringState
+from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Message
+from protocol.vhost_user_payloads import VringAddress, VringFile, VringState
 
 
 class RingRequests:

@@ -18,8 +18,9 @@ from host.vhost_user.queue_numbers import QueueNumbers
 from host.vhost_user.vring import Vring
 from protocol.errors import VhostUserError
 from protocol.memory import RegionTable
-from protocol.vhost_user import FrontendRequest, Payload, ProtocolFeature, VringState
+from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Message
+from protocol.vhost_user_payloads import Payload, VringState
 from protocol.virtio import PROTOCOL_FEATURES, DeviceStatus, FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import QUEUES_MAX
 

@@ -22,7 +22,7 @@ from host.virtqueue.ring_place import RingLog, RingPlace
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.memory import FileRange, RegionTable
 from protocol.ring_formats import RingLayout, part_alignments, part_names
-from protocol.vhost_user import VringAddress, VringAddressFlag
+from protocol.vhost_user_payloads import VringAddress, VringAddressFlag
 from protocol.virtio_ring import check_queue_size
 
 

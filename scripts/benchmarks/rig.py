@@ -25,8 +25,8 @@ from guest.virtqueue.virtqueue_formats import open_virtqueue
 from protocol.errors import SessionEnded, VhostUserError
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
 from protocol.ring_formats import Ring
-from protocol.vhost_user import Payload
 from protocol.vhost_user_codec import BadMessage, Channel, MessageReader
+from protocol.vhost_user_payloads import Payload
 from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue, queue_order
 from scripts.benchmarks.figures import BenchmarkError

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protocol.memory import PAGE_SIZE
-from protocol.vhost_user import FrontendRequest, VringState
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import VringState
 from tests.harness.virtual_machine import DATA_AT, MIB, REPORTING, Client, VirtualMachine
 
 

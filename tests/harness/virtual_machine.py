@@ -21,8 +21,9 @@ from guest.virtqueue.virtqueue_formats import open_virtqueue
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
 from protocol.ring_formats import RingLayout
 from protocol.split_ring import SplitRing
-from protocol.vhost_user import HEADER_SIZE, FrontendRequest, Payload, VringAddress, VringFile, VringState
+from protocol.vhost_user import HEADER_SIZE, FrontendRequest
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message
+from protocol.vhost_user_payloads import Payload, VringAddress, VringFile, VringState
 from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue, queue_order
 from tests.harness.processes import DEADLINE, until

@@ -17,8 +17,9 @@ from host.connection import Connection
 from host.vhost_user.session import Session
 from protocol.errors import VirtqueueError
 from protocol.memory import PAGE_SIZE
-from protocol.vhost_user import FrontendRequest, MemoryTable, Payload, VringFile, VringState
+from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import MessageReader, build_message
+from protocol.vhost_user_payloads import MemoryTable, Payload, VringFile, VringState
 from protocol.virtio_balloon import BalloonQueue
 from tests.harness.processes import DEADLINE, open_fds
 from tests.harness.virtual_machine import DATA_AT, REPORTING, Client, VirtualMachine

@@ -16,8 +16,9 @@ from host.control.reclaim_progress import ReclaimMethod
 from host.vhost_user.device_setup import DeviceSetup, KickMethod, RingFormat
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
-from protocol.vhost_user import BackendRequest, DeviceConfig, FrontendRequest, ProtocolFeature, VringFile, VringState
+from protocol.vhost_user import BackendRequest, FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Channel, Message, MessageReader
+from protocol.vhost_user_payloads import DeviceConfig, VringFile, VringState
 from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_balloon import CONFIG_ACTUAL, BalloonConfig, BalloonFeature, BalloonQueue, QueueDialect
 from tests.harness.processes import DEADLINE, until

@@ -34,8 +34,9 @@ from host.vhost_user.queue_numbers import AUTO, QueueNumbers
 from host.vhost_user.session import Session
 from protocol.errors import VhostUserError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
-from protocol.vhost_user import FrontendRequest, MemoryTable, Payload, VringAddress, VringFile, VringState
+from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader, build_message
+from protocol.vhost_user_payloads import MemoryTable, Payload, VringAddress, VringFile, VringState
 
 Result = TypeVar("Result")
 

@@ -7,7 +7,8 @@ import pytest
 from guest.vhost_user.frontend import IN_BAND, WANTED_PROTOCOL_FEATURES, Frontend
 from protocol.errors import VhostUserError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
-from protocol.vhost_user import InflightDescription, LogDescription, ProtocolFeature
+from protocol.vhost_user import ProtocolFeature
+from protocol.vhost_user_payloads import InflightDescription, LogDescription
 from protocol.virtio import DeviceStatus, feature_mask
 from tests.pair.session import BIT_30, FEATURES, MIB, REGION, Shell, queue_setup
 

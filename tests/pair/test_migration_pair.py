@@ -3,13 +3,8 @@
 import pytest
 
 from host.vhost_user.actions import LogRing, SetInflightFile, SetLog, StartRing
-from protocol.vhost_user import (
-    DeviceStateTransfer,
-    FrontendRequest,
-    InflightDescription,
-    LogDescription,
-    VringState,
-)
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import DeviceStateTransfer, InflightDescription, LogDescription, VringState
 from tests.pair.session import FEATURES, MADE_FD, PROTOCOL_FEATURES, REGION, Shell, negotiated, ring_address, set_up
 
 LOG_ALL = 1 << 26

@@ -6,7 +6,8 @@ import pytest
 
 from host.vhost_user.actions import ReplaceMemory, SetVringFile
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
-from protocol.vhost_user import FrontendRequest, VringState
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import VringState
 from tests.pair.session import FEATURES, MIB, PROTOCOL_FEATURES, REGION, Shell, negotiated, ring_address, set_up
 
 ABOVE = MemoryRegion(

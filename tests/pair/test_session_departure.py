@@ -3,7 +3,8 @@
 import pytest
 
 from host.vhost_user.actions import Announce
-from protocol.vhost_user import FrontendRequest, VringState
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import VringState
 from tests.pair.session import BIT_30, FEATURES, PROTOCOL_FEATURES, REGION, Shell, negotiated, ring_address, set_up
 
 REPLY_ACK = 1 << 3

@@ -3,7 +3,8 @@
 import pytest
 
 from host.vhost_user.session import MustClose
-from protocol.vhost_user import FrontendRequest, VringState
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import VringState
 from tests.pair.session import BIT_30, FEATURES, PROTOCOL_FEATURES, REGION, Shell, negotiated, set_up
 from tests.protocol.messages import raw
 

@@ -9,7 +9,8 @@ from guest.vhost_user.frontend import Frontend
 from host.balloon.virtio_balloon import OFFERED
 from host.memory.discard_plan import Refusal
 from protocol.errors import VhostUserError
-from protocol.vhost_user import DeviceConfig, FrontendRequest
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import DeviceConfig
 from protocol.virtio_balloon import BalloonConfig, BalloonQueue
 from tests.pair.session import BIT_30, FEATURES, PROTOCOL_FEATURES, REGION, Shell, negotiated, queue_setup, set_up
 

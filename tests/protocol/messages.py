@@ -5,21 +5,17 @@ import struct
 from hypothesis import strategies as st
 
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
-from protocol.vhost_user import (
-    BACKEND_REQUEST_FORMS,
-    FRONTEND_REQUEST_FORMS,
+from protocol.vhost_user import BACKEND_REQUEST_FORMS, FRONTEND_REQUEST_FORMS, FrontendRequest, Request, form_of
+from protocol.vhost_user_payloads import (
     DeviceConfig,
     DeviceStateTransfer,
-    FrontendRequest,
     InflightDescription,
     LogDescription,
     MemoryTable,
     Payload,
-    Request,
     VringAddress,
     VringFile,
     VringState,
-    form_of,
 )
 
 U16 = st.integers(0, 2**16 - 1)

@@ -15,22 +15,24 @@ from protocol.vhost_user import (
     VERSION,
     VERSION_MASK,
     BackendRequest,
-    DeviceConfig,
-    DeviceStateTransfer,
     FrontendRequest,
     HeaderFlag,
+    ProtocolFeature,
+    form_of,
+)
+from protocol.vhost_user_codec import build_payload, parse_payload
+from protocol.vhost_user_payloads import (
+    DeviceConfig,
+    DeviceStateTransfer,
     InflightDescription,
     LogDescription,
     MemoryTable,
     Payload,
-    ProtocolFeature,
     VringAddress,
     VringAddressFlag,
     VringFile,
     VringState,
-    form_of,
 )
-from protocol.vhost_user_codec import build_payload, parse_payload
 
 # "Front-end message types": id, name, bytes of the payload (None: it varies), bytes of its own reply (None: an
 # acknowledgement at most), how many file descriptors may come (table and ring files are checked further by payload).

@@ -9,16 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import FramingError, VhostUserError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
-from protocol.vhost_user import (
-    BackendRequest,
-    DeviceConfig,
-    FrontendRequest,
-    InflightDescription,
-    MemoryTable,
-    Request,
-    VringFile,
-    VringState,
-)
+from protocol.vhost_user import BackendRequest, FrontendRequest, Request
 from protocol.vhost_user_codec import (
     BadMessage,
     Channel,
@@ -28,6 +19,7 @@ from protocol.vhost_user_codec import (
     build_own_reply,
     build_reply,
 )
+from protocol.vhost_user_payloads import DeviceConfig, InflightDescription, MemoryTable, VringFile, VringState
 from tests.protocol.messages import (
     ALL_REQUESTS,
     fd_count,

@@ -15,7 +15,8 @@ import pytest
 from qemu.qmp import ExecuteError, QMPClient
 from qemu.qmp.message import Message
 
-from protocol.vhost_user import DeviceConfig, FrontendRequest
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import DeviceConfig
 from tests.harness.processes import DEADLINE, ROOT, DaemonProcess, ProgramProcess, open_fds, until
 from tests.harness.virtual_machine import VirtualMachine
 

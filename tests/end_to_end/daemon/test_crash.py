@@ -15,8 +15,9 @@ import pytest
 from guest.balloon.virtio_balloon import WANTED
 from guest.vhost_user.frontend import Frontend
 from protocol.memory import PAGE_SIZE, GuestAddress, UserAddress
-from protocol.vhost_user import FrontendRequest, InflightDescription, MemoryTable, ProtocolFeature
+from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import build_message
+from protocol.vhost_user_payloads import InflightDescription, MemoryTable
 from protocol.virtio import feature_mask
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue
 from tests.end_to_end.conftest import Scene

@@ -16,8 +16,9 @@ import pytest
 
 from host.events.event_limit import EVENTS_PER_SECOND
 from protocol.memory import PAGE_SIZE
-from protocol.vhost_user import FrontendRequest, VringFile
+from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import build_message
+from protocol.vhost_user_payloads import VringFile
 from protocol.virtio import FeatureBit, feature_mask
 from tests.end_to_end.conftest import Scene
 from tests.harness.processes import (

@@ -5,7 +5,8 @@ import struct
 from pathlib import Path
 
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
-from protocol.vhost_user import FrontendRequest, VringState
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import VringState
 from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_ring import VIRTQ_DESC_F_WRITE
 from tests.end_to_end.conftest import Scene

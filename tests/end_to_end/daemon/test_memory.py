@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
-from protocol.vhost_user import FrontendRequest, MemoryTable, ProtocolFeature
+from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import build_message
+from protocol.vhost_user_payloads import MemoryTable
 from protocol.virtio import feature_mask
 from tests.end_to_end.conftest import Scene
 from tests.harness.processes import open_fds, unchanged_fds

@@ -9,14 +9,9 @@ import pytest
 
 from host.balloon.virtio_balloon import OFFERED
 from protocol.memory import PAGE_SIZE
-from protocol.vhost_user import (
-    DeviceConfig,
-    FrontendRequest,
-    ProtocolFeature,
-    VringFile,
-    VringState,
-)
+from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import build_message
+from protocol.vhost_user_payloads import DeviceConfig, VringFile, VringState
 from protocol.virtio import PROTOCOL_FEATURES, FeatureBit, feature_mask
 from protocol.virtio_balloon import BalloonFeature
 from tests.end_to_end.conftest import Scene

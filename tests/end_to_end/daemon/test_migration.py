@@ -13,15 +13,8 @@ import pytest
 
 from guest.vhost_user.frontend import Frontend
 from protocol.memory import PAGE_SIZE
-from protocol.vhost_user import (
-    DeviceConfig,
-    DeviceStateTransfer,
-    FrontendRequest,
-    LogDescription,
-    ProtocolFeature,
-    VringAddress,
-    VringState,
-)
+from protocol.vhost_user import FrontendRequest, ProtocolFeature
+from protocol.vhost_user_payloads import DeviceConfig, DeviceStateTransfer, LogDescription, VringAddress, VringState
 from protocol.virtio import LOG_ALL, PROTOCOL_FEATURES, feature_mask
 from protocol.virtio_balloon import BalloonConfig
 from tests.end_to_end.conftest import Scene

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from protocol.memory import PAGE_SIZE
-from protocol.vhost_user import BackendRequest, FrontendRequest, ProtocolFeature, VringFile, VringState
+from protocol.vhost_user import BackendRequest, FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Channel, Message, MessageReader
+from protocol.vhost_user_payloads import VringFile, VringState
 from protocol.virtio import DeviceStatus, FeatureBit, feature_mask
 from tests.end_to_end.conftest import Scene
 from tests.harness.processes import DEADLINE

@@ -10,7 +10,8 @@ import pytest
 
 from protocol.memory import PAGE_SIZE
 from protocol.packed_ring import FRESH_BASE, VIRTQ_DESC_F_AVAIL, PackedRing
-from protocol.vhost_user import FrontendRequest, VringFile, VringState
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import VringFile, VringState
 from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue
 from tests.harness.processes import DaemonProcess

@@ -8,7 +8,8 @@ import pytest
 
 from protocol.memory import PAGE_SIZE
 from protocol.split_ring import DESCRIPTOR, VIRTQ_AVAIL_F_NO_INTERRUPT, Descriptor
-from protocol.vhost_user import FrontendRequest, VringFile, VringState
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import VringFile, VringState
 from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_ring import VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE
 from tests.end_to_end.conftest import Scene

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from protocol.memory import PAGE_SIZE
-from protocol.vhost_user import FrontendRequest, VringFile, VringState
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import VringFile, VringState
 from protocol.virtio import FeatureBit, feature_mask
 from tests.end_to_end.conftest import Scene
 from tests.harness.processes import open_fds, until

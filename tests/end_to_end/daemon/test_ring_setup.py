@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from protocol.memory import PAGE_SIZE, UserAddress
-from protocol.vhost_user import FrontendRequest, VringAddress, VringFile, VringState
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import VringAddress, VringFile, VringState
 from protocol.virtio import PROTOCOL_FEATURES, FeatureBit, feature_mask
 from tests.end_to_end.conftest import Scene
 from tests.harness.processes import process_state, unchanged_fds, until

@@ -7,7 +7,8 @@ import pytest
 
 from host.events.event_limit import EVENTS_PER_SECOND
 from protocol.memory import PAGE_SIZE
-from protocol.vhost_user import FrontendRequest, VringState
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import VringState
 from protocol.virtio import feature_mask
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue
 from tests.harness.processes import DaemonProcess

@@ -16,17 +16,9 @@ from guest.virtqueue.ring_memory import allocate_rings
 from host.balloon.virtio_balloon import OFFERED
 from protocol.memory import PAGE_SIZE
 from protocol.split_ring import SplitRing
-from protocol.vhost_user import (
-    BackendRequest,
-    DeviceConfig,
-    FrontendRequest,
-    InflightDescription,
-    Payload,
-    ProtocolFeature,
-    VringState,
-    form_of,
-)
+from protocol.vhost_user import BackendRequest, FrontendRequest, ProtocolFeature, form_of
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message, build_own_reply, build_reply
+from protocol.vhost_user_payloads import DeviceConfig, InflightDescription, Payload, VringState
 from protocol.virtio import PROTOCOL_FEATURES, feature_mask
 from protocol.virtio_balloon import BalloonConfig, BalloonFeature
 from tests.harness.processes import DEADLINE

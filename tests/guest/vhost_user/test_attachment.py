@@ -10,16 +10,9 @@ from guest.vhost_user.attachment_options import AttachmentOptions
 from guest.virtqueue.ring_memory import QUEUE_SIZE, RingOptions
 from guest.virtqueue.virtqueue import QueueFullError
 from protocol.errors import SessionEnded, VhostUserError
-from protocol.vhost_user import (
-    BackendRequest,
-    DeviceConfig,
-    FrontendRequest,
-    MemoryTable,
-    Payload,
-    VringAddress,
-    VringState,
-)
+from protocol.vhost_user import BackendRequest, FrontendRequest
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message, build_reply
+from protocol.vhost_user_payloads import DeviceConfig, MemoryTable, Payload, VringAddress, VringState
 from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import BalloonConfig, BalloonFeature, BalloonQueue
 from tests.guest.vhost_user.fake_backend import BLOCK, REPORTING, FakeBackend, Guest, fake_backend

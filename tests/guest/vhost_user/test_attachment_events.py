@@ -9,8 +9,9 @@ import pytest
 
 from guest.vhost_user.attachment_options import AttachmentOptions
 from protocol.errors import SessionEnded, VhostUserError
-from protocol.vhost_user import FrontendRequest, ProtocolFeature, VringState
+from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import build_message, build_reply
+from protocol.vhost_user_payloads import VringState
 from protocol.virtio import DeviceStatus, feature_mask
 from protocol.virtio_balloon import BalloonQueue
 from tests.guest.vhost_user.fake_backend import BLOCK, REPORTING, Guest, call_in_band, fake_backend, names

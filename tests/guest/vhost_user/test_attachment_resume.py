@@ -12,7 +12,8 @@ import pytest
 from guest.vhost_user.attachment import Attachment
 from guest.vhost_user.attachment_options import AttachmentOptions
 from protocol.errors import SessionEnded
-from protocol.vhost_user import DeviceConfig, FrontendRequest, VringState
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import DeviceConfig, VringState
 from protocol.virtio import feature_mask
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue
 from tests.guest.vhost_user.fake_backend import (

@@ -9,17 +9,16 @@ import pytest
 from guest.vhost_user.frontend import Call, Frontend, QueueSetup
 from protocol.errors import VhostUserError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
-from protocol.vhost_user import (
+from protocol.vhost_user import FrontendRequest, ProtocolFeature
+from protocol.vhost_user_codec import Channel, Message, MessageReader
+from protocol.vhost_user_payloads import (
     DeviceConfig,
-    FrontendRequest,
     InflightDescription,
     LogDescription,
     Payload,
-    ProtocolFeature,
     VringAddress,
     VringState,
 )
-from protocol.vhost_user_codec import Channel, Message, MessageReader
 from protocol.virtio import DeviceStatus, feature_mask
 from protocol.virtio_balloon import BalloonConfig
 

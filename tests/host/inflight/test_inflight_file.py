@@ -10,7 +10,7 @@ import pytest
 from host.inflight.inflight import describe_file, region_bytes
 from host.inflight.inflight_file import InflightFile, make_inflight_file
 from protocol.errors import VhostUserError, VirtqueueError
-from protocol.vhost_user import InflightDescription
+from protocol.vhost_user_payloads import InflightDescription
 
 QUEUES, SIZE = 3, 128
 TOLD = describe_file(QUEUES, SIZE, packed=False)

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from host.balloon.virtio_balloon import OFFERED
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, MustClose
-from protocol.vhost_user import FrontendRequest, MemoryTable, Payload, VringFile, VringState
+from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import build_message
+from protocol.vhost_user_payloads import MemoryTable, Payload, VringFile, VringState
 from protocol.virtio import DeviceStatus
 from protocol.virtio_balloon import queue_order
 from tests.pair.session import REGION, Shell, negotiated, ring_address, set_up

@@ -11,8 +11,9 @@ import pytest_asyncio
 
 from host.backend_channel import BackendChannel
 from protocol.errors import VhostUserError
-from protocol.vhost_user import BackendRequest, VringState
+from protocol.vhost_user import BackendRequest
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message
+from protocol.vhost_user_payloads import VringState
 from tests.harness.processes import DEADLINE
 
 CONFIG_CHANGE = build_message(BackendRequest.CONFIG_CHANGE_MSG)

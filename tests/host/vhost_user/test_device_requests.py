@@ -3,7 +3,8 @@
 import pytest
 
 from host.balloon.virtio_balloon import OFFERED
-from protocol.vhost_user import DeviceConfig, FrontendRequest, VringState
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import DeviceConfig, VringState
 from protocol.virtio import DeviceStatus
 from tests.pair.session import FEATURES, PROTOCOL_FEATURES, REGION, Shell, negotiated, set_up
 from tests.protocol.messages import raw

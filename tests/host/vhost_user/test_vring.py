@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from host.vhost_user.vring import Vring
 from protocol.errors import VhostUserError
 from protocol.memory import FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
-from protocol.vhost_user import VringAddress
+from protocol.vhost_user_payloads import VringAddress
 
 USER = 0x7F00_0000_0000
 TABLE = RegionTable(
