@@ -118,7 +118,7 @@ def _run(arguments: argparse.Namespace) -> int:
             Path(arguments.json).touch()
         except OSError as error:
             raise BalloonError(f"--json {arguments.json}: {error.strerror}") from error
-    directory_parent()  # raises an error, if it does, before the view takes the terminal
+    directory_parent()  # without a suitable directory this is an error, before the view takes the terminal
     if settings.real:
         _fetch_kernel()
     with choose_display(person, plain=arguments.plain) as display:
