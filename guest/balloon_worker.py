@@ -22,7 +22,7 @@ from guest.balloon.free_page_hinting import (
 )
 from guest.balloon.page_poison import PagePoison
 from guest.machine import Machine
-from guest.mm.mmzone import MigrateType
+from guest.mm.pageblock import MigrateType
 from guest.ram import GuestRam
 from guest.vhost_user.attachment import Attachment
 from guest.virtqueue.virtqueue import Buffer

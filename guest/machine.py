@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MigrateType
 from guest.mm.vmscan import PageCache
 from protocol.memory import PAGE_SIZE
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MigrateType
 from guest.mm.watermark import AllocFlags
 from protocol.virtio import has_feature
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from guest.mm.mmzone import MAX_ORDER, MigrateType
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MAX_ORDER, MigrateType
 from guest.mm.watermark import AllocFlags
 
 VIRTIO_BALLOON_CMD_ID_STOP: Final = 0

@@ -1,9 +1,6 @@
 """What happens when a request cannot be served at once (Linux mm/page_alloc.c as of 6.1, ``__alloc_pages_slowpath``).
 
-Knows in which order zones, watermarks, reserves, compaction, reclaim and the last resort are tried. Must not know the
-free lists beyond "take one", nor who owns what is moved or given up.
-
-The order of things:
+The steps, in order:
 
 1. every zone above its low watermark, an empty per-CPU list being filled on the way; types may only share a pageblock
    when no zone has a whole one
@@ -19,8 +16,9 @@ from typing import TYPE_CHECKING, Final
 
 from guest.mm import highatomic
 from guest.mm.fallback import rmqueue_fallback
-from guest.mm.mmzone import MigrateType, Zone, highest_zone_type
+from guest.mm.mmzone import Zone, highest_zone_type
 from guest.mm.page_flags import ALLOCATED, MOVABLE, PCP
+from guest.mm.pageblock import MigrateType
 from guest.mm.pcp import PAGE_ALLOC_COSTLY_ORDER, PageList
 from guest.mm.watermark import AllocFlags, low_wmark_pages, min_wmark_pages, zone_watermark_ok
 from protocol.errors import UsageError

@@ -1,7 +1,5 @@
 """The buddy lists (Linux mm/page_alloc.c as of 6.1, with the three hooks that page reporting needs).
 
-Must not know which zone a request should use, per-CPU lists, which reporter is registered, or who holds a page.
-
 Theory. Memory is a run of blocks, each of ``1 << order`` pages and aligned to its size. One byte per page, ``mem_map``,
 says what each first page of a block is (``page_flags``); free blocks are also on a list of their zone (``free_list``).
 A free merges a block with its buddy, whose page frame number differs in the one bit ``1 << order``, for as long as
@@ -17,7 +15,7 @@ from typing import Final, Protocol
 
 from guest.mm.errors import NotAllocatedError
 from guest.mm.free_list import LIST_HEADS
-from guest.mm.mmzone import MAX_ORDER, MIGRATE_TYPES, MigrateType, Zone
+from guest.mm.mmzone import Zone
 from guest.mm.page_flags import (
     ABSENT,
     ALLOCATED,
@@ -29,6 +27,7 @@ from guest.mm.page_flags import (
     REPORTED,
     TAIL,
 )
+from guest.mm.pageblock import MAX_ORDER, MIGRATE_TYPES, MigrateType
 from guest.mm.shuffle import SHUFFLE_ORDER, Shuffle
 from guest.mm.watermark import refresh
 from protocol.errors import UsageError
@@ -63,8 +62,11 @@ class Buddy:
     mem_map: bytearray
     pageblock_migratetype: bytearray
     zones: tuple[Zone, ...]
+    zonelists: tuple[tuple[Zone, ...], ...]
     pageblock_zone: list[Zone]
     shuffle: Shuffle | None
+    reporter: Reporter | None
+    kswapd_wanted: bool
 
     # --- Taking blocks off the lists ---
 
@@ -82,7 +84,7 @@ class Buddy:
         head = heads[order]
         pfn = after[head]
         while pfn < 0:
-            if current == 10:
+            if current == MAX_ORDER:
                 return -1
             current += 1
             head = heads[current]
@@ -127,7 +129,7 @@ class Buddy:
         zone.free_pages += 1 << order
         if migratetype == _CMA:
             zone.free_cma_pages += 1 << order
-        while order < 10:
+        while order < MAX_ORDER:
             buddy = pfn ^ (1 << order)
             state = mem_map[buddy]
             if BUDDY_ORDER[state] != order or (order >= pageblock_order and not self._may_merge(migratetype, buddy)):
@@ -150,7 +152,7 @@ class Buddy:
         # With shuffling, chance decides for the top order.
         if reported or (
             BUDDY_ORDER[mem_map[pfn & ~(1 << order) ^ (2 << order)]] == order + 1
-            if order < 9
+            if order < MAX_ORDER - 1
             else self.shuffle is not None and order == SHUFFLE_ORDER and self.shuffle.pick_tail()
         ):
             following = head

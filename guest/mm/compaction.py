@@ -1,7 +1,6 @@
 """Compaction: larger free blocks by moving what is in use (Linux mm/compaction.c, one run over one zone at a time).
 
-Knows pageblocks, the lists and which allocated blocks are movable. Must not know who owns a block: whoever allocated it
-moves its content, through ``migrate``, or declines.
+The owner of a block moves its content, through ``migrate``, or declines.
 
 Theory. Two scanners walk a zone toward each other by pageblocks. The migrate scanner goes up from the start and
 collects allocated movable blocks; the free scanner goes down from the end and isolates free blocks as their new places.
@@ -20,17 +19,16 @@ are no skip bits or cached scanner positions, so a run begins with the whole zon
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from guest.mm.buddy import Buddy
 from guest.mm.fallback import FALLBACKS
 from guest.mm.free_list import LIST_HEADS
-from guest.mm.mmzone import MAX_ORDER, NR_PAGE_ORDERS, MigrateType, Zone, highest_zone_type
+from guest.mm.mmzone import Zone, highest_zone_type
 from guest.mm.page_flags import ALLOCATED, BLOCK_ORDER, BUDDY_ORDER, ISOLATED, MOVABLE, ORDER_MASK
+from guest.mm.pageblock import MAX_ORDER, NR_PAGE_ORDERS, MigrateType
 from guest.mm.pcp import PAGE_ALLOC_COSTLY_ORDER
 from guest.mm.watermark import low_wmark_pages, min_wmark_pages, zone_watermark_ok
-
-if TYPE_CHECKING:
-    from guest.mm.page_alloc import PageAllocator
 
 Migrate = Callable[[int, int, int], bool]
 """Old first page, new first page, order: move the content. False leaves the block where it is. Must not allocate."""
@@ -95,7 +93,7 @@ class Compaction:
 
     def __init__(
         self,
-        allocator: "PageAllocator",
+        allocator: Buddy,
         zone: Zone,
         order: int,
         migratetype: int,

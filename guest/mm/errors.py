@@ -1,4 +1,4 @@
-"""What can go wrong in the memory manager. Knows no zone and no reporter, only page frame numbers and orders.
+"""What can go wrong in the memory manager.
 
 ::
 

@@ -1,16 +1,15 @@
 """Stealing between migratetypes (Linux mm/page_alloc.c, ``__rmqueue_fallback`` and ``steal_suitable_fallback``).
 
-Knows which type takes from which and how much of a pageblock comes along. Must not know how a block is then allocated.
+Which type takes from which, and how much of the pageblock comes along.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from guest.mm.buddy import Buddy
 from guest.mm.free_list import LIST_HEADS
-from guest.mm.mmzone import MAX_ORDER, MigrateType, Zone
+from guest.mm.mmzone import Zone
+from guest.mm.pageblock import MAX_ORDER, MigrateType
 from guest.mm.watermark import boost_watermark
-
-if TYPE_CHECKING:
-    from guest.mm.page_alloc import PageAllocator
 
 FALLBACKS: Final[dict[int, tuple[MigrateType, ...]]] = {
     MigrateType.UNMOVABLE: (MigrateType.RECLAIMABLE, MigrateType.MOVABLE),
@@ -20,9 +19,7 @@ FALLBACKS: Final[dict[int, tuple[MigrateType, ...]]] = {
 """Where a migratetype takes from when its own lists are empty, in this order. The others take from nobody."""
 
 
-def rmqueue_fallback(
-    allocator: "PageAllocator", zone: Zone, order: int, migratetype: int, *, no_fragment: bool = False
-) -> bool:
+def rmqueue_fallback(allocator: Buddy, zone: Zone, order: int, migratetype: int, *, no_fragment: bool = False) -> bool:
     """Bring a block of at least ``order`` from another type to the lists of ``migratetype``; False when there is none.
 
     The largest block first, so that types mix as little as possible. Only a movable request that may not take the whole
@@ -60,7 +57,7 @@ def _find_smallest(zone: Zone, order: int, migratetype: int) -> tuple[int, int]:
 
 
 def _steal_suitable_fallback(
-    allocator: "PageAllocator", zone: Zone, pfn: int, order: int, start_type: int, *, whole_block: bool
+    allocator: Buddy, zone: Zone, pfn: int, order: int, start_type: int, *, whole_block: bool
 ) -> None:
     # Move the block, and where `whole_block` allows all free blocks of its pageblock. The pageblock itself changes its
     # type when at least half of it is free or in use in a compatible way. Types that come to share a pageblock are what

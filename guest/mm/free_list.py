@@ -1,10 +1,9 @@
 """The free lists of a zone: doubly linked, like ``struct list_head`` (Linux ``include/linux/list.h``).
 
-Knows neither zones nor page states: entries are page frame numbers, and that they are first pages of free blocks is the
-caller's business. All lists of a zone share two dictionaries, ``next`` and ``prev``, which hold the blocks on the lists
-and nothing else. A list's head is a negative number, its key in the same two dictionaries, so every insertion and
-removal, at both ends and in the middle, is the same few assignments without a special case. "Toward the tail" is
-``next``, "toward the head" is ``prev``.
+Entries are page frame numbers: first pages of free blocks, which the caller sees to. All lists of a zone share two
+dictionaries, ``next`` and ``prev``, which hold the blocks on the lists and nothing else. A list's head is a negative
+number, its key in the same two dictionaries, so every insertion and removal, at both ends and in the middle, is the
+same few assignments without a special case. "Toward the tail" is ``next``, "toward the head" is ``prev``.
 
 ``page_alloc`` repeats these few lines in its hot paths, where a call costs as much as the work.
 """
@@ -12,16 +11,15 @@ removal, at both ends and in the middle, is the same few assignments without a s
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-_NR_ORDERS: Final = 11
-_MIGRATE_TYPES: Final = 6
+from guest.mm.pageblock import MIGRATE_TYPES, NR_PAGE_ORDERS
 
 
 def list_head(order: int, migratetype: int) -> int:
     """Return the key of the head of the list for ``order`` and ``migratetype``; always negative, no page has it."""
-    return -1 - (order * _MIGRATE_TYPES + int(migratetype))
+    return -1 - (order * MIGRATE_TYPES + int(migratetype))
 
 
-LIST_HEADS: Final = tuple(tuple(list_head(order, mt) for order in range(_NR_ORDERS)) for mt in range(_MIGRATE_TYPES))
+LIST_HEADS: Final = tuple(tuple(list_head(order, mt) for order in range(NR_PAGE_ORDERS)) for mt in range(MIGRATE_TYPES))
 """``LIST_HEADS[migratetype][order]`` is ``list_head(order, migratetype)`` without a call."""
 
 
@@ -37,7 +35,7 @@ class FreeList:
 
     def __len__(self) -> int:
         """Return the number of blocks on all lists together."""
-        return len(self.next) - len(LIST_HEADS) * _NR_ORDERS
+        return len(self.next) - len(LIST_HEADS) * NR_PAGE_ORDERS
 
     def add(self, pfn: int, head: int) -> None:
         """Put ``pfn`` at the head of a list (``list_add``)."""

@@ -1,21 +1,20 @@
 """The reserve of pageblocks for urgent requests of several pages (Linux mm/page_alloc.c as of 6.1, MIGRATE_HIGHATOMIC).
 
-Knows when a pageblock joins the reserve and when it is given up. Must not know how blocks are taken from it.
+When a pageblock joins the reserve, and when it is given up.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from guest.mm.buddy import Buddy
 from guest.mm.free_list import LIST_HEADS
-from guest.mm.mmzone import MIGRATE_PCPTYPES, NR_PAGE_ORDERS, MigrateType, Zone
+from guest.mm.mmzone import Zone
+from guest.mm.pageblock import MIGRATE_PCPTYPES, NR_PAGE_ORDERS, MigrateType
 from guest.mm.watermark import refresh
-
-if TYPE_CHECKING:
-    from guest.mm.page_alloc import PageAllocator
 
 _HIGHATOMIC: Final = MigrateType.HIGHATOMIC
 
 
-def reserve(allocator: "PageAllocator", zone: Zone, pfn: int) -> bool:
+def reserve(allocator: Buddy, zone: Zone, pfn: int) -> bool:
     """Keep the pageblock of an urgent allocation for others like it (``reserve_highatomic_pageblock``).
 
     At most a hundredth of the zone and one pageblock; only a pageblock of an ordinary type.
@@ -30,7 +29,7 @@ def reserve(allocator: "PageAllocator", zone: Zone, pfn: int) -> bool:
     return True
 
 
-def unreserve(allocator: "PageAllocator", migratetype: int, *, force: bool = False) -> bool:
+def unreserve(allocator: Buddy, migratetype: int, *, force: bool = False) -> bool:
     """Give a reserved pageblock with something free in it to ``migratetype`` (``unreserve_highatomic_pageblock``).
 
     Without ``force`` every zone keeps one pageblock.

@@ -1,32 +1,19 @@
 """Bringing memory up at boot (Linux mm/mm_init.c and ``memblock_free_all``).
 
-Knows how zones and the map are laid out at first; must not know how blocks are allocated later, nor about reporters.
+How zones and the map are laid out at first.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from guest.mm.buddy import Buddy
 from guest.mm.free_list import list_head
-from guest.mm.mmzone import (
-    MAX_ORDER,
-    MAX_ORDER_NR_PAGES,
-    MAX_PFN,
-    PAGE_SHIFT,
-    MigrateType,
-    Zone,
-    ZoneSpan,
-    ZoneType,
-    default_min_free_kbytes,
-    watermarks,
-)
+from guest.mm.mmzone import MAX_PFN, PAGE_SHIFT, Zone, ZoneSpan, ZoneType, default_min_free_kbytes, watermarks
 from guest.mm.page_flags import ABSENT, BUDDY
+from guest.mm.pageblock import MAX_ORDER, MAX_ORDER_NR_PAGES, MigrateType
 from guest.mm.pcp import PerCpuPages, pcp_orders, zone_batchsize, zone_highsize
 from guest.mm.watermark import refresh, setup_lowmem_reserve
 from protocol.errors import BalloonError, UsageError
-
-if TYPE_CHECKING:
-    from guest.mm.page_alloc import PageAllocator
-
 
 DMA_END_PFN: Final = 16 << 20 >> PAGE_SHIFT
 """MAX_DMA_PFN of x86-64: what the controllers of the first personal computers can reach."""
@@ -131,7 +118,7 @@ def make_pcps(zone: Zone, nr_cpus: int, thp_order: int | None) -> None:
     zone.pcp = zone.pcps[0]
 
 
-def free_pages_core(allocator: "PageAllocator", zone: Zone, hole: range) -> None:
+def free_pages_core(allocator: Buddy, zone: Zone, hole: range) -> None:
     """Put the pages of a zone on its lists, but for ``hole``: the largest aligned blocks, ascending, each to the tail.
 
     Blocks cut like this cannot merge, so they need not be freed one by one (``__free_pages_core`` does); the run of
@@ -144,7 +131,7 @@ def free_pages_core(allocator: "PageAllocator", zone: Zone, hole: range) -> None
         _free_span(allocator, zone, zone.start_pfn, zone.end_pfn)
 
 
-def cma_area(allocator: "PageAllocator", cma_pages: int) -> range:
+def cma_area(allocator: Buddy, cma_pages: int) -> range:
     """Return the page frames of the contiguous memory area, empty without one (``dma_contiguous_reserve``).
 
     Raises:
@@ -165,7 +152,7 @@ def cma_area(allocator: "PageAllocator", cma_pages: int) -> range:
     return range(start, start + cma_pages)
 
 
-def free_cma_area(allocator: "PageAllocator", area: range) -> None:
+def free_cma_area(allocator: Buddy, area: range) -> None:
     """Make the pageblocks of the area CMA and free them, one after the other (``init_cma_reserved_pageblock``)."""
     shift = allocator.pageblock_order
     for pfn in range(area.start, area.stop, allocator.pageblock_nr_pages):
@@ -176,7 +163,7 @@ def free_cma_area(allocator: "PageAllocator", area: range) -> None:
         allocator.free_one_page(zone, pfn, shift, MigrateType.CMA)
 
 
-def _free_span(allocator: "PageAllocator", zone: Zone, pfn: int, end_pfn: int) -> None:
+def _free_span(allocator: Buddy, zone: Zone, pfn: int, end_pfn: int) -> None:
     first_whole = min(end_pfn, -(-pfn // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES)
     last_whole = max(first_whole, end_pfn // MAX_ORDER_NR_PAGES * MAX_ORDER_NR_PAGES)
     _free_edge(allocator, zone, pfn, first_whole)
@@ -184,7 +171,7 @@ def _free_span(allocator: "PageAllocator", zone: Zone, pfn: int, end_pfn: int) -
     _free_edge(allocator, zone, last_whole, end_pfn)
 
 
-def _free_edge(allocator: "PageAllocator", zone: Zone, pfn: int, end_pfn: int) -> None:
+def _free_edge(allocator: Buddy, zone: Zone, pfn: int, end_pfn: int) -> None:
     # Less than a block of MAX_ORDER: at each step the largest order that is aligned and fits.
     while pfn < end_pfn:
         order = min(MAX_ORDER, (pfn & -pfn).bit_length() - 1 if pfn else MAX_ORDER, (end_pfn - pfn).bit_length() - 1)
@@ -192,7 +179,7 @@ def _free_edge(allocator: "PageAllocator", zone: Zone, pfn: int, end_pfn: int) -
         pfn += 1 << order
 
 
-def _free_run(allocator: "PageAllocator", zone: Zone, pfn: int, end_pfn: int, order: int) -> None:
+def _free_run(allocator: Buddy, zone: Zone, pfn: int, end_pfn: int, order: int) -> None:
     pfns = list(range(pfn, end_pfn, 1 << order))
     allocator.mem_map[pfn : end_pfn : 1 << order] = bytes([BUDDY | order]) * len(pfns)
     zone.free_list.extend(pfns, list_head(order, MigrateType.MOVABLE))

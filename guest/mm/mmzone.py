@@ -1,7 +1,4 @@
-"""Zones and their constants (Linux ``include/linux/mmzone.h``). Knows neither how blocks are given out nor reporters.
-
-Orders go from 0 to ``MAX_ORDER`` inclusive, as in Linux since 6.4; a block of order n is ``1 << n`` pages of 4 KiB.
-"""
+"""Zones and their constants (Linux ``include/linux/mmzone.h``)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +7,12 @@ from math import isqrt
 from typing import Final, NewType
 
 from guest.mm.free_list import FreeList
+from guest.mm.pageblock import (
+    MIGRATE_TYPES,
+    NO_ORDER,
+    NR_PAGE_ORDERS,
+    MigrateType,
+)
 from guest.mm.pcp import PerCpuPages
 
 Pfn = NewType("Pfn", int)
@@ -17,32 +20,10 @@ Pfn = NewType("Pfn", int)
 
 PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_SHIFT
-MAX_ORDER: Final = 10
-NR_PAGE_ORDERS: Final = MAX_ORDER + 1
-MAX_ORDER_NR_PAGES: Final = 1 << MAX_ORDER
-PAGEBLOCK_ORDER: Final = 9
-NO_ORDER: Final = NR_PAGE_ORDERS
-"""An order that no block has. "From this order on" with this value means "never"."""
 MAX_PFN: Final = 1 << 40
 """First page frame number beyond a guest physical address of 52 bits, the most that x86-64 can have."""
 NEVER: Final = 1 << 62
 """A number of pages that no zone has."""
-
-
-class MigrateType(IntEnum):
-    """``enum migratetype``, in the kernel's order."""
-
-    UNMOVABLE = 0
-    MOVABLE = 1
-    RECLAIMABLE = 2
-    HIGHATOMIC = 3
-    CMA = 4
-    ISOLATE = 5
-
-
-MIGRATE_TYPES: Final = len(MigrateType)
-MIGRATE_PCPTYPES: Final = 3
-"""The types before this one are ordinary: they have per-CPU lists, take from each other, and merge with each other."""
 
 
 class ZoneType(IntEnum):

@@ -1,33 +1,25 @@
 """The buddy allocator (Linux mm/page_alloc.c as of 6.1, with the three hooks that page reporting needs).
 
-Must not know which reporter is registered, who holds an allocated page, or what time it is. What happens when a request
-cannot be served at once is in ``alloc_slowpath``.
-
-Here is what a request and a free see of it; the lists themselves are in ``buddy``. ``alloc_pages`` and ``free_pages``
-run once for every page of every workload, so they ask for as little as possible, and write out what a call would do.
+What a request and a free see of it. The lists themselves are in ``buddy``; a request that cannot be served at once goes
+to ``alloc_slowpath``. ``alloc_pages`` and ``free_pages`` run once for every page of every workload, so they ask for as
+little as possible, and write out what a call would do.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from guest.mm import mm_init, page_check
 from guest.mm.alloc_slowpath import alloc_pages_slowpath
 from guest.mm.buddy import ALLOCATED_AS, Buddy, Reporter
-from guest.mm.mmzone import (
-    MAX_ORDER,
-    PAGEBLOCK_ORDER,
-    MigrateType,
-    Zone,
-    ZoneSpan,
-    ZoneType,
-    highest_zone_type,
-)
+from guest.mm.mmzone import Zone, ZoneSpan, ZoneType, highest_zone_type
 from guest.mm.page_flags import (
     ABSENT,
     ALLOCATED_ORDER,
     PCP,
 )
+from guest.mm.pageblock import MAX_ORDER, MIGRATE_TYPES, PAGEBLOCK_ORDER, MigrateType
 from guest.mm.pcp import PAGE_ALLOC_COSTLY_ORDER, PageList
-from guest.mm.shuffle import Shuffle
+from guest.mm.shuffle import SHUFFLE_ORDER, Shuffle
 from guest.mm.vmscan import VmScan
 from guest.mm.watermark import AllocFlags
 from protocol.errors import UsageError
@@ -110,8 +102,7 @@ class PageAllocator(Buddy):
             mm_init.free_pages_core(self, zone, cma_area)
         if shuffle_seed is not None:
             self.shuffle = Shuffle(shuffle_seed)
-            for zone in self.zones:
-                self.shuffle.shuffle_zone(self, zone)
+            self.shuffle_zones(self.shuffle)
         mm_init.free_cma_area(self, cma_area)
 
     def _map_zones(self, nr_pageblocks: int) -> list[Zone]:
@@ -134,9 +125,9 @@ class PageAllocator(Buddy):
         Raises:
             UsageError: there is no such order or migratetype, or pages of ISOLATE were asked for.
         """
-        if not 0 <= order <= 10:
+        if not 0 <= order <= MAX_ORDER:
             raise UsageError(f"order {order} is not within 0 and {MAX_ORDER}")
-        if not 0 <= migratetype < 6:
+        if not 0 <= migratetype < MIGRATE_TYPES:
             raise UsageError(f"there is no migratetype {migratetype}")
         zone = self._preferred_zone[migratetype]
         if zone.free_pages - (1 << order) >= zone.fast_mark[migratetype]:
@@ -219,6 +210,16 @@ class PageAllocator(Buddy):
 
     def _free_from_pcp(self, zone: Zone, pfn: int, order: int) -> None:
         self.free_one_page(zone, pfn, order, self.pageblock_migratetype[pfn >> self.pageblock_order])
+
+    def shuffle_zones(self, shuffle: Shuffle) -> None:
+        """Shuffle the blocks of MAX_ORDER of every zone. A reporter forgets its place in each list that changes."""
+
+        def on_reordered(zone: Zone, migratetype: int) -> None:
+            if self.reporter is not None:
+                self.reporter.page_reporting_free_area_release(zone, SHUFFLE_ORDER, migratetype)
+
+        for zone in self.zones:
+            shuffle.shuffle_zone(zone, partial(on_reordered, zone))
 
     def validate(self) -> None:
         """Walk every list and every page and compare them with each other and with all counters.

@@ -1,17 +1,14 @@
 """Checks of the memory manager by itself: what is wrong with a page to be freed, and whether all state agrees.
 
-Reads everything and changes nothing. Must not be needed by any path that works: only errors and tests come here.
+It reads everything and changes nothing. Only errors and tests come here.
 """
 
-from typing import TYPE_CHECKING
-
+from guest.mm.buddy import Buddy
 from guest.mm.errors import BadPageError, CorruptionError, DoubleFreeError, NotAllocatedError, WrongOrderError
 from guest.mm.free_list import LIST_HEADS
-from guest.mm.mmzone import MAX_ORDER, MIGRATE_TYPES, NR_PAGE_ORDERS, MigrateType, Zone
+from guest.mm.mmzone import Zone
 from guest.mm.page_flags import ABSENT, BLOCK_ORDER, BUDDY, BUDDY_ORDER, ISOLATED, ORDER_MASK, PCP, REPORTED
-
-if TYPE_CHECKING:
-    from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MAX_ORDER, MIGRATE_TYPES, NR_PAGE_ORDERS, MigrateType
 
 
 def bad_page(mem_map: bytearray, pfn: int, order: int) -> BadPageError:
@@ -43,7 +40,7 @@ def _block_of(mem_map: bytearray, pfn: int) -> tuple[int, int]:
     raise CorruptionError(f"pfn {pfn} belongs to no block")
 
 
-def validate(allocator: "PageAllocator") -> None:
+def validate(allocator: Buddy) -> None:
     """Compare the map, the lists and the counters of every zone.
 
     Raises:
@@ -145,7 +142,7 @@ def _check_pcp(zone: Zone, on_pcp: dict[int, int]) -> None:
         raise CorruptionError(f"zone {zone.name}: per-CPU in the map or on a list, but not both: pfn {lost}")
 
 
-def _check_cma(allocator: "PageAllocator", zone: Zone) -> None:
+def _check_cma(allocator: Buddy, zone: Zone) -> None:
     shift = allocator.pageblock_order
     types = allocator.pageblock_migratetype[zone.start_pfn >> shift : (zone.end_pfn - 1 >> shift) + 1]
     if zone.cma_pages != types.count(MigrateType.CMA) << shift:

@@ -1,7 +1,5 @@
 """What one byte per page says (the part of Linux ``include/linux/page-flags.h`` that matters here).
 
-Knows no list, no zone and no reporter: only the meaning of a byte of ``mem_map``.
-
 Only the first page of a block carries a state; the other pages of it are 0. The low four bits are the order::
 
     0x10 | order           Buddy: a free block, on exactly one free list
@@ -18,6 +16,8 @@ The tables turn a state byte into an order with one look-up; the hot paths of ``
 
 from typing import Final
 
+from guest.mm.pageblock import NR_PAGE_ORDERS
+
 ORDER_MASK: Final = 0x0F
 BUDDY: Final = 0x10
 REPORTED: Final = 0x20
@@ -28,12 +28,10 @@ PCP: Final = 0x90
 ABSENT: Final = 0xFF
 TAIL: Final = 0x00
 
-_NR_ORDERS: Final = 11
-
 
 def _orders_of(*bits: int) -> tuple[int | None, ...]:
     # A table of 256 entries: the order for every state made of one of `bits` and an order, None for all others.
-    valid = {bit | order: order for bit in bits for order in range(_NR_ORDERS)}
+    valid = {bit | order: order for bit in bits for order in range(NR_PAGE_ORDERS)}
     return tuple(valid.get(state) for state in range(256))
 
 

@@ -1,6 +1,6 @@
 """Per-CPU page lists (Linux mm/page_alloc.c as of 6.1: ``struct per_cpu_pages`` and what sizes it).
 
-Holds pages between a free and the buddy lists. Must not know the buddy lists: ``page_alloc`` fills and drains.
+They hold pages between a free and the buddy lists; ``page_alloc`` and ``alloc_slowpath`` fill and drain them.
 
 A zone has one :class:`PerCpuPages` for each CPU. Each is a set of lists, one for every order that is kept (0..3, and
 that of a transparent huge page) and every ordinary migratetype. A free puts its page on the hot end, an allocation
@@ -16,12 +16,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
+from guest.mm.pageblock import MIGRATE_PCPTYPES, NR_PAGE_ORDERS, MigrateType
+
 PAGE_ALLOC_COSTLY_ORDER: Final = 3
-_PCPTYPES: Final = 3
-_NR_ORDERS: Final = 11
 _NR_PAGES_MEBIBYTE: Final = 256
-_MOVABLE: Final = 1
-_ISOLATE: Final = 5
 
 PageList = deque[int]
 """First pages of blocks of one order. The right end is the hot one."""
@@ -64,19 +62,19 @@ class PerCpuPages:
         """4 KiB pages on all lists together."""
         self.free_factor = 0
         """How often a drain was needed since pages were last allocated: each one doubles the size of the next."""
-        self.lists: tuple[PageList, ...] = tuple(deque() for _ in orders for _ in range(_PCPTYPES))
-        self.list_orders = tuple(order for order in orders for _ in range(_PCPTYPES))
+        self.lists: tuple[PageList, ...] = tuple(deque() for _ in orders for _ in range(MIGRATE_PCPTYPES))
+        self.list_orders = tuple(order for order in orders for _ in range(MIGRATE_PCPTYPES))
 
         def table(migratetype: int) -> tuple[PageList | None, ...]:
-            found: list[PageList | None] = [None] * _NR_ORDERS
+            found: list[PageList | None] = [None] * NR_PAGE_ORDERS
             for place, order in enumerate(orders):
-                found[order] = self.lists[place * _PCPTYPES + migratetype]
+                found[order] = self.lists[place * MIGRATE_PCPTYPES + migratetype]
             return tuple(found)
 
-        nothing: tuple[PageList | None, ...] = (None,) * _NR_ORDERS
-        ordinary = tuple(table(migratetype) for migratetype in range(_PCPTYPES))
+        nothing: tuple[PageList | None, ...] = (None,) * NR_PAGE_ORDERS
+        ordinary = tuple(table(migratetype) for migratetype in range(MIGRATE_PCPTYPES))
         self.for_alloc = (*ordinary, nothing, nothing, nothing)
-        self.for_free = (*ordinary, ordinary[_MOVABLE], ordinary[_MOVABLE], nothing)
+        self.for_free = (*ordinary, ordinary[MigrateType.MOVABLE], ordinary[MigrateType.MOVABLE], nothing)
 
     def refill_count(self, order: int) -> int:
         """Return how many blocks of ``order`` to fetch for an empty list."""

@@ -1,18 +1,16 @@
 """Page shuffling (Linux mm/shuffle.c, ``page_alloc.shuffle=1``): free blocks of the top order in no foreseeable order.
 
-Knows the lists of one order. Must not know when blocks are freed, nor for whom. Random numbers come from a seed, so a
-guest is shuffled the same way each time.
+Random numbers come from a seed, so a guest is shuffled the same way each time.
 """
 
 from array import array
+from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from guest.mm.free_list import LIST_HEADS
-from guest.mm.mmzone import MAX_ORDER, MAX_ORDER_NR_PAGES, Zone
-
-if TYPE_CHECKING:
-    from guest.mm.page_alloc import PageAllocator
+from guest.mm.mmzone import Zone
+from guest.mm.pageblock import MAX_ORDER, MAX_ORDER_NR_PAGES
 
 SHUFFLE_ORDER: Final = MAX_ORDER
 """Blocks of this order are shuffled; smaller ones are left where splitting and merging puts them."""
@@ -40,11 +38,12 @@ class Shuffle:
         self._bits >>= 1
         return bool(bit)
 
-    def shuffle_zone(self, allocator: "PageAllocator", zone: Zone) -> None:
+    def shuffle_zone(self, zone: Zone, on_reordered: Callable[[int], None]) -> None:
         """Let every block of the zone, in ascending order, change places with a random one (``__shuffle_zone``).
 
         Only blocks of the same migratetype do, so each list keeps its blocks. A block that meets ten times something
-        else than such a block stays where it is.
+        else than such a block stays where it is. ``on_reordered`` is called with each migratetype before its list
+        changes.
         """
         first = -(-zone.start_pfn // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
         nr_blocks = -(-(zone.end_pfn - first) // MAX_ORDER_NR_PAGES)
@@ -73,6 +72,5 @@ class Shuffle:
                     place[number], place[partner] = there, here
                     break
         for migratetype, entries in lists.items():
-            if allocator.reporter is not None:
-                allocator.reporter.page_reporting_free_area_release(zone, SHUFFLE_ORDER, migratetype)
+            on_reordered(migratetype)
             zone.free_list.reorder(entries, LIST_HEADS[migratetype][SHUFFLE_ORDER])

@@ -1,7 +1,5 @@
 """Reclaim: taking back memory that is used for nothing better than to remember (Linux mm/vmscan.c, much reduced).
 
-Knows when and how much is to be given up, and whom to ask. Must not know what is remembered, nor the free lists.
-
 A *shrinker* is a callable that is asked for a number of pages, gives up what it can do without, oldest first, and
 returns how many pages it freed; :class:`PageCache` has one. kswapd has no thread here and takes no time: where the
 kernel would wake it, it runs, before the request that woke it returns. It brings a zone that the request may use above
@@ -15,7 +13,8 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from guest.mm import watermark
 from guest.mm.compaction import Compaction, CompactionStatistics, Deferral, Migrate
-from guest.mm.mmzone import MigrateType, highest_zone_type
+from guest.mm.mmzone import highest_zone_type
+from guest.mm.pageblock import MigrateType
 
 if TYPE_CHECKING:
     from guest.mm.page_alloc import PageAllocator

@@ -1,7 +1,5 @@
 """Watermarks: may a zone serve a request (Linux mm/page_alloc.c as of 6.1, ``__zone_watermark_ok`` and its inputs).
 
-Reads counters of a zone and writes its marks. Must not know the free lists, nor what happens when the answer is no.
-
 A request is served from a zone when afterwards more pages than a watermark would be free, not counting
 
 * ``lowmem_reserve``: what a low zone keeps from requests that could also use a higher one,
@@ -17,18 +15,16 @@ from enum import IntFlag
 from typing import Final
 
 from guest.mm.mmzone import (
-    MIGRATE_PCPTYPES,
-    MIGRATE_TYPES,
     NEVER,
     PAGE_SHIFT,
     ZONE_TYPES,
-    MigrateType,
     Zone,
     ZoneSpan,
     ZoneType,
     default_min_free_kbytes,
     highest_zone_type,
 )
+from guest.mm.pageblock import MIGRATE_PCPTYPES, MIGRATE_TYPES, MigrateType
 
 
 class AllocFlags(IntFlag):

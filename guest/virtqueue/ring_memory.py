@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from guest.mm.mmzone import MAX_ORDER, MigrateType
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MAX_ORDER, MigrateType
 from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.ring_formats import Ring, RingLayout

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from guest.mm.mmzone import MAX_ORDER, MigrateType
+from guest.mm.pageblock import MAX_ORDER, MigrateType
 from protocol.errors import UsageError
 
 HEADER: Final = "balloon-trace 1"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from guest.machine import Block, Machine
-from guest.mm.mmzone import MigrateType
+from guest.mm.pageblock import MigrateType
 from guest.workloads.steps import Steps, free_all, killed_when_out_of_memory, together, wait_for_block
 from protocol.memory import PAGE_SIZE
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from guest.machine import Block, Machine
+from guest.mm.pageblock import PAGEBLOCK_ORDER
 from guest.workloads.steps import Steps, free_in_turns, killed_when_out_of_memory, wait_for_block
 from protocol.memory import PAGE_SIZE
 
@@ -35,7 +36,7 @@ class Memhog:
     """
 
     size: int = 0
-    order: int = 9
+    order: int = PAGEBLOCK_ORDER
     hold: float = 1.0
     rest: float = 0.0
     rate: int = 0

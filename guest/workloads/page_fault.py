@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from guest.machine import Block, Machine
-from guest.mm.mmzone import PAGEBLOCK_ORDER
+from guest.mm.pageblock import PAGEBLOCK_ORDER
 from guest.workloads.steps import Steps, free_in_turns, killed_when_out_of_memory, together, wait_for_block
 from protocol.memory import PAGE_SIZE
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from guest.machine import Block, Machine
-from guest.mm.mmzone import MigrateType
+from guest.mm.pageblock import MigrateType
 from guest.mm.vmscan import PageCache
 from guest.workloads.steps import OutOfMemoryError, Steps, wait_for_block
 from protocol.memory import PAGE_SIZE

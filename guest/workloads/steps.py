@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import Final
 
 from guest.machine import Block, Machine
-from guest.mm.mmzone import MigrateType
+from guest.mm.pageblock import MigrateType
 from protocol.errors import BalloonError
 
 Steps = Iterator[float]

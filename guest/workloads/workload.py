@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from guest.machine import Machine
-from guest.mm.mmzone import MAX_ORDER, PAGEBLOCK_ORDER
+from guest.mm.pageblock import MAX_ORDER, PAGEBLOCK_ORDER
 from guest.workloads.allocation_trace import LINE_MAX, parse_trace
 from guest.workloads.build import Build
 from guest.workloads.churn import Churn

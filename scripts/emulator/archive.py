@@ -1,8 +1,6 @@
 """An initial RAM disk: files in memory as a cpio archive that Linux unpacks at boot.
 
-Source: Linux, Documentation/driver-api/early-userspace/buffer-format.rst (the "newc" format).
-Must not know: what the files are for.
-"""
+Source: Linux, Documentation/driver-api/early-userspace/buffer-format.rst (the "newc" format)."""
 
 import stat
 from collections.abc import Iterable

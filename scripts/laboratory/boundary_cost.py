@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from guest.machine import Machine
-from guest.mm.mmzone import PAGEBLOCK_ORDER
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import PAGEBLOCK_ORDER
 from guest.mm.reporting.reporters import REPORTERS, make_reporter
 from guest.simulation import Simulation
 from guest.workloads.steps import free_all, wait_for_block

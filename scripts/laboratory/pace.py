@@ -8,8 +8,8 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, Final
 
-from guest.mm.mmzone import MAX_ORDER
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MAX_ORDER
 from guest.mm.reporting.reporters import make_reporter
 from guest.mm.reporting.rotation import BUDGET_SHARE, CAPACITY, DELAY
 from guest.simulation import Simulation

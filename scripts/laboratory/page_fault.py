@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from guest.machine import Machine
 from guest.mm.errors import CorruptionError
-from guest.mm.mmzone import PAGEBLOCK_ORDER
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import PAGEBLOCK_ORDER
 from guest.mm.reporting.reporters import make_reporter
 from guest.simulation import DeviceCost, HostMemory, Simulation
 from guest.workloads.page_fault import REGION

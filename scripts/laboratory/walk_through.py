@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
-from guest.mm.mmzone import MAX_ORDER, NO_ORDER, MigrateType, Zone
+from guest.mm.mmzone import Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import page_reported
+from guest.mm.pageblock import MAX_ORDER, NO_ORDER, MigrateType
 from guest.mm.reporting.page_reporting import Report
 from guest.mm.reporting.reported_boundary import ReportedBoundary
 from guest.simulation import HostMemory

@@ -1,8 +1,8 @@
 """guest/machine.py: the score it keeps, and what it tells whom."""
 
 from guest.machine import Machine
-from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MigrateType
 from guest.workloads.allocation_trace import TraceWriter
 
 

@@ -1,7 +1,6 @@
 """Free page reporting: what all reporters share (Linux mm/page_reporting.c and .h; v12 4/6).
 
-Must not know how a reporter walks the lists or paces itself, what the device does with a report, or how time passes:
-``now`` is handed in.
+Time is an argument, ``now`` in seconds.
 
 The path of one block: a free ends in ``_notify_free`` -> the reporter schedules its work (``due``, ``on_request``) ->
 somebody runs ``process`` -> the reporter isolates blocks into a scatterlist -> the generator yields them as a
@@ -33,9 +32,10 @@ from dataclasses import dataclass
 from inspect import GEN_SUSPENDED, getgeneratorstate
 from typing import ClassVar
 
-from guest.mm.mmzone import MAX_ORDER, NO_ORDER, NR_PAGE_ORDERS, Pfn, Zone
+from guest.mm.mmzone import Pfn, Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import BUDDY, REPORTED
+from guest.mm.pageblock import MAX_ORDER, NO_ORDER, NR_PAGE_ORDERS
 from protocol.errors import UsageError
 
 Block = tuple[Pfn, int]

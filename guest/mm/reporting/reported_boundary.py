@@ -1,6 +1,6 @@
 """The reported boundary: patch 3/6 of "mm / virtio: Provide support for unused page reporting", v12, 2019.
 
-Must not know what the device does with a report. ``page_alloc`` carries the three rules that concern every free and
+``buddy`` carries the three rules that concern every free and
 allocation (where a tail insertion goes, what happens when a reported block leaves a list, whom to notify).
 
 Theory. Reported blocks gather at the tail of their list. For each list from the reporting order up, a *boundary* points
@@ -19,9 +19,10 @@ from typing import ClassVar
 
 from guest.mm.errors import CorruptionError
 from guest.mm.free_list import LIST_HEADS
-from guest.mm.mmzone import MAX_ORDER, MIGRATE_TYPES, NO_ORDER, Zone
+from guest.mm.mmzone import Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import REPORTED, page_reported
+from guest.mm.pageblock import MAX_ORDER, MIGRATE_TYPES, NO_ORDER
 from guest.mm.reporting.page_reporting import Scatterlist
 from guest.mm.reporting.zone_reporting import ACTIVE, DELAY, HIGH_WATER_MARK, ZoneEvent, ZoneReporter
 

@@ -1,4 +1,4 @@
-"""The reporters by name. Knows their constructors and nothing about how they work."""
+"""The reporters by name, and their constants' defaults."""
 
 from typing import Any, Final
 

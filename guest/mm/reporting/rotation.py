@@ -1,6 +1,6 @@
 """Rotation: free page reporting as merged in Linux 5.7 (mm/page_reporting.c), with the later order parameter.
 
-Must not know what the device does with a report. ``page_alloc`` only tells it of frees and keeps the reported flag.
+The allocator only tells it of frees and keeps the reported flag.
 
 Theory. There is no memory of a place in a list. The walk starts at the head and skips what is reported. Before each
 report, while the lists may change, the list is rotated so that the first block not yet reported becomes its head: the
@@ -23,9 +23,10 @@ from enum import Enum, auto
 from typing import ClassVar, Final
 
 from guest.mm.free_list import LIST_HEADS
-from guest.mm.mmzone import MAX_ORDER, MigrateType, ReportingState, Zone
+from guest.mm.mmzone import ReportingState, Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import REPORTED
+from guest.mm.pageblock import MAX_ORDER, MigrateType
 from guest.mm.reporting.page_reporting import PageReporter, Report, Scatterlist
 from guest.mm.watermark import low_wmark_pages
 

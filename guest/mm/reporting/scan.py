@@ -1,6 +1,6 @@
 """Scan: the reported boundary taken away from the design of v12, and nothing put in its place.
 
-Must not know what the device does with a report. Everything but the walk is that of ``boundary``.
+Everything but the walk is that of ``boundary``.
 
 Theory. Blocks return to the tail of their list, so reported blocks gather there, and the walk, which like v12's goes
 from the tail toward the head, has to pass all of them before it meets the first to report. Nothing remembers how far

@@ -1,8 +1,6 @@
 """The pacing of 2019: which zone is processed when (patch 4/6 of "mm / virtio: Provide support for unused page
 reporting", v12). What ``boundary`` and ``scan`` share.
 
-Must not know how blocks are found in a list, nor what the device does with a report.
-
 A zone's life cycle (``TRANSITIONS``; v12 has two zone bits, but ACTIVE implies REQUESTED, so they are one state):
 
     IDLE        nobody waits. A free that brings an order to ``nr_free >= reported + high_water_mark`` requests it.
@@ -26,8 +24,9 @@ from enum import Enum, auto
 from typing import Final
 
 from guest.mm.errors import CorruptionError
-from guest.mm.mmzone import MAX_ORDER, MigrateType, ReportingState, Zone
+from guest.mm.mmzone import ReportingState, Zone
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MAX_ORDER, MigrateType
 from guest.mm.reporting.page_reporting import PageReporter, Report, Scatterlist
 from protocol.errors import UsageError
 

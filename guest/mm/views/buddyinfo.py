@@ -1,7 +1,5 @@
 """A zone as another machine's /proc/buddyinfo shows it: the same free blocks of each order, everything else allocated.
 
-Knows the text and the layout of memory. Must not know reporters, nor what the allocated rest is.
-
 Where the free blocks lie is not in the text and is chosen here: whole blocks of MAX_ORDER at the top of the zone, the
 smaller ones packed below them. How a reporter cuts its passes does not depend on it, but what merges later does. Nor
 are migratetypes in it: the small blocks and their pageblocks become UNMOVABLE, for soon after boot they are what the
@@ -13,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from guest.mm.free_list import list_head
-from guest.mm.mmzone import MAX_ORDER, MAX_ORDER_NR_PAGES, NR_PAGE_ORDERS, MigrateType, Zone
+from guest.mm.mmzone import Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import ALLOCATED, BUDDY
+from guest.mm.pageblock import MAX_ORDER, MAX_ORDER_NR_PAGES, NR_PAGE_ORDERS, MigrateType
 from protocol.errors import UsageError
 
 _LINE: Final = re.compile(rf"Node +(\d+), zone +(\S+)((?: +\d+){{{NR_PAGE_ORDERS}}}) *")

@@ -2,7 +2,7 @@
 
 Each view comes in two parts: what it says, counted from a :class:`~guest.mm.page_alloc.PageAllocator`, and how the
 kernel writes that, which takes plain numbers and so can be held against the text of any real kernel. ``zoneinfo`` is
-in ``vmstat_zoneinfo``. Must not know reporters or workloads, and changes nothing.
+in ``vmstat_zoneinfo``.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from guest.mm.free_list import LIST_HEADS
-from guest.mm.mmzone import MIGRATE_TYPES, NR_PAGE_ORDERS, PAGEBLOCK_ORDER, Zone
+from guest.mm.mmzone import Zone
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MIGRATE_TYPES, NR_PAGE_ORDERS, PAGEBLOCK_ORDER
 from guest.mm.views.vmstat_zoneinfo import zoneinfo
 
 MIGRATETYPE_NAMES: Final = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "CMA", "Isolate")

@@ -2,7 +2,7 @@
 
 The form is that of a kernel for one processor without NUMA; a kernel for several adds one line for each of them.
 Counters of what this memory manager does not have (slabs, dirty pages, kernel stacks, ...) are there and 0, as they are
-in a kernel that never used them. Must not know reporters or workloads, and changes nothing.
+in a kernel that never used them.
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from guest.balloon.balloon import OUT_OF_PUFF_SECONDS, Balloon, OutOfPuff, Step, TellHost, UpdateSize
-from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import ALLOCATED_ORDER
+from guest.mm.pageblock import MigrateType
 from protocol.virtio_balloon import BalloonQueue
 
 MUST_TELL_HOST, DEFLATE_ON_OOM = 1 << 0, 1 << 2

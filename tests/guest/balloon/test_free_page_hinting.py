@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from guest.balloon.free_page_hinting import FreePageHinting, Hint, HintingState, SendBlock, SendCommand
-from guest.mm.mmzone import MAX_ORDER_NR_PAGES
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MAX_ORDER_NR_PAGES
 
 BLOCKS = 16
 PAGES = BLOCKS * MAX_ORDER_NR_PAGES

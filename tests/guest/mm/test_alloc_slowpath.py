@@ -3,8 +3,8 @@
 import pytest
 
 from guest.mm import highatomic
-from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MigrateType
 from guest.mm.vmscan import PageCache
 from guest.mm.watermark import AllocFlags
 from tests.guest.mm.reporting.reporting import entries

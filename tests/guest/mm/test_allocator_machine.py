@@ -19,9 +19,10 @@ from hypothesis.stateful import (
 )
 
 from guest.mm.errors import BadPageError
-from guest.mm.mmzone import MigrateType, ZoneSpan
+from guest.mm.mmzone import ZoneSpan
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import ALLOCATED, MOVABLE
+from guest.mm.pageblock import MigrateType
 from guest.mm.reporting.page_reporting import PageReporter, Report
 from guest.mm.reporting.reporters import REPORTERS, make_reporter
 from guest.mm.shuffle import Shuffle
@@ -160,8 +161,7 @@ class Memory(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 3))
     def shuffle(self, seed: int) -> None:
-        for zone in self.allocator.zones:
-            Shuffle(seed).shuffle_zone(self.allocator, zone)
+        self.allocator.shuffle_zones(Shuffle(seed))
 
     @rule(cpu=st.integers(0, 1))
     def schedule_or_drain(self, cpu: int) -> None:

@@ -5,9 +5,10 @@ import random
 import pytest
 
 from guest.mm.compaction import Deferral
-from guest.mm.mmzone import MigrateType, Zone
+from guest.mm.mmzone import Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import ALLOCATED, MOVABLE
+from guest.mm.pageblock import MigrateType
 from guest.mm.reporting.reporters import make_reporter
 from tests.guest.mm.reporting.reporting import do_nothing, run_pass
 

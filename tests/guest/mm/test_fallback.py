@@ -2,8 +2,8 @@
 
 import pytest
 
-from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MigrateType
 from protocol.errors import UsageError
 from tests.guest.mm.reporting.reporting import entries
 

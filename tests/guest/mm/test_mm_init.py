@@ -4,8 +4,9 @@ import tracemalloc
 
 import pytest
 
-from guest.mm.mmzone import MigrateType, ZoneSpan
+from guest.mm.mmzone import ZoneSpan
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MigrateType
 from protocol.errors import UsageError
 from tests.guest.mm.reporting.reporting import entries
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from guest.mm.mmzone import MAX_ORDER, PAGEBLOCK_ORDER, MigrateType, ReportingState, Watermarks, watermarks
+from guest.mm.mmzone import ReportingState, Watermarks, watermarks
+from guest.mm.pageblock import MAX_ORDER, PAGEBLOCK_ORDER, MigrateType
 
 
 def test_constants_are_those_of_x86_64() -> None:

@@ -3,9 +3,10 @@
 import pytest
 
 from guest.mm.errors import BadPageError, DoubleFreeError, NotAllocatedError, WrongOrderError
-from guest.mm.mmzone import MigrateType, ZoneSpan, ZoneType
+from guest.mm.mmzone import ZoneSpan, ZoneType
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import ABSENT, BUDDY, ISOLATED
+from guest.mm.pageblock import MigrateType
 from protocol.errors import UsageError
 from tests.guest.mm.reporting.reporting import entries
 

@@ -3,9 +3,9 @@
 import pytest
 
 from guest.mm.errors import CorruptionError, DoubleFreeError
-from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import BUDDY, PCP
+from guest.mm.pageblock import MigrateType
 from guest.mm.pcp import PerCpuPages, pcp_orders, zone_batchsize, zone_highsize
 from protocol.errors import UsageError
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Generator, Iterator
 
-from guest.mm.mmzone import MigrateType
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MigrateType
 from guest.mm.reporting.page_reporting import Report
 from guest.mm.reporting.reporters import make_reporter
 from guest.mm.shuffle import Shuffle
@@ -41,7 +41,7 @@ def test_merged_block_stays_on_the_list_that_it_is_on() -> None:
         assert pfn is not None
         allocator.free_pages(pfn, 9)  # filed under the type of the half freed last, not of its first pageblock
     for seed in range(8):
-        Shuffle(seed).shuffle_zone(allocator, allocator.zones[0])
+        Shuffle(seed).shuffle_zone(allocator.zones[0], lambda _migratetype: None)
         allocator.validate()
 
 
@@ -52,7 +52,7 @@ def test_shuffling_resets_the_boundary_of_a_reporter_at_work() -> None:
     worker = reporter.process(1.0)
     report = next(worker)
     report = worker.send(True)
-    Shuffle(2).shuffle_zone(allocator, allocator.zones[0])
+    allocator.shuffle_zones(Shuffle(2))
     allocator.validate()
     reported = {pfn for pfn, _ in report.blocks}
     for report in iter_reports(worker):
@@ -78,7 +78,7 @@ def test_blocks_change_places_within_their_migratetype() -> None:
     for pfn in range(0, 16 * WHOLE, 512):
         allocator.set_pageblock_migratetype(pfn, MigrateType.RECLAIMABLE)
     before = entries(allocator, 10, MigrateType.RECLAIMABLE)
-    Shuffle(3).shuffle_zone(allocator, allocator.zones[0])
+    Shuffle(3).shuffle_zone(allocator.zones[0], lambda _migratetype: None)
     after = entries(allocator, 10, MigrateType.RECLAIMABLE)
     assert after != before
     assert sorted(after) == sorted(before)

@@ -3,8 +3,9 @@
 import pytest
 
 from guest.mm.mm_init import x86_64_zones
-from guest.mm.mmzone import NEVER, MigrateType, Watermarks, Zone, ZoneSpan, ZoneType
+from guest.mm.mmzone import NEVER, Watermarks, Zone, ZoneSpan, ZoneType
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MigrateType
 from guest.mm.watermark import AllocFlags, boost_watermark, recommended_min_free_kbytes, zone_watermark_ok
 from protocol.errors import UsageError
 

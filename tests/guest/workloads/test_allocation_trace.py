@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest.mm.mmzone import MigrateType
+from guest.mm.pageblock import MigrateType
 from guest.workloads.allocation_trace import (
     LINE_MAX,
     Alloc,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guest.mm.mmzone import MigrateType
+from guest.mm.pageblock import MigrateType
 from guest.mm.views.vmstat import buddyinfo, pagetypeinfo, unusable_free_index
 from guest.workloads.allocation_trace import Alloc, Free, Phase, parse_trace
 from guest.workloads.replay import Replay, seconds_between

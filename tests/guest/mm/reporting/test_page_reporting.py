@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from guest.mm.mmzone import NO_ORDER
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import NO_ORDER
 from guest.mm.reporting.page_reporting import PageReporter, Report, ReportingStatistics, Scatterlist
 from guest.mm.reporting.reporters import REPORTERS, make_reporter
 from protocol.errors import UsageError

@@ -5,8 +5,9 @@ from collections.abc import Generator
 import pytest
 
 from guest.mm.free_list import LIST_HEADS
-from guest.mm.mmzone import MIGRATE_TYPES, MigrateType, ReportingState, ZoneSpan
+from guest.mm.mmzone import ReportingState, ZoneSpan
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MIGRATE_TYPES, MigrateType
 from guest.mm.reporting.page_reporting import Report
 from guest.mm.reporting.reported_boundary import ReportedBoundary
 from guest.mm.reporting.zone_reporting import TRANSITIONS, ZoneEvent

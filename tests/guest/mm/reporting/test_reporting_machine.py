@@ -21,9 +21,10 @@ from hypothesis.stateful import (
 )
 
 from guest.mm.errors import BadPageError
-from guest.mm.mmzone import MigrateType, ZoneSpan
+from guest.mm.mmzone import ZoneSpan
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import page_reported
+from guest.mm.pageblock import MigrateType
 from guest.mm.reporting.page_reporting import PageReporter, Report
 from guest.mm.reporting.reporters import REPORTERS, make_reporter
 from tests.guest.mm.reporting.reporting import do_nothing

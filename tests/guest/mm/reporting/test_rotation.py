@@ -2,8 +2,9 @@
 
 import pytest
 
-from guest.mm.mmzone import MigrateType, ReportingState, ZoneSpan
+from guest.mm.mmzone import ReportingState, ZoneSpan
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MigrateType
 from guest.mm.reporting.page_reporting import Report
 from guest.mm.reporting.rotation import TRANSITIONS, DeviceEvent, Rotation
 from tests.guest.mm.reporting.reporting import blocks, do_nothing, due, entries, reported, run_pass

@@ -1,7 +1,8 @@
 """``scan``: what the walk costs without a boundary. All else is held by the tests of every reporter."""
 
-from guest.mm.mmzone import MigrateType, Zone
+from guest.mm.mmzone import Zone
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MigrateType
 from guest.mm.reporting.page_reporting import Report
 from guest.mm.reporting.reported_boundary import ReportedBoundary
 from guest.mm.reporting.scan import Scan

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guest.mm.mmzone import MigrateType, ZoneSpan
+from guest.mm.mmzone import ZoneSpan
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MigrateType
 from guest.mm.views.buddyinfo import parse_buddyinfo, shape_memory, shape_zone
 from guest.mm.views.vmstat import buddyinfo
 from protocol.errors import UsageError

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from guest.mm.mm_init import x86_64_zones
-from guest.mm.mmzone import MigrateType, ZoneSpan
+from guest.mm.mmzone import ZoneSpan
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.pageblock import MigrateType
 from guest.mm.views.vmstat import (
     FREECOUNT_LIMIT,
     MIGRATETYPE_NAMES,
