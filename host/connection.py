@@ -1,6 +1,5 @@
 """One virtual machine's connection: reads its messages, performs what :mod:`host.vhost_user.backend` decides, owns all
-its
-file descriptors, and gives all of them up when the front-end goes away, whatever it was in the middle of.
+its file descriptors, and gives all of them up when the front-end goes away, whatever it was in the middle of.
 """
 
 import array
@@ -27,8 +26,10 @@ from host.migration.migration import Migration
 from host.migration.travelling_state import build_state, restore_state
 from host.ring.queue_files import CallFile, QueueFiles
 from host.ring.ring_service import RingService, Turn
+from host.vhost_user import ring_control
 from host.vhost_user.actions import (
     Action,
+    ActionResult,
     AddRegion,
     Announce,
     DropRegion,
@@ -39,9 +40,10 @@ from host.vhost_user.actions import (
     SetBackendChannel,
     SetVringFile,
     StartRing,
+    StoppedRing,
     StopRing,
 )
-from host.vhost_user.backend import Backend, Reply
+from host.vhost_user.backend import Reply, handle
 from host.vhost_user.device_setup import DeviceSetup
 from host.vhost_user.session import MustClose, Session
 from protocol.errors import FramingError, SessionEnded, VhostUserError
@@ -69,7 +71,7 @@ class Connection:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         self.peer_pid: int = struct.unpack("3i", credentials)[0]
         """Process id of the front-end, as the kernel noted it when the socket was connected. Still known at the end."""
-        self._backend = Backend(session)
+        self._session = session
         self._executor = executor
         self.emit = emit
         self._reader = MessageReader(Channel.FRONTEND_REQUESTS)
@@ -89,7 +91,7 @@ class Connection:
     @property
     def balloon(self) -> VirtioBalloon:
         """The device."""
-        return self._backend.session.balloon
+        return self._session.balloon
 
     @property
     def memory_bytes(self) -> int:
@@ -99,12 +101,12 @@ class Connection:
     @property
     def driver_ready(self) -> bool:
         """Whether a driver is at work."""
-        return self._backend.session.has_driver
+        return self._session.has_driver
 
     @property
     def setup(self) -> DeviceSetup:
         """How the driver has set the device up."""
-        session = self._backend.session
+        session = self._session
         kicks = {service.queue: service.kick_method for _, service in sorted(self._services.items())}
         return DeviceSetup(session.ring_format, session.queue_numbers.dialect, kicks)
 
@@ -206,7 +208,7 @@ class Connection:
         unclaimed = set(message.fds)
         try:
             async with self._lock:
-                reply = await self._drive(self._backend.handle(message), unclaimed)
+                reply = await self._drive(handle(self._session, message), unclaimed)
             if message.request == FrontendRequest.SET_CONFIG:
                 self.control.config_written()
         finally:
@@ -215,8 +217,8 @@ class Connection:
         if reply is not None:
             await self._send(reply)
 
-    async def _drive(self, effects: Generator[Action, int | None, Reply | None], unclaimed: set[int]) -> Reply | None:
-        answer: int | None = None
+    async def _drive(self, effects: Generator[Action, ActionResult, Reply | None], unclaimed: set[int]) -> Reply | None:
+        answer: ActionResult = None
         try:
             action = next(effects)
             while True:
@@ -254,7 +256,7 @@ class Connection:
 
     # -- actions ----------------------------------------------------------------------------------------------------
 
-    async def _perform(self, action: Action, unclaimed: set[int]) -> int | None:
+    async def _perform(self, action: Action, unclaimed: set[int]) -> ActionResult:
         match action:
             case StartRing():
                 self._start_ring(action)
@@ -262,9 +264,7 @@ class Connection:
                 service = self._services[index]
                 base = await service.stop()
                 del self._services[index]
-                if service.broken:
-                    self._backend.session.vrings[index].broken = True  # it broke while it was being stopped
-                return base
+                return StoppedRing(base, service.broken)  # it may have broken while it was being stopped
             case ReplaceMemory(table=table, fds=fds):
                 self._memory.replace(table, fds)
                 unclaimed.difference_update(fds)
@@ -350,7 +350,7 @@ class Connection:
             async with self._lock:
                 # The front-end may have stopped the ring meanwhile, or set it up anew: that one is not broken.
                 if (service := self._services.get(index)) is not None and service.broken:
-                    await self._drive(self._backend.ring_broke(index), set())
+                    await self._drive(ring_control.ring_broke(self._session, index), set())
 
     # -- the state that travels -------------------------------------------------------------------------------------
 
@@ -361,7 +361,7 @@ class Connection:
     def restore_state(self, state: DeviceState) -> None:
         """Go on from the state that the back-end at the virtual machine's source has left."""
         restore_state(state, self.balloon, self.control, self.metrics)
-        self._backend.session.config_news = True  # for the driver, once a queue runs
+        self._session.config_change_pending = True  # for the driver, once a queue runs
         self._tell("state_loaded", target_bytes=state.num_pages << PFN_SHIFT, actual_bytes=state.actual << PFN_SHIFT)
 
     # -- the back-end's own requests --------------------------------------------------------------------------------
@@ -387,9 +387,8 @@ class Connection:
 
     def change_config(self, **fields: int) -> None:
         """Set ``fields`` of the configuration space, and tell the driver if there is one."""
-        request = self._backend.change_config(**fields)
-        if request is not None:
-            self._send_request(request)
+        for action in ring_control.change_config(self._session, **fields):
+            self._send_request(action.data)
 
 
 def _settle(ready: asyncio.Future[None]) -> None:

@@ -48,12 +48,12 @@ class MemoryRegion:
 
     @property
     def guest_end(self) -> int:
-        """First guest address behind the region."""
+        """First guest address past the region."""
         return self.guest_address + self.size
 
     @property
     def user_end(self) -> int:
-        """First user address behind the region."""
+        """First user address past the region."""
         return self.user_address + self.size
 
     def is_same_place(self, other: "MemoryRegion") -> bool:
@@ -122,6 +122,11 @@ class RegionTable:
         if address + length > region.guest_end:
             return None
         return FileRange(number, address - region.guest_address + region.mmap_offset, length)
+
+    def guest_of(self, place: FileRange) -> int:
+        """Return the guest address of ``place``, which lies in one of the regions."""
+        region = self.regions[place.region]
+        return region.guest_address + place.offset - region.mmap_offset
 
     def translate_user(self, address: int, length: int) -> FileRange | None:
         """Return where ``length`` bytes at user ``address`` lie, or None unless all of them lie in one region."""

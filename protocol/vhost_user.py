@@ -16,6 +16,7 @@ from construct import Int32ul, Struct
 from protocol.vhost_user_payloads import (
     CONFIG,
     DEVICE_STATE,
+    DEVICE_STATE_NO_FD,
     INFLIGHT,
     LOG,
     MEMORY_TABLE,
@@ -123,17 +124,23 @@ class ProtocolFeature(IntEnum):
 class RequestForm:
     """What one request carries, what answers it by itself, and how many file descriptors ride on it.
 
-    ``payload`` or ``reply`` None means: none. ``fds`` lists the counts allowed by the form alone; SET_MEM_TABLE and the
-    vring file messages are checked against their payload as well.
+    ``payload`` or ``reply`` None: there is none. ``fds`` lists the counts allowed by the form alone; SET_MEM_TABLE and
+    the vring file messages are checked against their payload as well. ``refusal`` is the payload, in bytes, of the
+    reply that says that the request failed. Without one a request that has a reply of its own cannot be refused: its
+    sender takes whatever comes for the answer. ``reply_needs`` is the protocol feature without which the request has
+    no reply.
     """
 
     payload: PayloadForm | None = None
     reply: PayloadForm | None = None
     fds: range = range(1)
+    refusal: bytes | None = None
+    reply_needs: ProtocolFeature | None = None
 
 
 _ONE_FD: Final = range(1, 2)
 _ONE_FD_OR_NONE: Final = range(2)
+_FAILURE: Final = (1).to_bytes(8, "little")
 
 FRONTEND_REQUEST_FORMS: Final[dict[FrontendRequest, RequestForm]] = {
     FrontendRequest.GET_FEATURES: RequestForm(reply=U64),
@@ -141,7 +148,9 @@ FRONTEND_REQUEST_FORMS: Final[dict[FrontendRequest, RequestForm]] = {
     FrontendRequest.SET_OWNER: RequestForm(),
     FrontendRequest.RESET_OWNER: RequestForm(),
     FrontendRequest.SET_MEM_TABLE: RequestForm(MEMORY_TABLE, fds=range(REGIONS_PER_TABLE + 1)),
-    FrontendRequest.SET_LOG_BASE: RequestForm(LOG, reply=U64, fds=_ONE_FD),
+    FrontendRequest.SET_LOG_BASE: RequestForm(
+        LOG, reply=U64, fds=_ONE_FD, refusal=_FAILURE, reply_needs=ProtocolFeature.LOG_SHMFD
+    ),
     FrontendRequest.SET_LOG_FD: RequestForm(fds=_ONE_FD),
     FrontendRequest.SET_VRING_NUM: RequestForm(VRING_STATE),
     FrontendRequest.SET_VRING_ADDR: RequestForm(VRING_ADDRESS),
@@ -155,9 +164,9 @@ FRONTEND_REQUEST_FORMS: Final[dict[FrontendRequest, RequestForm]] = {
     FrontendRequest.GET_QUEUE_NUM: RequestForm(reply=U64),
     FrontendRequest.SET_VRING_ENABLE: RequestForm(VRING_STATE),
     FrontendRequest.SET_BACKEND_REQ_FD: RequestForm(fds=_ONE_FD),
-    FrontendRequest.GET_CONFIG: RequestForm(CONFIG, reply=CONFIG),
+    FrontendRequest.GET_CONFIG: RequestForm(CONFIG, reply=CONFIG, refusal=b""),
     FrontendRequest.SET_CONFIG: RequestForm(CONFIG),
-    FrontendRequest.GET_INFLIGHT_FD: RequestForm(INFLIGHT, reply=INFLIGHT),
+    FrontendRequest.GET_INFLIGHT_FD: RequestForm(INFLIGHT, reply=INFLIGHT, refusal=bytes(INFLIGHT.layout.sizeof())),
     FrontendRequest.SET_INFLIGHT_FD: RequestForm(INFLIGHT, fds=_ONE_FD),
     FrontendRequest.RESET_DEVICE: RequestForm(),
     FrontendRequest.VRING_KICK: RequestForm(VRING_STATE),
@@ -166,8 +175,10 @@ FRONTEND_REQUEST_FORMS: Final[dict[FrontendRequest, RequestForm]] = {
     FrontendRequest.REM_MEM_REG: RequestForm(SINGLE_REGION, fds=_ONE_FD_OR_NONE),
     FrontendRequest.SET_STATUS: RequestForm(U64),
     FrontendRequest.GET_STATUS: RequestForm(reply=U64),
-    FrontendRequest.SET_DEVICE_STATE_FD: RequestForm(DEVICE_STATE, reply=U64, fds=_ONE_FD),
-    FrontendRequest.CHECK_DEVICE_STATE: RequestForm(reply=U64),
+    FrontendRequest.SET_DEVICE_STATE_FD: RequestForm(
+        DEVICE_STATE, reply=U64, fds=_ONE_FD, refusal=(DEVICE_STATE_NO_FD | 1).to_bytes(8, "little")
+    ),
+    FrontendRequest.CHECK_DEVICE_STATE: RequestForm(reply=U64, refusal=_FAILURE),
 }
 
 BACKEND_REQUEST_FORMS: Final[dict[BackendRequest, RequestForm]] = {

@@ -90,10 +90,9 @@ def build_message(request: Request, payload: Payload = None, *, need_reply: bool
     return _build(request, flags, b"" if form is None else build_payload(form, payload))
 
 
-def build_reply(request: int, payload: int | None = None) -> bytes:
-    """Return the bytes of an acknowledgement of ``request``: a u64, zero for success (REPLY_ACK); None gives an empty
-    payload, the failure reply of GET_CONFIG."""
-    return _build(request, VERSION | HeaderFlag.REPLY, b"" if payload is None else build_payload(U64, payload))
+def build_ack(request: int, status: int) -> bytes:
+    """Return the bytes of the acknowledgement of ``request`` that REPLY_ACK adds: ``status`` 0 for success."""
+    return _build(request, VERSION | HeaderFlag.REPLY, build_payload(U64, status))
 
 
 def build_own_reply(request: Request, payload: Payload) -> bytes:
@@ -101,6 +100,13 @@ def build_own_reply(request: Request, payload: Payload) -> bytes:
     form = form_of(request).reply
     assert form is not None, request
     return _build(request, VERSION | HeaderFlag.REPLY, build_payload(form, payload))
+
+
+def build_refusal(request: FrontendRequest) -> bytes:
+    """Return the bytes of the reply of its own by which ``request`` is refused. Its form must have one."""
+    refusal = form_of(request).refusal
+    assert refusal is not None, request
+    return _build(request, VERSION | HeaderFlag.REPLY, refusal)
 
 
 def _build(request: int, flags: int, payload: bytes) -> bytes:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from guest.vhost_user.frontend import Call
 from protocol.errors import BalloonError, SessionEnded, VhostUserError
 from protocol.vhost_user import FDS_MAX, HEADER_SIZE
-from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader, build_reply
+from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader, build_ack
 from protocol.vhost_user_payloads import Payload
 
 _PIECE: Final = 4096
@@ -217,7 +217,7 @@ class BackendChannel:
             while (message := self._reader.next_message()) is not None:
                 status = self._take(message) if isinstance(message, Message) else 1
                 if message.need_reply:
-                    self._socket.send(build_reply(message.request, status))
+                    self._socket.send(build_ack(message.request, status))
         except (VhostUserError, OSError) as error:
             self._on_lost(f"on the back-end's channel: {error}")
 

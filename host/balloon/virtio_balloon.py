@@ -69,18 +69,23 @@ class VirtioBalloon:
 
     ``config.actual`` is nothing but the guest's word: no decision about memory rests on it.
 
+    Every field has one writer. The event loop writes ``config``, ``features``, ``poison_told`` and ``drivers``, the
+    workers that serve rings only ``settled_for`` and, on the free page queue, the driver's half of ``hinting``.
+
     ``discard`` False is the operator's word that nothing may be discarded (for example because a device of the guest
-    has its memory pinned). ``poison_settled`` is set by the first chain that is no statistics: a driver must not change
-    ``poison_val`` after DRIVER_OK (virtio 1.2, 5.5.6.6.1), and no chain comes before that. It is cleared when no ring
-    is left. ``poison_told`` says that the driver has written ``poison_val`` at all. It must have before DRIVER_OK, but
-    a device that took over from one that was killed has not heard of it.
+    has its memory pinned). ``drivers`` counts the drivers that have left. ``settled_for`` is its value at the last
+    chain that was not statistics; while they are equal ``poison_val`` is settled: a driver must not change it after
+    DRIVER_OK (virtio 1.2, 5.5.6.6.1), and no chain comes before that. ``poison_told`` says that the driver has written
+    ``poison_val`` at all. It must have before DRIVER_OK, but a device that took over from one that was killed has not
+    heard of it.
     """
 
     config: BalloonConfig = field(default_factory=BalloonConfig)
     features: int = 0
     discard: bool = True
-    poison_settled: bool = False
     poison_told: bool = False
+    drivers: int = field(default=0, compare=False)
+    settled_for: int = field(default=-1, compare=False)
     hinting: FreePageHinting = field(default_factory=FreePageHinting)
 
     def write_config(self, offset: int, data: bytes, *, poison_offered: bool, driver_runs: bool = False) -> None:
@@ -92,7 +97,7 @@ class VirtioBalloon:
         With ``driver_runs`` a driver is at work. A write of the whole window then tells no poison value: QEMU sends it
         for a new ``actual`` and repeats what it has read from this device, which may never have known the value.
         """
-        poison = poison_offered and not self.poison_settled
+        poison = poison_offered and self.settled_for != self.drivers
         if poison and offset <= CONFIG_POISON_VAL.start and CONFIG_POISON_VAL.stop <= offset + len(data):
             self.poison_told |= offset == CONFIG_POISON_VAL.start or not driver_runs
         self.config = self.config.written_by_driver(offset, data, poison_writable=poison)
@@ -101,10 +106,15 @@ class VirtioBalloon:
         """Return ``length`` bytes of the configuration space from ``offset``; zeros beyond its end."""
         return self.config.build()[offset : offset + length].ljust(length, b"\0")
 
+    def driver_left(self) -> None:
+        """No ring is left: the next driver sets a poison value of its own before its first chain."""
+        self.drivers += 1
+
     def reset(self) -> None:
-        """Forget what a driver negotiated and wrote; the host's own wish (``num_pages``) stays."""
+        """Forget what a driver negotiated and wrote; the target (``num_pages``) is the host's and stays."""
         self.features = 0
-        self.poison_settled = self.poison_told = False
+        self.driver_left()
+        self.poison_told = False
         self.hinting.reset()
         self.config = replace(self.config, actual=0, free_page_hint_cmd_id=self.hinting.command_id, poison_val=0)
 
@@ -130,7 +140,7 @@ class VirtioBalloon:
             VirtqueueError: what a device-readable buffer names lies outside the guest's memory.
         """
         if queue is not BalloonQueue.STATS:  # Linux offers its first statistics buffer before it writes poison_val
-            self.poison_settled = True
+            self.settled_for = self.drivers
         outcome = Outcome()
         plan = outcome.plan
         match queue:

@@ -72,9 +72,20 @@ class LogRing:
 
 @dataclass(frozen=True, slots=True)
 class StopRing:
-    """Stop serving a queue: finish the chain in hand, then touch its ring no more. Answered with the ring's base."""
+    """Stop serving a queue: finish the chain in hand, then touch its ring no more.
+
+    Answered with :class:`StoppedRing`.
+    """
 
     index: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedRing:
+    """How a ring was when it stopped: where to go on, and whether its driver has broken a rule of it meanwhile."""
+
+    base: int
+    broken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,5 +196,8 @@ Action: TypeAlias = (
     | Announce
 )
 
-Effects: TypeAlias = Generator[Action, int | None, None]
-"""Actions to perform; StopRing is answered with the base, MakeInflightFile with a descriptor, all else with None."""
+ActionResult: TypeAlias = StoppedRing | int | None
+"""The shell's answer: to StopRing a :class:`StoppedRing`, to MakeInflightFile a descriptor, to all else None."""
+
+Effects: TypeAlias = Generator[Action, ActionResult, None]
+"""Actions to perform, one after the other."""

@@ -1,122 +1,130 @@
 """One vhost-user session: what every front-end message does, decided without touching the operating system.
 
-:meth:`Backend.handle` is a generator. It *yields* the effects that a message has, one :data:`Action` at a time, and
-returns the reply, if there is one. The shell performs each action before it asks for the next, throws the
-:class:`VhostUserError` of a failed one back in, and sends the reply last: so an acknowledgement always follows its
-effect, and a refused message changes nothing.
+:func:`handle` is a generator. It *yields* the effects that a message has, one :data:`Action` at a time, and returns the
+reply, if there is one. The shell performs each action before it asks for the next, throws the :class:`VhostUserError`
+of a failed one back in, and sends the reply last: so an acknowledgement always follows its effect, and a refused
+message changes nothing.
 
-This file knows how messages are answered; what they do is in the files of their groups (see
-:mod:`host.vhost_user.session`).
+``HANDLERS`` says which function carries out which request; a group of requests is a file.
 
 Source: vhost-user specification, "VHOST_USER_PROTOCOL_F_REPLY_ACK".
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
-from host.vhost_user.actions import Action, Announce, Effects
-from host.vhost_user.config_requests import ConfigRequests
-from host.vhost_user.device_requests import DeviceRequests
-from host.vhost_user.feature_requests import FeatureRequests
-from host.vhost_user.memory_requests import MemoryRequests
-from host.vhost_user.migration_requests import REFUSALS, MigrationRequests
-from host.vhost_user.ring_control import RingControl
-from host.vhost_user.ring_requests import RingRequests
+from host.vhost_user import (
+    config_requests,
+    device_requests,
+    feature_requests,
+    memory_requests,
+    migration_requests,
+    ring_requests,
+)
+from host.vhost_user.actions import Action, ActionResult, Announce
 from host.vhost_user.session import NEEDED_FEATURE, Answer, Handler, MustClose, Session
 from protocol.errors import VhostUserError
 from protocol.vhost_user import FRONTEND_REQUEST_FORMS, FrontendRequest, ProtocolFeature
-from protocol.vhost_user_codec import BadMessage, Message, build_own_reply, build_reply
+from protocol.vhost_user_codec import BadMessage, Message, build_ack, build_own_reply, build_refusal
+
+HANDLERS: Final[Mapping[FrontendRequest, Handler]] = MappingProxyType(
+    {
+        FrontendRequest.GET_FEATURES: feature_requests.get_features,
+        FrontendRequest.SET_FEATURES: feature_requests.set_features,
+        FrontendRequest.GET_PROTOCOL_FEATURES: feature_requests.get_protocol_features,
+        FrontendRequest.SET_PROTOCOL_FEATURES: feature_requests.set_protocol_features,
+        FrontendRequest.GET_QUEUE_NUM: feature_requests.get_queue_num,
+        FrontendRequest.SET_OWNER: feature_requests.set_owner,
+        FrontendRequest.RESET_OWNER: feature_requests.reset_owner,
+        FrontendRequest.SET_BACKEND_REQ_FD: feature_requests.set_backend_req_fd,
+        FrontendRequest.SET_STATUS: device_requests.set_status,
+        FrontendRequest.GET_STATUS: device_requests.get_status,
+        FrontendRequest.RESET_DEVICE: device_requests.reset_device,
+        FrontendRequest.GET_CONFIG: config_requests.get_config,
+        FrontendRequest.SET_CONFIG: config_requests.set_config,
+        FrontendRequest.SET_MEM_TABLE: memory_requests.set_mem_table,
+        FrontendRequest.GET_MAX_MEM_SLOTS: memory_requests.get_max_mem_slots,
+        FrontendRequest.ADD_MEM_REG: memory_requests.add_mem_reg,
+        FrontendRequest.REM_MEM_REG: memory_requests.rem_mem_reg,
+        FrontendRequest.SET_LOG_BASE: migration_requests.set_log_base,
+        FrontendRequest.SET_LOG_FD: migration_requests.set_log_fd,
+        FrontendRequest.GET_INFLIGHT_FD: migration_requests.get_inflight_fd,
+        FrontendRequest.SET_INFLIGHT_FD: migration_requests.set_inflight_fd,
+        FrontendRequest.SET_DEVICE_STATE_FD: migration_requests.set_device_state_fd,
+        FrontendRequest.CHECK_DEVICE_STATE: migration_requests.check_device_state,
+        FrontendRequest.SET_VRING_NUM: ring_requests.set_vring_num,
+        FrontendRequest.SET_VRING_ADDR: ring_requests.set_vring_addr,
+        FrontendRequest.SET_VRING_BASE: ring_requests.set_vring_base,
+        FrontendRequest.GET_VRING_BASE: ring_requests.get_vring_base,
+        FrontendRequest.SET_VRING_KICK: ring_requests.set_vring_kick,
+        FrontendRequest.SET_VRING_CALL: ring_requests.set_vring_file,
+        FrontendRequest.SET_VRING_ERR: ring_requests.set_vring_file,
+        FrontendRequest.SET_VRING_ENABLE: ring_requests.set_vring_enable,
+        FrontendRequest.VRING_KICK: ring_requests.vring_kick,
+    }
+)
+"""The function that carries out each request."""
+
+assert set(HANDLERS) == set(FrontendRequest)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The bytes of a reply and the file descriptors that ride on it, which whoever sends it closes afterwards."""
+    """The bytes of a reply and the file descriptors that ride on it, which the sender closes afterwards."""
 
     data: bytes
     fds: tuple[int, ...] = ()
 
 
-class Backend:
-    """The state machine of one session. See the module's text for how to drive it."""
+def handle(session: Session, message: Message | BadMessage) -> Generator[Action, ActionResult, Reply | None]:
+    """Carry out one message: yield its effects, return the reply or None.
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self._rings = RingControl(session)
-        self._config = ConfigRequests(session)
-        self._handlers: dict[FrontendRequest, Handler] = {
-            **FeatureRequests(session, self._rings).handlers,
-            **DeviceRequests(session, self._rings).handlers,
-            **self._config.handlers,
-            **MemoryRequests(session, self._rings).handlers,
-            **MigrationRequests(session, self._rings).handlers,
-            **RingRequests(session, self._rings).handlers,
-        }
-
-    def handle(self, message: Message | BadMessage) -> Generator[Action, int | None, Reply | None]:
-        """Carry out one message: yield its effects, return the reply or None.
-
-        Raises:
-            MustClose: the message is wrong and its sender waits for an answer that does not exist, or the specification
-                wants the connection closed.
-        """
-        try:
-            if isinstance(message, BadMessage):
-                raise message.error
-            own_reply = yield from self._carry_out(message)
-        except VhostUserError as error:
-            yield Announce("message_refused", {"request": _name(message.request), "reason": str(error)})
-            if isinstance(error, MustClose):
-                raise
-            return self._refuse(message, error)
-        if own_reply is not None:
-            return own_reply
-        return Reply(build_reply(message.request, 0)) if self._wants_ack(message) else None
-
-    def _carry_out(self, message: Message) -> Generator[Action, int | None, Reply | None]:
+    Raises:
+        MustClose: the message is wrong and its sender waits for an answer that does not exist, or the specification
+            wants the connection closed.
+    """
+    try:
+        if isinstance(message, BadMessage):
+            raise message.error
         request = message.request
         if not isinstance(request, FrontendRequest):
             raise VhostUserError(f"request {request} is not for a back-end")
-        if request not in self._handlers:
-            raise VhostUserError(f"{request.name} needs a feature that was not offered")
         needed = NEEDED_FEATURE.get(request)
-        if needed is not None and not self.session.has_protocol_feature(needed):
+        if needed is not None and not session.has_protocol_feature(needed):
             raise VhostUserError(f"{request.name} needs {needed.name}, which was not negotiated")
-        answer = yield from self._handlers[request](message)
-        if isinstance(answer, Answer):
-            return Reply(build_own_reply(request, answer.payload), answer.fds)
-        return None if answer is None else Reply(build_own_reply(request, answer))
+        answer = yield from HANDLERS[request](session, message)
+    except VhostUserError as error:
+        yield Announce("message_refused", {"request": _name(message.request), "reason": str(error)})
+        if isinstance(error, MustClose):
+            raise
+        return _refuse(session, message, error)
+    if isinstance(answer, Answer):
+        return Reply(build_own_reply(request, answer.payload), answer.fds)
+    if answer is not None:
+        return Reply(build_own_reply(request, answer))
+    return Reply(build_ack(request, 0)) if _wants_ack(session, message) else None
 
-    def _wants_ack(self, message: Message | BadMessage) -> bool:
-        return message.need_reply and self.session.has_protocol_feature(ProtocolFeature.REPLY_ACK)
 
-    def _refuse(self, message: Message | BadMessage, error: VhostUserError) -> Reply | None:
-        if message.request == FrontendRequest.GET_CONFIG:
-            return Reply(build_reply(message.request))  # "a zero length payload in case of error"
-        # The sender of a request with a reply of its own takes whatever comes for that reply, so it cannot be told
-        # unless that reply can say error.
-        has_own_reply = self._has_own_reply(message.request)
-        if has_own_reply and message.request in REFUSALS:
-            return Reply(build_own_reply(FrontendRequest(message.request), REFUSALS[message.request]))
-        if has_own_reply:
-            raise MustClose(str(error))
-        return Reply(build_reply(message.request, 1)) if self._wants_ack(message) else None
+def _wants_ack(session: Session, message: Message | BadMessage) -> bool:
+    return message.need_reply and session.has_protocol_feature(ProtocolFeature.REPLY_ACK)
 
-    def _has_own_reply(self, request: int) -> bool:
-        if request == FrontendRequest.SET_LOG_BASE:
-            return self.session.has_protocol_feature(ProtocolFeature.LOG_SHMFD)
-        try:
-            return FRONTEND_REQUEST_FORMS[FrontendRequest(request)].reply is not None
-        except ValueError:
-            return False
 
-    def change_config(self, **fields: int) -> bytes | None:
-        """Set ``fields`` of the configuration space (names as in :class:`BalloonConfig`). Return the request to send on
-        the back-end's channel, or None where no driver listens: it will read the fields when it starts."""
-        return self._config.change(**fields)
-
-    def ring_broke(self, index: int) -> Effects:
-        """Take note that the driver broke the rules of ring ``index``: it stops until it is set up anew."""
-        yield from self._rings.ring_broke(index)
+def _refuse(session: Session, message: Message | BadMessage, error: VhostUserError) -> Reply | None:
+    # The sender of a request with a reply of its own takes whatever comes for that reply, so it cannot be told unless
+    # that reply can say error.
+    try:
+        request = FrontendRequest(message.request)
+    except ValueError:
+        form = None
+    else:
+        form = FRONTEND_REQUEST_FORMS[request]
+        if form.reply is not None and (form.reply_needs is None or session.has_protocol_feature(form.reply_needs)):
+            if form.refusal is None:
+                raise MustClose(str(error))
+            return Reply(build_refusal(request))
+    return Reply(build_ack(message.request, 1)) if _wants_ack(session, message) else None
 
 
 def _name(request: int) -> str:

@@ -5,11 +5,10 @@ Source: vhost-user specification, "Front-end message types"; virtio 1.2, 2.1 and
 
 from typing import Final
 
+from host.vhost_user import ring_control
 from host.vhost_user.actions import Announce, Effects
-from host.vhost_user.ring_control import RingControl
-from host.vhost_user.session import Handler, Handling, Session, u64_of
+from host.vhost_user.session import Handling, Session, u64_of
 from protocol.errors import VhostUserError
-from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import Message
 from protocol.virtio import DeviceStatus
 
@@ -17,51 +16,41 @@ STATUS_MAX: Final = 0xFF
 """The device status field has 8 bits (virtio 1.2, 4.1.4.3)."""
 
 
-class DeviceRequests:
-    """Keeps the device status and resets the device.
+def get_status(session: Session, _message: Message) -> Handling:
+    """GET_STATUS: the device status."""
+    yield from ()
+    return session.status
 
-    Nothing but the news of DEVICE_NEEDS_RESET waits for DRIVER_OK: QEMU's generic vhost-user device never sets it.
+
+def set_status(session: Session, message: Message) -> Effects:
+    """SET_STATUS: the device status as the driver wrote it.
+
+    DRIVER_OK is waited for only before the driver is told of DEVICE_NEEDS_RESET: QEMU's generic vhost-user device never
+    sets it.
     """
+    status = u64_of(message)
+    if status > STATUS_MAX:
+        raise VhostUserError(f"device status {status:#x} has more than 8 bits")
+    if status == 0:
+        yield from reset_device(session, message)
+    elif session.features_refused or not session.features:
+        # virtio 1.2, 3.1.1: the driver reads the status again to see whether the device takes its features.
+        status &= ~DeviceStatus.FEATURES_OK
+    session.status = status | session.status & DeviceStatus.DEVICE_NEEDS_RESET  # which only a reset clears
+    yield Announce("status", {"status": int(session.status)})
+    yield from ring_control.notify_config_change(session)
 
-    def __init__(self, session: Session, rings: RingControl) -> None:
-        self._session = session
-        self._rings = rings
 
-    @property
-    def handlers(self) -> dict[FrontendRequest, Handler]:
-        """Which method carries out which request."""
-        return {
-            FrontendRequest.SET_STATUS: self._set_status,
-            FrontendRequest.GET_STATUS: self._get_status,
-            FrontendRequest.RESET_DEVICE: self._reset_device,
-        }
+def reset_device(session: Session, _message: Message) -> Effects:
+    """RESET_DEVICE: forget what the driver said.
 
-    def _get_status(self, _message: Message) -> Handling:
-        yield from ()
-        return self._session.status
-
-    def _set_status(self, message: Message) -> Effects:
-        status = u64_of(message)
-        if status > STATUS_MAX:
-            raise VhostUserError(f"device status {status:#x} has more than 8 bits")
-        session = self._session
-        if status == 0:
-            yield from self._reset_device(message)
-        elif session.features_refused or not session.features:
-            # virtio 1.2, 3.1.1: the driver reads the status again to see whether the device takes its features.
-            status &= ~DeviceStatus.FEATURES_OK
-        session.status = status | session.status & DeviceStatus.DEVICE_NEEDS_RESET  # which only a reset clears
-        yield Announce("status", {"status": int(session.status)})
-        yield from self._rings.tell_news()
-
-    def _reset_device(self, _message: Message) -> Effects:
-        # What the front-end itself said stays: owner, memory, protocol features, the back-end's channel.
-        yield from self._rings.pause_all()
-        session = self._session
-        for vring in session.vrings:
-            vring.reset()
-        session.queue_numbers.forget()
-        session.features = session.status = 0
-        session.features_refused = session.config_news = session.status_news = False
-        session.balloon.reset()
-        yield Announce("reset", {})
+    What the front-end itself said stays: owner, memory, protocol features, the back-end's channel.
+    """
+    yield from ring_control.pause_all(session)
+    for vring in session.vrings:
+        vring.reset()
+    session.queue_numbers.forget()
+    session.features = session.status = 0
+    session.features_refused = session.config_change_pending = session.needs_reset_pending = False
+    session.balloon.reset()
+    yield Announce("reset", {})

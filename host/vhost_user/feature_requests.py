@@ -3,98 +3,92 @@
 Source: vhost-user specification, "Front-end message types", "Protocol features".
 """
 
+from host.vhost_user import ring_control
 from host.vhost_user.actions import Announce, Effects, SetBackendChannel
-from host.vhost_user.ring_control import RingControl
-from host.vhost_user.session import Handler, Handling, MustClose, Session, u64_of
+from host.vhost_user.session import Handling, MustClose, Session, u64_of
 from protocol.errors import VhostUserError
-from protocol.vhost_user import FrontendRequest, ProtocolFeature
+from protocol.vhost_user import ProtocolFeature
 from protocol.vhost_user_codec import Message
 from protocol.virtio import LOG_ALL, PROTOCOL_FEATURES, FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import queue_order
 
 
-class FeatureRequests:
-    """Carries out the messages that are about no ring and no memory."""
+def set_owner(_session: Session, _message: Message) -> Effects:
+    """SET_OWNER: nothing to do, a session belongs to its connection."""
+    yield from ()
 
-    def __init__(self, session: Session, rings: RingControl) -> None:
-        self._session = session
-        self._rings = rings
 
-    @property
-    def handlers(self) -> dict[FrontendRequest, Handler]:
-        """Which method carries out which request."""
-        return {
-            FrontendRequest.GET_FEATURES: self._get_features,
-            FrontendRequest.SET_FEATURES: self._set_features,
-            FrontendRequest.GET_PROTOCOL_FEATURES: self._get_protocol_features,
-            FrontendRequest.SET_PROTOCOL_FEATURES: self._set_protocol_features,
-            FrontendRequest.GET_QUEUE_NUM: self._get_queue_num,
-            FrontendRequest.SET_OWNER: self._nothing,
-            # Deprecated by the specification, which lets a back-end ignore it; state is never dropped here.
-            FrontendRequest.RESET_OWNER: self._nothing,
-            FrontendRequest.SET_BACKEND_REQ_FD: self._set_backend_req_fd,
-        }
+def reset_owner(_session: Session, _message: Message) -> Effects:
+    """RESET_OWNER: deprecated by the specification, which lets a back-end ignore it. No state is dropped."""
+    yield from ()
 
-    def _nothing(self, _message: Message) -> Effects:
-        yield from ()
 
-    def _get_features(self, _message: Message) -> Handling:
-        # User Mode Linux that removes its driver says ENABLE 0 for each ring and asks for the features, to know that
-        # all of it was done; then it frees the rings. Having lost bit 30 it says the latter only.
-        session = self._session
-        if session.lost_bit_30 and session.has_protocol_feature(ProtocolFeature.REPLY_ACK):
-            yield from self._rings.halt_all()
-        return session.offered
+def get_features(session: Session, _message: Message) -> Handling:
+    """GET_FEATURES: what the device offers."""
+    # User Mode Linux that removes its driver says ENABLE 0 for each ring and asks for the features, to know that
+    # all of it was done; then it frees the rings. Having lost bit 30 it says the latter only.
+    if session.lost_bit_30 and session.has_protocol_feature(ProtocolFeature.REPLY_ACK):
+        yield from ring_control.halt_all(session)
+    return session.offered
 
-    def _set_features(self, message: Message) -> Effects:
-        features = u64_of(message)
-        session = self._session
-        session.features_refused = True
-        if unknown := features & ~session.offered:
-            raise VhostUserError(f"feature bits {unknown:#x} were not offered")
-        if not has_feature(features, FeatureBit.VERSION_1):
-            raise VhostUserError("VERSION_1 was not accepted, and this device has no legacy mode")
-        if (features ^ session.features) & ~LOG_ALL:
-            yield from self._rings.pause_all()  # what runs has the old features' queue order and ring rules
-        if queue_order(features) != queue_order(session.features):
-            session.queue_numbers.forget()
-        session.features = session.balloon.features = features
-        session.features_refused = False
-        queues = [queue.value for queue in queue_order(features)]
-        yield Announce("features", {"negotiated": features, "queues": queues})
-        if not features & PROTOCOL_FEATURES:
-            # "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled
-            # state." User Mode Linux loses bit 30 on a second SET_FEATURES and then never enables a ring.
-            for vring in session.vrings:
-                if vring.resumes and not vring.enabled:
-                    yield from self._rings.halt(vring)  # its driver is gone, and the next one sets up its own
-                vring.enabled = True
-        yield from self._rings.run_wanted()
-        yield from self._rings.relog()
 
-    def _get_protocol_features(self, _message: Message) -> Handling:
-        yield from ()
-        return self._session.offered_protocol_features
+def set_features(session: Session, message: Message) -> Effects:
+    """SET_FEATURES: what the driver accepts. It may come twice, the second time without bit 30."""
+    features = u64_of(message)
+    session.features_refused = True
+    if unknown := features & ~session.offered:
+        raise VhostUserError(f"feature bits {unknown:#x} were not offered")
+    if not has_feature(features, FeatureBit.VERSION_1):
+        raise VhostUserError("VERSION_1 was not accepted, and this device has no legacy mode")
+    if (features ^ session.features) & ~LOG_ALL:
+        yield from ring_control.pause_all(session)  # what runs has the old features' queue order and ring rules
+    if queue_order(features) != queue_order(session.features):
+        session.queue_numbers.forget()
+    session.features = session.balloon.features = features
+    session.features_refused = False
+    queues = [queue.value for queue in queue_order(features)]
+    yield Announce("features", {"negotiated": features, "queues": queues})
+    if not features & PROTOCOL_FEATURES:
+        # "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled
+        # state." User Mode Linux loses bit 30 on a second SET_FEATURES and then never enables a ring.
+        for vring in session.vrings:
+            if vring.resumes and not vring.enabled:
+                yield from ring_control.halt(session, vring)  # its driver is gone, and the next one sets up its own
+            vring.enabled = True
+    yield from ring_control.run_wanted(session)
+    yield from ring_control.relog(session)
 
-    def _set_protocol_features(self, message: Message) -> Effects:
-        features = u64_of(message)
-        if unknown := features & ~self._session.offered_protocol_features:
-            raise VhostUserError(f"protocol feature bits {unknown:#x} were not offered")
-        if has_feature(features, ProtocolFeature.INBAND_NOTIFICATIONS):
-            needed = feature_mask(ProtocolFeature.BACKEND_REQ, ProtocolFeature.REPLY_ACK)
-            if features & needed != needed:
-                # "the back-end must close the connection", since there is no other way to tell.
-                raise MustClose("INBAND_NOTIFICATIONS without both BACKEND_REQ and REPLY_ACK")
-        if features != self._session.protocol_features:
-            yield from self._rings.pause_all()  # they were told whether their notifications are messages
-        self._session.protocol_features = features
-        yield from self._rings.run_wanted()
 
-    def _get_queue_num(self, _message: Message) -> Handling:
-        yield from ()
-        return self._session.queue_numbers.count(self._session.offered)
+def get_protocol_features(session: Session, _message: Message) -> Handling:
+    """GET_PROTOCOL_FEATURES: what the back-end offers."""
+    yield from ()
+    return session.offered_protocol_features
 
-    def _set_backend_req_fd(self, message: Message) -> Effects:
-        yield SetBackendChannel(message.fds[0])
-        self._session.has_backend_channel = True
-        yield from self._rings.tell_news()
+
+def set_protocol_features(session: Session, message: Message) -> Effects:
+    """SET_PROTOCOL_FEATURES: what the front-end accepts."""
+    features = u64_of(message)
+    if unknown := features & ~session.offered_protocol_features:
+        raise VhostUserError(f"protocol feature bits {unknown:#x} were not offered")
+    if has_feature(features, ProtocolFeature.INBAND_NOTIFICATIONS):
+        needed = feature_mask(ProtocolFeature.BACKEND_REQ, ProtocolFeature.REPLY_ACK)
+        if features & needed != needed:
+            # "the back-end must close the connection", since there is no other way to tell.
+            raise MustClose("INBAND_NOTIFICATIONS without both BACKEND_REQ and REPLY_ACK")
+    if features != session.protocol_features:
+        yield from ring_control.pause_all(session)  # they were told whether their notifications are messages
+    session.protocol_features = features
+    yield from ring_control.run_wanted(session)
+
+
+def get_queue_num(session: Session, _message: Message) -> Handling:
+    """GET_QUEUE_NUM: the most queues that a driver may set up."""
+    yield from ()
+    return session.queue_numbers.count(session.offered)
+
+
+def set_backend_req_fd(session: Session, message: Message) -> Effects:
+    """SET_BACKEND_REQ_FD: the channel for the back-end's own requests."""
+    yield SetBackendChannel(message.fds[0])
+    session.has_backend_channel = True
+    yield from ring_control.notify_config_change(session)

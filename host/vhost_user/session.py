@@ -1,9 +1,8 @@
 """What one session has negotiated and configured, and how the parts of its state machine fit together.
 
 Each group of messages has a file of its own (``feature_requests``, ``device_requests``, ``config_requests``,
-``memory_requests``, ``migration_requests``, ``ring_requests``): a class made over the :class:`Session`, whose
-``handlers`` table says which method carries out which request. :mod:`host.vhost_user.backend` joins the tables; a new
-group of messages is a new file and one line there.
+``memory_requests``, ``migration_requests``, ``ring_requests``): functions over a :class:`Session` and a message. The
+table of :mod:`host.vhost_user.backend` says which one carries out which request.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -12,7 +11,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from host.balloon.virtio_balloon import VirtioBalloon
-from host.vhost_user.actions import Action
+from host.vhost_user.actions import Action, ActionResult
 from host.vhost_user.device_setup import RingFormat
 from host.vhost_user.queue_numbers import QueueNumbers
 from host.vhost_user.vring import Vring
@@ -70,20 +69,20 @@ class Answer:
     fds: tuple[int, ...] = ()
 
 
-Handling: TypeAlias = Generator[Action, int | None, Payload | Answer]
+Handling: TypeAlias = Generator[Action, ActionResult, Payload | Answer]
 """Carries out one message: yields its effects and returns the payload of the reply that the request has by itself, None
 for a request that has none. Raises :class:`VhostUserError` to refuse the message."""
 
-Handler: TypeAlias = Callable[[Message], Handling]
+Handler: TypeAlias = "Callable[[Session, Message], Handling]"
 
 
 @dataclass(slots=True)
 class Session:
     """All that the front-end negotiated and configured: one plain record (besides the file descriptors).
 
-    ``features_refused`` says that the last SET_FEATURES was refused, ``config_news`` that the configuration space may
-    have changed while the driver's rings stood still, so that it has to hear of it when one runs again, ``status_news``
-    that DEVICE_NEEDS_RESET was set in ``status`` and the driver has not heard of it.
+    ``features_refused`` says that the last SET_FEATURES was refused. ``config_change_pending`` says that the
+    configuration space may have changed and the driver has not been told, since its rings stood still.
+    ``needs_reset_pending`` says that DEVICE_NEEDS_RESET was set in ``status`` and the driver has not been told.
     """
 
     offered: int
@@ -97,15 +96,15 @@ class Session:
     queue_numbers: QueueNumbers = field(default_factory=QueueNumbers)
     status: int = 0
     features_refused: bool = False
-    config_news: bool = False
-    status_news: bool = False
+    config_change_pending: bool = False
+    needs_reset_pending: bool = False
 
     def has_protocol_feature(self, feature: ProtocolFeature) -> bool:
         """Return whether ``feature`` was negotiated."""
         return has_feature(self.protocol_features, feature)
 
     @property
-    def hears_of_config(self) -> bool:
+    def can_notify_config_change(self) -> bool:
         """Whether the front-end can be told that the configuration space has changed."""
         return self.has_backend_channel and self.has_protocol_feature(ProtocolFeature.CONFIG)
 

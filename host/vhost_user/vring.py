@@ -3,20 +3,14 @@
 Front-ends send size, addresses, base, kick and enable in different orders, so values are collected and the ring is
 (re)built when everything is there. Source: vhost-user specification, "Ring states".
 
-==================  =====================================================  ==========================================
-state               entered by                                             the back-end
-==================  =====================================================  ==========================================
-stopped             initially; GET_VRING_BASE; RESET_DEVICE; a new size,   touches nothing
-                    base or address of a started ring
-started, disabled   SET_VRING_KICK                                         touches nothing, loses nothing
-started, enabled    SET_VRING_ENABLE 1, or SET_FEATURES without bit 30     serves the ring: it *runs*
-broken              the driver broke a rule of the ring                    touches nothing until it is set up anew
-==================  =====================================================  ==========================================
-
 A ring that should run but whose memory is not there is *parked*: it runs as soon as the memory is.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
 
 from host.virtqueue.ring_place import RingLog, RingPlace
 from protocol.errors import VhostUserError, VirtqueueError
@@ -26,6 +20,50 @@ from protocol.vhost_user_payloads import VringAddress, VringAddressFlag
 from protocol.virtio_ring import check_queue_size
 
 
+class RingState(Enum):
+    """Where a ring stands. ``enabled`` is independent of it: only an enabled ring can get from STARTED to RUNNING."""
+
+    STOPPED = "stopped"
+    """Not set up, or stopped by the front-end. The back-end touches nothing."""
+    STARTED = "started"
+    """To be served as soon as it is enabled and its memory is there. The back-end touches nothing and loses nothing."""
+    RUNNING = "running"
+    """Served."""
+    BROKEN = "broken"
+    """The driver broke a rule of the ring. The back-end touches nothing until the ring is set up anew."""
+
+
+class RingEvent(Enum):
+    """What moves a ring from one state to another."""
+
+    START = "start"
+    """SET_VRING_KICK; without a kick descriptor SET_VRING_ENABLE 1 or the first VRING_KICK."""
+    RUN = "run"
+    """The shell began to serve it."""
+    PAUSE = "pause"
+    """The shell stopped serving it, in whole: after SET_VRING_ENABLE 0, or while memory or descriptors change."""
+    BREAK = "break"
+    """The shell stopped serving it because it is broken."""
+    HALT = "halt"
+    """GET_VRING_BASE, RESET_DEVICE; a new size, base or address. The shell stopped serving it before."""
+
+
+TRANSITIONS: Final[Mapping[tuple[RingState, RingEvent], RingState]] = MappingProxyType(
+    {
+        (RingState.STOPPED, RingEvent.START): RingState.STARTED,
+        (RingState.STARTED, RingEvent.START): RingState.STARTED,
+        (RingState.BROKEN, RingEvent.START): RingState.STARTED,
+        (RingState.STARTED, RingEvent.RUN): RingState.RUNNING,
+        (RingState.RUNNING, RingEvent.PAUSE): RingState.STARTED,
+        (RingState.RUNNING, RingEvent.BREAK): RingState.BROKEN,
+        (RingState.STOPPED, RingEvent.HALT): RingState.STOPPED,
+        (RingState.STARTED, RingEvent.HALT): RingState.STOPPED,
+        (RingState.BROKEN, RingEvent.HALT): RingState.STOPPED,
+    }
+)
+"""Every transition that there is. A pair that is not here is a fault of the back-end."""
+
+
 @dataclass(slots=True)
 class Vring:
     """What the front-end said about one queue, and whether the queue runs.
@@ -33,25 +71,37 @@ class Vring:
     ``base`` is where to start from, as SET_VRING_BASE says it for the ring's format. ``size`` zero and ``address`` None
     mean: not told yet.
     ``parked`` says why the ring cannot run although it should, once that was found. ``signal_first`` asks for one
-    interrupt when the ring runs again, ``resumes`` says that it has run since it was set up,
-    ``told_place`` that its addresses were told, or confirmed by a kick, since GET_VRING_BASE, ``recovers`` that an
-    inflight file has come since it last ran. ``log`` is where its writes are logged while it runs.
+    interrupt when the ring runs again, ``resumes`` says that it has run since it was set up, ``address_set`` that its
+    addresses were told, or confirmed by a kick, since GET_VRING_BASE, ``recovers`` that an inflight file has come since
+    it last ran. ``log`` is where its writes are logged while it runs.
     """
 
     index: int
     size: int = 0
     base: int = 0
     address: VringAddress | None = None
-    started: bool = False
+    state: RingState = RingState.STOPPED
     enabled: bool = False
-    broken: bool = False
-    running: bool = False
     parked: str | None = None
     signal_first: bool = False
     resumes: bool = False
-    told_place: bool = False
+    address_set: bool = False
     recovers: bool = False
     log: RingLog | None = None
+
+    def move(self, event: RingEvent) -> None:
+        """Go to the state that ``event`` leads to."""
+        self.state = TRANSITIONS[self.state, event]
+
+    @property
+    def started(self) -> bool:
+        """Whether the front-end has started the ring and not stopped it, also if it broke meanwhile."""
+        return self.state is not RingState.STOPPED
+
+    @property
+    def running(self) -> bool:
+        """Whether the ring is served."""
+        return self.state is RingState.RUNNING
 
     def set_size(self, size: int, *, packed: bool = False) -> None:
         """Take SET_VRING_NUM. Raises :class:`VhostUserError`, keeping the old size, for one that no ring can have."""
@@ -71,7 +121,7 @@ class Vring:
         for name, user_address in zip(part_names(packed=packed), addresses, strict=True):
             if table.regions and table.translate_user(user_address, 1) is None:
                 raise VhostUserError(f"{name} of queue {self.index} at {user_address:#x} is outside the guest's memory")
-        self.address, self.told_place = address, True
+        self.address, self.address_set = address, True
 
     def _check_alignments(self, address: VringAddress, *, packed: bool) -> None:
         addresses = (address.descriptor, address.available, address.used)
@@ -92,12 +142,13 @@ class Vring:
     @property
     def is_set_up(self) -> bool:
         """Whether the front-end has described this ring for the driver at hand: it has a size and a place."""
-        return self.told_place and self.size > 0 and self.address is not None
+        return self.address_set and self.size > 0 and self.address is not None
 
     @property
     def is_wanted(self) -> bool:
         """Whether the front-end wants the ring to run and has said all that it takes."""
-        return self.started and self.enabled and not self.broken and self.size > 0 and self.address is not None
+        ready = self.state in (RingState.STARTED, RingState.RUNNING)
+        return ready and self.enabled and self.size > 0 and self.address is not None
 
     def place(self, table: RegionTable, *, packed: bool = False) -> RingPlace:
         """Return where the ring lies.
@@ -132,15 +183,12 @@ class Vring:
         if not packed:
             return 0, 0, self.address.log
         parts = self.place(table, packed=True).parts
-        descriptor, driver, device = (
-            table.regions[part.region].guest_address + part.offset - table.regions[part.region].mmap_offset
-            for part in parts
-        )
+        descriptor, driver, device = (table.guest_of(part) for part in parts)
         return descriptor, driver, device
 
     def reset(self) -> None:
         """Forget everything the front-end said, as after RESET_DEVICE."""
-        assert not self.running
+        self.move(RingEvent.HALT)
         self.size, self.base, self.address = 0, 0, None
-        self.started = self.enabled = self.broken = self.told_place = False
+        self.enabled = self.address_set = False
         self.parked, self.signal_first, self.resumes, self.recovers = None, False, False, False

@@ -8,8 +8,10 @@ from typing import TypeVar, assert_never
 
 from guest.vhost_user.frontend import Call, QueueSetup
 from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
+from host.vhost_user import ring_control
 from host.vhost_user.actions import (
     Action,
+    ActionResult,
     AddRegion,
     Announce,
     DropRegion,
@@ -27,9 +29,10 @@ from host.vhost_user.actions import (
     SetLogFile,
     SetVringFile,
     StartRing,
+    StoppedRing,
     StopRing,
 )
-from host.vhost_user.backend import Backend, Reply
+from host.vhost_user.backend import Reply, handle
 from host.vhost_user.queue_numbers import AUTO, QueueNumbers
 from host.vhost_user.session import Session
 from protocol.errors import VhostUserError
@@ -132,7 +135,8 @@ class Shell:
 
     def __init__(self, offered: int = OFFERED, queue_numbers: str = AUTO) -> None:
         numbers = QueueNumbers.named(queue_numbers)
-        self.backend = Backend(Session(offered=offered, balloon=VirtioBalloon(), queue_numbers=numbers))
+        self.session = Session(offered=offered, balloon=VirtioBalloon(), queue_numbers=numbers)
+        """The back-end's record."""
         self.done: list[str] = []
         self.actions: list[Action] = []
         self.closed: list[int] = []
@@ -141,13 +145,10 @@ class Shell:
         """Where each ring will have got to when it is stopped; without an entry it stays where it was started."""
         self.failing: set[type] = set()
         """Kinds of actions that the operating system refuses."""
+        self.breaking: set[int] = set()
+        """Rings that break while they are being stopped."""
         self._requests = MessageReader(Channel.FRONTEND_REQUESTS)
         self._replies = MessageReader(Channel.BACKEND_REPLIES)
-
-    @property
-    def session(self) -> Session:
-        """The back-end's record."""
-        return self.backend.session
 
     def take_done(self) -> list[str]:
         """Return what was done since this was last asked."""
@@ -165,14 +166,14 @@ class Shell:
         """Handle one message that was parsed already; return its reply."""
         unclaimed = set(message.fds)
         try:
-            reply: Reply | None = self.drive(self.backend.handle(message), unclaimed)
+            reply: Reply | None = self.drive(handle(self.session, message), unclaimed)
         finally:
             self.closed += sorted(unclaimed)
         return None if reply is None else reply.data
 
-    def drive(self, effects: Generator[Action, int | None, Result], unclaimed: set[int]) -> Result:
+    def drive(self, effects: Generator[Action, ActionResult, Result], unclaimed: set[int]) -> Result:
         """Perform ``effects`` one by one as the real shell does; return what they return."""
-        answer: int | None = None
+        answer: ActionResult = None
         try:
             action = next(effects)
             while True:
@@ -186,7 +187,7 @@ class Shell:
             result: Result = stop.value
             return result
 
-    def _perform(self, action: Action, unclaimed: set[int]) -> int | None:
+    def _perform(self, action: Action, unclaimed: set[int]) -> ActionResult:
         if type(action) in self.failing:
             raise VhostUserError(f"{type(action).__name__} is refused by the test")
         self.actions.append(action)
@@ -197,7 +198,7 @@ class Shell:
                 self.running[index] = action
             case StopRing(index=index):
                 stopped = self.running.pop(index)
-                return self.base.pop(index, stopped.base)
+                return StoppedRing(self.base.pop(index, stopped.base), index in self.breaking)
             case ReplaceMemory(fds=fds):
                 assert not self.running, "rings run on memory that is being replaced"
                 unclaimed.difference_update(fds)
@@ -226,6 +227,16 @@ class Shell:
             case Announce():
                 pass
         return None
+
+    def ring_broke(self, index: int) -> None:
+        """Let the driver break the rules of a ring."""
+        self.drive(ring_control.ring_broke(self.session, index), set())
+
+    def change_config(self, **fields: int) -> bytes | None:
+        """Set fields of the configuration space; return the request that tells the driver, if it is told."""
+        sent = [action.data for action in ring_control.change_config(self.session, **fields)]
+        assert len(sent) <= 1
+        return sent[0] if sent else None
 
     # -- as a front-end does --------------------------------------------------------------------------------------
 

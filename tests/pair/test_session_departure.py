@@ -70,7 +70,7 @@ def test_losing_bit_30_does_not_start_the_rings_of_an_earlier_driver() -> None:
         lambda shell: shell.ring("KICK", 2, 30),
         lambda shell: shell.ask(FrontendRequest.SET_FEATURES, FEATURES),
         lambda shell: shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES | 1 << 16),
-        lambda shell: shell.backend.change_config(num_pages=5),
+        lambda shell: shell.change_config(num_pages=5),
     ],
 )
 def test_disabled_ring_is_not_touched_whatever_comes(after: object) -> None:

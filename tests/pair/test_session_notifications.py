@@ -47,7 +47,7 @@ def test_ring_without_a_kick_descriptor_starts_when_it_is_enabled_and_hears_of_k
     shell = inband()
     configure(shell, 2)
     assert shell.take_done() == ["start 2 reporting at 0"]
-    assert shell.backend.change_config(num_pages=3) == CONFIG_CHANGE
+    assert shell.change_config(num_pages=3) == CONFIG_CHANGE
     assert shell.running[2].inband
     assert (kick(shell, 2), kick(shell, 2)) == (0, 0)
     assert shell.take_done() == ["kick ring 2", "kick ring 2"]
@@ -88,7 +88,7 @@ def test_kick_by_message_does_not_revive_a_broken_ring() -> None:
     shell = inband()
     configure(shell, 2)
     kick(shell, 2)
-    shell.drive(shell.backend.ring_broke(2), set())
+    shell.ring_broke(2)
     shell.take_done()
     assert kick(shell, 2) == 0
     assert shell.take_done() == []
@@ -98,11 +98,11 @@ def test_kick_by_message_does_not_revive_a_broken_ring() -> None:
 
 def test_driver_that_has_not_kicked_yet_hears_of_a_new_target() -> None:
     shell = inband()
-    assert shell.backend.change_config(num_pages=1) is None
+    assert shell.change_config(num_pages=1) is None
     configure(shell, 0)
-    assert shell.backend.change_config(num_pages=2) is not None
+    assert shell.change_config(num_pages=2) is not None
     shell.ring("ENABLE", 0, 0)
-    assert shell.backend.change_config(num_pages=3) is None
+    assert shell.change_config(num_pages=3) is None
 
 
 def test_ring_without_descriptors_is_only_polled_if_notifications_are_not_messages() -> None:
@@ -135,8 +135,8 @@ def listening() -> Shell:
 def test_change_while_the_driver_is_paused_is_told_when_it_goes_on() -> None:
     shell = listening()
     shell.ring("ENABLE", 0, 0)
-    assert shell.backend.change_config(num_pages=1) is None
-    assert shell.backend.change_config(num_pages=2) is None
+    assert shell.change_config(num_pages=1) is None
+    assert shell.change_config(num_pages=2) is None
     shell.take_done()
     shell.ring("ENABLE", 0, 1)
     assert shell.take_done() == ["start 0 inflate at 0", f"send {CONFIG_CHANGE.hex()}"]
@@ -151,15 +151,15 @@ def test_driver_that_was_stopped_meanwhile_hears_of_a_change_when_it_goes_on(fir
     shell.base[0] = 5
     if first == "change":
         shell.ring("ENABLE", 0, 0)
-        assert shell.backend.change_config(num_pages=1) is None
+        assert shell.change_config(num_pages=1) is None
     shell.ask(FrontendRequest.GET_VRING_BASE, VringState(0, 0))
     if first == "stop":
-        assert shell.backend.change_config(num_pages=1) is None
+        assert shell.change_config(num_pages=1) is None
     shell.take_done()
     shell.ring("ENABLE", 0, 1)
     shell.ring("KICK", 0, 8)
     assert shell.take_done()[-2:] == ["start 0 inflate at 5", f"send {CONFIG_CHANGE.hex()}"]
-    assert not shell.session.config_news
+    assert not shell.session.config_change_pending
 
 
 def test_driver_that_goes_on_with_another_back_end_hears_of_its_wish() -> None:
@@ -176,13 +176,13 @@ def test_driver_that_goes_on_with_another_back_end_hears_of_its_wish() -> None:
 def test_change_before_a_reset_is_not_told_to_the_next_driver() -> None:
     shell = listening()
     shell.ring("ENABLE", 0, 0)
-    assert shell.backend.change_config(num_pages=1) is None
+    assert shell.change_config(num_pages=1) is None
     shell.ask(FrontendRequest.RESET_DEVICE)
     shell.ask(FrontendRequest.SET_FEATURES, FEATURES)
-    assert shell.backend.change_config(num_pages=2) is None
+    assert shell.change_config(num_pages=2) is None
     set_up(shell, 0)
-    assert not shell.session.config_news
-    assert shell.backend.change_config(num_pages=3) == CONFIG_CHANGE
+    assert not shell.session.config_change_pending
+    assert shell.change_config(num_pages=3) == CONFIG_CHANGE
 
 
 def test_without_the_config_feature_no_change_is_told() -> None:
@@ -192,7 +192,7 @@ def test_without_the_config_feature_no_change_is_told() -> None:
     shell.ask(FrontendRequest.SET_BACKEND_REQ_FD, fds=(9,))
     shell.memory(REGION)
     set_up(shell, 0)
-    assert shell.backend.change_config(num_pages=1) is None
+    assert shell.change_config(num_pages=1) is None
     shell.ring("ENABLE", 0, 0)
     shell.take_done()
     shell.ring("ENABLE", 0, 1)

@@ -15,9 +15,10 @@ from protocol.vhost_user_codec import (
     Channel,
     Message,
     MessageReader,
+    build_ack,
     build_message,
     build_own_reply,
-    build_reply,
+    build_refusal,
 )
 from protocol.vhost_user_payloads import DeviceConfig, InflightDescription, MemoryTable, VringFile, VringState
 from tests.protocol.messages import (
@@ -81,7 +82,7 @@ def test_every_request_survives_the_wire(request_: Request, data: st.DataObject)
 def test_every_reply_survives_the_wire(request_: Request, data: st.DataObject) -> None:
     channel = Channel.BACKEND_REPLIES if isinstance(request_, FrontendRequest) else Channel.FRONTEND_REPLIES
     payload = data.draw(reply_of(request_))
-    reply = build_reply(request_, payload) if isinstance(payload, int) else build_own_reply(request_, payload)
+    reply = build_ack(request_, payload) if isinstance(payload, int) else build_own_reply(request_, payload)
     assert read(reply, (), channel) == Message(request=request_, payload=payload)
 
 
@@ -320,8 +321,8 @@ def test_request_has_flags_1_and_9_when_an_answer_is_wanted() -> None:
 
 
 def test_reply_has_exactly_flags_5_and_the_number_of_its_request() -> None:
-    assert build_reply(FrontendRequest.SET_MEM_TABLE, 0) == raw(5, bytes(8), flags=0x5)
-    assert build_reply(1000, 1) == raw(1000, (1).to_bytes(8, "little"), flags=0x5)
+    assert build_ack(FrontendRequest.SET_MEM_TABLE, 0) == raw(5, bytes(8), flags=0x5)
+    assert build_ack(1000, 1) == raw(1000, (1).to_bytes(8, "little"), flags=0x5)
     assert build_own_reply(FrontendRequest.GET_FEATURES, 0x40000000) == raw(
         1, (0x40000000).to_bytes(8, "little"), flags=0x5
     )
@@ -331,7 +332,7 @@ def test_reply_has_exactly_flags_5_and_the_number_of_its_request() -> None:
 
 
 def test_refused_get_config_is_an_empty_payload() -> None:
-    assert build_reply(FrontendRequest.GET_CONFIG) == raw(24, flags=0x5)
+    assert build_refusal(FrontendRequest.GET_CONFIG) == raw(24, flags=0x5)
     assert read(raw(24, flags=0x5), (), Channel.BACKEND_REPLIES) == Message(request=FrontendRequest.GET_CONFIG)
 
 

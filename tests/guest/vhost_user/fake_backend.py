@@ -17,7 +17,7 @@ from host.balloon.virtio_balloon import OFFERED
 from protocol.memory import PAGE_SIZE
 from protocol.split_ring import SplitRing
 from protocol.vhost_user import BackendRequest, FrontendRequest, ProtocolFeature, form_of
-from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message, build_own_reply, build_reply
+from protocol.vhost_user_codec import Channel, Message, MessageReader, build_ack, build_message, build_own_reply
 from protocol.vhost_user_payloads import DeviceConfig, InflightDescription, Payload, VringState
 from protocol.virtio import PROTOCOL_FEATURES, feature_mask
 from protocol.virtio_balloon import BalloonConfig, BalloonFeature
@@ -114,7 +114,7 @@ class FakeBackend:
         }
         if form_of(message.request).reply is not None:
             return build_own_reply(message.request, own[message.request])
-        return build_reply(message.request, 0) if message.need_reply else b""
+        return build_ack(message.request, 0) if message.need_reply else b""
 
     async def seen(self, request: FrontendRequest) -> None:
         """Wait until a message of this kind has come."""

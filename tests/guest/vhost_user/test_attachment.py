@@ -11,7 +11,7 @@ from guest.virtqueue.ring_memory import QUEUE_SIZE, RingOptions
 from guest.virtqueue.virtqueue import QueueFullError
 from protocol.errors import SessionEnded, VhostUserError
 from protocol.vhost_user import BackendRequest, FrontendRequest
-from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message, build_reply
+from protocol.vhost_user_codec import Channel, Message, MessageReader, build_ack, build_message
 from protocol.vhost_user_payloads import DeviceConfig, MemoryTable, Payload, VringAddress, VringState
 from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import BalloonConfig, BalloonFeature, BalloonQueue
@@ -80,9 +80,9 @@ async def test_back_end_that_hangs_up_half_way(request_kind: str, guest: Guest) 
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
-        (build_reply(FrontendRequest.SET_MEM_TABLE, 1), "refused SET_MEM_TABLE"),
-        (build_reply(FrontendRequest.SET_OWNER, 0), "answer to SET_MEM_TABLE makes no sense"),
-        (build_reply(99, 0), "answer to SET_MEM_TABLE makes no sense"),
+        (build_ack(FrontendRequest.SET_MEM_TABLE, 1), "refused SET_MEM_TABLE"),
+        (build_ack(FrontendRequest.SET_OWNER, 0), "answer to SET_MEM_TABLE makes no sense"),
+        (build_ack(99, 0), "answer to SET_MEM_TABLE makes no sense"),
         (build_message(FrontendRequest.SET_OWNER), "a request among back-end replies"),
         (b"\xff" * 12, "version"),
     ],
@@ -136,7 +136,7 @@ async def test_back_end_that_speaks_out_of_turn_is_lost(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         assert backend.socket is not None
-        backend.socket.send(build_reply(FrontendRequest.SET_OWNER, 0))
+        backend.socket.send(build_ack(FrontendRequest.SET_OWNER, 0))
         assert await attachment.lost == "the back-end spoke out of turn"
         attachment.close()
 
@@ -162,7 +162,7 @@ async def test_nobody_hears_of_a_broken_session_while_the_device_may_be_discardi
         assert backend.socket is not None
         match offence:
             case "out of turn":
-                backend.socket.send(build_reply(FrontendRequest.SET_OWNER, 0))
+                backend.socket.send(build_ack(FrontendRequest.SET_OWNER, 0))
             case "ring":
                 guest.give_back(backend, head=QUEUE_SIZE + 5)
             case _:
@@ -241,7 +241,7 @@ async def test_configuration_space_is_written_and_read_by_many_at_once(guest: Gu
 async def test_refused_write_of_the_configuration_space_loses_the_back_end(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
-        backend.answers[FrontendRequest.SET_CONFIG] = build_reply(FrontendRequest.SET_CONFIG, 1)
+        backend.answers[FrontendRequest.SET_CONFIG] = build_ack(FrontendRequest.SET_CONFIG, 1)
         await attachment.write_config(4, bytes(4))
         assert await attachment.lost == "the back-end refused SET_CONFIG"
         await attachment.write_config(4, bytes(4))

@@ -10,11 +10,12 @@ import pytest
 from guest.vhost_user.attachment_options import AttachmentOptions
 from protocol.errors import SessionEnded, VhostUserError
 from protocol.vhost_user import FrontendRequest, ProtocolFeature
-from protocol.vhost_user_codec import build_message, build_reply
+from protocol.vhost_user_codec import build_ack, build_message
 from protocol.vhost_user_payloads import VringState
 from protocol.virtio import DeviceStatus, feature_mask
 from protocol.virtio_balloon import BalloonQueue
 from tests.guest.vhost_user.fake_backend import BLOCK, REPORTING, Guest, call_in_band, fake_backend, names
+from tests.protocol.messages import raw
 
 SESSION: Final = (
     "SET_STATUS SET_STATUS SET_FEATURES SET_STATUS GET_STATUS SET_MEM_TABLE "
@@ -67,7 +68,7 @@ async def test_what_the_device_finished_before_it_stopped_is_collected(guest: Gu
 async def test_back_end_that_refuses_to_stop_is_lost(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
-        backend.answers[FrontendRequest.GET_VRING_BASE] = build_reply(FrontendRequest.GET_VRING_BASE)
+        backend.answers[FrontendRequest.GET_VRING_BASE] = raw(FrontendRequest.GET_VRING_BASE, flags=0x5)
         with pytest.raises(VhostUserError, match="refused GET_VRING_BASE"):
             await attachment.stop()
         assert "refused GET_VRING_BASE" in await attachment.lost
@@ -163,7 +164,7 @@ async def test_what_comes_too_late_for_a_device_that_was_reset_is_not_said_to_th
 async def test_reset_that_is_refused_loses_the_back_end(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
-        backend.answers[FrontendRequest.RESET_DEVICE] = build_reply(FrontendRequest.RESET_DEVICE, 1)
+        backend.answers[FrontendRequest.RESET_DEVICE] = build_ack(FrontendRequest.RESET_DEVICE, 1)
         with pytest.raises(VhostUserError, match="refused RESET_DEVICE"):
             await attachment.reset()
         assert not attachment.was_reset

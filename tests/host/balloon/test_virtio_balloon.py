@@ -181,10 +181,26 @@ def test_any_window_of_the_configuration_space_is_answered_in_full(offset: int, 
     assert VirtioBalloon(config=config).read_config(offset, length) == whole[offset : offset + length]
 
 
-def test_reset_forgets_the_driver_and_keeps_the_hosts_wish() -> None:
-    balloon = VirtioBalloon(config=BalloonConfig(num_pages=7, actual=6, poison_val=5), features=1, poison_settled=True)
+def test_reset_forgets_the_driver_and_keeps_the_target() -> None:
+    balloon = VirtioBalloon(config=BalloonConfig(num_pages=7, actual=6, poison_val=5), features=1)
+    balloon.settled_for = balloon.drivers
     balloon.reset()
     assert balloon == VirtioBalloon(config=BalloonConfig(num_pages=7))
+    assert balloon.settled_for != balloon.drivers
+
+
+def test_first_chain_settles_the_poison_value_whatever_the_event_loop_does_meanwhile() -> None:
+    """The worker settles it for the driver that it has seen, so a driver that leaves meanwhile is not settled for the
+    next one, and a ring that stops beside another's first chain does not undo it."""
+    balloon = VirtioBalloon()
+    seen = balloon.drivers  # the worker has read it, and is about to write
+    balloon.driver_left()
+    balloon.settled_for = seen
+    balloon.write_config(12, bytes([1, 0, 0, 0]), poison_offered=True)
+    assert balloon.config.poison_val == 1
+    balloon.settled_for = balloon.drivers
+    balloon.write_config(12, bytes([2, 0, 0, 0]), poison_offered=True)
+    assert balloon.config.poison_val == 1
 
 
 REPORT = Chain(0, [], [(0, P)], None)

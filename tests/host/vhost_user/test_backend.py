@@ -233,7 +233,7 @@ def test_second_driver_may_set_another_poison_value_once_all_rings_have_stopped(
     shell.ask(FrontendRequest.SET_FEATURES, FEATURES | 1 << 4)
     set_up(shell, 0)
     set_up(shell, 2)
-    balloon.poison_settled = True  # as the first chain does
+    balloon.settled_for = balloon.drivers  # as the first chain does
     for index in (0, 2):
         assert shell.ask(FrontendRequest.SET_CONFIG, poison[1]) == 0
         assert balloon.config.poison_val == 0
@@ -255,11 +255,11 @@ def test_qemus_write_of_a_new_size_tells_no_poison_value_to_a_device_that_took_o
 
 def test_wish_for_another_size_is_told_to_a_driver_that_listens() -> None:
     shell = negotiated()
-    assert shell.backend.change_config(num_pages=100) is None
+    assert shell.change_config(num_pages=100) is None
     assert shell.ask(FrontendRequest.SET_BACKEND_REQ_FD, fds=(9,)) == 0
-    assert shell.backend.change_config(num_pages=200) is None  # no ring runs: nobody is to be disturbed
+    assert shell.change_config(num_pages=200) is None  # no ring runs: nobody is to be disturbed
     set_up(shell, 0)
-    assert shell.backend.change_config(num_pages=300) == raw(2, flags=0x1)
+    assert shell.change_config(num_pages=300) == raw(2, flags=0x1)
     assert shell.session.balloon.config.num_pages == 300
 
 
@@ -350,7 +350,7 @@ def test_broken_ring_stops_alone_and_runs_again_when_it_is_set_up_anew() -> None
     shell = negotiated()
     set_up(shell, 0)
     set_up(shell, 2)
-    shell.drive(shell.backend.ring_broke(2), set())
+    shell.ring_broke(2)
     assert shell.take_done() == ["stop 2"]
     assert shell.memory(REGION) == 0
     assert shell.ring("ENABLE", 2, 1) == 0
@@ -363,7 +363,7 @@ def test_ring_that_broke_and_was_stopped_meanwhile_is_not_stopped_twice() -> Non
     set_up(shell, 2)
     shell.ask(FrontendRequest.GET_VRING_BASE, VringState(2, 0))
     shell.take_done()
-    shell.drive(shell.backend.ring_broke(2), set())
+    shell.ring_broke(2)
     assert shell.take_done() == []
 
 

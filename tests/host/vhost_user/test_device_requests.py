@@ -67,7 +67,7 @@ def test_reset_forgets_the_driver_and_keeps_what_the_front_end_said(request_numb
     shell.ask(FrontendRequest.SET_FEATURES, FEATURES)
     shell.ask(FrontendRequest.SET_STATUS, READY)
     shell.ask(FrontendRequest.SET_CONFIG, DeviceConfig(offset=4, flags=0, data=b"\7\0\0\0"))
-    shell.backend.change_config(num_pages=99)
+    shell.change_config(num_pages=99)
     set_up(shell, 0)
     set_up(shell, 2, base=7)
     payload = 0 if request_number is FrontendRequest.SET_STATUS else None
@@ -116,7 +116,7 @@ def at_work(*, status: int = OK, channel: bool = True) -> Shell:
 def break_ring(shell: Shell, index: int) -> list[str]:
     """Have the driver break a ring; return what was done."""
     shell.take_done()
-    shell.drive(shell.backend.ring_broke(index), set())
+    shell.ring_broke(index)
     return shell.take_done()
 
 
@@ -137,7 +137,7 @@ def test_only_ring_may_be_the_one_that_broke() -> None:
 
 def test_ring_found_broken_while_it_is_stopped_needs_a_reset_too() -> None:
     shell = at_work()
-    shell.session.vrings[2].broken = True  # as the connection notes it when it has stopped the ring
+    shell.breaking.add(2)
     shell.ask(FrontendRequest.GET_VRING_BASE, VringState(2, 0))
     assert shell.take_done()[:3] == ["stop 2", f"status {OK | NEEDS_RESET}", TOLD]
     assert shell.ask(FrontendRequest.GET_STATUS) == OK | NEEDS_RESET
@@ -175,15 +175,15 @@ def test_reset_takes_the_need_away(request_number: FrontendRequest) -> None:
 
 def test_ring_that_breaks_at_the_reset_leaves_no_need_behind() -> None:
     shell = at_work()
-    shell.session.vrings[2].broken = True
+    shell.breaking.add(2)
     shell.ask(FrontendRequest.RESET_DEVICE)
-    assert (shell.session.status, shell.session.status_news) == (0, False)
+    assert (shell.session.status, shell.session.needs_reset_pending) == (0, False)
 
 
 def test_driver_that_is_not_ready_yet_is_told_when_it_is() -> None:
     shell = at_work(status=READY)
     assert break_ring(shell, 2) == ["stop 2", f"status {READY | NEEDS_RESET}"]
-    shell.backend.change_config(num_pages=3)
+    shell.change_config(num_pages=3)
     shell.ask(FrontendRequest.SET_STATUS, OK)
     assert shell.take_done() == [f"status {OK | NEEDS_RESET}", TOLD]
     shell.ask(FrontendRequest.SET_STATUS, OK)
@@ -194,7 +194,7 @@ def test_news_of_the_configuration_space_is_no_news_of_the_status_to_a_driver_th
     shell = at_work(status=READY)
     break_ring(shell, 2)
     shell.ring("ENABLE", 0, 0)
-    shell.backend.change_config(num_pages=3)
+    shell.change_config(num_pages=3)
     shell.ring("ENABLE", 0, 1)
     assert shell.take_done()[-1] == TOLD
     shell.ask(FrontendRequest.SET_STATUS, OK)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.vhost_user.vring import Vring
+from host.vhost_user.vring import TRANSITIONS, RingEvent, RingState, Vring
 from protocol.errors import VhostUserError
 from protocol.memory import FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
 from protocol.vhost_user_payloads import VringAddress
@@ -120,16 +120,29 @@ def test_part_may_end_where_its_region_ends(exponent: int) -> None:
 
 
 def test_ring_is_wanted_only_when_everything_is_there() -> None:
-    for started, enabled, broken, sized, placed in product((False, True), repeat=5):
+    for state, enabled, sized, placed in product(RingState, (False, True), (False, True), (False, True)):
         vring = Vring(
             2,
             size=256 if sized else 0,
             address=at(0, 0x2000, 0x3000) if placed else None,
-            started=started,
+            state=state,
             enabled=enabled,
-            broken=broken,
         )
-        assert vring.is_wanted is (started and enabled and not broken and sized and placed)
+        may_run = state in (RingState.STARTED, RingState.RUNNING)
+        assert vring.is_wanted is (may_run and enabled and sized and placed)
+
+
+def test_ring_moves_as_the_table_says_and_in_no_other_way() -> None:
+    for state, event in product(RingState, RingEvent):
+        vring = Vring(2, state=state)
+        if (state, event) in TRANSITIONS:
+            vring.move(event)
+            assert vring.state is TRANSITIONS[state, event]
+        else:
+            with pytest.raises(KeyError):
+                vring.move(event)
+            assert vring.state is state
+    assert {state for state, _ in TRANSITIONS} == set(RingState) == set(TRANSITIONS.values())
 
 
 def test_ring_is_at_the_same_place_whatever_is_logged() -> None:
@@ -146,9 +159,8 @@ def test_reset_forgets_everything() -> None:
         size=256,
         base=7,
         address=at(0, 0x2000, 0x3000),
-        started=True,
+        state=RingState.BROKEN,
         enabled=True,
-        broken=True,
         parked="why",
         signal_first=True,
     )
