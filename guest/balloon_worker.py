@@ -103,7 +103,7 @@ class BalloonWorker:
         """Serve this device from now on. The balloon is as it was left."""
         self._attachment = attachment
         self._balloon.attach(attachment.features, attachment.config.actual, attachment.config.num_pages)
-        if attachment.has_queue(BalloonQueue.FREE_PAGE):
+        if BalloonQueue.FREE_PAGE in attachment.queues:
             self._hinting = FreePageHinting(self._machine.allocator, attachment.queue_size, on_release=self._on_release)
             self._machine.allocator.vmscan.register_shrinker(self._hinting.shrink)
             self._receive_command(self._hinting, attachment.config.free_page_hint_cmd_id)
@@ -135,7 +135,7 @@ class BalloonWorker:
                 continue
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._adjust(attachment))
-                if attachment.has_queue(BalloonQueue.STATS):
+                if BalloonQueue.STATS in attachment.queues:
                     group.create_task(self._tell_statistics(attachment))
                 if hinting is not None:
                     group.create_task(self._hint(attachment, hinting))
@@ -172,7 +172,7 @@ class BalloonWorker:
             case TellHost(queue, pfns):
                 data = pfns.tobytes()
                 self._ram.write(self._buffers.pfns, data)
-                return await attachment.request(queue, readable=[(self._buffers.pfns, len(data))]) is not None
+                return await attachment.queues[queue].post([(self._buffers.pfns, len(data))]) is not None
             case UpdateSize(actual):
                 await attachment.write_config(CONFIG_ACTUAL.start, actual.to_bytes(len(CONFIG_ACTUAL), "little"))
                 return not attachment.lost.done()
@@ -194,7 +194,7 @@ class BalloonWorker:
         while True:
             data = build_statistics(statistics)
             self._ram.write(address, data)
-            if await attachment.request(BalloonQueue.STATS, readable=[(address, len(data))]) is None:
+            if await attachment.queues[BalloonQueue.STATS].post([(address, len(data))]) is None:
                 return
             # The device asks by giving the buffer back.
             statistics = balloon_statistics(self._machine, self._balloon, self._oom_kills())
@@ -212,7 +212,7 @@ class BalloonWorker:
         while self._hinting is hinting:
             self._hinting_work.clear()
             while (hint := hinting.next_hint()) is not None:
-                used = attachment.post(BalloonQueue.FREE_PAGE, **self._hint_buffers(hint))
+                used = attachment.queues[BalloonQueue.FREE_PAGE].post(**self._hint_buffers(hint))
                 used.add_done_callback(partial(self._on_hint_used, hinting, hint))
                 if not isinstance(hint, SendBlock):
                     self._tell_command(hinting, hint.command_id)

@@ -28,7 +28,7 @@ class ReportingWorker:
     def attach(self, attachment: Attachment) -> None:
         """Report to this device from now on, if it takes reports."""
         self._attachment = attachment
-        if self._reporter is not None and attachment.has_queue(BalloonQueue.REPORTING):
+        if self._reporter is not None and BalloonQueue.REPORTING in attachment.queues:
             self._reporter.register(
                 attachment.queue_size, time.monotonic(), self._work_requested.set, clock=time.monotonic
             )
@@ -68,8 +68,7 @@ class ReportingWorker:
         if self._attachment is None:
             return False
         begin = time.monotonic()
-        # Device-writable: until they are given back, the device may do to the pages what it likes.
-        used = await self._attachment.request(BalloonQueue.REPORTING, writable=report_buffers(report.blocks))
+        used = await self._attachment.queues[BalloonQueue.REPORTING].post(writable=report_buffers(report.blocks))
         acknowledged = used is not None  # the length means nothing, and Linux ignores it too
         if acknowledged:
             self._events.emit(

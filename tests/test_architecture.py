@@ -90,7 +90,7 @@ SHELL = re.compile(
     r"""
       protocol/process/\w+\.py
     | guest/(__main__|vmm|ram|control|balloon_worker|reporting_worker)\.py
-    | guest/vhost_user/(attachment|attached_queue|session|session_channel)\.py
+    | guest/vhost_user/(attachment|attached_queue|session|request_channel|backend_channel)\.py
     | guest/workloads/(workload|record_file)\.py
     | guest/linux/(__main__|host_kernel|machine|packages|streams)\.py
     | host/(__main__|daemon|connection|backend_channel|netlink)\.py

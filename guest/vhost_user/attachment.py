@@ -16,10 +16,10 @@ from guest.ram import GuestRam
 from guest.vhost_user.attached_queue import AttachedQueue
 from guest.vhost_user.attachment_options import AttachmentOptions
 from guest.vhost_user.frontend import Call
-from guest.vhost_user.session import Result, Session, in_time
+from guest.vhost_user.request_channel import Result
+from guest.vhost_user.session import Session, in_time
 from guest.virtqueue.ring_memory import RingMemory
-from guest.virtqueue.virtqueue import Buffer
-from protocol.errors import SessionEnded, VhostUserError, VirtqueueError
+from protocol.errors import SessionEnded, VhostUserError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
 from protocol.vhost_user import BackendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Message
@@ -50,7 +50,8 @@ class Attachment:
         self._rings = rings
         self._options = options
         self._session = session or self._new_session()
-        self._queues: dict[BalloonQueue, AttachedQueue] = {}
+        self.queues: dict[BalloonQueue, AttachedQueue] = {}
+        """The device's virtqueues. After the attachment has ended, their requests complete with None."""
         self._inflight: tuple[InflightDescription, int] | None = None
         self._written: dict[int, bytes] = {}
         self._unsent: dict[int, bytes] = {}
@@ -97,18 +98,18 @@ class Attachment:
 
     async def _open(self) -> None:
         await in_time(self._path, self._bring_up())
-        self._session.watch()
+        self._session.requests.watch()
 
     async def _call(self, calls: Generator[Call, Payload, Result]) -> Result:
         # Not once this attachment is over: its session may be that of another by then.
-        return await self._session.call(calls, lambda: not self.lost.done())
+        return await self._session.requests.call(calls, lambda: not self.lost.done())
 
     async def _bring_up(self) -> None:
         offered = await self._session.open(self._path)
         if self._options.in_band and not self._session.frontend.has(ProtocolFeature.INBAND_NOTIFICATIONS):
             raise VhostUserError("the back-end does not offer in-band notifications")
         features = self._options.accept(offered)
-        if self._queues and features != self.features:
+        if self.queues and features != self.features:
             raise VhostUserError("the back-end does not offer what the last one did")
         self.features = features
         await self._bring_up_device()
@@ -126,7 +127,7 @@ class Attachment:
         await call(frontend.set_memory((region,), (self._ram.fd,)))
         if frontend.has(ProtocolFeature.INFLIGHT_SHMFD):
             await self._share_inflight()
-        if not self._queues:
+        if not self.queues:
             self._make_queues()
         if not self._paused:
             await self._start_queues()
@@ -137,12 +138,17 @@ class Attachment:
 
     def _make_queues(self) -> None:
         for index, kind in enumerate(queue_order(self.features)):
-            memory, in_band = self._rings[index], self._options.in_band
-            queue = self._queues[kind] = AttachedQueue(index, memory, self._ram, self.features, in_band=in_band)
-            queue.watch(self._collect)
+            self.queues[kind] = AttachedQueue(
+                index,
+                self._rings[index],
+                self._ram,
+                self.features,
+                on_broken=self._on_broken_ring,
+                kick_in_band=self._kick_in_band if self._options.in_band else None,
+            )
 
     async def _start_queues(self) -> None:
-        for queue in self._queues.values():
+        for queue in self.queues.values():
             calls = self._session.frontend.start_queue(queue.index, queue.setup(_USER_BASE), queue.base)
             await self._call(calls)
         self._started = True
@@ -153,7 +159,7 @@ class Attachment:
             await call(frontend.set_inflight(*self._inflight))
             return
         area = await call(frontend.get_inflight(len(queue_order(self.features)), self.queue_size))
-        fd = self._session.take_file()
+        fd = self._session.requests.take_file()
         if fd is None:
             raise VhostUserError("the back-end's inflight area came without a file")
         self._inflight = area, fd
@@ -177,11 +183,11 @@ class Attachment:
         """
         self._require_back_end()
         self._started = False
-        for queue in self._queues.values():
+        for queue in self.queues.values():
             queue.base = await self._call(self._session.frontend.stop_queue(queue.index))
-            self._collect(queue)
+            queue.collect()
         self._paused = True  # not before: a queue that was not stopped has no base to go on from
-        return {kind: queue.base for kind, queue in self._queues.items()}
+        return {kind: queue.base for kind, queue in self.queues.items()}
 
     async def start(self) -> None:
         """Start the virtqueues where they were stopped.
@@ -197,8 +203,8 @@ class Attachment:
 
     def _kick_all(self) -> None:
         # For what was posted meanwhile, and for a kick that the device never saw.
-        for queue in self._queues.values():
-            self._kick(queue)
+        for queue in self.queues.values():
+            queue.kick()
 
     async def reset(self) -> None:
         """Reset the device, as a driver does that is removed, which is the end of this attachment. Every request under
@@ -210,7 +216,7 @@ class Attachment:
         """
         self._require_back_end()
         self._started = False
-        await self._call(self._session.frontend.reset(len(self._queues)))
+        await self._call(self._session.frontend.reset(len(self.queues)))
         self.was_reset = True
         self._lose("the driver reset the device")
 
@@ -243,7 +249,7 @@ class Attachment:
             self._lose(reason)
         elif self._resuming is None:
             self._started = False
-            self._session.end()
+            self._session.requests.end()
             self.on_interruption(reason)
             self._resuming = asyncio.get_running_loop().create_task(self._resume())
 
@@ -258,8 +264,8 @@ class Attachment:
     async def _resume_once(self) -> bool:
         self._session.close()
         self._session = self._new_session()
-        for queue in self._queues.values():
-            self._collect(queue)
+        for queue in self.queues.values():
+            queue.collect()
             if not self._paused:
                 queue.rewind()
         if self.lost.done():
@@ -301,31 +307,27 @@ class Attachment:
                 self.config_changed.set()
                 return 0
             case Message(request=BackendRequest.VRING_CALL, payload=VringState(index=index)) if self._options.in_band:
-                for queue in self._queues.values():
+                for queue in self.queues.values():
                     if queue.index == index:
-                        self._collect(queue)
+                        queue.collect()
                         return 0
         return 1
 
-    def _collect(self, queue: AttachedQueue) -> None:
-        try:
-            queue.collect()
-        except VirtqueueError as error:
-            self._session.break_off(str(error))
+    def _on_broken_ring(self, reason: str) -> None:
+        self._session.requests.break_off(reason)  # of the present session: a queue outlives it when this one resumes
 
     def _lose(self, reason: str) -> None:
         if not self.was_reset:
-            self._session.end()
+            self._session.requests.end()
         if not self.lost.done():
             self.lost.set_result(reason)
-        for queue in self._queues.values():
+        for queue in self.queues.values():
             queue.give_up()
 
     def _close_queues(self) -> None:
-        for queue in self._queues.values():
+        for queue in self.queues.values():
             queue.give_up()
             queue.close()
-        self._queues.clear()
         if self._inflight is not None:
             os.close(self._inflight[1])
             self._inflight = None
@@ -337,47 +339,15 @@ class Attachment:
         """Entries of each virtqueue: the most buffers of one request."""
         return self._options.ring.size
 
-    def has_queue(self, queue: BalloonQueue) -> bool:
-        """Whether the device has this queue."""
-        return queue in self._queues
-
-    def post(
-        self, queue: BalloonQueue, readable: Sequence[Buffer] = (), writable: Sequence[Buffer] = ()
-    ) -> "asyncio.Future[int | None]":
-        """Hand a request to the device and return at once; several may be under way on one queue.
-
-        The future's result is the used length that the device gave, which means something on few queues, or None when
-        the back-end went away first. Until it is done, the device may do to ``writable`` buffers what it likes.
-
-        Raises:
-            QueueFullError: the queue has too few descriptors free. Nothing was added.
-        """
-        if self.lost.done() or not self._queues:
-            gone: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-            gone.set_result(None)
-            return gone
-        attached = self._queues[queue]
-        future = attached.post(readable, writable, lambda: self._kick(attached))
-        self._collect(attached)  # the device may sleep on a ring that it was done with before we asked for interrupts
-        return future
-
-    def _kick(self, queue: AttachedQueue) -> None:
-        if not self._options.in_band:
-            os.eventfd_write(queue.kick_fd, 1)
-        elif self._started:  # a kick would start a ring that is stopped
-            kick = asyncio.get_running_loop().create_task(self._kick_in_band(queue.index))
+    def _kick_in_band(self, index: int) -> None:
+        if self._started:  # a kick would start a ring that is stopped
+            kick = asyncio.get_running_loop().create_task(self._send_kick(index))
             self._kicks.add(kick)
             kick.add_done_callback(self._kicks.discard)
 
-    async def _kick_in_band(self, index: int) -> None:
+    async def _send_kick(self, index: int) -> None:
         with contextlib.suppress(SessionEnded, VhostUserError):
-            await self._session.call(self._session.frontend.kick(index), lambda: self._started)
-
-    async def request(
-        self, queue: BalloonQueue, readable: Sequence[Buffer] = (), writable: Sequence[Buffer] = ()
-    ) -> int | None:
-        """Hand a request to the device and wait, however long it takes, as Linux does. See :meth:`post`."""
-        return await self.post(queue, readable, writable)
+            await self._session.requests.call(self._session.frontend.kick(index), lambda: self._started)
 
     def close(self) -> None:
         """Detach: close the connection and everything that belonged to it. Without effect the second time."""

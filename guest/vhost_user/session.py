@@ -3,24 +3,19 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
-from guest.vhost_user.frontend import Call, Frontend
-from guest.vhost_user.session_channel import BackendChannel, RequestChannel
+from guest.vhost_user.backend_channel import BackendChannel
+from guest.vhost_user.frontend import Frontend
+from guest.vhost_user.request_channel import RequestChannel
 from protocol.errors import SessionEnded
 from protocol.vhost_user_codec import Message
 from protocol.vhost_user_payloads import Payload
 
 ANSWER_TIMEOUT: Final = 10.0
 """Seconds that a back-end may take to bring its device up."""
-
-Result = TypeVar("Result")
-
-
-def _always() -> bool:
-    return True
 
 
 async def in_time(path: Path, work: Coroutine[object, object, None]) -> None:
@@ -51,9 +46,8 @@ class Session:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._take_request = take_request
-        self._on_lost = on_lost
-        self._requests = RequestChannel(self._socket, lambda reason: self._on_lost(reason))
         self._channel: BackendChannel | None = None
+        self.requests = RequestChannel(self._socket, on_lost)
         self.frontend = Frontend(protocol_features)
 
     async def open(self, path: Path) -> int:
@@ -65,44 +59,24 @@ class Session:
             VhostUserError: it refused.
         """
         await asyncio.get_running_loop().sock_connect(self._socket, os.fspath(path))
-        offered = await self.call(self.frontend.offer())
+        offered = await self.requests.call(self.frontend.offer())
         ours, theirs = socket.socketpair()
-        self._channel = BackendChannel(
-            ours, lambda message: self._take_request(message), lambda reason: self.break_off(reason)
-        )
+        self._channel = BackendChannel(ours, self._take_request, self.requests.break_off)
         self._channel.watch()
         with theirs:
-            await self.call(self.frontend.set_backend_channel(theirs.fileno()))
+            await self.requests.call(self.frontend.set_backend_channel(theirs.fileno()))
         return offered
 
     def hand_over(self, take_request: Callable[[Message], int], on_lost: Callable[[str], None]) -> None:
-        """From now on serve somebody else."""
+        """Serve another attachment from now on."""
         self._take_request = take_request
-        self._on_lost = on_lost
-
-    async def call(self, calls: Generator[Call, Payload, Result], is_wanted: Callable[[], bool] = _always) -> Result:
-        """Send the messages of ``calls``; see :meth:`guest.vhost_user.session_channel.RequestChannel.call`."""
-        return await self._requests.call(calls, is_wanted)
-
-    def take_file(self) -> int | None:
-        """Hand out the file descriptor that came with the last answer; whoever takes it closes it."""
-        return self._requests.take_file()
-
-    def watch(self) -> None:
-        """Notice from now on when the back-end goes away."""
-        self._requests.watch()
-
-    def break_off(self, reason: str) -> None:
-        """End the session from this side; see :meth:`guest.vhost_user.session_channel.RequestChannel.break_off`."""
-        self._requests.break_off(reason)
-
-    def end(self) -> None:
-        """Send no more. Without effect the second time."""
-        self._requests.end()
+        self.requests.on_lost = on_lost
+        if self._channel is not None:
+            self._channel.take = take_request
 
     def close(self) -> None:
         """Close the connection. Without effect the second time."""
-        self._requests.end()
+        self.requests.end()
         if self._channel is not None:
             self._channel.close()
             self._channel = None

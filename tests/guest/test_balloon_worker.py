@@ -19,13 +19,30 @@ from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.process.events import EventLog
 from protocol.virtio import feature_mask
-from protocol.virtio_balloon import BalloonConfig, BalloonFeature, BalloonQueue
+from protocol.virtio_balloon import BalloonConfig, BalloonFeature, BalloonQueue, queue_order
 from tests.harness.processes import DEADLINE
 
 PAGES: Final = 4096
 STATS: Final = feature_mask(BalloonFeature.STATS_VQ)
 HINT: Final = feature_mask(BalloonFeature.FREE_PAGE_HINT)
-_QUEUES: Final = {BalloonQueue.STATS: STATS, BalloonQueue.FREE_PAGE: HINT}
+
+Answer = asyncio.Future[int | None]
+Requests = asyncio.Queue[tuple[BalloonQueue, bytes, list[Buffer], Answer]]
+
+
+class FakeQueue:
+    """One of the device's queues; what is posted goes to ``requests``."""
+
+    def __init__(self, kind: BalloonQueue, ram: GuestRam, requests: Requests) -> None:
+        self._kind = kind
+        self._ram = ram
+        self._requests = requests
+
+    def post(self, readable: Sequence[Buffer] = (), writable: Sequence[Buffer] = ()) -> Answer:
+        data = b"".join(bytes(self._ram.view(address, length)) for address, length in readable)
+        answer: Answer = asyncio.get_running_loop().create_future()
+        self._requests.put_nowait((self._kind, data, list(writable), answer))
+        return answer
 
 
 class FakeAttachment:
@@ -33,30 +50,13 @@ class FakeAttachment:
     and the future of its answer."""
 
     def __init__(self, ram: GuestRam, features: int = 0, *, num_pages: int = 0, queue_size: int = 4) -> None:
-        self._ram = ram
         self.features = features
         self.queue_size = queue_size
         self.config = BalloonConfig(num_pages=num_pages)
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.requests: asyncio.Queue[tuple[BalloonQueue, bytes, list[Buffer], asyncio.Future[int | None]]]
-        self.requests = asyncio.Queue()
+        self.requests: Requests = asyncio.Queue()
+        self.queues = {kind: FakeQueue(kind, ram, self.requests) for kind in queue_order(features)}
         self.written: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
-
-    def has_queue(self, queue: BalloonQueue) -> bool:
-        return bool(self.features & _QUEUES[queue])
-
-    def post(
-        self, queue: BalloonQueue, readable: Sequence[Buffer] = (), writable: Sequence[Buffer] = ()
-    ) -> "asyncio.Future[int | None]":
-        data = b"".join(bytes(self._ram.view(address, length)) for address, length in readable)
-        answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        self.requests.put_nowait((queue, data, list(writable), answer))
-        return answer
-
-    async def request(
-        self, queue: BalloonQueue, readable: Sequence[Buffer] = (), writable: Sequence[Buffer] = ()
-    ) -> int | None:
-        return await self.post(queue, readable, writable)
 
     async def write_config(self, offset: int, data: bytes) -> None:
         self.written.put_nowait((offset, data))

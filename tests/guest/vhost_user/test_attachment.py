@@ -26,7 +26,7 @@ async def test_device_is_brought_up_over_the_guests_own_memory(guest: Guest) -> 
         backend.num_pages = 77
         attachment = await guest.attach()
         assert attachment.config == BalloonConfig(num_pages=77)
-        assert attachment.has_queue(BalloonQueue.REPORTING)
+        assert BalloonQueue.REPORTING in attachment.queues
         assert has_feature(attachment.features, FeatureBit.RING_EVENT_IDX)
 
         table = backend.last(FrontendRequest.SET_MEM_TABLE)
@@ -48,7 +48,7 @@ async def test_device_without_reporting_has_two_queues(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         backend.offered &= ~feature_mask(BalloonFeature.PAGE_REPORTING)
         attachment = await guest.attach()
-        assert not attachment.has_queue(BalloonQueue.REPORTING)
+        assert BalloonQueue.REPORTING not in attachment.queues
         assert backend.last(FrontendRequest.SET_VRING_ENABLE).payload == VringState(1, 1)
         attachment.close()
 
@@ -58,7 +58,7 @@ async def test_rings_begin_empty_for_every_back_end(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         for _ in range(3):
             attachment = await guest.attach()
-            report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK, (BLOCK[0], 4096)])
+            report = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK, (BLOCK[0], 4096)])
             ring = guest.device_ring(REPORTING)
             assert (ring.avail[1], ring.used[1]) == (1, 0)
             ring.release()
@@ -122,12 +122,12 @@ async def test_waiting_for_an_answer_can_be_given_up(guest: Guest) -> None:
 async def test_report_under_way_when_the_back_end_goes_has_failed(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
-        report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        report = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         assert backend.socket is not None
         backend.socket.shutdown(socket.SHUT_RDWR)
         assert await report is None
         assert await attachment.lost == "back-end gone"
-        assert await attachment.request(BalloonQueue.REPORTING, (), [BLOCK]) is None
+        assert await attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK]) is None
         attachment.close()
 
 
@@ -145,7 +145,7 @@ async def test_back_end_that_speaks_out_of_turn_is_lost(guest: Guest) -> None:
 async def test_device_that_breaks_the_ring_is_lost_and_the_report_with_it(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
-        report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        report = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         guest.give_back(backend, head=QUEUE_SIZE + 5)
         assert await report is None
         assert str(QUEUE_SIZE + 5) in await attachment.lost
@@ -158,7 +158,7 @@ async def test_nobody_hears_of_a_broken_session_while_the_device_may_be_discardi
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         backend.may_close.clear()
-        report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        report = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         assert backend.socket is not None
         match offence:
             case "out of turn":
@@ -185,7 +185,7 @@ async def test_nobody_hears_of_a_broken_session_while_the_device_may_be_discardi
 async def test_several_requests_are_under_way_and_each_hears_of_its_own_end(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
-        futures = [attachment.post(BalloonQueue.REPORTING, (), [(number << 20, 4096)]) for number in range(3)]
+        futures = [attachment.queues[BalloonQueue.REPORTING].post((), [(number << 20, 4096)]) for number in range(3)]
         ring = guest.device_ring(REPORTING)
         heads = [ring.avail[2 + number] for number in range(3)]
         ring.release()
@@ -202,10 +202,10 @@ async def test_several_requests_are_under_way_and_each_hears_of_its_own_end(gues
 async def test_request_whose_waiter_was_cancelled_harms_nobody(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
-        first = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        first = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         first.cancel()
         guest.give_back(backend)
-        second = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        second = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         guest.give_back(backend)
         assert await second == 0
         attachment.close()
@@ -215,12 +215,12 @@ async def test_request_whose_waiter_was_cancelled_harms_nobody(guest: Guest) -> 
 async def test_full_queue_refuses_and_goes_on(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
-        waiting = [attachment.post(BalloonQueue.REPORTING, (), [BLOCK]) for _ in range(QUEUE_SIZE)]
+        waiting = [attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK]) for _ in range(QUEUE_SIZE)]
         with pytest.raises(QueueFullError):
-            attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+            attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         guest.give_back(backend)
         assert await waiting[-1] == 0
-        attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         attachment.close()
 
 
@@ -346,7 +346,7 @@ async def test_channel_that_ends_with_an_answer_unread_does_no_harm(guest: Guest
             await attachment.config_changed.wait()
             channel.shutdown(socket.SHUT_RDWR)
         os.close(backend.fds.pop(0))
-        report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        report = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         guest.give_back(backend)
         assert await report == 0
         attachment.close()

@@ -32,12 +32,12 @@ SESSION: Final = (
 async def test_stopped_queues_start_where_they_were_and_requests_survive(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
-        before = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        before = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         backend.bases = {0: 3, REPORTING: 0}
         names(backend)
         await attachment.stop()
         assert names(backend) == ["GET_VRING_BASE"] * 3
-        meanwhile = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        meanwhile = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         await attachment.start()
         bases = backend.payloads(FrontendRequest.SET_VRING_BASE)
         assert bases == [VringState(0, 3), VringState(1, 0), VringState(REPORTING, 0)]
@@ -57,7 +57,7 @@ async def test_stopped_queues_start_where_they_were_and_requests_survive(guest: 
 async def test_what_the_device_finished_before_it_stopped_is_collected(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
-        report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        report = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         guest.give_back(backend, interrupt=False)
         await attachment.stop()
         assert await report == 0
@@ -105,19 +105,19 @@ async def test_device_that_does_not_take_the_features_is_not_used(guest: Guest) 
 async def test_reset_forgets_every_request_and_begins_with_empty_rings(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
-        report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        report = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         names(backend)
         await attachment.reset()
         assert await report is None
         assert await attachment.lost == "the driver reset the device"
-        assert await attachment.request(BalloonQueue.REPORTING, (), [BLOCK]) is None
+        assert await attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK]) is None
         assert names(backend) == ["RESET_DEVICE", "SET_STATUS"]
         following = await attachment.bind_again()
         assert names(backend) == SESSION
         ring = guest.device_ring(REPORTING)
         assert (ring.avail[1], ring.used[1]) == (0, 0)
         ring.release()
-        report = following.post(BalloonQueue.REPORTING, (), [BLOCK])
+        report = following.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         backend.leave()
         assert await following.lost == "back-end gone"
         assert await report is None
@@ -146,7 +146,7 @@ async def test_what_comes_too_late_for_a_device_that_was_reset_is_not_said_to_th
             asyncio.create_task(work)
             for work in (attachment.stop(), attachment.start(), attachment.write_config(4, b"late"), attachment.reset())
         ]
-        attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         await reset
         following = await attachment.bind_again()
         ends = await asyncio.gather(*late, return_exceptions=True)
@@ -182,7 +182,7 @@ async def test_in_band_nothing_but_messages_travels(guest: Guest) -> None:
         attachment = await guest.attach()
         assert {"SET_VRING_CALL", "SET_VRING_KICK"}.isdisjoint(found := names(backend))
         assert found.count("VRING_KICK") == 3  # each of the queues was started by one
-        report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        report = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         await backend.seen(FrontendRequest.VRING_KICK)
         assert backend.last(FrontendRequest.VRING_KICK).payload == VringState(REPORTING, 0)
         with socket.socket(fileno=os.dup(backend.fds[0])) as channel:
@@ -201,7 +201,7 @@ async def test_in_band_no_kick_starts_a_ring_that_is_stopped(guest: Guest) -> No
         attachment = await guest.attach()
         await attachment.stop()
         names(backend)
-        attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         await attachment.read_config()
         assert names(backend) == ["GET_CONFIG"]
         await attachment.start()

@@ -64,13 +64,13 @@ async def resuming(
 @pytest.mark.asyncio
 async def test_next_back_end_goes_on_with_what_the_last_one_did_not_give_back(guest: Guest) -> None:
     async with resuming(guest) as (backend, attachment, interruptions):
-        done = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        done = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         guest.give_back(backend)
         assert await done == 0
-        pending = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        pending = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         backend.leave()
         await interruptions.count(1)
-        meanwhile = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        meanwhile = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         await interruptions.count(2)
         assert interruptions.said == ["back-end gone", None]
         bases = backend.payloads(FrontendRequest.SET_VRING_BASE)
@@ -89,7 +89,7 @@ async def test_next_back_end_goes_on_with_what_the_last_one_did_not_give_back(gu
 @pytest.mark.asyncio
 async def test_what_the_last_back_end_finished_without_saying_so_is_not_done_again(guest: Guest) -> None:
     async with resuming(guest) as (backend, attachment, interruptions):
-        report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        report = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         guest.give_back(backend, interrupt=False)
         backend.leave()
         await interruptions.count(2)
@@ -148,10 +148,10 @@ async def test_queues_that_were_stopped_stay_stopped_with_the_next_back_end(gues
 async def test_queues_of_which_not_all_were_stopped_go_on_with_the_next_back_end(guest: Guest) -> None:
     """What was given back is not handed over again, and what was not is."""
     async with resuming(guest) as (backend, attachment, interruptions):
-        done = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        done = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         guest.give_back(backend)
         assert await done == 0
-        under_way = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        under_way = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         backend.hang_up_at = FrontendRequest.GET_VRING_BASE
         with pytest.raises(SessionEnded):
             await attachment.stop()
@@ -167,7 +167,7 @@ async def test_queues_of_which_not_all_were_stopped_go_on_with_the_next_back_end
 @pytest.mark.asyncio
 async def test_back_end_that_offers_something_else_does_not_resume(guest: Guest) -> None:
     async with resuming(guest) as (backend, attachment, _):
-        report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        report = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         backend.offered &= ~feature_mask(BalloonFeature.PAGE_REPORTING)
         backend.leave()
         assert await attachment.lost == "the back-end does not offer what the last one did"
@@ -177,7 +177,7 @@ async def test_back_end_that_offers_something_else_does_not_resume(guest: Guest)
 @pytest.mark.asyncio
 async def test_attachment_is_closed_while_it_waits_for_a_back_end(guest: Guest) -> None:
     async with resuming(guest) as (backend, attachment, interruptions):
-        report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        report = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         backend.answers[FrontendRequest.GET_FEATURES] = b""
         backend.leave()
         await interruptions.count(1)
@@ -195,7 +195,7 @@ async def test_who_waits_for_an_answer_when_the_channel_breaks_is_not_left_waiti
         writing = asyncio.create_task(attachment.write_config(4, bytes(4)))
         await backend.gave_own_answer.wait()
         reading = asyncio.create_task(attachment.read_config())
-        report = attachment.post(BalloonQueue.REPORTING, (), [BLOCK])
+        report = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         del backend.answers[FrontendRequest.SET_CONFIG]
         with socket.socket(fileno=os.dup(backend.fds[0])) as channel:
             channel.send(b"\xff" * 12)

@@ -1,4 +1,4 @@
-"""The two sockets of a session as the front-end holds them: one for its own requests, one for the back-end's."""
+"""The front-end's own requests: one socket, one exchange at a time."""
 
 import asyncio
 import contextlib
@@ -10,12 +10,16 @@ from typing import Final, TypeVar
 from guest.vhost_user.frontend import Call
 from protocol.errors import BalloonError, SessionEnded, VhostUserError
 from protocol.vhost_user import FDS_MAX, HEADER_SIZE
-from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader, build_ack
+from protocol.vhost_user_codec import BadMessage, Channel, MessageReader
 from protocol.vhost_user_payloads import Payload
 
-_PIECE: Final = 4096
+_CHUNK: Final = 4096
 
 Result = TypeVar("Result")
+
+
+def _always() -> bool:
+    return True
 
 
 class RequestChannel:
@@ -27,7 +31,7 @@ class RequestChannel:
 
     def __init__(self, sock: socket.socket, on_lost: Callable[[str], None]) -> None:
         self._socket = sock
-        self._on_lost = on_lost
+        self.on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._reader = MessageReader(Channel.BACKEND_REPLIES)
         self._turn = asyncio.Lock()
@@ -36,7 +40,7 @@ class RequestChannel:
         self._watched = False
         self._ended = False
 
-    async def call(self, calls: Generator[Call, Payload, Result], is_wanted: Callable[[], bool]) -> Result:
+    async def call(self, calls: Generator[Call, Payload, Result], is_wanted: Callable[[], bool] = _always) -> Result:
         """Send the messages of ``calls``, each with its answer, as one unit between those of other callers.
 
         ``is_wanted`` is asked when it is their turn: what was true before the others' messages may not be any more.
@@ -147,25 +151,25 @@ class RequestChannel:
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
-            self._on_lost(reason)  # not connected any more
+            self.on_lost(reason)  # not connected any more
             return
         self._loop.add_reader(self._socket.fileno(), self._on_farewell, reason)
 
     def _on_farewell(self, reason: str) -> None:
         try:
-            data = self._socket.recv(_PIECE)
+            data = self._socket.recv(_CHUNK)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if not data:
             self._loop.remove_reader(self._socket.fileno())
-            self._on_lost(reason)
+            self.on_lost(reason)
 
     def _lose(self, reason: str) -> None:
         if not self._ended:  # who comes late has nothing new to say
             self.end()
-            self._on_lost(reason)
+            self.on_lost(reason)
 
     def end(self) -> None:
         """Look no more, send no more. Without effect the second time."""
@@ -181,47 +185,3 @@ class RequestChannel:
 def _wake(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)
-
-
-class BackendChannel:
-    """The back-end's requests on ``sock``, which it takes over: each goes to ``take``, which returns the status.
-
-    Status 0 is success; anything else refuses. A message that cannot be understood is refused unseen. ``on_lost`` hears
-    why when the stream cannot be followed any more; that it ends is nothing special.
-    """
-
-    def __init__(self, sock: socket.socket, take: Callable[[Message], int], on_lost: Callable[[str], None]) -> None:
-        sock.setblocking(False)
-        self._socket = sock
-        self._take = take
-        self._on_lost = on_lost
-        self._loop = asyncio.get_running_loop()
-        self._reader = MessageReader(Channel.BACKEND_REQUESTS)
-
-    def watch(self) -> None:
-        """Serve what comes from now on."""
-        self._loop.add_reader(self._socket.fileno(), self._on_readable)
-
-    def _on_readable(self) -> None:
-        try:
-            data = self._socket.recv(_PIECE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""  # reset: the back-end left with an answer of ours unread
-        if not data:
-            self._loop.remove_reader(self._socket.fileno())
-            return
-        self._reader.feed(data)
-        try:
-            while (message := self._reader.next_message()) is not None:
-                status = self._take(message) if isinstance(message, Message) else 1
-                if message.need_reply:
-                    self._socket.send(build_ack(message.request, status))
-        except (VhostUserError, OSError) as error:
-            self._on_lost(f"on the back-end's channel: {error}")
-
-    def close(self) -> None:
-        """Close the channel."""
-        self._loop.remove_reader(self._socket.fileno())
-        self._socket.close()
