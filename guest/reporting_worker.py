@@ -8,7 +8,7 @@ from guest.mm.reporting.page_reporting import PageReporter, Report
 from guest.vhost_user.attachment import Attachment
 from protocol.memory import PAGE_SIZE
 from protocol.process.events import EventLog
-from protocol.virtio_balloon import BalloonQueue
+from protocol.virtio_balloon import BalloonConfig, BalloonQueue
 
 
 class ReportingWorker:
@@ -38,6 +38,9 @@ class ReportingWorker:
         if self._reporter is not None:
             self._reporter.unregister()
         self._attachment = None
+
+    def config_changed(self, _config: BalloonConfig) -> None:
+        """Do nothing: the configuration space has no field for reporting."""
 
     async def run(self) -> None:
         """Run whatever passes the reporter asks for; for ever."""

@@ -9,12 +9,11 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from guest.balloon.page_poison import PagePoison
+from guest.balloon_device import BalloonDevice
 from guest.balloon_worker import BalloonWorker
 from guest.control import Answers, ControlServer
 from guest.machine import Machine
@@ -26,62 +25,26 @@ from guest.mm.views.buddyinfo import shape_memory
 from guest.mm.views.vmstat import VIEWS, buddyinfo
 from guest.ram import GuestRam
 from guest.reporting_worker import ReportingWorker
-from guest.vhost_user.attachment import Attachment
-from guest.vhost_user.attachment_options import AttachmentOptions
 from guest.vhost_user.device_commands import device_commands
 from guest.virtqueue.ring_memory import allocate_rings
+from guest.vmm_options import X86_64_ZONES, VmmOptions
 from guest.workloads.allocation_trace import TraceWriter
 from guest.workloads.record_file import RecordFile
 from guest.workloads.steps import OutOfMemoryError
 from guest.workloads.workload import Workload
-from protocol.errors import BalloonError, UsageError
+from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.process.command_line import give_up_standard_output
 from protocol.process.events import EventLog
 
 MEMORY_EVENT_INTERVAL: Final = 0.25
-RECONNECT_INTERVAL: Final = 0.2
-"""Seconds between two ``memory`` events, and between two attempts to find the back-end again."""
+"""Seconds between two ``memory`` events."""
 
 STOPPED_EARLY: Final = 1
 """Exit status of a machine that was stopped before it had a device."""
 
 LATEST: Final = 1.0
-"""Most seconds that a workload may fall behind its own clock and still catch up."""
-
-
-ONE_ZONE: Final = "one"
-X86_64_ZONES: Final = "x86-64"
-"""Layouts of memory: all of it Normal, or DMA, DMA32 and Normal where a real machine has them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VmmOptions:
-    """How the machine was asked to be. Sizes are bytes, times seconds; None leaves a reporter's own default."""
-
-    socket_path: Path
-    memory: int
-    reporter: str
-    buddyinfo: str | None = None
-    """The free lists to begin with, as another machine's /proc/buddyinfo; None is everything free."""
-    zones: str = ONE_ZONE
-    kernelcore: int | None = None
-    cma: int = 0
-    cpus: int = 0
-    shuffle: bool = False
-    reporting_order: int | None = None
-    reporting_delay: float | None = None
-    reporting_capacity: int | None = None
-    high_water_mark: int | None = None
-    workloads: tuple[Workload, ...] = ()
-    seed: int = 0
-    duration: float | None = None
-    hold: bool = False
-    views: tuple[str, ...] = ()
-    """What to print at the end, by the names of ``guest.mm.vmstat.VIEWS``."""
-    control: Path | None = None
-    record: Path | None = None
-    attachment: AttachmentOptions = field(default_factory=AttachmentOptions)
+"""Most seconds that a workload may lag its own clock and still catch up."""
 
 
 class VirtualMachine:
@@ -98,7 +61,7 @@ class VirtualMachine:
         self._allocator = _make_allocator(options)
         self._ram = GuestRam(options.memory)
         self._poison = self._make_poison()
-        self._rings = allocate_rings(self._allocator, options.attachment.ring)
+        self._rings = allocate_rings(self._allocator, options.ring)
         if options.buddyinfo is not None:
             shape_memory(self._allocator, options.buddyinfo)
         self._record = None if options.record is None else RecordFile(options.record)
@@ -112,7 +75,7 @@ class VirtualMachine:
         )
         self._reporting = ReportingWorker(self._make_reporter(), events)
         self._balloon = BalloonWorker(self._machine, self._ram, events, lambda: self._oom_kills, self._poison)
-        self._attachment: Attachment | None = None
+        self._device = BalloonDevice(options, self._ram, self._rings, events, (self._reporting, self._balloon), _say)
         self._stop = asyncio.Event()
         self._oom_kills = 0
 
@@ -130,11 +93,11 @@ class VirtualMachine:
         )
 
     def _make_poison(self) -> PagePoison | None:
-        pattern = self._options.attachment.page_poison
+        pattern = self._options.page_poison
         if pattern is None:
             return None
         poison = PagePoison(self._ram.view, pattern & 0xFF)
-        if pattern:  # memory that nobody has written to is zero
+        if pattern:  # untouched memory is zero already
             poison.fill(0, self._options.memory // PAGE_SIZE)
         return poison
 
@@ -155,7 +118,7 @@ class VirtualMachine:
                 stack.callback(self._close_record, self._record)
             if self._options.control is not None:
                 views = {name: partial(view, self._allocator) for name, view in VIEWS.items()}
-                answers: Answers = {**views, **device_commands(lambda: self._attachment)}
+                answers: Answers = {**views, **device_commands(lambda: self._device.attachment)}
                 stack.push_async_callback((await ControlServer.open(self._options.control, answers)).close)
             return await self._run()
 
@@ -164,8 +127,8 @@ class VirtualMachine:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGUSR1, self._print_buddyinfo)
-        await self._until_stopped(self._attach(), None)
-        if self._attachment is None:
+        await self._until_stopped(self._device.attach(), None)
+        if self._device.attachment is None:
             return STOPPED_EARLY
         self._events.emit(
             "booted",
@@ -174,7 +137,7 @@ class VirtualMachine:
             reporter=self._options.reporter,
             seconds=round(time.monotonic() - self._begin, 6),
         )
-        works = (self._stay_attached(), self._tell_memory(), self._reporting.run(), self._balloon.run())
+        works = (self._device.stay_attached(), self._emit_memory_events(), self._reporting.run(), self._balloon.run())
         background = [asyncio.create_task(work) for work in works]
         try:
             await self._until_stopped(self._run_workloads(), self._options.duration)
@@ -183,12 +146,12 @@ class VirtualMachine:
                 await self._until_stopped(asyncio.sleep(float("inf")), None)
             for task in background:
                 if task.done():
-                    task.result()  # a fault of ours must not pass for a good end
+                    task.result()  # raises what a background task died of
         finally:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            self._detach("machine powered off")
+            self._device.detach("machine powered off")
             self._ram.close()
         return 1 if self._machine.corrupted_pages or self._oom_kills else 0
 
@@ -238,7 +201,7 @@ class VirtualMachine:
         machine = self._machine
         machine.verify_all()
         self._allocator.validate()
-        self._tell_memory_once()
+        self._emit_memory()
         self._events.emit("finished", verified_pages=machine.verified_pages, corrupted_pages=machine.corrupted_pages)
         _print(f"verified {machine.verified_pages} pages, corrupted {machine.corrupted_pages}", self._events)
         for name in self._options.views:
@@ -249,12 +212,12 @@ class VirtualMachine:
 
     # -- memory events ----------------------------------------------------------------------------------------------
 
-    async def _tell_memory(self) -> None:
+    async def _emit_memory_events(self) -> None:
         while True:
-            self._tell_memory_once()
+            self._emit_memory()
             await asyncio.sleep(MEMORY_EVENT_INTERVAL)
 
-    def _tell_memory_once(self) -> None:
+    def _emit_memory(self) -> None:
         self._events.emit(
             "memory",
             free_bytes=self._machine.free_bytes,
@@ -263,73 +226,6 @@ class VirtualMachine:
             balloon_bytes=self._balloon.balloon_bytes,
             resident_bytes=self._ram.resident_bytes,
         )
-
-    # -- the device -------------------------------------------------------------------------------------------------
-
-    async def _attach(self, before: Attachment | None = None) -> Attachment:
-        # `before` was reset: its session goes on.
-        options = self._options
-        attachment = self._attachment = await (
-            Attachment.connect(options.socket_path, self._ram, self._rings, options.attachment)
-            if before is None
-            else before.bind_again()
-        )
-        attachment.on_interruption = self._on_interruption
-        self._events.emit("attached", features=attachment.features, num_pages=attachment.config.num_pages)
-        self._reporting.attach(attachment)
-        self._balloon.attach(attachment)
-        return attachment
-
-    def _on_interruption(self, reason: str | None) -> None:
-        if reason is None:
-            self._events.emit("resumed")
-            _say("resumed")
-        else:
-            self._events.emit("interrupted", reason=reason)
-            _say(f"{reason}; waiting to resume with a back-end at {self._options.socket_path}")
-
-    def _detach(self, reason: str) -> None:
-        # Those who hold memory for the device first: it goes back to the free lists.
-        self._reporting.detach()
-        self._balloon.detach()
-        if self._attachment is not None:
-            self._attachment.close()
-            self._attachment = None
-        self._events.emit("detached", reason=reason)
-
-    async def _stay_attached(self) -> None:
-        attachment = self._attachment
-        while attachment is not None:
-            reason = await self._wait_lost(attachment)
-            self._detach(reason)
-            if attachment.was_reset:
-                try:
-                    attachment = await self._attach(before=attachment)
-                    continue
-                except BalloonError as error:
-                    reason = str(error)
-            _say(f"{reason}; waiting for a back-end at {self._options.socket_path}")
-            attachment = await self._attach_again()
-            _say("attached again")
-
-    async def _attach_again(self) -> Attachment:
-        while True:
-            await asyncio.sleep(RECONNECT_INTERVAL)
-            with contextlib.suppress(BalloonError):
-                return await self._attach()
-
-    async def _wait_lost(self, attachment: Attachment) -> str:
-        while not attachment.lost.done():
-            changed = asyncio.create_task(attachment.config_changed.wait())
-            lost: asyncio.Future[Any] = attachment.lost
-            await asyncio.wait({lost, changed}, return_when=asyncio.FIRST_COMPLETED)
-            changed.cancel()
-            if attachment.config_changed.is_set() and not attachment.lost.done():
-                attachment.config_changed.clear()
-                config = await attachment.read_config()
-                self._events.emit("config", num_pages=config.num_pages)
-                self._balloon.config_changed(config)
-        return attachment.lost.result()
 
 
 def _make_allocator(options: VmmOptions) -> PageAllocator:

@@ -54,7 +54,7 @@ ROOMS: dict[str, set[str]] = {
     "guest.simulation": {"guest.mm", "guest.mm.reporting", "guest.machine", "guest.workloads"},
     "guest.virtqueue": {"guest.mm"},
     "guest.balloon": {"guest.mm", "guest.machine", "guest.virtqueue"},
-    "guest.vhost_user": {"guest.ram", "guest.virtqueue", "guest.balloon"},
+    "guest.vhost_user": {"guest.ram", "guest.virtqueue"},
 }
 
 # Where both sides meet outside of `scripts` and `tests`: nowhere.
@@ -89,7 +89,7 @@ OPERATING_SYSTEM = {
 SHELL = re.compile(
     r"""
       protocol/process/\w+\.py
-    | guest/(__main__|vmm|ram|control|balloon_worker|reporting_worker)\.py
+    | guest/(__main__|command_line|vmm|balloon_device|ram|control|balloon_worker|reporting_worker)\.py
     | guest/vhost_user/(attachment|attached_queue|session|request_channel|backend_channel)\.py
     | guest/workloads/(workload|record_file)\.py
     | guest/linux/(__main__|host_kernel|machine|packages|streams)\.py

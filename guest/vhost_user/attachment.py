@@ -73,7 +73,7 @@ class Attachment:
 
     @classmethod
     async def connect(
-        cls, path: Path, ram: GuestRam, rings: Sequence[RingMemory], options: AttachmentOptions | None = None
+        cls, path: Path, ram: GuestRam, rings: Sequence[RingMemory], options: AttachmentOptions
     ) -> "Attachment":
         """Connect to the back-end that listens at ``path`` and bring its device up over empty ``rings``.
 
@@ -83,7 +83,7 @@ class Attachment:
             SessionEnded: nobody listens, or the back-end went away meanwhile.
             VhostUserError: the back-end refused something that this machine cannot do without.
         """
-        attachment = cls(path, ram, rings, options or AttachmentOptions())
+        attachment = cls(path, ram, rings, options)
         try:
             await attachment._open()
         except BaseException:

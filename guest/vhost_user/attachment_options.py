@@ -1,8 +1,8 @@
-"""What a machine wants of its device and of the session with its back-end."""
+"""What a machine asks of its device and of the session with its back-end."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from guest.balloon.virtio_balloon import WANTED, accept_features
 from guest.vhost_user.frontend import IN_BAND, WANTED_PROTOCOL_FEATURES
 from guest.virtqueue.ring_memory import RING_FEATURES, RingOptions
 from protocol.errors import VhostUserError
@@ -12,15 +12,15 @@ from protocol.virtio import FeatureBit, feature_mask
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttachmentOptions:
-    """What the machine's driver wants of a device, and what its front-end does: whether kicks and interrupts travel
-    ``in_band``, as messages, and whether it is to ``resume`` with the next back-end.
+    """What the driver wants of the device, and how the front-end serves it.
 
-    ``wanted`` are the features that the driver understands; those of rings are decided by ``ring`` alone.
-    ``page_poison`` is the pattern of free pages, one byte four times, as
-    :func:`guest.balloon.virtio_balloon.accept_features` takes it.
+    ``accept_features`` is the driver's choice: it returns which of the features offered it accepts. Features of rings
+    are not its concern; ``ring`` decides those. ``page_poison`` is the pattern of free pages, one byte four times,
+    which the device is told where PAGE_POISON was accepted; None where free pages hold anything. With ``in_band``
+    kicks and interrupts are messages of the session. With ``resume`` the next back-end goes on with the same rings.
     """
 
-    wanted: int = WANTED
+    accept_features: Callable[[int], int]
     ring: RingOptions = field(default_factory=RingOptions)
     page_poison: int | None = None
     in_band: bool = False
@@ -43,5 +43,4 @@ class AttachmentOptions:
         if missing:
             kind = "packed rings" if missing & feature_mask(FeatureBit.RING_PACKED) else "use in order"
             raise VhostUserError(f"the back-end does not offer {kind}")
-        wanted = self.wanted & ~RING_FEATURES | self.ring.features
-        return accept_features(offered, wanted=wanted, page_poison=self.page_poison)
+        return self.accept_features(offered & ~RING_FEATURES) | offered & self.ring.features

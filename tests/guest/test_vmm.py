@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import pytest
 
-from guest.vmm import VirtualMachine, VmmOptions
+from guest.vmm import VirtualMachine
+from guest.vmm_options import VmmOptions
 from guest.workloads.churn import Churn
 from guest.workloads.memhog import Idle, Memhog
 from guest.workloads.workload import Workload

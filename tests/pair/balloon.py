@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from guest.machine import Machine
-from guest.vmm import VirtualMachine, VmmOptions
+from guest.vmm import VirtualMachine
+from guest.vmm_options import VmmOptions
 from guest.workloads.steps import Steps
 from guest.workloads.workload import Workload
 from host.balloon.virtio_balloon import VirtioBalloon

@@ -8,7 +8,6 @@ import pytest
 
 from guest.control import ask
 from guest.vhost_user.attachment import Attachment
-from guest.vhost_user.attachment_options import AttachmentOptions
 from guest.virtqueue.ring_memory import RingOptions
 from guest.workloads.memhog import Idle, Memhog
 from host.balloon.virtio_balloon import OFFERED
@@ -53,7 +52,7 @@ def path(tmp_path: Path) -> Path:
 async def test_balloon_follows_the_target_and_the_host_has_the_memory(
     features: int, ring: RingOptions, path: Path
 ) -> None:
-    async with running_pair(path, features, USED, attachment=AttachmentOptions(ring=ring)) as pair:
+    async with running_pair(path, features, USED, ring=ring) as pair:
         await pair.until_event("finished")
         assert pair.memory("resident_bytes") >= 48 * MIB
         pair.device.control.set_num_pages(PAGES)
@@ -81,7 +80,7 @@ async def test_pages_that_come_back_are_used_again(path: Path) -> None:
 
 @pytest.mark.asyncio
 async def test_statistics_are_fresh(ring: RingOptions, path: Path) -> None:
-    async with running_pair(path, ALL, Idle(seconds=0.01), attachment=AttachmentOptions(ring=ring)) as pair:
+    async with running_pair(path, ALL, Idle(seconds=0.01), ring=ring) as pair:
         free = pair.memory("free_bytes")
         for pages in (0, 1000):
             pair.device.control.set_num_pages(pages)
@@ -96,7 +95,7 @@ async def test_statistics_are_fresh(ring: RingOptions, path: Path) -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("method", ["hint", "inflate"])
 async def test_host_takes_what_the_guest_does_not_use(method: str, ring: RingOptions, path: Path) -> None:
-    async with running_pair(path, ALL, USED, attachment=AttachmentOptions(ring=ring)) as pair:
+    async with running_pair(path, ALL, USED, ring=ring) as pair:
         await pair.until_event("finished")
         free = pair.memory("free_bytes")
         result = await pair.device.control.reclaim(method)
@@ -124,8 +123,7 @@ async def test_hinted_while_the_guest_is_at_work(path: Path) -> None:
 async def test_balloon_gives_way_when_memory_runs_out(features: int, ring: RingOptions, path: Path) -> None:
     """Without reporting: blocks that are being reported are nobody's, and the balloon gives for them too."""
     greedy = Later(Memhog(size=48 * MIB, order=0, hold=0))
-    attachment = AttachmentOptions(ring=ring)
-    async with running_pair(path, features, greedy, num_pages=PAGES, attachment=attachment) as pair:
+    async with running_pair(path, features, greedy, num_pages=PAGES, ring=ring) as pair:
         await pair.until_actual(PAGES)
         greedy.may_begin = True
         await pair.until_event("finished")
@@ -203,7 +201,8 @@ async def test_free_pages_hold_the_pattern_whatever_the_device_did_to_them(
 ) -> None:
     """A discarded page is zero: right for a guest whose pattern is zero, and not done to one with another pattern."""
     options: dict[str, Any] = {
-        "attachment": AttachmentOptions(ring=ring, page_poison=byte * 0x01010101),
+        "ring": ring,
+        "page_poison": byte * 0x01010101,
         "reporter": "boundary",
         "high_water_mark": 1,
         "reporting_delay": 0.01,
@@ -227,7 +226,7 @@ async def test_free_pages_hold_the_pattern_whatever_the_device_did_to_them(
 @pytest.mark.asyncio
 async def test_guest_with_a_pattern_does_not_report_to_a_device_that_was_not_told(path: Path) -> None:
     options: dict[str, Any] = {
-        "attachment": AttachmentOptions(page_poison=0),
+        "page_poison": 0,
         "reporter": "boundary",
         "high_water_mark": 1,
     }

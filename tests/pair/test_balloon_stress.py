@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from guest.vhost_user.attachment_options import AttachmentOptions
 from guest.virtqueue.ring_memory import RingOptions
 from guest.workloads.churn import Churn
 from guest.workloads.memhog import Memhog
@@ -52,17 +51,16 @@ async def ask_for_anything(pair: Pair, chance: random.Random) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    ("features", "attachment", "options"),
+    ("features", "options"),
     [
-        (FEATURES, AttachmentOptions(ring=RingOptions(packed=True)), {}),
-        (FEATURES | MUST_TELL_HOST, AttachmentOptions(ring=RingOptions(size=32)), {"cpus": 1, "zones": "x86-64"}),
-        (FEATURES | PAGE_POISON, AttachmentOptions(page_poison=0), {"reporter": "rotation", "high_water_mark": None}),
+        (FEATURES, {"ring": RingOptions(packed=True)}),
+        (FEATURES | MUST_TELL_HOST, {"ring": RingOptions(size=32), "cpus": 1, "zones": "x86-64"}),
+        (FEATURES | PAGE_POISON, {"page_poison": 0, "reporter": "rotation", "high_water_mark": None}),
     ],
     ids=["packed", "must tell host", "page poison"],
 )
 async def test_no_page_is_lost(
     features: int,
-    attachment: AttachmentOptions,
     options: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -74,7 +72,7 @@ async def test_no_page_is_lost(
         PageCacheUser(size=16 * MIB, hold=0.02, rest=0.02, repeat=5),
     )
     chosen = {"reporter": "boundary", "high_water_mark": 1, "reporting_delay": 0.01, "reporting_capacity": 1, **options}
-    async with running_pair(tmp_path / "socket", features, *work, attachment=attachment, **chosen) as pair:
+    async with running_pair(tmp_path / "socket", features, *work, **chosen) as pair:
         free = pair.memory("free_bytes") + pair.memory("allocated_bytes") + pair.memory("balloon_bytes")
         await ask_for_anything(pair, random.Random(1))
         pair.device.control.set_num_pages(0)

@@ -5,9 +5,11 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from guest.balloon.virtio_balloon import accept_features
 from guest.mm.page_alloc import PageAllocator
 from guest.ram import GuestRam
 from guest.vhost_user.attachment import Attachment
@@ -169,13 +171,13 @@ class Guest:
         self.path = path
         self.ram = GuestRam(16 << 20)
         self.allocator = PageAllocator(self.ram.size // PAGE_SIZE)
-        self.options = AttachmentOptions()
+        self.options = AttachmentOptions(accept_features=accept_features)
         self.rings = allocate_rings(self.allocator)
 
-    def wish(self, options: AttachmentOptions) -> None:
-        """Attach with these options from now on."""
-        self.options = options
-        self.rings = allocate_rings(self.allocator, options.ring)
+    def choose(self, **changes: Any) -> None:
+        """Attach with these fields of :class:`AttachmentOptions` changed from now on."""
+        self.options = replace(self.options, **changes)
+        self.rings = allocate_rings(self.allocator, self.options.ring)
 
     async def attach(self) -> Attachment:
         """Attach to the back-end."""

@@ -6,7 +6,6 @@ import socket
 
 import pytest
 
-from guest.vhost_user.attachment_options import AttachmentOptions
 from guest.virtqueue.ring_memory import QUEUE_SIZE, RingOptions
 from guest.virtqueue.virtqueue import QueueFullError
 from protocol.errors import SessionEnded, VhostUserError
@@ -267,7 +266,7 @@ async def test_answer_that_is_not_waited_for_ends_the_session(guest: Guest) -> N
 @pytest.mark.asyncio
 async def test_rings_are_as_they_were_asked_for(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
-        guest.wish(AttachmentOptions(ring=RingOptions(size=8, indirect=False, event_idx=False)))
+        guest.choose(ring=RingOptions(size=8, indirect=False, event_idx=False))
         attachment = await guest.attach()
         assert attachment.queue_size == 8
         assert backend.last(FrontendRequest.SET_VRING_NUM).payload == VringState(REPORTING, 8)
@@ -285,7 +284,7 @@ async def test_rings_are_as_they_were_asked_for(guest: Guest) -> None:
 async def test_back_end_without_the_rings_asked_for(ring: RingOptions, complaint: str, guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         backend.offered &= ~feature_mask(FeatureBit.RING_PACKED, FeatureBit.IN_ORDER)
-        guest.wish(AttachmentOptions(ring=ring))
+        guest.choose(ring=ring)
         with pytest.raises(VhostUserError, match=f"^the back-end does not offer {complaint}$"):
             await guest.attach()
 

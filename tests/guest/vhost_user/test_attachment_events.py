@@ -7,7 +7,6 @@ from typing import Final
 
 import pytest
 
-from guest.vhost_user.attachment_options import AttachmentOptions
 from protocol.errors import SessionEnded, VhostUserError
 from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import build_ack, build_message
@@ -138,7 +137,7 @@ async def test_back_end_that_goes_while_the_device_is_reset(guest: Guest) -> Non
 async def test_what_comes_too_late_for_a_device_that_was_reset_is_not_said_to_the_next(guest: Guest) -> None:
     """Whoever had to wait for the end of the reset has nothing to say any more: not a kick either."""
     async with fake_backend(guest.path) as backend:
-        guest.wish(AttachmentOptions(in_band=True))
+        guest.choose(in_band=True)
         attachment = await guest.attach()
         names(backend)
         reset = asyncio.create_task(attachment.reset())
@@ -178,7 +177,7 @@ async def test_reset_that_is_refused_loses_the_back_end(guest: Guest) -> None:
 @pytest.mark.asyncio
 async def test_in_band_nothing_but_messages_travels(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
-        guest.wish(AttachmentOptions(in_band=True))
+        guest.choose(in_band=True)
         attachment = await guest.attach()
         assert {"SET_VRING_CALL", "SET_VRING_KICK"}.isdisjoint(found := names(backend))
         assert found.count("VRING_KICK") == 3  # each of the queues was started by one
@@ -197,7 +196,7 @@ async def test_in_band_nothing_but_messages_travels(guest: Guest) -> None:
 @pytest.mark.asyncio
 async def test_in_band_no_kick_starts_a_ring_that_is_stopped(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
-        guest.wish(AttachmentOptions(in_band=True))
+        guest.choose(in_band=True)
         attachment = await guest.attach()
         await attachment.stop()
         names(backend)
@@ -213,7 +212,7 @@ async def test_in_band_no_kick_starts_a_ring_that_is_stopped(guest: Guest) -> No
 async def test_back_end_without_in_band_notifications(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         backend.protocol_features &= ~feature_mask(ProtocolFeature.INBAND_NOTIFICATIONS)
-        guest.wish(AttachmentOptions(in_band=True))
+        guest.choose(in_band=True)
         with pytest.raises(VhostUserError, match=r"^the back-end does not offer in-band notifications$"):
             await guest.attach()
 

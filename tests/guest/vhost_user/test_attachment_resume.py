@@ -5,12 +5,10 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
-from typing import Final
 
 import pytest
 
 from guest.vhost_user.attachment import Attachment
-from guest.vhost_user.attachment_options import AttachmentOptions
 from protocol.errors import SessionEnded
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_payloads import DeviceConfig, VringState
@@ -26,8 +24,6 @@ from tests.guest.vhost_user.fake_backend import (
     fake_backend,
     names,
 )
-
-RESUME: Final = AttachmentOptions(resume=True)
 
 
 class Interruptions:
@@ -51,11 +47,11 @@ class Interruptions:
 
 @contextlib.asynccontextmanager
 async def resuming(
-    guest: Guest, options: AttachmentOptions = RESUME
+    guest: Guest, *, in_band: bool = False
 ) -> AsyncIterator[tuple[FakeBackend, Attachment, Interruptions]]:
     """A guest attached to a back-end, and what it says about that. It is detached in the end."""
     async with fake_backend(guest.path) as backend:
-        guest.wish(options)
+        guest.choose(resume=True, in_band=in_band)
         attachment = await guest.attach()
         yield backend, attachment, Interruptions(attachment)
         attachment.close()
@@ -111,7 +107,7 @@ async def test_configuration_that_the_driver_wrote_is_written_to_the_next_back_e
             DeviceConfig(offset=12, flags=0, data=b"\2\0\0\0"),
             DeviceConfig(offset=4, flags=0, data=b"\1\0\0\0"),
         ]
-        assert attachment.config_changed.is_set()  # the next one may wish for something else
+        assert attachment.config_changed.is_set()  # the next one may have another target
 
 
 @pytest.mark.asyncio
@@ -190,7 +186,7 @@ async def test_attachment_is_closed_while_it_waits_for_a_back_end(guest: Guest) 
 @pytest.mark.asyncio
 async def test_who_waits_for_an_answer_when_the_channel_breaks_is_not_left_waiting(guest: Guest) -> None:
     """Three callers: one whose answer does not come, one behind it, and the driver's own kick."""
-    async with resuming(guest, AttachmentOptions(in_band=True, resume=True)) as (backend, attachment, interruptions):
+    async with resuming(guest, in_band=True) as (backend, attachment, interruptions):
         backend.answers[FrontendRequest.SET_CONFIG] = b""
         writing = asyncio.create_task(attachment.write_config(4, bytes(4)))
         await backend.gave_own_answer.wait()

@@ -1,0 +1,269 @@
+"""The options of ``balloon-guest``, and the machine that they describe."""
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+from guest.mm.views.vmstat import VIEWS
+from guest.virtqueue.ring_memory import QUEUE_SIZE, RingOptions
+from guest.vmm_options import ONE_ZONE, X86_64_ZONES, VmmOptions
+from guest.workloads.memhog import Idle
+from guest.workloads.workload import WORKLOAD_HELP, parse_workload
+from protocol.errors import BalloonError, UsageError
+from protocol.memory import PAGE_SIZE
+from protocol.process.command_line import Parser, option_type, path_option
+from protocol.units import GIB, parse_size
+
+MEMORY_MIN: Final = 16 << 20
+MEMORY_MAX: Final = 16 << 40
+"""Sizes of machine that make sense, in bytes."""
+CPUS_MAX: Final = 1024
+
+_EPILOG: Final = """\
+example:
+  vhost-user-balloon --socket-path /tmp/balloon.sock                              (in a first terminal)
+  balloon-guest --socket-path /tmp/balloon.sock --memory 1G --workload memhog:size=800M,hold=2 --events -
+
+  balloon-guest ... --control /tmp/guest.ctl     and later, elsewhere:  balloon-guest --ask /tmp/guest.ctl pagetypeinfo
+
+"""
+_SIGNALS: Final = "\nSIGUSR1 prints the guest's buddyinfo.\n"
+
+
+def _pages(text: str) -> int:
+    size = parse_size(text)
+    if size % PAGE_SIZE:
+        raise UsageError(f"{text!r} is not a whole number of {PAGE_SIZE}-byte pages")
+    return size
+
+
+def _cpus(text: str) -> int:
+    cpus = int(text)
+    if not 0 <= cpus <= CPUS_MAX:
+        raise UsageError(f"{text!r} is not from 0 to {CPUS_MAX}")
+    return cpus
+
+
+def _memory(text: str) -> int:
+    size = _pages(text)
+    if not MEMORY_MIN <= size <= MEMORY_MAX:
+        raise UsageError(f"{text!r} is not from {MEMORY_MIN >> 20}M to {MEMORY_MAX >> 40}T")
+    return size
+
+
+def _byte(text: str) -> int:
+    byte = int(text, 0)
+    if not 0 <= byte <= 0xFF:
+        raise UsageError(f"{text!r} is not from 0 to 0xff")
+    return byte
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise UsageError(f"{text!r} is not a number of seconds")
+    return seconds
+
+
+def _add_reporting(parser: argparse.ArgumentParser) -> None:
+    reporting = parser.add_argument_group("free page reporting")
+    reporting.add_argument(
+        "--reporter",
+        choices=("boundary", "rotation", "scan", "off"),
+        default="boundary",
+        help="boundary: the 2019 design with its reported boundary (default); rotation: as merged in Linux; "
+        "scan: the 2019 design without a boundary; off: none",
+    )
+    reporting.add_argument("--reporting-order", metavar="N", type=int, help="least order reported (default: 9)")
+    reporting.add_argument(
+        "--reporting-delay", metavar="S", type=option_type(_seconds), help="seconds (default: 0.1; rotation: 2)"
+    )
+    reporting.add_argument(
+        "--reporting-capacity", metavar="N", type=int, help="blocks in one report (default: 16; rotation: 32)"
+    )
+    reporting.add_argument(
+        "--high-water-mark",
+        metavar="N",
+        type=int,
+        help="unreported blocks that start a pass (default: 32; not for rotation)",
+    )
+
+
+def _add_layout(parser: argparse.ArgumentParser) -> None:
+    layout = parser.add_argument_group("how memory is laid out")
+    layout.add_argument(
+        "--zones",
+        choices=(ONE_ZONE, X86_64_ZONES),
+        default=ONE_ZONE,
+        help="one: all memory is Normal (default); x86-64: DMA, DMA32 and Normal as on a real machine",
+    )
+    layout.add_argument(
+        "--kernelcore", metavar="SIZE", type=option_type(_pages), help="make what is beyond SIZE a Movable zone"
+    )
+    layout.add_argument(
+        "--cma", metavar="SIZE", type=option_type(_pages), default=0, help="contiguous memory area (default: none)"
+    )
+    layout.add_argument(
+        "--cpus", metavar="N", type=option_type(_cpus), default=0, help="per-CPU page lists for N CPUs (default: none)"
+    )
+    layout.add_argument(
+        "--page-poison",
+        metavar="BYTE",
+        type=option_type(_byte),
+        help="free pages hold this byte: 0 as with init_on_free, 0xaa as with page_poisoning (default: anything)",
+    )
+    layout.add_argument("--shuffle", action="store_true", help="shuffle free memory at boot, by --seed")
+
+
+def _add_virtqueues(parser: argparse.ArgumentParser) -> None:
+    rings = parser.add_argument_group("the device's virtqueues")
+    rings.add_argument("--ring", choices=("split", "packed"), default="split", help="format (default: split)")
+    rings.add_argument(
+        "--queue-size",
+        metavar="N",
+        type=int,
+        default=QUEUE_SIZE,
+        help=f"entries, up to 32768; a power of two if split (default: {QUEUE_SIZE})",
+    )
+    for option, default, what in (
+        ("--indirect", "on", "one indirect table for a request of more than one buffer"),
+        ("--event-idx", "on", "kicks and interrupts only where the other side is to be woken"),
+        ("--in-order", "off", "the device uses buffers in the order in which they were made available"),
+    ):
+        rings.add_argument(option, choices=("on", "off"), default=default, help=f"{what} (default: {default})")
+    rings.add_argument(
+        "--notify",
+        choices=("eventfd", "in-band"),
+        default="eventfd",
+        help="how kicks and interrupts travel: eventfd (default), or as messages of the session",
+    )
+    rings.add_argument(
+        "--reconnect",
+        choices=("fresh", "resume"),
+        default="fresh",
+        help="when a back-end is gone: begin with empty rings at the next (default), or have it resume the old ones",
+    )
+
+
+def _add_watching(parser: argparse.ArgumentParser) -> None:
+    watch = parser.add_argument_group("watching")
+    watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
+    watch.add_argument(
+        "--print",
+        choices=tuple(VIEWS),
+        dest="views",
+        action="append",
+        default=[],
+        help="print this view of memory at the end (repeatable)",
+    )
+    watch.add_argument(
+        "--control",
+        metavar="PATH",
+        type=option_type(path_option),
+        help="answer at this socket: one line with a view's name, stop, cont, reset or help",
+    )
+    watch.add_argument(
+        "--ask",
+        metavar=("PATH", "VIEW"),
+        nargs=2,
+        help="no guest: print the VIEW of the one with --control PATH; stop, cont, reset: its device",
+    )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        prog="balloon-guest",
+        description="An emulated virtual machine with a buddy allocator that reports its free pages to a vhost-user "
+        "balloon back-end.",
+        epilog=_EPILOG + WORKLOAD_HELP + _SIGNALS,
+    )
+    parser.add_argument(
+        "--socket-path", metavar="PATH", type=option_type(path_option), help="where the back-end listens"
+    )
+    parser.add_argument(
+        "--memory", metavar="SIZE", type=option_type(_memory), default=GIB, help="guest memory (default: 1G)"
+    )
+    _add_layout(parser)
+    parser.add_argument(
+        "--buddyinfo",
+        metavar="FILE",
+        type=option_type(path_option),
+        help="begin with the free blocks that FILE shows, a copy of another machine's /proc/buddyinfo",
+    )
+    _add_reporting(parser)
+    _add_virtqueues(parser)
+    work = parser.add_argument_group("what the guest does")
+    work.add_argument(
+        "--workload",
+        metavar="NAME[:key=value,...]",
+        type=option_type(parse_workload),
+        action="append",
+        default=[],
+        help="see below (default: idle)",
+    )
+    work.add_argument("--seed", metavar="N", type=int, default=0, help="seed of random workloads (default: 0)")
+    work.add_argument("--duration", metavar="S", type=option_type(_seconds), help="stop the workloads after S seconds")
+    work.add_argument("--hold", action="store_true", help="stay attached when the workloads are done")
+    work.add_argument(
+        "--record",
+        metavar="FILE",
+        type=option_type(path_option),
+        help="write down every allocation, for --workload trace:FILE to replay",
+    )
+    _add_watching(parser)
+    return parser
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--buddyinfo {path}: {error}") from error
+    except OSError as error:
+        raise BalloonError(f"--buddyinfo {path}: {error.strerror}") from error
+
+
+def vmm_options(arguments: argparse.Namespace) -> VmmOptions:
+    """Return the machine that the parsed ``arguments`` describe; a file given with --buddyinfo is read here.
+
+    Raises:
+        UsageError: options that contradict each other.
+        BalloonError: the file cannot be read.
+    """
+    constants = (arguments.reporting_order, arguments.reporting_delay, arguments.reporting_capacity)
+    if arguments.reporter == "off" and any(value is not None for value in (*constants, arguments.high_water_mark)):
+        raise UsageError("--reporter off has no constants")
+    byte = arguments.page_poison
+    return VmmOptions(
+        socket_path=arguments.socket_path,
+        memory=arguments.memory,
+        buddyinfo=None if arguments.buddyinfo is None else _read(arguments.buddyinfo),
+        zones=arguments.zones,
+        kernelcore=arguments.kernelcore,
+        cma=arguments.cma,
+        cpus=arguments.cpus,
+        shuffle=arguments.shuffle,
+        reporter=arguments.reporter,
+        reporting_order=arguments.reporting_order,
+        reporting_delay=arguments.reporting_delay,
+        reporting_capacity=arguments.reporting_capacity,
+        high_water_mark=arguments.high_water_mark,
+        workloads=tuple(arguments.workload) or (Idle(),),
+        seed=arguments.seed,
+        duration=arguments.duration,
+        hold=arguments.hold,
+        views=tuple(arguments.views),
+        control=arguments.control,
+        record=arguments.record,
+        ring=RingOptions(
+            size=arguments.queue_size,
+            packed=arguments.ring == "packed",
+            indirect=arguments.indirect == "on",
+            event_idx=arguments.event_idx == "on",
+            in_order=arguments.in_order == "on",
+        ),
+        page_poison=None if byte is None else byte * 0x0101_0101,  # poison_val has 32 bits; the kernel's is a byte
+        in_band=arguments.notify == "in-band",
+        resume=arguments.reconnect == "resume",
+    )
