@@ -8,7 +8,7 @@ from guest.mm.views.vmstat import VIEWS
 from guest.virtqueue.ring_memory import QUEUE_SIZE, RingOptions
 from guest.vmm_options import ONE_ZONE, X86_64_ZONES, VmmOptions
 from guest.workloads.memhog import Idle
-from guest.workloads.workload import WORKLOAD_HELP, parse_workload
+from guest.workloads.workload_options import WORKLOAD_HELP, parse_workload
 from protocol.errors import BalloonError, UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.process.command_line import Parser, option_type, path_option

@@ -28,8 +28,7 @@ from guest.machine import Machine
 from guest.mm.errors import CorruptionError
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.reporting.page_reporting import PageReporter, Report
-from guest.workloads.steps import OutOfMemoryError
-from guest.workloads.workload import Workload
+from guest.workloads.workload import OutOfMemoryError, Workload
 from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB

@@ -29,9 +29,8 @@ from guest.vhost_user.device_commands import device_commands
 from guest.virtqueue.ring_memory import allocate_rings
 from guest.vmm_options import X86_64_ZONES, VmmOptions
 from guest.workloads.allocation_trace import TraceWriter
-from guest.workloads.record_file import RecordFile
-from guest.workloads.steps import OutOfMemoryError
-from guest.workloads.workload import Workload
+from guest.workloads.trace_file import RecordFile
+from guest.workloads.workload import OutOfMemoryError, Workload
 from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.process.command_line import give_up_standard_output

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from guest.linux.boot import parse_memory, visible_in_guest
-from guest.linux.host_kernel import choose_ram_directory, require_listening
-from guest.linux.machine import Machine, Plan
-from guest.linux.packages import locate
+from guest.linux.daemon_socket import require_listening
+from guest.linux.init_script import visible_in_guest
+from guest.linux.kernel_command_line import parse_memory
+from guest.linux.kernel_files import locate
+from guest.linux.kernel_run import KernelRun, Plan
+from guest.linux.ram_file import choose_ram_directory
 from guest.linux.streams import is_terminal, occupy_standard_descriptors
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import Parser, option_type, path_option, run_command
@@ -141,7 +143,7 @@ def _run(arguments: argparse.Namespace, command: Sequence[str]) -> int:
             environment=dict(os.environ),
             kernel_log=arguments.kernel_log,
         )
-        return Machine(plan, events, show_progress, _notice).run()
+        return KernelRun(plan, events, show_progress, _notice).run()
     finally:
         show_progress("")
         events.close()

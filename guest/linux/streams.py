@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 
-from guest.linux.boot import Consoles
+from guest.linux.kernel_command_line import Consoles
 
 _CHUNK = 1 << 16
 _POLL_MILLISECONDS = 200

@@ -12,7 +12,6 @@ from guest.vhost_user.frontend import Frontend
 from guest.vhost_user.request_channel import RequestChannel
 from protocol.errors import SessionEnded
 from protocol.vhost_user_codec import Message
-from protocol.vhost_user_payloads import Payload
 
 ANSWER_TIMEOUT: Final = 10.0
 """Seconds that a back-end may take to bring its device up."""

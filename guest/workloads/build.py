@@ -6,7 +6,7 @@ from typing import Final
 
 from guest.machine import Block, Machine
 from guest.mm.pageblock import MigrateType
-from guest.workloads.steps import Steps, free_all, killed_when_out_of_memory, together, wait_for_block
+from guest.workloads.workload import Steps, free_all, killed_when_out_of_memory, together, wait_for_block
 from protocol.memory import PAGE_SIZE
 
 _BASE_SHARE: Final = 0.5
@@ -37,7 +37,7 @@ class Build:
     tick: float = 0.05
 
     def run(self, machine: Machine, seed: int) -> Steps:
-        """Build. Raises :class:`~guest.workloads.steps.OutOfMemoryError` when the machine has too little."""
+        """Build. Raises :class:`~guest.workloads.workload.OutOfMemoryError` when the machine has too little."""
         pages = (self.size or machine.free_bytes // 2) // PAGE_SIZE
         cache: list[Block] = []
         private: list[list[Block]] = [[] for _ in range(self.jobs)]

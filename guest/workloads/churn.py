@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from guest.machine import Block, Machine
-from guest.workloads.steps import Steps
+from guest.workloads.workload import Steps
 from protocol.memory import PAGE_SIZE
 
 _CHURN_ORDERS: Final = (0, 0, 0, 0, 1, 1, 2, 3, 4, 6, 9)

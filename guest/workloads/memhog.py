@@ -5,7 +5,7 @@ from typing import Final
 
 from guest.machine import Block, Machine
 from guest.mm.pageblock import PAGEBLOCK_ORDER
-from guest.workloads.steps import Steps, free_in_turns, killed_when_out_of_memory, wait_for_block
+from guest.workloads.workload import Steps, free_in_turns, killed_when_out_of_memory, wait_for_block
 from protocol.memory import PAGE_SIZE
 
 _PERCENT_OF_MEMORY: Final = 90
@@ -43,7 +43,7 @@ class Memhog:
     repeat: int = 1
 
     def run(self, machine: Machine, _seed: int) -> Steps:
-        """Fill and free. Raises :class:`~guest.workloads.steps.OutOfMemoryError` when the machine has too little."""
+        """Fill and free. Raises :class:`~guest.workloads.workload.OutOfMemoryError` when the machine has too little."""
         size = self.size or machine.free_bytes * _PERCENT_OF_MEMORY // 100
         held: list[Block] = []
         for _ in range(self.repeat):

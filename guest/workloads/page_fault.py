@@ -8,7 +8,7 @@ from typing import Final
 
 from guest.machine import Block, Machine
 from guest.mm.pageblock import PAGEBLOCK_ORDER
-from guest.workloads.steps import Steps, free_in_turns, killed_when_out_of_memory, together, wait_for_block
+from guest.workloads.workload import Steps, free_in_turns, killed_when_out_of_memory, together, wait_for_block
 from protocol.memory import PAGE_SIZE
 
 REGION: Final = 128 << 20
@@ -32,7 +32,7 @@ class PageFault:
     rate: int = 0
 
     def run(self, machine: Machine, seed: int) -> Steps:
-        """Fault and free. Raises :class:`~guest.workloads.steps.OutOfMemoryError` when the machine has too little."""
+        """Fault and free. Raises :class:`.OutOfMemoryError` when the machine has too little."""
         machine.phase("fault")
         chance = random.Random(seed)
         blocks = -(-self.size // (PAGE_SIZE << self.order))

@@ -7,7 +7,7 @@ from typing import Final
 from guest.machine import Block, Machine
 from guest.mm.pageblock import MigrateType
 from guest.mm.vmscan import PageCache
-from guest.workloads.steps import OutOfMemoryError, Steps, wait_for_block
+from guest.workloads.workload import OutOfMemoryError, Steps, wait_for_block
 from protocol.memory import PAGE_SIZE
 
 READAHEAD_PAGES: Final = 32
@@ -39,7 +39,7 @@ class PageCacheUser:
     repeat: int = 1
 
     def run(self, machine: Machine, seed: int) -> Steps:
-        """Read and drop. Raises :class:`~guest.workloads.steps.OutOfMemoryError` when others have taken all memory."""
+        """Read and drop. Raises :class:`.OutOfMemoryError` when others have taken all memory."""
         chance = random.Random(seed)
         size = self.size or machine.free_bytes * _PERCENT_OF_MEMORY // 100
         with machine.page_cache() as cache:

@@ -6,7 +6,7 @@ from math import inf, nextafter
 
 from guest.machine import Block, Machine
 from guest.workloads.allocation_trace import Alloc, Free, Phase, TraceEvent
-from guest.workloads.steps import OutOfMemoryError, Steps, free_all, wait_for_block
+from guest.workloads.workload import OutOfMemoryError, Steps, free_all, wait_for_block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,7 @@ class Replay:
     events: Sequence[TraceEvent]
 
     def run(self, machine: Machine, _seed: int) -> Steps:
-        """Replay. Raises :class:`~guest.workloads.steps.OutOfMemoryError` when the machine has too little."""
+        """Replay. Raises :class:`~guest.workloads.workload.OutOfMemoryError` when the machine has too little."""
         blocks: dict[int, Block] = {}
         try:
             yield from self._replay(machine, blocks)

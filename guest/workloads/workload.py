@@ -1,23 +1,20 @@
-"""Workloads by name: what ``NAME[:key=value,...]`` on a command line means, for example ``memhog:size=512M,hold=2``.
+"""What workloads are made of: steps in time, waiting for memory, several tasks at once.
 
-The workloads themselves are in ``guest/workloads``."""
+A workload is a generator: it acts on a :class:`~guest.machine.Machine` and yields the seconds to let pass before it
+goes on, zero to let others have a turn. It has no clock: the same seed gives the same sequence, in real time as in
+virtual time."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, Final, Protocol
+import heapq
+import itertools
+from collections.abc import Generator, Iterable, Iterator
+from typing import Final, Protocol
 
-from guest.machine import Machine
-from guest.mm.pageblock import MAX_ORDER, PAGEBLOCK_ORDER
-from guest.workloads.allocation_trace import LINE_MAX, parse_trace
-from guest.workloads.build import Build
-from guest.workloads.churn import Churn
-from guest.workloads.memhog import Idle, Memhog
-from guest.workloads.page_fault import PageFault
-from guest.workloads.pagecache import PageCacheUser
-from guest.workloads.replay import Replay
-from guest.workloads.steps import Steps
-from protocol.errors import BalloonError, UsageError
-from protocol.units import parse_size
+from guest.machine import Block, Machine
+from guest.mm.pageblock import MigrateType
+from protocol.errors import BalloonError
+
+Steps = Iterator[float]
+"""Seconds to let pass, one number after the other."""
 
 
 class Workload(Protocol):
@@ -27,158 +24,69 @@ class Workload(Protocol):
         """Begin; each number yielded is the seconds to let pass before the next step."""
 
 
-_LONGEST: Final = 1e9
-_SHORTEST: Final = 1e-6
-"""Seconds that make sense: thirty years, and what a clock can tell apart."""
+RETRY_SECONDS: Final = 0.05
+RETRIES: Final = 40
+"""How long a workload waits for memory before it gives up: blocks being reported come back within milliseconds."""
 
 
-def _seconds(text: str) -> float:
-    # "not (>= 0)" and not "< 0": a NaN is refused as well.
-    seconds = float(text)
-    if not 0 <= seconds <= _LONGEST:
-        raise UsageError("out of range")
-    return seconds
+class OutOfMemoryError(BalloonError):
+    """A workload asked for more than the machine has; what it held was freed, as the kernel's OOM killer would do."""
 
 
-def _positive_seconds(text: str) -> float:
-    seconds = _seconds(text)
-    if seconds < _SHORTEST:
-        raise UsageError("out of range")
-    return seconds
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= 1_000_000_000:
-        raise UsageError("out of range")
-    return count
-
-
-def _tasks(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= 1024:
-        raise UsageError("not from 1 to 1024")
-    return count
-
-
-def _order(text: str) -> int:
-    order = int(text)
-    if not 0 <= order <= MAX_ORDER:
-        raise UsageError(f"not from 0 to {MAX_ORDER}")
-    return order
-
-
-def _percent(text: str) -> float:
-    percent = float(text)
-    if not 0 <= percent <= 100:
-        raise UsageError("not from 0 to 100")
-    return percent
-
-
-def _region(text: str) -> int:
-    size = parse_size(text)
-    if size == 0:
-        raise UsageError("out of range")
-    return size
-
-
-_Options = dict[str, Callable[[str], int | float]]
-
-_PAGE_FAULT: Final[_Options] = {"size": _region, "tasks": _tasks, "repeat": _count, "rate": parse_size}
-
-_KINDS: Final[dict[str, tuple[Callable[..., Workload], _Options]]] = {
-    "idle": (Idle, {"seconds": _seconds}),
-    "memhog": (
-        Memhog,
-        {"size": parse_size, "order": _order, "hold": _seconds, "rest": _seconds, "rate": parse_size, "repeat": _count},
-    ),
-    "churn": (
-        Churn,
-        {"size": parse_size, "seconds": _seconds, "lifetime": _positive_seconds, "tick": _positive_seconds},
-    ),
-    "page_fault1": (partial(PageFault, order=PAGEBLOCK_ORDER), _PAGE_FAULT),
-    "page_fault2": (partial(PageFault, order=0), _PAGE_FAULT),
-    "pagecache": (
-        PageCacheUser,
-        {
-            "size": parse_size,
-            "hold": _seconds,
-            "rest": _seconds,
-            "rate": parse_size,
-            "drop": _percent,
-            "repeat": _count,
-        },
-    ),
-    "build": (
-        Build,
-        {"size": parse_size, "seconds": _positive_seconds, "jobs": _tasks, "steps": _count, "tick": _positive_seconds},
-    ),
-}
-_TRACE: Final = "trace"
-
-WORKLOAD_NAMES: Final = (*_KINDS, _TRACE)
-
-WORKLOAD_HELP: Final = """\
-workloads (repeatable; several run at the same time; sizes in bytes or as 512M, times in seconds, 0 for a rate: none):
-  idle[:seconds=0]                                       do nothing (0: to the end)
-  memhog[:size=0,order=9,hold=1,rest=0,rate=0,repeat=1]  fill memory, hold it, free it (size 0: 90 % of what is free)
-  churn[:size=0,seconds=10,lifetime=1,tick=0.01]         random sizes and lifetimes around size (0: half of the free)
-  page_fault1[:size=128M,tasks=1,repeat=10,rate=0]       each task takes size in blocks of 2 MiB, touches and frees it
-  page_fault2[:size=128M,tasks=1,repeat=10,rate=0]       the same page by page
-  pagecache[:size=0,hold=1,rest=0,rate=0,drop=100,repeat=1]
-                                                         read files until size is cached (0: 80 % of the free), drop
-                                                         this share of them
-  build[:size=0,seconds=60,jobs=4,steps=4,tick=0.05]     compile and link, a staircase up to size (0: half of the free)
-  trace:FILE                                             replay what --record FILE has written
-"""
-
-
-def parse_workload(text: str) -> Workload:
-    """Return the workload that ``NAME[:key=value,...]`` or ``trace:FILE`` means; that FILE is read here.
+def wait_for_block(
+    machine: Machine, order: int, migratetype: MigrateType = MigrateType.MOVABLE
+) -> Generator[float, None, Block]:
+    """Allocate a block, giving the reporter time to bring some back where there is none.
 
     Raises:
-        UsageError: an unknown name or key, a value that is no number or makes no sense, a malformed trace.
-        BalloonError: the trace cannot be read.
+        OutOfMemoryError: none came free. The caller runs in :func:`killed_when_out_of_memory`, which frees the rest.
     """
-    name, _, rest = text.partition(":")
-    if name == _TRACE:
-        return load_trace(rest)
-    if name not in _KINDS:
-        raise UsageError(f"unknown workload {name!r}, known are {', '.join(WORKLOAD_NAMES)}")
-    kind, options = _KINDS[name]
-    values: dict[str, Any] = {}
-    for item in rest.split(",") if rest else ():
-        key, equals, value = item.partition("=")
-        if not equals or key not in options:
-            raise UsageError(f"workload {name}: unknown option {item!r}, known are {', '.join(options)}")
-        if key in values:
-            raise UsageError(f"workload {name}: {key} is given twice")
-        values[key] = _parse_value(f"workload {name}: {key}={value}", options[key], value)
-    return kind(**values)
+    for _ in range(RETRIES):
+        block = machine.allocate(order, migratetype)
+        if block is not None:
+            return block
+        yield RETRY_SECONDS
+    raise OutOfMemoryError(f"out of memory: no block of order {order} came free")
 
 
-def _parse_value(what: str, parse: Callable[[str], int | float], value: str) -> int | float:
+def killed_when_out_of_memory(machine: Machine, holdings: Iterable[list[Block]], steps: Steps) -> Steps:
+    """Run ``steps``; when they run out of memory, free all ``holdings`` before the exception goes on."""
     try:
-        return parse(value)
-    except ValueError as error:
-        raise UsageError(f"{what} is not a number") from error
-    except UsageError as error:
-        raise UsageError(f"{what} is {error}") from error
+        yield from steps
+    except OutOfMemoryError:
+        for held in holdings:
+            free_all(machine, held)
+        raise
 
 
-def load_trace(path: str) -> Replay:
-    """Return the workload that does what the trace at ``path`` says.
+def free_all(machine: Machine, held: list[Block]) -> None:
+    """Free all blocks, first to last, and leave the list empty."""
+    for block in held:
+        machine.free(block)
+    held.clear()
 
-    Raises:
-        UsageError: it is malformed: with line and column.
-        BalloonError: it cannot be read.
-    """
-    if not path:
-        raise UsageError(f"workload {_TRACE}: a file is missing, write {_TRACE}:FILE")
-    try:
-        # What is no text shows up in the message about it.
-        with open(path, encoding="utf-8", errors="backslashreplace") as stream:
-            # Never more than a line may have: the file might be endless and without any.
-            return Replay(events=parse_trace(iter(partial(stream.readline, LINE_MAX + 2), ""), path))
-    except OSError as error:
-        raise BalloonError(f"workload {_TRACE}: {path}: {error.strerror}") from error
+
+def free_in_turns(machine: Machine, held: list[Block], blocks_per_turn: int) -> Steps:
+    """Free all blocks, first to last, with a turn for others after each ``blocks_per_turn``; the list ends empty."""
+    for count, block in enumerate(held, 1):
+        machine.free(block)
+        if count % blocks_per_turn == 0:
+            yield 0.0
+    held.clear()
+
+
+def together(tasks: Iterable[Steps]) -> Steps:
+    """Run several tasks at the same time, each at its own pace; those that are due at one time take turns."""
+    serial = itertools.count()
+    waiting = [(0.0, next(serial), task) for task in tasks]
+    now = 0.0
+    while waiting:
+        due, _, task = heapq.heappop(waiting)
+        if due > now:
+            yield due - now
+            now = due
+        seconds = next(task, None)
+        if seconds is not None:
+            heapq.heappush(waiting, (now + seconds, next(serial), task))
+            if seconds == 0:
+                yield 0.0

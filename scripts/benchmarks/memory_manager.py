@@ -16,7 +16,7 @@ from guest.mm.page_alloc import PageAllocator
 from guest.mm.reporting.page_reporting import PageReporter
 from guest.mm.reporting.reporters import make_reporter
 from guest.simulation import DEVICE_CAPACITY, Simulation
-from guest.workloads.workload import parse_workload
+from guest.workloads.workload_options import parse_workload
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, format_size
 from scripts.benchmarks.figures import Bench, Benchmark, BenchmarkError, Figure, Result, median_ratio

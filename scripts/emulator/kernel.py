@@ -11,7 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from guest.linux.packages import cache_directory, download_packages, locate_busybox, run_tool
+from guest.linux.debian_packages import cache_directory, download_packages, run_tool
+from guest.linux.kernel_files import locate_busybox
 from protocol.errors import BalloonError
 from scripts.emulator.archive import build_archive, directory, program
 from scripts.emulator.command import init_script

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from guest.linux.boot import parse_features
-from guest.linux.host_kernel import RamFile
+from guest.linux.control_line import parse_features
+from guest.linux.ram_file import RamFile
 from host.control.qmp_client import QmpClient, connect
 from protocol.errors import BalloonError
 from scripts.child_processes import Child

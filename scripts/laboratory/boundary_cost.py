@@ -14,7 +14,7 @@ from guest.mm.page_alloc import PageAllocator
 from guest.mm.pageblock import PAGEBLOCK_ORDER
 from guest.mm.reporting.reporters import REPORTERS, make_reporter
 from guest.simulation import Simulation
-from guest.workloads.steps import free_all, wait_for_block
+from guest.workloads.workload import free_all, wait_for_block
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, MIB
 from scripts.laboratory.experiment import Experiment, Outcome, Progress, Row, Table

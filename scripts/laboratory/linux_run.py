@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from guest.linux.boot import visible_in_guest
-from guest.linux.host_kernel import RamFile
+from guest.linux.init_script import visible_in_guest
+from guest.linux.ram_file import RamFile
 from host.control.qmp_client import QmpClient
 from protocol.errors import BalloonError
 from protocol.units import MIB, format_size

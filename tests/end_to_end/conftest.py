@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from guest.linux.packages import locate
+from guest.linux.kernel_files import locate
 from protocol.errors import BalloonError
 from tests.harness.processes import DaemonProcess, mappings_of_files, open_fds, until
 from tests.harness.virtual_machine import Client, VirtualMachine

@@ -12,7 +12,7 @@ from guest.mm.errors import CorruptionError
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.reporting.reporters import REPORTERS, make_reporter
 from guest.simulation import DeviceCost, HostMemory, Simulation
-from guest.workloads.workload import parse_workload
+from guest.workloads.workload_options import parse_workload
 from protocol.errors import UsageError
 
 GIB_PAGES = 1 << 18

@@ -129,7 +129,7 @@ async def test_signal_is_a_good_end(hold: bool, daemon: DaemonProcess) -> None:
 async def test_memory_that_ran_out_is_a_bad_end_of_one_workload_only(
     daemon: DaemonProcess, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("guest.workloads.steps.RETRIES", 2)
+    monkeypatch.setattr("guest.workloads.workload.RETRIES", 2)
     greedy, modest = Memhog(size=256 * MIB, hold=0), Memhog(size=2 * MIB, hold=0.5)
     run = Run(daemon.socket_path, modest, greedy)
     assert await run.run() == 1

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final
 
-from guest.linux.host_kernel import RamFile
 from guest.linux.kernel_log import kernel_warnings
+from guest.linux.ram_file import RamFile
 from protocol.units import MIB
 from tests.harness.processes import DaemonProcess, ProgramProcess, until
 

@@ -15,8 +15,7 @@ from typing import Any, Final
 from guest.machine import Machine
 from guest.vmm import VirtualMachine
 from guest.vmm_options import VmmOptions
-from guest.workloads.steps import Steps
-from guest.workloads.workload import Workload
+from guest.workloads.workload import Steps, Workload
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.connection import Connection
 from host.vhost_user.session import Session

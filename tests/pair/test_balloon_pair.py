@@ -33,7 +33,7 @@ PAGES: Final = 32 * MIB // PAGE_SIZE
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workloads wait long for memory: a device on a busy machine may be slow to give it back."""
-    monkeypatch.setattr("guest.workloads.steps.RETRIES", 400)
+    monkeypatch.setattr("guest.workloads.workload.RETRIES", 400)
 
 
 @pytest.fixture(params=list(RINGS))
@@ -138,7 +138,7 @@ async def test_balloon_gives_way_when_memory_runs_out(features: int, ring: RingO
 async def test_balloon_that_may_not_give_way_costs_the_workload_its_life(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("guest.workloads.steps.RETRIES", 2)
+    monkeypatch.setattr("guest.workloads.workload.RETRIES", 2)
     greedy = Later(Memhog(size=48 * MIB, order=0, hold=0))
     async with running_pair(path, ALL & ~DEFLATE_ON_OOM, greedy, num_pages=PAGES, status=1) as pair:
         await pair.until_actual(PAGES)

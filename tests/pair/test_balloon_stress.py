@@ -65,7 +65,7 @@ async def test_no_page_is_lost(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("guest.workloads.steps.RETRIES", 400)  # a large block may be long in coming
+    monkeypatch.setattr("guest.workloads.workload.RETRIES", 400)  # a large block may be long in coming
     work = (
         Churn(size=8 * MIB, seconds=1.0, lifetime=0.1),
         Memhog(size=12 * MIB, order=0, hold=0.02, rest=0.01, repeat=8),

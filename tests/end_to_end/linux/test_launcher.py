@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from guest.linux.boot import visible_in_guest
+from guest.linux.init_script import visible_in_guest
 from guest.linux.streams import set_window_size
 from protocol.units import MIB
 from tests.harness.processes import ROOT, DaemonProcess, until

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from guest.linux.boot import parse_memory
+from guest.linux.kernel_command_line import parse_memory
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.reporting.reporters import make_reporter
 from guest.mm.views.buddyinfo import parse_buddyinfo, shape_memory
 from guest.simulation import Simulation
-from guest.workloads.workload import parse_workload
+from guest.workloads.workload_options import parse_workload
 from protocol.memory import PAGE_SIZE
 from protocol.units import MIB
 from tests.harness.processes import DaemonProcess, Event, ProgramProcess, until

@@ -9,7 +9,8 @@ from guest.mm.views.vmstat import VIEWS
 from guest.simulation import Simulation
 from guest.workloads.allocation_trace import TraceWriter, parse_trace
 from guest.workloads.replay import Replay
-from guest.workloads.workload import Workload, parse_workload
+from guest.workloads.workload import Workload
+from guest.workloads.workload_options import parse_workload
 
 PAGES = 1 << 16
 

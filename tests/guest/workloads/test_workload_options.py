@@ -11,8 +11,8 @@ from guest.mm.pageblock import MigrateType
 from guest.mm.views.vmstat import buddyinfo, pagetypeinfo, unusable_free_index
 from guest.workloads.allocation_trace import Alloc, Free, Phase, parse_trace
 from guest.workloads.replay import Replay, seconds_between
-from guest.workloads.steps import OutOfMemoryError, Steps, together
-from guest.workloads.workload import WORKLOAD_HELP, WORKLOAD_NAMES, parse_workload
+from guest.workloads.workload import OutOfMemoryError, Steps, together
+from guest.workloads.workload_options import WORKLOAD_HELP, WORKLOAD_NAMES, parse_workload
 from protocol.errors import BalloonError, UsageError
 from protocol.units import MIB
 from tests.guest.workloads.workloads import VirtualRun

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from guest.linux import packages as linux_packages
-from guest.linux.packages import cache_directory, find_module, inspect_kernel, is_static, locate, module_release
+from guest.linux import debian_packages, kernel_files
+from guest.linux.debian_packages import cache_directory, is_static
+from guest.linux.kernel_files import find_module, inspect_kernel, locate, module_release
 from protocol.errors import BalloonError
 
 CONFIGURATION = "\n".join(
@@ -84,7 +85,7 @@ else:
 
 @pytest.fixture(autouse=True)
 def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(linux_packages, "SYSTEM_MODULES", tmp_path / "none")
+    monkeypatch.setattr(kernel_files, "SYSTEM_MODULES", tmp_path / "none")
 
 
 def silent(_line: str) -> None:
@@ -97,8 +98,8 @@ def test_packages_are_fetched_once_into_the_cache(
 ) -> None:
     working_packages(machine, fails_without_lists=fails_without_lists)
     monkeypatch.setenv("PATH", f"{machine}:/usr/bin:/bin")  # the kernel's stand-in is a shell script
-    monkeypatch.setattr(linux_packages, "_installed_busybox", lambda: None)
-    monkeypatch.setattr(linux_packages, "_installed_kernel", lambda: None)
+    monkeypatch.setattr(kernel_files, "_installed_busybox", lambda: None)
+    monkeypatch.setattr(kernel_files, "_installed_kernel", lambda: None)
     files = locate(kernel=None, modules=None, progress=silent)
     cache = cache_directory(os.environ)
     assert files.release == "6.1.0"
@@ -114,7 +115,7 @@ def test_two_launchers_at_once_both_succeed(machine: Path, monkeypatch: pytest.M
     meeting = threading.Barrier(2, timeout=20)
     monkeypatch.setattr(os, "sync", meeting.wait)  # both are about to rename
     found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(linux_packages._cache(silent))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: found.append(debian_packages.package_cache(silent))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

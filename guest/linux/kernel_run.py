@@ -12,20 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest.linux.boot import (
-    Consoles,
-    ControlMessage,
-    Stage,
-    command_script,
-    init_script,
-    kernel_arguments,
-    parse_control_line,
-    parse_features,
-)
-from guest.linux.host_kernel import (
+from guest.linux.control_line import ControlMessage, Stage, parse_control_line, parse_features
+from guest.linux.init_script import command_script, init_script
+from guest.linux.kernel_command_line import Consoles, kernel_arguments
+from guest.linux.kernel_files import LinuxFiles
+from guest.linux.kernel_log import excerpt, kernel_warnings, lost_daemon, out_of_memory, panic_reason, shut_down
+from guest.linux.processes import (
     Guard,
-    RamDirectory,
-    RamFile,
     become_subreaper,
     children,
     kill_adopted,
@@ -33,8 +26,7 @@ from guest.linux.host_kernel import (
     prepare_kernel_process,
     scratch_parent,
 )
-from guest.linux.kernel_log import excerpt, kernel_warnings, lost_daemon, out_of_memory, panic_reason, shut_down
-from guest.linux.packages import LinuxFiles
+from guest.linux.ram_file import RamDirectory, RamFile
 from guest.linux.streams import GuestStreams, window_size
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog
@@ -65,7 +57,7 @@ class Plan:
     kernel_log: Path | None
 
 
-class Machine:
+class KernelRun:
     """A guest from its first to its last process. Use once: :meth:`run`."""
 
     def __init__(self, plan: Plan, events: EventLog, progress: Callable[[str], None], notice: Callable[[str], None]):

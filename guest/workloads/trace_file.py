@@ -1,9 +1,15 @@
-"""The file that ``--record`` writes."""
+"""Traces in files: what ``--record`` writes and ``--workload trace:FILE`` reads."""
 
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
-from protocol.errors import BalloonError
+from guest.workloads.allocation_trace import LINE_MAX, parse_trace
+from guest.workloads.replay import Replay
+from protocol.errors import BalloonError, UsageError
+
+TRACE: Final = "trace"
+"""The name of the workload that replays one."""
 
 
 class RecordFile:
@@ -38,3 +44,21 @@ class RecordFile:
                 stream.close()
             except OSError as error:
                 self.broken = self.broken or error.strerror
+
+
+def load_trace(path: str) -> Replay:
+    """Return the workload that does what the trace at ``path`` says.
+
+    Raises:
+        UsageError: it is malformed: with line and column.
+        BalloonError: it cannot be read.
+    """
+    if not path:
+        raise UsageError(f"workload {TRACE}: a file is missing, write {TRACE}:FILE")
+    try:
+        # Bytes that are not text appear in the message about their line.
+        with open(path, encoding="utf-8", errors="backslashreplace") as stream:
+            # At most a line's length at a time: the file may be endless and without a newline.
+            return Replay(events=parse_trace(iter(partial(stream.readline, LINE_MAX + 2), ""), path))
+    except OSError as error:
+        raise BalloonError(f"workload {TRACE}: {path}: {error.strerror}") from error

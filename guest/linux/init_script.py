@@ -1,4 +1,4 @@
-"""What a User Mode Linux kernel is told: its command line, the init script, COMMAND; and what it says in return.
+"""The scripts that the guest runs: process 1 and COMMAND.
 
 The kernel boots from a small directory of the run (the *control root*: busybox, the balloon module, ``init``), mounts
 the host's file system read-only, makes that its root and starts COMMAND there. Its consoles and what they carry::
@@ -8,113 +8,32 @@ the host's file system read-only, makes that its root and starts COMMAND there. 
     tty2   COMMAND's standard input  <-  frames: a decimal length, a newline, that many bytes; length 0 is end of file
     tty3   COMMAND's standard output -> plain bytes
     tty4   COMMAND's standard error  -> plain bytes
-    tty5   the control line          <-> one line a message, see :func:`parse_control_line`
+    tty5   the control line          <-> one line a message, see :mod:`guest.linux.control_line`
 
-Why frames: closing the host's end of a console hangs it up, and the kernel then throws away what was not read yet.
-Why pipes and ``cat`` in between: COMMAND must not take its standard output for a terminal when the launcher's is none.
+Why frames: closing the host's end of a console hangs it up, and the kernel then drops what was not read yet.
+Why pipes and ``cat`` in between: COMMAND must not take its standard output for a terminal unless
+the launcher's is one.
 """
 
-import enum
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from protocol.errors import UsageError
-from protocol.units import MIB, format_size, parse_size
-
-MINIMUM_MEMORY = 64 * MIB
-"""Below this a 6.1 kernel with its modules boots but has nothing left to give back. Bytes."""
-
-VIRTIO_ID_BALLOON = 5
 HOST_ROOT = "/run/host"
 HOME = "/tmp/home"
-
 HIDDEN_BY_GUEST = ("/tmp", "/run", "/dev", "/proc", "/sys")
 """Directories of the host that the guest covers with its own file systems; ``/run/host`` shows the host's."""
+
 
 # Of the launcher's environment, what names things that the guest does not have.
 _NOT_FOR_GUEST = frozenset(
     {"HOME", "TMPDIR", "TMP", "TEMP", "PWD", "OLDPWD", "SHLVL", "_", "XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY"}
     | {"DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "LINES", "COLUMNS"}
 )
+
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def parse_memory(text: str) -> int:
-    """Return the guest's memory in bytes.
-
-    Raises:
-        UsageError: not a size, not whole MiB, or less than :data:`MINIMUM_MEMORY`.
-    """
-    size = parse_size(text)
-    if size % MIB:
-        raise UsageError(f"--memory {text}: the kernel takes whole MiB")
-    if size < MINIMUM_MEMORY:
-        raise UsageError(f"--memory {text}: a guest needs at least {format_size(MINIMUM_MEMORY)}")
-    return size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Consoles:
-    """File descriptors of the kernel process for its consoles. ``None``: that console is not there."""
-
-    terminal: int | None = None
-    stdin: int | None = None
-    stdout: int | None = None
-    stderr: int | None = None
-    control_in: int
-    control_out: int
-
-
-def kernel_arguments(
-    *, memory: int, control_root: str, runtime: str, socket_path: str, consoles: Consoles
-) -> tuple[str, ...]:
-    """Return the kernel's command line.
-
-    ``control_root``, ``runtime`` (for the kernel's pid file) and ``socket_path`` must be plain paths: the kernel splits
-    its command line at blanks, hostfs its options at commas, virtio_uml its device at colons.
-
-    Raises:
-        UsageError: one of those paths has such a character.
-    """
-    for path in (control_root, runtime, socket_path):
-        if not is_plain_path(path):
-            raise UsageError(f"{path!r}: the kernel's command line cannot carry this path")
-    arguments = [
-        f"mem={memory // MIB}M",
-        "root=/dev/root",
-        "rootfstype=hostfs",
-        f"rootflags={control_root}",
-        "rw",
-        "init=/init",
-        f"uml_dir={runtime}",
-        "umid=guest",
-        f"virtio_uml.device={socket_path}:{VIRTIO_ID_BALLOON}",
-        "noreboot",  # end: a kernel that boots again would run the command again
-        "ignore_loglevel",
-        "printk.time=1",
-        "console=tty0",
-        "con=null",
-        "ssl=null",
-        "con0=null,fd:1",
-        f"con5=fd:{consoles.control_in},fd:{consoles.control_out}",
-    ]
-    if consoles.terminal is not None:
-        arguments.append(f"con1=fd:{consoles.terminal}")
-    if consoles.stdin is not None:
-        arguments.append(f"con2=fd:{consoles.stdin},null")
-    if consoles.stdout is not None:
-        arguments.append(f"con3=null,fd:{consoles.stdout}")
-    if consoles.stderr is not None:
-        arguments.append(f"con4=null,fd:{consoles.stderr}")
-    return tuple(arguments)
-
-
-def is_plain_path(path: str) -> bool:
-    """Tell whether ``path`` is absolute and has only characters that every reader of the command line leaves alone."""
-    return re.fullmatch(r"/[A-Za-z0-9_./+-]*", path) is not None
 
 
 def visible_in_guest(path: str) -> str:
@@ -218,6 +137,7 @@ kill -KILL "$listener"
 $B poweroff -f -n
 """
 
+
 _READ_FRAMES = r"""$B stty raw -echo </dev/tty2
 mkfifo stdin
 {
@@ -227,6 +147,7 @@ mkfifo stdin
 } </dev/tty2 >/run/stdin 5>&- &
 input=$!
 """
+
 
 _WRITE_PLAIN = r"""$B stty raw -echo </dev/@TTY@
 mkfifo @NAME@
@@ -265,35 +186,3 @@ def init_script(*, terminal: bool, separate_stderr: bool, window: tuple[int, int
     for word, text in words.items():
         script = script.replace(word, text)
     return script
-
-
-class Stage(enum.Enum):
-    """First words of what the guest says on its control line."""
-
-    BALLOON = "balloon"
-    BOOTED = "booted"
-    STATUS = "status"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class ControlMessage:
-    """One line of the control line: the stage and its text, unparsed."""
-
-    stage: Stage
-    text: str
-
-
-def parse_control_line(line: bytes) -> ControlMessage | None:
-    """Return what the guest said, or ``None`` for a line that is no message (COMMAND is root in its guest)."""
-    verb, _, text = line.decode("utf-8", "replace").strip().partition(" ")
-    try:
-        return ControlMessage(Stage(verb), text)
-    except ValueError:
-        return None
-
-
-def parse_features(bits: str) -> int:
-    """Return the number that sysfs writes as a row of binary digits with bit 0 first; 0 for anything else."""
-    digits = bits.strip()
-    return int(digits[::-1], 2) if digits and not digits.strip("01") else 0
