@@ -11,6 +11,7 @@ from typing import Protocol
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.pageblock import MigrateType
 from guest.mm.vmscan import PageCache
+from guest.page_poison import PagePoison
 from protocol.memory import PAGE_SIZE
 
 
@@ -22,16 +23,6 @@ class PageContent(Protocol):
 
     def count_corrupted(self, pfn: int, pages: int, stamp: int) -> int:
         """Return how many of the pages have lost the pattern of ``stamp``."""
-
-
-class Poison(Protocol):
-    """The pattern that free pages hold; :class:`guest.balloon.page_poison.PagePoison` is one."""
-
-    def restore(self, pfn: int, pages: int) -> None:
-        """Make pages that held it before they were used hold it again."""
-
-    def count_spoilt(self, pfn: int, pages: int) -> int:
-        """Return how many of the pages do not hold it."""
 
 
 class Recorder(Protocol):
@@ -72,7 +63,7 @@ class Machine:
         on_corruption: Callable[[int, int, int], None],
         *,
         recorder: Recorder | None = None,
-        poison: Poison | None = None,
+        poison: PagePoison | None = None,
     ) -> None:
         self.allocator = allocator
         self._content = content
@@ -139,7 +130,7 @@ class Machine:
         if corrupted:
             self._count_corrupted(block.pfn, block.order, corrupted)
 
-    def _check_poison(self, poison: Poison, pfn: int, order: int) -> None:
+    def _check_poison(self, poison: PagePoison, pfn: int, order: int) -> None:
         spoilt = poison.count_spoilt(pfn, 1 << order)
         if spoilt:
             self._count_corrupted(pfn, order, spoilt)

@@ -44,17 +44,26 @@ ROOMS: dict[str, set[str]] = {
     },
     # The guests.
     "guest.ram": set(),
+    "guest.page_poison": set(),
     "guest.control": set(),
     "guest.linux": set(),
     "guest.mm": set(),
     "guest.mm.reporting": {"guest.mm"},
     "guest.mm.views": {"guest.mm"},
-    "guest.machine": {"guest.mm"},
+    "guest.machine": {"guest.mm", "guest.page_poison"},
     "guest.workloads": {"guest.mm", "guest.machine"},
     "guest.simulation": {"guest.mm", "guest.mm.reporting", "guest.machine", "guest.workloads"},
     "guest.virtqueue": {"guest.mm"},
-    "guest.balloon": {"guest.mm", "guest.machine", "guest.virtqueue"},
     "guest.vhost_user": {"guest.ram", "guest.virtqueue"},
+    "guest.balloon": {
+        "guest.mm",
+        "guest.mm.reporting",
+        "guest.ram",
+        "guest.page_poison",
+        "guest.machine",
+        "guest.virtqueue",
+        "guest.vhost_user",
+    },
 }
 
 # Where both sides meet outside of `scripts` and `tests`: nowhere.
@@ -89,7 +98,8 @@ OPERATING_SYSTEM = {
 SHELL = re.compile(
     r"""
       protocol/process/\w+\.py
-    | guest/(__main__|command_line|vmm|balloon_device|ram|control|balloon_worker|reporting_worker)\.py
+    | guest/(__main__|command_line|vmm|balloon_device|ram|control)\.py
+    | guest/balloon/(balloon_worker|reporting_worker)\.py
     | guest/vhost_user/(attachment|attached_queue|session|request_channel|backend_channel)\.py
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py

@@ -147,7 +147,7 @@ async def test_fault_of_its_own_is_no_good_end(daemon: DaemonProcess, monkeypatc
     async def broken() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("guest.reporting_worker.ReportingWorker.run", lambda _: broken())
+    monkeypatch.setattr("guest.balloon.reporting_worker.ReportingWorker.run", lambda _: broken())
     with pytest.raises(ZeroDivisionError):
         await run.run()
     assert [event["reason"] for event in run.events("detached")] == ["machine powered off"]

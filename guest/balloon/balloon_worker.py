@@ -20,7 +20,7 @@ from guest.balloon.free_page_hinting import (
     Hint,
     SendBlock,
 )
-from guest.balloon.page_poison import PagePoison
+from guest.page_poison import PagePoison
 from guest.machine import Machine
 from guest.mm.pageblock import MigrateType
 from guest.ram import GuestRam

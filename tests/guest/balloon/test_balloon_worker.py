@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 import pytest
 
-from guest.balloon_worker import BalloonWorker
+from guest.balloon.balloon_worker import BalloonWorker
 from guest.machine import Machine
 from guest.mm.page_alloc import PageAllocator
 from guest.ram import GuestRam

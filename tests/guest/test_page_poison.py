@@ -1,10 +1,10 @@
-"""guest/balloon/page_poison.py: what free pages hold, in memory and for the machine that allocates them."""
+"""guest/page_poison.py: what free pages hold, in memory and for the machine that allocates them."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from guest.balloon.page_poison import PagePoison
+from guest.page_poison import PagePoison
 from guest.machine import Machine
 from guest.mm.page_alloc import PageAllocator
 from guest.ram import GuestRam
