@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from guest.balloon.virtio_balloon import accept_features
 from guest.balloon.balloon_worker import BalloonWorker
-from guest.ram import GuestRam
 from guest.balloon.reporting_worker import ReportingWorker
+from guest.balloon.virtio_balloon import accept_features
+from guest.ram import GuestRam
 from guest.vhost_user.attachment import Attachment
 from guest.vhost_user.attachment_options import AttachmentOptions
 from guest.virtqueue.ring_memory import RingMemory

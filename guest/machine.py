@@ -26,7 +26,7 @@ class PageContent(Protocol):
 
 
 class Recorder(Protocol):
-    """Who is told everything that workloads do; :class:`guest.workloads.allocation_trace.TraceWriter` is one."""
+    """Called with everything that workloads do; :class:`guest.workloads.allocation_trace.TraceWriter` is one."""
 
     def allocated(self, number: int, order: int, migratetype: MigrateType) -> None:
         """A block was allocated. ``number`` names it until it is freed."""
@@ -108,7 +108,7 @@ class Machine:
         self.allocated_pages -= 1 << block.order
 
     def migrate(self, old_pfn: int, new_pfn: int, order: int) -> bool:
-        """Move a block that workloads hold to other pages, its content with it; False when nobody here holds it."""
+        """Move a block that workloads hold to other pages, its content with it; False when no workload holds it."""
         block = self._blocks.get(old_pfn)
         if block is None or block.order != order:
             return False

@@ -3,7 +3,7 @@
 A page taken for use must hold the pattern still: a device that gave a reported page back with something else in it is
 found out.
 
-Only the first and the last word of each page are looked at, since whoever uses pages here writes no others
+Only the first and the last word of each page are checked, since workloads write no others
 (:mod:`guest.ram`). So these two are all that has to be restored when a page is freed, unless a device has had it.
 """
 

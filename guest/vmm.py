@@ -12,9 +12,9 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Final
 
-from guest.page_poison import PagePoison
-from guest.balloon_device import BalloonDevice
 from guest.balloon.balloon_worker import BalloonWorker
+from guest.balloon.reporting_worker import ReportingWorker
+from guest.balloon_device import BalloonDevice
 from guest.control import Answers, ControlServer
 from guest.machine import Machine
 from guest.mm.mm_init import x86_64_zones
@@ -23,8 +23,8 @@ from guest.mm.reporting.page_reporting import PageReporter
 from guest.mm.reporting.reporters import make_reporter
 from guest.mm.views.buddyinfo import shape_memory
 from guest.mm.views.vmstat import VIEWS, buddyinfo
+from guest.page_poison import PagePoison
 from guest.ram import GuestRam
-from guest.balloon.reporting_worker import ReportingWorker
 from guest.vhost_user.device_commands import device_commands
 from guest.virtqueue.ring_memory import allocate_rings
 from guest.vmm_options import X86_64_ZONES, VmmOptions

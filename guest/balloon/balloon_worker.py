@@ -1,7 +1,8 @@
-"""Drives the balloon, its statistics and free page hinting over the device of the moment.
+"""Drives the balloon, its statistics and free page hinting over the present device.
 
 What is to be done when is decided by :mod:`guest.balloon.balloon` and :mod:`guest.balloon.free_page_hinting`; here it
-is put into guest memory, handed over, waited for and told of in events."""
+is written to guest memory, sent, waited for and
+reported as events."""
 
 import asyncio
 import time
@@ -20,9 +21,9 @@ from guest.balloon.free_page_hinting import (
     Hint,
     SendBlock,
 )
-from guest.page_poison import PagePoison
 from guest.machine import Machine
 from guest.mm.pageblock import MigrateType
+from guest.page_poison import PagePoison
 from guest.ram import GuestRam
 from guest.vhost_user.attachment import Attachment
 from guest.virtqueue.virtqueue import Buffer
@@ -37,13 +38,13 @@ _COMMAND_SIZE = 4
 
 @dataclass(frozen=True, slots=True)
 class DriverBuffers:
-    """One page of the guest, for all that the driver tells the device. Places are guest addresses."""
+    """One page of the guest with the driver's buffers. Addresses are guest addresses."""
 
     pfns: int
 
     @property
     def statistics(self) -> int:
-        """The statistics, behind the page frame numbers of one message."""
+        """The statistics, after the page frame numbers of one message."""
         return self.pfns + VIRTIO_BALLOON_ARRAY_PFNS_MAX * PFN_SIZE
 
     @property
@@ -100,7 +101,7 @@ class BalloonWorker:
     # -- devices come and go ----------------------------------------------------------------------------------------
 
     def attach(self, attachment: Attachment) -> None:
-        """Serve this device from now on. The balloon is as it was left."""
+        """Serve this device from now on. The balloon keeps its size."""
         self._attachment = attachment
         self._balloon.attach(attachment.features, attachment.config.actual, attachment.config.num_pages)
         if BalloonQueue.FREE_PAGE in attachment.queues:
@@ -110,7 +111,7 @@ class BalloonWorker:
         self._came.set()
 
     def detach(self) -> None:
-        """Stop. The balloon stays inflated; what was hinted is free again."""
+        """Stop. The balloon stays inflated; hinted blocks become free."""
         self._attachment = None
         if self._hinting is not None:
             self._machine.allocator.vmscan.unregister_shrinker(self._hinting.shrink)
@@ -120,13 +121,13 @@ class BalloonWorker:
         self._hinting_work.set()
 
     def config_changed(self, config: BalloonConfig) -> None:
-        """Take note of what the device wishes."""
+        """Take over the device's target and hinting command."""
         self._balloon.set_target(config.num_pages)
         if self._hinting is not None:
             self._receive_command(self._hinting, config.free_page_hint_cmd_id)
 
     async def run(self) -> None:
-        """Serve one device after the other; for ever."""
+        """Serve one device after another; never return."""
         while True:
             await self._came.wait()
             self._came.clear()
@@ -136,7 +137,7 @@ class BalloonWorker:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._adjust(attachment))
                 if BalloonQueue.STATS in attachment.queues:
-                    group.create_task(self._tell_statistics(attachment))
+                    group.create_task(self._send_statistics(attachment))
                 if hinting is not None:
                     group.create_task(self._hint(attachment, hinting))
 
@@ -157,13 +158,13 @@ class BalloonWorker:
             progress = _Progress(self._events)
             while (step := self._balloon.next_step()) is not None:
                 if isinstance(step, OutOfPuff):
-                    progress.tell()
+                    progress.emit()
                 if not await self._do(attachment, step) or self._attachment is not attachment:
-                    break  # nobody has answered: it is left for the next device
+                    break  # not acknowledged: the next device gets this step again
                 self._balloon.done(step)
                 if isinstance(step, TellHost):
                     progress.add(step, self._balloon.num_pages)
-            progress.tell()
+            progress.emit()
             await self._work.wait()
 
     async def _do(self, attachment: Attachment, step: Step) -> bool:
@@ -188,7 +189,7 @@ class BalloonWorker:
 
     # -- statistics -------------------------------------------------------------------------------------------------
 
-    async def _tell_statistics(self, attachment: Attachment) -> None:
+    async def _send_statistics(self, attachment: Attachment) -> None:
         address = self._buffers.statistics
         statistics = balloon_statistics(self._machine, self._balloon, self._oom_kills())
         while True:
@@ -215,7 +216,7 @@ class BalloonWorker:
                 used = attachment.queues[BalloonQueue.FREE_PAGE].post(**self._hint_buffers(hint))
                 used.add_done_callback(partial(self._on_hint_used, hinting, hint))
                 if not isinstance(hint, SendBlock):
-                    self._tell_command(hinting, hint.command_id)
+                    self._emit_command(hinting, hint.command_id)
             await self._hinting_work.wait()
 
     def _hint_buffers(self, hint: Hint) -> dict[str, list[Buffer]]:
@@ -231,7 +232,7 @@ class BalloonWorker:
             hinting.used(hint)
             self._hinting_work.set()
 
-    def _tell_command(self, hinting: FreePageHinting, command_id: int) -> None:
+    def _emit_command(self, hinting: FreePageHinting, command_id: int) -> None:
         state = "stop" if command_id == VIRTIO_BALLOON_CMD_ID_STOP else "start"
         held = _hinted_bytes(hinting.held_blocks)
         self._events.emit("hinting", state=state, command_id=hinting.command_id, bytes=held)
@@ -242,7 +243,7 @@ def _hinted_bytes(blocks: int) -> int:
 
 
 class _Progress:
-    # What one event says: messages in one direction without a pause.
+    # The content of one event: messages in one direction without a pause.
 
     def __init__(self, events: EventLog) -> None:
         self._events = events
@@ -252,12 +253,12 @@ class _Progress:
 
     def add(self, step: TellHost, actual_pages: int) -> None:
         if step.queue is not self._queue:
-            self.tell()
+            self.emit()
             self._queue = step.queue
         self._pages += len(step.pfns)
         self._actual = actual_pages
 
-    def tell(self) -> None:
+    def emit(self) -> None:
         now = time.monotonic()
         if self._pages:
             seconds = round(now - self._begin, 6)

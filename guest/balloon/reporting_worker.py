@@ -1,4 +1,4 @@
-"""Gives the page reporter its turns, and carries its reports to the device of the moment."""
+"""Runs the page reporter when its work is due, and sends its reports to the present device."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from protocol.virtio_balloon import BalloonConfig, BalloonQueue
 
 
 class ReportingWorker:
-    """The delayed work of ``reporter``, or of nobody."""
+    """The delayed work of ``reporter``; None reports nothing."""
 
     def __init__(self, reporter: PageReporter | None, events: EventLog) -> None:
         self._reporter = reporter
@@ -34,7 +34,7 @@ class ReportingWorker:
             )
 
     def detach(self) -> None:
-        """Report no more. What is isolated goes back to the free lists, unreported."""
+        """Stop reporting. Isolated blocks go back to the free lists, unreported."""
         if self._reporter is not None:
             self._reporter.unregister()
         self._attachment = None
@@ -43,7 +43,7 @@ class ReportingWorker:
         """Do nothing: the configuration space has no field for reporting."""
 
     async def run(self) -> None:
-        """Run whatever passes the reporter asks for; for ever."""
+        """Run the passes that the reporter asks for; never return."""
         reporter = self._reporter
         if reporter is None:
             return

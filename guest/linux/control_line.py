@@ -22,7 +22,7 @@ class ControlMessage:
 
 
 def parse_control_line(line: bytes) -> ControlMessage | None:
-    """Return what the guest said, or ``None`` for a line that is no message (COMMAND is root in its guest)."""
+    """Return what the guest said, or ``None`` for any other line (COMMAND is root in its guest and may write there)."""
     verb, _, text = line.decode("utf-8", "replace").strip().partition(" ")
     try:
         return ControlMessage(Stage(verb), text)

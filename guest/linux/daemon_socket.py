@@ -17,7 +17,7 @@ def require_listening(path: Path) -> None:
     Read from ``/proc/net/unix`` where possible: a trial connection would be a virtual machine to the daemon.
 
     Raises:
-        BalloonError: nothing is there, it is no socket, nobody listens, or we may not connect.
+        BalloonError: the path does not exist, is not a socket, has no listener, or may not be connected to.
     """
     try:
         kind = path.stat().st_mode
@@ -36,7 +36,7 @@ def require_listening(path: Path) -> None:
         except BlockingIOError:
             pass
         except OSError as error:
-            reason = "nobody listens there" if isinstance(error, ConnectionRefusedError) else error.strerror
+            reason = "no process listens there" if isinstance(error, ConnectionRefusedError) else error.strerror
             raise BalloonError(f"--socket-path {path}: {reason} (start vhost-user-balloon first)") from error
 
 

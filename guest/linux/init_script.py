@@ -37,7 +37,7 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def visible_in_guest(path: str) -> str:
-    """Return where the guest finds the host's absolute ``path``: behind ``/run/host`` if the guest covers it."""
+    """Return where the guest finds the host's absolute ``path``: below ``/run/host`` if the guest covers it."""
     for hidden in HIDDEN_BY_GUEST:
         if path == hidden or path.startswith(hidden + "/"):
             return HOST_ROOT + path

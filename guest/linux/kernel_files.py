@@ -76,7 +76,7 @@ def inspect_kernel(kernel: Path) -> tuple[str, bool]:
     """Ask the kernel for its release and configuration; return the release and whether the balloon driver is built in.
 
     Raises:
-        BalloonError: it does not run here, is no User Mode Linux, or lacks an option that we need.
+        BalloonError: it does not run here, is not User Mode Linux, or lacks an option of :data:`_NEEDED_OPTIONS`.
     """
     release = _ask(kernel, "--version").strip()
     if re.fullmatch(r"[0-9]+\.[0-9]+\S*", release) is None:
@@ -111,7 +111,7 @@ def find_module(search: Sequence[Path], release: str) -> Path:
     A directory of ``search`` holds one directory a release, or is itself that of one.
 
     Raises:
-        BalloonError: there is none, or only for other kernels.
+        BalloonError: it is missing, or was built for another kernel.
     """
     others: dict[str, Path] = {}
     for directory in search:

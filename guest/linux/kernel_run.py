@@ -1,4 +1,4 @@
-"""One run of a User Mode Linux kernel: start it, carry its streams, watch its memory, leave nothing behind."""
+"""One run of a User Mode Linux kernel: start it, carry its streams, watch its memory, remove everything."""
 
 import contextlib
 import os

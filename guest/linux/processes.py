@@ -55,7 +55,7 @@ def prepare_kernel_process() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-# Waits for our end of its input. Without "done" before that, we died of something that nobody can catch.
+# Waits for our end of its input. Without "done" before that, this process died of a signal that cannot be caught.
 _GUARD = """
 read -r group
 read -r finished && exit

@@ -65,7 +65,7 @@ class RamFile:
         """Find the file: deleted, regular, and the only one at least as large as the memory.
 
         Raises:
-            BalloonError: there is none.
+            BalloonError: the process has no such file open.
         """
         self.descriptor = -1
         directory = Path("/proc", str(pid), "fd")

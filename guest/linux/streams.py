@@ -34,7 +34,7 @@ def occupy_standard_descriptors() -> None:
 
 
 def is_terminal(descriptor: int) -> bool:
-    """Tell whether the descriptor is a terminal; a closed one is none."""
+    """Tell whether the descriptor is a terminal; a closed one is not."""
     try:
         return os.isatty(descriptor)
     except OSError:
@@ -44,7 +44,7 @@ def is_terminal(descriptor: int) -> bool:
 class OutputPump(threading.Thread):
     """Copies from a pipe or pseudo terminal of the guest to one of our standard streams, until the guest closes it.
 
-    When nobody reads our stream any more, ``on_broken`` is called once, from this thread, and the rest is dropped.
+    When our stream has no reader any more, ``on_broken`` is called once, from this thread, and the rest is dropped.
     """
 
     def __init__(self, source: int, sink: int, on_broken: Callable[[], None]) -> None:
@@ -75,7 +75,7 @@ class OutputPump(threading.Thread):
         while view and not self._ending.is_set():
             try:
                 view = view[os.write(self._sink, view) :]
-            except BlockingIOError:  # somebody else made our standard stream non-blocking
+            except BlockingIOError:  # another process made our standard stream non-blocking
                 poll(self._sink, select.POLLOUT)
             except OSError:
                 return False
@@ -264,11 +264,11 @@ class GuestStreams:
             set_window_size(self._master, window_size(0))
 
     def drain(self, wake: int, limit: float | None) -> None:
-        """Stop the input, and let whoever reads our outputs read the last of them. The guest must be gone.
+        """Stop the input, and let the readers of our outputs read the rest. The guest must be gone.
 
         Args:
             wake: a descriptor with one byte a signal; any but a change of the window's size ends the wait.
-            limit: seconds after which nobody waits any more; ``None`` for as long as it takes.
+            limit: seconds to wait at most; ``None`` waits as long as it takes.
         """
         if self._input is not None and self._input.is_alive():
             self._input.stop()

@@ -1,8 +1,8 @@
 """The machine's attachment to a back-end: a session, and the device's virtqueues brought up over the machine's memory.
 
-An attachment lives as long as its connection. When the back-end goes away it says so through :attr:`Attachment.lost`,
+An attachment lives as long as its connection. When the back-end goes away :attr:`Attachment.lost` is done,
 and every request under way comes back as None: whether the device did anything to it is unknown. One that is to
-``resume`` lives on instead: it has the next back-end go on with the same rings, as QEMU does. That is only a delay.
+``resume`` lives on instead: the next back-end goes on with the same rings, as with QEMU.
 """
 
 import asyncio
@@ -65,9 +65,9 @@ class Attachment:
         self.features = 0
         """The negotiated features, as the driver sees them."""
         self.config = BalloonConfig()
-        """As it was last read."""
+        """The configuration space as it was last read."""
         self.config_changed = asyncio.Event()
-        """Set when the device says that the configuration space changed. Whoever reads it clears it."""
+        """Set when the device says that the configuration space changed. The reader clears it."""
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done, with the reason, when the back-end is gone for this attachment."""
 
@@ -80,8 +80,8 @@ class Attachment:
         ``rings`` were allocated with the options' own :class:`RingOptions`.
 
         Raises:
-            SessionEnded: nobody listens, or the back-end went away meanwhile.
-            VhostUserError: the back-end refused something that this machine cannot do without.
+            SessionEnded: no process listens there, or the back-end went away meanwhile.
+            VhostUserError: the back-end refused something that this machine needs.
         """
         attachment = cls(path, ram, rings, options)
         try:
@@ -133,7 +133,7 @@ class Attachment:
             await self._start_queues()
         self.config = await call(frontend.get_config())
         await call(frontend.driver_ok())
-        while self._unsent:  # last, so that none is added behind it
+        while self._unsent:  # last, so that a write during the others is sent too
             await call(frontend.set_config(*self._unsent.popitem()))
 
     def _make_queues(self) -> None:
@@ -202,7 +202,7 @@ class Attachment:
         self._kick_all()
 
     def _kick_all(self) -> None:
-        # For what was posted meanwhile, and for a kick that the device never saw.
+        # For requests posted meanwhile, and for a kick that the device did not get.
         for queue in self.queues.values():
             queue.kick()
 

@@ -14,8 +14,8 @@ _CHUNK: Final = 4096
 class BackendChannel:
     """The back-end's requests on ``sock``, which it takes over: each goes to ``take``, which returns the status.
 
-    Status 0 is success; anything else refuses. A message that cannot be understood is refused unseen. ``on_lost`` hears
-    why when the stream cannot be followed any more; that it ends is nothing special.
+    Status 0 is success; anything else refuses. A message that cannot be understood is refused. ``on_lost`` is
+    called with the reason when the stream cannot be parsed any more; its end is not an error.
     """
 
     def __init__(self, sock: socket.socket, take: Callable[[Message], int], on_lost: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""What can be asked of the machine while it runs: to stop the device's queues, to go on, to reset the device."""
+"""Commands to a running machine: stop the device's queues, start them again, reset the device."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -12,7 +12,7 @@ CurrentAttachment = Callable[[], Attachment | None]
 
 
 def device_commands(current: CurrentAttachment) -> dict[str, Command]:
-    """Return the commands by name. ``current`` gives the attachment of the moment, None while there is no back-end.
+    """Return the commands by name. ``current`` returns the present attachment, None while there is no back-end.
 
     They raise :class:`BalloonError` where they cannot be carried out.
     """

@@ -36,10 +36,10 @@ WANTED_PROTOCOL_FEATURES = feature_mask(
     ProtocolFeature.BACKEND_REQ,
     ProtocolFeature.CONFIG,
 )
-"""What every session needs or can use."""
+"""The protocol features that every session needs or can use."""
 
 IN_BAND = feature_mask(ProtocolFeature.INBAND_NOTIFICATIONS, ProtocolFeature.BACKEND_REQ, ProtocolFeature.REPLY_ACK)
-"""In-band notifications and what they cannot do without: a way back, and answers to put messages in order."""
+"""In-band notifications and what they depend on: a back-end channel, and replies that order the messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSetup:
-    """One virtqueue to announce: where its parts lie (user addresses), its size in entries, its kick and call fds.
+    """The setup of one virtqueue: where its parts lie (user addresses), its size in entries, its kick and call fds.
 
     Without a ``kick`` the ring is kicked in-band, without a ``call`` so are the interrupts. ``log`` is the guest
     address at which stores to the used part are logged, None if they are not.
@@ -75,7 +75,7 @@ Calls: TypeAlias = Generator[Call, Payload, None]
 class Frontend:
     """One session with a back-end that negotiates ``wanted`` protocol features where they are offered.
 
-    ``features`` and ``protocol_features`` are what was negotiated so far, ``status`` is the device status as told.
+    ``features`` and ``protocol_features`` are what was negotiated so far, ``status`` is the device status last sent.
     """
 
     def __init__(self, wanted: int = WANTED_PROTOCOL_FEATURES) -> None:
@@ -133,7 +133,7 @@ class Frontend:
     # -- the device status ------------------------------------------------------------------------------------------
 
     def accept(self, features: int) -> Calls:
-        """Accept ``features`` for the driver, with the steps of the device status before and behind.
+        """Accept ``features`` for the driver, with the steps of the device status before and after.
 
         Raises:
             VhostUserError: the device does not take these features (virtio 1.2, 3.1.1, step 6).
@@ -160,9 +160,9 @@ class Frontend:
             self.status |= status
 
     def reset(self, queues: int) -> Calls:
-        """Have the device forget everything but its memory and the session, so that it can be brought up anew.
+        """Reset the device; its memory and the session stay, and it can be brought up again.
 
-        A back-end that has no message for that gets its ``queues`` stopped instead, as they would be by QEMU.
+        A back-end without a message for that has its ``queues`` stopped instead, as QEMU does.
         """
         if self.has(ProtocolFeature.RESET_DEVICE):
             yield from self._call(FrontendRequest.RESET_DEVICE)
@@ -176,7 +176,7 @@ class Frontend:
     # -- memory -----------------------------------------------------------------------------------------------------
 
     def set_memory(self, regions: tuple[MemoryRegion, ...], fds: tuple[int, ...]) -> Calls:
-        """Tell the whole memory: the regions and one file descriptor for each."""
+        """Set the memory table: the regions and one file descriptor for each."""
         yield from self._call(FrontendRequest.SET_MEM_TABLE, MemoryTable(regions), fds)
 
     def get_memory_slots(self) -> Generator[Call, Payload, int]:
@@ -211,7 +211,7 @@ class Frontend:
     # -- virtqueues -------------------------------------------------------------------------------------------------
 
     def start_queue(self, index: int, queue: QueueSetup, base: int = 0) -> Calls:
-        """Announce one virtqueue and have it served from ``base``: 0 for an empty ring, or what stopping it gave.
+        """Set one virtqueue up and have it served from ``base``: 0 for an empty ring, or what stopping it gave.
 
         A ring without a kick descriptor starts with its first kick, which is sent along.
         """
@@ -265,14 +265,14 @@ class Frontend:
     # -- inflight tracking ------------------------------------------------------------------------------------------
 
     def get_inflight(self, queues: int, size: int) -> Generator[Call, Payload, InflightDescription]:
-        """Ask for the area in which the back-end notes what it has taken; its file descriptor comes with the answer.
+        """Ask for the area in which the back-end records the requests it took; its descriptor comes with the answer.
 
         Raises:
-            VhostUserError: the back-end keeps no such notes, or refused.
+            VhostUserError: the back-end does not track inflight requests, or refused.
         """
         self._need(ProtocolFeature.INFLIGHT_SHMFD)
-        wish = InflightDescription(mmap_size=0, mmap_offset=0, num_queues=queues, queue_size=size)
-        area = yield from self._call(FrontendRequest.GET_INFLIGHT_FD, wish)
+        wanted = InflightDescription(mmap_size=0, mmap_offset=0, num_queues=queues, queue_size=size)
+        area = yield from self._call(FrontendRequest.GET_INFLIGHT_FD, wanted)
         assert isinstance(area, InflightDescription)
         if not area.mmap_size:
             raise VhostUserError("the back-end refused GET_INFLIGHT_FD")
@@ -282,7 +282,7 @@ class Frontend:
         """Hand the area back, before the queues are started.
 
         Raises:
-            VhostUserError: the back-end keeps no such notes, or refused.
+            VhostUserError: the back-end does not track inflight requests, or refused.
         """
         self._need(ProtocolFeature.INFLIGHT_SHMFD)
         yield from self._call(FrontendRequest.SET_INFLIGHT_FD, area, (fd,))

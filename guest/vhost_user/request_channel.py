@@ -23,10 +23,10 @@ def _always() -> bool:
 
 
 class RequestChannel:
-    """The front-end's requests on ``sock``, which must be non-blocking and is owned by whoever made it.
+    """The front-end's requests on ``sock``, which must be non-blocking and stays the caller's.
 
     Once watched, it tells ``on_lost`` why when the back-end went away: then no request is possible any more, and no
-    discard is under way. Until then errors only reach whoever called.
+    discard is under way. Until then errors only reach the caller.
     """
 
     def __init__(self, sock: socket.socket, on_lost: Callable[[str], None]) -> None:
@@ -47,7 +47,7 @@ class RequestChannel:
 
         Raises:
             SessionEnded: the back-end went away, or the messages are not wanted any more.
-            VhostUserError: the back-end refused, or answered what makes no sense.
+            VhostUserError: the back-end refused, or its answer is invalid.
         """
         async with self._turn:
             if self._ended:
@@ -107,7 +107,7 @@ class RequestChannel:
             try:
                 await self._readable
             finally:
-                if not self._ended:  # else the end has seen to it
+                if not self._ended:  # else end() has removed it
                     self._loop.remove_reader(self._socket.fileno())
             if self._ended:
                 raise SessionEnded("back-end gone")
@@ -116,7 +116,7 @@ class RequestChannel:
                 return data, fds
 
     def take_file(self) -> int | None:
-        """Hand out the file descriptor that came with the last answer; whoever takes it closes it."""
+        """Hand out the file descriptor that came with the last answer; the caller closes it."""
         return self._files.pop() if self._files else None
 
     def _close_files(self) -> None:
@@ -129,7 +129,7 @@ class RequestChannel:
         self._loop.add_reader(self._socket.fileno(), self._on_readable)
 
     def _on_readable(self) -> None:
-        # Between calls the back-end has nothing to say here: whatever comes is the end.
+        # Between calls the back-end sends nothing here: anything that arrives ends the session.
         try:
             data = self._socket.recv(HEADER_SIZE)
         except BlockingIOError:
@@ -143,8 +143,8 @@ class RequestChannel:
             self._lose("back-end gone")
 
     def break_off(self, reason: str) -> None:
-        """End the session from this side. ``on_lost`` hears of it when the back-end has closed its end: before that it
-        may be discarding what it was given, and nobody may touch those pages."""
+        """End the session from this side. ``on_lost`` is called when the back-end has closed its end: before that it
+        may be discarding what it was given, and those pages must not be touched."""
         if self._ended:
             return
         self.end()
@@ -167,12 +167,12 @@ class RequestChannel:
             self.on_lost(reason)
 
     def _lose(self, reason: str) -> None:
-        if not self._ended:  # who comes late has nothing new to say
+        if not self._ended:  # only the first reason counts
             self.end()
             self.on_lost(reason)
 
     def end(self) -> None:
-        """Look no more, send no more. Without effect the second time."""
+        """Stop reading and sending. Without effect the second time."""
         self._ended = True
         if self._readable is not None:
             _wake(self._readable)

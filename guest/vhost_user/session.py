@@ -21,7 +21,7 @@ async def in_time(path: Path, work: Coroutine[object, object, None]) -> None:
     """Do ``work``, which brings up the device of the back-end that listens at ``path``, if that answers in time.
 
     Raises:
-        SessionEnded: it does not, or nobody listens there.
+        SessionEnded: it does not, or no process listens there.
     """
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT):
@@ -35,8 +35,8 @@ async def in_time(path: Path, work: Coroutine[object, object, None]) -> None:
 class Session:
     """A connection that negotiates ``protocol_features`` where they are offered.
 
-    ``take_request`` answers the back-end's requests with a status, 0 for success. ``on_lost`` hears why when the
-    back-end went away after :meth:`watch`.
+    ``take_request`` answers the back-end's requests with a status, 0 for success. ``on_lost`` is called
+    with the reason when the back-end went away after :meth:`.RequestChannel.watch`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Session:
         """Connect to the back-end that listens at ``path``; return the features that its device offers.
 
         Raises:
-            OSError: nobody listens there.
+            OSError: no process listens there.
             SessionEnded: the back-end went away.
             VhostUserError: it refused.
         """

@@ -7,7 +7,15 @@ of more than one buffer where that was negotiated.
 
 from collections.abc import Sequence
 
-from guest.virtqueue.virtqueue import Buffer, IndirectTables, QueueFullError, UsedBatch, UsedBuffer, WriteGuest
+from guest.virtqueue.virtqueue import (
+    Buffer,
+    BufferDescriptor,
+    DriverVirtqueue,
+    IndirectTables,
+    QueueFullError,
+    UsedBuffer,
+    WriteGuest,
+)
 from protocol.errors import VirtqueueError
 from protocol.packed_ring import (
     AVAIL_USED,
@@ -23,7 +31,7 @@ from protocol.process.memory_fence import full_fence, order_accesses
 from protocol.virtio_ring import DESCRIPTOR_SIZE, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE
 
 
-class PackedDriverVirtqueue:
+class PackedDriverVirtqueue(DriverVirtqueue):
     """The driver's side of one packed virtqueue over zeroed ring memory.
 
     ``tables`` None means that INDIRECT_DESC was not negotiated: every buffer then takes a descriptor of its own.
@@ -38,12 +46,8 @@ class PackedDriverVirtqueue:
         write_guest: WriteGuest,
         in_order: bool = False,
     ) -> None:
+        super().__init__(event_idx=event_idx, tables=tables, write_guest=write_guest, in_order=in_order)
         self._ring = ring
-        self._event_idx = event_idx
-        self._write_guest = write_guest
-        self._table_capacity = tables.capacity if tables else 0
-        self._free_tables = list(tables.addresses) if tables else []
-        self._batch = UsedBatch() if in_order else None
         self._free_ids = list(range(ring.size - 1, -1, -1))
         self._free_count = ring.size
         self._next_avail = 0
@@ -52,7 +56,6 @@ class PackedDriverVirtqueue:
         self._last_used = 0
         self._used_wrap = True
         self._slots_of: dict[int, int] = {}
-        self._table_of: dict[int, int] = {}
 
     @property
     def outstanding(self) -> int:
@@ -66,15 +69,13 @@ class PackedDriverVirtqueue:
         return position | position << 16
 
     def add(self, readable: Sequence[Buffer], writable: Sequence[Buffer]) -> int:
-        """Make one request available and return its buffer id. The device is not told yet: see :meth:`needs_kick`.
+        """Make one request available and return its buffer id. The device is not notified: see
+        :meth:`needs_kick`.
 
         Raises:
             QueueFullError: too few free descriptors.
         """
-        buffers = [(address, length, 0) for address, length in readable]
-        buffers += [(address, length, VIRTQ_DESC_F_WRITE) for address, length in writable]
-        if not buffers:
-            raise ValueError("a request without buffers")
+        buffers = self._descriptors(readable, writable)
         indirect = bool(self._free_tables) and 1 < len(buffers) <= self._table_capacity
         slots = 1 if indirect else len(buffers)
         if slots > self._free_count:
@@ -94,7 +95,7 @@ class PackedDriverVirtqueue:
         self._write_list(buffer_id, buffers)
         return buffer_id
 
-    def _write_list(self, buffer_id: int, buffers: list[tuple[int, int, int]]) -> None:
+    def _write_list(self, buffer_id: int, buffers: list[BufferDescriptor]) -> None:
         ring = self._ring
         first = self._next_avail
         first_flags = 0
@@ -117,7 +118,7 @@ class PackedDriverVirtqueue:
         ring.halves[8 * first + 7] = first_flags
 
     def needs_kick(self) -> bool:
-        """Return whether the device wants to be told about what was added since this was last asked."""
+        """Return whether the device asked to be notified of the requests added since the last call."""
         full_fence()  # what is available must be visible before we look whether the device sleeps
         moved, self._unkicked = self._unkicked, 0
         ring = self._ring
@@ -128,8 +129,8 @@ class PackedDriverVirtqueue:
         return self._ring.halves[8 * self._last_used + 7] & AVAIL_USED == used_bits(self._used_wrap)
 
     def get_used(self) -> UsedBuffer | None:
-        """Take the next request that the device is done with, or return None. The length counts only if the device says
-        that it wrote something (virtio 1.2, 2.8.4).
+        """Return the next request that the device used, or None. The length counts only if the device says that it
+        wrote something (virtio 1.2, 2.8.4).
 
         Raises:
             VirtqueueError: the device broke a rule of the ring.
@@ -142,7 +143,7 @@ class PackedDriverVirtqueue:
         order_accesses()  # the descriptor is read after the flags that say that it is used
         _, length, buffer_id, flags = self._ring.read_descriptor(self._last_used)
         if buffer_id not in self._slots_of:
-            raise VirtqueueError(f"the device gave back {buffer_id}, which it does not have")
+            raise VirtqueueError(f"the device gave back {buffer_id}, which is not in flight")
         used = UsedBuffer(buffer_id, length if flags & VIRTQ_DESC_F_WRITE else 0)
         if batch is not None:
             batch.report(used, self.outstanding)

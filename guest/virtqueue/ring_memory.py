@@ -17,7 +17,7 @@ from protocol.virtio_balloon import QUEUES_MAX
 from protocol.virtio_ring import DESCRIPTOR_SIZE, QUEUE_SIZE_MAX
 
 QUEUE_SIZE: Final = 256
-"""Entries of a virtqueue where nobody says otherwise, as User Mode Linux has it."""
+"""Entries of a virtqueue by default, as in User Mode Linux."""
 
 TABLES: Final = 2
 """Indirect tables of one queue. Only reports have more than one buffer, and one report is under way at a time; a
@@ -29,7 +29,8 @@ TABLE_CAPACITY_MAX: Final = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RingOptions:
-    """The virtqueues that a machine wants. ``packed`` and ``in_order`` it insists on, the other two it can do without.
+    """The virtqueues that a machine asks for. ``packed`` and ``in_order`` are required of the device, the other two
+    are used where they are offered.
 
     Raises:
         UsageError: a size that no ring of the format has (virtio 1.2, 2.7 and 2.8.10.1).
@@ -49,7 +50,7 @@ class RingOptions:
 
     @property
     def required(self) -> int:
-        """Features that the device has to offer, because the rings were asked for in that way."""
+        """Features that the device must offer for these rings."""
         bits = [FeatureBit.RING_PACKED] * self.packed + [FeatureBit.IN_ORDER] * self.in_order
         return feature_mask(*bits)
 
@@ -61,7 +62,7 @@ class RingOptions:
 
 
 RING_FEATURES: Final = RingOptions(packed=True, in_order=True).features
-"""All features that :class:`RingOptions` decides about."""
+"""All features that :class:`RingOptions` decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class RingMemory:
 
     @property
     def bytes(self) -> int:
-        """Length of the whole."""
+        """Length of the whole in bytes."""
         return self.tables[-1] + self.table_capacity * DESCRIPTOR_SIZE - self.descriptor
 
     def open(self, view: Callable[[int, int], memoryview]) -> Ring:
@@ -110,7 +111,7 @@ class RingMemory:
 
 
 def allocate_rings(allocator: PageAllocator, options: RingOptions | None = None) -> tuple[RingMemory, ...]:
-    """Take pages for the rings of every queue that there can be. They are kept for the machine's life.
+    """Allocate pages for the rings of every possible queue, for the life of the machine.
 
     Raises:
         UsageError: the machine is too small.

@@ -7,7 +7,15 @@ more than one buffer where that was negotiated, event indices where those were.
 from collections.abc import Sequence
 from typing import Final
 
-from guest.virtqueue.virtqueue import Buffer, IndirectTables, QueueFullError, UsedBatch, UsedBuffer, WriteGuest
+from guest.virtqueue.virtqueue import (
+    Buffer,
+    BufferDescriptor,
+    DriverVirtqueue,
+    IndirectTables,
+    QueueFullError,
+    UsedBuffer,
+    WriteGuest,
+)
 from protocol.errors import VirtqueueError
 from protocol.process.memory_fence import full_fence, order_accesses
 from protocol.split_ring import DESCRIPTOR, VIRTQ_USED_F_NO_NOTIFY, Descriptor, SplitRing
@@ -15,23 +23,19 @@ from protocol.virtio_ring import (
     DESCRIPTOR_SIZE,
     VIRTQ_DESC_F_INDIRECT,
     VIRTQ_DESC_F_NEXT,
-    VIRTQ_DESC_F_WRITE,
     needs_event,
     ring_delta,
 )
 
 _END: Final = -1
 
-_Part = tuple[int, int, int]
-"""Address, length and flags of a descriptor that is not linked yet."""
 
-
-class SplitDriverVirtqueue:
+class SplitDriverVirtqueue(DriverVirtqueue):
     """The driver's side of one split virtqueue over zeroed ring memory.
 
     ``tables`` None means that INDIRECT_DESC was not negotiated: every buffer then takes a descriptor of its own.
-    ``mixed`` has the first buffer of a request in a direct descriptor and the others in an indirect table behind it,
-    which no driver is known to do and every device has to understand (virtio 1.2, 2.7.5.3.2).
+    ``mixed`` has the first buffer of a request in a direct descriptor followed by an indirect table of the others.
+    No driver is known to do that, but every device has to understand it (virtio 1.2, 2.7.5.3.2).
     """
 
     def __init__(
@@ -44,13 +48,9 @@ class SplitDriverVirtqueue:
         in_order: bool = False,
         mixed: bool = False,
     ) -> None:
+        super().__init__(event_idx=event_idx, tables=tables, write_guest=write_guest, in_order=in_order)
         self._ring = ring
-        self._event_idx = event_idx
-        self._write_guest = write_guest
         self._mixed = mixed
-        self._table_capacity = tables.capacity if tables else 0
-        self._free_tables = list(tables.addresses) if tables else []
-        self._batch = UsedBatch() if in_order else None
         self._next_free = [*range(1, ring.size), _END]
         self._free_head = 0
         self._free_count = ring.size
@@ -58,7 +58,6 @@ class SplitDriverVirtqueue:
         self._kicked_index = 0
         self._last_used = 0
         self._chains: dict[int, list[int]] = {}
-        self._table_of: dict[int, int] = {}
 
     @property
     def outstanding(self) -> int:
@@ -71,15 +70,12 @@ class SplitDriverVirtqueue:
         return self._last_used
 
     def add(self, readable: Sequence[Buffer], writable: Sequence[Buffer]) -> int:
-        """Make one request available and return its head. The device is not told yet: see :meth:`needs_kick`.
+        """Make one request available and return its head. The device is not notified: see :meth:`needs_kick`.
 
         Raises:
             QueueFullError: too few free descriptors.
         """
-        buffers = [(address, length, 0) for address, length in readable]
-        buffers += [(address, length, VIRTQ_DESC_F_WRITE) for address, length in writable]
-        if not buffers:
-            raise ValueError("a request without buffers")
+        buffers = self._descriptors(readable, writable)
         direct, in_table = self._divide(buffers)
         indices = self._take(len(direct) + bool(in_table))
         head = indices[0]
@@ -105,8 +101,8 @@ class SplitDriverVirtqueue:
         order_accesses()  # the entry must be visible before the index that publishes it
         ring.avail[1] = self._avail_index
 
-    def _divide(self, buffers: list[_Part]) -> tuple[list[_Part], list[_Part]]:
-        # What gets descriptors of its own, and what goes into a table.
+    def _divide(self, buffers: list[BufferDescriptor]) -> tuple[list[BufferDescriptor], list[BufferDescriptor]]:
+        # The buffers with descriptors of their own, and those in a table.
         own = 1 if self._mixed else 0
         if self._free_tables and len(buffers) > 1 and len(buffers) - own <= self._table_capacity:
             return buffers[:own], buffers[own:]
@@ -129,7 +125,7 @@ class SplitDriverVirtqueue:
         return taken
 
     def needs_kick(self) -> bool:
-        """Return whether the device wants to be told about what was added since this was last asked."""
+        """Return whether the device asked to be notified of the requests added since the last call."""
         full_fence()  # the available index must be visible before we look whether the device sleeps
         ring = self._ring
         old, new = self._kicked_index, self._avail_index
@@ -141,7 +137,7 @@ class SplitDriverVirtqueue:
         return not ring.used[0] & VIRTQ_USED_F_NO_NOTIFY
 
     def get_used(self) -> UsedBuffer | None:
-        """Take the next request that the device is done with, or return None.
+        """Return the next request that the device used, or None.
 
         Raises:
             VirtqueueError: the device broke a rule of the ring.
@@ -159,7 +155,7 @@ class SplitDriverVirtqueue:
         slot = self._last_used & (ring.size - 1)
         used = UsedBuffer(ring.used_elements[1 + 2 * slot], ring.used_elements[2 + 2 * slot])
         if used.head not in self._chains:
-            raise VirtqueueError(f"the device gave back {used.head}, which it does not have")
+            raise VirtqueueError(f"the device gave back {used.head}, which is not in flight")
         if batch is not None:
             batch.report(used, waiting)
             used = batch.take()
@@ -186,8 +182,8 @@ class SplitDriverVirtqueue:
         return ring.used[1] != self._last_used
 
 
-def _linked(parts: list[_Part]) -> bytes:
-    # An indirect table: each entry links to the one behind it.
+def _linked(parts: list[BufferDescriptor]) -> bytes:
+    # An indirect table: each entry links to the next.
     last = len(parts) - 1
     return b"".join(
         DESCRIPTOR.pack(address, length, flags | (VIRTQ_DESC_F_NEXT if i < last else 0), i + 1 if i < last else 0)

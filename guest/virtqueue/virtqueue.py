@@ -3,16 +3,20 @@
 The formats are :mod:`guest.virtqueue.split_virtqueue` and :mod:`guest.virtqueue.packed_virtqueue`.
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
 
 from protocol.errors import BalloonError, VirtqueueError
+from protocol.virtio_ring import VIRTQ_DESC_F_WRITE
 
 Buffer = tuple[int, int]
 """A guest address and a length in bytes."""
+
+BufferDescriptor = tuple[int, int, int]
+"""Address, length and flags of a descriptor that is not linked yet."""
 
 WriteGuest = Callable[[int, bytes], None]
 """Stores bytes at a guest address."""
@@ -32,14 +36,14 @@ class IndirectTables:
 
 @dataclass(frozen=True, slots=True)
 class UsedBuffer:
-    """A request the device is done with: its head and the bytes that the device says it wrote."""
+    """A request that the device used: its head and the bytes that the device says it wrote."""
 
     head: int
     length: int
 
 
 class UsedBatch:
-    """What IN_ORDER says about completions: requests come back in the order in which they were made available.
+    """Completions with IN_ORDER: requests come back in the order in which they were made available.
 
     The device may report several by the last of them alone; those before it count as used completely (virtio 1.2,
     2.7.9 and 2.8.8).
@@ -59,7 +63,7 @@ class UsedBatch:
         self._available.append((head, sum(length for _, length in writable)))
 
     def report(self, last: UsedBuffer, limit: int) -> None:
-        """Take what the device reported: everything up to ``last`` is used, which is ``limit`` requests at most.
+        """Note what the device reported: everything up to ``last`` is used, which is ``limit`` requests at most.
 
         Raises:
             VirtqueueError: ``last`` is not among the ``limit`` oldest requests.
@@ -78,36 +82,64 @@ class UsedBatch:
         return last
 
 
-class DriverVirtqueue(Protocol):
-    """The driver's side of one virtqueue over zeroed ring memory."""
+class DriverVirtqueue(ABC):
+    """The driver's side of one virtqueue over zeroed ring memory, and what both formats share: the indirect tables.
+
+    ``tables`` None means that INDIRECT_DESC was not negotiated: every buffer then takes a descriptor of its own.
+    """
+
+    def __init__(
+        self, *, event_idx: bool, tables: IndirectTables | None, write_guest: WriteGuest, in_order: bool
+    ) -> None:
+        self._event_idx = event_idx
+        self._write_guest = write_guest
+        self._table_capacity = tables.capacity if tables else 0
+        self._free_tables = list(tables.addresses) if tables else []
+        self._table_of: dict[int, int] = {}
+        self._batch = UsedBatch() if in_order else None
 
     @property
+    @abstractmethod
     def outstanding(self) -> int:
         """Number of requests that the device has not given back."""
 
     @property
+    @abstractmethod
     def oldest(self) -> int:
         """Where the oldest request lies that the device has not given back, as a base for a device to start from.
 
         A device that uses buffers in order and remembers nothing finds there all that it has to do.
         """
 
+    @abstractmethod
     def add(self, readable: Sequence[Buffer], writable: Sequence[Buffer]) -> int:
-        """Make one request available and return its head. The device is not told yet: see :meth:`needs_kick`.
+        """Make one request available and return its head. The device is not notified: see :meth:`needs_kick`.
 
         Raises:
             QueueFullError: too few free descriptors.
         """
 
+    @abstractmethod
     def needs_kick(self) -> bool:
-        """Return whether the device wants to be told about what was added since this was last asked."""
+        """Return whether the device asked to be notified of the requests added since the last call."""
 
+    @abstractmethod
     def get_used(self) -> UsedBuffer | None:
-        """Take the next request that the device is done with, or return None.
+        """Return the next request that the device used, or None.
 
         Raises:
             VirtqueueError: the device broke a rule of the ring.
         """
 
+    @abstractmethod
     def enable_interrupt(self) -> bool:
         """Ask for an interrupt with the next used entry. Return True if there is one already: then collect it."""
+
+    @staticmethod
+    def _descriptors(readable: Sequence[Buffer], writable: Sequence[Buffer]) -> list[BufferDescriptor]:
+        # What the device may read comes first (virtio 1.2, 2.7.4.2 and 2.8.6).
+        buffers = [(address, length, 0) for address, length in readable]
+        buffers += [(address, length, VIRTQ_DESC_F_WRITE) for address, length in writable]
+        if not buffers:
+            raise ValueError("a request without buffers")
+        return buffers

@@ -7,7 +7,7 @@
     0.0        alloc 2 9 unmovable
     0.25       free 1
 
-The first line names format and version. Blank lines and lines that begin with ``#`` say nothing. Every other line
+The first line names format and version. Blank lines and lines that begin with ``#`` are ignored. Every other line
 begins with the seconds since the start, which never go back; events of the same time happen at once. Then one of
 
 ``alloc NUMBER ORDER [MIGRATETYPE]``
@@ -31,7 +31,7 @@ from protocol.errors import UsageError
 HEADER: Final = "balloon-trace 1"
 
 LINE_MAX: Final = 4096
-"""Characters of a line. Whoever reads a file need not read more of one at a time: it is refused."""
+"""Most characters of a line; a longer one is refused, so a reader need not read further."""
 
 MIGRATETYPES: Final = {
     "movable": MigrateType.MOVABLE,
@@ -45,7 +45,7 @@ _SECONDS: Final = re.compile(r"[0-9]+(\.[0-9]*)?(e[-+]?[0-9]+)?", re.IGNORECASE)
 
 
 class TraceError(UsageError):
-    """A line of a trace that means nothing; the message begins with ``FILE:LINE:COLUMN``, both counted from 1."""
+    """An invalid line of a trace; the message begins with ``FILE:LINE:COLUMN``, both counted from 1."""
 
     def __init__(self, name: str, line: int, column: int, what: str) -> None:
         super().__init__(f"{name}:{line}:{column}: {what}")
@@ -144,7 +144,7 @@ class _Parser:
                 yield self._event(words, text)
         if not self._line:
             self._line = 1
-            raise self._error(0, "an empty file is no trace")
+            raise self._error(0, "the file is empty")
 
     def _event(self, words: list[re.Match[str]], text: str) -> TraceEvent:
         self._read_time(words[0])

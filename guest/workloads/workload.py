@@ -36,7 +36,7 @@ class OutOfMemoryError(BalloonError):
 def wait_for_block(
     machine: Machine, order: int, migratetype: MigrateType = MigrateType.MOVABLE
 ) -> Generator[float, None, Block]:
-    """Allocate a block, giving the reporter time to bring some back where there is none.
+    """Allocate a block, giving the reporter time to return blocks that are being reported.
 
     Raises:
         OutOfMemoryError: none came free. The caller runs in :func:`killed_when_out_of_memory`, which frees the rest.

@@ -123,7 +123,7 @@ def parse_workload(text: str) -> Workload:
     """Return the workload that ``NAME[:key=value,...]`` or ``trace:FILE`` means; that FILE is read here.
 
     Raises:
-        UsageError: an unknown name or key, a value that is no number or makes no sense, a malformed trace.
+        UsageError: an unknown name or key, an invalid value, a malformed trace.
         BalloonError: the trace cannot be read.
     """
     name, _, rest = text.partition(":")

@@ -100,7 +100,7 @@ def test_compaction_moves_a_block_with_its_content() -> None:
     assert (scene.machine.verified_pages, scene.machine.corrupted_pages) == (8, 0)
 
 
-def test_compaction_cannot_move_what_nobody_holds() -> None:
+def test_compaction_cannot_move_blocks_that_no_workload_holds() -> None:
     """Rings, for example: the device knows their address."""
     scene = Scene()
     pfn = scene.machine.allocator.alloc_pages(0)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from guest.page_poison import PagePoison
 from guest.machine import Machine
 from guest.mm.page_alloc import PageAllocator
+from guest.page_poison import PagePoison
 from guest.ram import GuestRam
 
 PAGES = 4096
@@ -64,7 +64,7 @@ class Scene:
         )
 
 
-def test_what_a_machine_frees_holds_the_pattern(ram: GuestRam) -> None:
+def test_freed_page_holds_the_pattern(ram: GuestRam) -> None:
     scene = Scene(ram)
     for order in (0, 3, 9):
         block = scene.machine.allocate(order)

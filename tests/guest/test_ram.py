@@ -38,7 +38,7 @@ def test_every_page_carries_its_own_pattern_at_both_ends(ram: GuestRam) -> None:
 
 @pytest.mark.parametrize(("pfn", "pages"), [(0, 1), (0, PAGES), (PAGES - 1, 1), (3, 5)])
 @pytest.mark.parametrize("stamp", [0, 1, (1 << 27) - 1, 1 << 27, (1 << 27) + 5])
-def test_what_was_filled_is_whole_and_nothing_else_was_touched(ram: GuestRam, pfn: int, pages: int, stamp: int) -> None:
+def test_filled_pages_are_whole_and_others_untouched(ram: GuestRam, pfn: int, pages: int, stamp: int) -> None:
     ram.fill(pfn, pages, stamp)
     assert ram.count_corrupted(pfn, pages, stamp) == 0
     assert ram.resident_bytes == pages * PAGE_SIZE

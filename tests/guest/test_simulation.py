@@ -150,7 +150,7 @@ def test_touched_memory_leaves_the_host_when_it_is_acknowledged(name: str, secon
     assert run.allocated_gib_minutes == pytest.approx(10.0 * 0.5 / 60)
 
 
-def test_without_a_reporter_the_host_gets_nothing_back() -> None:
+def test_host_gets_nothing_back_without_a_reporter() -> None:
     run = simulation("off", "memhog:size=512M,hold=10")
     run.run(70.0)
     assert (run.reports, run.host.present_pages) == ([], 1 << 17)
@@ -206,7 +206,7 @@ def test_page_in_use_that_was_discarded_is_a_fault() -> None:
         run.run(10.0)
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_invalid_simulation_is_refused() -> None:
     allocator, other = PageAllocator(1024), PageAllocator(1024)
     with pytest.raises(UsageError, match="the page reporter is that of other memory"):
         Simulation(allocator, make_reporter("scan", other))

@@ -27,7 +27,7 @@ MIB: Final = 1 << 20
 
 
 class Pair:
-    """A guest of 64 MiB unless told otherwise, and the device of the moment."""
+    """A guest of 64 MiB unless told otherwise, and the present device."""
 
     def __init__(self, path: Path, features: int, num_pages: int, workloads: tuple[Workload, ...], **options: Any):
         self._stream = io.StringIO()
@@ -35,7 +35,7 @@ class Pair:
         self._events: list[dict[str, Any]] = []
         self._features = features
         self.num_pages = num_pages
-        """What the next device wishes for to begin with."""
+        """The target of the next device, in pages."""
         chosen: dict[str, Any] = {"memory": 64 * MIB, "reporter": "off", "hold": True, **options}
         self.machine = VirtualMachine(
             VmmOptions(socket_path=path, workloads=workloads, **chosen),
@@ -50,7 +50,7 @@ class Pair:
         self._session: asyncio.Task[str] | None = None
 
     async def serve(self) -> None:
-        """Serve one device after another; for ever."""
+        """Serve one device after another; never return."""
         with ThreadPoolExecutor(4) as executor:
             while True:
                 sock, _ = await asyncio.get_running_loop().sock_accept(self._listener)

@@ -121,7 +121,7 @@ async def test_hinted_while_the_guest_is_at_work(path: Path) -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("features", [ALL & ~REPORTING, ALL & ~REPORTING | MUST_TELL_HOST])
 async def test_balloon_gives_way_when_memory_runs_out(features: int, ring: RingOptions, path: Path) -> None:
-    """Without reporting: blocks that are being reported are nobody's, and the balloon gives for them too."""
+    """Without reporting: blocks that are being reported are not free, and the balloon deflates for them too."""
     greedy = Later(Memhog(size=48 * MIB, order=0, hold=0))
     async with running_pair(path, features, greedy, num_pages=PAGES, ring=ring) as pair:
         await pair.until_actual(PAGES)

@@ -27,7 +27,7 @@ MUST_TELL_HOST = feature_mask(BalloonFeature.MUST_TELL_HOST)
 PAGE_POISON = feature_mask(BalloonFeature.PAGE_POISON)
 
 PAGES = 32 * MIB // PAGE_SIZE
-"""The most that the balloon is wished to have: with what the workloads use it is a little more than there is."""
+"""The largest target of the balloon: with what the workloads use it is a little more than there is."""
 
 
 async def ask_for_anything(pair: Pair, chance: random.Random) -> None:
@@ -59,7 +59,7 @@ async def ask_for_anything(pair: Pair, chance: random.Random) -> None:
     ],
     ids=["packed", "must tell host", "page poison"],
 )
-async def test_no_page_is_lost(
+async def test_pages_survive_every_use_at_once(
     features: int,
     options: dict[str, Any],
     tmp_path: Path,

@@ -86,7 +86,7 @@ def test_back_end_that_cannot_be_reset_has_its_queues_stopped() -> None:
     assert shell.running == {}
 
 
-def test_in_band_a_ring_starts_when_it_is_enabled_and_hears_of_every_other() -> None:
+def test_ring_in_band_starts_when_enabled_and_gets_every_later_kick() -> None:
     shell, frontend = pair(in_band=True)
     shell.take_done()
     setup = replace(queue_setup(REPORTING), kick=None, call=None)

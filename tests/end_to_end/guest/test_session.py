@@ -66,7 +66,7 @@ def test_queues_stopped_under_load_go_on_where_they_were(ring: str, daemon: Daem
         assert summary["discarded_bytes"] > 0
 
 
-def test_queues_of_nobody_cannot_be_stopped(tmp_path: Path) -> None:
+def test_queues_without_a_back_end_cannot_be_stopped(tmp_path: Path) -> None:
     control = tmp_path / "control"
     daemon = DaemonProcess(tmp_path)
     guest = ProgramProcess("guest", "--socket-path", str(daemon.socket_path), *MACHINE, "--control", str(control))
@@ -147,8 +147,8 @@ def test_kicks_and_interrupts_travel_as_messages(ring: str, daemon: DaemonProces
 @pytest.mark.parametrize("notify", ["eventfd", "in-band"])
 def test_next_daemon_resumes_what_the_last_one_left(ring: str, notify: str, tmp_path: Path) -> None:
     """Under load, with a balloon: no request fails, no page is lost, and the balloon's size is known to the new one."""
-    wish = ("--balloon", "8M", "--features", "packed=on,in-order=on", "--in-band", "on")
-    with doomed_daemon(tmp_path, *wish) as first:
+    device = ("--balloon", "8M", "--features", "packed=on,in-order=on", "--in-band", "on")
+    with doomed_daemon(tmp_path, *device) as first:
         options = ("--ring", ring, "--notify", notify, "--reconnect", "resume")
         guest = ProgramProcess("guest", "--socket-path", str(first.socket_path), *MACHINE, *CHURN, *options)
         try:
@@ -160,7 +160,7 @@ def test_next_daemon_resumes_what_the_last_one_left(ring: str, notify: str, tmp_
             raise
     try:
         for number in (1, 2):
-            with doomed_daemon(tmp_path, *wish) as following:
+            with doomed_daemon(tmp_path, *device) as following:
                 guest.events.wait_for_count("resumed", number)
                 following.events.wait("balloon", actual_bytes=8 * MIB)
                 seen = len(guest.events.all("report"))

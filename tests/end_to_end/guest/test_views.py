@@ -121,12 +121,12 @@ def test_zones_of_a_real_machine_with_per_cpu_lists(daemon: DaemonProcess) -> No
         (("--socket-path", "s", "--buddyinfo", "/bin/sh"), 2, "--buddyinfo /bin/sh: 'ascii' codec can't decode"),
         (("--socket-path", "s", "--events", "/"), 1, "--events /: Is a directory"),
         (("--socket-path", "s", "--workload", "trace:/nowhere"), 1, "trace: /nowhere: No such file or directory"),
-        (("--socket-path", "s", "--workload", "trace:/dev/null"), 2, "/dev/null:1:1: an empty file is no trace"),
+        (("--socket-path", "s", "--workload", "trace:/dev/null"), 2, "/dev/null:1:1: the file is empty"),
         (("--ask", "", "buddyinfo"), 2, "an empty path"),
         (("--ask", "/nowhere", "buddyinfo"), 1, "/nowhere: No such file or directory"),
     ],
 )
-def test_what_is_wrong_is_one_line(options: tuple[str, ...], status: int, complaint: str) -> None:
+def test_error_is_one_line(options: tuple[str, ...], status: int, complaint: str) -> None:
     result = guest(*options)
     assert result.returncode == status
     assert complaint in result.stderr

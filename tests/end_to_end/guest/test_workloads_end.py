@@ -116,7 +116,7 @@ def test_socket_path_cannot_be_left_out() -> None:
         ("x" * 200, "AF_UNIX path too long"),
     ],
 )
-def test_where_nobody_listens_it_says_so_and_leaves_with_status_1(name: str, reason: str, tmp_path: Path) -> None:
+def test_path_without_a_listener_is_one_line_and_status_1(name: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "left_over"))
@@ -158,7 +158,7 @@ def test_pages_that_a_memhog_freed_come_back_to_the_host(reporter: str, daemon: 
 
 
 @pytest.mark.parametrize("reporter", REPORTERS)
-def test_no_page_in_use_is_lost_while_everything_is_reported_at_once(reporter: str, daemon: DaemonProcess) -> None:
+def test_pages_in_use_survive_while_everything_is_reported_at_once(reporter: str, daemon: DaemonProcess) -> None:
     with guest_at(
         daemon,
         *REPORTERS[reporter],
@@ -174,7 +174,7 @@ def test_no_page_in_use_is_lost_while_everything_is_reported_at_once(reporter: s
         assert last_memory(guest)["allocated_bytes"] == 0
 
 
-def test_no_report_has_more_blocks_or_smaller_ones_than_told(daemon: DaemonProcess) -> None:
+def test_report_keeps_to_capacity_and_order(daemon: DaemonProcess) -> None:
     options = ("--reporter", "boundary", "--reporting-order", "10", "--reporting-capacity", "3")
     with guest_at(daemon, *options) as guest:
         reports = guest.events.wait_for_count("report", 2)
@@ -303,7 +303,7 @@ def test_out_of_memory_is_an_event_a_line_and_status_1(daemon: DaemonProcess) ->
 
 @contextlib.contextmanager
 def memory_of(guest: ProgramProcess) -> Iterator[int]:
-    """Open the memory file of a guest, as somebody outside could."""
+    """Open the memory file of a guest, as another process can."""
     number = next(fd for fd, name in open_fds(guest.pid).items() if name.startswith("/memfd:guest-ram"))
     fd = os.open(f"/proc/{guest.pid}/fd/{number}", os.O_RDWR)
     try:

@@ -123,7 +123,7 @@ def reclaim(balloon: Balloon, method: str) -> float:
 
 
 @pytest.mark.parametrize("method", ["hint", "inflate"])
-def test_what_is_free_comes_back_on_demand(
+def test_free_memory_comes_back_on_demand(
     balloon: Balloon, method: str, record_property: Callable[[str, object], None]
 ) -> None:
     # Best of three: the machine may be busy with something else.

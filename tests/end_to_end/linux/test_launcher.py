@@ -1,4 +1,4 @@
-"""balloon-linux with the real kernel: streams, exit status, signals, a terminal, and that nothing stays behind."""
+"""balloon-linux with the real kernel: streams, exit status, signals, a terminal, and what is left after a run."""
 
 import contextlib
 import json
@@ -154,7 +154,7 @@ def test_reader_that_left_ends_the_command(launcher: Launcher) -> None:
         assert process.wait(LIMIT) == 128 + signal.SIGPIPE
 
 
-def test_what_the_command_leaves_running_holds_nothing_up(launcher: Launcher) -> None:
+def test_process_left_by_the_command_does_not_delay_the_end(launcher: Launcher) -> None:
     result = launcher.run("sh", "-c", "sleep 1000 & kill -KILL $$")
     assert result.returncode == 128 + signal.SIGKILL
     assert result.stderr == b""

@@ -1,4 +1,4 @@
-"""The whole chain with a kernel that nobody here wrote: memory that a program gave up is the host's again."""
+"""The whole chain with an unmodified kernel: memory that a program freed returns to the host."""
 
 import time
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The balloon driver removed and inserted again under a living kernel, which tells the daemon next to nothing of it.
 
-User Mode Linux takes a driver away by disabling its rings, and frees their memory. Whoever still writes there writes
-into somebody else's pages.
+User Mode Linux takes a driver away by disabling its rings, and frees their memory. A device that still writes
+there corrupts pages in use.
 """
 
 import os
@@ -49,7 +49,7 @@ class RingPages:
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """Keep a process from running, so that whatever changes in its memory is somebody else's doing."""
+    """Keep a process from running, so that any change in its memory comes from outside."""
     try:
         stall(pid)
         yield

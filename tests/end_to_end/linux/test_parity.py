@@ -42,7 +42,7 @@ IDLE_SECONDS = 11
 FILL_SIZE = "512M"
 FILLED = 300 * MIB
 FILL_AT, FREE_AT, FILL_SECONDS = 7, 8, 15
-"""Seconds: the idle passes are over, two more passes fit behind."""
+"""Seconds: the idle passes are over, two more passes fit after them."""
 
 APART = 1.0
 """Reports within this many seconds of each other are of one pass."""

@@ -1,4 +1,4 @@
-"""Every ring format that Linux's driver knows, each with a kernel that nobody here wrote."""
+"""Every ring format that Linux's driver knows, each with an unmodified kernel."""
 
 import itertools
 from pathlib import Path

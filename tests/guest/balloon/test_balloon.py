@@ -32,7 +32,7 @@ class Scene:
         self.wakes += 1
 
     def run(self, *, steps: int = 10_000) -> list[Step]:
-        """Do every step until there is none; return them."""
+        """Do all steps; return them."""
         done: list[Step] = []
         while len(done) < steps and (step := self.balloon.next_step()) is not None:
             done.append(step)
@@ -77,7 +77,7 @@ def test_page_frame_numbers_are_four_bytes_as_the_device_reads_them() -> None:
     assert pfns.tobytes() == b"".join(pfn.to_bytes(4, "little") for pfn in pfns)
 
 
-def test_nothing_is_told_before_the_last_message_was_acknowledged() -> None:
+def test_message_waits_for_the_acknowledgement_of_the_last() -> None:
     scene = Scene()
     scene.balloon.set_target(300)
     first = scene.message()
@@ -169,7 +169,7 @@ def inflated(features: int, pages: int = 600) -> Scene:
     return scene
 
 
-def test_without_the_feature_it_keeps_what_it_has() -> None:
+def test_balloon_without_deflate_on_oom_keeps_its_pages() -> None:
     scene = inflated(0)
     assert scene.balloon.out_of_memory() == 0
     assert (scene.balloon.num_pages, scene.wakes) == (600, 0)
@@ -264,7 +264,7 @@ class AnySequence(RuleBasedStateMachine):
         self.others: list[int] = []
 
     @rule(pages=st.integers(0, 1500))
-    def wish(self, pages: int) -> None:
+    def retarget(self, pages: int) -> None:
         self.balloon.set_target(pages)
 
     @rule(steps=st.integers(1, 20))

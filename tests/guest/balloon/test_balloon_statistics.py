@@ -32,7 +32,7 @@ class Scene:
         return balloon_statistics(self.machine, self.balloon, 0)[tag] // PAGE_SIZE
 
 
-def test_always_the_same_tags_and_none_that_nobody_counts() -> None:
+def test_tags_are_constant_and_all_counted() -> None:
     scene = Scene()
     before = list(balloon_statistics(scene.machine, scene.balloon, 0))
     scene.inflate(256)
@@ -72,14 +72,14 @@ def test_cache_is_available_but_for_what_it_should_keep() -> None:
     assert scene.machine.cached_pages == 0
 
 
-def test_nothing_available_is_not_less_than_nothing() -> None:
+def test_available_memory_is_not_negative() -> None:
     scene = Scene()
     while scene.machine.allocate(0) is not None:
         pass
     assert mem_available(scene.machine.allocator, 0) == 0
 
 
-def test_what_was_reclaimed_and_by_whom() -> None:
+def test_reclaimed_pages_are_counted_by_reclaimer() -> None:
     scene = Scene()
     with scene.machine.page_cache() as cache:
         for _ in range(3 * PAGES):

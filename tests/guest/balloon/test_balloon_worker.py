@@ -180,7 +180,7 @@ async def test_round_of_hinting_waits_for_a_full_queue() -> None:
 
 
 @pytest.mark.asyncio
-async def test_what_was_hinted_is_free_when_the_device_has_gone() -> None:
+async def test_hinted_blocks_are_free_when_the_device_has_gone() -> None:
     async with running() as scene:
         device = scene.attach(HINT)
         scene.worker.config_changed(BalloonConfig(free_page_hint_cmd_id=2))

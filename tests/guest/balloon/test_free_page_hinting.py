@@ -49,7 +49,7 @@ def commands_of(hints: list[Hint]) -> list[int]:
 
 
 @pytest.mark.parametrize("command_id", [STOP, DONE])
-def test_without_a_round_nothing_is_sent(command_id: int) -> None:
+def test_hinting_without_a_round_sends_nothing(command_id: int) -> None:
     scene = Scene()
     scene.hinting.command_id_received(command_id)
     assert scene.send() == []
@@ -149,7 +149,7 @@ def test_command_waits_until_its_buffer_is_back() -> None:
     assert commands_of(scene.send()) == [3, STOP]
 
 
-def test_when_memory_is_short_only_blocks_that_were_given_back_are_freed() -> None:
+def test_shrinker_frees_only_blocks_that_were_given_back() -> None:
     scene = Scene()
     scene.hinting.command_id_received(2)
     sent = scene.send()

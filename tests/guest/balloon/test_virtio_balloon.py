@@ -11,7 +11,7 @@ def test_driver_wants_what_it_understands() -> None:
     assert WANTED == 0b101111 | 1 << 28 | 1 << 29 | 1 << 32
 
 
-def test_nothing_is_accepted_that_was_not_offered_or_not_understood() -> None:
+def test_features_accepted_are_offered_and_understood() -> None:
     assert accept_features(2**64 - 1) == WANTED
     assert accept_features(REPORTING) == REPORTING
     assert accept_features(0) == 0

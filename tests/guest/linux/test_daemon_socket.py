@@ -22,7 +22,7 @@ def test_listener_is_found_without_connecting(short_directory: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(path))
         assert not is_listening(path)
-        with pytest.raises(BalloonError, match="nobody listens"):
+        with pytest.raises(BalloonError, match="no process listens"):
             require_listening(path)
         listener.listen()
         listener.setblocking(False)
@@ -30,7 +30,7 @@ def test_listener_is_found_without_connecting(short_directory: Path) -> None:
         require_listening(path)
         with pytest.raises(BlockingIOError):
             listener.accept()
-    with pytest.raises(BalloonError, match="nobody listens"):
+    with pytest.raises(BalloonError, match="no process listens"):
         require_listening(path)
 
 

@@ -8,7 +8,7 @@ import pytest
 from guest.linux.init_script import command_script, init_script, visible_in_guest
 
 
-def test_covered_directories_are_behind_run_host() -> None:
+def test_covered_directories_are_below_run_host() -> None:
     assert visible_in_guest("/tmp/me/program") == "/run/host/tmp/me/program"
     assert visible_in_guest("/run") == "/run/host/run"
     assert visible_in_guest("/tmpfoo") == "/tmpfoo"

@@ -50,7 +50,7 @@ def test_daemon_that_left_is_noticed() -> None:
     assert lost_daemon(DEADLOCKED)
 
 
-def test_program_killed_for_want_of_memory_is_no_kernel_warning() -> None:
+def test_program_killed_for_want_of_memory_is_not_a_kernel_warning() -> None:
     log = HEALTHY + "[    9.0] Out of memory: Killed process 42 (hog) total-vm:1kB\n"
     assert kernel_warnings(log) == []
     assert out_of_memory(log) == "Out of memory: Killed process 42 (hog) total-vm:1kB"

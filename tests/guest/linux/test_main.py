@@ -11,7 +11,7 @@ from guest.linux.__main__ import main, resolve_command, split_command
 from protocol.errors import BalloonError
 
 
-def test_words_behind_the_first_dashes_are_the_command() -> None:
+def test_words_after_the_first_dashes_are_the_command() -> None:
     assert split_command(["--memory", "1G", "--", "git", "log", "--", "-x"]) == (
         ["--memory", "1G"],
         ["git", "log", "--", "-x"],
@@ -43,7 +43,7 @@ def test_command_becomes_a_path_in_the_guest(tmp_path: Path, monkeypatch: pytest
         (["--socket-path", "s", "--memory", "lots"], 2, "not a size"),
         (["--socket-path", "s", "--", "no-such-tool"], 127, "no such program"),
         (["--socket-path", "s", "--memory", "1000000T"], 1, "no place for"),
-        (["--socket-path", "unheard.sock"], 1, "nobody listens there (start vhost-user-balloon first)"),
+        (["--socket-path", "unheard.sock"], 1, "no process listens there (start vhost-user-balloon first)"),
         (["--socket-path", "s", "--events", "/nonexistent/x"], 1, "--events /nonexistent/x"),
         (["--socket-path", "s", "--kernel", "/nonexistent/x"], 1, "no such program"),
         (["--socket-path", "s", "--modules", "/nonexistent/x"], 1, "no such directory"),

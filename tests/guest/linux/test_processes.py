@@ -38,6 +38,6 @@ def test_adopted_children_are_killed_and_others_live() -> None:
             kill_adopted(before)
             with pytest.raises(ProcessLookupError):
                 os.kill(adopted.pid, 0)
-            adopted.returncode = -9  # reaped behind its back
+            adopted.returncode = -9  # reaped by kill_adopted
         assert other.poll() is None
         other.kill()

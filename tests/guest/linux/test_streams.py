@@ -62,7 +62,7 @@ def test_reader_that_left_is_told_once_and_the_rest_is_dropped() -> None:
     pump = OutputPump(source, sink, lambda: broken.append(True))
     pump.start()
     for _ in range(8):
-        os.write(feed, bytes(65536))  # more than a pipe holds: somebody must be reading
+        os.write(feed, bytes(65536))  # more than a pipe holds: the pump must be reading
     os.close(feed)
     pump.join(10)
     assert broken == [True]

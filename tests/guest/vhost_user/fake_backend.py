@@ -58,7 +58,7 @@ class FakeBackend:
         self.fds: list[int] = []
 
     async def serve(self) -> None:
-        """Serve front-ends for ever."""
+        """Serve one front-end after another; never return."""
         loop = asyncio.get_running_loop()
         while True:
             self.socket, _ = await loop.sock_accept(self.listener)

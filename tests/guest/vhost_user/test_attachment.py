@@ -153,7 +153,7 @@ async def test_device_that_breaks_the_ring_is_lost_and_the_report_with_it(guest:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("offence", ["out of turn", "ring", "channel"])
-async def test_nobody_hears_of_a_broken_session_while_the_device_may_be_discarding(guest: Guest, offence: str) -> None:
+async def test_loss_of_a_broken_session_is_reported_after_the_device_has_stopped(guest: Guest, offence: str) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         backend.may_close.clear()
@@ -198,7 +198,7 @@ async def test_several_requests_are_under_way_and_each_hears_of_its_own_end(gues
 
 
 @pytest.mark.asyncio
-async def test_request_whose_waiter_was_cancelled_harms_nobody(guest: Guest) -> None:
+async def test_request_whose_caller_was_cancelled_does_not_disturb_others(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         first = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])

@@ -53,7 +53,7 @@ async def test_stopped_queues_start_where_they_were_and_requests_survive(guest: 
 
 
 @pytest.mark.asyncio
-async def test_what_the_device_finished_before_it_stopped_is_collected(guest: Guest) -> None:
+async def test_request_used_before_the_stop_is_collected(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         report = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
@@ -134,8 +134,8 @@ async def test_back_end_that_goes_while_the_device_is_reset(guest: Guest) -> Non
 
 
 @pytest.mark.asyncio
-async def test_what_comes_too_late_for_a_device_that_was_reset_is_not_said_to_the_next(guest: Guest) -> None:
-    """Whoever had to wait for the end of the reset has nothing to say any more: not a kick either."""
+async def test_call_that_waited_for_a_reset_is_not_sent_to_the_next_device(guest: Guest) -> None:
+    """A call that waited for the reset sends nothing after it, not even a kick."""
     async with fake_backend(guest.path) as backend:
         guest.choose(in_band=True)
         attachment = await guest.attach()
@@ -175,7 +175,7 @@ async def test_reset_that_is_refused_loses_the_back_end(guest: Guest) -> None:
 
 
 @pytest.mark.asyncio
-async def test_in_band_nothing_but_messages_travels(guest: Guest) -> None:
+async def test_notifications_in_band_are_messages_only(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         guest.choose(in_band=True)
         attachment = await guest.attach()
@@ -194,7 +194,7 @@ async def test_in_band_nothing_but_messages_travels(guest: Guest) -> None:
 
 
 @pytest.mark.asyncio
-async def test_in_band_no_kick_starts_a_ring_that_is_stopped(guest: Guest) -> None:
+async def test_stopped_ring_in_band_is_not_started_by_a_kick(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         guest.choose(in_band=True)
         attachment = await guest.attach()

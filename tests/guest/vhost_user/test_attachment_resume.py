@@ -83,7 +83,7 @@ async def test_next_back_end_goes_on_with_what_the_last_one_did_not_give_back(gu
 
 
 @pytest.mark.asyncio
-async def test_what_the_last_back_end_finished_without_saying_so_is_not_done_again(guest: Guest) -> None:
+async def test_request_used_without_an_interrupt_is_not_done_again(guest: Guest) -> None:
     async with resuming(guest) as (backend, attachment, interruptions):
         report = attachment.queues[BalloonQueue.REPORTING].post((), [BLOCK])
         guest.give_back(backend, interrupt=False)
@@ -184,8 +184,8 @@ async def test_attachment_is_closed_while_it_waits_for_a_back_end(guest: Guest) 
 
 
 @pytest.mark.asyncio
-async def test_who_waits_for_an_answer_when_the_channel_breaks_is_not_left_waiting(guest: Guest) -> None:
-    """Three callers: one whose answer does not come, one behind it, and the driver's own kick."""
+async def test_caller_that_waits_for_an_answer_ends_when_the_channel_breaks(guest: Guest) -> None:
+    """Three callers: one whose answer does not come, one queued after it, and the driver's own kick."""
     async with resuming(guest, in_band=True) as (backend, attachment, interruptions):
         backend.answers[FrontendRequest.SET_CONFIG] = b""
         writing = asyncio.create_task(attachment.write_config(4, bytes(4)))

@@ -80,12 +80,12 @@ def test_first_messages_are_those_of_user_mode_linux() -> None:
     assert script.messages[-1].payload == frontend.protocol_features == 0x229
 
 
-def test_without_protocol_features_there_is_no_session() -> None:
+def test_session_needs_protocol_features() -> None:
     with pytest.raises(VhostUserError, match="no protocol features"):
         Script(1 << 32).run(Frontend().offer())
 
 
-def test_without_a_configuration_space_there_is_no_session() -> None:
+def test_session_needs_a_configuration_space() -> None:
     with pytest.raises(VhostUserError, match="no configuration space"):
         Script(BIT_30, REPLY_ACK).run(Frontend().offer())
 
@@ -107,11 +107,11 @@ def test_once_acknowledgements_are_negotiated_every_message_asks_for_one() -> No
     assert frontend.features == 0x20
 
 
-def test_without_acknowledgements_nothing_waits() -> None:
+def test_session_without_acknowledgements_waits_for_none() -> None:
     script, frontend = Script(), connected(CONFIG)
     script.run(frontend.set_backend_channel(9))
     script.run(frontend.accept(0x20))
-    assert script.requests == ["SET_FEATURES"]  # and no channel where nobody could use it
+    assert script.requests == ["SET_FEATURES"]  # and no channel that the back-end could not use
 
 
 @pytest.mark.parametrize("answer", [1, 2**64 - 1, None])
@@ -228,7 +228,7 @@ def test_reset_is_said_in_the_words_that_the_back_end_knows(features: int, messa
     assert frontend.status == 0
 
 
-def test_in_band_a_queue_starts_with_a_kick_and_no_descriptors() -> None:
+def test_queue_in_band_starts_with_a_kick_and_no_descriptors() -> None:
     script, frontend = Script(*[0] * 6), connected(REPLY_ACK | BACKEND_REQ | CONFIG | INBAND)
     script.run(frontend.start_queue(2, queue_setup(kick=None, call=None)))
     assert script.requests == [
@@ -244,7 +244,7 @@ def test_in_band_a_queue_starts_with_a_kick_and_no_descriptors() -> None:
 
 
 @pytest.mark.parametrize("missing", [REPLY_ACK, BACKEND_REQ])
-def test_in_band_needs_a_way_back_and_answers(missing: int) -> None:
+def test_notifications_in_band_need_a_channel_and_replies(missing: int) -> None:
     frontend = connected((REPLY_ACK | BACKEND_REQ | CONFIG | INBAND) & ~missing)
     assert not frontend.has(ProtocolFeature.INBAND_NOTIFICATIONS)
 
@@ -308,7 +308,7 @@ def test_log_that_is_refused_is_not_turned_on() -> None:
         ("LOG_SHMFD", lambda frontend: frontend.start_logging(LogDescription(4096, 0), 5)),
     ],
 )
-def test_what_was_not_negotiated_is_not_sent(
+def test_request_that_was_not_negotiated_is_not_sent(
     name: str, begin: Callable[[Frontend], Generator[Call, Payload, object]]
 ) -> None:
     script = Script()

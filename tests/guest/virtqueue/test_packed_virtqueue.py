@@ -109,7 +109,7 @@ def test_id_that_the_device_does_not_have_is_refused(buffer_id: int) -> None:
     driver = memory.driver()
     driver.add([(1, 1)], [])
     put_used(memory, 0, buffer_id)
-    with pytest.raises(VirtqueueError, match=f"gave back {buffer_id}, which it does not have"):
+    with pytest.raises(VirtqueueError, match=f"gave back {buffer_id}, which is not in flight"):
         driver.get_used()
     assert driver.outstanding == 1
 
@@ -121,7 +121,7 @@ def test_id_given_back_twice_is_refused_the_second_time() -> None:
     put_used(memory, 0, buffer_id)
     put_used(memory, 1, buffer_id)
     assert driver.get_used() == UsedBuffer(buffer_id, 0)
-    with pytest.raises(VirtqueueError, match="which it does not have"):
+    with pytest.raises(VirtqueueError, match="which is not in flight"):
         driver.get_used()
 
 
@@ -136,7 +136,7 @@ def test_used_length_counts_only_if_the_device_says_that_it_wrote() -> None:
     assert [driver.get_used(), driver.get_used()] == [UsedBuffer(0, 77), UsedBuffer(1, 0)]
 
 
-def test_what_the_device_does_to_its_descriptors_does_not_mislead_the_driver() -> None:
+def test_descriptors_overwritten_by_the_device_do_not_mislead_the_driver() -> None:
     memory = PackedRingMemory(4)
     driver = memory.driver()
     driver.add([(1, 1), (2, 1)], [])
@@ -158,12 +158,12 @@ def test_batch_is_one_used_descriptor_for_all_up_to_its_last_request() -> None:
     assert driver.get_used() == UsedBuffer(ids[1], 9)
     assert not driver.enable_interrupt()
     assert driver.get_used() is None
-    put_used(memory, 3, ids[2], 5)  # behind the three descriptors of the batch
+    put_used(memory, 3, ids[2], 5)  # after the three descriptors of the batch
     assert driver.get_used() == UsedBuffer(ids[2], 5)
 
 
 @pytest.mark.parametrize(("word", "kick"), [(0, True), (1 << 16, False), (3 << 16, True), (2 << 16 | 9, True)])
-def test_without_the_event_index_only_the_disable_flag_spares_a_kick(word: int, kick: bool) -> None:
+def test_kick_without_the_event_index_is_spared_by_the_disable_flag_only(word: int, kick: bool) -> None:
     memory = PackedRingMemory(4)
     driver = memory.driver()
     memory.device_view.device_event[0] = word

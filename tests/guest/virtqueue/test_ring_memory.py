@@ -62,7 +62,7 @@ def test_packed_ring_has_any_size() -> None:
     assert RingOptions(size=100, packed=True).size == 100
 
 
-def test_what_is_asked_for_is_required_and_what_is_allowed_is_not() -> None:
+def test_ring_format_is_required_and_ring_features_are_optional() -> None:
     both = feature_mask(FeatureBit.RING_PACKED, FeatureBit.IN_ORDER)
     everything = RingOptions(packed=True, in_order=True)
     assert everything.required == both

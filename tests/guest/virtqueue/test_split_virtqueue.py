@@ -53,7 +53,7 @@ def test_one_buffer_and_more_than_a_table_holds_are_chained_directly(count: int)
     assert flags == [NEXT] * (count - 1) + [0]
 
 
-def test_without_a_free_table_requests_are_chained_directly() -> None:
+def test_request_without_a_free_table_is_chained_directly() -> None:
     memory = RingMemory(8, tables=1, capacity=4)
     driver = memory.driver()
     driver.add([(0xA, 1), (0xB, 1)], [])
@@ -117,7 +117,7 @@ def test_head_that_the_device_does_not_have_is_refused(head: int) -> None:
     driver = memory.driver()
     driver.add([(1, 1)], [])
     put_used(memory, head)
-    with pytest.raises(VirtqueueError, match=f"gave back {head}, which it does not have"):
+    with pytest.raises(VirtqueueError, match=f"gave back {head}, which is not in flight"):
         driver.get_used()
     assert driver.outstanding == 1
 
@@ -129,7 +129,7 @@ def test_head_given_back_twice_is_refused_the_second_time() -> None:
     put_used(memory, head)
     put_used(memory, head)
     assert driver.get_used() == UsedBuffer(head, 0)
-    with pytest.raises(VirtqueueError, match="which it does not have"):
+    with pytest.raises(VirtqueueError, match="which is not in flight"):
         driver.get_used()
 
 
@@ -142,7 +142,7 @@ def test_descriptor_in_the_middle_of_a_chain_is_no_head() -> None:
         driver.get_used()
 
 
-def test_what_the_device_does_to_the_descriptor_table_does_not_mislead_the_driver() -> None:
+def test_descriptor_table_overwritten_by_the_device_does_not_mislead_the_driver() -> None:
     memory = RingMemory(4)
     driver = memory.driver()
     head = driver.add([(1, 1), (2, 1)], [])
@@ -153,7 +153,7 @@ def test_what_the_device_does_to_the_descriptor_table_does_not_mislead_the_drive
     driver.add([(3, 1)] * 4, [])
 
 
-def test_without_the_event_index_the_no_notify_flag_is_honoured_and_avail_event_is_not() -> None:
+def test_no_notify_flag_replaces_avail_event_without_the_event_index() -> None:
     memory = RingMemory(4)
     driver = memory.driver()
     memory.device_view.used[memory.device_view.avail_event_at] = 500
@@ -223,7 +223,7 @@ def test_direct_descriptors_and_then_a_table_where_that_is_asked_for() -> None:
     assert entries == [(0xB, 2, NEXT | WRITE, 1), (0xC, 3, WRITE, 0)]
 
 
-def test_in_order_descriptors_are_taken_in_ring_order() -> None:
+def test_descriptors_in_order_are_taken_in_ring_order() -> None:
     memory = RingMemory(4)
     driver = memory.driver(in_order=True)
     assert [driver.add([(1, 1)], []), driver.add([(2, 1)] * 2, [])] == [0, 1]

@@ -56,7 +56,7 @@ def test_trace_without_events_is_one() -> None:
 
 
 MALFORMED = [
-    ("", 1, 1, "an empty file is no trace"),
+    ("", 1, 1, "the file is empty"),
     ("balloon-trace 2\n", 1, 1, "not a trace: the first line has to be 'balloon-trace 1'"),
     ("\x7fELF\x02\n", 1, 1, "not a trace: the first line has to be 'balloon-trace 1'"),
     (HEADER + "x alloc 1 0\n", 2, 1, "'x' is not a number of seconds"),
@@ -98,7 +98,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("text", "line", "column", "what"), MALFORMED)
-def test_what_is_wrong_is_said_with_its_place(text: str, line: int, column: int, what: str) -> None:
+def test_malformed_trace_is_refused_with_line_and_column(text: str, line: int, column: int, what: str) -> None:
     with pytest.raises(TraceError) as caught:
         parse(text)
     assert str(caught.value) == f"t.trace:{line}:{column}: {what}"
@@ -106,7 +106,7 @@ def test_what_is_wrong_is_said_with_its_place(text: str, line: int, column: int,
 
 
 @given(st.text(max_size=200))
-def test_no_text_does_anything_but_parse_or_fail_with_a_place(text: str) -> None:
+def test_text_parses_or_fails_with_a_place(text: str) -> None:
     errors: list[TraceError] = []
     for candidate in (text, HEADER + text, HEADER + "0 alloc 1 1\n0 " + text):
         try:
@@ -137,7 +137,7 @@ def events(draw: st.DrawFn) -> list[TraceEvent]:
 
 
 @given(events())
-def test_what_is_written_is_read_back(happened: list[TraceEvent]) -> None:
+def test_trace_that_was_written_is_read_back(happened: list[TraceEvent]) -> None:
     lines: list[str] = []
     now = 0.0
     writer = TraceWriter(lines.append, lambda: now)

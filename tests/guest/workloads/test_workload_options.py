@@ -45,7 +45,7 @@ def test_another_seed_does_something_else(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_nothing_stays_allocated(text: str) -> None:
+def test_workload_frees_all_it_allocated(text: str) -> None:
     run = VirtualRun().run(parse_workload(text))
     assert run.machine.allocated_bytes == 0
     assert run.allocator.nr_free_pages() == VirtualRun().allocator.nr_free_pages()
@@ -277,10 +277,10 @@ def test_trace_file_is_read_whole(tmp_path: Path) -> None:
         ("build:jobs=0", "workload build: jobs=0 is not from 1 to 1024"),
         ("trace", "workload trace: a file is missing, write trace:FILE"),
         ("trace:/dev/zero", "/dev/zero:1:4097: the line is longer than 4096 characters"),
-        ("trace:/dev/null", "/dev/null:1:1: an empty file is no trace"),
+        ("trace:/dev/null", "/dev/null:1:1: the file is empty"),
     ],
 )
-def test_what_is_wrong_is_said(text: str, complaint: str) -> None:
+def test_invalid_workload_is_refused_with_the_reason(text: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=f"^{re.escape(complaint)}$"):
         parse_workload(text)
 
@@ -293,7 +293,7 @@ def test_trace_that_cannot_be_read_is_a_failure(path: str, why: str) -> None:
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_what_help_says_is_what_happens(text: str) -> None:
+def test_defaults_in_the_help_are_the_real_ones(text: str) -> None:
     """The defaults in the help are the defaults."""
     name = text.partition(":")[0]
     described = re.search(rf"^  {name}\[:(.*?)\]", WORKLOAD_HELP, re.MULTILINE)
