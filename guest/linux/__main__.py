@@ -12,8 +12,8 @@ from types import FrameType
 
 from guest.linux.daemon_socket import require_listening
 from guest.linux.init_script import visible_in_guest
-from guest.linux.kernel_command_line import parse_memory
-from guest.linux.kernel_files import locate
+from guest.linux.kernel_command_line import parse_memory, parse_parameters
+from guest.linux.kernel_files import NEEDED_OPTIONS, locate
 from guest.linux.kernel_run import KernelRun, Plan
 from guest.linux.ram_file import choose_ram_directory
 from guest.linux.streams import is_terminal, occupy_standard_descriptors
@@ -31,7 +31,7 @@ daemon, and runs COMMAND there: any program of this machine, whose file system i
 guest's own, in its memory; the machine's /tmp is at /run/host/tmp. Without COMMAND: an interactive shell.
 The exit status is COMMAND's; 1 if anything else failed, 2 for a usage error.
 """
-_EPILOG = """\
+_EPILOG = f"""\
 example:
   vhost-user-balloon --socket-path /tmp/balloon.sock --events -          (in another terminal)
   balloon-linux --socket-path /tmp/balloon.sock --memory 512M -- \\
@@ -39,6 +39,11 @@ example:
 
 kernel, balloon module and busybox are linux.uml and busybox of this machine, or are fetched once as Debian packages
 (user-mode-linux, busybox-static; no root needed) into the cache directory, $XDG_CACHE_HOME or ~/.cache.
+
+a kernel given with --kernel needs these options built in:
+  {", ".join(NEEDED_OPTIONS[:3])},
+  {", ".join(NEEDED_OPTIONS[3:])}
+and CONFIG_VIRTIO_BALLOON, built in or as a module.
 """
 
 
@@ -54,6 +59,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory", metavar="SIZE", default="512M", help="the guest's memory (default: 512M)")
     parser.add_argument("--kernel", metavar="PATH", type=Path, help="a User Mode Linux kernel of yours")
     parser.add_argument("--modules", metavar="DIR", type=Path, help="where its virtio_balloon.ko is, at any depth")
+    parser.add_argument(
+        "--append",
+        metavar="PARAMETERS",
+        type=option_type(parse_parameters),
+        action="extend",
+        default=[],
+        help="add to the kernel's command line, for example init_on_free=1 (repeatable)",
+    )
     parser.add_argument(
         "--events",
         metavar="PATH",
@@ -142,6 +155,7 @@ def _run(arguments: argparse.Namespace, command: Sequence[str]) -> int:
             directory=os.getcwd(),
             environment=dict(os.environ),
             kernel_log=arguments.kernel_log,
+            parameters=arguments.append,
         )
         return KernelRun(plan, events, show_progress, _notice).run()
     finally:
@@ -157,7 +171,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the launcher; return COMMAND's exit status, 1 for a failure, 2 for a usage error."""
     occupy_standard_descriptors()
     options, command = split_command(sys.argv[1:] if argv is None else argv)
-    arguments = make_parser().parse_args(options)
+    parser = make_parser()
+    arguments, unknown = parser.parse_known_args(options)
+    if unknown:
+        hint = ""
+        if arguments.command and not command:
+            hint = f": write -- before COMMAND, as in {PROGRAM} ... -- {arguments.command[0]}"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     handler = signal.signal(signal.SIGTERM, _terminated)  # what is unpacked so far is removed then
     try:
         return run_command(PROGRAM, lambda: _run(arguments, [*arguments.command, *command]))

@@ -1,6 +1,7 @@
 """The kernel's command line: memory, root, the device and the consoles."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protocol.errors import UsageError
@@ -9,6 +10,12 @@ from protocol.units import MIB, format_size, parse_size
 MINIMUM_MEMORY = 64 * MIB
 """Below this a 6.1 kernel with its modules boots but has nothing left to give back. Bytes."""
 VIRTIO_ID_BALLOON = 5
+
+_OWN_PARAMETERS = frozenset(
+    {"mem", "root", "rootfstype", "rootflags", "init", "rdinit", "uml_dir", "umid", "console", "con", "ssl"}
+    | {f"con{number}" for number in range(6)}
+)
+"""Parameters that the launcher itself depends on."""
 
 
 def parse_memory(text: str) -> int:
@@ -37,13 +44,36 @@ class Consoles:
     control_out: int
 
 
+def parse_parameters(text: str) -> tuple[str, ...]:
+    """Return the words of ``text``, parameters to be added to the kernel's command line.
+
+    Raises:
+        UsageError: one of them is a parameter that the launcher sets, or ``--``, which ends the kernel's parameters.
+    """
+    words = tuple(text.split())
+    for word in words:
+        name = word.partition("=")[0]
+        if name == "--":
+            raise UsageError("-- would end the kernel's parameters")
+        if name in _OWN_PARAMETERS:
+            raise UsageError(f"{name} cannot be given: the launcher sets it")
+    return words
+
+
 def kernel_arguments(
-    *, memory: int, control_root: str, runtime: str, socket_path: str, consoles: Consoles
+    *,
+    memory: int,
+    control_root: str,
+    runtime: str,
+    socket_path: str,
+    consoles: Consoles,
+    parameters: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Return the kernel's command line.
 
     ``control_root``, ``runtime`` (for the kernel's pid file) and ``socket_path`` must be plain paths: the kernel splits
-    its command line at blanks, hostfs its options at commas, virtio_uml its device at colons.
+    its command line at blanks, hostfs its options at commas, virtio_uml its device at colons. ``parameters`` come last:
+    of a parameter that is given twice the kernel takes the last.
 
     Raises:
         UsageError: one of those paths has such a character.
@@ -78,7 +108,7 @@ def kernel_arguments(
         arguments.append(f"con3=null,fd:{consoles.stdout}")
     if consoles.stderr is not None:
         arguments.append(f"con4=null,fd:{consoles.stderr}")
-    return tuple(arguments)
+    return (*arguments, *parameters)
 
 
 def is_plain_path(path: str) -> bool:

@@ -12,7 +12,7 @@ from guest.linux.debian_packages import KERNEL_PROGRAM, Progress, is_static, pac
 from protocol.errors import BalloonError
 
 SYSTEM_MODULES = Path("/usr/lib/uml/modules")
-_NEEDED_OPTIONS = ("CONFIG_VIRTIO_UML", "CONFIG_PAGE_REPORTING", "CONFIG_HOSTFS", "CONFIG_DEVTMPFS", "CONFIG_TMPFS")
+NEEDED_OPTIONS = ("CONFIG_VIRTIO_UML", "CONFIG_PAGE_REPORTING", "CONFIG_HOSTFS", "CONFIG_DEVTMPFS", "CONFIG_TMPFS")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +76,13 @@ def inspect_kernel(kernel: Path) -> tuple[str, bool]:
     """Ask the kernel for its release and configuration; return the release and whether the balloon driver is built in.
 
     Raises:
-        BalloonError: it does not run here, is not User Mode Linux, or lacks an option of :data:`_NEEDED_OPTIONS`.
+        BalloonError: it does not run here, is not User Mode Linux, or lacks an option of :data:`NEEDED_OPTIONS`.
     """
     release = _ask(kernel, "--version").strip()
     if re.fullmatch(r"[0-9]+\.[0-9]+\S*", release) is None:
         raise BalloonError(f"{kernel} is not a User Mode Linux kernel: --version answers {release[:60]!r}")
     configuration = _ask(kernel, "--showconfig").splitlines()
-    missing = [option for option in _NEEDED_OPTIONS if f"{option}=y" not in configuration]
+    missing = [option for option in NEEDED_OPTIONS if f"{option}=y" not in configuration]
     if missing:
         raise BalloonError(f"the kernel {kernel} was built without {', '.join(missing)}")
     if "CONFIG_VIRTIO_BALLOON=y" in configuration:

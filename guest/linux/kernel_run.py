@@ -55,6 +55,8 @@ class Plan:
     directory: str
     environment: Mapping[str, str]
     kernel_log: Path | None
+    parameters: Sequence[str] = ()
+    """Added to the kernel's command line."""
 
 
 class KernelRun:
@@ -140,6 +142,7 @@ class KernelRun:
             runtime=str(runtime),
             socket_path=str(scratch / "vhost.sock"),
             consoles=consoles,
+            parameters=self._plan.parameters,
         )
         self._progress(f"booting Linux {self._plan.files.release} with {format_size(self._plan.memory)}")
         descriptor = open_log(log)

@@ -2,16 +2,16 @@
 
 import pytest
 
-from guest.linux.kernel_command_line import Consoles, is_plain_path, kernel_arguments, parse_memory
+from guest.linux.kernel_command_line import Consoles, is_plain_path, kernel_arguments, parse_memory, parse_parameters
 from protocol.errors import UsageError
 from protocol.units import GIB, MIB
 
 CONSOLES = Consoles(control_in=5, control_out=6, stdin=7, stdout=8, stderr=9)
 
 
-def arguments(**changes: str) -> tuple[str, ...]:
+def arguments(*parameters: str, **changes: str) -> tuple[str, ...]:
     paths = {"control_root": "/tmp/x/root", "runtime": "/tmp/x/uml", "socket_path": "/tmp/x/vhost.sock"} | changes
-    return kernel_arguments(memory=512 * MIB, consoles=CONSOLES, **paths)
+    return kernel_arguments(memory=512 * MIB, consoles=CONSOLES, parameters=parameters, **paths)
 
 
 def test_kernel_gets_memory_device_root_and_consoles() -> None:
@@ -50,3 +50,14 @@ def test_memory_of_whole_mebibytes(text: str, size: int) -> None:
 def test_memory_that_no_kernel_boots_with_is_refused(text: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         parse_memory(text)
+
+
+def test_parameters_of_the_user_come_last() -> None:
+    parameters = parse_parameters(" loglevel=3  printk.time=0 ")
+    assert arguments(*parameters)[-2:] == ("loglevel=3", "printk.time=0")
+
+
+@pytest.mark.parametrize("text", ["mem=1G", "quiet init=/bin/sh", "con0=fd:3", "console=tty1", "quiet -- x"])
+def test_parameter_that_the_launcher_sets_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"the launcher sets it|would end"):
+        parse_parameters(text)

@@ -34,6 +34,23 @@ def test_command_becomes_a_path_in_the_guest(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["ls", "-l"], "unrecognized arguments: -l: write -- before COMMAND, as in balloon-linux ... -- ls"),
+        (["--memry", "1G", "--", "ls"], "unrecognized arguments: --memry (see"),
+        (["--append", "mem=1G"], "argument --append: mem cannot be given: the launcher sets it"),
+    ],
+)
+def test_unknown_option_names_the_missing_dashes(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--socket-path", "s", *options])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"balloon-linux: {message}")
+
+
+@pytest.mark.parametrize(
     ("options", "status", "reason"),
     [
         ([], 2, "--socket-path is needed"),
