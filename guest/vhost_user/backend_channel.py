@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from protocol.errors import VhostUserError
-from protocol.vhost_user_codec import Channel, Message, MessageReader, build_reply
+from protocol.vhost_user_codec import Channel, Message, MessageReader, build_ack
 
 _CHUNK: Final = 4096
 
@@ -45,7 +45,7 @@ class BackendChannel:
             while (message := self._reader.next_message()) is not None:
                 status = self.take(message) if isinstance(message, Message) else 1
                 if message.need_reply:
-                    self._socket.send(build_reply(message.request, status))
+                    self._socket.send(build_ack(message.request, status))
         except (VhostUserError, OSError) as error:
             self._on_lost(f"on the back-end's channel: {error}")
 
