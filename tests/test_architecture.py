@@ -9,6 +9,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,12 @@ def python_files(*packages: str) -> list[Path]:
     return sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Return every node of the file's syntax tree."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def name_of(path: Path) -> str:
     """Return the path as it is written in a message: relative to the checkout."""
     return path.relative_to(ROOT).as_posix()
@@ -148,7 +155,7 @@ def name_of(path: Path) -> str:
 def imported_modules(path: Path) -> set[str]:
     """Return every absolute module that the file imports, wherever in the file; a relative import fails the test."""
     modules: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             modules.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -161,7 +168,7 @@ def imported_modules(path: Path) -> set[str]:
 def imported_files(path: Path) -> set[str]:
     """Return the dotted name of every file and package of the project that the file imports."""
     files: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             files.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -182,13 +189,13 @@ def opens_files(path: Path) -> bool:
     """Return whether the file calls the built-in ``open``."""
     return any(
         isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open"
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
     )
 
 
 def functions(path: Path) -> Iterator[tuple[str, int, int]]:
     """Yield (name, line, length) of every function; the length counts from ``def`` to the end, less the docstring."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         assert node.end_lineno is not None

@@ -59,6 +59,7 @@ async def ask_for_anything(pair: Pair, chance: random.Random) -> None:
     ],
     ids=["packed", "must tell host", "page poison"],
 )
+@pytest.mark.long
 async def test_pages_survive_every_use_at_once(
     features: int,
     options: dict[str, Any],

@@ -143,7 +143,7 @@ class VirtqueueMachine(RuleBasedStateMachine):
         assert self.driver.outstanding == len(self.available) + len(self.order) + len(self.used)
 
 
-TestVirtqueueMachine = VirtqueueMachine.TestCase
+TestVirtqueueMachine = pytest.mark.long(VirtqueueMachine.TestCase)
 TestVirtqueueMachine.settings = settings(max_examples=150, stateful_step_count=60)
 
 

@@ -218,6 +218,7 @@ class Memory(RuleBasedStateMachine):
             assert self.allocator.nr_free_pages() == PAGES
 
 
+@pytest.mark.long
 def test_no_sequence_of_events_breaks_the_allocator() -> None:
     run_state_machine_as_test(
         Memory,

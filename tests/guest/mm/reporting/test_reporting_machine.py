@@ -197,6 +197,7 @@ def overlaps(pfn: int, order: int, blocks: Iterable[tuple[int, int]]) -> bool:
     return any(pfn < other + (1 << size) and other < end for other, size in blocks)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(REPORTERS))
 def test_no_sequence_of_events_breaks_a_reporter(name: str) -> None:
     machine = type(f"Reporting_{name}", (Reporting,), {"reporter_name": name})
