@@ -1,7 +1,7 @@
-"""The guest's memory as a vhost-user back-end is told about it: regions, and which file offset an address means.
+"""The guest's memory as vhost-user describes it: regions, and the file offset of an address.
 
-A region has two addresses: *guest* addresses stand in descriptors, *user* addresses (the front-end's own virtual ones)
-only in SET_VRING_ADDR. Source: vhost-user specification, "Memory region description".
+A region has two addresses. Descriptors hold *guest* addresses; SET_VRING_ADDR alone holds *user* addresses, which are
+virtual addresses of the front-end. Source: vhost-user specification, "Memory region description".
 """
 
 from bisect import bisect_right
@@ -27,7 +27,7 @@ ADDRESS_LIMIT: Final = 1 << 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRegion:
-    """One stretch of guest memory and where it lies in the file that backs it. All four fields are bytes."""
+    """A range of guest memory and its place in the file that backs it. All four fields are bytes."""
 
     guest_address: GuestAddress
     size: int
@@ -35,7 +35,7 @@ class MemoryRegion:
     mmap_offset: int
 
     def check(self) -> None:
-        """Raise :class:`VhostUserError` where the four numbers alone make no sense: empty, or running past 2**64."""
+        """Raise :class:`VhostUserError` if the region is empty or one of its ranges ends above 2**64."""
         if self.size == 0:
             raise VhostUserError(f"memory region at guest address {self.guest_address:#x} is empty")
         for what, start in (
@@ -48,12 +48,12 @@ class MemoryRegion:
 
     @property
     def guest_end(self) -> int:
-        """First guest address past the region."""
+        """First guest address past the end of the region."""
         return self.guest_address + self.size
 
     @property
     def user_end(self) -> int:
-        """First user address past the region."""
+        """First user address past the end of the region."""
         return self.user_address + self.size
 
     def is_same_place(self, other: "MemoryRegion") -> bool:
@@ -124,9 +124,9 @@ class RegionTable:
         return FileRange(number, address - region.guest_address + region.mmap_offset, length)
 
     def guest_of(self, place: FileRange) -> int:
-        """Return the guest address of ``place``, which lies in one of the regions."""
+        """Return the guest address of the first byte of ``place``: the inverse of :meth:`translate_guest`."""
         region = self.regions[place.region]
-        return region.guest_address + place.offset - region.mmap_offset
+        return place.offset - region.mmap_offset + region.guest_address
 
     def translate_user(self, address: int, length: int) -> FileRange | None:
         """Return where ``length`` bytes at user ``address`` lie, or None unless all of them lie in one region."""
@@ -143,7 +143,7 @@ class RegionTable:
         """Return the number of the region at the same place as ``region``.
 
         Raises:
-            VhostUserError: there is none.
+            VhostUserError: the table has no such region.
         """
         for number, mine in enumerate(self.regions):
             if mine.is_same_place(region):

@@ -141,16 +141,17 @@ class VirtioBalloon:
         """
         if queue is not BalloonQueue.STATS:  # Linux offers its first statistics buffer before it writes poison_val
             self.settled_for = self.drivers
+        if queue is BalloonQueue.REPORTING:
+            plan = self._plan_ranges(chain.writable, chain, memory)
+            # The text is silent on direction; a buffer the driver forbids us to write is not ours to discard.
+            plan.refuse_all(Refusal.READABLE, chain.readable)
+            return Outcome(plan)
         outcome = Outcome()
         plan = outcome.plan
         match queue:
-            case BalloonQueue.REPORTING:
-                self._plan_ranges(chain.writable, chain, memory, plan)
-                # The text is silent on direction; a buffer the driver forbids us to write is not ours to discard.
-                _refuse_all(Refusal.READABLE, chain.readable, plan)
             case BalloonQueue.INFLATE:
                 pages = _read_pfns(chain.readable, plan, read_guest)
-                self._plan_ranges(_runs_of_pages(pages, memory), chain, memory, plan)
+                plan.add(self._plan_ranges(_runs_of_pages(pages, memory), chain, memory))
                 outcome.pages = len(pages)
             case BalloonQueue.DEFLATE:
                 # With MUST_TELL_HOST a driver waits until this is acknowledged. There is nothing to prepare: inflated
@@ -173,26 +174,20 @@ class VirtioBalloon:
                 self.hinting.take_command(outcome.command_id)
             else:
                 self.hinting.misunderstood()
-                _refuse_all(Refusal.BAD_COMMAND, chain.readable, plan)
+                plan.refuse_all(Refusal.BAD_COMMAND, chain.readable)
         outcome.hint_id = self.hinting.driver_id
         if self.hinting.accepts():
-            self._plan_ranges(chain.writable, chain, memory, plan)
+            plan.add(self._plan_ranges(chain.writable, chain, memory))
         else:
-            _refuse_all(Refusal.STALE_HINT, chain.writable, plan)
+            plan.refuse_all(Refusal.STALE_HINT, chain.writable)
 
-    def _plan_ranges(self, buffers: Iterable[Buffer], chain: Chain, memory: DeviceMemory, plan: DiscardPlan) -> None:
+    def _plan_ranges(self, buffers: Iterable[Buffer], chain: Chain, memory: DeviceMemory) -> DiscardPlan:
         reason = self.keeps_pages
         if reason is None:
-            memory.plan(buffers, plan, chain.indirect_table)
-            return
-        _refuse_all(reason, buffers, plan)
-
-
-def _refuse_all(reason: Refusal, buffers: Iterable[Buffer], plan: DiscardPlan) -> None:
-    for address, length in buffers:
-        plan.ranges += 1
-        plan.bytes += length
-        plan.refuse(reason, address, length)
+            return memory.plan(buffers, chain.indirect_table)
+        plan = DiscardPlan()
+        plan.refuse_all(reason, buffers)
+        return plan
 
 
 def _read_array(buffers: list[Buffer], limit: int, plan: DiscardPlan, read_guest: ReadGuest) -> bytes:

@@ -59,8 +59,22 @@ class DiscardPlan:
     refused: list[RefusedRange] = field(default_factory=list)
 
     def refuse(self, reason: Refusal, address: int, length: int) -> None:
-        """Keep ``length`` bytes at guest ``address``, and remember why."""
+        """Record that ``length`` bytes at guest ``address`` are kept, and why."""
         self.refused.append(RefusedRange(reason, address, length))
+
+    def refuse_all(self, reason: Refusal, buffers: Iterable[Buffer]) -> None:
+        """Count ``buffers`` as ranges of the chain and refuse each of them."""
+        for address, length in buffers:
+            self.ranges += 1
+            self.bytes += length
+            self.refused.append(RefusedRange(reason, address, length))
+
+    def add(self, other: "DiscardPlan") -> None:
+        """Append what ``other`` says to this plan, in order."""
+        self.ranges += other.ranges
+        self.bytes += other.bytes
+        self.discards += other.discards
+        self.refused += other.refused
 
     def refused_by_reason(self) -> list[RefusedRanges]:
         """Return the sum of ``refused`` for each reason, in the order in which the reasons came up."""
@@ -131,11 +145,13 @@ class DeviceMemory:
         place = self.table.translate_guest(address, PAGE_SIZE)
         return None if place is None else (place.region, self.is_protected(place))
 
-    def plan(self, buffers: Iterable[Buffer], plan: DiscardPlan, off_limits: Buffer | None = None) -> None:
-        """Sort ``buffers`` into ``plan.discards`` and ``plan.refused``.
+    def plan(self, buffers: Iterable[Buffer], off_limits: Buffer | None = None) -> DiscardPlan:
+        """Return which of ``buffers`` are discarded and which are refused.
 
-        ``off_limits`` is one more guest range to spare, the chain's own indirect table.
+        ``off_limits`` is one more guest range to keep: the indirect table of the chain.
         """
+        plan = DiscardPlan()
+        discards = plan.discards
         spared = None if off_limits is None else self.table.translate_guest(*off_limits)
         low, high, shift, page_mask, spare_low, spare_high, region = _NOWHERE
         ranges = total = 0
@@ -150,17 +166,17 @@ class DeviceMemory:
                 and not (address + shift | length) & page_mask
                 and (end <= spare_low or spare_high <= address)
             ):
-                plan.discards.append(FileRange(region, address + shift, length))
+                discards.append(FileRange(region, address + shift, length))
                 continue
             judged = self._judge(address, length, spared)
             if isinstance(judged, Refusal):
                 plan.refuse(judged, address, length)
                 continue
-            plan.discards.append(judged)
+            discards.append(judged)
             if judged.region != region:
                 low, high, shift, page_mask, spare_low, spare_high, region = self._window(judged.region, spared)
-        plan.ranges += ranges
-        plan.bytes += total
+        plan.ranges, plan.bytes = ranges, total
+        return plan
 
     def _judge(self, address: int, length: int, spared: FileRange | None) -> FileRange | Refusal:
         if length == 0:

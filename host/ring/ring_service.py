@@ -378,12 +378,12 @@ class RingService:
         # None: the ring is to stop, and this took too long.
         files = self._memory.files
         discarded = 0
-        for number, offset, length in plan.discards:
+        for place in plan.discards:
             if self._stopping and time.monotonic() > self._patience_ends:
                 return None
+            number, offset, length = place
             if punch_hole(files[number].fd, offset, length) == 0:
                 discarded += length
             else:
-                region = self._memory.table.regions[number]
-                plan.refuse(Refusal.DISCARD_FAILED, offset - region.mmap_offset + region.guest_address, length)
+                plan.refuse(Refusal.DISCARD_FAILED, self._memory.table.guest_of(place), length)
         return discarded

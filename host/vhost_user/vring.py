@@ -183,7 +183,7 @@ class Vring:
         if not packed:
             return 0, 0, self.address.log
         parts = self.place(table, packed=True).parts
-        descriptor, driver, device = (table.guest_of(part) for part in parts)
+        descriptor, driver, device = map(table.guest_of, parts)
         return descriptor, driver, device
 
     def reset(self) -> None:

@@ -133,6 +133,18 @@ def test_user_addresses_have_a_translation_of_their_own(regions: list[MemoryRegi
     assert table.translate_user(chosen.user_address + inside, chosen.size - inside + 1) is None
 
 
+@given(regions=disjoint_regions(), data=st.data())
+def test_guest_address_of_a_translated_range_is_the_one_it_came_from(
+    regions: list[MemoryRegion], data: st.DataObject
+) -> None:
+    table = RegionTable(regions)
+    mine = data.draw(st.sampled_from(regions))
+    address = mine.guest_address + data.draw(st.integers(0, mine.size - 1))
+    place = table.translate_guest(address, 1)
+    assert place is not None
+    assert table.guest_of(place) == address
+
+
 def test_empty_memory_table_is_valid() -> None:
     table = RegionTable()
     assert table.total_bytes == 0

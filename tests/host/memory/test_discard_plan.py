@@ -21,9 +21,7 @@ def region(guest: int, pages: int, *, user: int = 0, offset: int = 0) -> MemoryR
 
 def plan_of(memory: DeviceMemory, *buffers: Buffer, off_limits: Buffer | None = None) -> DiscardPlan:
     """Return the plan for ``buffers``."""
-    plan = DiscardPlan()
-    memory.plan(buffers, plan, off_limits)
-    return plan
+    return memory.plan(buffers, off_limits)
 
 
 def reasons(plan: DiscardPlan) -> list[str]:
