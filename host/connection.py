@@ -25,7 +25,8 @@ from host.migration.device_state import DeviceState
 from host.migration.migration import Migration
 from host.migration.travelling_state import build_state, restore_state
 from host.ring.queue_files import CallFile, QueueFiles
-from host.ring.ring_service import RingService, Turn
+from host.ring.ring_service import RingService
+from host.ring.turn import Turn
 from host.vhost_user import ring_control
 from host.vhost_user.actions import (
     Action,
@@ -313,9 +314,9 @@ class Connection:
             files.send_call = partial(self._send_request, build_message(BackendRequest.VRING_CALL, state))
             files.send_err = partial(self._send_request, build_message(BackendRequest.VRING_ERR, state))
         open_queue = self._migration.open_virtqueue
-        self._services[action.index] = RingService(
-            action, files, self._memory, self.balloon, self._executor, self._on_turn, open_queue
-        )
+        service = RingService(action, files, self._memory, self.balloon, self._executor, self._on_turn, open_queue)
+        service.start()
+        self._services[action.index] = service
 
     def _announce_memory(self) -> None:
         table = self._memory.table

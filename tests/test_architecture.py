@@ -108,7 +108,7 @@ SHELL = re.compile(
     | host/descriptors/received_file\.py
     | host/memory/(guest_memory|sigbus|discard)\.py
     | host/inflight/inflight_file\.py
-    | host/ring/(ring_service|queue_files|eventfd_signal)\.py
+    | host/ring/(ring_service|turn|queue_files|eventfd_signal)\.py
     | host/events/chain_events\.py
     | host/control/(control_server|qmp_client|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/migration/(migration|dirty_log|state_transfer)\.py

@@ -25,7 +25,7 @@ from host.control.balloon_size import BalloonSize
 from host.control.controlled_machine import ControlledMachine
 from host.control.guest_statistics import StatisticsRequests
 from host.control.reclaim_progress import ReclaimMethod, ReclaimProgress, ReclaimResult
-from host.ring.ring_service import ServedChain
+from host.ring.turn import ServedChain
 from protocol.errors import BalloonError
 from protocol.virtio import has_feature
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT, BalloonFeature, BalloonQueue

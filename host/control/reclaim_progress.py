@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Final
 
 from host.memory.discard_plan import Refusal
-from host.ring.ring_service import ServedChain
+from host.ring.turn import ServedChain
 from protocol.errors import BalloonError
 from protocol.virtio_balloon import BalloonQueue
 

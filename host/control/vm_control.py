@@ -11,7 +11,7 @@ from host.control.controlled_vm import VmInfo
 from host.control.guest_statistics import GuestStatistics, StatisticsRequests
 from host.control.reclaim import Reclaimer
 from host.control.reclaim_progress import ReclaimMethod, ReclaimResult
-from host.ring.ring_service import ServedChain
+from host.ring.turn import ServedChain
 
 _GONE = "the virtual machine has gone"
 

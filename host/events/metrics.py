@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from host.ring.ring_service import ServedChain
+from host.ring.turn import ServedChain
 from protocol.virtio_balloon import BalloonQueue
 
 _EVENT_OF = {

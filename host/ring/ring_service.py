@@ -19,14 +19,16 @@ import select
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
-from host.balloon.virtio_balloon import Outcome, VirtioBalloon
+from host.balloon.virtio_balloon import VirtioBalloon
 from host.memory.discard import punch_hole
-from host.memory.discard_plan import DiscardPlan, Refusal, RefusedRanges
+from host.memory.discard_plan import DiscardPlan, Refusal
 from host.memory.guest_memory import GuestMemory
 from host.ring.queue_files import QueueFiles
+from host.ring.service_state import HAS_WORKER, IS_OVER, TRANSITIONS, ServiceEvent, ServiceState
+from host.ring.turn import ServedChain, Turn
 from host.vhost_user.actions import StartRing
 from host.vhost_user.device_setup import KickMethod
 from host.virtqueue.virtqueue import Chain, DeviceVirtqueue, OnWrite, ReadGuest
@@ -50,63 +52,40 @@ the two compete for the interpreter, and the guest waits."""
 RELIEF_INTERVAL: Final = 0.05
 """Seconds between attempts to free the worker of a ring that is being stopped from a front-end that holds it up."""
 
-VAIN_KICKS_PAUSE: Final = 0.01
-"""Seconds before a kick descriptor is watched again that brought nothing but kicks without a chain for a whole turn. No
-driver does that; a descriptor that is readable for ever (a semaphore, a random number generator) would cost a processor
-for nothing."""
+SPURIOUS_KICK_BACKOFF: Final = 0.01
+"""Seconds before a kick descriptor is watched again that brought kicks without a chain for a whole turn. No driver does
+that; a descriptor that is always readable (a semaphore, a random number generator) would cost a processor."""
 
 STOP_PATIENCE: Final = 1.0
 """Seconds for which the chain in hand may go on being discarded while its ring is to stop. A driver's chain takes far
-less. One that was made to take minutes (thousands of ranges that are refilled all the time) is put back: nothing was
-said of it, so whoever serves the ring next takes it again."""
+less. One that was made to take minutes is put back unacknowledged, and taken again when the ring is served next."""
 
 POLL_INTERVAL: Final = 0.005
 """Seconds between looks at a ring whose driver gave no kick descriptor (bit 8 of SET_VRING_KICK: polling)."""
-
-
-@dataclass(slots=True)
-class ServedChain:
-    """What became of one chain. ``finished`` is when it was given back, or when it was seen if it is held
-    (CLOCK_MONOTONIC, seconds), ``seconds`` the time since it was taken."""
-
-    queue: BalloonQueue
-    outcome: Outcome
-    finished: float
-    seconds: float
-    discarded_bytes: int = 0
-    refused: list[RefusedRanges] = field(init=False)
-
-    def __post_init__(self) -> None:
-        # Here, on the worker: a hostile chain has thousands of ranges, and the event loop serves everybody.
-        self.refused = self.outcome.plan.refused_by_reason()
-
-
-@dataclass(slots=True)
-class Turn:
-    """What one worker did: the chains it served that the loop has not heard of, how many it served in all, when the
-    loop last heard of some (CLOCK_MONOTONIC), whether it had its share and left more, and what broke the ring."""
-
-    served: list[ServedChain] = field(default_factory=list)
-    chains: int = 0
-    told: float = field(default_factory=time.monotonic)
-    more: bool = False
-    in_vain: bool = False
-    broken: VirtqueueError | None = None
 
 
 OpenQueue = Callable[[StartRing, Ring, ReadGuest], DeviceVirtqueue]
 """Opens the device's side of a mapped ring as an action says."""
 
 
-def _open_plainly(action: StartRing, ring: Ring, read_guest: ReadGuest) -> DeviceVirtqueue:
+def open_plainly(action: StartRing, ring: Ring, read_guest: ReadGuest) -> DeviceVirtqueue:
+    """Open the device's side of a mapped ring without an inflight record, its writes noted nowhere."""
     return open_virtqueue(ring, action.base, action.features, read_guest)
 
 
 class RingService:
-    """Serves one queue from its construction until :meth:`stop`.
+    """Serves one queue from :meth:`start` until :meth:`stop`.
 
     ``on_turn`` is called on the event loop after each worker's turn, and in the course of a long one with the chains
-    served so far. With ``broken`` the driver has broken a rule, and the ring is not touched again.
+    served so far. Once ``broken`` the driver has broken a rule, and the ring is not touched again.
+
+    Who owns what. The event loop alone writes ``_state``, ``_is_stale``, ``_patience_ends``, the timers and
+    ``_give_back_wanted``. The worker that has the ring alone uses ``_ring``, ``_held``, ``_signal_first`` and
+    ``_give_back_done``; the loop touches these only while no worker has the ring. ``_kick_gone`` is written by
+    whichever of the two reads the kick descriptor, which is never both at a time.
+
+    Raises:
+        VhostUserError: the ring cannot be mapped, or its base does not lie in it. Nothing is held then.
     """
 
     def __init__(
@@ -117,48 +96,66 @@ class RingService:
         balloon: VirtioBalloon,
         executor: Executor,
         on_turn: Callable[[int, Turn], None],
-        open_queue: OpenQueue = _open_plainly,
+        open_queue: OpenQueue = open_plainly,
     ) -> None:
         self.index = action.index
         self.queue = action.queue
         self.kick_method = KickMethod.of(has_descriptor=files.kick is not None, in_band=action.inband)
-        self.broken = False
         self._files = files
         self._memory = memory
         self._balloon = balloon
         self._executor = executor
         self._on_turn = on_turn
         self._loop = asyncio.get_running_loop()
-        self._mapped = memory.map_ring(action.index, action.place)
+        # The event loop's.
+        self._state = ServiceState.IDLE
+        self._patience_ends = math.inf
+        self._poller: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None
+        self._idle: list[asyncio.Future[None]] = []
+        self._stopped: asyncio.Task[int] | None = None
+        self._give_back_wanted = 0
+        # The worker's.
+        self._signal_first = action.signal_first
+        self._held: Chain | None = None
+        self._give_back_done = 0
+        # In turns.
         self._kick_poll = select.poll()
         self._kick_gone = files.kick is None
+        self._mapped = memory.map_ring(action.index, action.place)
         try:
             self._ring: DeviceVirtqueue = open_queue(action, self._mapped.ring, memory.read)
-            self._watch_kick()
         except BaseException:
             memory.unmap_ring(action.index, self._mapped)
             raise
-        self._poller: asyncio.TimerHandle | None = None
-        self._rest: asyncio.TimerHandle | None = None
-        self._busy = False
-        self._kicked = False
-        self._stopping = False
-        self._patience_ends = math.inf
-        self._signal_first = action.signal_first
-        self._idle: list[asyncio.Future[None]] = []
-        self._held: Chain | None = None
-        self._give_back = False
-        self._stopped: asyncio.Task[int] | None = None
-        self._is_stale = action.resumes and not self._ring.is_as_left(files.token)
-        if action.queue is BalloonQueue.FREE_PAGE and (self._is_stale or not action.resumes):
-            balloon.hinting.forget_driver()
         # A ring that goes on where it stopped is as we left it. If it is not, its driver has gone and the memory is
-        # something else by now (User Mode Linux unloads a driver without a word): hands off.
+        # something else by now (User Mode Linux unloads a driver without a word): it is left alone until a kick.
+        self._is_stale = action.resumes and not self._ring.is_as_left(files.token)
+        self._is_new_driver = self._is_stale or not action.resumes
+
+    def start(self) -> None:
+        """Watch for kicks, and look at the ring once.
+
+        Raises:
+            VhostUserError: the kick descriptor cannot be waited for. The ring is unmapped then.
+        """
+        try:
+            self._watch_kick()
+        except VhostUserError:
+            self._memory.unmap_ring(self.index, self._mapped)
+            raise
+        if self.queue is BalloonQueue.FREE_PAGE and self._is_new_driver:
+            self._balloon.hinting.forget_driver()
         if self._is_stale:
             return
-        self._serve_soon()
+        self._move(ServiceEvent.KICK)
         if self.kick_method is KickMethod.POLLING:
             self._poll_ring()
+
+    @property
+    def broken(self) -> bool:
+        """Whether the driver has broken a rule of the ring."""
+        return self._state is ServiceState.BROKEN
 
     # -- on the event loop ------------------------------------------------------------------------------------------
 
@@ -184,21 +181,20 @@ class RingService:
     def _on_kick(self) -> None:
         if self._take_kick():
             self._is_stale = False
-            self._serve_soon()
+            self._move(ServiceEvent.KICK)
         elif self._kick_gone:
             self._unwatch_kick()
 
     def kick(self) -> None:
         """Look at the ring: the driver has kicked it by a message."""
-        if not self._stopping:
-            self._is_stale = False
-            self._serve_soon()
+        self._is_stale &= self._state in IS_OVER
+        self._move(ServiceEvent.KICK)
 
     def _take_kick(self) -> bool:
         # On the loop while it watches, else on the worker. Returns whether the ring is to be looked at.
         assert self._files.kick is not None
         try:
-            # RWF_NOWAIT and not O_NONBLOCK: the flag would be the guest's too, and somebody may have read before us.
+            # RWF_NOWAIT and not O_NONBLOCK: the flag would be the guest's too, and another reader may have been first.
             # An eventfd gives 8 bytes however often it was kicked, a pipe may have as many for each time.
             if not os.preadv(self._files.kick, [bytearray(512)], -1, os.RWF_NOWAIT):
                 self._kick_gone = True  # end of file: the guest's end is gone for good
@@ -210,45 +206,42 @@ class RingService:
         return True
 
     def _poll_ring(self) -> None:
-        if self._stopping:
+        if self._state in IS_OVER:
             return
-        self._serve_soon()
+        self._move(ServiceEvent.KICK)
         self._poller = self._loop.call_later(POLL_INTERVAL, self._poll_ring)
 
-    def _serve_soon(self) -> None:
-        if self._busy:
-            self._kicked = True
-            return
-        self._busy, self._kicked = True, False
-        self._unwatch_kick()
-        self._executor.submit(self._serve)
+    def _move(self, event: ServiceEvent) -> None:
+        self._state = TRANSITIONS[self._state, event]
+        if self._state is ServiceState.WORKING:  # to which no transition leads while a worker has the ring
+            self._unwatch_kick()
+            self._executor.submit(self._serve)
 
     def _turn_done(self, turn: Turn) -> None:
-        self._busy = False
-        if turn.broken is not None:
-            self.broken = self._stopping = True
+        self._move(turn.end)
+        if self._state is ServiceState.IDLE:
+            self._watch_kick()
+        elif self._state is ServiceState.RESTING:
+            self._rest = self._loop.call_later(SPURIOUS_KICK_BACKOFF, self._rested)
         for idle in self._idle:
             if not idle.done():
                 idle.set_result(None)
         self._idle.clear()
-        if not self._stopping:
-            if turn.more or self._kicked:
-                self._serve_soon()
-            elif turn.in_vain:
-                self._rest = self._loop.call_later(VAIN_KICKS_PAUSE, self._watch_kick)
-            else:
-                self._watch_kick()
         self._on_turn(self.index, turn)
+
+    def _rested(self) -> None:
+        self._move(ServiceEvent.RESTED)
+        self._watch_kick()
 
     def give_back_held(self) -> bool:
         """Give the held chain back, which asks its driver for a new one. Return False if the ring is not to be touched.
 
         Without a chain at hand nothing is done: the driver's next one is on its way.
         """
-        if self._stopping or self._is_stale:
+        if self._state in IS_OVER or self._is_stale:
             return False
-        self._give_back = True
-        self._serve_soon()
+        self._give_back_wanted += 1
+        self._move(ServiceEvent.KICK)
         return True
 
     async def settled(self) -> None:
@@ -256,7 +249,7 @@ class RingService:
 
         Whatever the event loop wrote before the call, the worker sees in every chain that it takes afterwards.
         """
-        if self._busy:
+        if self._state in HAS_WORKER:
             idle = self._loop.create_future()
             self._idle.append(idle)
             await idle
@@ -273,7 +266,7 @@ class RingService:
 
     async def _stop(self) -> int:
         self._patience_ends = time.monotonic() + STOP_PATIENCE
-        self._stopping = True
+        self._move(ServiceEvent.STOP)
         self._unwatch_kick()
         if self._poller is not None:
             self._poller.cancel()
@@ -281,7 +274,7 @@ class RingService:
         while not (await asyncio.wait([settled], timeout=RELIEF_INTERVAL))[0]:
             self._files.relieve()
         if self._held is not None and not self.broken:
-            self._ring.unpop(self._held)  # whoever serves the ring next finds it again
+            self._ring.unpop(self._held)  # whatever serves the ring next finds it again
         if not self._is_stale:
             self._files.token = self._ring.token
         self._memory.unmap_ring(self.index, self._mapped)
@@ -301,18 +294,29 @@ class RingService:
         except Exception as error:
             log.exception("serving queue %d failed", self.index)
             turn.broken = VirtqueueError(f"internal error: {error}")
-        if self._mapped.lost:
-            turn.broken = VirtqueueError("the memory below the ring was cut short")
-        if turn.broken is not None:
-            self._files.signal_err()
-        self._call_loop(self._turn_done, turn)
+        finally:
+            self._end_turn(turn)
+
+    def _end_turn(self, turn: Turn) -> None:
+        # Whatever happens here, the loop has to hear that the worker is done: a stop waits for that.
+        try:
+            if self._mapped.lost:
+                turn.broken = VirtqueueError("the memory below the ring was cut short")
+            if turn.broken is not None:
+                turn.end = ServiceEvent.BREAK
+                self._files.signal_err()
+        finally:
+            self._call_loop(self._turn_done, turn)
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._state is ServiceState.STOPPING
 
     def _call_loop(self, take: Callable[[Turn], None], turn: Turn) -> None:
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
             self._loop.call_soon_threadsafe(take, turn)
 
     def _give_back_held(self) -> None:
-        self._give_back = False
         held, self._held = self._held, None
         if held is not None:
             self._ring.add_used(held.head, 0)
@@ -320,32 +324,31 @@ class RingService:
                 self._files.signal_call()
 
     def _serve_bursts(self, turn: Turn) -> None:
-        if self._give_back and not self._stopping:
+        if (wanted := self._give_back_wanted) != self._give_back_done and not self._is_stopping:
+            self._give_back_done = wanted
             self._give_back_held()
         self._serve_chains(turn)
         # Kicks count as well as chains: kicks without a chain are no way to keep this thread for ever.
         for _ in range(CHAINS_PER_TURN):
-            if turn.more or self._stopping or not self._next_kick():
+            if turn.end is ServiceEvent.MORE or self._is_stopping or not self._next_kick():
                 return
             self._serve_chains(turn)
-        turn.in_vain = turn.chains == 0
+        if turn.chains == 0:
+            turn.end = ServiceEvent.SPURIOUS
 
     def _hand_over(self, turn: Turn, now: float) -> None:
         # The loop hears of these chains while this thread is busy with the next.
         served, turn.served, turn.told = turn.served, [], now
-        self._call_loop(self._tell, Turn(served))
-
-    def _tell(self, turn: Turn) -> None:
-        self._on_turn(self.index, turn)
+        self._call_loop(partial(self._on_turn, self.index), Turn(served))
 
     def _next_kick(self) -> bool:
         return not self._kick_gone and bool(self._kick_poll.poll(LINGER_MS)) and self._take_kick()
 
     def _serve_chains(self, turn: Turn) -> None:
         ring = self._ring
-        while not self._stopping:
+        while not self._is_stopping:
             if turn.chains == CHAINS_PER_TURN:
-                turn.more = True
+                turn.end = ServiceEvent.MORE
                 return
             begin = time.monotonic()
             chain = ring.pop()
@@ -379,7 +382,7 @@ class RingService:
         files = self._memory.files
         discarded = 0
         for place in plan.discards:
-            if self._stopping and time.monotonic() > self._patience_ends:
+            if self._is_stopping and time.monotonic() > self._patience_ends:
                 return None
             number, offset, length = place
             if punch_hole(files[number].fd, offset, length) == 0:

@@ -8,7 +8,7 @@ from typing import Any
 from host.balloon.balloon_statistics import BalloonStatistics
 from host.balloon.virtio_balloon import Outcome, VirtioBalloon
 from host.control.vm_control import VmControl
-from host.ring.ring_service import ServedChain
+from host.ring.turn import ServedChain
 from host.vhost_user.device_setup import DeviceSetup, KickMethod, RingFormat
 from protocol.virtio_balloon import BalloonQueue, QueueDialect
 

@@ -6,7 +6,7 @@ from host.balloon.balloon_statistics import BalloonStatistics
 from host.balloon.virtio_balloon import Outcome
 from host.events.metrics import VmMetrics
 from host.memory.discard_plan import Refusal
-from host.ring.ring_service import ServedChain
+from host.ring.turn import ServedChain
 from protocol.virtio_balloon import BalloonQueue
 
 

@@ -14,7 +14,8 @@ from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
 from host.memory.guest_memory import GuestMemory
 from host.ring.eventfd_signal import EventfdSignal
 from host.ring.queue_files import CallFile, QueueFiles
-from host.ring.ring_service import CHAINS_PER_TURN, RingService, Turn
+from host.ring.ring_service import CHAINS_PER_TURN, RingService
+from host.ring.turn import Turn
 from host.vhost_user.actions import StartRing
 from host.virtqueue.ring_place import RingPlace
 from host.virtqueue.virtqueue import RingFeatures
@@ -78,7 +79,7 @@ class Bench:
             base=self.base if resumes else 0,
             features=RingFeatures(event_idx=True, indirect_desc=True),
         )
-        return RingService(
+        service = RingService(
             action,
             self.files,
             self.memory,
@@ -86,6 +87,8 @@ class Bench:
             self.executor,
             lambda _, turn: self.turns.append(turn),
         )
+        service.start()
+        return service
 
     def report(self) -> None:
         """Make one page available, without a kick."""

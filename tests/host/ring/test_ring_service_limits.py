@@ -46,7 +46,7 @@ async def test_kicks_that_waited_in_a_pipe_are_one_reason_to_look(bench: Bench) 
 async def test_kicks_that_bring_nothing_are_not_looked_at_all_the_time(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, pause: float
 ) -> None:
-    monkeypatch.setattr(host.ring.ring_service, "VAIN_KICKS_PAUSE", pause)
+    monkeypatch.setattr(host.ring.ring_service, "SPURIOUS_KICK_BACKOFF", pause)
     assert bench.files.kick is not None
     os.close(bench.files.kick)
     bench.files.kick = os.eventfd(1 << 30, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
