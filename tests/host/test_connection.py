@@ -14,6 +14,7 @@ import pytest
 import host.connection
 from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
 from host.connection import Connection
+from host.ring.ring_service import RingService
 from host.vhost_user.session import Session
 from protocol.errors import VirtqueueError
 from protocol.memory import PAGE_SIZE
@@ -247,13 +248,21 @@ async def test_ring_set_up_anew_while_it_breaks_is_not_stopped(monkeypatch: pyte
         raise VirtqueueError("as a test wanted it")
 
     monkeypatch.setattr(VirtioBalloon, "serve", broken_serve)
+    stopping = asyncio.Event()
+    stop = RingService.stop
+
+    async def noted_stop(service: RingService) -> int:
+        stopping.set()
+        return await stop(service)
+
+    monkeypatch.setattr(RingService, "stop", noted_stop)
     async with attached() as session:
         machine = await asyncio.to_thread(VirtualMachine, session.client)
         machine.submit([(DATA_AT, PAGE_SIZE)])
         await in_thread(gate.entered.wait)
         kick = (VringFile(REPORTING, True), [machine.reporting.kick_fd])
         machine.client.request(FrontendRequest.SET_VRING_KICK, *kick, need_reply=True)
-        await asyncio.sleep(0.05)  # the message waits for the worker
+        await stopping.wait()  # the message waits for the worker
         gate.opened.set()
         assert (await asyncio.to_thread(machine.client.reply)).payload == 0
         machine.ram.touch(DATA_AT, PAGE_SIZE)

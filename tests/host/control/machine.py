@@ -24,6 +24,8 @@ class FakeQueue:
         self.running = True
         self.on_give_back: Callable[[], None] = lambda: None
         self.busy: asyncio.Event | None = None
+        self.awaited = asyncio.Event()
+        """Set when the controls wait for a ``busy`` worker."""
 
     def give_back_held(self) -> bool:
         if self.running:
@@ -33,6 +35,7 @@ class FakeQueue:
 
     async def settled(self) -> None:
         if self.busy is not None:
+            self.awaited.set()
             await self.busy.wait()
 
 

@@ -251,7 +251,7 @@ async def test_done_is_not_shown_while_a_block_is_being_discarded() -> None:
     hinting(machine, 8)
     machine.free_page.busy = asyncio.Event()
     task = asyncio.create_task(machine.control.reclaim())
-    await asyncio.sleep(0.05)
+    await machine.free_page.awaited.wait()
     assert not task.done()
     assert machine.balloon.hinting.command_id == 0
     assert not machine.hint(4)
@@ -298,9 +298,10 @@ async def test_queue_that_only_runs_once_it_was_kicked() -> None:
 @pytest.mark.asyncio
 async def test_reset_ends_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = FakeMachine(BOTH)
-    hinting(machine, 8, stop=False)
+    ids = hinting(machine, 8, stop=False)
     task = asyncio.create_task(machine.control.reclaim())
-    await asyncio.sleep(0.005)
+    while not ids:
+        await asyncio.sleep(0)
     del machine.queues[BalloonQueue.FREE_PAGE]
     machine.balloon.reset()
     assert not (await task).complete
