@@ -298,10 +298,17 @@ async def test_queue_that_only_runs_once_it_was_kicked() -> None:
 @pytest.mark.asyncio
 async def test_reset_ends_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = FakeMachine(BOTH)
-    ids = hinting(machine, 8, stop=False)
+    hinting(machine, 8, stop=False)
+    begun = asyncio.Event()
+    follow = machine.on_config
+
+    def follow_and_say() -> None:
+        follow()
+        begun.set()
+
+    machine.on_config = follow_and_say
     task = asyncio.create_task(machine.control.reclaim())
-    while not ids:
-        await asyncio.sleep(0)
+    await begun.wait()
     del machine.queues[BalloonQueue.FREE_PAGE]
     machine.balloon.reset()
     assert not (await task).complete
