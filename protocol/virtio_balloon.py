@@ -2,8 +2,11 @@
 
 Source: virtio 1.2, 5.5."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from construct import Int32ul, Struct
@@ -47,6 +50,7 @@ _OPTIONAL_QUEUES: Final = (
 )
 
 
+@lru_cache(maxsize=1024)
 def queue_order(features: int) -> tuple[BalloonQueue, ...]:
     """Return the queues that exist under ``features``, in the order of their numbers.
 
@@ -71,7 +75,8 @@ class QueueDialect(Enum):
     FIXED = "fixed"
 
 
-def queue_numbers(dialect: QueueDialect, *, negotiated: int, offered: int) -> dict[int, BalloonQueue]:
+@lru_cache(maxsize=1024)
+def queue_numbers(dialect: QueueDialect, *, negotiated: int, offered: int) -> Mapping[int, BalloonQueue]:
     """Return the queues that exist under the ``negotiated`` features by their numbers in ``dialect``."""
     numbered = {
         QueueDialect.NEGOTIATED: queue_order(negotiated),
@@ -79,7 +84,7 @@ def queue_numbers(dialect: QueueDialect, *, negotiated: int, offered: int) -> di
         QueueDialect.FIXED: tuple(BalloonQueue),
     }[dialect]
     existing = queue_order(negotiated)
-    return {index: queue for index, queue in enumerate(numbered) if queue in existing}
+    return MappingProxyType({index: queue for index, queue in enumerate(numbered) if queue in existing})
 
 
 NUM_PAGES_MAX: Final = (1 << 32) - 1

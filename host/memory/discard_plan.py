@@ -5,7 +5,7 @@ pages of the region's file and touches no page that a ring lives on; everything 
 harms the ranges beside it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import groupby
@@ -110,20 +110,29 @@ class DeviceMemory:
     """One immutable view of a virtual machine's memory: the regions, their page sizes, and what is off limits.
 
     ``page_sizes`` gives the page size of each region's file in bytes; ``protected`` are the file ranges of the rings.
+    ``files`` tells which regions lie in the same file: a page of it that holds a ring is off limits through each of
+    them. Without it every region has a file of its own.
     """
 
-    __slots__ = ("_protected", "page_sizes", "table")
+    __slots__ = ("_files", "_protected", "_windows", "page_sizes", "table")
 
     def __init__(
-        self, table: RegionTable, page_sizes: tuple[int, ...] = (), protected: Iterable[FileRange] = ()
+        self,
+        table: RegionTable,
+        page_sizes: tuple[int, ...] = (),
+        protected: Iterable[FileRange] = (),
+        files: tuple[Hashable, ...] = (),
     ) -> None:
         self.table = table
         self.page_sizes = page_sizes or (PAGE_SIZE,) * len(table.regions)
-        self._protected: list[list[_Bounds]] = [[] for _ in table.regions]
+        self._files: tuple[Hashable, ...] = files or tuple(range(len(table.regions)))
+        bounds: dict[Hashable, list[_Bounds]] = {}
         for place in protected:
             page = self.page_sizes[place.region]
             low, high = place.offset // page * page, -(-(place.offset + place.length) // page) * page
-            self._protected[place.region].append(_Bounds(low, high))
+            bounds.setdefault(self._files[place.region], []).append(_Bounds(low, high))
+        self._protected = [bounds.get(file, []) for file in self._files]
+        self._windows: list[_Window | None] = [None] * len(table.regions)
 
     def is_protected(self, place: FileRange) -> bool:
         """Return whether any byte of ``place`` is on a page that holds a ring."""
@@ -159,8 +168,10 @@ class DeviceMemory:
             ranges += 1
             total += length
             end = address + length
-            # Nearly every range passes here: whole pages of the region that the one before it was in, away from all
-            # that is spared. What does not is judged from the beginning.
+            if not low <= address < high and (number := self.table.find_guest(address)) is not None:
+                low, high, shift, page_mask, spare_low, spare_high, region = self._window(number, spared)
+            # Nearly every range passes here: whole pages of one region, away from all that is spared. What does not is
+            # judged from the beginning.
             if (
                 low <= address < end <= high
                 and not (address + shift | length) & page_mask
@@ -173,8 +184,6 @@ class DeviceMemory:
                 plan.refuse(judged, address, length)
                 continue
             discards.append(judged)
-            if judged.region != region:
-                low, high, shift, page_mask, spare_low, spare_high, region = self._window(judged.region, spared)
         plan.ranges, plan.bytes = ranges, total
         return plan
 
@@ -187,30 +196,28 @@ class DeviceMemory:
         # fallocate would round inward and then write zeros to the ragged edges: the check has to be ours.
         if (place.offset | length) & (self.page_sizes[place.region] - 1):
             return Refusal.UNALIGNED
-        if self.is_protected(place) or (spared is not None and _overlap(place, spared)):
+        if self.is_protected(place) or (spared is not None and self._overlap(place, spared)):
             return Refusal.RING_MEMORY
         return place
 
-    def _window(self, number: int, spared: FileRange | None) -> _Window:
-        region = self.table.regions[number]
-        shift = region.mmap_offset - region.guest_address
-        bounds = [(bound.low, bound.high) for bound in self._protected[number]]
-        if spared is not None and spared.region == number:
-            bounds.append((spared.offset, spared.offset + spared.length))
-        return _Window(
-            region.guest_address,
-            region.guest_end,
-            shift,
-            self.page_sizes[number] - 1,
-            min((low for low, _ in bounds), default=ADDRESS_LIMIT) - shift,
-            max((high for _, high in bounds), default=0) - shift,
-            number,
+    def _overlap(self, one: FileRange, other: FileRange) -> bool:
+        return (
+            self._files[one.region] == self._files[other.region]
+            and one.offset < other.offset + other.length
+            and other.offset < one.offset + one.length
         )
 
-
-def _overlap(one: FileRange, other: FileRange) -> bool:
-    return (
-        one.region == other.region
-        and one.offset < other.offset + other.length
-        and other.offset < one.offset + one.length
-    )
+    def _window(self, number: int, spared: FileRange | None) -> _Window:
+        window = self._windows[number]
+        if window is None:
+            region = self.table.regions[number]
+            shift = region.mmap_offset - region.guest_address
+            spare_low = min((bound.low for bound in self._protected[number]), default=ADDRESS_LIMIT) - shift
+            spare_high = max((bound.high for bound in self._protected[number]), default=0) - shift
+            page_mask = self.page_sizes[number] - 1
+            window = _Window(region.guest_address, region.guest_end, shift, page_mask, spare_low, spare_high, number)
+            self._windows[number] = window
+        if spared is None or self._files[spared.region] != self._files[number]:
+            return window
+        low, high = spared.offset - window.shift, spared.offset + spared.length - window.shift
+        return window._replace(spare_low=min(window.spare_low, low), spare_high=max(window.spare_high, high))

@@ -24,11 +24,13 @@ _MAP_GRANULARITY: Final = mmap.ALLOCATIONGRANULARITY
 
 @dataclass(frozen=True, slots=True)
 class RegionFile:
-    """One region's file. ``page_size`` is in bytes; ``sealed`` says that nobody can cut the file short."""
+    """One region's file. ``page_size`` is in bytes; ``sealed`` says that the file cannot be cut short. ``identity`` is
+    the same for all descriptors of one file."""
 
     fd: int
     page_size: int
     sealed: bool
+    identity: tuple[int, int]
 
 
 def open_region(region: MemoryRegion, fd: int) -> RegionFile:
@@ -48,7 +50,7 @@ def open_region(region: MemoryRegion, fd: int) -> RegionFile:
         )
     # A hugetlb file's preferred block is its huge page; any other file is discarded in pages of the system.
     page_size = status.st_blksize if status.st_blksize > PAGE_SIZE and _is_hugetlb(fd) else mmap.PAGESIZE
-    return RegionFile(fd, page_size, _is_sealed(fd))
+    return RegionFile(fd, page_size, _is_sealed(fd), (status.st_dev, status.st_ino))
 
 
 def _is_hugetlb(fd: int) -> bool:
@@ -107,7 +109,10 @@ class MappedRing:
     @property
     def lost(self) -> bool:
         """Whether memory below the ring is gone, so that what was read from the ring lately may mean nothing."""
-        return any(mapping.lost for mapping in self._mappings)
+        for mapping in self._mappings:  # noqa: SIM110  (a generator costs a call for each chain)
+            if mapping.lost:
+                return True
+        return False
 
     def close(self) -> None:
         """Give up the views and unmap. The ring must be out of use."""
@@ -198,7 +203,8 @@ class GuestMemory:
 
     def _refresh(self) -> None:
         protected = [part for place in self._ring_places.values() for part in place.parts]
-        self.device = DeviceMemory(self.table, tuple(file.page_size for file in self.files), protected)
+        page_sizes = tuple(file.page_size for file in self.files)
+        self.device = DeviceMemory(self.table, page_sizes, protected, tuple(file.identity for file in self.files))
 
     def read(self, address: int, length: int) -> bytes:
         """Return ``length`` bytes at guest ``address``.

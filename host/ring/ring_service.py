@@ -308,10 +308,6 @@ class RingService:
         finally:
             self._call_loop(self._turn_done, turn)
 
-    @property
-    def _is_stopping(self) -> bool:
-        return self._state is ServiceState.STOPPING
-
     def _call_loop(self, take: Callable[[Turn], None], turn: Turn) -> None:
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
             self._loop.call_soon_threadsafe(take, turn)
@@ -324,13 +320,13 @@ class RingService:
                 self._files.signal_call()
 
     def _serve_bursts(self, turn: Turn) -> None:
-        if (wanted := self._give_back_wanted) != self._give_back_done and not self._is_stopping:
+        if (wanted := self._give_back_wanted) != self._give_back_done and self._state is not ServiceState.STOPPING:
             self._give_back_done = wanted
             self._give_back_held()
         self._serve_chains(turn)
         # Kicks count as well as chains: kicks without a chain are no way to keep this thread for ever.
         for _ in range(CHAINS_PER_TURN):
-            if turn.end is ServiceEvent.MORE or self._is_stopping or not self._next_kick():
+            if turn.end is ServiceEvent.MORE or self._state is ServiceState.STOPPING or not self._next_kick():
                 return
             self._serve_chains(turn)
         if turn.chains == 0:
@@ -346,7 +342,7 @@ class RingService:
 
     def _serve_chains(self, turn: Turn) -> None:
         ring = self._ring
-        while not self._is_stopping:
+        while self._state is not ServiceState.STOPPING:
             if turn.chains == CHAINS_PER_TURN:
                 turn.end = ServiceEvent.MORE
                 return
@@ -382,7 +378,7 @@ class RingService:
         files = self._memory.files
         discarded = 0
         for place in plan.discards:
-            if self._is_stopping and time.monotonic() > self._patience_ends:
+            if self._state is ServiceState.STOPPING and time.monotonic() > self._patience_ends:
                 return None
             number, offset, length = place
             if punch_hole(files[number].fd, offset, length) == 0:

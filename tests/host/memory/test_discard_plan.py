@@ -203,3 +203,23 @@ def test_run_of_pages_is_cut_so_that_each_piece_is_good_or_bad_as_a_whole(
 )
 def test_words_of_the_refused_event_stay_what_they_are(reason: Refusal, word: str) -> None:
     assert reason.value == word
+
+
+def test_page_of_a_ring_is_off_limits_through_every_region_of_its_file() -> None:
+    """Two regions of one file: the ring is reached by both, and neither gives its page away."""
+    first = MemoryRegion(guest_address=GuestAddress(0), size=8 * P, user_address=UserAddress(0), mmap_offset=0)
+    second = MemoryRegion(
+        guest_address=GuestAddress(64 * P), size=8 * P, user_address=UserAddress(64 * P), mmap_offset=0
+    )
+    table = RegionTable([first, second])
+    ring = FileRange(0, 3 * P, 100)
+    memory = DeviceMemory(table, (P, P), [ring], ("file", "file"))
+    plan = memory.plan([(64 * P, P), (67 * P, P), (3 * P, P)])
+    assert plan.discards == [FileRange(1, 0, P)]
+    assert [(reason, address) for reason, address, _ in plan.refused] == [
+        (Refusal.RING_MEMORY, 67 * P),
+        (Refusal.RING_MEMORY, 3 * P),
+    ]
+    assert memory.plan([(66 * P, P)], (2 * P, 16)).refused_by_reason()[0].reason is Refusal.RING_MEMORY
+    apart = DeviceMemory(table, (P, P), [ring], ("file", "another"))
+    assert apart.plan([(67 * P, P)]).discards == [FileRange(1, 3 * P, P)]

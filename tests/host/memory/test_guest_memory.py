@@ -180,7 +180,7 @@ def test_ring_in_huge_pages_is_mapped_from_the_beginning_of_one() -> None:
     at = 2 * HUGE_PAGE - 0x3000
     parts = place(at, at + 0x2000, at + 0x4000)  # across the boundary of two
     before = mappings()
-    mapped = MappedRing(parts, [RegionFile(ram.fd, HUGE_PAGE, True)])
+    mapped = MappedRing(parts, [RegionFile(ram.fd, HUGE_PAGE, True, (0, 0))])
     lines = [line for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines() if "test-ram" in line]
     spans = [(line.split()[0].split("-"), int(line.split()[2], 16)) for line in lines]
     assert (HUGE_PAGE, 2 * HUGE_PAGE) in [(offset, int(end, 16) - int(start, 16)) for (start, end), offset in spans]
