@@ -131,10 +131,11 @@ def _run(arguments: argparse.Namespace) -> int:
     with open_json(arguments.json) as json_stream:
         _say_system(out)
         print(table.header(), file=out, flush=True)
-        results = _measure_all(figures, QUICK if arguments.quick else FULL, out)
-        print(table.summary(results), file=out)
+        judged = not arguments.quick
+        results = _measure_all(figures, FULL if judged else QUICK, out)
+        print(table.summary(results, judged=judged), file=out)
         if json_stream is not None:
-            print(table.as_json(results), file=json_stream, flush=True)
+            print(table.as_json(results, judged=judged), file=json_stream, flush=True)
     return 0
 
 
@@ -154,7 +155,7 @@ def _measure_all(figures: Sequence[Figure], scale: Scale, out: TextIO) -> list[R
         try:
             for result in measure(figures, bench):
                 progress.show("")
-                print(table.row(result), file=out, flush=True)
+                print(table.row(result, judged=scale is FULL), file=out, flush=True)
                 results.append(result)
         finally:
             progress.show("")

@@ -14,10 +14,10 @@ def header() -> str:
     return _COLUMNS.format("figure", "measured", "unit", "bar", "met", "reference").rstrip()
 
 
-def row(result: Result) -> str:
-    """Return one line of the table."""
+def row(result: Result, *, judged: bool = True) -> str:
+    """Return one line of the table. Values that are not ``judged`` say nothing about the bar."""
     figure = result.figure
-    met = "yes" if result.met else "NO"
+    met = ("yes" if result.met else "NO") if judged else "-"
     return _COLUMNS.format(
         figure.name, format_value(result.value), figure.unit, figure.bar_text, met, result.reference
     ).rstrip()
@@ -30,8 +30,10 @@ def format_value(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def summary(results: Sequence[Result]) -> str:
-    """Return the last line: how many bars are met, and which are not."""
+def summary(results: Sequence[Result], *, judged: bool = True) -> str:
+    """Return the last line: how many bars are met, and which are not; or that none was ``judged``."""
+    if not judged:
+        return f"{len(results)} figures ran. Nothing was judged: --quick measures too little for that"
     missed = [result.figure.name for result in results if not result.met]
     text = f"{len(results) - len(missed)} of {len(results)} bars met"
     return f"{text}; not met: {', '.join(missed)}" if missed else text
@@ -42,8 +44,8 @@ def listing(figures: Iterable[Figure]) -> str:
     return "\n".join(f"{figure.name:<16}  {figure.title} ({figure.bar_text} {figure.unit})" for figure in figures)
 
 
-def as_json(results: Iterable[Result]) -> str:
-    """Return the results as one JSON object, ``{"results": [...]}``."""
+def as_json(results: Iterable[Result], *, judged: bool = True) -> str:
+    """Return the results as one JSON object, ``{"results": [...]}``. ``met`` is null for what was not ``judged``."""
     rows = [
         {
             "name": result.figure.name,
@@ -52,7 +54,7 @@ def as_json(results: Iterable[Result]) -> str:
             "unit": result.figure.unit,
             "reference": result.reference,
             "bar": result.figure.bar_text,
-            "met": result.met,
+            "met": result.met if judged else None,
         }
         for result in results
     ]

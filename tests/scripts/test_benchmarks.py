@@ -129,6 +129,9 @@ def test_rows_stand_under_their_headings() -> None:
 def test_last_line_counts_and_names_what_is_missed() -> None:
     good, bad = Result(figure=AT_MOST, value=1, reference=""), Result(figure=AT_LEAST, value=0, reference="")
     assert table.summary([good]) == "1 of 1 bars met"
+    assert table.summary([good, bad], judged=False).startswith("2 figures ran. Nothing was judged")
+    assert table.row(bad, judged=False).split() == table.row(bad).replace("NO", "-").split()
+    assert json.loads(table.as_json([bad], judged=False))["results"][0]["met"] is None
     assert table.summary([good, bad]) == "1 of 2 bars met; not met: rate"
 
 
