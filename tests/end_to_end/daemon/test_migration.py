@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ from protocol.vhost_user_payloads import DeviceConfig, DeviceStateTransfer, LogD
 from protocol.virtio import LOG_ALL, PROTOCOL_FEATURES, feature_mask
 from protocol.virtio_balloon import BalloonConfig
 from tests.end_to_end.conftest import Scene
-from tests.harness.processes import DaemonProcess, open_fds, unchanged_fds, until
+from tests.harness.processes import DEADLINE, DaemonProcess, open_fds, unchanged_fds, until
 from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, MIB, Client, TestQueue, VirtualMachine
 
 MOVING: Final = feature_mask(ProtocolFeature.LOG_SHMFD, ProtocolFeature.DEVICE_STATE)
@@ -165,7 +166,8 @@ def test_log_call_is_signalled(scene: Scene, resources: ExitStack) -> None:
     assert machine.ask(FrontendRequest.SET_LOG_FD, fds=[call]) == 0
     start_logging(machine, log, machine.reporting)
     machine.check_alive()
-    until(lambda: os.eventfd_read(call) > 0, "the log was signalled")
+    assert select.select([call], [], [], DEADLINE)[0] == [call]
+    assert os.eventfd_read(call) > 0
     for _ in range(50):  # replaced while the log is written: a late signal must not reach a file of the same number
         machine.submit([(DATA_AT, PAGE_SIZE)])
         assert machine.ask(FrontendRequest.SET_LOG_FD, fds=[call]) == 0
