@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--ask",
         metavar=("PATH", "COMMAND"),
         nargs="+",
-        help="no daemon: give the one with --control PATH a COMMAND (query-commands lists them), arguments behind it "
+        help="no daemon: give the one with --control PATH a COMMAND (query-commands lists them), arguments after it "
         "as NAME=VALUE",
     )
     watch = parser.add_argument_group("watching")
@@ -115,7 +115,7 @@ def _add_device_options(device: argparse._ArgumentGroup) -> None:
         metavar="SECONDS",
         type=option_type(parse_interval),
         default=0,
-        help="ask each guest for its statistics so often, in whole seconds (default: 0, only when somebody wants them)",
+        help="ask each guest for its statistics so often, in whole seconds (default: 0, only on request)",
     )
 
 

@@ -3,7 +3,7 @@
 An entry is ten bytes: a 16-bit tag and a 64-bit value, little-endian and packed (virtio 1.2, 5.5.6.3). A driver may
 send any subset in any order, and with new kernels come new tags, which a device has to ignore.
 
-The text asks for a buffer of "a multiple of 6 bytes" (5.5.6.3.1), which fits no entry that it defines. Bytes behind the
+The text asks for a buffer of "a multiple of 6 bytes" (5.5.6.3.1), which fits no entry that it defines. Bytes after the
 last whole entry are passed over.
 
 All values are the guest's word. Linux has no value that means unknown: it leaves out what it does not know. A device
@@ -20,7 +20,7 @@ STATISTICS_BYTES_MAX: Final = 4096
 """Most bytes of one buffer that are believed. Linux has 16 tags and sends 160 bytes."""
 
 STATISTICS_INTERVAL_MAX: Final = (1 << 32) - 1
-"""Most seconds between two requests for statistics that an operator may wish for, as in QEMU."""
+"""Most seconds between two requests for statistics that an operator may ask for, as in QEMU."""
 
 _ENTRY: Final = struct.Struct("<HQ")
 _NAME_OF_TAG: Final = {int(tag): tag.name.lower() for tag in StatisticTag}
@@ -33,7 +33,7 @@ class BalloonStatistics:
     """What one buffer said.
 
     ``values`` go by the specification's names in lower case (``memfree``, ``majflt``); memory is in bytes, everything
-    else counts events since the guest booted. ``unknown`` is the number of entries with tags that nobody has named.
+    else counts events since the guest booted. ``unknown`` is the number of entries with unknown tags.
     """
 
     values: dict[str, int] = field(default_factory=dict)

@@ -10,13 +10,13 @@ Only before it is given back as used, only in the round that it was hinted for, 
 
 * The content of a block may be changed only as long as the guest has not written to it since the id was issued, and not
   after DONE. The device cannot see writes, so it has to know that the driver still holds the block. Between the kick
-  and the used entry a driver that releases blocks in order of their completion holds it, later nobody knows.
+  and the used entry a driver that releases blocks in order of their completion holds it; later it is unknown.
 * But the text also lets a driver release hinted blocks "even before the device has used them", provided that it
   initialises them. Linux does when its shrinker runs short of memory. Such a block may be in use, and written to, when
   the device gets to it: the discard then destroys data, and nothing that the device can do prevents it. So this feature
   is **not safe with Linux under memory pressure**. It is offered only where the operator asks for it. Free page
   reporting has no such gap, and neither has inflating.
-* A discard that is under way when DONE is shown would break the second rule. Therefore nobody shows DONE before
+* A discard that is under way when DONE is shown would break the second rule. Therefore DONE is not shown before
   :meth:`FreePageHinting.stop` was called *and* the worker of the free page queue was seen between two turns: from then
   on it finds the round closed before it discards anything (``RingService.settled``).
 
@@ -99,7 +99,7 @@ class FreePageHinting:
             self.driver_id = command_id
 
     def misunderstood(self) -> None:
-        """Take note of a command that is none: whatever follows belongs to no round."""
+        """Take note of an invalid command: what follows belongs to no round."""
         self.driver_id = None
 
     def accepts(self) -> bool:
@@ -112,10 +112,10 @@ class FreePageHinting:
         self.driver_id = None
 
     def follow(self, last_id: int) -> None:
-        """Go on behind round ``last_id`` of another device for the same driver. That round is over, whatever became of
+        """Go on after round ``last_id`` of another device for the same driver. That round is over, whatever became of
         it: the driver may release its blocks, and no id that it may have seen last is used again."""
         self.command_id, self.driver_id, self.last_id, self.issued = COMMAND_ID_DONE, None, last_id, 1
 
     def reset(self) -> None:
-        """The device was reset: there is no round, and nobody holds blocks any more."""
+        """The device was reset: there is no round, and no driver holds blocks."""
         self.command_id, self.driver_id = COMMAND_ID_STOP, None

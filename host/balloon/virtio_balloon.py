@@ -24,7 +24,7 @@ from protocol.virtio_balloon import (
 )
 
 PFN_BYTES_MAX: Final = 64 << 10
-"""Most bytes of page frame numbers that one chain is believed. Linux sends 1 KiB; nobody needs more than this."""
+"""Most bytes of page frame numbers that one chain may carry. Linux sends 1 KiB."""
 
 OFFERED: Final = feature_mask(
     FeatureBit.VERSION_1,

@@ -32,7 +32,7 @@ class ChainEvents:
         """Write ``event``, or let a later one with ``chains``, their number, stand for it. In that one, sizes and
         seconds are sums, other fields are the last that a chain had."""
         loop = asyncio.get_running_loop()
-        # Behind a sum that waits, never before it: the events of one name stay in order.
+        # After a sum that waits, never before it: the events of one name stay in order.
         if event not in self._sums and self._limit.allows(event, loop.time()):
             self._emit(event, **fields)
             return

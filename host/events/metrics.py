@@ -18,7 +18,7 @@ _EVENT_OF = {
 @dataclass(slots=True)
 class VmMetrics:
     """Counters of one virtual machine's life. Sizes are bytes; ``refused`` counts ranges by reason, ``unknown_tags``
-    entries of statistics that nobody has named."""
+    entries of statistics whose tag is unknown."""
 
     reports: int = 0
     reported_bytes: int = 0

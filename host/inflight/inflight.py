@@ -26,7 +26,7 @@ VERSION: Final = 1
 REGION_ALIGN: Final = 64
 
 VERSION_AT: Final = 8
-"""Where the 16-bit version stands in both headers. Zero means that nobody has written the region yet."""
+"""Where the 16-bit version stands in both headers. Zero means that the region was not written yet."""
 
 COUNTER_MASK: Final = (1 << 64) - 1
 
@@ -107,7 +107,7 @@ class InflightTracker(Protocol):
 
 
 def is_uninitialised(region: Region) -> bool:
-    """Return whether nobody has written the region yet."""
+    """Return whether the region was not written yet."""
     return region.read(VERSION_AT, 2) == bytes(2)
 
 

@@ -14,7 +14,7 @@ from protocol.vhost_user_payloads import InflightDescription
 
 
 def make_inflight_file(size: int) -> int:
-    """Return a descriptor of a new memory file of ``size`` zero bytes, whose size nobody can change."""
+    """Return a descriptor of a new memory file of ``size`` zero bytes, sealed against changes of its size."""
     fd = os.memfd_create("vhost-user-balloon-inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)

@@ -91,8 +91,8 @@ def open_tracked(
     """Return the device's side of ``ring`` with its chains noted in ``region``, which has ``entries`` descriptors.
 
     ``recovers`` says that a predecessor may have left chains in flight. The ring then goes on from its used position,
-    whatever ``base`` says, since a front-end that lost its back-end cannot know better; if nobody has written the
-    region yet, or without ``recovers``, it goes on from ``base``, and nothing is in flight.
+    whatever ``base`` says, since a front-end that lost its back-end cannot know better; if the
+    region was not written yet, or without ``recovers``, it goes on from ``base``, and nothing is in flight.
 
     Raises:
         VhostUserError: the region is too small or makes no sense, or ``base`` is no place in the ring.

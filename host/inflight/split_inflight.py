@@ -38,7 +38,7 @@ class SplitTracker:
 
     def begin(self) -> None:
         """Write a region in which nothing is in flight."""
-        self._region.write(VERSION_AT, bytes(2))  # whoever finds it half written finds it uninitialised
+        self._region.write(VERSION_AT, bytes(2))  # a region found half written is uninitialised
         self._region.write(SPLIT_HEADER.size, bytes(self._entries * SPLIT_ENTRY.size))
         self._region.write(0, SPLIT_HEADER.pack(0, VERSION, self._entries, 0, self._used))
 

@@ -1,4 +1,4 @@
-"""The files behind a virtual machine's memory: checking them, reading them, mapping the pages that hold rings.
+"""The files of a virtual machine's memory: checking them, reading them, mapping the pages that hold rings.
 
 Only ring pages are ever mapped. Everything else is read with ``pread``, which neither allocates a page where the file
 has a hole nor dies where the file was cut short.

@@ -1,9 +1,9 @@
-"""Mappings of files that somebody else may cut short, which costs their user a queue and nobody the process.
+"""Mappings of files that another process may cut short, which costs a queue and not the process.
 
-A load or a store behind the end of a mapped file is answered by the kernel with SIGBUS, which ends the process: with it
+A load or a store past the end of a mapped file is answered by the kernel with SIGBUS, which ends the process: with it
 every virtual machine's device. A handler that Python's ``signal`` module calls is no help, as the instruction is run
 again, and fails again, before it is called. The handler here is called by the kernel itself. It lays empty memory of
-this process over the mapping and notes that it is lost; the instruction then goes on with zeros, and whoever uses the
+this process over the mapping and notes that it is lost; the instruction then goes on with zeros, and the user of the
 mapping asks :attr:`GuardedMapping.lost` before it acts on what it read.
 
 It may be Python because the faults it is for are those of ``memoryview`` items: the thread then holds the interpreter's
@@ -72,8 +72,8 @@ class GuardedMapping:
 
     def __init__(self, fd: int, length: int, offset: int) -> None:
         self.lost = False
-        """Whether the mapping was accessed where the file has no memory. It holds zeros since then, which nobody else
-        sees or writes."""
+        """Whether the mapping was accessed where the file has no memory. It holds zeros of
+        this process since then."""
         self.mapping: Final = mmap.mmap(fd, length, offset=offset)
         self.length: Final = length
         self.address: Final = address_of(self.mapping)

@@ -5,7 +5,7 @@ poison value, which command ids of free page hinting were used, how often statis
 round of hinting does not travel: the destination lets the driver have its blocks back (``DONE``) and never uses an id
 of the source again.
 
-Whoever hands a state in is not trusted: every field is checked, and nothing else may be there.
+The sender of a state is not trusted: every field is checked, and nothing else may be there.
 
 Source: vhost-user specification, "Migrating back-end state".
 """

@@ -8,8 +8,9 @@ a page is discarded only if its content was zeros before.
 
 The front-end clears bits while they are being set here, in another process, so a bit has to be set by one atomic
 instruction. Python has none for shared memory, but Linux has: FUTEX_WAKE_OP ors a bit into a word of shared memory
-before it wakes anybody, and nobody waits here. Being the kernel, it answers EFAULT where the file was cut short, where
-an instruction of this process would end every virtual machine's daemon with SIGBUS. It takes about 1.5 microseconds.
+before it wakes a waiter, of which there is none here. Being the kernel, it answers EFAULT where the file was cut short,
+where an instruction of this process would end every virtual machine's daemon with SIGBUS. It takes about 1.5
+microseconds.
 
 Source: vhost-user specification, "Migration"; futex(2), FUTEX_WAKE_OP.
 """
@@ -96,8 +97,8 @@ class DirtyLog:
         self._call: Callable[[], None] | None = None
 
     def set_call(self, call: Callable[[], None] | None) -> None:
-        """Have ``call`` called after each :meth:`mark`, the signal that SET_LOG_FD asks for. It holds up nobody but the
-        one that marks. An earlier one may still be called by a mark that is not finished."""
+        """Have ``call`` called after each :meth:`mark`, the signal that SET_LOG_FD asks for. It holds up the
+        caller of :meth:`mark` alone. An earlier one may still be called by a mark that is not finished."""
         with self._lock:
             self._call = call
 
@@ -115,8 +116,8 @@ class DirtyLog:
     def mark(self, guest_address: int, length: int) -> None:
         """Note that the pages of ``length`` bytes at ``guest_address`` have been written. Never raises.
 
-        Pages behind the end of the log are not noted: it was told too short for them. Call it after the writes: who
-        clears a bit reads the page afterwards.
+        Pages past the end of the log are not noted: the log is too short for them. Call it after the writes: the
+        front-end clears a bit and then reads the page.
         """
         with self._lock:
             if self._mapping is None:

@@ -1,4 +1,4 @@
-"""One virtual machine's dirty log, inflight file and state on the move, with the descriptors behind them."""
+"""One virtual machine's dirty log, inflight file and state on the move, with their descriptors."""
 
 import asyncio
 from typing import Protocol, assert_never
@@ -72,7 +72,8 @@ class Migration:
         return queue
 
     def on_write(self, log: RingLog | None) -> OnWrite | None:
-        """Return what is to hear of a ring's writes: they are marked in the dirty log, or nobody cares."""
+        """Return what to call for each write into a ring, to mark it in the dirty log; None where writes are not
+        logged."""
         if log is None:
             return None
 

@@ -1,4 +1,4 @@
-"""Writing a device's state into a pipe, and reading one from it, without waiting for whoever is at its other end.
+"""Writing a device's state into a pipe, and reading one from it, without waiting for the process at its other end.
 
 The descriptor comes from a front-end and may be anything. Nothing here changes its flags, which its owner shares: every
 call asks for itself not to wait (RWF_NOWAIT, MSG_DONTWAIT).

@@ -1,10 +1,10 @@
 """Add one to an eventfd without ever waiting, as the kernel's own devices do.
 
-``write`` to an eventfd waits while its counter is full, and whoever shares it can fill it at any moment. No look before
-the write helps, no RWF_NOWAIT is known to it, and O_NONBLOCK would be the other side's too. But when an asynchronous
-read ends, the kernel itself adds one to the eventfd that the request names, and a counter that is full stays full. The
-read here is one of no bytes, which ends before ``io_submit`` returns. It takes about half a microsecond more than a
-look and a ``write``.
+``write`` to an eventfd waits while its counter is full, and a process that shares it can fill it at any moment. A look
+before the write does not help, RWF_NOWAIT is unknown to it, and O_NONBLOCK would be the other side's too. But when an
+asynchronous read ends, the kernel itself adds one to the eventfd that the request names, and a counter that is full
+stays full. The read here is one of no bytes, which ends before ``io_submit`` returns. It takes about half a microsecond
+more than a look and a ``write``.
 
 Source: io_submit(2), IOCB_FLAG_RESFD; linux/aio_abi.h.
 """

@@ -44,7 +44,7 @@ class CallFile:
         self._poll.register(fd, select.POLLOUT)
 
     def signal(self) -> None:
-        """Tell the driver once. A full descriptor has an interrupt pending anyway; a closed one has nobody to tell."""
+        """Tell the driver once. A full descriptor has an interrupt pending anyway; a closed one has no reader."""
         with contextlib.suppress(OSError):
             if self._socket is not None:
                 self._socket.send(_EIGHT_BYTES, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

@@ -1,13 +1,13 @@
 """One running queue: from a kick to the used entry, discards included.
 
 The event loop only notices the kick that begins a turn. Everything between the kick and the guest's interrupt happens
-on a worker thread, in one go: take a chain, discard, give it back, call. So a large discard stalls nobody else, and a
-small one does not wait for the loop. At most one worker serves a queue at a time, which keeps the order of its chains
+on a worker thread, in one go: take a chain, discard, give it back, call. So a large discard stalls no other queue, and
+a small one does not wait for the loop. At most one worker serves a queue at a time, which keeps the order of its chains
 and makes the ring's state single-threaded; the loop touches it only while no worker does.
 
 Drivers report in bursts, one chain outstanding: the next kick follows an interrupt within microseconds. So a worker
 that has emptied the ring waits for that kick itself for a moment, which saves the way through the loop. A worker
-handles a bounded number of chains and then queues up again behind the other queues' workers.
+handles a bounded number of chains and then queues up again after the other queues' workers.
 """
 
 import asyncio

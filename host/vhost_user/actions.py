@@ -1,7 +1,7 @@
 """The effects that a vhost-user message can have, as values: :mod:`host.vhost_user.backend` yields them, the shell
 performs them.
 
-A file descriptor in an action changes its owner: whoever performs the action has to close it some day.
+A file descriptor in an action changes its owner: the shell that performs the action closes it some day.
 """
 
 from collections.abc import Generator

@@ -1,4 +1,4 @@
-"""The messages about the device's configuration space, and the news of its changes.
+"""The messages about the device's configuration space.
 
 Source: vhost-user specification, "Virtio device config space"; virtio 1.2, 5.5.4.
 """

@@ -22,7 +22,7 @@ class KickMethod(StrEnum):
     IN_BAND = "in-band"
     """By VRING_KICK messages."""
     POLLING = "polling"
-    """Nobody tells: it looks."""
+    """There is no notification: it looks at intervals."""
 
     @staticmethod
     def of(*, has_descriptor: bool, in_band: bool) -> "KickMethod":

@@ -93,7 +93,7 @@ class SplitDeviceVirtqueue:
                 # virtio 1.2, 2.7.5.3.2: "The device MUST ignore the write-only flag in the descriptor that refers to
                 # an indirect table", and MUST handle direct descriptors followed by one indirect.
                 if flags & VIRTQ_DESC_F_NEXT:
-                    raise VirtqueueError(f"descriptor chain {head} goes on behind an indirect table")
+                    raise VirtqueueError(f"descriptor chain {head} goes on after an indirect table")
                 self._read_indirect(address, length, readable, writable)
                 return Chain(head, readable, writable, (address, length))
             if flags & VIRTQ_DESC_F_WRITE:

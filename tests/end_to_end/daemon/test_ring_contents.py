@@ -211,7 +211,7 @@ BROKEN: dict[str, tuple[Callable[[VirtualMachine], None], str]] = {
     "table over the end": (table(PAGE, PAGE, address=GUEST_BASE + RAM_BYTES - 16), "are outside the guest's memory"),
     "table at the end of the address space": (table(PAGE, address=(1 << 64) - 8), "are outside the guest's memory"),
     "table in a table": (table((TABLE, 16, INDIRECT, 0)), "an indirect descriptor inside an indirect table"),
-    "table that goes on": (table(PAGE, flags=INDIRECT | NEXT), "goes on behind an indirect table"),
+    "table that goes on": (table(PAGE, flags=INDIRECT | NEXT), "goes on after an indirect table"),
     "loop in a table": (table((DATA, P, WRITE | NEXT, 0)), "is a loop"),
     "next outside a table": (table((DATA, P, WRITE | NEXT, 2), PAGE), "descriptor index 2 in an indirect table of 2"),
 }

@@ -175,7 +175,7 @@ def test_table_inside_a_table_is_refused() -> None:
 def test_chain_that_goes_on_behind_its_table_is_refused() -> None:
     ring = Hostile()
     ring.describe_table(Descriptor(0xA, 1, 0, 0)).describe(indirect(ring.table, 16, INDIRECT | NEXT, 1)).offer(0)
-    ring.refuses("goes on behind an indirect table")
+    ring.refuses("goes on after an indirect table")
 
 
 @pytest.mark.parametrize("following", [2, 9, 65535])
