@@ -40,10 +40,6 @@ class QueueNumbers:
         """Begin anew, for another driver."""
         self.dialect = self.ordered or QueueDialect.NEGOTIATED
 
-    def count(self, offered: int) -> int:
-        """Return how many queue numbers there are at most when all that is ``offered`` is accepted."""
-        return max(queue_numbers(self.dialect, negotiated=offered, offered=offered)) + 1
-
     def learn(self, set_up: Set[int], running: Set[int], *, negotiated: int, offered: int) -> bool:
         """Take note of the numbers of all rings that were ``set_up``. Return whether another dialect is in force now.
 

@@ -103,7 +103,7 @@ async def test_accepting_pauses_while_there_is_no_descriptor_left(
         assert (accepts, len(later)) == (1, 1)
         assert [record.message for record in caplog.records] == ["cannot accept a virtual machine: Too many open files"]
     later[0]()
-    assert await asyncio.to_thread(client.ask, FrontendRequest.GET_QUEUE_NUM) == 4
+    assert await asyncio.to_thread(client.ask, FrontendRequest.GET_QUEUE_NUM) == 5
     client.close()
     assert not running.done()  # else the signal would end the tests
     os.kill(os.getpid(), signal.SIGTERM)

@@ -133,7 +133,7 @@ def test_storm_of_bad_messages_holds_nobody_up(scene: Scene) -> None:
     client.send(build_message(FrontendRequest.SET_FEATURES, 0) * count)
     for _ in range(20):
         scene.neighbour.check_alive()
-    assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 4
+    assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 5
     client.close()
     daemon = scene.daemon
     daemon.settled(client.number)
@@ -252,7 +252,7 @@ def test_daemon_without_descriptors_left_serves_whom_it_has(tmp_path: Path) -> N
             machine.check_alive()
             until(lambda: "Too many open files" in daemon.stderr(), "the complaint")
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limit)
-            assert waiting.ask(FrontendRequest.GET_QUEUE_NUM) == 4
+            assert waiting.ask(FrontendRequest.GET_QUEUE_NUM) == 5
             waiting.close()
         assert daemon.stop() == 0
         assert daemon.stderr() == "vhost-user-balloon: cannot accept a virtual machine: Too many open files\n"
@@ -264,7 +264,7 @@ def test_file_that_takes_the_last_descriptor_ends_one_session_only(tmp_path: Pat
     with DaemonProcess(tmp_path) as daemon, VirtualMachine(daemon.socket_path) as machine:
         machine.check_alive()
         client = Client(daemon.socket_path)
-        assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 4
+        assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 5
         with (tmp_path / "file").open("w+b") as file:
             limit = forbid_more_descriptors(daemon.pid, 1)
             client.request(FrontendRequest.SET_VRING_KICK, VringFile(2, True), [file.fileno()])

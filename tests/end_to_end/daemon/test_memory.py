@@ -187,7 +187,7 @@ def test_no_memory_at_all_parks_the_rings(scene: Scene) -> None:
     machine.ram.touch(DATA_AT, PAGE_SIZE)
     before = machine.ram.pages()
     machine.submit([(DATA_AT, PAGE_SIZE)])
-    assert machine.ask(FrontendRequest.GET_QUEUE_NUM) == 4
+    assert machine.ask(FrontendRequest.GET_QUEUE_NUM) == 5
     assert machine.ram.pages() == before
     machine.set_memory()  # and the ring goes on, without another kick
     machine.reporting.collect()

@@ -46,7 +46,7 @@ def many_fds() -> Iterator[list[int]]:
 
 def assert_in_step(client: Client) -> None:
     """Check that the connection still works and owes no reply."""
-    assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 4
+    assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 5
 
 
 # -- framing ----------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def test_reserved_header_flags_are_ignored_and_never_echoed(client: Client) -> N
     client.send(header(FrontendRequest.SET_OWNER, 0xFFFFFF09, 0))
     assert client.raw_reply() == (FrontendRequest.SET_OWNER, 0x5, struct.pack("<Q", 0))
     client.send(header(FrontendRequest.GET_QUEUE_NUM, 0x9, 0))
-    assert client.raw_reply() == (FrontendRequest.GET_QUEUE_NUM, 0x5, struct.pack("<Q", 4))
+    assert client.raw_reply() == (FrontendRequest.GET_QUEUE_NUM, 0x5, struct.pack("<Q", 5))
 
 
 @pytest.mark.parametrize("length", [1, 11, 12, 15, 19])
