@@ -24,7 +24,7 @@ from host.vhost_user import (
     ring_requests,
 )
 from host.vhost_user.actions import Action, ActionResult, Announce
-from host.vhost_user.session import NEEDED_FEATURE, Answer, Handler, MustClose, Session
+from host.vhost_user.session import NEEDED_FEATURE, Answer, Handler, MustClose, RefusedDriver, Session
 from protocol.errors import VhostUserError
 from protocol.vhost_user import FRONTEND_REQUEST_FORMS, FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import BadMessage, Message, build_ack, build_own_reply, build_refusal
@@ -99,6 +99,8 @@ def handle(session: Session, message: Message | BadMessage) -> Generator[Action,
         yield Announce("message_refused", {"request": _name(message.request), "reason": str(error)})
         if isinstance(error, MustClose):
             raise
+        if isinstance(error, RefusedDriver) and not _is_heard(session, message):
+            raise MustClose(f"{error}, and {_name(message.request)} wanted no reply that could say so") from error
         return _refuse(session, message, error)
     if isinstance(answer, Answer):
         return Reply(build_own_reply(request, answer.payload), answer.fds)
@@ -109,6 +111,12 @@ def handle(session: Session, message: Message | BadMessage) -> Generator[Action,
 
 def _wants_ack(session: Session, message: Message | BadMessage) -> bool:
     return message.need_reply and session.has_protocol_feature(ProtocolFeature.REPLY_ACK)
+
+
+def _is_heard(session: Session, message: Message | BadMessage) -> bool:
+    # With a device status the driver sees that the device does not take its features (virtio 1.2, 3.1.1, step 6).
+    told_by_status = message.request == FrontendRequest.SET_FEATURES
+    return _wants_ack(session, message) or (told_by_status and session.has_protocol_feature(ProtocolFeature.STATUS))
 
 
 def _refuse(session: Session, message: Message | BadMessage, error: VhostUserError) -> Reply | None:

@@ -33,7 +33,7 @@ def set_status(session: Session, message: Message) -> Effects:
         raise VhostUserError(f"device status {status:#x} has more than 8 bits")
     if status == 0:
         yield from reset_device(session, message)
-    elif session.features_refused or not session.features:
+    elif not session.features_accepted:
         # virtio 1.2, 3.1.1: the driver reads the status again to see whether the device takes its features.
         status &= ~DeviceStatus.FEATURES_OK
     session.status = status | session.status & DeviceStatus.DEVICE_NEEDS_RESET  # which only a reset clears
@@ -51,6 +51,6 @@ def reset_device(session: Session, _message: Message) -> Effects:
         vring.reset()
     session.queue_numbers.forget()
     session.features = session.status = 0
-    session.features_refused = session.config_change_pending = session.needs_reset_pending = False
+    session.features_accepted = session.config_change_pending = session.needs_reset_pending = False
     session.balloon.reset()
     yield Announce("reset", {})

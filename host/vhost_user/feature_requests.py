@@ -3,14 +3,19 @@
 Source: vhost-user specification, "Front-end message types", "Protocol features".
 """
 
+from typing import Final
+
 from host.vhost_user import ring_control
 from host.vhost_user.actions import Announce, Effects, SetBackendChannel
-from host.vhost_user.session import Handling, MustClose, Session, u64_of
+from host.vhost_user.session import Handling, MustClose, RefusedDriver, Session, u64_of
 from protocol.errors import VhostUserError
 from protocol.vhost_user import ProtocolFeature
 from protocol.vhost_user_codec import Message
 from protocol.virtio import LOG_ALL, PROTOCOL_FEATURES, FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import QUEUES_MAX, queue_order
+
+_VERSION_1_ONLY: Final = feature_mask(FeatureBit.RING_PACKED, FeatureBit.IN_ORDER)
+"""Features that a legacy driver cannot accept: its feature word has 32 bits (virtio 1.2, 2.2.3)."""
 
 
 def set_owner(_session: Session, _message: Message) -> Effects:
@@ -33,19 +38,25 @@ def get_features(session: Session, _message: Message) -> Handling:
 
 
 def set_features(session: Session, message: Message) -> Effects:
-    """SET_FEATURES: what the driver accepts. It may come twice, the second time without bit 30."""
+    """SET_FEATURES: what the driver accepts. It may come twice, the second time without bit 30.
+
+    A legacy driver (virtio 1.2, 2.2.3) does not accept VERSION_1. On a little-endian machine its split rings are those
+    of version 1: the layout that the legacy interface prescribes (2.7.2) is one of those that addresses can describe,
+    and the balloon's fields and arrays are little-endian in both.
+    """
     features = u64_of(message)
-    session.features_refused = True
+    session.features_accepted = False
     if unknown := features & ~session.offered:
-        raise VhostUserError(f"feature bits {unknown:#x} were not offered")
-    if not has_feature(features, FeatureBit.VERSION_1):
-        raise VhostUserError("VERSION_1 was not accepted, and this device has no legacy mode")
+        raise RefusedDriver(f"feature bits {unknown:#x} were not offered")
+    newer = features & _VERSION_1_ONLY
+    if newer and not has_feature(features, FeatureBit.VERSION_1):
+        raise RefusedDriver(f"feature bits {newer:#x} were accepted without VERSION_1")
     if (features ^ session.features) & ~LOG_ALL:
         yield from ring_control.pause_all(session)  # what runs has the old features' queue order and ring rules
     if queue_order(features) != queue_order(session.features):
         session.queue_numbers.forget()
     session.features = session.balloon.features = features
-    session.features_refused = False
+    session.features_accepted = True
     queues = [queue.value for queue in queue_order(features)]
     yield Announce("features", {"negotiated": features, "queues": queues})
     if not features & PROTOCOL_FEATURES:

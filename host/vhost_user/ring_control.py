@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from host.vhost_user.actions import Announce, Effects, LogRing, SendBackendRequest, StartRing, StoppedRing, StopRing
-from host.vhost_user.session import Session
+from host.vhost_user.session import RefusedDriver, Session
 from host.vhost_user.vring import RingEvent, Vring
 from host.virtqueue.ring_place import RingLog
 from host.virtqueue.virtqueue import RingFeatures
@@ -86,7 +86,9 @@ def run_wanted(session: Session, asked: Vring | None = None) -> Effects:
             yield start
         except VhostUserError as error:
             yield from _park(vring, str(error))
-            if vring is asked:
+            if vring is asked and session.table.regions:
+                raise RefusedDriver(str(error)) from error
+            if vring is asked:  # its memory may still come
                 raise
         else:
             vring.move(RingEvent.RUN)

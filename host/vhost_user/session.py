@@ -61,6 +61,13 @@ class MustClose(VhostUserError):
     """What the front-end did leaves no way but to close the connection, such as waiting for a reply that cannot be."""
 
 
+class RefusedDriver(VhostUserError):
+    """A refusal that leaves the driver with rings that are never served: it loses the memory that it puts on them.
+
+    Where the front-end cannot hear of it the connection is closed.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The payload of a request's own reply together with the file descriptors that ride on it."""
@@ -80,8 +87,9 @@ Handler: TypeAlias = "Callable[[Session, Message], Handling]"
 class Session:
     """All that the front-end negotiated and configured: one plain record (besides the file descriptors).
 
-    ``features_refused`` says that the last SET_FEATURES was refused. ``config_change_pending`` says that the
-    configuration space may have changed and the driver has not been told, since its rings stood still.
+    ``features_accepted`` says that a SET_FEATURES has come and the last one was not refused.
+    ``config_change_pending`` says that the configuration space may have changed and the driver has not been told, since
+    its rings stood still.
     ``needs_reset_pending`` says that DEVICE_NEEDS_RESET was set in ``status`` and the driver has not been told.
     """
 
@@ -95,7 +103,7 @@ class Session:
     has_backend_channel: bool = False
     queue_numbers: QueueNumbers = field(default_factory=QueueNumbers)
     status: int = 0
-    features_refused: bool = False
+    features_accepted: bool = False
     config_change_pending: bool = False
     needs_reset_pending: bool = False
 
@@ -120,12 +128,17 @@ class Session:
         return self.has_protocol_feature(ProtocolFeature.STATUS) and bool(self.status & DeviceStatus.DRIVER_OK)
 
     @property
+    def has_features(self) -> bool:
+        """Whether a driver has accepted features: a legacy driver may accept none of them."""
+        return self.features_accepted or self.features != 0
+
+    @property
     def lost_bit_30(self) -> bool:
         """Whether the driver runs without VHOST_USER_F_PROTOCOL_FEATURES although protocol features are in use.
 
         So does User Mode Linux when its virtio core sets the features a second time.
         """
-        return self.features != 0 and self.protocol_features != 0 and not self.features & PROTOCOL_FEATURES
+        return self.has_features and self.protocol_features != 0 and not self.features & PROTOCOL_FEATURES
 
     @property
     def packed(self) -> bool:
@@ -135,7 +148,7 @@ class Session:
     @property
     def ring_format(self) -> RingFormat | None:
         """The format of the rings, None while no features are negotiated."""
-        if self.features == 0:
+        if not self.has_features:
             return None
         return RingFormat.PACKED if self.packed else RingFormat.SPLIT
 

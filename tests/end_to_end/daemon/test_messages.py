@@ -264,8 +264,6 @@ def test_protocol_features_that_were_not_offered(scene: Scene, client: Client) -
         OFFERED | feature_mask(FeatureBit.RING_PACKED),
         OFFERED | feature_mask(BalloonFeature.PAGE_POISON),
         OFFERED | 1 << 63,
-        OFFERED & ~feature_mask(FeatureBit.VERSION_1),
-        0,
     ],
 )
 def test_features_that_cannot_be_had(scene: Scene, client: Client, features: int) -> None:

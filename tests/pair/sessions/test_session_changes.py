@@ -218,8 +218,9 @@ def bad(shell: Shell, name: str) -> object:
             return shell.ask(FrontendRequest.REM_MEM_REG, region_number(3))
         case "feature not offered":
             return shell.ask(FrontendRequest.SET_FEATURES, FEATURES | 1 << 33)
-        case "no VERSION_1":
-            return shell.ask(FrontendRequest.SET_FEATURES, FEATURES & ~(1 << 32))
+        case "IN_ORDER without VERSION_1":
+            shell.session.offered |= 1 << 35
+            return shell.ask(FrontendRequest.SET_FEATURES, (FEATURES | 1 << 35) & ~(1 << 32))
         case "protocol feature not offered":
             return shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES | 1 << 20)
         case _:
@@ -266,7 +267,7 @@ def region_number(number: int) -> MemoryRegion:
         "region again",
         "unknown region",
         "feature not offered",
-        "no VERSION_1",
+        "IN_ORDER without VERSION_1",
         "protocol feature not offered",
         "SET_STATUS",
         "VRING_KICK",
