@@ -108,7 +108,8 @@ class Connection:
     def setup(self) -> DeviceSetup:
         """How the driver has set the device up."""
         session = self._session
-        kicks = {service.queue: service.kick_method for _, service in sorted(self._services.items())}
+        services = [service for _, service in sorted(self._services.items())]
+        kicks = {service.queue: service.kick_method for service in services if service.queue is not None}
         return DeviceSetup(session.ring_format, session.queue_numbers.dialect, kicks)
 
     def queue(self, queue: BalloonQueue) -> RingService | None:

@@ -12,6 +12,7 @@ from host.balloon.balloon_statistics import STATISTICS_BYTES_MAX, BalloonStatist
 from host.balloon.free_page_hinting import COMMAND_ID_SIZE, FreePageHinting
 from host.memory.discard_plan import DeviceMemory, DiscardPlan, Refusal
 from host.virtqueue.virtqueue import Buffer, Chain, ReadGuest
+from protocol.balloon_statistics import STATISTIC_SIZE
 from protocol.memory import PAGE_SIZE
 from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import (
@@ -133,8 +134,10 @@ class VirtioBalloon:
             return Refusal.POISON
         return None
 
-    def serve(self, queue: BalloonQueue, chain: Chain, memory: DeviceMemory, read_guest: ReadGuest) -> Outcome:
+    def serve(self, queue: BalloonQueue | None, chain: Chain, memory: DeviceMemory, read_guest: ReadGuest) -> Outcome:
         """Return what ``chain`` asks for and says. Nothing is done yet but to take note of a hinting command.
+
+        Of a ``queue`` that no numbering knows (None) every buffer is refused.
 
         Raises:
             VirtqueueError: what a device-readable buffer names lies outside the guest's memory.
@@ -163,6 +166,10 @@ class VirtioBalloon:
                 outcome.statistics, outcome.hold = parse_statistics(data), True
             case BalloonQueue.FREE_PAGE:
                 self._serve_hint(chain, memory, outcome, read_guest)
+            case None:
+                _refuse_all(Refusal.UNKNOWN_QUEUE, chain.writable, plan)
+                _refuse_all(Refusal.UNKNOWN_QUEUE, chain.readable, plan)
+                outcome.hold = not chain.writable and _looks_like_statistics(chain.readable, read_guest)
         return outcome
 
     def _serve_hint(self, chain: Chain, memory: DeviceMemory, outcome: Outcome, read_guest: ReadGuest) -> None:
@@ -200,6 +207,13 @@ def _read_array(buffers: list[Buffer], limit: int, plan: DiscardPlan, read_guest
         if room > 0 and length > 0:
             data += read_guest(address, min(length, room))
     return bytes(data)
+
+
+def _looks_like_statistics(buffers: list[Buffer], read_guest: ReadGuest) -> bool:
+    # A driver answers a statistics buffer that it has back with the next one at once, without end.
+    data = _read_array(buffers, STATISTICS_BYTES_MAX, DiscardPlan(), read_guest)
+    statistics = parse_statistics(data)
+    return len(data) % STATISTIC_SIZE == 0 and bool(statistics.values) and statistics.unknown == 0
 
 
 def _read_pfns(buffers: list[Buffer], plan: DiscardPlan, read_guest: ReadGuest) -> list[int]:

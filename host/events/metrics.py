@@ -42,7 +42,7 @@ class VmMetrics:
         if outcome.statistics is not None:
             self.unknown_tags += outcome.statistics.unknown
             tell("statistics", t=round(chain.finished, 6), **outcome.statistics.values)
-        else:
+        elif chain.queue is not None:
             fields: dict[str, object] = {}
             match chain.queue:
                 case BalloonQueue.REPORTING:

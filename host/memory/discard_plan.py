@@ -28,6 +28,7 @@ class Refusal(Enum):
     BAD_COMMAND = "bad_command"
     STALE_HINT = "stale_hint"
     POISON = "poison"
+    UNKNOWN_QUEUE = "unknown_queue"
     DISCARD_OFF = "discard_off"
     DISCARD_FAILED = "discard_failed"
 

@@ -15,7 +15,7 @@ class ServedChain:
     """What became of one chain. ``finished`` is when it was given back, or when it was seen if it is held
     (CLOCK_MONOTONIC, seconds), ``seconds`` the time since it was taken."""
 
-    queue: BalloonQueue
+    queue: BalloonQueue | None
     outcome: Outcome
     finished: float
     seconds: float

@@ -44,6 +44,7 @@ class DropRegion:
 class StartRing:
     """Serve a queue from now on, beginning with one look at its ring, and before that with one interrupt if asked.
 
+    ``queue`` None is a queue that no numbering knows: its chains are given back, and nothing is done for them.
     ``base`` is where the ring goes on, as SET_VRING_BASE words it: 16 bits of a split ring, 32 of a packed one.
     ``resumes`` says that the front-end has not set the queue up anew since it was last stopped. ``inband`` says that
     kicks and interrupts for which there is no descriptor are messages. ``recovers`` says that an inflight file has come
@@ -51,7 +52,7 @@ class StartRing:
     """
 
     index: int
-    queue: BalloonQueue
+    queue: BalloonQueue | None
     place: RingPlace
     base: int
     features: RingFeatures

@@ -64,23 +64,27 @@ def run_wanted(session: Session, asked: Vring | None = None) -> Effects:
         VhostUserError: ``asked`` cannot run.
     """
     set_up = {vring.index for vring in session.vrings if vring.is_set_up}
-    running = {vring.index for vring in session.vrings if vring.running}
+    running = {vring.index for vring in session.vrings if vring.running and vring.has_role}
     if session.queue_numbers.learn(set_up, running, negotiated=session.features, offered=session.offered):
         yield Announce("queue_numbers", {"dialect": session.queue_numbers.dialect.value})
     for vring in session.vrings:
-        if vring.running or not vring.is_wanted:
+        if (vring.running and vring.has_role) or not vring.is_wanted:
             continue
         try:
             queue = session.queue_numbers.role(
                 vring.index, set_up, negotiated=session.features, offered=session.offered
             )
         except VhostUserError as error:
-            yield from _park(vring, str(error))
+            if not vring.running:
+                yield from _park(vring, str(error))
             continue
         if queue is None:
+            if vring.running:
+                continue
             dialect = session.queue_numbers.dialect.value
-            yield from _park(vring, f"there is no queue {vring.index} by the {dialect} numbers")
-            continue
+            reason = f"there is no queue {vring.index} by the {dialect} numbers"
+            yield Announce("queue_unknown", {"queue": vring.index, "reason": reason})
+        yield from pause(session, vring)
         try:
             start = _start_ring(session, vring, queue)
             yield start
@@ -93,7 +97,7 @@ def run_wanted(session: Session, asked: Vring | None = None) -> Effects:
         else:
             vring.move(RingEvent.RUN)
             vring.parked, vring.signal_first, vring.recovers = None, False, False
-            vring.log = start.log
+            vring.log, vring.has_role = start.log, queue is not None
     yield from notify_config_change(session)
 
 
@@ -154,7 +158,7 @@ def _park(vring: Vring, reason: str) -> Effects:
         yield Announce("queue_stopped", {"queue": vring.index, "reason": reason})
 
 
-def _start_ring(session: Session, vring: Vring, queue: BalloonQueue) -> StartRing:
+def _start_ring(session: Session, vring: Vring, queue: BalloonQueue | None) -> StartRing:
     features = session.features
     return StartRing(
         index=vring.index,

@@ -73,7 +73,8 @@ class Vring:
     ``parked`` says why the ring cannot run although it should, once that was found. ``signal_first`` asks for one
     interrupt when the ring runs again, ``resumes`` says that it has run since it was set up, ``address_set`` that its
     addresses were told, or confirmed by a kick, since GET_VRING_BASE, ``recovers`` that an inflight file has come since
-    it last ran. ``log`` is where its writes are logged while it runs.
+    it last ran. ``log`` is where its writes are logged while it runs. ``has_role`` says that it was known which queue
+    it is when it last began to run.
     """
 
     index: int
@@ -88,6 +89,7 @@ class Vring:
     address_set: bool = False
     recovers: bool = False
     log: RingLog | None = None
+    has_role: bool = False
 
     def move(self, event: RingEvent) -> None:
         """Go to the state that ``event`` leads to."""

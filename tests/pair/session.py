@@ -91,7 +91,8 @@ def describe(action: Action) -> str:
             return f"drop region {number}"
         case StartRing():
             told = ", tell the driver" if action.signal_first else ""
-            return f"start {action.index} {action.queue.value} at {action.base}{told}"
+            queue = "unknown" if action.queue is None else action.queue.value
+            return f"start {action.index} {queue} at {action.base}{told}"
         case StopRing(index=index):
             return f"stop {index}"
         case SetVringFile(request=request, index=index, fd=fd):

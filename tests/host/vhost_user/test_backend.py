@@ -170,14 +170,14 @@ def test_protocol_feature_that_was_not_offered_keeps_the_old_set(bit: int) -> No
     assert shell.session.protocol_features == PROTOCOL_FEATURES
 
 
-def test_queue_that_was_negotiated_away_is_inert() -> None:
+def test_queue_that_was_negotiated_away_is_only_answered() -> None:
     shell = negotiated()
     shell.ask(FrontendRequest.SET_FEATURES, FEATURES & ~(1 << 5))
     shell.ring("NUM", 2, 256)
     shell.ring("ADDR", 2)
     shell.ring("KICK", 2, 12)
     assert shell.ring("ENABLE", 2, 1) == 0
-    assert 2 not in shell.running
+    assert shell.running[2].queue is None
 
 
 def test_rings_know_the_features_they_run_with() -> None:

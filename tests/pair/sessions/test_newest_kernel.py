@@ -18,7 +18,7 @@ OFFERS = {
 }
 
 
-def running(shell: Shell) -> dict[int, BalloonQueue]:
+def running(shell: Shell) -> dict[int, BalloonQueue | None]:
     return {index: start.queue for index, start in shell.running.items()}
 
 
