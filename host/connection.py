@@ -34,6 +34,7 @@ from host.vhost_user.actions import (
     AddRegion,
     Announce,
     DropRegion,
+    ForgetDriver,
     KickRing,
     LogRing,
     ReplaceMemory,
@@ -291,6 +292,8 @@ class Connection:
                 self._send_request(data)
             case Announce(event=event, fields=fields):
                 self._tell(event, **fields)
+            case ForgetDriver():
+                self.control.driver_left()
             case LogRing(index=index, log=log):
                 self._services[index].set_on_write(self._migration.on_write(log))
             case _:
@@ -363,6 +366,7 @@ class Connection:
     def restore_state(self, state: DeviceState) -> None:
         """Go on from the state that the back-end at the virtual machine's source has left."""
         restore_state(state, self.balloon, self.control, self.metrics)
+        self._session.forget_places()
         self._session.config_change_pending = True  # for the driver, once a queue runs
         self._tell("state_loaded", target_bytes=state.num_pages << PFN_SHIFT, actual_bytes=state.actual << PFN_SHIFT)
 

@@ -109,13 +109,15 @@ class FreePageHinting:
 
     def forget_driver(self) -> None:
         """The queue begins anew: what an earlier driver said is void."""
-        self.driver_id = None
+        self.driver_id = self.ended_id = None
 
     def follow(self, last_id: int) -> None:
         """Go on after round ``last_id`` of another device for the same driver. That round is over, whatever became of
         it: the driver may release its blocks, and no id that it may have seen last is used again."""
-        self.command_id, self.driver_id, self.last_id, self.issued = COMMAND_ID_DONE, None, last_id, 1
+        self.command_id, self.last_id, self.issued, self.issued_at_stop = COMMAND_ID_DONE, last_id, 1, 0
+        self.forget_driver()
 
     def reset(self) -> None:
         """The device was reset: there is no round, and no driver holds blocks."""
-        self.command_id, self.driver_id = COMMAND_ID_STOP, None
+        self.command_id = COMMAND_ID_STOP
+        self.forget_driver()

@@ -77,8 +77,8 @@ class VirtioBalloon:
     has its memory pinned). ``drivers`` counts the drivers that have left. ``settled_for`` is its value at the last
     chain that was not statistics; while they are equal ``poison_val`` is settled: a driver must not change it after
     DRIVER_OK (virtio 1.2, 5.5.6.6.1), and no chain comes before that. ``poison_told`` says that the driver has written
-    ``poison_val`` at all. It must have before DRIVER_OK, but a device that took over from one that was killed has not
-    heard of it.
+    ``poison_val`` at all, ``poison_is_old`` that a ring has run since. The driver must have before DRIVER_OK, but a
+    device that took over from one that was killed has not heard of it.
     """
 
     config: BalloonConfig = field(default_factory=BalloonConfig)
@@ -87,6 +87,7 @@ class VirtioBalloon:
     poison_told: bool = False
     drivers: int = field(default=0, compare=False)
     settled_for: int = field(default=-1, compare=False)
+    poison_is_old: bool = field(default=False, compare=False)
     hinting: FreePageHinting = field(default_factory=FreePageHinting)
 
     def write_config(self, offset: int, data: bytes, *, poison_offered: bool, driver_runs: bool = False) -> None:
@@ -99,8 +100,9 @@ class VirtioBalloon:
         for a new ``actual`` and repeats what it has read from this device, which may never have known the value.
         """
         poison = poison_offered and self.settled_for != self.drivers
-        if poison and offset <= CONFIG_POISON_VAL.start and CONFIG_POISON_VAL.stop <= offset + len(data):
-            self.poison_told |= offset == CONFIG_POISON_VAL.start or not driver_runs
+        covers = offset <= CONFIG_POISON_VAL.start and CONFIG_POISON_VAL.stop <= offset + len(data)
+        if poison and covers and (offset == CONFIG_POISON_VAL.start or not driver_runs):
+            self.poison_told, self.poison_is_old = True, False
         self.config = self.config.written_by_driver(offset, data, poison_writable=poison)
 
     def read_config(self, offset: int, length: int) -> bytes:
@@ -110,6 +112,19 @@ class VirtioBalloon:
     def driver_left(self) -> None:
         """No ring is left: the next driver sets a poison value of its own before its first chain."""
         self.drivers += 1
+
+    def forget_driver(self) -> None:
+        """Another driver begins: forget what the last one wrote, but not what the new one has written by now.
+
+        It may have told its poison value, which QEMU passes on before the rings start. ``actual`` it can only have
+        repeated.
+        """
+        if self.poison_is_old:
+            self.poison_told = False
+            self.config = replace(self.config, poison_val=0)
+        if not self.hinting.is_open:
+            self.hinting.reset()
+        self.config = replace(self.config, actual=0, free_page_hint_cmd_id=self.hinting.command_id)
 
     def reset(self) -> None:
         """Forget what a driver negotiated and wrote; the target (``num_pages``) is the host's and stays."""

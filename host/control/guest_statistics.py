@@ -74,6 +74,10 @@ class StatisticsRequests:
             if not answer.done():
                 answer.set_result(statistics)
 
+    def forget(self) -> None:
+        """Forget the statistics: they are another driver's."""
+        self.last = None
+
     @property
     def interval(self) -> float:
         """Seconds between two requests; 0 if statistics are asked for on demand only."""

@@ -126,6 +126,11 @@ class Reclaimer:
         if self._progress is not None and self._progress.method is ReclaimMethod.INFLATE:
             self._progress.cut_short()
 
+    def driver_left(self) -> None:
+        """End the reclaim under way: the driver that it was asked of has gone."""
+        if self._progress is not None:
+            self._progress.cut_short()
+
     def close(self, reason: str) -> None:
         """Have every reclaim, one that is under way too, fail with ``reason``."""
         self._closed = reason

@@ -49,6 +49,12 @@ class VmControl:
             self.on_balloon_change(self._machine.balloon.config.actual)
             self.reclaimer.size_changed()
 
+    def driver_left(self) -> None:
+        """Take note that another driver comes: what the last one said is void, and no reclaim waits for it."""
+        self.config_written()
+        self._statistics.forget()
+        self.reclaimer.driver_left()
+
     def chain_served(self, chain: ServedChain) -> None:
         """Take note that a chain was served."""
         statistics = chain.outcome.statistics

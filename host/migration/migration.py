@@ -10,6 +10,7 @@ from host.migration.dirty_log import DirtyLog
 from host.migration.state_transfer import StateTransfer
 from host.ring.queue_files import CallFile
 from host.vhost_user.actions import (
+    DropMigration,
     FinishState,
     LoadState,
     MakeInflightFile,
@@ -112,6 +113,8 @@ class Migration:
                 await self._begin(fd, None, unclaimed)
             case FinishState():
                 await self._finish()
+            case DropMigration():
+                await self.close()
             case _:
                 assert_never(action)
         return None
@@ -153,7 +156,7 @@ class Migration:
             self._stream.close()  # a task that was cancelled before it began has not done so
 
     async def close(self) -> None:
-        """Give everything up. No ring may run any more."""
+        """Give everything up. No ring may run meanwhile."""
         await self._give_up()
         self._set_log_file(None)
         self.dirty_log.close()

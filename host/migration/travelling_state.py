@@ -31,8 +31,10 @@ def build_state(balloon: VirtioBalloon, control: VmControl, metrics: VmMetrics) 
 def restore_state(state: DeviceState, balloon: VirtioBalloon, control: VmControl, metrics: VmMetrics) -> None:
     """Go on from ``state``. No ring may run.
 
+    Statistics that came before are not those of the machine that is loaded, and a reclaim under way ends.
     A round of hinting that may have been on is over: the driver is shown DONE, and the next round has an id of its own.
     """
+    control.driver_left()
     hinting = balloon.hinting
     if state.last_command_id == COMMAND_ID_DONE:
         hinting.reset()

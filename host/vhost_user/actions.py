@@ -171,6 +171,17 @@ class FinishState:
 
 
 @dataclass(frozen=True, slots=True)
+class DropMigration:
+    """Give up the dirty log, the inflight file and any transfer of the device's state. No ring runs meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetDriver:
+    """Forget what the controls know from the driver: the balloon's size and the statistics. What waits for the driver
+    waits no longer. The device has forgotten it already."""
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """Tell the outside world: one event with its fields."""
 
@@ -179,7 +190,7 @@ class Announce:
 
 
 MigrationAction: TypeAlias = (
-    SetLog | SetLogFile | MakeInflightFile | SetInflightFile | SaveState | LoadState | FinishState
+    SetLog | SetLogFile | MakeInflightFile | SetInflightFile | SaveState | LoadState | FinishState | DropMigration
 )
 
 Action: TypeAlias = (
@@ -194,6 +205,7 @@ Action: TypeAlias = (
     | SendBackendRequest
     | LogRing
     | MigrationAction
+    | ForgetDriver
     | Announce
 )
 

@@ -6,7 +6,7 @@ Source: vhost-user specification, "Front-end message types"; virtio 1.2, 2.1 and
 from typing import Final
 
 from host.vhost_user import ring_control
-from host.vhost_user.actions import Announce, Effects
+from host.vhost_user.actions import Announce, Effects, ForgetDriver
 from host.vhost_user.session import Handling, Session, u64_of
 from protocol.errors import VhostUserError
 from protocol.vhost_user_codec import Message
@@ -53,4 +53,5 @@ def reset_device(session: Session, _message: Message) -> Effects:
     session.features = session.status = 0
     session.features_accepted = session.config_change_pending = session.needs_reset_pending = False
     session.balloon.reset()
+    yield ForgetDriver()
     yield Announce("reset", {})

@@ -6,10 +6,12 @@ Source: vhost-user specification, "Front-end message types", "Protocol features"
 from typing import Final
 
 from host.vhost_user import ring_control
-from host.vhost_user.actions import Announce, Effects, SetBackendChannel
+from host.vhost_user.actions import Announce, DropMigration, Effects, ReplaceMemory, SetBackendChannel, SetVringFile
+from host.vhost_user.device_requests import reset_device
 from host.vhost_user.session import Handling, MustClose, RefusedDriver, Session, u64_of
 from protocol.errors import VhostUserError
-from protocol.vhost_user import ProtocolFeature
+from protocol.memory import RegionTable
+from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Message
 from protocol.virtio import LOG_ALL, PROTOCOL_FEATURES, FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import QUEUES_MAX, queue_order
@@ -18,9 +20,23 @@ _VERSION_1_ONLY: Final = feature_mask(FeatureBit.RING_PACKED, FeatureBit.IN_ORDE
 """Features that a legacy driver cannot accept: its feature word has 32 bits (virtio 1.2, 2.2.3)."""
 
 
-def set_owner(_session: Session, _message: Message) -> Effects:
-    """SET_OWNER: nothing to do, a session belongs to its connection."""
-    yield from ()
+def set_owner(session: Session, message: Message) -> Effects:
+    """SET_OWNER: a session begins.
+
+    A further one while every ring is stopped begins another session on the same connection: QEMU keeps the connection
+    of a character device when a device on it is removed and another one added (device_del, device_add). The protocol
+    features and the back-end's channel stay, QEMU negotiates them anew before SET_OWNER (vhost_user_backend_init).
+    """
+    if not session.owned or any(vring.started for vring in session.vrings):
+        session.owned = True
+        return
+    for vring in session.vrings:
+        for request in (FrontendRequest.SET_VRING_KICK, FrontendRequest.SET_VRING_CALL, FrontendRequest.SET_VRING_ERR):
+            yield SetVringFile(request, vring.index, None)
+    yield DropMigration()
+    yield ReplaceMemory(RegionTable(), ())
+    session.table = RegionTable()
+    yield from reset_device(session, message)
 
 
 def reset_owner(_session: Session, _message: Message) -> Effects:

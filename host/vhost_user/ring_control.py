@@ -6,12 +6,22 @@ Source: vhost-user specification, "Ring states". :mod:`host.vhost_user.vring` ha
 from collections.abc import Iterator
 from dataclasses import replace
 
-from host.vhost_user.actions import Announce, Effects, LogRing, SendBackendRequest, StartRing, StoppedRing, StopRing
+from host.vhost_user.actions import (
+    Announce,
+    Effects,
+    ForgetDriver,
+    LogRing,
+    SendBackendRequest,
+    StartRing,
+    StoppedRing,
+    StopRing,
+)
 from host.vhost_user.session import RefusedDriver, Session
 from host.vhost_user.vring import RingEvent, Vring
 from host.virtqueue.ring_place import RingLog
 from host.virtqueue.virtqueue import RingFeatures
 from protocol.errors import VhostUserError
+from protocol.packed_ring import FRESH_BASE
 from protocol.vhost_user import BackendRequest, ProtocolFeature
 from protocol.vhost_user_codec import build_message
 from protocol.virtio import LOG_ALL, DeviceStatus, FeatureBit, has_feature
@@ -22,12 +32,48 @@ def halt(session: Session, vring: Vring) -> Effects:
     """Stop ``vring`` until its next kick descriptor."""
     # A started ring that is configured again begins anew, and only a kick descriptor starts it: reading the old
     # place in between could take a driver's reused memory for a ring.
-    yield from pause(session, vring)
+    yield from suspend(session, vring)
     vring.move(RingEvent.HALT)
     vring.signal_first = False
     # With the last ring the driver is gone; the next one sets a poison value of its own before its first chain.
     if not any(each.started for each in session.vrings):
         session.balloon.driver_left()
+
+
+def suspend(session: Session, vring: Vring) -> Effects:
+    """Stop ``vring`` for the front-end, and take note whether others run on. Without any the driver is suspended or
+    gone."""
+    stopped = vring.running
+    yield from pause(session, vring)
+    runs = any(each.running for each in session.vrings)
+    if stopped or not runs:
+        session.is_quiet = not runs
+
+
+def note_start(session: Session, vring: Vring) -> Effects:
+    """Take note that the front-end starts ``vring``, before it runs.
+
+    After a reset of the virtual machine QEMU and User Mode Linux send no message that says so. The driver is a new one
+    if all rings had stopped, and one that was in use begins at a fresh base. A driver that was suspended, or whose
+    machine was, goes on at the old base.
+    """
+    base = base_of(session, vring)
+    if not _is_fresh(session, base):
+        session.is_quiet = False
+    elif session.is_quiet and not _is_fresh(session, vring.left_at):
+        session.is_quiet = False
+        yield from forget_driver(session)
+
+
+def _is_fresh(session: Session, base: int) -> bool:
+    return base in (0, FRESH_BASE) if session.packed else base & 0xFFFF == 0
+
+
+def forget_driver(session: Session) -> Effects:
+    """Forget what an earlier driver said."""
+    session.forget_places()
+    session.balloon.forget_driver()
+    yield ForgetDriver()
 
 
 def halt_all(session: Session) -> Effects:
@@ -44,7 +90,7 @@ def pause(session: Session, vring: Vring, *, broken: bool = False) -> Effects:
     assert isinstance(stopped, StoppedRing)
     broken |= stopped.broken
     vring.move(RingEvent.BREAK if broken else RingEvent.PAUSE)
-    vring.base, vring.resumes = stopped.base, True
+    vring.base, vring.left_at, vring.resumes = stopped.base, stopped.base, True
     if broken:
         yield from _need_reset(session)
 
@@ -95,6 +141,8 @@ def run_wanted(session: Session, asked: Vring | None = None) -> Effects:
             if vring is asked:  # its memory may still come
                 raise
         else:
+            session.is_quiet &= not vring.resumes
+            session.balloon.poison_is_old = True
             vring.move(RingEvent.RUN)
             vring.parked, vring.signal_first, vring.recovers = None, False, False
             vring.log, vring.has_role = start.log, queue is not None

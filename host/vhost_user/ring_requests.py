@@ -55,27 +55,28 @@ def set_vring_addr(session: Session, message: Message) -> Effects:
     vring.set_address(message.payload, session.table, packed=session.packed)
     yield from ring_control.halt(session, vring)
     if vring.enabled:  # without bit 30 every ring is, and no message to enable it will come
-        _start_inband(session, vring)
+        yield from _start_inband(session, vring)
         yield from ring_control.run_wanted(session, vring)
 
 
 def set_vring_kick(session: Session, message: Message) -> Effects:
     """SET_VRING_KICK: the kick descriptor, which starts a ring."""
     vring = yield from _change_file(session, message)
-    _start(vring)
+    yield from _start(session, vring)
     yield from ring_control.run_wanted(session, vring)
 
 
-def _start_inband(session: Session, vring: Vring) -> None:
+def _start_inband(session: Session, vring: Vring) -> Effects:
     # Without a kick descriptor nothing more is said of a ring until its first kick. Linux never kicks a queue that
     # it has nothing to put on, and waits there for a change of the configuration space, which may be sent only
     # while a ring runs.
     inband = session.has_protocol_feature(ProtocolFeature.INBAND_NOTIFICATIONS)
     if inband and vring.is_set_up and not vring.started:
-        _start(vring)
+        yield from _start(session, vring)
 
 
-def _start(vring: Vring) -> None:
+def _start(session: Session, vring: Vring) -> Effects:
+    yield from ring_control.note_start(session, vring)
     vring.move(RingEvent.START)
     vring.resumes, vring.address_set = False, True
 
@@ -87,7 +88,7 @@ def vring_kick(session: Session, message: Message) -> Effects:
     if vring.running:
         yield KickRing(vring.index)
     elif not vring.started and vring.size > 0 and vring.address is not None:
-        _start(vring)
+        yield from _start(session, vring)
         yield from ring_control.run_wanted(session, vring)
 
 
@@ -123,7 +124,9 @@ def set_vring_enable(session: Session, message: Message) -> Effects:
         raise VhostUserError(f"SET_VRING_ENABLE with {state.num}, which is neither 0 nor 1")
     vring.enabled = state.num == 1
     if not vring.enabled:
-        yield from ring_control.pause(session, vring)
+        yield from ring_control.suspend(session, vring)
+        if session.is_quiet:
+            session.balloon.driver_left()  # Cloud Hypervisor says no more of a driver that has gone
     else:
-        _start_inband(session, vring)
+        yield from _start_inband(session, vring)
     yield from ring_control.run_wanted(session, vring)

@@ -90,6 +90,8 @@ class Session:
     ``features_accepted`` says that a SET_FEATURES has come and the last one was not refused.
     ``config_change_pending`` says that the configuration space may have changed and the driver has not been told, since
     its rings stood still.
+    ``owned`` says that SET_OWNER has come. ``is_quiet`` says that every ring has stopped running, and none has gone on
+    where it was since: a driver that begins its rings anew is then another one.
     ``needs_reset_pending`` says that DEVICE_NEEDS_RESET was set in ``status`` and the driver has not been told.
     """
 
@@ -106,6 +108,8 @@ class Session:
     features_accepted: bool = False
     config_change_pending: bool = False
     needs_reset_pending: bool = False
+    owned: bool = False
+    is_quiet: bool = False
 
     def has_protocol_feature(self, feature: ProtocolFeature) -> bool:
         """Return whether ``feature`` was negotiated."""
@@ -151,6 +155,11 @@ class Session:
         if not self.has_features:
             return None
         return RingFormat.PACKED if self.packed else RingFormat.SPLIT
+
+    def forget_places(self) -> None:
+        """Forget where the rings were left: whether the next driver is the same one cannot be told by that."""
+        for vring in self.vrings:
+            vring.left_at = 0
 
     def vring(self, index: int) -> Vring:
         """Return queue ``index`` of a message.

@@ -75,6 +75,7 @@ class Vring:
     addresses were told, or confirmed by a kick, since GET_VRING_BASE, ``recovers`` that an inflight file has come since
     it last ran. ``log`` is where its writes are logged while it runs. ``has_role`` says that it was known which queue
     it is when it last began to run.
+    ``left_at`` is where it stood when it last stopped running.
     """
 
     index: int
@@ -90,6 +91,7 @@ class Vring:
     recovers: bool = False
     log: RingLog | None = None
     has_role: bool = False
+    left_at: int = 0
 
     def move(self, event: RingEvent) -> None:
         """Go to the state that ``event`` leads to."""
@@ -191,6 +193,6 @@ class Vring:
     def reset(self) -> None:
         """Forget everything the front-end said, as after RESET_DEVICE."""
         self.move(RingEvent.HALT)
-        self.size, self.base, self.address = 0, 0, None
+        self.size, self.base, self.left_at, self.address = 0, 0, 0, None
         self.enabled = self.address_set = False
         self.parked, self.signal_first, self.resumes, self.recovers = None, False, False, False

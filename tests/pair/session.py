@@ -3,6 +3,7 @@
 The shell keeps the account of file descriptors that the real one keeps: what no action takes over is closed.
 """
 
+import re
 from collections.abc import Generator
 from typing import TypeVar, assert_never
 
@@ -14,8 +15,10 @@ from host.vhost_user.actions import (
     ActionResult,
     AddRegion,
     Announce,
+    DropMigration,
     DropRegion,
     FinishState,
+    ForgetDriver,
     KickRing,
     LoadState,
     LogRing,
@@ -121,8 +124,8 @@ def describe(action: Action) -> str:
             return f"save fd {fd}"
         case LoadState(fd=fd):
             return f"load fd {fd}"
-        case FinishState():
-            return "finish transfer"
+        case FinishState() | DropMigration() | ForgetDriver():
+            return re.sub("(?=[A-Z])", " ", type(action).__name__).strip().lower()
         case Announce(event="features", fields=fields):
             return f"features {fields['negotiated']:#x}"
         case Announce(event=event, fields=fields):
@@ -214,7 +217,7 @@ class Shell:
             case SetInflightFile(fd=fd):
                 assert not self.running, "rings run while their inflight file is being replaced"
                 unclaimed.discard(fd)
-            case SetLog() | FinishState():
+            case SetLog() | FinishState() | DropMigration() | ForgetDriver():
                 pass
             case SetVringFile(index=index, fd=fd):
                 assert index not in self.running, "a running ring's descriptor is being replaced"

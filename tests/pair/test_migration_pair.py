@@ -151,7 +151,7 @@ def test_state_is_passed_while_every_ring_is_stopped(shell: Shell, direction: in
     transfer = DeviceStateTransfer(direction, 0)
     assert shell.ask(FrontendRequest.SET_DEVICE_STATE_FD, transfer, (70,)) == 0x100
     assert shell.ask(FrontendRequest.CHECK_DEVICE_STATE) == 0
-    assert shell.take_done() == [f"{word} fd 70", "finish transfer"]
+    assert shell.take_done() == [f"{word} fd 70", "finish state"]
     set_up(shell, 2)
     assert shell.ask(FrontendRequest.SET_DEVICE_STATE_FD, transfer, (71,)) == 0x101
     assert shell.ask(FrontendRequest.CHECK_DEVICE_STATE) == 1

@@ -36,3 +36,21 @@ async def test_waiting_commands_fail_when_the_machine_goes() -> None:
     machine.control.close()
     with pytest.raises(BalloonError, match="has gone"):
         await asked
+
+
+@pytest.mark.asyncio
+async def test_driver_that_left_leaves_no_word_of_it() -> None:
+    machine = FakeMachine(STATS_VQ)
+    changes: list[int] = []
+    machine.control.on_balloon_change = changes.append
+    await machine.control.statistics()
+    machine.set_actual(5)
+    reclaim = asyncio.create_task(machine.control.reclaim())
+    await asyncio.sleep(0.01)
+    machine.balloon.forget_driver()
+    machine.control.driver_left()
+    assert machine.control.last_statistics is None
+    assert not (await reclaim).complete
+    machine.control.close()
+    assert changes == [5, 0]
+    assert machine.fields("balloon")[-1]["actual_bytes"] == 0

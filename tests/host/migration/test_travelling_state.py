@@ -113,6 +113,29 @@ def test_hinting_round_is_over_and_its_id_is_not_used_again() -> None:
     in_loop(go())
 
 
+def test_round_that_ended_before_an_older_state_was_loaded_is_not_taken_for_the_next_one() -> None:
+    """Loading sets the ids back, so the next round has one that the driver has ended before."""
+
+    async def go() -> None:
+        machine = Machine()
+        hinting = machine.balloon.hinting
+        machine.balloon.hinting.start()
+        hinting.stop()
+        older = machine.build()
+        later = hinting.start()
+        hinting.take_command(later)
+        hinting.take_command(COMMAND_ID_STOP)
+        hinting.stop()
+        hinting.done()
+        machine.restore(older)
+        assert hinting.ended_id is None
+        assert hinting.start() == later
+        hinting.take_command(later)
+        assert hinting.accepts()
+
+    in_loop(go())
+
+
 def test_without_a_round_nothing_is_shown_to_be_done() -> None:
     async def go() -> None:
         source, destination = Machine(), Machine()

@@ -72,7 +72,7 @@ def test_reset_forgets_the_driver_and_keeps_what_the_front_end_said(request_numb
     set_up(shell, 2, base=7)
     payload = 0 if request_number is FrontendRequest.SET_STATUS else None
     assert shell.ask(request_number, payload) == 0
-    assert shell.take_done() == ["stop 0", "stop 2", "reset", *(["status 0"] if payload == 0 else [])]
+    assert shell.take_done() == ["stop 0", "stop 2", "forget driver", "reset", *(["status 0"] if payload == 0 else [])]
     session = shell.session
     assert (session.features, session.status, session.balloon.features) == (0, 0, 0)
     assert (session.balloon.config.actual, session.balloon.config.num_pages) == (0, 99)

@@ -97,7 +97,7 @@ def test_ring_configured_anew_without_get_vring_base_stops_and_waits_for_its_kic
     shell.ring("ADDR", 2, REGION.user_address + MIB)
     assert shell.take_done() == []
     shell.ring("KICK", 2, 14)
-    assert shell.take_done() == ["kick 2 fd 14", "start 2 reporting at 0"]
+    assert shell.take_done() == ["kick 2 fd 14", "forget driver", "start 2 reporting at 0"]
     assert shell.running[2].place.size == 128
     assert shell.running[2].place.descriptor.offset == MIB + 0x20000
 
@@ -107,7 +107,7 @@ def test_reset_device_stops_all_rings_and_forgets_the_driver_but_not_the_connect
     set_up(shell, 0)
     set_up(shell, 2)
     assert shell.ask(FrontendRequest.RESET_DEVICE) == 0
-    assert shell.take_done() == ["stop 0", "stop 2", "reset"]
+    assert shell.take_done() == ["stop 0", "stop 2", "forget driver", "reset"]
     assert shell.session.features == 0
     assert shell.session.protocol_features == PROTOCOL_FEATURES
     assert shell.session.table.regions == (REGION,)
