@@ -7,7 +7,9 @@ import socket
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from host.balloon.balloon_statistics import BalloonStatistics
 from host.ring.eventfd_signal import EventfdSignal
 from protocol.errors import VhostUserError
 
@@ -72,19 +74,27 @@ class CallFile:
             os.close(self.fd)
 
 
+class KeptBuffer(NamedTuple):
+    """The statistics buffer that was held when the ring stopped: the ring's base there, and what it said."""
+
+    base: int
+    statistics: BalloonStatistics
+
+
 @dataclass(slots=True)
 class QueueFiles:
     """The descriptors of one queue, which outlive the times it runs. They are owned here.
 
     ``token`` says how the queue left its ring when it was stopped. ``send_call`` and ``send_err`` stand in for a call
     and an error descriptor that the front-end did not give. ``relieve_log`` does :meth:`CallFile.relieve` for what the
-    queue's worker signals besides these.
+    queue's worker signals besides these. ``kept`` is what the device had in hand, and finds again when it goes on.
     """
 
     kick: int | None = None
     call: CallFile | None = None
     err: CallFile | None = None
     token: int = 0
+    kept: KeptBuffer | None = None
     send_call: Callable[[], None] | None = None
     send_err: Callable[[], None] | None = None
     relieve_log: Callable[[], None] = lambda: None

@@ -22,11 +22,12 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Final
 
-from host.balloon.virtio_balloon import VirtioBalloon
+from host.balloon.balloon_statistics import BalloonStatistics
+from host.balloon.virtio_balloon import Outcome, VirtioBalloon
 from host.memory.discard import punch_hole
 from host.memory.discard_plan import DiscardPlan, Refusal
 from host.memory.guest_memory import GuestMemory
-from host.ring.queue_files import QueueFiles
+from host.ring.queue_files import KeptBuffer, QueueFiles
 from host.ring.service_state import HAS_WORKER, IS_OVER, TRANSITIONS, ServiceEvent, ServiceState
 from host.ring.turn import ServedChain, Turn
 from host.vhost_user.actions import StartRing
@@ -118,6 +119,7 @@ class RingService:
         # The worker's.
         self._signal_first = action.signal_first
         self._held: Chain | None = None
+        self._held_says: BalloonStatistics | None = None
         self._give_back_done = 0
         # In turns.
         self._kick_poll = select.poll()
@@ -275,6 +277,8 @@ class RingService:
             self._files.relieve()
         if self._held is not None and not self.broken:
             self._ring.unpop(self._held)  # whatever serves the ring next finds it again
+            if self._held_says is not None:
+                self._files.kept = KeptBuffer(self._ring.base, self._held_says)
         if not self._is_stale:
             self._files.token = self._ring.token
         self._memory.unmap_ring(self.index, self._mapped)
@@ -312,6 +316,11 @@ class RingService:
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
             self._loop.call_soon_threadsafe(take, turn)
 
+    def _give_back_if_wanted(self) -> None:
+        if (wanted := self._give_back_wanted) != self._give_back_done:
+            self._give_back_done = wanted
+            self._give_back_held()
+
     def _give_back_held(self) -> None:
         held, self._held = self._held, None
         if held is not None:
@@ -320,9 +329,9 @@ class RingService:
                 self._files.signal_call()
 
     def _serve_bursts(self, turn: Turn) -> None:
-        if (wanted := self._give_back_wanted) != self._give_back_done and self._state is not ServiceState.STOPPING:
-            self._give_back_done = wanted
-            self._give_back_held()
+        # A buffer that was kept over a stop is in the ring, and is found again in this turn.
+        if self._files.kept is None and self._state is not ServiceState.STOPPING:
+            self._give_back_if_wanted()
         self._serve_chains(turn)
         # Kicks count as well as chains: kicks without a chain are no way to keep this thread for ever.
         for _ in range(CHAINS_PER_TURN):
@@ -347,6 +356,7 @@ class RingService:
                 turn.end = ServiceEvent.MORE
                 return
             begin = time.monotonic()
+            base = ring.base
             chain = ring.pop()
             if chain is None:
                 if not ring.enable_notification():
@@ -362,7 +372,10 @@ class RingService:
             if outcome.hold:
                 # A driver has one such buffer. If another comes all the same, the earlier one goes back: one is held.
                 self._give_back_held()
-                self._held = chain
+                self._held, self._held_says = chain, outcome.statistics
+                if self._was_kept(base, outcome):
+                    turn.chains += 1  # what it says was told when it was first taken
+                    continue
             else:
                 ring.add_used(chain.head, 0)
                 if ring.needs_notification():
@@ -372,6 +385,15 @@ class RingService:
             turn.served.append(ServedChain(self.queue, outcome, end, end - begin, discarded))
             if end - turn.told > TELL_INTERVAL:
                 self._hand_over(turn, end)
+
+    def _was_kept(self, base: int, outcome: Outcome) -> bool:
+        # Statistics do not become newer by a ring that was stopped and goes on, for whatever reason. Who has asked for
+        # new ones in between gets them.
+        kept, self._files.kept = self._files.kept, None
+        again = kept is not None and kept == (base, outcome.statistics)
+        if again:
+            self._give_back_if_wanted()
+        return again
 
     def _discard(self, plan: DiscardPlan) -> int | None:
         # None: the ring is to stop, and this took too long.

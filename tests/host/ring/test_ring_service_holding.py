@@ -127,11 +127,37 @@ async def test_stopped_ring_is_not_written_and_its_buffer_is_found_again(bench: 
     await work(bench)
     assert bytes(bench.queue.ring.used) == before
     service = await held(bench, resumes=True)
-    assert answers(bench) == [100, 100]
+    assert answers(bench) == [100]  # the driver has said nothing new
     service.give_back_held()
     await work(bench)
     assert bench.queue.collect() == [0]
     assert await service.stop() == 1
+
+
+@pytest.mark.asyncio
+async def test_buffer_of_a_ring_that_goes_on_elsewhere_or_says_something_else_is_told(bench: Bench) -> None:
+    service = await held(bench)
+    bench.base = await service.stop()
+    bench.ram.map[BUFFER_AT : BUFFER_AT + 10] = struct.pack("<HQ", 4, 300)
+    service = await held(bench, resumes=True)
+    assert answers(bench) == [100, 300]
+    await service.stop()
+
+
+@pytest.mark.asyncio
+async def test_request_that_comes_before_the_kept_buffer_is_found_again_is_not_lost(bench: Bench) -> None:
+    service = await held(bench)
+    bench.base = await service.stop()
+    service = bench.start(STATS, resumes=True)
+    service.give_back_held()
+    await work(bench)
+    assert bench.queue.collect() == [0]
+    offer_statistics(bench, 200)
+    bench.queue.kick()
+    await settle()
+    await work(bench)
+    assert answers(bench) == [100, 200]
+    await service.stop()
 
 
 @pytest.mark.asyncio
