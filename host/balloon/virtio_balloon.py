@@ -182,8 +182,8 @@ class VirtioBalloon:
             case BalloonQueue.FREE_PAGE:
                 self._serve_hint(chain, memory, outcome, read_guest)
             case None:
-                _refuse_all(Refusal.UNKNOWN_QUEUE, chain.writable, plan)
-                _refuse_all(Refusal.UNKNOWN_QUEUE, chain.readable, plan)
+                plan.refuse_all(Refusal.UNKNOWN_QUEUE, chain.writable)
+                plan.refuse_all(Refusal.UNKNOWN_QUEUE, chain.readable)
                 outcome.hold = not chain.writable and _looks_like_statistics(chain.readable, read_guest)
         return outcome
 
