@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from host.balloon.balloon_statistics import STATISTICS_INTERVAL_MAX
 from host.balloon.offered_features import FEATURE_NAMES, feature_names, parse_features, switch_features
 from host.balloon.virtio_balloon import OFFERED
+from host.control.guest_ram import RESERVE_BYTES
 from host.memory.sigbus import guard_mappings
 from host.vhost_user.queue_numbers import AUTO, CHOICES
 from protocol.errors import UsageError
@@ -47,7 +48,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--socket-path", metavar="PATH", type=option_type(path_option), help="listen on this unix socket"
     )
     where.add_argument("--fd", metavar="N", type=int, help="use this inherited socket, listening or connected")
-    _add_device_options(parser.add_argument_group("the device"))
+    device = parser.add_argument_group("the device")
+    _add_device_options(device)
+    _add_balloon_options(device)
     control = parser.add_argument_group("control")
     control.add_argument(
         "--control", metavar="PATH", type=option_type(path_option), help="answer QMP commands on a unix socket at PATH"
@@ -90,13 +93,6 @@ def _add_device_options(device: argparse._ArgumentGroup) -> None:
         help="offer PAGE_POISON: guests that fill free pages with a pattern can then report too (default: off)",
     )
     device.add_argument(
-        "--balloon",
-        metavar="SIZE",
-        type=option_type(parse_size),
-        default=0,
-        help="inflate each guest's balloon to SIZE (default: 0)",
-    )
-    device.add_argument(
         "--queue-numbers",
         choices=CHOICES,
         default=AUTO,
@@ -116,6 +112,31 @@ def _add_device_options(device: argparse._ArgumentGroup) -> None:
         type=option_type(parse_interval),
         default=0,
         help="ask each guest for its statistics so often, in whole seconds (default: 0, only on request)",
+    )
+
+
+def _add_balloon_options(device: argparse._ArgumentGroup) -> None:
+    device.add_argument(
+        "--balloon",
+        metavar="SIZE",
+        type=option_type(parse_size),
+        default=0,
+        help="inflate each guest's balloon to SIZE (default: 0)",
+    )
+    device.add_argument(
+        "--guest-memory",
+        metavar="SIZE",
+        type=option_type(parse_size),
+        default=0,
+        help="each guest has SIZE bytes of memory (default: what its memory table and its statistics say)",
+    )
+    device.add_argument(
+        "--guest-reserve",
+        metavar="SIZE",
+        type=option_type(parse_size),
+        default=RESERVE_BYTES,
+        help=f"what a balloon leaves a guest at least, or half of its memory if that is less (default: "
+        f"{format_size(RESERVE_BYTES)})",
     )
 
 
@@ -155,6 +176,8 @@ def _run(arguments: argparse.Namespace) -> int:
         in_band=arguments.in_band == "on",
         control_path=arguments.control,
         statistics_interval=arguments.statistics_interval,
+        guest_memory=arguments.guest_memory,
+        guest_reserve=arguments.guest_reserve,
     )
     events = open_event_log(arguments.events, time.monotonic)
 

@@ -325,6 +325,7 @@ class Connection:
     def _announce_memory(self) -> None:
         table = self._memory.table
         self._tell("memory", regions=len(table.regions), bytes=table.total_bytes, sealed=self._memory.sealed)
+        self.control.memory_changed()
 
     @staticmethod
     def _set_vring_file(request: FrontendRequest, files: QueueFiles, fd: int | None) -> None:

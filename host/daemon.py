@@ -20,6 +20,7 @@ from host.balloon.virtio_balloon import VirtioBalloon
 from host.connection import Connection
 from host.control.control_commands import ControlCommands, logical_size
 from host.control.control_server import ControlServer
+from host.control.guest_ram import RESERVE_BYTES
 from host.control.qmp import build_version
 from host.control.vm_control import VmControl
 from host.migration.dirty_log import CAN_LOG
@@ -45,7 +46,8 @@ class DaemonOptions:
 
     ``queue_numbers`` is one of :data:`host.vhost_user.queue_numbers.CHOICES`. ``in_band`` offers notifications as
     messages. ``control_path`` is where the control socket shall be, if there shall be one. Statistics are asked for
-    every ``statistics_interval`` seconds, or for 0 only on demand.
+    every ``statistics_interval`` seconds, or for 0 only on demand. ``guest_memory`` is how many bytes each guest has, 0
+    if that is not stated, and ``guest_reserve`` what its balloon leaves it.
     """
 
     socket_path: Path | None
@@ -57,6 +59,8 @@ class DaemonOptions:
     in_band: bool = False
     control_path: Path | None = None
     statistics_interval: int = 0
+    guest_memory: int = 0
+    guest_reserve: int = RESERVE_BYTES
 
 
 class Daemon:
@@ -195,10 +199,11 @@ class Daemon:
 
     def _give_control(self, vm: int, connection: Connection) -> None:
         vm_control = self._vms[vm] = connection.control
+        vm_control.state_memory(self._options.guest_memory, self._options.guest_reserve)
         vm_control.set_statistics_interval(self._options.statistics_interval)
         if (control := self._control) is not None:
             vm_control.on_balloon_change = lambda actual: control.balloon_changed(
-                vm, logical_size(connection.memory_bytes, actual)
+                vm, logical_size(vm_control.info().guest_bytes, actual)
             )
             control.emit("VM_CONNECTED", {"vm": vm, "pid": connection.peer_pid})
 

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Final
 
 from host.control.controlled_machine import ControlledMachine
+from host.control.guest_ram import GuestRam
 from host.control.latest_value import LatestValue
 from protocol.errors import BalloonError
-from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT, BalloonConfig
+from protocol.virtio import has_feature
+from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT, BalloonConfig, BalloonFeature
 
 BALLOON_INTERVAL: Final = 0.05
 """Least seconds between two ``balloon`` events of one virtual machine: a driver can write ``actual`` all the time."""
@@ -22,40 +24,85 @@ class BalloonSize:
     def __init__(self, machine: ControlledMachine, emit: Callable[..., None]) -> None:
         self._machine = machine
         self._emit = emit
-        self._target_pages = machine.balloon.config.num_pages
+        self._target_pages = self._asked_pages = machine.balloon.config.num_pages
+        self._reclaims = False
         self._actual = machine.balloon.config.actual
         self._events = LatestValue(BALLOON_INTERVAL, self._emit_size)
+        self.ram = GuestRam(table=machine.memory_bytes)
+        self.refresh()
 
     @property
     def target_pages(self) -> int:
-        """The size that was asked for, not the one to which a reclaim inflates the balloon for a while."""
+        """The size that was asked for, not the one to which a reclaim inflates the balloon for a while, nor the one to
+        which the guest's memory bounds it."""
         return self._target_pages
 
     def set_target(self, num_pages: int) -> None:
         """Ask for a balloon of ``num_pages``, and notify the driver if there is one.
 
         Raises:
-            BalloonError: no balloon can be that large.
+            BalloonError: no balloon can be that large, or it would leave the guest less than the reserve.
         """
         if not 0 <= num_pages <= NUM_PAGES_MAX:
             raise BalloonError(f"a balloon has 0 to {NUM_PAGES_MAX} pages, not {num_pages}")
+        if self.ram.bytes and num_pages > self.ram.most_pages:
+            raise BalloonError(
+                f"a balloon of {num_pages << PFN_SHIFT} bytes leaves a guest of {self.ram.bytes} bytes too little: "
+                f"{self.ram.most_pages << PFN_SHIFT} is the most"
+            )
         self._target_pages = num_pages
-        self.inflate_to(num_pages)
+        self.restore_target()
 
     def inflate_to(self, num_pages: int) -> None:
-        """Ask for ``num_pages`` for a while; :meth:`restore_target` asks for the target again."""
+        """Ask for ``num_pages`` of the guest's free memory for a while; :meth:`restore_target` asks for the target
+        again."""
+        self._asked_pages, self._reclaims = num_pages, True
+        self._show()
+
+    def restore_target(self) -> None:
+        """Ask for the target, after :meth:`inflate_to`."""
+        self._asked_pages, self._reclaims = self._target_pages, False
+        self._show()
+
+    def refresh(self) -> None:
+        """Look again at how much memory the guest has: what is asked of it is never more than it can give.
+
+        Nothing is asked of a guest of which no memory is known. A driver is told only if the size has changed.
+        """
+        self.ram.table = self._machine.memory_bytes
+        if self._bounded_pages != self._machine.balloon.config.num_pages:
+            self._show()
+
+    def statistics_received(self, total: int | None) -> None:
+        """Take what the guest says of its total memory (MEMTOT), None if nothing.
+
+        Without DEFLATE_ON_OOM Linux does not count the pages in the balloon (balloon_page_enqueue in
+        drivers/virtio/virtio_balloon.c, adjust_managed_page_count).
+        """
+        balloon = self._machine.balloon
+        if total is not None and not has_feature(balloon.features, BalloonFeature.DEFLATE_ON_OOM):
+            total += balloon.config.actual << PFN_SHIFT
+        self.ram.total = total
+        self.refresh()
+
+    @property
+    def _bounded_pages(self) -> int:
+        # A reclaim keeps a reserve of its own, of what the guest says is free.
+        return min(self._asked_pages, self.ram.pages if self._reclaims else self.ram.most_pages)
+
+    def _show(self) -> None:
+        num_pages = self._bounded_pages
         changed = num_pages != self._machine.balloon.config.num_pages
         self._machine.change_config(num_pages=num_pages)
         if changed:
             self._emit("target", bytes=num_pages << PFN_SHIFT)
 
-    def restore_target(self) -> None:
-        """Ask for the target, after :meth:`inflate_to`."""
-        self.inflate_to(self._target_pages)
-
     def resume(self, target_pages: int, actual: int) -> None:
         """Continue with the sizes that another daemon has saved; the configuration space has them already."""
-        self._target_pages, self._actual = target_pages, actual
+        self._target_pages = self._asked_pages = target_pages
+        self._actual, self._reclaims = actual, False
+        self.ram.total = None
+        self.refresh()
 
     def config_written(self) -> bool:
         """Take note that the driver wrote to the configuration space. Return whether ``actual`` has changed."""

@@ -86,9 +86,14 @@ class ControlCommands:
     async def _balloon(self, arguments: Arguments) -> dict[str, int]:
         value = arguments.integer("value")
         vm, control = self._take_vm(arguments)
+        stated = arguments.optional_integer("guest-memory")
         arguments.end()
         if value <= 0:
             raise QmpError("parameter 'value' has to be a size in bytes, above 0")
+        if stated is not None:
+            if stated < 0:
+                raise QmpError("parameter 'guest-memory' has to be a size in bytes, or 0")
+            control.state_memory(stated)
         memory_bytes = _memory_bytes(vm, control)
         # A size beyond the memory means an empty balloon, as in QEMU.
         control.set_num_pages(min((memory_bytes - min(value, memory_bytes)) >> PFN_SHIFT, NUM_PAGES_MAX))
@@ -162,8 +167,12 @@ def _describe(vm: int, info: VmInfo) -> dict[str, object]:
         "vm": vm,
         "pid": info.pid,
         "memory": info.memory_bytes,
-        "target": logical_size(info.memory_bytes, info.num_pages),
-        "actual": logical_size(info.memory_bytes, info.actual),
+        "guest-memory": info.guest_bytes,
+        "guest-target": logical_size(info.guest_bytes, info.num_pages),
+        "guest-actual": logical_size(info.guest_bytes, info.actual),
+        "balloon-requested": info.target_pages << PFN_SHIFT,
+        "balloon-target": info.num_pages << PFN_SHIFT,
+        "balloon-actual": info.actual << PFN_SHIFT,
         "features": feature_names(info.features),
         "driver-ready": info.driver_ready,
         "ring": info.setup.ring,
@@ -173,10 +182,10 @@ def _describe(vm: int, info: VmInfo) -> dict[str, object]:
 
 
 def _memory_bytes(vm: int, control: ControlledVm) -> int:
-    memory_bytes = control.info().memory_bytes
-    if memory_bytes == 0:
+    info = control.info()
+    if info.memory_bytes == 0:
         raise QmpError(f"vm {vm} has not shared its memory yet", ErrorClass.DEVICE_NOT_ACTIVE)
-    return memory_bytes
+    return info.guest_bytes
 
 
 def _require_driver(vm: int, control: ControlledVm) -> None:

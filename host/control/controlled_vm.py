@@ -12,14 +12,17 @@ from host.vhost_user.device_setup import DeviceSetup
 class VmInfo:
     """What is known of one virtual machine.
 
-    ``num_pages`` is the size that its balloon should have and ``actual`` the size that the driver says it has, in
-    4096-byte pages. ``features`` are the negotiated feature bits. ``driver_ready`` says that a driver is at work, and
-    ``setup`` how it has set the device up.
+    ``memory_bytes`` is the sum of its memory regions, ``guest_bytes`` how much of that is taken for its RAM.
+    ``num_pages`` is the size that its balloon should have, ``target_pages`` the size that was asked for, which its
+    memory may bound, and ``actual`` the size that the driver says it has, in 4096-byte pages. ``features`` are the
+    negotiated feature bits. ``driver_ready`` says that a driver is at work, and ``setup`` how it has set the device up.
     """
 
     pid: int
     memory_bytes: int
+    guest_bytes: int
     num_pages: int
+    target_pages: int
     actual: int
     features: int
     driver_ready: bool
@@ -34,6 +37,9 @@ class ControlledVm(Protocol):
 
     def set_num_pages(self, num_pages: int) -> None:
         """Ask for a balloon of ``num_pages`` 4096-byte pages."""
+
+    def state_memory(self, guest_bytes: int) -> None:
+        """Take the operator's word for how much memory the guest has; 0 takes it back."""
 
     @property
     def last_statistics(self) -> GuestStatistics | None:

@@ -28,7 +28,7 @@ from host.control.reclaim_progress import ReclaimMethod, ReclaimProgress, Reclai
 from host.ring.turn import ServedChain
 from protocol.errors import BalloonError
 from protocol.virtio import has_feature
-from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT, BalloonFeature, BalloonQueue
+from protocol.virtio_balloon import PFN_SHIFT, BalloonFeature, BalloonQueue
 
 RESERVE_PART: Final = 16
 """One part in so many of the guest's memory is left free when it inflates, so that its kernel need not reclaim."""
@@ -147,7 +147,7 @@ class Reclaimer:
         memory_bytes, config = self._machine.memory_bytes, self._machine.balloon.config
         reserve = max(RESERVE_BYTES, values.get("memtot", memory_bytes) // RESERVE_PART)
         spare = min(values["memfree"], memory_bytes) - reserve  # the guest may send any value
-        target = min(config.actual + (spare >> PFN_SHIFT), memory_bytes >> PFN_SHIFT, NUM_PAGES_MAX)
+        target = min(config.actual + (spare >> PFN_SHIFT), self._size.ram.pages)
         if spare <= 0 or target <= max(config.actual, config.num_pages):
             return True  # nothing to gain, or the balloon is to grow further anyway
         self._size.inflate_to(target)

@@ -34,7 +34,9 @@ class VmControl:
         return VmInfo(
             pid=machine.peer_pid,
             memory_bytes=machine.memory_bytes,
+            guest_bytes=self.size.ram.bytes,
             num_pages=config.num_pages,
+            target_pages=self.size.target_pages,
             actual=config.actual,
             features=machine.balloon.features,
             driver_ready=machine.driver_ready,
@@ -49,10 +51,15 @@ class VmControl:
             self.on_balloon_change(self._machine.balloon.config.actual)
             self.reclaimer.size_changed()
 
+    def memory_changed(self) -> None:
+        """Take note that the machine has another memory table."""
+        self.size.refresh()
+
     def driver_left(self) -> None:
         """Take note that another driver comes: what the last one said is void, and no reclaim waits for it."""
         self.config_written()
         self._statistics.forget()
+        self.size.statistics_received(None)
         self.reclaimer.driver_left()
 
     def chain_served(self, chain: ServedChain) -> None:
@@ -60,6 +67,7 @@ class VmControl:
         statistics = chain.outcome.statistics
         if statistics is not None:
             self._statistics.received(GuestStatistics(statistics.values, chain.finished))
+            self.size.statistics_received(statistics.values.get("memtot"))
         self.reclaimer.chain_served(chain)
 
     def close(self) -> None:
@@ -79,10 +87,18 @@ class VmControl:
         """Ask for a balloon of ``num_pages`` 4096-byte pages, which ends a reclaim that inflates.
 
         Raises:
-            BalloonError: no balloon can be that large.
+            BalloonError: see :meth:`BalloonSize.set_target`.
         """
         self.size.set_target(num_pages)
         self.reclaimer.target_changed()
+
+    def state_memory(self, guest_bytes: int, reserve: int | None = None) -> None:
+        """Take the operator's word for how much memory the guest has, 0 if that is not stated, and for what its balloon
+        leaves it."""
+        self.size.ram.stated = guest_bytes
+        if reserve is not None:
+            self.size.ram.reserve = reserve
+        self.size.refresh()
 
     @property
     def last_statistics(self) -> GuestStatistics | None:

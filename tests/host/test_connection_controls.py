@@ -247,6 +247,7 @@ async def test_news_of_the_configuration_waits_for_nobody() -> None:
         ours, theirs = socket.socketpair()
         await in_thread(lambda: machine.ask(FrontendRequest.SET_BACKEND_REQ_FD, None, [theirs.fileno()]))
         theirs.close()
+        control.state_memory(1 << 30, reserve=0)
         for pages in range(5000):  # far more than a socket holds
             control.set_num_pages(pages)
         ours.send(struct.pack("<IIQ", BackendRequest.CONFIG_CHANGE_MSG, 0x5, 1)[:12] + bytes(8))

@@ -57,6 +57,7 @@ class Pair:
                 balloon = VirtioBalloon(config=BalloonConfig(num_pages=self.num_pages))
                 session = Session(offered=self._features, balloon=balloon)
                 self.device = Connection(sock, session, executor, lambda event, **fields: None)
+                self.device.control.state_memory(0, reserve=0)
                 self._session = asyncio.create_task(self.device.run())
                 try:
                     await asyncio.wait([self._session])

@@ -196,7 +196,7 @@ def test_daemon_that_must_not_discard_acknowledges(start_daemon: Callable[..., D
 
 
 def test_balloons_wished_size_is_read_by_the_driver(start_daemon: Callable[..., DaemonProcess]) -> None:
-    with VirtualMachine(start_daemon("--balloon", "64M").socket_path) as machine:
+    with VirtualMachine(start_daemon("--balloon", "64M", "--guest-memory", "1G").socket_path) as machine:
         config = machine.client.perform(machine.frontend.get_config())
         assert (config.num_pages, config.actual) == (16384, 0)
         for _ in range(2):

@@ -90,8 +90,12 @@ async def test_qemus_own_client(tmp_path: Path) -> None:
                     "vm": 1,
                     "pid": os.getpid(),
                     "memory": memory,
-                    "target": memory - 3 * PAGE,
-                    "actual": memory - 2 * PAGE,
+                    "guest-memory": memory,
+                    "guest-target": memory - 3 * PAGE,
+                    "guest-actual": memory - 2 * PAGE,
+                    "balloon-requested": 3 * PAGE,
+                    "balloon-target": 3 * PAGE,
+                    "balloon-actual": 2 * PAGE,
                     "driver-ready": True,
                     "ring": "split",
                     "queue-numbers": "negotiated",
@@ -129,9 +133,9 @@ def moment(event: Message) -> float:
 def test_command_line_asks(tmp_path: Path) -> None:
     with ControlledDaemon(tmp_path) as daemon, VirtualMachine(daemon.socket_path) as machine:
         with VirtualMachine(daemon.socket_path) as second:
-            assert daemon.ask("balloon", "vm=2", "value=1M").returncode == 0
+            assert daemon.ask("balloon", "vm=2", f"value={machine.region.size - (1 << 20)}").returncode == 0
             vms = json.loads(daemon.ask("query-vms").stdout)
-            assert [(vm["vm"], vm["target"]) for vm in vms] == [(1, machine.region.size), (2, 1 << 20)]
+            assert [(vm["vm"], vm["balloon-target"]) for vm in vms] == [(1, 0), (2, 1 << 20)]
             which = daemon.ask("query-balloon")
             assert (which.returncode, which.stdout) == (1, "")
             assert which.stderr == ("vhost-user-balloon: parameter 'vm' is missing: 2 virtual machines are connected\n")

@@ -245,9 +245,10 @@ def write_actual(machine: VirtualMachine, pages: int) -> None:
 @contextmanager
 def two_daemons(directory: Path) -> Iterator[tuple[DaemonProcess, DaemonProcess]]:
     source, destination = directory / "source", directory / "destination"
+    known = ("--guest-memory", "1G")  # the state is looked at before the memory table has come
     source.mkdir()
     destination.mkdir()
-    with DaemonProcess(source, "--balloon", "4M") as first, DaemonProcess(destination) as second:
+    with DaemonProcess(source, "--balloon", "4M") as first, DaemonProcess(destination, *known) as second:
         yield first, second
 
 

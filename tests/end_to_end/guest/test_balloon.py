@@ -45,7 +45,7 @@ def test_balloon_comes_to_its_size_and_the_host_has_the_memory(guest: ProgramPro
 
 
 def test_daemon_that_dies_while_the_balloon_grows(guest: ProgramProcess, tmp_path: Path) -> None:
-    daemon = DaemonProcess(tmp_path, "--balloon", "240M")
+    daemon = DaemonProcess(tmp_path, "--balloon", "240M", "--guest-reserve", "0")
     daemon.events.wait_for_count("inflate", 10)
     daemon.kill()
     guest.events.wait("detached")
@@ -57,7 +57,7 @@ def test_daemon_that_dies_while_the_balloon_grows(guest: ProgramProcess, tmp_pat
 
 def test_more_than_there_is(guest: ProgramProcess, tmp_path: Path) -> None:
     """It takes what it can get, and waits for more without using up the processor."""
-    with DaemonProcess(tmp_path, "--balloon", "1G") as daemon:
+    with DaemonProcess(tmp_path, "--balloon", "1G", "--guest-reserve", "0") as daemon:
         full = guest.events.wait("inflate")
         assert 250 * PAGES_OF_MIB < full["actual_pages"] < 256 * PAGES_OF_MIB
         until(lambda: memory(guest, "balloon_bytes") == full["actual_pages"] * 4096, "a memory event since")

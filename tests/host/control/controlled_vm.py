@@ -14,7 +14,9 @@ from protocol.virtio_balloon import BalloonQueue, QueueDialect
 INFO = VmInfo(
     pid=4711,
     memory_bytes=1 << 30,
+    guest_bytes=1 << 30,
     num_pages=0,
+    target_pages=0,
     actual=0,
     features=1 << 5 | 1 << 34,
     driver_ready=True,
@@ -41,7 +43,10 @@ class FakeVm:
         return self.facts
 
     def set_num_pages(self, num_pages: int) -> None:
-        self.facts = replace(self.facts, num_pages=num_pages)
+        self.facts = replace(self.facts, num_pages=num_pages, target_pages=num_pages)
+
+    def state_memory(self, guest_bytes: int) -> None:
+        self.facts = replace(self.facts, guest_bytes=guest_bytes or self.facts.memory_bytes)
 
     async def statistics(self) -> GuestStatistics:
         if self.fresh is None:
@@ -65,4 +70,6 @@ class FakeVm:
 
 def fake(**facts: Any) -> FakeVm:
     """Return a virtual machine with other facts than :data:`INFO`."""
+    if "memory_bytes" in facts:
+        facts.setdefault("guest_bytes", facts["memory_bytes"])
     return FakeVm(replace(INFO, **facts))

@@ -51,17 +51,24 @@ def test_all_commands_are_listed() -> None:
 
 def test_virtual_machines_are_listed() -> None:
     bare = DeviceSetup(None, QueueDialect.NEGOTIATED, {})
-    vms = {3: fake(num_pages=1 << 17, actual=5), 1: fake(memory_bytes=0, driver_ready=False, setup=bare)}
+    vms = {
+        3: fake(num_pages=1 << 17, target_pages=3 << 16, actual=5),
+        1: fake(memory_bytes=0, driver_ready=False, setup=bare),
+    }
     assert perform({}, "query-vms") == []
     first, second = perform(vms, "query-vms")
-    assert (first["vm"], first["memory"], first["actual"], first["driver-ready"]) == (1, 0, 0, False)
+    assert (first["vm"], first["memory"], first["guest-actual"], first["driver-ready"]) == (1, 0, 0, False)
     assert (first["ring"], first["queue-numbers"], first["kicks"]) == (None, "negotiated", {})
     assert second == {
         "vm": 3,
         "pid": 4711,
         "memory": GIB,
-        "target": GIB // 2,
-        "actual": GIB - 5 * 4096,
+        "guest-memory": GIB,
+        "guest-target": GIB // 2,
+        "guest-actual": GIB - 5 * 4096,
+        "balloon-requested": GIB * 3 // 4,
+        "balloon-target": GIB // 2,
+        "balloon-actual": 5 * 4096,
         "features": ["page-reporting", "packed"],
         "driver-ready": True,
         "ring": "packed",
@@ -100,6 +107,16 @@ def test_balloon_refuses(arguments: dict[str, Any], error: tuple[str, str]) -> N
     vm = fake(num_pages=77)
     assert perform({7: vm}, "balloon", **arguments) == error
     assert vm.facts.num_pages == 77
+
+
+def test_memory_of_the_guest_may_be_stated() -> None:
+    """An NVDIMM is in the memory table, and what the firmware shadows is not."""
+    vm = fake()
+    assert perform({7: vm}, "balloon", value=GIB // 4, guest_memory=GIB // 2) == {}
+    assert vm.facts.num_pages << 12 == GIB // 4
+    assert perform({7: vm}, "query-balloon") == {"actual": GIB // 2}
+    error = ("GenericError", "parameter 'guest-memory' has to be a size in bytes, or 0")
+    assert perform({7: vm}, "balloon", value=GIB, guest_memory=-1) == error
 
 
 def test_commands_that_need_the_memory_table() -> None:

@@ -19,7 +19,9 @@ async def test_facts_are_those_of_the_machine() -> None:
     assert machine.control.info() == VmInfo(
         pid=4711,
         memory_bytes=256 * MIB,
+        guest_bytes=256 * MIB,
         num_pages=12,
+        target_pages=12,
         actual=5,
         features=STATS_VQ,
         driver_ready=True,

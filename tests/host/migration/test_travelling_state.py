@@ -20,7 +20,7 @@ class Machine:
 
     driver_ready = False
     peer_pid = 1
-    memory_bytes = 0
+    memory_bytes = 1 << 30
     setup = DeviceSetup(None, QueueDialect.NEGOTIATED, {})
 
     def __init__(self) -> None:
