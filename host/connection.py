@@ -2,7 +2,6 @@
 its file descriptors, and gives all of them up when the front-end goes away, whatever it was in the middle of.
 """
 
-import array
 import asyncio
 import logging
 import os
@@ -11,16 +10,15 @@ import struct
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor
 from functools import partial
-from typing import Final
 
 from host.backend_channel import BackendChannel
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.control.vm_control import VmControl
-from host.descriptors.received_file import close_aside, served_elsewhere
 from host.events.chain_events import ChainEvents
 from host.events.event_limit import EventLimit
 from host.events.metrics import VmMetrics
 from host.memory.guest_memory import GuestMemory
+from host.message_channel import MessageChannel
 from host.migration.device_state import DeviceState
 from host.migration.migration import Migration
 from host.migration.travelling_state import build_state, restore_state
@@ -49,17 +47,12 @@ from host.vhost_user.backend import Reply, handle
 from host.vhost_user.device_setup import DeviceSetup
 from host.vhost_user.session import MustClose, Session
 from protocol.errors import FramingError, SessionEnded, VhostUserError
-from protocol.vhost_user import FDS_MAX, BackendRequest, FrontendRequest
-from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader, build_message
+from protocol.vhost_user import BackendRequest, FrontendRequest
+from protocol.vhost_user_codec import BadMessage, Message, build_message
 from protocol.vhost_user_payloads import VringState
 from protocol.virtio_balloon import PFN_SHIFT, QUEUES_MAX, BalloonQueue
 
 log = logging.getLogger(__name__)
-
-MESSAGE_TIMEOUT: Final = 10.0
-"""Seconds that the rest of a message may take once its first byte has come, and that a reply may take to be sent."""
-
-_ANCILLARY_SPACE: Final = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
 
 Emit = Callable[..., None]
 """Writes one event: ``emit(name, **fields)``; the virtual machine's number is added by the daemon."""
@@ -69,14 +62,13 @@ class Connection:
     """Runs one session over a connected socket, which it owns."""
 
     def __init__(self, sock: socket.socket, session: Session, executor: Executor, emit: Emit) -> None:
-        self._socket = sock
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         self.peer_pid: int = struct.unpack("3i", credentials)[0]
         """Process id of the front-end, as the kernel noted it when the socket was connected. Still known at the end."""
         self._session = session
         self._executor = executor
         self.emit = emit
-        self._reader = MessageReader(Channel.FRONTEND_REQUESTS)
+        self._messages = MessageChannel(sock)
         self._memory = GuestMemory()
         self._migration = Migration(self)
         self._files = [QueueFiles(relieve_log=self._migration.relieve) for _ in range(QUEUES_MAX)]
@@ -122,7 +114,7 @@ class Connection:
         breaker = asyncio.create_task(self._retire_broken_rings())
         try:
             while True:
-                message = await self._next_message()
+                message = await self._messages.next_message()
                 await self._handle(message)
         except (SessionEnded, FramingError, MustClose) as error:
             return str(error)
@@ -148,64 +140,9 @@ class Connection:
             files.close()
         self._memory.close()
         await self._migration.close()
-        for fd in self._reader.take_fds():
-            os.close(fd)
-        self._socket.close()
+        self._messages.close()
 
-    # -- messages in, replies out -----------------------------------------------------------------------------------
-
-    async def _next_message(self) -> Message | BadMessage:
-        # One deadline for the whole rest of a message: a byte now and then does not extend it.
-        deadline: float | None = None
-        while (message := self._reader.next_message()) is None:
-            if deadline is None and self._reader.in_message:
-                deadline = self._loop.time() + MESSAGE_TIMEOUT
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._wait_for(self._loop.add_reader, self._loop.remove_reader)
-            except TimeoutError:
-                raise FramingError(f"the rest of a message did not come within {MESSAGE_TIMEOUT:.0f} s") from None
-            self._receive()
-        return message
-
-    async def _wait_for(self, add: Callable[..., None], remove: Callable[[int], bool]) -> None:
-        ready: asyncio.Future[None] = self._loop.create_future()
-        fd = self._socket.fileno()
-        add(fd, _settle, ready)
-        try:
-            await ready
-        finally:
-            remove(fd)
-
-    def _receive(self) -> None:
-        flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-        try:
-            data, ancillary, message_flags, _ = self._socket.recvmsg(
-                self._reader.bytes_desired(), _ANCILLARY_SPACE, flags
-            )
-        except BlockingIOError:
-            return
-        except OSError as error:
-            raise SessionEnded(f"front-end gone: {error.strerror}") from error
-        fds = array.array("i")
-        for level, kind, payload in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-        try:
-            file_system = next(filter(None, map(served_elsewhere, fds)), None)
-        except OSError as error:
-            close_aside(fds)
-            raise FramingError(f"a file that cannot be looked at: {error.strerror}") from error
-        if file_system is not None:
-            close_aside(fds)
-            raise FramingError(f"a file of a file system of type {file_system}, which may never answer")
-        self._reader.feed(data, fds)
-        if message_flags & socket.MSG_CTRUNC:
-            raise FramingError("file descriptors were lost on the way")
-        if not data:
-            raise SessionEnded(
-                "front-end gone in the middle of a message" if self._reader.in_message else "front-end gone"
-            )
+    # -- messages ----------------------------------------------------------------------------------------------------
 
     async def _handle(self, message: Message | BadMessage) -> None:
         unclaimed = set(message.fds)
@@ -218,7 +155,7 @@ class Connection:
             for fd in unclaimed:
                 os.close(fd)
         if reply is not None:
-            await self._send(reply)
+            await self._messages.send(reply)
 
     async def _drive(self, effects: Generator[Action, ActionResult, Reply | None], unclaimed: set[int]) -> Reply | None:
         answer: ActionResult = None
@@ -234,28 +171,6 @@ class Connection:
         except StopIteration as stop:
             reply: Reply | None = stop.value
             return reply
-
-    async def _send(self, reply: Reply) -> None:
-        data = reply.data
-        # Not socket.send_fds(), which forgets its flags. The descriptors ride on the first byte, hence only once.
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", reply.fds))] if reply.fds else []
-        flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-        try:
-            async with asyncio.timeout(MESSAGE_TIMEOUT):
-                while data:
-                    try:
-                        data = data[self._socket.sendmsg([data], ancillary, flags) :]
-                    except BlockingIOError:
-                        await self._wait_for(self._loop.add_writer, self._loop.remove_writer)
-                    else:
-                        ancillary = []
-        except TimeoutError:
-            raise SessionEnded("front-end does not read its replies") from None
-        except OSError as error:
-            raise SessionEnded(f"front-end gone: {error.strerror}") from error
-        finally:
-            for fd in reply.fds:
-                os.close(fd)
 
     # -- actions ----------------------------------------------------------------------------------------------------
 
@@ -396,8 +311,3 @@ class Connection:
         """Set ``fields`` of the configuration space, and tell the driver if there is one."""
         for action in ring_control.change_config(self._session, **fields):
             self._send_request(action.data)
-
-
-def _settle(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import host.connection
+import host.message_channel
 from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
 from host.connection import Connection
 from host.ring.ring_service import RingService
@@ -103,7 +103,7 @@ def live(client: Client) -> None:
 
 @pytest.mark.asyncio
 async def test_byte_now_and_then_does_not_extend_a_messages_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.connection, "MESSAGE_TIMEOUT", 0.3)
+    monkeypatch.setattr(host.message_channel, "MESSAGE_TIMEOUT", 0.3)
     async with attached() as session:
         message = build_message(FrontendRequest.SET_FEATURES, 0)
         for at in range(len(message)):
@@ -116,7 +116,7 @@ async def test_byte_now_and_then_does_not_extend_a_messages_time(monkeypatch: py
 
 @pytest.mark.asyncio
 async def test_silent_front_end_between_messages_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.connection, "MESSAGE_TIMEOUT", 0.05)
+    monkeypatch.setattr(host.message_channel, "MESSAGE_TIMEOUT", 0.05)
     async with attached() as session:
         await asyncio.wait([session.task], timeout=0.2)
         assert not session.task.done()
@@ -125,7 +125,7 @@ async def test_silent_front_end_between_messages_is_no_fault(monkeypatch: pytest
 
 @pytest.mark.asyncio
 async def test_front_end_that_reads_no_reply_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.connection, "MESSAGE_TIMEOUT", 0.1)
+    monkeypatch.setattr(host.message_channel, "MESSAGE_TIMEOUT", 0.1)
     async with attached() as session:
         session.client.socket.setblocking(False)
         while not session.task.done():
@@ -138,7 +138,7 @@ async def test_front_end_that_reads_no_reply_is_given_up(monkeypatch: pytest.Mon
 @pytest.mark.asyncio
 async def test_descriptors_lost_on_the_way_end_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which of them are missing cannot be known, so the message cannot be carried out, nor any later one."""
-    monkeypatch.setattr(host.connection, "_ANCILLARY_SPACE", socket.CMSG_SPACE(8))
+    monkeypatch.setattr(host.message_channel, "_ANCILLARY_SPACE", socket.CMSG_SPACE(8))
     before = open_fds(os.getpid()).keys()
     async with attached() as session:
         fd = os.eventfd(0)

@@ -1,0 +1,128 @@
+"""The stream of messages between a front-end and its session: whole messages with their descriptors in, replies out.
+
+Nothing here waits longer than :data:`MESSAGE_TIMEOUT` for a front-end that stops in the middle of either.
+"""
+
+import array
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from host.descriptors.received_file import close_aside, served_elsewhere
+from host.vhost_user.backend import Reply
+from protocol.errors import FramingError, SessionEnded
+from protocol.vhost_user import FDS_MAX
+from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader
+
+MESSAGE_TIMEOUT: Final = 10.0
+"""Seconds that the rest of a message may take once its first byte has come, and that a reply may take to be sent."""
+
+_ANCILLARY_SPACE: Final = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
+
+
+class MessageChannel:
+    """One session's messages over a connected socket, which it owns."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._reader = MessageReader(Channel.FRONTEND_REQUESTS)
+        self._loop = asyncio.get_running_loop()
+
+    def close(self) -> None:
+        """Close the socket and the descriptors of a message that was not complete."""
+        for fd in self._reader.take_fds():
+            os.close(fd)
+        self._socket.close()
+
+    async def next_message(self) -> Message | BadMessage:
+        """Return the next message, whose descriptors are the caller's.
+
+        Raises:
+            SessionEnded: the front-end has gone.
+            FramingError: what comes is no stream of messages, or not in time.
+        """
+        # One deadline for the whole rest of a message: a byte now and then does not extend it.
+        deadline: float | None = None
+        while (message := self._reader.next_message()) is None:
+            if deadline is None and self._reader.in_message:
+                deadline = self._loop.time() + MESSAGE_TIMEOUT
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._wait_for(self._loop.add_reader, self._loop.remove_reader)
+            except TimeoutError:
+                raise FramingError(f"the rest of a message did not come within {MESSAGE_TIMEOUT:.0f} s") from None
+            self._receive()
+        return message
+
+    async def _wait_for(self, add: Callable[..., None], remove: Callable[[int], bool]) -> None:
+        ready: asyncio.Future[None] = self._loop.create_future()
+        fd = self._socket.fileno()
+        add(fd, _settle, ready)
+        try:
+            await ready
+        finally:
+            remove(fd)
+
+    def _receive(self) -> None:
+        flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+        try:
+            data, ancillary, message_flags, _ = self._socket.recvmsg(
+                self._reader.bytes_desired(), _ANCILLARY_SPACE, flags
+            )
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise SessionEnded(f"front-end gone: {error.strerror}") from error
+        fds = array.array("i")
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        try:
+            file_system = next(filter(None, map(served_elsewhere, fds)), None)
+        except OSError as error:
+            close_aside(fds)
+            raise FramingError(f"a file that cannot be looked at: {error.strerror}") from error
+        if file_system is not None:
+            close_aside(fds)
+            raise FramingError(f"a file of a file system of type {file_system}, which may never answer")
+        self._reader.feed(data, fds)
+        if message_flags & socket.MSG_CTRUNC:
+            raise FramingError("file descriptors were lost on the way")
+        if not data:
+            raise SessionEnded(
+                "front-end gone in the middle of a message" if self._reader.in_message else "front-end gone"
+            )
+
+    async def send(self, reply: Reply) -> None:
+        """Send ``reply`` and close its descriptors.
+
+        Raises:
+            SessionEnded: the front-end has gone or does not read.
+        """
+        data = reply.data
+        # Not socket.send_fds(), which forgets its flags. The descriptors ride on the first byte, hence only once.
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", reply.fds))] if reply.fds else []
+        flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+        try:
+            async with asyncio.timeout(MESSAGE_TIMEOUT):
+                while data:
+                    try:
+                        data = data[self._socket.sendmsg([data], ancillary, flags) :]
+                    except BlockingIOError:
+                        await self._wait_for(self._loop.add_writer, self._loop.remove_writer)
+                    else:
+                        ancillary = []
+        except TimeoutError:
+            raise SessionEnded("front-end does not read its replies") from None
+        except OSError as error:
+            raise SessionEnded(f"front-end gone: {error.strerror}") from error
+        finally:
+            for fd in reply.fds:
+                os.close(fd)
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
