@@ -1,17 +1,25 @@
 """The channel for the back-end's own requests, on which nothing is ever waited for.
 
 The front-end may at this moment be waiting for us on the other socket, so requests are sent without asking for an
-acknowledgement, and what comes back is thrown away. A request that finds the channel full waits until there is room;
-one that waits already is not added again: it tells the front-end to look, and one look sees everything.
+acknowledgement, and what comes back is thrown away, its descriptors by the peer's helpers. A request that finds the
+channel full waits until there is room; one that waits already is not added again: it tells the front-end to look, and
+one look sees everything.
 """
 
+import array
 import asyncio
 import contextlib
 import socket
 import threading
 from collections.abc import Callable
+from typing import Final
 
+from host.descriptors.helpers import Helpers
+from host.descriptors.received_file import FileKind, kind_at_once
 from protocol.errors import VhostUserError
+from protocol.vhost_user import FDS_MAX
+
+_ANCILLARY_SPACE: Final = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
 
 
 class BackendChannel:
@@ -20,16 +28,16 @@ class BackendChannel:
     ``on_gone`` is called on the event loop when the front-end has closed its end.
     """
 
-    def __init__(self, fd: int, on_gone: Callable[[], None]) -> None:
+    def __init__(self, fd: int, on_gone: Callable[[], None], helpers: Helpers) -> None:
         """Take ``fd``.
 
         Raises:
             VhostUserError: it is no socket.
         """
-        try:
-            self._socket = socket.socket(fileno=fd)
-        except OSError as error:
-            raise VhostUserError("the back-end channel is not a socket") from error
+        if kind_at_once(fd) is not FileKind.SOCKET:
+            raise VhostUserError("the back-end channel is not a unix stream socket")
+        self._socket = socket.socket(fileno=fd)
+        self._helpers = helpers
         self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
@@ -57,7 +65,7 @@ class BackendChannel:
             self._closed = True
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
-            self._socket.close()
+            self._helpers.close_by(self._socket.close)
 
     def _flush(self) -> bool:
         # Under the lock. Returns whether nothing is left; what a front-end that is gone does not get is not left.
@@ -87,11 +95,14 @@ class BackendChannel:
 
     def _drain(self) -> None:
         try:
-            data = self._socket.recv(4096, socket.MSG_DONTWAIT)
+            flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            data, ancillary, _, _ = self._socket.recvmsg(4096, _ANCILLARY_SPACE, flags)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            data, ancillary = b"", []
+        for _, _, payload in ancillary:
+            self._helpers.close(array.array("i", payload[: len(payload) // 4 * 4]))
         if not data:
             self.close()
             self._on_gone()

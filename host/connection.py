@@ -3,8 +3,8 @@ its file descriptors, and gives all of them up when the front-end goes away, wha
 """
 
 import asyncio
+import contextlib
 import logging
-import os
 import socket
 import struct
 from collections.abc import Callable, Generator
@@ -14,6 +14,7 @@ from functools import partial
 from host.backend_channel import BackendChannel
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.control.vm_control import VmControl
+from host.descriptors.helpers import Helpers
 from host.events.chain_events import ChainEvents
 from host.events.event_limit import EventLimit
 from host.events.metrics import VmMetrics
@@ -22,6 +23,7 @@ from host.message_channel import MessageChannel
 from host.migration.device_state import DeviceState
 from host.migration.migration import Migration
 from host.migration.travelling_state import build_state, restore_state
+from host.ring.kick_file import KickFile
 from host.ring.queue_files import CallFile, QueueFiles
 from host.ring.ring_service import RingService
 from host.ring.turn import Turn
@@ -68,10 +70,16 @@ class Connection:
         self._session = session
         self._executor = executor
         self.emit = emit
-        self._messages = MessageChannel(sock)
-        self._memory = GuestMemory()
-        self._migration = Migration(self)
-        self._files = [QueueFiles(relieve_log=self._migration.relieve) for _ in range(QUEUES_MAX)]
+        self._helpers = helpers = Helpers()
+        self._messages = MessageChannel(sock, helpers)
+        self._memory = GuestMemory(helpers.close)
+        self._migration = Migration(self, helpers)
+        self._files = [
+            QueueFiles(
+                relieve_log=self._migration.relieve, close_by=helpers.close_by, on_failure=self._on_signal_failure
+            )
+            for _ in range(QUEUES_MAX)
+        ]
         self._services: dict[int, RingService] = {}
         self._broken: asyncio.Queue[int] = asyncio.Queue()
         self._channel: BackendChannel | None = None
@@ -141,6 +149,7 @@ class Connection:
         self._memory.close()
         await self._migration.close()
         self._messages.close()
+        await self._helpers.closed()
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -152,8 +161,8 @@ class Connection:
             if message.request == FrontendRequest.SET_CONFIG:
                 self.control.config_written()
         finally:
-            for fd in unclaimed:
-                os.close(fd)
+            self._helpers.close(unclaimed)
+        await self._helpers.closed()
         if reply is not None:
             await self._messages.send(reply)
 
@@ -177,7 +186,7 @@ class Connection:
     async def _perform(self, action: Action, unclaimed: set[int]) -> ActionResult:
         match action:
             case StartRing():
-                self._start_ring(action)
+                await self._start_ring(action)
             case StopRing(index=index):
                 service = self._services[index]
                 base = await service.stop()
@@ -195,7 +204,7 @@ class Connection:
                 self._memory.drop(table, number)
                 self._announce_memory()
             case SetVringFile(request=request, index=index, fd=fd):
-                self._set_vring_file(request, self._files[index], fd)
+                self._files[index].set(request, self._vring_file(request, fd))
                 if fd is not None:
                     unclaimed.discard(fd)
             case SetBackendChannel(fd=fd):
@@ -225,7 +234,8 @@ class Connection:
         if count := self._event_limit.take_suppressed(event):
             self.emit("suppressed", of=event, count=count)
 
-    def _start_ring(self, action: StartRing) -> None:
+    async def _start_ring(self, action: StartRing) -> None:
+        await self._migration.prepare_virtqueue(action)
         files = self._files[action.index]
         files.send_call = files.send_err = None
         if action.inband:
@@ -242,20 +252,15 @@ class Connection:
         self._tell("memory", regions=len(table.regions), bytes=table.total_bytes, sealed=self._memory.sealed)
         self.control.memory_changed()
 
-    @staticmethod
-    def _set_vring_file(request: FrontendRequest, files: QueueFiles, fd: int | None) -> None:
-        if request is FrontendRequest.SET_VRING_KICK:
-            old_kick, files.kick = files.kick, fd
-            if old_kick is not None:
-                os.close(old_kick)
-            return
-        new = None if fd is None else CallFile(fd)
-        if request is FrontendRequest.SET_VRING_CALL:
-            old, files.call = files.call, new
-        else:
-            old, files.err = files.err, new
-        if old is not None:
-            old.close()
+    def _vring_file(self, request: FrontendRequest, fd: int | None) -> KickFile | CallFile | None:
+        if fd is None:
+            return None
+        return KickFile(fd, self._helpers.close) if request is FrontendRequest.SET_VRING_KICK else CallFile(fd)
+
+    def _on_signal_failure(self, reason: str) -> None:
+        # From a worker.
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+            self._loop.call_soon_threadsafe(partial(self._tell, "signal_failed", reason=reason))
 
     def _on_turn(self, index: int, turn: Turn) -> None:
         for chain in turn.served:
@@ -289,7 +294,7 @@ class Connection:
     # -- the back-end's own requests --------------------------------------------------------------------------------
 
     def _set_channel(self, fd: int) -> None:
-        channel = BackendChannel(fd, self._drop_channel)
+        channel = BackendChannel(fd, self._drop_channel, self._helpers)
         self._drop_channel()
         self._channel = channel
         for index in self._services:

@@ -1,6 +1,8 @@
 """The stream of messages between a front-end and its session: whole messages with their descriptors in, replies out.
 
-Nothing here waits longer than :data:`MESSAGE_TIMEOUT` for a front-end that stops in the middle of either.
+Nothing here waits longer than :data:`MESSAGE_TIMEOUT` for a front-end that stops in the middle of either. Received
+descriptors are looked at before anything else (:mod:`host.descriptors.received_file`): what is not on the list of types
+is closed by the peer's helpers, and the message that it came with is refused.
 """
 
 import array
@@ -10,9 +12,10 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from host.descriptors.received_file import close_aside, served_elsewhere
+from host.descriptors.helpers import Helpers
+from host.descriptors.received_file import FileKind, is_connected_to, kind_at_once, kind_of_file
 from host.vhost_user.backend import Reply
-from protocol.errors import FramingError, SessionEnded
+from protocol.errors import FramingError, SessionEnded, VhostUserError
 from protocol.vhost_user import FDS_MAX
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader
 
@@ -23,18 +26,24 @@ _ANCILLARY_SPACE: Final = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
 
 
 class MessageChannel:
-    """One session's messages over a connected socket, which it owns."""
+    """One session's messages over a connected socket, which it owns. ``helpers`` are the peer's."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, helpers: Helpers) -> None:
         self._socket = sock
+        self._helpers = helpers
+        self._unlooked: list[int] = []
+        self._unfit: VhostUserError | None = None
         self._reader = MessageReader(Channel.FRONTEND_REQUESTS)
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
-        """Close the socket and the descriptors of a message that was not complete."""
-        for fd in self._reader.take_fds():
-            os.close(fd)
-        self._socket.close()
+        """Close the socket and the descriptors of a message that was not complete.
+
+        Messages that were not read may carry descriptors too, so the socket itself may take long to close.
+        """
+        self._helpers.close((*self._unlooked, *self._reader.take_fds()))
+        self._unlooked.clear()
+        self._helpers.close_by(self._socket.close)
 
     async def next_message(self) -> Message | BadMessage:
         """Return the next message, whose descriptors are the caller's.
@@ -53,8 +62,11 @@ class MessageChannel:
                     await self._wait_for(self._loop.add_reader, self._loop.remove_reader)
             except TimeoutError:
                 raise FramingError(f"the rest of a message did not come within {MESSAGE_TIMEOUT:.0f} s") from None
-            self._receive()
-        return message
+            await self._receive()
+        unfit, self._unfit = self._unfit, None
+        if unfit is None:
+            return message
+        return BadMessage(request=message.request, need_reply=message.need_reply, fds=message.fds, error=unfit)
 
     async def _wait_for(self, add: Callable[..., None], remove: Callable[[int], bool]) -> None:
         ready: asyncio.Future[None] = self._loop.create_future()
@@ -65,7 +77,7 @@ class MessageChannel:
         finally:
             remove(fd)
 
-    def _receive(self) -> None:
+    async def _receive(self) -> None:
         flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         try:
             data, ancillary, message_flags, _ = self._socket.recvmsg(
@@ -79,21 +91,54 @@ class MessageChannel:
         for level, kind, payload in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-        try:
-            file_system = next(filter(None, map(served_elsewhere, fds)), None)
-        except OSError as error:
-            close_aside(fds)
-            raise FramingError(f"a file that cannot be looked at: {error.strerror}") from error
-        if file_system is not None:
-            close_aside(fds)
-            raise FramingError(f"a file of a file system of type {file_system}, which may never answer")
-        self._reader.feed(data, fds)
+        self._unlooked += fds
+        fit = await self._look(self._unlooked) if fds else []
+        self._unlooked.clear()
+        self._reader.feed(data, fit)
         if message_flags & socket.MSG_CTRUNC:
             raise FramingError("file descriptors were lost on the way")
         if not data:
             raise SessionEnded(
                 "front-end gone in the middle of a message" if self._reader.in_message else "front-end gone"
             )
+
+    async def _look(self, fds: list[int]) -> list[int]:
+        # Returns those that are on the list of types; the others are closed, and the message is refused.
+        unfit: list[int] = []
+        files: list[int] = []
+        for fd in fds:
+            try:
+                kind = kind_at_once(fd)
+                if kind is None:
+                    files.append(fd)
+                elif kind is FileKind.SOCKET and is_connected_to(fd, self._socket.getsockname()):
+                    # Held here it would keep a session alive whose front-end has gone.
+                    raise VhostUserError("a socket that is connected to this daemon is not taken")
+            except VhostUserError as error:
+                unfit.append(fd)
+                self._unfit = error
+        if files:
+            unfit += await self._look_aside(files)
+        self._helpers.close(unfit)
+        return [fd for fd in fds if fd not in unfit]
+
+    async def _look_aside(self, files: list[int]) -> list[int]:
+        def look() -> dict[int, VhostUserError]:
+            unfit = {}
+            for fd in files:
+                try:
+                    kind_of_file(fd)
+                except VhostUserError as error:
+                    unfit[fd] = error
+            return unfit
+
+        try:
+            unfit = await self._helpers.run("looking at a file", look)
+        except VhostUserError as error:
+            unfit = dict.fromkeys(files, error)
+        if unfit:
+            self._unfit = next(iter(unfit.values()))
+        return list(unfit)
 
     async def send(self, reply: Reply) -> None:
         """Send ``reply`` and close its descriptors.

@@ -29,7 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "host.inflight": {"host.virtqueue", "host.descriptors"},
     "host.balloon": {"host.virtqueue", "host.memory"},
     "host.vhost_user": {"host.virtqueue", "host.inflight", "host.balloon"},
-    "host.ring": {"host.virtqueue", "host.memory", "host.balloon", "host.vhost_user"},
+    "host.ring": {"host.virtqueue", "host.descriptors", "host.memory", "host.balloon", "host.vhost_user"},
     "host.events": {"host.ring"},
     "host.control": {"host.memory", "host.balloon", "host.vhost_user", "host.ring"},
     "host.migration": {
@@ -105,10 +105,10 @@ SHELL = re.compile(
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
     | host/(__main__|daemon|connection|message_channel|backend_channel|netlink)\.py
-    | host/descriptors/received_file\.py
+    | host/descriptors/(received_file|helpers|pipe|peers)\.py
     | host/memory/(guest_memory|sigbus|discard)\.py
     | host/inflight/inflight_file\.py
-    | host/ring/(ring_service|turn|queue_files|eventfd_signal)\.py
+    | host/ring/(ring_service|turn|queue_files|kick_file|eventfd_signal)\.py
     | host/events/chain_events\.py
     | host/control/(control_server|qmp_client|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/migration/(migration|dirty_log|state_transfer)\.py

@@ -1,39 +1,140 @@
-"""A first look at file descriptors that a front-end passed, before anything is done with them.
+"""What a received file descriptor is: found out before anything else is done with it, without asking a file system that
+may never answer.
 
-A file of a file system in user space (FUSE), or of a remote one, answers as slowly as the process that serves it likes:
-reading its size, polling and even *closing* it can take for ever. In the daemon's event loop that would stop every
-virtual machine, so such descriptors are recognised without touching them, and closed on a thread that may hang.
+A peer can pass any descriptor. A file of a file system in user space (FUSE) answers as slowly as the process that
+serves it likes. A TCP socket with SO_LINGER takes as long to close. Reading a signalfd takes the *reader's* signals. So
+the types that are taken are a list (:class:`FileKind`), and all else is refused and closed by :class:`Helpers`.
+
+Two looks tell them apart:
+
+* :func:`kind_at_once` reads a name in procfs, the seals and two numbers of a socket. None of these calls asks a file
+  system or waits for a lock, so the event loop may make them.
+* :func:`kind_of_file` asks the file system for its type. FUSE and network file systems may never answer (Linux,
+  fs/fuse/inode.c, fuse_statfs), hence only a helper calls it. The answer depends on the file alone and not on a mount
+  table, which another mount namespace does not share.
 """
 
+import ctypes
+import errno
 import fcntl
 import os
-import threading
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import socket
+import stat
+from collections.abc import Iterable
+from enum import Enum
 from typing import Final
 
-_SERVED_ELSEWHERE: Final = frozenset(
-    ("fuse", "fuseblk", "nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "afs", "ocfs2", "gfs2", "lustre")
+from protocol.errors import VhostUserError
+
+SOCKET_NAME: Final = "socket:["
+_PIPE_NAME: Final = "pipe:["
+_EVENTFD_NAME: Final = "anon_inode:[eventfd]"
+_ANONYMOUS_NAME: Final = "anon_inode:"
+"""How procfs names descriptors that have no path (proc(5), /proc/pid/fd). A path never begins like this."""
+
+HUGETLBFS: Final = 0x958458F6
+_LOCAL_FILE_SYSTEMS: Final = frozenset(
+    (
+        0x01021994,  # tmpfs
+        HUGETLBFS,
+        0x858458F6,  # ramfs
+        0xEF53,  # ext2, ext3, ext4
+        0x58465342,  # xfs
+        0x9123683E,  # btrfs
+        0x794C7630,  # overlay: a file that is open for writing lies in its upper layer, which is never remote
+        0xF2F52010,  # f2fs
+        0xCA451A4E,  # bcachefs
+        0x2FC12FC1,  # zfs
+        0x3153464A,  # jfs
+        0x4D44,  # vfat
+        0x2011BAB0,  # exfat
+        0x7366746E,  # ntfs3
+    )
 )
+"""File systems that answer by themselves, by f_type (linux/magic.h, statfs(2))."""
 
-_KERNELS_OWN: Final = ("anon_inode:", "socket:", "pipe:")
-"""How procfs names descriptors that are no files. A path never begins like this."""
+_STATFS_BYTES: Final = 256
+"""More than struct statfs has on any machine. ``f_type`` is a long at its begin."""
+
+_fstatfs = ctypes.CDLL(None, use_errno=True).fstatfs
 
 
-def served_elsewhere(fd: int) -> str | None:
-    """Return the type of the file system of ``fd`` if another process or machine serves it, else None.
+class FileKind(Enum):
+    """The types of descriptors that are taken. The value is the name in messages."""
 
-    Nothing here asks the file system itself. A file of a mount that this process cannot see is not trusted either: a
-    peer may make a mount namespace of its own. Memory is recognised wherever it was mounted: only memfd, tmpfs and
-    hugetlb files have seals.
+    MEMORY = "memory file"
+    """A file of memfd_create, tmpfs or hugetlbfs."""
+    FILE = "file"
+    """An ordinary file of a local file system."""
+    EVENTFD = "eventfd"
+    PIPE = "pipe"
+    SOCKET = "unix stream socket"
+
+
+SIGNALS: Final = frozenset((FileKind.EVENTFD, FileKind.PIPE, FileKind.SOCKET))
+"""What a kick, a call or an error descriptor may be. User Mode Linux sends sockets."""
+
+
+def kind_at_once(fd: int) -> FileKind | None:
+    """Return what ``fd`` is, or None if it is a file that :func:`kind_of_file` has to look at. Never waits.
+
+    Raises:
+        VhostUserError: it is not on the list.
     """
-    if os.readlink(f"/proc/self/fd/{fd}").startswith(_KERNELS_OWN) or _has_seals(fd):
-        return None
-    kind = _file_system_types().get(_mount_id(fd), "unknown")
-    return kind if kind == "unknown" or kind.partition(".")[0] in _SERVED_ELSEWHERE else None  # "fuse.sshfs"
+    name = _name(fd)
+    if name == _EVENTFD_NAME:
+        return FileKind.EVENTFD
+    if name.startswith(_PIPE_NAME):
+        return FileKind.PIPE
+    if name.startswith(SOCKET_NAME):
+        return _kind_of_socket(fd)
+    if not name.startswith("/"):
+        raise VhostUserError(f"a descriptor of type {name.removeprefix(_ANONYMOUS_NAME)} is not taken")
+    return FileKind.MEMORY if has_seals(fd) else None
 
 
-def _has_seals(fd: int) -> bool:
+def kind_of_file(fd: int) -> FileKind:
+    """Return what the file ``fd`` is. May wait for as long as its file system likes.
+
+    Raises:
+        VhostUserError: it is not on the list.
+    """
+    magic = file_system_type(fd)
+    if magic not in _LOCAL_FILE_SYSTEMS:
+        raise VhostUserError(f"a file of a file system of type {magic:#x} is not taken, it may never answer")
+    mode = os.fstat(fd).st_mode  # of a local file system: answered at once
+    if stat.S_ISREG(mode):
+        return FileKind.FILE
+    if stat.S_ISFIFO(mode):
+        return FileKind.PIPE
+    raise VhostUserError("a directory or a device is not taken")
+
+
+def signal_kind(fd: int) -> FileKind:
+    """Return which of :data:`SIGNALS` ``fd`` is. It was on the list when it came, so nothing here waits.
+
+    Raises:
+        VhostUserError: none of them.
+    """
+    kind = kind_at_once(fd)
+    if kind is None and stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return FileKind.PIPE
+    if kind is None or kind not in SIGNALS:
+        raise VhostUserError("only an eventfd, a pipe or a unix stream socket can be a kick, call or error descriptor")
+    return kind
+
+
+def is_connected_to(fd: int, address: str | bytes) -> bool:
+    """Return whether the unix socket ``fd`` is connected to ``address``; to none that has no name. Never waits."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        try:
+            return bool(address) and bool(sock.getpeername() == address)
+        except OSError:
+            return False
+
+
+def has_seals(fd: int) -> bool:
+    """Return whether ``fd`` is a file of memfd_create, tmpfs or hugetlbfs: only these have seals. Never waits."""
     try:
         fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError:
@@ -41,28 +142,34 @@ def _has_seals(fd: int) -> bool:
     return True
 
 
-def _mount_id(fd: int) -> str:
-    for line in Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("mnt_id:"):
-            return line.split()[1]
-    return ""
+def file_system_type(fd: int) -> int:
+    """Return ``f_type`` of the file system of ``fd``. Never waits for a memory file.
+
+    Raises:
+        VhostUserError: it cannot be had.
+    """
+    answer = ctypes.create_string_buffer(_STATFS_BYTES)
+    while _fstatfs(fd, answer) < 0:
+        if ctypes.get_errno() != errno.EINTR:
+            raise VhostUserError(f"the file system of a file does not answer: {os.strerror(ctypes.get_errno())}")
+    return ctypes.c_long.from_buffer(answer).value & 0xFFFFFFFF
 
 
-def _file_system_types() -> dict[str, str]:
-    # mountinfo: "<mount id> <parent> ... - <type> <source> <options>" (Linux, Documentation/filesystems/proc.rst).
-    types: dict[str, str] = {}
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        before, dash, after = line.partition(" - ")
-        if dash:
-            types[before.split()[0]] = after.split()[0]
-    return types
-
-
-def close_aside(fds: Iterable[int]) -> None:
-    """Close ``fds`` on a thread of their own, which nobody waits for."""
-    threading.Thread(target=_close_all, args=(tuple(fds),), daemon=True, name="close").start()
-
-
-def _close_all(fds: Sequence[int]) -> None:
+def close_files(fds: Iterable[int]) -> None:
+    """Close ``fds`` here and now, where that may wait."""
     for fd in fds:
         os.close(fd)
+
+
+def _name(fd: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError as error:
+        raise VhostUserError(f"a descriptor cannot be looked at: {error.strerror}") from error
+
+
+def _kind_of_socket(fd: int) -> FileKind:
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        if (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM):
+            return FileKind.SOCKET
+    raise VhostUserError("a socket that is not a unix stream socket is not taken")

@@ -50,13 +50,16 @@ assert PACKED_HEADER.size == PACKED_ENTRY.size == 32
 
 
 class Region(Protocol):
-    """One queue's bytes of the inflight file. Both methods raise :class:`VirtqueueError` if the file gives way."""
+    """One queue's bytes of the inflight file. All methods raise :class:`VirtqueueError` if the file gives way."""
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes at ``offset``."""
 
     def write(self, offset: int, data: bytes) -> None:
         """Store ``data`` at ``offset``."""
+
+    def flush(self) -> None:
+        """Have in the file what was stored while the queue was being opened. On the queue's worker."""
 
 
 def region_bytes(queue_size: int, *, packed: bool) -> int:

@@ -61,7 +61,7 @@ class InflightFile:
         size = region_bytes(self._told.queue_size, packed=packed)
         if index >= self._told.num_queues or (index + 1) * size > self._told.mmap_size:
             raise VhostUserError(f"the inflight file has no room for queue {index}")
-        return FileRegion(self._fd, self._told.mmap_offset + index * size)
+        return FileRegion(self._fd, self._told.mmap_offset + index * size, size)
 
     def close(self) -> None:
         """Close the file. No queue may be using a region of it."""
@@ -69,14 +69,37 @@ class InflightFile:
 
 
 class FileRegion:
-    """The bytes of a file from ``start`` on."""
+    """``size`` bytes of a file from ``start`` on.
 
-    def __init__(self, fd: int, start: int) -> None:
+    Between :meth:`load` and the next :meth:`flush` they are read and written in memory alone: a queue is opened on the
+    event loop, and the file's lock may be in the front-end's hand. Afterwards the queue's worker reads and writes the
+    file itself.
+    """
+
+    def __init__(self, fd: int, start: int, size: int) -> None:
         self._fd = fd
         self._start = start
+        self._size = size
+        self._loaded: bytearray | None = None
+        self._unwritten: list[tuple[int, bytes]] = []
+
+    def load(self) -> None:
+        """Read all of it. May wait for as long as the front-end likes. Raises like :meth:`read`."""
+        self._loaded = bytearray(self.read(0, self._size))
+
+    def flush(self) -> None:
+        """Write to the file what was written since :meth:`load`. Raises like :meth:`write`."""
+        if self._loaded is None:
+            return
+        self._loaded = None
+        unwritten, self._unwritten = self._unwritten, []
+        for offset, data in unwritten:
+            self.write(offset, data)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes at ``offset``. Raises :class:`VirtqueueError` where the file ends before them."""
+        if self._loaded is not None:
+            return bytes(self._loaded[offset : offset + length])
         try:
             data = os.pread(self._fd, length, self._start + offset)
         except OSError as error:
@@ -87,6 +110,10 @@ class FileRegion:
 
     def write(self, offset: int, data: bytes) -> None:
         """Store ``data`` at ``offset``. Raises :class:`VirtqueueError` where the file does not take it."""
+        if self._loaded is not None:
+            self._loaded[offset : offset + len(data)] = data
+            self._unwritten.append((offset, bytes(data)))
+            return
         try:
             written = os.pwrite(self._fd, data, self._start + offset)
         except OSError as error:

@@ -16,9 +16,10 @@ class InflightVirtqueue:
     Chains are given back in the order in which they were taken.
     """
 
-    def __init__(self, queue: DeviceVirtqueue, tracker: InflightTracker) -> None:
+    def __init__(self, queue: DeviceVirtqueue, tracker: InflightTracker, region: Region) -> None:
         self._queue = queue
         self._tracker = tracker
+        self._region = region
 
     @property
     def on_write(self) -> OnWrite | None:
@@ -49,6 +50,7 @@ class InflightVirtqueue:
         Raises:
             VirtqueueError: the ring breaks a rule, or the inflight file cannot be written.
         """
+        self._region.flush()
         chain = self._queue.pop()
         if chain is not None:
             try:
@@ -111,7 +113,7 @@ def open_tracked(
             split.begin()
     except VirtqueueError as error:
         raise VhostUserError(str(error)) from error
-    return InflightVirtqueue(open_virtqueue(ring, base, features, read_guest), split)
+    return InflightVirtqueue(open_virtqueue(ring, base, features, read_guest), split, region)
 
 
 def _open_packed(
@@ -127,8 +129,8 @@ def _open_packed(
         queue = open_virtqueue(ring, base, features, read_guest)
         tracker = PackedTracker(region, entries, ring.size, queue.base >> 16)
         tracker.begin()
-        return InflightVirtqueue(queue, tracker)
+        return InflightVirtqueue(queue, tracker, region)
     tracker = PackedTracker(region, entries, ring.size, WRAP_COUNTER)
     tracker.recover(ring)
     base = tracker.position | tracker.position << 16
-    return InflightVirtqueue(open_virtqueue(ring, base, features, read_guest), tracker)
+    return InflightVirtqueue(open_virtqueue(ring, base, features, read_guest), tracker, region)

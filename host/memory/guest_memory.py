@@ -8,10 +8,11 @@ import fcntl
 import mmap
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from host.descriptors.received_file import HUGETLBFS, close_files, file_system_type, has_seals
 from host.memory.discard_plan import DeviceMemory
 from host.memory.sigbus import GuardedMapping
 from host.virtqueue.ring_place import RingPlace
@@ -54,12 +55,7 @@ def open_region(region: MemoryRegion, fd: int) -> RegionFile:
 
 
 def _is_hugetlb(fd: int) -> bool:
-    # statfs has no wrapper that gives f_type; a hugetlb file refuses plain write() instead, which no other memory does.
-    try:
-        os.pwrite(fd, b"", 0)
-    except OSError:
-        return True
-    return False
+    return has_seals(fd) and file_system_type(fd) == HUGETLBFS
 
 
 def _is_sealed(fd: int) -> bool:
@@ -140,9 +136,13 @@ def _shared_windows(place: RingPlace) -> list[FileRange]:
 
 
 class GuestMemory:
-    """A virtual machine's memory: its table, its files, which it owns, and the places of the rings that run."""
+    """A virtual machine's memory: its table, its files, which it owns, and the places of the rings that run.
 
-    def __init__(self) -> None:
+    ``close`` closes files that are no longer needed. The last one to close a file frees its pages, which takes time.
+    """
+
+    def __init__(self, close: Callable[[Iterable[int]], None] = close_files) -> None:
+        self._close = close
         self.table = RegionTable()
         self.files: list[RegionFile] = []
         self.device = DeviceMemory(self.table)
@@ -163,8 +163,7 @@ class GuestMemory:
         old = self.files
         self.table, self.files = table, files
         self._refresh()
-        for file in old:
-            os.close(file.fd)
+        self._close(file.fd for file in old)
 
     def add(self, table: RegionTable, fd: int) -> None:
         """Take ``fd`` as the file of the last region of ``table``. Raises like :meth:`replace`."""
@@ -178,7 +177,7 @@ class GuestMemory:
         self.files = [*self.files[:number], *self.files[number + 1 :]]
         self.table = table
         self._refresh()
-        os.close(gone.fd)
+        self._close((gone.fd,))
 
     def close(self) -> None:
         """Close every file. No ring may be mapped any more."""

@@ -25,6 +25,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from host.descriptors.received_file import HUGETLBFS, file_system_type, has_seals
 from host.memory.sigbus import address_of
 from protocol.errors import VhostUserError
 from protocol.memory import ADDRESS_LIMIT, PAGE_SHIFT
@@ -85,10 +86,13 @@ def set_bit(address: int, bit: int) -> None:
 class DirtyLog:
     """The dirty log of one virtual machine. Until it is mapped, :meth:`mark` does nothing.
 
-    Marked by workers, mapped and unmapped by the event loop; the lock keeps a mapping for as long as one of them marks.
+    Marked by workers, mapped by a helper, unmapped by the event loop; the lock keeps a mapping for as long as one of
+    them marks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, close_by: Callable[[Callable[[], None]], None] = lambda close: close()) -> None:
+        """``close_by`` has a mapping closed, which may take long."""
+        self._close_by = close_by
         self._lock = threading.Lock()
         self._mapping: mmap.mmap | None = None
         self._address = 0
@@ -143,7 +147,7 @@ class DirtyLog:
 
     def _unmap(self) -> None:
         if self._mapping is not None:
-            self._mapping.close()
+            self._close_by(self._mapping.close)
             self._mapping = None
 
 
@@ -155,6 +159,9 @@ def _map(fd: int, size: int, offset: int) -> tuple[mmap.mmap, int]:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise VhostUserError("the file of the dirty log is not a regular file")
+    if has_seals(fd) and file_system_type(fd) == HUGETLBFS:
+        # To map it waits for the file's lock, which the front-end may hold, and in Python everybody waits along.
+        raise VhostUserError("the file of the dirty log lies in huge pages")
     if offset + size > status.st_size:
         raise VhostUserError(f"a dirty log of {size} bytes at {offset} exceeds its file of {status.st_size} bytes")
     start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY

@@ -1,9 +1,11 @@
 """One virtual machine's dirty log, inflight file and state on the move, with their descriptors."""
 
 import asyncio
+from functools import partial
 from typing import Protocol, assert_never
 
-from host.inflight.inflight_file import InflightFile, make_inflight_file
+from host.descriptors.helpers import Helpers
+from host.inflight.inflight_file import FileRegion, InflightFile, make_inflight_file
 from host.inflight.inflight_virtqueue import open_tracked
 from host.migration.device_state import DeviceState, parse_state
 from host.migration.dirty_log import DirtyLog
@@ -24,7 +26,7 @@ from host.vhost_user.actions import (
 from host.virtqueue.ring_place import RingLog
 from host.virtqueue.virtqueue import DeviceVirtqueue, OnWrite, ReadGuest
 from host.virtqueue.virtqueue_formats import open_virtqueue
-from protocol.errors import VhostUserError
+from protocol.errors import VhostUserError, VirtqueueError
 from protocol.ring_formats import Ring
 
 
@@ -41,13 +43,29 @@ class Device(Protocol):
 class Migration:
     """Performs the actions of :mod:`host.vhost_user.migration_requests`, and owns what they bring."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, helpers: Helpers) -> None:
         self._device = device
+        self._helpers = helpers
         self._log_file: CallFile | None = None
         self._stream: StateTransfer | None = None
         self._transfer: asyncio.Task[bytes | None] | None = None
-        self.dirty_log = DirtyLog()
+        self.dirty_log = DirtyLog(helpers.close_by)
+        self._regions: dict[int, FileRegion] = {}
         self.inflight: InflightFile | None = None
+
+    async def prepare_virtqueue(self, action: StartRing) -> None:
+        """Read what :meth:`open_virtqueue` needs of the inflight file, on a helper: a lock of the file may be held.
+
+        Raises:
+            VhostUserError: the inflight file cannot be read, or has no room for this ring.
+        """
+        if self.inflight is not None:
+            region = self.inflight.region(action.index, packed=action.features.packed)
+            try:
+                await self._helpers.run("reading the inflight file", region.load)
+            except VirtqueueError as error:
+                raise VhostUserError(str(error)) from error
+            self._regions[action.index] = region
 
     def open_virtqueue(self, action: StartRing, ring: Ring, read_guest: ReadGuest) -> DeviceVirtqueue:
         """Return the device's side of ``ring``, what it takes written to the inflight file if there is one, its writes
@@ -59,7 +77,7 @@ class Migration:
         if self.inflight is None:
             queue = open_virtqueue(ring, action.base, action.features, read_guest)
         else:
-            region = self.inflight.region(action.index, packed=action.features.packed)
+            region = self._regions.pop(action.index)
             queue = open_tracked(
                 region,
                 self.inflight.entries,
@@ -91,7 +109,9 @@ class Migration:
         """
         match action:
             case SetLog(fd=fd, size=size, offset=offset):
-                self.dirty_log.map(fd, size, offset)  # the mapping has a descriptor of its own
+                # The mapping has a descriptor of its own. On a helper: a worker that marks holds the log's lock, and
+                # the front-end may hold the worker up.
+                await self._helpers.run("mapping the dirty log", partial(self.dirty_log.map, fd, size, offset))
             case SetLogFile(fd=fd):
                 self._set_log_file(CallFile(fd))
                 unclaimed.discard(fd)
@@ -104,7 +124,7 @@ class Migration:
                 file = InflightFile(fd, told, packed=packed)
                 unclaimed.discard(fd)
                 if self.inflight is not None:
-                    self.inflight.close()
+                    self._helpers.close_by(self.inflight.close)
                 self.inflight = file
             case SaveState(fd=fd):
                 data = self._device.take_state().build()
@@ -123,7 +143,7 @@ class Migration:
         old, self._log_file = self._log_file, file
         self.dirty_log.set_call(None if file is None else file.signal)
         if old is not None:
-            old.close()
+            self._helpers.close_by(old.close)
 
     def relieve(self) -> None:
         """Let go a worker that the front-end holds up in the signal of the dirty log, see ``CallFile.relieve``."""
@@ -131,7 +151,7 @@ class Migration:
             self._log_file.relieve()
 
     async def _begin(self, fd: int, data: bytes | None, unclaimed: set[int]) -> None:
-        stream = StateTransfer(fd)
+        stream = StateTransfer(fd, self._helpers)
         unclaimed.discard(fd)
         await self._give_up()
         self._stream = stream
@@ -161,7 +181,7 @@ class Migration:
         self._set_log_file(None)
         self.dirty_log.close()
         if self.inflight is not None:
-            self.inflight.close()
+            self._helpers.close_by(self.inflight.close)
             self.inflight = None
 
 

@@ -1,28 +1,35 @@
 """Writing a device's state into a pipe, and reading one from it, without waiting for the process at its other end.
 
-The descriptor comes from a front-end and may be anything. Nothing here changes its flags, which its owner shares: every
-call asks for itself not to wait (RWF_NOWAIT, MSG_DONTWAIT).
+Nothing here changes the descriptor's flags, which its owner shares: every call on a pipe or a socket asks for itself
+not to wait. A call on a file cannot, and waits for the inode's lock, which the front-end may hold: a helper makes it.
 """
 
+import array
 import asyncio
 import contextlib
 import os
 import socket
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
+from host.descriptors.helpers import Helpers
+from host.descriptors.pipe import Pipe
 from host.migration.device_state import STATE_BYTES_MAX
 from protocol.errors import VhostUserError
+from protocol.vhost_user import FDS_MAX
 
 TRANSFER_TIMEOUT: Final = 10.0
 """Seconds that the other end has to take or to give a whole state."""
+
+_ANCILLARY_SPACE: Final = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
 
 
 class StateTransfer:
     """One transfer, from :meth:`save` or :meth:`load` to its end. It owns the descriptor and closes it at the end."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, helpers: Helpers) -> None:
         """Take ``fd``.
 
         Raises:
@@ -32,7 +39,8 @@ class StateTransfer:
         if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)):
             raise VhostUserError("a device state is passed through a pipe, a socket or a file")
         self._fd = fd
-        self._is_file = stat.S_ISREG(mode)
+        self._helpers = helpers
+        self._pipe = Pipe(fd) if stat.S_ISFIFO(mode) else None
         self._socket = socket.socket(fileno=fd) if stat.S_ISSOCK(mode) else None
         self._loop = asyncio.get_running_loop()
 
@@ -46,7 +54,7 @@ class StateTransfer:
             async with asyncio.timeout(TRANSFER_TIMEOUT):
                 while data:
                     try:
-                        data = data[self._write(data) :]
+                        data = data[await self._write(data) :]
                     except BlockingIOError:
                         await self._ready(self._loop.add_writer, self._loop.remove_writer)
 
@@ -61,7 +69,7 @@ class StateTransfer:
             async with asyncio.timeout(TRANSFER_TIMEOUT):
                 while len(data) <= STATE_BYTES_MAX:
                     try:
-                        piece = self._read(STATE_BYTES_MAX + 1)
+                        piece = await self._read(STATE_BYTES_MAX + 1)
                     except BlockingIOError:
                         await self._ready(self._loop.add_reader, self._loop.remove_reader)
                         continue
@@ -83,24 +91,33 @@ class StateTransfer:
 
     def close(self) -> None:
         """Close the descriptor, unless that was done."""
+        if self._fd < 0:
+            return
+        fd, self._fd = self._fd, -1
         if self._socket is not None:
-            self._socket.close()
-        elif self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
+            self._helpers.close_by(self._socket.close)
+        elif self._pipe is not None:
+            self._helpers.close_by(self._pipe.close)
+        else:
+            self._helpers.close((fd,))
 
-    def _write(self, data: bytes) -> int:
+    async def _write(self, data: bytes) -> int:
         if self._socket is not None:
             return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        return os.write(self._fd, data) if self._is_file else os.pwritev(self._fd, [data], -1, os.RWF_NOWAIT)
+        if self._pipe is not None:
+            return self._pipe.write(data)
+        return await self._helpers.run("writing the device state", partial(os.write, self._fd, data))
 
-    def _read(self, length: int) -> bytes:
-        if self._socket is not None:
-            return self._socket.recv(length, socket.MSG_DONTWAIT)
-        if self._is_file:
-            return os.read(self._fd, length)
-        data = bytearray(length)
-        return bytes(data[: os.preadv(self._fd, [data], -1, os.RWF_NOWAIT)])
+    async def _read(self, length: int) -> bytes:
+        if self._pipe is not None:
+            return self._pipe.read(length)
+        if self._socket is None:
+            return await self._helpers.run("reading the device state", partial(os.read, self._fd, length))
+        flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+        data, ancillary, _, _ = self._socket.recvmsg(length, _ANCILLARY_SPACE, flags)
+        for _, _, payload in ancillary:
+            self._helpers.close(array.array("i", payload[: len(payload) // 4 * 4]))
+        return data
 
     async def _ready(self, add: Callable[..., None], remove: Callable[[int], bool]) -> None:
         ready = asyncio.Event()

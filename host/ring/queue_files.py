@@ -4,19 +4,18 @@ import contextlib
 import os
 import select
 import socket
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from host.balloon.balloon_statistics import BalloonStatistics
+from host.descriptors.pipe import Pipe
+from host.descriptors.received_file import FileKind, signal_kind
 from host.ring.eventfd_signal import EventfdSignal
-from protocol.errors import VhostUserError
+from host.ring.kick_file import KickFile
+from protocol.vhost_user import FrontendRequest
 
 _EIGHT_BYTES = (1).to_bytes(8, "little")
-
-_EVENTFD = "anon_inode:[eventfd]"
-"""How procfs names the target of an eventfd (proc(5), /proc/pid/fd)."""
 
 
 class CallFile:
@@ -32,28 +31,32 @@ class CallFile:
         """Take ``fd``.
 
         Raises:
-            VhostUserError: it is neither an eventfd nor a pipe nor a socket; the caller still owns it.
+            VhostUserError: it is neither an eventfd nor a pipe nor a unix stream socket; the caller still owns it.
         """
-        mode = os.fstat(fd).st_mode
-        self._is_pipe = stat.S_ISFIFO(mode)
-        if not (self._is_pipe or stat.S_ISSOCK(mode) or os.readlink(f"/proc/self/fd/{fd}") == _EVENTFD):
-            raise VhostUserError("only an eventfd, a pipe or a socket can be signalled")
+        kind = signal_kind(fd)
         self.fd = fd
+        self.failure: str | None = None
+        """Why the driver is not interrupted, if that is for another reason than its own end."""
+        self._pipe = Pipe(fd) if kind is FileKind.PIPE else None
         # User Mode Linux passes a stream socket. MSG_DONTWAIT leaves its flags alone, which both ends share.
-        self._socket = socket.socket(fileno=fd) if stat.S_ISSOCK(mode) else None
+        self._socket = socket.socket(fileno=fd) if kind is FileKind.SOCKET else None
         self._eventfd = EventfdSignal(fd)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
 
     def signal(self) -> None:
-        """Tell the driver once. A full descriptor has an interrupt pending anyway; a closed one has no reader."""
-        with contextlib.suppress(OSError):
+        """Tell the driver once. A full descriptor has an interrupt pending anyway, and a closed one has no reader."""
+        try:
             if self._socket is not None:
                 self._socket.send(_EIGHT_BYTES, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            elif self._is_pipe:
-                os.pwritev(self.fd, [_EIGHT_BYTES], -1, os.RWF_NOWAIT)
+            elif self._pipe is not None:
+                self._pipe.write(_EIGHT_BYTES)
             elif not self._eventfd.signal() and self._poll.poll(0):
                 os.write(self.fd, _EIGHT_BYTES)
+        except (BlockingIOError, ConnectionError):
+            pass
+        except OSError as error:
+            self.failure = f"a call or error descriptor cannot be signalled: {error.strerror}"
 
     def relieve(self) -> None:
         """Let go a worker that may be held up in :meth:`signal`: empty an eventfd that is full.
@@ -63,13 +66,15 @@ class CallFile:
         poll = select.poll()  # not the worker's, which may be in use
         poll.register(self.fd, select.POLLOUT)
         with contextlib.suppress(OSError):
-            if self._socket is None and not poll.poll(0):
+            if self._socket is None and self._pipe is None and not poll.poll(0):
                 os.preadv(self.fd, [bytearray(8)], -1, os.RWF_NOWAIT)
 
     def close(self) -> None:
         """Close the descriptor."""
         if self._socket is not None:
             self._socket.close()
+        elif self._pipe is not None:
+            self._pipe.close()
         else:
             os.close(self.fd)
 
@@ -81,16 +86,22 @@ class KeptBuffer(NamedTuple):
     statistics: BalloonStatistics
 
 
+def _close_now(close: Callable[[], None]) -> None:
+    close()
+
+
 @dataclass(slots=True)
 class QueueFiles:
     """The descriptors of one queue, which outlive the times it runs. They are owned here.
 
     ``token`` says how the queue left its ring when it was stopped. ``send_call`` and ``send_err`` stand in for a call
     and an error descriptor that the front-end did not give. ``relieve_log`` does :meth:`CallFile.relieve` for what the
-    queue's worker signals besides these. ``kept`` is what the device had in hand, and finds again when it goes on.
+    queue's worker signals besides these. ``close_by`` has a descriptor closed, which may take long. ``on_failure`` is
+    told, from any thread, of an interrupt that could not be sent. ``kept`` is what the device had in hand when the ring
+    stopped, and finds again when it goes on.
     """
 
-    kick: int | None = None
+    kick: KickFile | None = None
     call: CallFile | None = None
     err: CallFile | None = None
     token: int = 0
@@ -98,20 +109,43 @@ class QueueFiles:
     send_call: Callable[[], None] | None = None
     send_err: Callable[[], None] | None = None
     relieve_log: Callable[[], None] = lambda: None
+    close_by: Callable[[Callable[[], None]], None] = _close_now
+    on_failure: Callable[[str], None] = lambda _: None
+
+    def set(self, request: FrontendRequest, file: KickFile | CallFile | None) -> None:
+        """Take ``file`` as what SET_VRING_KICK, SET_VRING_CALL or SET_VRING_ERR names, in place of the earlier one."""
+        old: KickFile | CallFile | None
+        if request is FrontendRequest.SET_VRING_KICK:
+            assert not isinstance(file, CallFile)
+            old, self.kick = self.kick, file
+        else:
+            assert not isinstance(file, KickFile)
+            if request is FrontendRequest.SET_VRING_CALL:
+                old, self.call = self.call, file
+            else:
+                old, self.err = self.err, file
+        if old is not None:
+            self.close_by(old.close)
 
     def signal_call(self) -> None:
         """Interrupt the driver, if there is a way to."""
         if self.call is not None:
-            self.call.signal()
+            self._signal(self.call)
         elif self.send_call is not None:
             self.send_call()
 
     def signal_err(self) -> None:
         """Tell the front-end that the ring is broken, if there is a way to."""
         if self.err is not None:
-            self.err.signal()
+            self._signal(self.err)
         elif self.send_err is not None:
             self.send_err()
+
+    def _signal(self, file: CallFile) -> None:
+        known = file.failure
+        file.signal()
+        if file.failure is not None and known is None:  # said once of each descriptor
+            self.on_failure(file.failure)
 
     def relieve(self) -> None:
         """Let go a worker that the front-end holds up, see :meth:`CallFile.relieve`."""
@@ -122,9 +156,7 @@ class QueueFiles:
 
     def close(self) -> None:
         """Close all of them."""
-        if self.kick is not None:
-            os.close(self.kick)
-        for file in (self.call, self.err):
+        for file in (self.kick, self.call, self.err):
             if file is not None:
-                file.close()
+                self.close_by(file.close)
         self.kick = self.call = self.err = None

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 import select
 import time
 from collections.abc import Callable
@@ -80,10 +79,10 @@ class RingService:
     ``on_turn`` is called on the event loop after each worker's turn, and in the course of a long one with the chains
     served so far. Once ``broken`` the driver has broken a rule, and the ring is not touched again.
 
-    Who owns what. The event loop alone writes ``_state``, ``_is_stale``, ``_patience_ends``, the timers and
-    ``_give_back_wanted``. The worker that has the ring alone uses ``_ring``, ``_held``, ``_signal_first`` and
-    ``_give_back_done``; the loop touches these only while no worker has the ring. ``_kick_gone`` is written by
-    whichever of the two reads the kick descriptor, which is never both at a time.
+    Who owns what. The event loop alone writes ``_state``, ``_patience_ends``, the timers and ``_give_back_wanted``. The
+    worker that has the ring alone uses ``_ring``, ``_held``, ``_signal_first`` and ``_give_back_done``; the loop touches
+    these only while no worker has the ring. ``_is_stale`` and ``_kick_unread`` belong to the side that reads the kick
+    descriptor, which is never both at a time.
 
     Raises:
         VhostUserError: the ring cannot be mapped, or its base does not lie in it. Nothing is held then.
@@ -123,7 +122,7 @@ class RingService:
         self._give_back_done = 0
         # In turns.
         self._kick_poll = select.poll()
-        self._kick_gone = files.kick is None
+        self._kick_unread = False
         self._mapped = memory.map_ring(action.index, action.place)
         try:
             self._ring: DeviceVirtqueue = open_queue(action, self._mapped.ring, memory.read)
@@ -166,46 +165,42 @@ class RingService:
         self._ring.on_write = on_write
 
     def _watch_kick(self) -> None:
-        if self._files.kick is None or self._kick_gone:
+        kick = self._files.kick
+        if kick is None or kick.gone:
             return
         try:
-            self._loop.add_reader(self._files.kick, self._on_kick)
-        except OSError as error:  # EPERM: a regular file, which can never become readable
+            self._loop.add_reader(kick.fd, self._on_kick)
+        except OSError as error:  # the limit of watches, or no memory
             raise VhostUserError(f"the kick descriptor of queue {self.index} cannot be waited for") from error
-        self._kick_poll.register(self._files.kick, select.POLLIN)
+        self._kick_poll.register(kick.fd, select.POLLIN)
 
     def _unwatch_kick(self) -> None:
         if self._rest is not None:
             self._rest.cancel()
         if self._files.kick is not None:
-            self._loop.remove_reader(self._files.kick)
+            self._loop.remove_reader(self._files.kick.fd)
 
     def _on_kick(self) -> None:
-        if self._take_kick():
+        kick = self._files.kick
+        assert kick is not None
+        self._kick_unread = kick.held_by_others
+        try:
+            taken = not self._kick_unread and kick.take()
+        except VirtqueueError:
+            taken = False
+            self._kick_unread = True  # the worker finds the same error, and tells it
+        if self._kick_unread:
+            self._move(ServiceEvent.KICK)
+        elif taken:
             self._is_stale = False
             self._move(ServiceEvent.KICK)
-        elif self._kick_gone:
+        elif kick.gone:
             self._unwatch_kick()
 
     def kick(self) -> None:
         """Look at the ring: the driver has kicked it by a message."""
         self._is_stale &= self._state in IS_OVER
         self._move(ServiceEvent.KICK)
-
-    def _take_kick(self) -> bool:
-        # On the loop while it watches, else on the worker. Returns whether the ring is to be looked at.
-        assert self._files.kick is not None
-        try:
-            # RWF_NOWAIT and not O_NONBLOCK: the flag would be the guest's too, and another reader may have been first.
-            # An eventfd gives 8 bytes however often it was kicked, a pipe may have as many for each time.
-            if not os.preadv(self._files.kick, [bytearray(512)], -1, os.RWF_NOWAIT):
-                self._kick_gone = True  # end of file: the guest's end is gone for good
-        except BlockingIOError:
-            return False
-        except OSError:
-            self._kick_gone = True
-            return False
-        return True
 
     def _poll_ring(self) -> None:
         if self._state in IS_OVER:
@@ -329,6 +324,11 @@ class RingService:
                 self._files.signal_call()
 
     def _serve_bursts(self, turn: Turn) -> None:
+        if self._kick_unread:
+            self._kick_unread = False
+            self._is_stale &= not self._take_kick()
+        if self._is_stale:
+            return
         # A buffer that was kept over a stop is in the ring, and is found again in this turn.
         if self._files.kept is None and self._state is not ServiceState.STOPPING:
             self._give_back_if_wanted()
@@ -347,7 +347,12 @@ class RingService:
         self._call_loop(partial(self._on_turn, self.index), Turn(served))
 
     def _next_kick(self) -> bool:
-        return not self._kick_gone and bool(self._kick_poll.poll(LINGER_MS)) and self._take_kick()
+        kick = self._files.kick
+        return kick is not None and not kick.gone and bool(self._kick_poll.poll(LINGER_MS)) and kick.take()
+
+    def _take_kick(self) -> bool:
+        kick = self._files.kick
+        return kick is not None and not kick.gone and kick.take()
 
     def _serve_chains(self, turn: Turn) -> None:
         ring = self._ring

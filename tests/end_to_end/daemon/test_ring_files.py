@@ -61,10 +61,10 @@ def test_kick_for_a_regular_file_is_refused(scene: Scene, tmp_path: Path) -> Non
     machine.set_memory()
     with (tmp_path / "file").open("w+b") as file:
         messages = machine.reporting.messages() | {KICK: (VringFile(REPORTING, True), (file.fileno(),))}
-        payload, _ = messages.pop(ENABLE)
+        payload, fds = messages.pop(KICK)
+        assert machine.ask(KICK, payload, fds) == 1
         machine.ask_each(messages)
-        assert machine.ask(ENABLE, payload) == 1
-    scene.expect(machine, ("queue_stopped", "2"), ("message_refused", "SET_VRING_ENABLE"))
+    scene.expect(machine, ("message_refused", "SET_VRING_KICK"))
     machine.ask_each({request: machine.reporting.messages()[request] for request in (KICK, ENABLE)})
     machine.check_alive()
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from host.descriptors.helpers import Helpers
 from host.migration import state_transfer
 from host.migration.device_state import STATE_BYTES_MAX
 from host.migration.state_transfer import StateTransfer
@@ -22,11 +23,19 @@ def run(transfer: Coroutine[Any, Any, Result]) -> Result:
 
 
 async def save(fd: int, data: bytes) -> None:
-    await StateTransfer(fd).save(data)
+    helpers = Helpers()
+    try:
+        await StateTransfer(fd, helpers).save(data)
+    finally:
+        await helpers.closed()
 
 
 async def load(fd: int) -> bytes:
-    return await StateTransfer(fd).load()
+    helpers = Helpers()
+    try:
+        return await StateTransfer(fd, helpers).load()
+    finally:
+        await helpers.closed()
 
 
 def is_open(fd: int) -> bool:
@@ -117,7 +126,7 @@ def test_wrong_end_of_a_pipe(direction: str) -> None:
 def test_what_is_no_pipe_is_refused_and_stays_open(tmp_path: Path) -> None:
     async def refuse(fd: int) -> None:
         with pytest.raises(VhostUserError, match="a pipe, a socket or a file"):
-            StateTransfer(fd)
+            StateTransfer(fd, Helpers())
 
     for fd in (os.eventfd(0), os.open(tmp_path, os.O_RDONLY), os.open("/dev/zero", os.O_RDWR)):
         run(refuse(fd))

@@ -1,6 +1,7 @@
 """One running queue with its worker in the test's hand: who looks at the ring when, and how it is stopped."""
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
 from host.memory.guest_memory import GuestMemory
 from host.ring.eventfd_signal import EventfdSignal
+from host.ring.kick_file import KickFile
 from host.ring.queue_files import CallFile, QueueFiles
 from host.ring.ring_service import CHAINS_PER_TURN, RingService
 from host.ring.turn import Turn
@@ -56,7 +58,7 @@ class Bench:
         )
         self.memory.replace(RegionTable([region]), [os.dup(self.ram.fd)])
         self.queue = TestQueue(self.ram, REPORTING, OFFERED)
-        self.files = QueueFiles(kick=os.dup(self.queue.kick_fd), call=CallFile(os.dup(self.queue.call_fd)))
+        self.files = QueueFiles(kick=KickFile(os.dup(self.queue.kick_fd)), call=CallFile(os.dup(self.queue.call_fd)))
         self.executor = HandExecutor()
         self.turns: list[Turn] = []
         self.balloon = VirtioBalloon(features=OFFERED)
@@ -166,8 +168,8 @@ async def test_worker_gives_way_after_its_share(bench: Bench) -> None:
 async def test_kicks_that_bring_nothing_do_not_keep_a_worker(bench: Bench) -> None:
     """A descriptor that is readable for ever looks like a burst of kicks without an end."""
     assert bench.files.kick is not None
-    os.close(bench.files.kick)
-    bench.files.kick = os.eventfd(1 << 30, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
+    bench.files.kick.close()
+    bench.files.kick = KickFile(os.eventfd(1 << 30, os.EFD_SEMAPHORE | os.EFD_NONBLOCK))
     service = bench.start()
     bench.executor.run_one()
     await settle()
@@ -216,10 +218,11 @@ async def test_broken_ring_is_not_looked_at_again(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
-async def test_kick_that_cannot_be_waited_for_leaves_no_mapping(bench: Bench) -> None:
-    assert bench.files.kick is not None
-    os.close(bench.files.kick)
-    bench.files.kick = os.memfd_create("kick")
+async def test_kick_that_cannot_be_waited_for_leaves_no_mapping(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "add_reader", no_room)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(VhostUserError, match="cannot be waited for"):
         bench.start()
@@ -334,7 +337,7 @@ def test_what_could_hold_a_signal_up_for_ever_is_not_taken(tmp_path: Path) -> No
     master, terminal = os.openpty()
     file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     for fd in (master, terminal, file, os.open("/dev/null", os.O_RDWR)):
-        with pytest.raises(VhostUserError, match="only an eventfd, a pipe or a socket"):
+        with pytest.raises(VhostUserError, match="only an eventfd, a pipe or a unix stream socket"):
             CallFile(fd)
         os.close(fd)  # still ours
 

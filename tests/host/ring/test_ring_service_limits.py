@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import host.ring.ring_service
+from host.ring.kick_file import KickFile
 from protocol.memory import PAGE_SIZE
 from tests.harness.processes import DEADLINE
 from tests.harness.virtual_machine import DATA_AT, GUEST_BASE
@@ -24,8 +25,9 @@ def bench() -> Iterator[Bench]:
 @pytest.mark.asyncio
 async def test_kicks_that_waited_in_a_pipe_are_one_reason_to_look(bench: Bench) -> None:
     assert bench.files.kick is not None
-    os.close(bench.files.kick)
-    bench.files.kick, kicks = os.pipe()
+    bench.files.kick.close()
+    reading, kicks = os.pipe()
+    bench.files.kick = KickFile(reading)
     os.write(kicks, bytes(8 * 50))
     service = bench.start()
     bench.executor.run_one()
@@ -48,8 +50,8 @@ async def test_kicks_that_bring_nothing_are_not_looked_at_all_the_time(
 ) -> None:
     monkeypatch.setattr(host.ring.ring_service, "SPURIOUS_KICK_BACKOFF", pause)
     assert bench.files.kick is not None
-    os.close(bench.files.kick)
-    bench.files.kick = os.eventfd(1 << 30, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
+    bench.files.kick.close()
+    bench.files.kick = KickFile(os.eventfd(1 << 30, os.EFD_SEMAPHORE | os.EFD_NONBLOCK))
     service = bench.start()
     for _ in range(3):
         bench.executor.run_one()

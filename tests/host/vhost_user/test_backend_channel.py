@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from host.backend_channel import BackendChannel
+from host.descriptors.helpers import Helpers
 from protocol.errors import VhostUserError
 from protocol.vhost_user import BackendRequest
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message
@@ -34,7 +35,7 @@ class FrontEnd:
         self.socket.settimeout(DEADLINE)
         self.gone = asyncio.Event()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        self.channel = BackendChannel(ours.detach(), self.gone.set)
+        self.channel = BackendChannel(ours.detach(), self.gone.set, Helpers())
         self._reader = MessageReader(Channel.BACKEND_REQUESTS)
 
     def fill(self) -> None:
@@ -109,6 +110,6 @@ async def test_front_end_that_closes_its_end_is_noticed_and_costs_nothing(front_
 @pytest.mark.asyncio
 async def test_what_is_no_socket_stays_its_senders() -> None:
     fd = os.eventfd(0)
-    with pytest.raises(VhostUserError, match="not a socket"):
-        BackendChannel(fd, lambda: None)
+    with pytest.raises(VhostUserError, match="not a unix stream socket"):
+        BackendChannel(fd, lambda: None, Helpers())
     os.close(fd)

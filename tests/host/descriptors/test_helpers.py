@@ -1,0 +1,82 @@
+"""What a peer holds up are its own helpers, which are few; what cannot be had is refused in one line."""
+
+import asyncio
+import logging
+import os
+import threading
+
+import pytest
+
+import host.descriptors.helpers
+from host.descriptors.helpers import HELPERS_MAX, Helpers
+from protocol.errors import VhostUserError
+
+
+def helper_threads() -> int:
+    return sum(thread.name == "peer helper" for thread in threading.enumerate())
+
+
+@pytest.mark.asyncio
+async def test_result_and_errors_come_back() -> None:
+    helpers = Helpers()
+    assert await helpers.run("looking", lambda: threading.current_thread().name) == "peer helper"
+    with pytest.raises(ZeroDivisionError):
+        await helpers.run("looking", lambda: 1 // 0)
+
+
+@pytest.mark.asyncio
+async def test_close_that_takes_for_ever_holds_up_its_own_peer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.descriptors.helpers, "HELP_TIMEOUT", 0.05)
+    monkeypatch.setattr(host.descriptors.helpers, "CLOSE_PATIENCE", 0.05)
+    before = helper_threads()
+    let_go = threading.Event()
+    slow, other = Helpers(), Helpers()
+    for _ in range(50):
+        slow.close_by(let_go.wait)  # type: ignore[arg-type]
+    assert helper_threads() - before == HELPERS_MAX
+    with pytest.raises(VhostUserError, match="looking takes longer than"):
+        await slow.run("looking", lambda: None)
+    await slow.closed()  # not for ever
+    assert slow.closing == 50
+    assert await other.run("looking", lambda: 7) == 7
+    let_go.set()
+    monkeypatch.setattr(host.descriptors.helpers, "CLOSE_PATIENCE", 10.0)
+    await slow.closed()
+    assert slow.closing == 0
+
+
+@pytest.mark.asyncio
+async def test_idle_helpers_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.descriptors.helpers, "IDLE_TIME", 0.01)
+    before = set(threading.enumerate())
+    await Helpers().run("looking", lambda: None)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.asyncio
+async def test_limit_of_threads_is_one_line_and_loses_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    helpers = Helpers()
+    fd = os.eventfd(0)
+    with caplog.at_level(logging.WARNING):
+        helpers.close((fd,))
+    assert [record.getMessage() for record in caplog.records] == [
+        "no thread can be started: the limit of threads or of memory is reached"
+    ]
+    with pytest.raises(VhostUserError, match="limit of threads"):
+        await helpers.run("looking", lambda: None)
+    assert helpers.closing == 1
+    monkeypatch.setattr(threading.Thread, "start", start)
+    await asyncio.wait_for(helpers.run("looking", lambda: None), 10)
+    await helpers.closed()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
