@@ -8,13 +8,13 @@ import logging
 import socket
 import struct
 from collections.abc import Callable, Generator
-from concurrent.futures import Executor
 from functools import partial
 
 from host.backend_channel import BackendChannel
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.control.vm_control import VmControl
-from host.descriptors.helpers import Helpers
+from host.descriptors.peers import PeerLimitError, Peers
+from host.descriptors.workers import PeerId
 from host.events.chain_events import ChainEvents
 from host.events.event_limit import EventLimit
 from host.events.metrics import VmMetrics
@@ -63,15 +63,17 @@ Emit = Callable[..., None]
 class Connection:
     """Runs one session over a connected socket, which it owns."""
 
-    def __init__(self, sock: socket.socket, session: Session, executor: Executor, emit: Emit) -> None:
+    def __init__(self, sock: socket.socket, session: Session, peers: Peers, emit: Emit) -> None:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        self.peer_pid: int = struct.unpack("3i", credentials)[0]
+        pid, uid, _ = struct.unpack("3i", credentials)
+        self.peer_pid: int = pid
         """Process id of the front-end, as the kernel noted it when the socket was connected. Still known at the end."""
         self._session = session
-        self._executor = executor
+        self._peers = peers
+        self._member = member = peers.join(PeerId(uid, pid))
         self.emit = emit
-        self._helpers = helpers = Helpers()
-        self._messages = MessageChannel(sock, helpers)
+        self._helpers = helpers = member.helpers
+        self._messages = MessageChannel(sock, member)
         self._memory = GuestMemory(helpers.close)
         self._migration = Migration(self, helpers)
         self._files = [
@@ -82,6 +84,7 @@ class Connection:
         ]
         self._services: dict[int, RingService] = {}
         self._broken: asyncio.Queue[int] = asyncio.Queue()
+        self._in_hand = 0
         self._channel: BackendChannel | None = None
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
@@ -89,6 +92,13 @@ class Connection:
         self._chain_events = ChainEvents(emit)
         self._event_limit = EventLimit()
         self.control = VmControl(self)
+        member.held = self._held
+
+    def _held(self) -> int:
+        # Descriptors that came with messages.
+        queues = sum(files.count for files in self._files)
+        channel = self._channel is not None
+        return self._messages.held + len(self._memory.files) + queues + self._migration.held + channel + self._in_hand
 
     @property
     def balloon(self) -> VirtioBalloon:
@@ -119,48 +129,67 @@ class Connection:
 
     async def run(self) -> str:
         """Serve the session to its end and release everything. Return the reason of the end, one line."""
-        breaker = asyncio.create_task(self._retire_broken_rings())
+        tasks = [asyncio.create_task(self._serve_messages()), asyncio.create_task(self._retire_broken_rings())]
         try:
-            while True:
-                message = await self._messages.next_message()
-                await self._handle(message)
-        except (SessionEnded, FramingError, MustClose) as error:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task  # neither ends but by an error
+        except (SessionEnded, FramingError, MustClose, PeerLimitError) as error:
             return str(error)
+        except MemoryError:
+            return "the daemon is out of memory"
         finally:
-            breaker.cancel()
-            release = asyncio.create_task(self._release())
+            for task in tasks:
+                task.cancel()
+            release = asyncio.create_task(self._release(tasks))
             try:
                 await asyncio.shield(release)
             except asyncio.CancelledError:
                 await release  # told to stop while the last chain is being finished: finished it has to be all the same
                 raise
+        raise AssertionError("a session ends by an error")
 
-    async def _release(self) -> None:
-        self.control.close()
-        # Rings first: a worker may be in the middle of a chain, and finishes it.
-        for index in list(self._services):
-            await self._services[index].stop()
+    async def _serve_messages(self) -> None:
+        self._peers.check_session(self._member.peer)
+        while True:
+            message = await self._messages.next_message()
+            await self._handle(message)
+
+    async def _release(self, tasks: list[asyncio.Task[None]]) -> None:
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # From the last callback to the first, each whatever becomes of the others.
+        async with contextlib.AsyncExitStack() as steps:
+            steps.callback(self._member.leave)
+            steps.push_async_callback(self._helpers.closed)
+            steps.callback(self._messages.close)
+            steps.push_async_callback(self._migration.close)
+            steps.callback(self._memory.close)
+            for files in self._files:
+                steps.callback(files.close)
+            steps.callback(self._drop_channel)
+            steps.callback(self._close_events)
+            # A worker may be in the middle of a chain, and finishes it.
+            for service in self._services.values():
+                steps.push_async_callback(service.stop)
+            steps.callback(self.control.close)
+
+    def _close_events(self) -> None:
         self._chain_events.close()
         for event in self._event_limit.suppressed:
             self._tell_suppressed(event)
-        self._drop_channel()
-        for files in self._files:
-            files.close()
-        self._memory.close()
-        await self._migration.close()
-        self._messages.close()
-        await self._helpers.closed()
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
     async def _handle(self, message: Message | BadMessage) -> None:
         unclaimed = set(message.fds)
+        self._in_hand = len(unclaimed)
         try:
             async with self._lock:
                 reply = await self._drive(handle(self._session, message), unclaimed)
             if message.request == FrontendRequest.SET_CONFIG:
                 self.control.config_written()
         finally:
+            self._in_hand = 0
             self._helpers.close(unclaimed)
         await self._helpers.closed()
         if reply is not None:
@@ -243,7 +272,9 @@ class Connection:
             files.send_call = partial(self._send_request, build_message(BackendRequest.VRING_CALL, state))
             files.send_err = partial(self._send_request, build_message(BackendRequest.VRING_ERR, state))
         open_queue = self._migration.open_virtqueue
-        service = RingService(action, files, self._memory, self.balloon, self._executor, self._on_turn, open_queue)
+        service = RingService(
+            action, files, self._memory, self.balloon, self._member.workers, self._on_turn, open_queue
+        )
         service.start()
         self._services[action.index] = service
 

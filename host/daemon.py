@@ -23,6 +23,7 @@ from host.control.control_server import ControlServer
 from host.control.guest_ram import RESERVE_BYTES
 from host.control.qmp import build_version
 from host.control.vm_control import VmControl
+from host.descriptors.peers import Peers
 from host.migration.dirty_log import CAN_LOG
 from host.vhost_user.queue_numbers import AUTO, QueueNumbers
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
@@ -80,6 +81,7 @@ class Daemon:
             self._sockets = sockets.pop_all()
         self._events = events
         self._executor = ThreadPoolExecutor(WORKERS_MAX, thread_name_prefix="discard")
+        self._peers = Peers(self._executor)
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_vm = 0
         self._stop = asyncio.Event()
@@ -169,7 +171,7 @@ class Daemon:
         def emit(event: str, **fields: object) -> None:
             self._events.emit(event, vm=vm, **fields)
 
-        connection = Connection(sock, session, self._executor, emit)
+        connection = Connection(sock, session, self._peers, emit)
         pid = connection.peer_pid
         emit("connected", pid=pid)
         log.info("vm %d connected, process %d", vm, pid)

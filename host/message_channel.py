@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from host.descriptors.helpers import Helpers
+from host.descriptors.peers import Membership
 from host.descriptors.received_file import FileKind, is_connected_to, kind_at_once, kind_of_file
 from host.vhost_user.backend import Reply
 from protocol.errors import FramingError, SessionEnded, VhostUserError
@@ -26,15 +26,21 @@ _ANCILLARY_SPACE: Final = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
 
 
 class MessageChannel:
-    """One session's messages over a connected socket, which it owns. ``helpers`` are the peer's."""
+    """One session's messages over a connected socket, which it owns."""
 
-    def __init__(self, sock: socket.socket, helpers: Helpers) -> None:
+    def __init__(self, sock: socket.socket, member: Membership) -> None:
         self._socket = sock
-        self._helpers = helpers
+        self._member = member
+        self._helpers = member.helpers
         self._unlooked: list[int] = []
         self._unfit: VhostUserError | None = None
         self._reader = MessageReader(Channel.FRONTEND_REQUESTS)
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def held(self) -> int:
+        """Descriptors of a message that is not complete."""
+        return len(self._unlooked) + self._reader.fds_waiting
 
     def close(self) -> None:
         """Close the socket and the descriptors of a message that was not complete.
@@ -103,7 +109,14 @@ class MessageChannel:
             )
 
     async def _look(self, fds: list[int]) -> list[int]:
-        # Returns those that are on the list of types; the others are closed, and the message is refused.
+        # Returns those that are on the list of types; the others are closed, and the message is refused. All of them
+        # are counted already as what the session holds.
+        try:
+            self._member.check(0)
+        except VhostUserError as error:
+            self._unfit = error
+            self._helpers.close(fds)
+            return []
         unfit: list[int] = []
         files: list[int] = []
         for fd in fds:

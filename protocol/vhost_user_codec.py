@@ -172,6 +172,11 @@ class MessageReader:
         """Whether part of a message was received, so that an end of file now would truncate it."""
         return self._header is not None or len(self._buffer) > 0
 
+    @property
+    def fds_waiting(self) -> int:
+        """How many file descriptors belong to no message yet."""
+        return len(self._fds)
+
     def take_fds(self) -> tuple[int, ...]:
         """Return the file descriptors that belong to no message yet: the caller closes them at the end of a session."""
         fds = tuple(self._fds)

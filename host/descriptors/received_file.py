@@ -126,11 +126,13 @@ def signal_kind(fd: int) -> FileKind:
 
 def is_connected_to(fd: int, address: str | bytes) -> bool:
     """Return whether the unix socket ``fd`` is connected to ``address``; to none that has no name. Never waits."""
-    with socket.socket(fileno=os.dup(fd)) as sock:
-        try:
-            return bool(address) and bool(sock.getpeername() == address)
-        except OSError:
-            return False
+    sock = socket.socket(fileno=fd)
+    try:
+        return bool(address) and bool(sock.getpeername() == address)
+    except OSError:
+        return False
+    finally:
+        sock.detach()
 
 
 def has_seals(fd: int) -> bool:
@@ -169,7 +171,9 @@ def _name(fd: int) -> str:
 
 
 def _kind_of_socket(fd: int) -> FileKind:
-    with socket.socket(fileno=os.dup(fd)) as sock:
-        if (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM):
-            return FileKind.SOCKET
+    sock = socket.socket(fileno=fd)
+    family, kind = sock.family, sock.type
+    sock.detach()
+    if (family, kind) == (socket.AF_UNIX, socket.SOCK_STREAM):
+        return FileKind.SOCKET
     raise VhostUserError("a socket that is not a unix stream socket is not taken")

@@ -53,6 +53,11 @@ class Migration:
         self._regions: dict[int, FileRegion] = {}
         self.inflight: InflightFile | None = None
 
+    @property
+    def held(self) -> int:
+        """How many descriptors there are that a front-end passed."""
+        return sum(file is not None for file in (self._log_file, self._stream, self.inflight))
+
     async def prepare_virtqueue(self, action: StartRing) -> None:
         """Read what :meth:`open_virtqueue` needs of the inflight file, on a helper: a lock of the file may be held.
 

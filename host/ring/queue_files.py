@@ -127,6 +127,11 @@ class QueueFiles:
         if old is not None:
             self.close_by(old.close)
 
+    @property
+    def count(self) -> int:
+        """How many descriptors there are."""
+        return sum(file is not None for file in (self.kick, self.call, self.err))
+
     def signal_call(self) -> None:
         """Interrupt the driver, if there is a way to."""
         if self.call is not None:

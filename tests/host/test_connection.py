@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+import host.connection
 import host.message_channel
 from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
 from host.connection import Connection
+from host.descriptors.peers import Peers
 from host.ring.ring_service import RingService
+from host.vhost_user import ring_control
 from host.vhost_user.session import Session
 from protocol.errors import VirtqueueError
 from protocol.memory import PAGE_SIZE
@@ -23,18 +26,22 @@ from protocol.vhost_user_codec import MessageReader, build_message
 from protocol.vhost_user_payloads import MemoryTable, Payload, VringFile, VringState
 from protocol.virtio_balloon import BalloonQueue
 from tests.harness.processes import DEADLINE, open_fds
-from tests.harness.virtual_machine import DATA_AT, REPORTING, Client, VirtualMachine
+from tests.harness.virtual_machine import DATA_AT, QUEUE_SIZE, REPORTING, Client, VirtualMachine
 from tests.host.ring.gate import Gate, gated_discard
 
 
 @dataclass
 class Attached:
-    """A session that runs: its task, the front-end's end of it, and what it told."""
+    """A session that runs: its task, the front-end's end of it, and what it told.
+
+    ``ended`` says that the test has looked at how the task ended.
+    """
 
     connection: Connection
     task: asyncio.Task[str]
     client: Client
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    ended: bool = False
 
     def count(self, event: str) -> int:
         return sum(name == event for name, _ in self.events)
@@ -50,15 +57,17 @@ async def attached(offered: int = OFFERED) -> AsyncIterator[Attached]:
         events.append((event, fields))
 
     with ThreadPoolExecutor(4) as executor:
-        session = Session(offered=offered, balloon=VirtioBalloon())
-        connection = Connection(theirs, session, executor, emit)
+        record = Session(offered=offered, balloon=VirtioBalloon())
+        connection = Connection(theirs, record, Peers(executor), emit)
         task = asyncio.create_task(connection.run())
+        session = Attached(connection, task, Client(ours), events)
         try:
-            yield Attached(connection, task, Client(ours), events)
+            yield session
         finally:
             ours.close()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            if not session.ended:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
 
 async def in_thread(action: Callable[[], object]) -> None:
@@ -271,3 +280,37 @@ async def test_ring_set_up_anew_while_it_breaks_is_not_stopped(monkeypatch: pyte
         assert machine.ram.pages() == set()
         assert session.count("queue_stopped") == 1
         machine.close()
+
+
+@pytest.mark.asyncio
+async def test_session_does_not_outlive_what_retires_its_broken_rings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it a queue that breaks would stay as it is, and its driver would wait for ever."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(ring_control, "ring_broke", fail)
+    async with attached() as session:
+        machine = await asyncio.to_thread(VirtualMachine, session.client)
+        machine.reporting.ring.avail[1] = QUEUE_SIZE + 1
+        machine.reporting.kick()
+        await asyncio.wait([session.task], timeout=DEADLINE)
+        assert isinstance(session.task.exception(), ZeroDivisionError)
+        session.ended = True
+        machine.close()
+
+
+@pytest.mark.asyncio
+async def test_session_without_memory_ends_in_one_line_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    before = open_fds(os.getpid()).keys()
+    async with attached() as session:
+        machine = await asyncio.to_thread(VirtualMachine, session.client)
+        monkeypatch.setattr(host.connection, "handle", fail)
+        session.client.request(FrontendRequest.GET_QUEUE_NUM)
+        await asyncio.wait([session.task], timeout=DEADLINE)
+        assert session.task.result() == "the daemon is out of memory"
+        machine.close()
+    assert len(open_fds(os.getpid()).keys() - before) <= 1  # the event loop's own

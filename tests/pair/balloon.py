@@ -18,6 +18,7 @@ from guest.vmm_options import VmmOptions
 from guest.workloads.workload import Steps, Workload
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.connection import Connection
+from host.descriptors.peers import Peers
 from host.vhost_user.session import Session
 from protocol.process.events import EventLog
 from protocol.virtio_balloon import BalloonConfig
@@ -56,7 +57,7 @@ class Pair:
                 sock, _ = await asyncio.get_running_loop().sock_accept(self._listener)
                 balloon = VirtioBalloon(config=BalloonConfig(num_pages=self.num_pages))
                 session = Session(offered=self._features, balloon=balloon)
-                self.device = Connection(sock, session, executor, lambda event, **fields: None)
+                self.device = Connection(sock, session, Peers(executor), lambda event, **fields: None)
                 self.device.control.state_memory(0, reserve=0)
                 self._session = asyncio.create_task(self.device.run())
                 try:

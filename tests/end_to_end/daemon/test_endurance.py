@@ -259,8 +259,7 @@ def test_daemon_without_descriptors_left_serves_whom_it_has(tmp_path: Path) -> N
         daemon.forget_stderr()
 
 
-def test_file_that_takes_the_last_descriptor_ends_one_session_only(tmp_path: Path) -> None:
-    """There is none left then to find out what file it is."""
+def test_file_that_takes_the_last_descriptor_costs_its_own_message(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon, VirtualMachine(daemon.socket_path) as machine:
         machine.check_alive()
         client = Client(daemon.socket_path)
@@ -268,8 +267,9 @@ def test_file_that_takes_the_last_descriptor_ends_one_session_only(tmp_path: Pat
         with (tmp_path / "file").open("w+b") as file:
             limit = forbid_more_descriptors(daemon.pid, 1)
             client.request(FrontendRequest.SET_VRING_KICK, VringFile(2, True), [file.fileno()])
-            assert client.is_closed_by_peer()
-            assert "cannot be looked at" in daemon.settled(2)["reason"]
+            refused = daemon.events.wait("message_refused", vm=2)
+            assert "is the most for process" in refused["reason"]
+            assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 4
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limit)
             until(lambda: not leads_to(daemon.pid, "file"), "the file is closed")
         client.close()

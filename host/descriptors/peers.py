@@ -1,0 +1,120 @@
+"""What one peer may take of what all share, and what is kept for the daemon itself.
+
+A peer is a process, and its user may have several. Descriptors come with messages, and a process that has none left
+loses them on the way, its own and everybody's. So the daemon keeps a reserve that one message cannot use up, and a
+message whose descriptors would go beyond a limit is refused with the limit's name.
+
+======================  ==========================  ============================
+what                    of one process              of all processes of a user
+======================  ==========================  ============================
+sessions                :data:`SESSIONS_MAX`        by their descriptors
+descriptors             half of what is shared      three quarters of it
+helpers                 ``HELPERS_MAX``             by the processes
+workers                 ``PROCESS_WORKERS_MAX``     ``USER_WORKERS_MAX``
+memory regions          by their descriptors, and 509 for each session
+======================  ==========================  ============================
+"""
+
+import resource
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Final
+
+from host.descriptors.helpers import Helpers
+from host.descriptors.workers import PeerId, Workers
+from protocol.errors import VhostUserError
+from protocol.vhost_user import FDS_MAX
+
+SESSIONS_MAX: Final = 256
+"""Most sessions of one process."""
+
+SESSION_DESCRIPTORS: Final = 20
+"""Descriptors that the daemon itself needs for a session: its socket, and the mappings of its rings and its log."""
+
+RESERVE: Final = FDS_MAX + 67
+"""Descriptors kept for the daemon: one message's, before they are counted, and its own files and control clients."""
+
+
+class PeerLimitError(VhostUserError):
+    """A limit of a peer is met."""
+
+
+class Membership:
+    """One session of a peer, which counts what it holds. It has the peer's helpers and workers."""
+
+    def __init__(self, peers: "Peers", peer: PeerId, helpers: Helpers, workers: Executor) -> None:
+        self.peer = peer
+        self.helpers = helpers
+        self.workers = workers
+        self.held: Callable[[], int] = int
+        """Returns how many descriptors the session has received and still holds."""
+        self._peers = peers
+
+    def check(self, descriptors: int) -> None:
+        """Check that the session may have so many descriptors more. Raises :class:`PeerLimitError`."""
+        self._peers.check(self.peer, descriptors)
+
+    def leave(self) -> None:
+        """Count no more: the session holds nothing."""
+        self._peers.leave(self)
+
+
+class Peers:
+    """All peers of a daemon, known by their sessions. On the event loop."""
+
+    def __init__(self, executor: Executor) -> None:
+        """Share out the threads of ``executor``. Raises like :class:`Workers`."""
+        self._workers = Workers(executor)
+        self._members: dict[PeerId, list[Membership]] = {}
+
+    def join(self, peer: PeerId) -> Membership:
+        """Return the membership of a new session of ``peer``. It counts, even if :meth:`check_session` refuses it."""
+        others = self._members.setdefault(peer, [])
+        helpers = others[0].helpers if others else Helpers()
+        member = Membership(self, peer, helpers, self._workers.share(peer))
+        others.append(member)
+        return member
+
+    def check_session(self, peer: PeerId) -> None:
+        """Check that the newest session of ``peer`` may stay.
+
+        Raises:
+            PeerLimitError: it is one too many.
+        """
+        if len(self._members[peer]) > SESSIONS_MAX:
+            raise PeerLimitError(f"process {peer.pid} has {SESSIONS_MAX} sessions, the most that one process may have")
+        self.check(peer, 0)
+
+    def leave(self, member: Membership) -> None:
+        """Forget a session."""
+        members = self._members[member.peer]
+        members.remove(member)
+        if not members:
+            del self._members[member.peer]
+
+    def check(self, peer: PeerId, descriptors: int) -> None:
+        """Check that ``peer`` may have so many descriptors more.
+
+        Raises:
+            PeerLimitError: its process, its user or all together would have too many.
+        """
+        shared = shared_descriptors()
+        held = {other: _held(members) for other, members in self._members.items()}
+        of_user = sum(count for other, count in held.items() if other.uid == peer.uid)
+        for who, count, most in (
+            (f"process {peer.pid}", held[peer], shared // 2),
+            (f"user {peer.uid}", of_user, shared * 3 // 4),
+            ("all processes together", sum(held.values()), shared),
+        ):
+            if count + descriptors > most:
+                raise PeerLimitError(f"{count} descriptors and {descriptors} more: {most} is the most for {who}")
+
+
+def shared_descriptors() -> int:
+    """Return how many descriptors all sessions together may have."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(limit - RESERVE, limit // 2)
+
+
+def _held(members: list[Membership]) -> int:
+    return sum(SESSION_DESCRIPTORS + member.held() for member in members) + members[0].helpers.closing

@@ -1,0 +1,74 @@
+"""What one peer has taken does not keep the others from theirs, and every limit has its name in the refusal."""
+
+import resource
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import host.descriptors.peers
+from host.descriptors.peers import RESERVE, SESSION_DESCRIPTORS, SESSIONS_MAX, PeerLimitError, Peers, shared_descriptors
+from host.descriptors.workers import PeerId
+from protocol.vhost_user import FDS_MAX
+
+SHARED = 1000
+GREEDY, SAME_USER, OTHER_USER = PeerId(1000, 1), PeerId(1000, 2), PeerId(1001, 3)
+
+
+@pytest.fixture
+def peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peers]:
+    monkeypatch.setattr(host.descriptors.peers, "shared_descriptors", lambda: SHARED)
+    with ThreadPoolExecutor(1) as executor:
+        yield Peers(executor)
+
+
+def test_process_may_have_half_its_user_three_quarters_and_all_the_rest(peers: Peers) -> None:
+    for peer, held, limit in (
+        (GREEDY, SHARED // 2, r"500 is the most for process 1$"),
+        (SAME_USER, SHARED // 4, r"750 is the most for user 1000$"),
+        (OTHER_USER, SHARED // 4, r"1000 is the most for all processes together$"),
+    ):
+        member = peers.join(peer)
+        member.held = lambda held=held: held - SESSION_DESCRIPTORS  # type: ignore[misc]
+        member.check(0)
+        with pytest.raises(PeerLimitError, match=limit):
+            member.check(1)
+
+
+def test_what_a_session_had_is_free_when_it_leaves(peers: Peers) -> None:
+    members = [peers.join(GREEDY) for _ in range(SHARED // 2 // SESSION_DESCRIPTORS)]
+    peers.check_session(GREEDY)
+    members.append(peers.join(GREEDY))
+    with pytest.raises(PeerLimitError, match="process 1"):
+        peers.check_session(GREEDY)
+    members.pop().leave()
+    peers.check_session(GREEDY)
+    for member in members:
+        member.leave()
+    peers.join(GREEDY).check(SHARED // 2 - SESSION_DESCRIPTORS)
+
+
+def test_sessions_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.descriptors.peers, "shared_descriptors", lambda: 1 << 20)
+    with ThreadPoolExecutor(1) as executor:
+        peers = Peers(executor)
+        for _ in range(SESSIONS_MAX):
+            peers.join(GREEDY)
+            peers.check_session(GREEDY)
+        peers.join(GREEDY)
+        with pytest.raises(PeerLimitError, match=f"process 1 has {SESSIONS_MAX} sessions"):
+            peers.check_session(GREEDY)
+        peers.join(SAME_USER)
+        peers.check_session(SAME_USER)
+
+
+def test_sessions_of_a_process_share_its_helpers(peers: Peers) -> None:
+    one, two, other = peers.join(GREEDY), peers.join(GREEDY), peers.join(SAME_USER)
+    assert one.helpers is two.helpers
+    assert one.helpers is not other.helpers
+
+
+def test_reserve_has_room_for_a_message_that_is_not_counted_yet() -> None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert RESERVE > FDS_MAX
+    assert shared_descriptors() == limit - RESERVE

@@ -1,0 +1,82 @@
+"""Workers are shared out: a peer that holds all of its own up leaves the others theirs."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from host.descriptors.workers import PROCESS_WORKERS_MAX, USER_WORKERS_MAX, PeerId, Workers
+from protocol.errors import BalloonError
+
+ALL = 256
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(ALL) as executor:
+        yield executor
+
+
+def hold(workers: Workers, peer: PeerId, count: int, let_go: threading.Event) -> list[Future[bool]]:
+    share = workers.share(peer)
+    return [share.submit(let_go.wait, 20) for _ in range(count)]
+
+
+def test_peer_that_holds_its_workers_up_leaves_the_others_theirs(pool: ThreadPoolExecutor) -> None:
+    workers, let_go = Workers(pool), threading.Event()
+    held = [future for pid in range(8) for future in hold(workers, PeerId(1000, pid), ALL, let_go)]
+    try:
+        assert workers.share(PeerId(1001, 99)).submit(lambda: 7).result(10) == 7
+    finally:
+        let_go.set()
+    assert all(future.result(10) for future in held)  # what waited in line is done at last
+
+
+def test_process_waits_for_its_own_workers_and_not_for_its_users(pool: ThreadPoolExecutor) -> None:
+    assert PROCESS_WORKERS_MAX < USER_WORKERS_MAX < ALL
+    workers, let_go = Workers(pool), threading.Event()
+    hold(workers, PeerId(1000, 1), ALL, let_go)
+    later = workers.share(PeerId(1000, 1)).submit(int)
+    try:
+        assert workers.share(PeerId(1000, 2)).submit(lambda: 7).result(10) == 7
+        assert not later.done()
+    finally:
+        let_go.set()
+    assert later.result(10) == 0
+
+
+def test_error_of_an_action_is_in_its_future_and_frees_the_worker(pool: ThreadPoolExecutor) -> None:
+    share = Workers(pool).share(PeerId(1000, 1))
+    failed = [share.submit(lambda: 1 // 0) for _ in range(2 * ALL)]
+    assert all(isinstance(future.exception(10), ZeroDivisionError) for future in failed)
+
+
+def test_limit_of_threads_is_one_line_and_nothing_is_lost(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers, let_go = Workers(pool), threading.Event()
+    (first,) = hold(workers, PeerId(1000, 1), 1, let_go)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with caplog.at_level(logging.WARNING):
+        others = hold(workers, PeerId(1000, 2), 5, let_go)
+    assert [record.getMessage() for record in caplog.records] == [
+        "no further worker can be started: the limit of threads or of memory is reached"
+    ]
+    let_go.set()
+    assert all(future.result(10) for future in (first, *others))
+
+
+def test_daemon_without_a_single_worker_does_not_start() -> None:
+    class NoThreads(Executor):
+        def submit(self, _fn: Callable[..., Any], /, *_args: Any, **_named: Any) -> Future[Any]:
+            raise RuntimeError("can't start new thread")
+
+    with pytest.raises(BalloonError, match="no thread can be started"):
+        Workers(NoThreads())
