@@ -79,10 +79,10 @@ class RingService:
     ``on_turn`` is called on the event loop after each worker's turn, and in the course of a long one with the chains
     served so far. Once ``broken`` the driver has broken a rule, and the ring is not touched again.
 
-    Who owns what. The event loop alone writes ``_state``, ``_patience_ends``, the timers and ``_give_back_wanted``. The
-    worker that has the ring alone uses ``_ring``, ``_held``, ``_signal_first`` and ``_give_back_done``; the loop touches
-    these only while no worker has the ring. ``_is_stale`` and ``_kick_unread`` belong to the side that reads the kick
-    descriptor, which is never both at a time.
+    Who owns what. The event loop alone writes ``_state``, ``_patience_ends``, the timers and ``_give_back_wanted``.
+    The worker that has the ring alone uses ``_ring``, ``_held``, ``_signal_first`` and ``_give_back_done``; the loop
+    touches these only while no worker has the ring. ``_is_stale`` and ``_kick_unread`` belong to the side that reads
+    the kick descriptor, which is never both at a time.
 
     Raises:
         VhostUserError: the ring cannot be mapped, or its base does not lie in it. Nothing is held then.
