@@ -12,6 +12,22 @@ fail() {
     exit 1
 }
 
+# Runs a command that prints nothing. On a terminal, a dot each second shows that it goes on.
+patiently() {
+    local dots status=0
+    if [[ ! -t 2 ]]; then
+        "$@"
+        return
+    fi
+    (while sleep 1; do printf . >&2; done) &
+    dots=$!
+    "$@" || status=$?
+    kill "$dots" 2>/dev/null || true
+    wait "$dots" 2>/dev/null || true
+    printf '\r' >&2
+    return "$status"
+}
+
 # Prints the first interpreter that is new enough. Does not return without one.
 find_python() {
     local candidate
@@ -71,7 +87,7 @@ create_environment() {
     local base=$1 environment=$2 scratch wheel
     say "creating a Python environment in $environment"
     if "$base" -c 'import ensurepip; ensurepip.version()' 2>/dev/null; then
-        "$base" -m venv --clear "$environment" || fail "cannot create $environment"
+        patiently "$base" -m venv --clear "$environment" || fail "cannot create $environment"
         return
     fi
     "$base" -m venv --clear --without-pip "$environment" || fail "cannot create $environment"
@@ -80,7 +96,7 @@ create_environment() {
     (
         trap 'rm -rf -- "$scratch"' EXIT
         wheel=$(find_pip_wheel "$scratch") || exit
-        "$environment/bin/python" "$wheel/pip" install --quiet --no-index "$wheel" >&2
+        patiently "$environment/bin/python" "$wheel/pip" install --quiet --no-index "$wheel" >&2
     ) || fail "cannot install pip into $environment"
 }
 
@@ -95,7 +111,7 @@ install_locks() {
         say "installing $lock"
         "$environment/bin/python" -m pip --disable-pip-version-check install --no-input --require-hashes \
             --requirement "$checkout/$lock" >&2 ||
-            fail "cannot install $lock: the lines above say why (no network? an older pip?)"
+            fail "cannot install $lock: the lines above say why"
         # Written last and in one step: an interrupted installation is done again.
         printf '%s\n' "$digest" >"$stamp.new" && mv -- "$stamp.new" "$stamp"
     done
@@ -107,6 +123,8 @@ prepare_environment() {
     [[ $(uname -s) == Linux ]] || fail "Linux is needed: the device works on memfd, eventfd and fallocate"
     directory=$(environment_directory)
     environment=$directory/.venv
+    # Ctrl-C ends the set-up without a message about what it interrupted. The programs to come have handlers of their own.
+    trap 'exit 130' INT
     # Two commands started at once share one environment: the second waits here until the first has made it.
     exec {lock_fd}<"$directory"
     flock "$lock_fd"
@@ -116,6 +134,7 @@ prepare_environment() {
     fi
     install_locks "$environment" "$@"
     exec {lock_fd}<&-
+    trap - INT
 
     python=$environment/bin/python
     # The checkout itself is not installed but put on the path, for child processes too. Safe path keeps a directory
