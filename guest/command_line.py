@@ -104,7 +104,11 @@ def _add_layout(parser: argparse.ArgumentParser) -> None:
         "--cma", metavar="SIZE", type=option_type(_pages), default=0, help="contiguous memory area (default: none)"
     )
     layout.add_argument(
-        "--cpus", metavar="N", type=option_type(_cpus), default=0, help="per-CPU page lists for N CPUs (default: none)"
+        "--cpus",
+        metavar="N",
+        type=option_type(_cpus),
+        default=0,
+        help="N CPUs with page lists of their own, over which tasks are spread (default: no such lists)",
     )
     layout.add_argument(
         "--page-poison",

@@ -12,6 +12,7 @@ from guest.mm.page_alloc import PageAllocator
 from guest.mm.pageblock import MigrateType
 from guest.mm.vmscan import PageCache
 from guest.page_poison import PagePoison
+from guest.scheduler import Scheduler
 from protocol.memory import PAGE_SIZE
 
 
@@ -66,6 +67,7 @@ class Machine:
         poison: PagePoison | None = None,
     ) -> None:
         self.allocator = allocator
+        self.scheduler = Scheduler(allocator)
         self._content = content
         self._on_phase = on_phase
         self._on_corruption = on_corruption

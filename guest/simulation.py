@@ -4,9 +4,9 @@ An hour of a 64 GiB guest takes seconds, and the same seed gives the same run bi
 
 Theory. There is one queue of events, ordered by time and, at equal times, by the order in which they were put there.
 Guest CPUs are free: an allocation, a fault or a walk over a list takes no virtual time (walks are counted, see
-``ReportingStatistics``). What takes time is a delay that a workload or a reporter asked for, and the device: it works
-on one report at a time, for as long as :class:`DeviceCost` says, and meanwhile the workloads go on. A report's pages
-leave the host when it is acknowledged, as with the daemon.
+``ReportingStatistics``); which CPU a task runs on decides which per-CPU lists it uses. What takes time is a delay that
+a workload or a reporter asked for, and the device: it works on one report at a time, for as long as :class:`DeviceCost`
+says, and meanwhile the workloads go on. A report's pages leave the host when it is acknowledged, as with the daemon.
 
 ::
 
@@ -182,7 +182,7 @@ class Simulation:
         if reporter is not None:
             reporter.register(device_capacity, 0.0, self._on_request, clock=lambda: self.now)
         for number, workload in enumerate(workloads):
-            self._at(0.0, partial(self._step, iter(workload.run(self.machine, seed + number))))
+            self._at(0.0, partial(self._step, self.machine.scheduler.run(workload.run(self.machine, seed + number))))
         self._at(0.0, self._sample)
 
     # --- What came of it ---

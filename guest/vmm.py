@@ -181,7 +181,7 @@ class VirtualMachine:
         # The workload's own clock: time that its work takes counts as passed, so that a duration is one.
         clock = time.monotonic()
         try:
-            for seconds in workload.run(self._machine, seed):
+            for seconds in self._machine.scheduler.run(workload.run(self._machine, seed)):
                 clock = max(clock + seconds, time.monotonic() - LATEST)
                 await asyncio.sleep(clock - time.monotonic())
         except OutOfMemoryError as error:

@@ -67,7 +67,7 @@ class Build:
             tasks = [self._cache(machine, chances[0], cache, cache_pages, ticks[0])]
             for held, chance in zip(private, chances[2:], strict=True):
                 tasks.append(self._job(machine, chance, held, linker_pages // self.jobs, ticks[0]))
-            yield from together(tasks)
+            yield from together(machine, tasks)
             machine.phase(f"link {step}")
             growing = linker_pages * step // self.steps
             yield from self._process(machine, chances[1], private[0], growing, ticks[1], _LINKER_ORDERS)

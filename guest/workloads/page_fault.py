@@ -43,7 +43,7 @@ class PageFault:
             self._task(machine, held, blocks, blocks_per_turn, chance.randrange(turns) if self.tasks > 1 else 0)
             for held in holdings
         ]
-        yield from killed_when_out_of_memory(machine, holdings, together(tasks))
+        yield from killed_when_out_of_memory(machine, holdings, together(machine, tasks))
         machine.phase("done")
 
     def _task(self, machine: Machine, held: list[Block], blocks: int, blocks_per_turn: int, late: int) -> Steps:

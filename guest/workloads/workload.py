@@ -75,8 +75,21 @@ def free_in_turns(machine: Machine, held: list[Block], blocks_per_turn: int) -> 
     held.clear()
 
 
-def together(tasks: Iterable[Steps]) -> Steps:
-    """Run several tasks at the same time, each at its own pace; those that are due at one time take turns."""
+def together(machine: Machine, tasks: Iterable[Steps]) -> Steps:
+    """Run several tasks at the same time, each at its own pace and on its own CPU, and wait for all of them.
+
+    Those that are due at one time take turns.
+    """
+    running = [machine.scheduler.run(task) for task in tasks]
+    with machine.scheduler.waiting():
+        try:
+            yield from _in_turns(running)
+        finally:
+            for task in running:  # one that ran out of memory ends the others
+                task.close()
+
+
+def _in_turns(tasks: Iterable[Steps]) -> Steps:
     serial = itertools.count()
     waiting = [(0.0, next(serial), task) for task in tasks]
     now = 0.0

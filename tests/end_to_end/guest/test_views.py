@@ -1,5 +1,6 @@
 """balloon-guest as a process: its views at the end and while it runs, and a run recorded and replayed."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,6 +104,14 @@ def test_zones_of_a_real_machine_with_per_cpu_lists(daemon: DaemonProcess) -> No
     assert zones == ["DMA", "DMA32", "Normal", "Movable"]
     assert "        cma      1024\n" in text
     assert text.count("    cpu: 1\n") == 3
+
+
+def test_tasks_of_a_workload_use_the_page_lists_of_all_cpus(daemon: DaemonProcess) -> None:
+    options = ("--cpus", "3", "--workload", "page_fault2:tasks=3,size=1M,repeat=2")
+    text = run_workload(daemon, *options, "--print", "zoneinfo")
+    counts = re.findall(r"    cpu: (\d)\n +count: (\d+)\n", text)
+    assert [cpu for cpu, _ in counts] == ["0", "1", "2"]
+    assert all(int(count) > 0 for _, count in counts)
 
 
 @pytest.mark.parametrize(

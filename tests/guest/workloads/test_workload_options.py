@@ -211,7 +211,7 @@ def test_tasks_take_turns_in_the_order_of_their_times() -> None:
             yield pause
         seen.append((now, name))
 
-    for seconds in together([task("a", 1.0, 1.0), task("b", 0.5, 2.0), task("c", 0.0)]):
+    for seconds in together(VirtualRun().machine, [task("a", 1.0, 1.0), task("b", 0.5, 2.0), task("c", 0.0)]):
         now += seconds
     assert seen == [(0, "a"), (0, "b"), (0, "c"), (0, "c"), (0.5, "b"), (1, "a"), (2, "a"), (2.5, "b")]
 
