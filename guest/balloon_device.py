@@ -16,6 +16,7 @@ from guest.virtqueue.ring_memory import RingMemory
 from guest.vmm_options import VmmOptions
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog
+from protocol.virtio_balloon import feature_bit_names
 
 RECONNECT_INTERVAL: Final = 0.2
 """Seconds between two attempts to find the back-end again."""
@@ -64,7 +65,9 @@ class BalloonDevice:
             else before.bind_again()
         )
         attachment.on_interruption = self._on_interruption
-        self._events.emit("attached", features=attachment.features, num_pages=attachment.config.num_pages)
+        names = feature_bit_names(attachment.features)
+        num_pages = attachment.config.num_pages
+        self._events.emit("attached", features=attachment.features, feature_names=names, num_pages=num_pages)
         for worker in self._workers:
             worker.attach(attachment)
         return attachment

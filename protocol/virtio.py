@@ -47,6 +47,11 @@ def has_feature(features: int, bit: int) -> bool:
     return bool(features >> bit & 1)
 
 
+def status_names(status: int) -> list[str]:
+    """Return the names of the bits that are set in a device status, as in the specification."""
+    return [str(bit.name) for bit in DeviceStatus if status & bit]
+
+
 LOG_ALL: Final = feature_mask(FeatureBit.VHOST_F_LOG_ALL)
 PROTOCOL_FEATURES: Final = feature_mask(FeatureBit.VHOST_USER_F_PROTOCOL_FEATURES)
 """Bit 30 belongs to vhost-user: the driver in the guest never sees it."""

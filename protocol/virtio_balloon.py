@@ -11,7 +11,7 @@ from typing import Final
 
 from construct import Int32ul, Struct
 
-from protocol.virtio import has_feature
+from protocol.virtio import FeatureBit, has_feature
 
 PFN_SHIFT: Final = 12
 """Balloon page frame numbers always count 4096-byte units (virtio 1.2, 5.5.6)."""
@@ -29,6 +29,26 @@ class BalloonFeature(IntEnum):
     FREE_PAGE_HINT = 3
     PAGE_POISON = 4
     PAGE_REPORTING = 5
+
+
+_FEATURE_NAMES: Final = {
+    BalloonFeature.STATS_VQ: "statistics",
+    FeatureBit.RING_PACKED: "packed",
+    FeatureBit.RING_INDIRECT_DESC: "indirect",
+    FeatureBit.RING_EVENT_IDX: "event-idx",
+}
+"""The names that differ from the specification's: those that ``--features`` has for these bits."""
+
+
+def feature_bit_names(features: int) -> list[str]:
+    """Return a name for each bit that is set in the 64-bit feature word ``features``, the lowest first.
+
+    These are the names of the options that switch features, then the specification's in the same spelling, such as
+    ``version-1``, and ``bit-N`` for a bit that has neither.
+    """
+    names = {bit.value: bit.name.lower().replace("_", "-") for kind in (BalloonFeature, FeatureBit) for bit in kind}
+    names |= {int(bit): name for bit, name in _FEATURE_NAMES.items()}
+    return [names.get(bit, f"bit-{bit}") for bit in range(64) if has_feature(features, bit)]
 
 
 class BalloonQueue(Enum):

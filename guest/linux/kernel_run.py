@@ -31,7 +31,7 @@ from guest.linux.streams import GuestStreams, window_size
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog
 from protocol.units import format_size
-from protocol.virtio_balloon import BalloonFeature
+from protocol.virtio_balloon import BalloonFeature, feature_bit_names
 
 BOOT_SECONDS = 60.0
 """A kernel that has not started COMMAND by then never will. Ordinary: 1.5 s."""
@@ -219,7 +219,8 @@ class KernelRun:
                 device, _, bits = text.partition(" ")
                 features = parse_features(bits)
                 reporting = bool(features >> BalloonFeature.PAGE_REPORTING & 1)
-                self._events.emit("balloon", device=device, features=features, reporting=reporting)
+                names = feature_bit_names(features)
+                self._events.emit("balloon", device=device, features=features, feature_names=names, reporting=reporting)
             case ControlMessage(Stage.BOOTED, release) if not self._booted:
                 self._booted = True
                 self._deadline = None

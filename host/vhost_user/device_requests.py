@@ -10,7 +10,7 @@ from host.vhost_user.actions import Announce, Effects, ForgetDriver
 from host.vhost_user.session import Handling, Session, u64_of
 from protocol.errors import VhostUserError
 from protocol.vhost_user_codec import Message
-from protocol.virtio import DeviceStatus
+from protocol.virtio import DeviceStatus, status_names
 
 STATUS_MAX: Final = 0xFF
 """The device status field has 8 bits (virtio 1.2, 4.1.4.3)."""
@@ -37,7 +37,7 @@ def set_status(session: Session, message: Message) -> Effects:
         # virtio 1.2, 3.1.1: the driver reads the status again to see whether the device takes its features.
         status &= ~DeviceStatus.FEATURES_OK
     session.status = status | session.status & DeviceStatus.DEVICE_NEEDS_RESET  # which only a reset clears
-    yield Announce("status", {"status": int(session.status)})
+    yield Announce("status", {"status": int(session.status), "status_names": status_names(session.status)})
     yield from ring_control.notify_config_change(session)
 
 

@@ -14,7 +14,7 @@ from protocol.memory import RegionTable
 from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Message
 from protocol.virtio import LOG_ALL, PROTOCOL_FEATURES, FeatureBit, feature_mask, has_feature
-from protocol.virtio_balloon import QUEUES_MAX, queue_order
+from protocol.virtio_balloon import QUEUES_MAX, feature_bit_names, queue_order
 
 _VERSION_1_ONLY: Final = feature_mask(FeatureBit.RING_PACKED, FeatureBit.IN_ORDER)
 """Features that a legacy driver cannot accept: its feature word has 32 bits (virtio 1.2, 2.2.3)."""
@@ -74,7 +74,8 @@ def set_features(session: Session, message: Message) -> Effects:
     session.features = session.balloon.features = features
     session.features_accepted = True
     queues = [queue.value for queue in queue_order(features)]
-    yield Announce("features", {"negotiated": features, "queues": queues})
+    names = feature_bit_names(features)
+    yield Announce("features", {"negotiated": features, "feature_names": names, "queues": queues})
     if not features & PROTOCOL_FEATURES:
         # "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled
         # state." User Mode Linux loses bit 30 on a second SET_FEATURES and then never enables a ring.

@@ -24,7 +24,7 @@ from protocol.errors import VhostUserError
 from protocol.packed_ring import FRESH_BASE
 from protocol.vhost_user import BackendRequest, ProtocolFeature
 from protocol.vhost_user_codec import build_message
-from protocol.virtio import LOG_ALL, DeviceStatus, FeatureBit, has_feature
+from protocol.virtio import LOG_ALL, DeviceStatus, FeatureBit, has_feature, status_names
 from protocol.virtio_balloon import BalloonQueue
 
 
@@ -181,7 +181,7 @@ def _need_reset(session: Session) -> Effects:
     session.status |= DeviceStatus.DEVICE_NEEDS_RESET
     session.needs_reset_pending = True
     if session.has_protocol_feature(ProtocolFeature.STATUS):
-        yield Announce("status", {"status": int(session.status)})
+        yield Announce("status", {"status": int(session.status), "status_names": status_names(session.status)})
     yield from notify_config_change(session)
 
 

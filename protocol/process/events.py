@@ -1,13 +1,18 @@
 """The event stream: one JSON object a line, for people, tests and scripts alike.
 
-Every line is ``{"t": <CLOCK_MONOTONIC seconds>, "event": NAME, ...}``. Sizes are bytes, times are seconds, addresses
-are integers. A reader sees an event within milliseconds. A reader that stalls does not delay the process; it loses
-events, and an ``events_lost`` event in their place says how many.
+Every line is ``{"t": <CLOCK_MONOTONIC seconds>, "time": <RFC 3339>, "event": NAME, ...}``. ``t`` never goes back on one
+machine and is for differences. ``time`` is the same instant on the wall clock, in UTC to the microsecond, and is for
+comparing with other logs. Sizes are bytes, times are seconds, addresses are integers.
+
+A reader sees an event within milliseconds. A reader that stalls does not delay the process; it loses events, and an
+``events_lost`` event in their place says how many.
 """
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from io import FileIO
 from typing import Protocol
 
@@ -39,9 +44,17 @@ class EventLog:
     once on standard error, and :attr:`broken` says why.
     """
 
-    def __init__(self, stream: LineStream | None, clock: Clock, *, is_standard_output: bool = False) -> None:
+    def __init__(
+        self,
+        stream: LineStream | None,
+        clock: Clock,
+        *,
+        is_standard_output: bool = False,
+        wall_clock: Clock = time.time,
+    ) -> None:
         self._stream = stream
         self._clock = clock
+        self._wall_clock = wall_clock
         self.is_standard_output = is_standard_output
         self.broken: str | None = None
 
@@ -52,7 +65,7 @@ class EventLog:
         if stream is None:
             return
         try:
-            stream.write(_build_line(self._clock(), event, fields))
+            stream.write(self._build_line(event, fields))
             stream.flush()
         except (OSError, ValueError) as error:
             self._give_up(error)
@@ -86,11 +99,20 @@ class EventLog:
         return log
 
     def _build_lost(self, count: int) -> str:
-        return _build_line(self._clock(), "events_lost", {"count": count})
+        return self._build_line("events_lost", {"count": count})
+
+    def _build_line(self, event: str, fields: Mapping[str, object]) -> str:
+        now = self._clock()
+        happened = fields.get("t", now)
+        assert isinstance(happened, float | int)
+        stamp = format_time(self._wall_clock() - (now - happened))
+        times = {"t": round(now, 6), "time": stamp, "event": event}
+        return json.dumps({**times, **fields}, separators=(", ", ": ")) + "\n"
 
 
-def _build_line(now: float, event: str, fields: Mapping[str, object]) -> str:
-    return json.dumps({"t": round(now, 6), "event": event, **fields}, separators=(", ", ": ")) + "\n"
+def format_time(seconds: float) -> str:
+    """Return ``seconds`` since 1970 as a time of RFC 3339 in UTC, to the microsecond."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def open_event_log(path: str | None, clock: Clock) -> EventLog:

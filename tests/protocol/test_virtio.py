@@ -12,7 +12,14 @@ from protocol.virtio import (
     FeatureBit,
     feature_mask,
     has_feature,
+    status_names,
 )
+
+
+def test_status_has_the_names_of_the_specification() -> None:
+    assert status_names(0) == []
+    assert status_names(0x4F) == ["ACKNOWLEDGE", "DRIVER", "DRIVER_OK", "FEATURES_OK", "DEVICE_NEEDS_RESET"]
+    assert status_names(0x80 | 0x20) == ["FAILED"]
 
 
 def test_balloon_is_device_5() -> None:

@@ -16,6 +16,7 @@ from protocol.virtio_balloon import (
     BalloonConfig,
     BalloonFeature,
     BalloonQueue,
+    feature_bit_names,
     queue_order,
 )
 
@@ -129,3 +130,15 @@ def test_write_changes_exactly_the_writable_bytes_it_covers(
         covered = offset <= position < offset + len(data)
         expected = data[position - offset] if writable and covered else before[position]
         assert after[position] == expected
+
+
+def test_each_feature_bit_has_a_name() -> None:
+    assert feature_bit_names(0) == []
+    assert feature_bit_names(1 << 5 | 1 << 1 | 1 << 28 | 1 << 32 | 1 << 34) == [
+        "statistics",
+        "page-reporting",
+        "indirect",
+        "version-1",
+        "packed",
+    ]
+    assert feature_bit_names(1 << 63) == ["bit-63"]

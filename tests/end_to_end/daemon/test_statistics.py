@@ -56,7 +56,7 @@ def test_statistics_of_any_shape_are_told_and_held(
 ) -> None:
     machine.offer(STATS, data, [] if data else [(DATA_AT, P)])  # a chain without any buffer cannot be made
     event = daemon.events.wait("statistics", vm=machine.client.number)
-    assert {name: value for name, value in event.items() if name not in ("t", "event", "vm")} == values
+    assert {name: value for name, value in event.items() if name not in ("t", "time", "event", "vm")} == values
     index = machine.queue(STATS).index
     assert machine.ask(FrontendRequest.GET_VRING_BASE, VringState(index, 0)) == VringState(index, 0)
     assert machine.queue(STATS).ring.used[1] == 0

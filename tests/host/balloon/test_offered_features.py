@@ -5,6 +5,7 @@ import pytest
 from host.balloon.offered_features import FEATURE_NAMES, feature_names, parse_features, switch_features
 from host.balloon.virtio_balloon import OFFERED
 from protocol.errors import UsageError
+from protocol.virtio_balloon import feature_bit_names
 
 # The numbers as the specification gives them (virtio 1.2, 5.5.3 and 6).
 NUMBERS = {
@@ -61,3 +62,7 @@ def test_what_is_refused(text: str, message: str) -> None:
 
 def test_bits_without_a_name_are_left_out() -> None:
     assert feature_names(1 << 32 | 1 << 30 | 1 << 34 | 1 << 5) == ["page-reporting", "packed"]
+
+
+def test_events_name_features_as_the_option_does() -> None:
+    assert all(feature_bit_names(1 << bit) == [name] for name, bit in FEATURE_NAMES.items())

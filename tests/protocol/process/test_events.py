@@ -52,15 +52,25 @@ def clock() -> float:
 
 def test_event_is_one_line_with_time_name_and_fields() -> None:
     stream = io.StringIO()
-    EventLog(stream, clock).emit("report", vm=1, bytes=4096, note="a\nb")
+    EventLog(stream, clock, wall_clock=lambda: 1e9).emit("report", vm=1, bytes=4096, note="a\nb")
     assert stream.getvalue().count("\n") == 1
     assert list(json.loads(stream.getvalue()).items()) == [
         ("t", 12.345679),
+        ("time", "2001-09-09T01:46:40.000000Z"),
         ("event", "report"),
         ("vm", 1),
         ("bytes", 4096),
         ("note", "a\nb"),
     ]
+
+
+def test_time_is_the_instant_of_t_on_the_wall_clock() -> None:
+    """Also when the event is written later than it happened."""
+    stream = io.StringIO()
+    log = EventLog(stream, lambda: 500.0, wall_clock=lambda: 1_000_000_000.5)
+    log.emit("report", t=498.25)
+    event = json.loads(stream.getvalue())
+    assert (event["t"], event["time"]) == (498.25, "2001-09-09T01:46:38.750000Z")
 
 
 def test_log_without_a_stream_swallows_everything() -> None:
@@ -122,7 +132,9 @@ def test_dash_is_standard_output_and_stays_open(capsys: pytest.CaptureFixture[st
     log.emit("listening")
     log.close()
     print("after")
-    assert capsys.readouterr().out == '{"t": 12.345679, "event": "listening"}\nafter\n'
+    first, second = capsys.readouterr().out.splitlines()
+    assert json.loads(first)["event"] == "listening"
+    assert second == "after"
 
 
 def test_missing_path_discards_events() -> None:
