@@ -4,6 +4,10 @@ A pipe whose reader stalls (``| less``) blocks every write, and one event loop s
 lines are bounded: those beyond the bound are dropped and counted.
 """
 
+import errno
+import os
+import select
+import stat
 from collections.abc import Callable
 from io import FileIO
 from threading import Condition, Event, Thread
@@ -16,6 +20,12 @@ WRITE_INTERVAL: Final = 0.002
 """Least seconds between two writes. A single line is written at once, a burst in few writes: each wakes the thread,
 which competes with the event loop for the interpreter."""
 
+RETRY_INTERVAL: Final = 0.5
+"""Seconds between two tries to write to a file that has no room."""
+
+_PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOBUFS, errno.ENOMEM})
+"""Errors that may pass: disks are cleaned up, quotas raised, files rotated."""
+
 CLOSE_TIMEOUT: Final = 2.0
 """Seconds that the reader has at the end to take the pending lines."""
 
@@ -24,13 +34,25 @@ class EventWriter:
     """Owns ``file``, which is unbuffered: the lock of a buffer, held by a write that stalls, would block the
     interpreter's exit.
 
-    ``on_lost`` returns the line that replaces a number of dropped lines. ``on_error`` is called once, on the thread,
-    with the error that ends all writing. :meth:`write` may be called from any thread.
+    While there is no room for them, on a disk or in a pipe, lines wait as they do for a slow reader. A line of which
+    only a part has found room in a file is taken out of it again, and written whole later.
+
+    ``on_lost`` returns the line that replaces a number of dropped lines. ``on_full`` is called on the thread with the
+    error of the first try, each time that writing has to wait for room on a disk. ``on_error`` is called once, on the
+    thread, with the error that ends all writing. :meth:`write` may be called from any thread.
     """
 
-    def __init__(self, file: FileIO, on_lost: Callable[[int], str], on_error: Callable[[OSError], None]) -> None:
+    def __init__(
+        self,
+        file: FileIO,
+        on_lost: Callable[[int], str],
+        on_full: Callable[[OSError], None],
+        on_error: Callable[[OSError], None],
+    ) -> None:
         self._file = file
+        self._next_file: FileIO | None = None
         self._on_lost = on_lost
+        self._on_full = on_full
         self._on_error = on_error
         self._changed = Condition()
         self._lines: list[str] = []
@@ -55,6 +77,14 @@ class EventWriter:
             elif len(self._lines) == 1:
                 self._changed.notify()
 
+    def replace(self, file: FileIO) -> None:
+        """Write to ``file`` from now on, and close the one before. Lines that wait go to ``file``."""
+        with self._changed:
+            if self._next_file is not None:
+                self._next_file.close()
+            self._next_file = file
+            self._changed.notify()
+
     def flush(self) -> None:
         """Do nothing: the thread writes every line at once."""
 
@@ -68,6 +98,7 @@ class EventWriter:
         with self._changed:
             self._changed.notify()
         if self._thread.ident is None:
+            self._take_next_file()
             self._file.close()
             return
         self._thread.join(CLOSE_TIMEOUT)
@@ -76,17 +107,29 @@ class EventWriter:
 
     def _run(self) -> None:
         try:
-            with self._file:
-                while lines := self._next_lines():
-                    self._write_all("".join(lines).encode("ascii"))
-                    self._closing.wait(WRITE_INTERVAL)
+            while lines := self._next_lines():
+                self._write_all("".join(lines).encode("ascii"))
+                self._closing.wait(WRITE_INTERVAL)
         except OSError as error:
             self._on_error(error)
+        finally:
+            self._file.close()
+
+    def _take_next_file(self) -> bool:
+        # With the lock held, or without the thread.
+        if self._next_file is None:
+            return False
+        self._file.close()
+        self._file, self._next_file = self._next_file, None
+        return True
 
     def _next_lines(self) -> list[str]:
         """Wait for lines and take all of them; an empty list after :meth:`close`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._lines or self._closing.is_set())
+            while not self._lines and not self._closing.is_set():
+                self._changed.wait_for(lambda: self._lines or self._next_file is not None or self._closing.is_set())
+                self._take_next_file()
+            self._take_next_file()
             lines, self._lines = self._lines, []
             lost, self._lost = self._lost, 0
             self._waiting = 0
@@ -95,9 +138,44 @@ class EventWriter:
             return lines
 
     def _write_all(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            # None: another process has made the descriptor non-blocking, and the pipe is full.
-            if (written := self._file.write(view)) is None:
-                raise BlockingIOError("the file is non-blocking and full")
-            view = view[written:]
+        # A failed try is told of once, however long the wait.
+        done = 0
+        waits = False
+        while done < len(data):
+            try:
+                written = self._file.write(memoryview(data)[done:])
+            except OSError as error:
+                if error.errno not in _PASSING or self._closing.is_set():
+                    raise
+                line = data.rfind(b"\n", 0, done) + 1
+                if self._cut_off(done - line):
+                    done = line
+                if not waits:
+                    self._on_full(error)
+                waits = True
+                self._closing.wait(RETRY_INTERVAL)
+                with self._changed:
+                    if self._take_next_file():
+                        done = line
+                continue
+            if written is None:
+                self._wait_for_reader()
+            else:
+                done += written
+
+    def _cut_off(self, size: int) -> bool:
+        """Take the last ``size`` bytes, which this thread has written, out of the file; return whether that was done.
+        It is not where another process has appended more."""
+        fd = self._file.fileno()
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or os.lseek(fd, 0, os.SEEK_CUR) != status.st_size:
+            return False
+        if size:
+            os.ftruncate(fd, status.st_size - size)
+        return True
+
+    def _wait_for_reader(self) -> None:
+        # Another process has made the descriptor non-blocking, and the pipe is full.
+        poll = select.poll()
+        poll.register(self._file.fileno(), select.POLLOUT)
+        poll.poll(1000 * RETRY_INTERVAL)

@@ -8,7 +8,10 @@ A reader sees an event within milliseconds. A reader that stalls does not delay 
 ``events_lost`` event in their place says how many.
 """
 
+import errno
 import json
+import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -40,8 +43,9 @@ class EventLog:
     """Writes events to a stream, or discards them if there is no stream. ``is_standard_output`` says that the stream is
     standard output, which then must not be used for other text.
 
-    A write error (a closed pipe, a full disk) must not end a virtual machine: the log then stops writing, reports that
-    once on standard error, and :attr:`broken` says why.
+    A write error must not end a virtual machine. While a disk is full events wait, within the bound for slow readers;
+    standard error has one line. After any other error the log stops writing, reports that once on standard error, and
+    :attr:`broken` says why.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class EventLog:
         self._stream = stream
         self._clock = clock
         self._wall_clock = wall_clock
+        self._path: str | None = None
         self.is_standard_output = is_standard_output
         self.broken: str | None = None
 
@@ -79,6 +84,9 @@ class EventLog:
         if not isinstance(error, BrokenPipeError):  # the reader closed the pipe on purpose
             print(f"events: {self.broken}: no more are written", file=sys.stderr)
 
+    def _tell_full(self, error: OSError) -> None:
+        print(f"events: {reason(error)}: they wait for room", file=sys.stderr)
+
     def close(self) -> None:
         """Close the stream, unless it is standard output. Pending events are written first, if the reader takes
         them."""
@@ -95,8 +103,35 @@ class EventLog:
     def to_file(cls, file: FileIO, clock: Clock, *, is_standard_output: bool = False) -> "EventLog":
         """Return a log that owns ``file``, which must be unbuffered: a thread writes to it."""
         log = cls(None, clock, is_standard_output=is_standard_output)
-        log._stream = EventWriter(file, log._build_lost, log._give_up)
+        log._stream = EventWriter(file, log._build_lost, log._tell_full, log._give_up)
         return log
+
+    @classmethod
+    def to_path(cls, path: str, clock: Clock) -> "EventLog":
+        """Return a log that appends to the file at ``path`` and can be reopened.
+
+        Raises:
+            OSError: the file cannot be opened for appending.
+        """
+        log = cls.to_file(_open_for_appending(path), clock)
+        log._path = path
+        return log
+
+    def reopen(self) -> None:
+        """Open the path anew, after the file there was renamed or removed. A log without a path goes on as it is, and
+        so does one whose path cannot be opened; standard error has one line then."""
+        if self._path is None:
+            return
+        try:
+            file = _open_for_appending(self._path)
+        except OSError as error:
+            print(f"events: {reason(error)}: not reopened", file=sys.stderr)
+            return
+        if isinstance(self._stream, EventWriter):
+            self._stream.replace(file)
+        else:
+            self._stream = EventWriter(file, self._build_lost, self._tell_full, self._give_up)
+            self.broken = None
 
     def _build_lost(self, count: int) -> str:
         return self._build_line("events_lost", {"count": count})
@@ -115,6 +150,30 @@ def format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def _open_for_appending(path: str) -> FileIO:
+    """Open or create the file at ``path``.
+
+    A symbolic link is not followed: in a directory that others may write to, it would have this process append to a
+    file of their choice. The links that the system keeps below ``/dev`` and ``/proc`` are (``/dev/fd/3``). A FIFO is
+    opened for reading too, as only that does not wait for a reader (``man 7 fifo``).
+
+    Raises:
+        OSError: it cannot be opened, or it is a symbolic link.
+    """
+
+    def open_file(name: str, flags: int) -> int:
+        parent = os.path.realpath(os.path.dirname(os.path.abspath(name)))
+        if parent != "/dev" and not parent.startswith("/proc/"):
+            flags |= os.O_NOFOLLOW
+            if os.path.islink(name):
+                raise OSError(errno.ELOOP, "is a symbolic link, which is not followed", name)
+            if os.path.exists(name) and stat.S_ISFIFO(os.lstat(name).st_mode):
+                flags = flags & ~os.O_WRONLY | os.O_RDWR
+        return os.open(name, flags, 0o666)
+
+    return FileIO(path, "a", opener=open_file)
+
+
 def open_event_log(path: str | None, clock: Clock) -> EventLog:
     """Open ``PATH`` of an ``--events`` option: a file to append to, ``-`` for standard output, ``None`` for no events.
 
@@ -126,7 +185,7 @@ def open_event_log(path: str | None, clock: Clock) -> EventLog:
     if path == "-":
         return _log_to_standard_output(clock)
     try:
-        return EventLog.to_file(FileIO(path, "a"), clock)
+        return EventLog.to_path(path, clock)
     except OSError as error:
         raise BalloonError(f"--events {path}: {error.strerror}") from error
 

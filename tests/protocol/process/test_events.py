@@ -1,10 +1,12 @@
 """The event stream: one JSON object a line, at once, and readers that stall or leave."""
 
+import errno
 import io
 import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -225,18 +227,133 @@ def test_full_disk_below_a_file_is_reported_once(capsys: pytest.CaptureFixture[s
     log.emit("two")
     log.close()
     assert log.broken is not None
-    assert capsys.readouterr().err == "events: No space left on device: no more are written\n"
+    assert capsys.readouterr().err.splitlines() == [
+        "events: No space left on device: they wait for room",
+        "events: No space left on device: no more are written",
+    ]
 
 
-def test_full_non_blocking_pipe_is_reported_once() -> None:
+def test_full_non_blocking_pipe_is_waited_for() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     log = EventLog.to_file(io.FileIO(writing, "w"), clock)
     for number in range(5000):
         log.emit("number", value=number)
+    found: list[list[dict[str, Any]]] = []
+    reader = threading.Thread(target=lambda: found.append(read_all(reading)))
+    reader.start()
     log.close()
-    assert log.broken == "the file is non-blocking and full"
+    reader.join()
+    assert [event["value"] for event in found[0]] == list(range(5000))
+    assert log.broken is None
+
+
+class SmallDisk(io.FileIO):
+    """A file that has room for ``room`` bytes more, and takes a part of a write that is longer."""
+
+    room = 0
+
+    def write(self, data: Any) -> int:
+        taken = bytes(data)[: self.room]
+        if not taken:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= len(taken)
+        return super().write(taken)
+
+
+def test_full_disk_loses_no_half_line_and_writing_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(protocol.process.event_writer, "RETRY_INTERVAL", 0.001)
+    monkeypatch.setattr(protocol.process.event_writer, "WAITING_MAX", 1 << 12)
+    path = tmp_path / "events"
+    disk = SmallDisk(path, "a")
+    disk.room = 250
+    log = EventLog.to_file(disk, clock)
+    log.emit("number", value=0)
+    follow(path, 1)
+    for number in range(1, 200):
+        log.emit("number", value=number)
+    wait_until(lambda: "they wait for room" in capsys.readouterr().err)
+    before = path.read_text(encoding="ascii")
+    assert before.endswith("\n")
+    disk.room = 1 << 20
+    log.close()
+    events = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+    lost = [event["count"] for event in events if event["event"] == "events_lost"]
+    numbers = [event["value"] for event in events if event["event"] == "number"]
+    assert lost
+    assert numbers == sorted(numbers)
+    assert len(numbers) + sum(lost) == 200
+    assert log.broken is None
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until ``condition`` holds."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_reopened_log_writes_to_the_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    log = open_event_log(str(path), clock)
+    log.emit("one")
+    follow(path, 1)
+    path.rename(tmp_path / "old")
+    log.reopen()
+    log.emit("two")
+    follow(path, 1)
+    log.close()
+    assert (tmp_path / "old").read_text().count("\n") == 1
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["two"]
+
+
+def test_reopening_what_cannot_be_opened_keeps_the_old_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "events"
+    log = open_event_log(str(path), clock)
+    path.rename(tmp_path / "old")
+    path.mkdir()
+    log.reopen()
+    log.emit("one")
+    log.close()
+    assert (tmp_path / "old").read_text().count("\n") == 1
+    assert capsys.readouterr().err == f"events: {path}: Is a directory: not reopened\n"
+
+
+def test_log_that_has_stopped_goes_on_when_it_is_reopened(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    reading, writing = os.pipe()
+    log = open_event_log(f"/dev/fd/{writing}", clock)
+    os.close(writing)
     os.close(reading)
+    log.emit("none")
+    wait_until(lambda: log.broken is not None)
+    log._path = str(path)
+    log.reopen()
+    log.emit("one")
+    log.close()
+    assert log.broken is None
+    assert path.read_text().count("\n") == 1
+
+
+def test_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("", encoding="ascii")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    with pytest.raises(BalloonError, match=r"--events .*/link: is a symbolic link, which is not followed"):
+        open_event_log(str(tmp_path / "link"), clock)
+
+
+def test_fifo_without_a_reader_does_not_block(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    log = open_event_log(str(path), clock)
+    log.emit("one")
+    with path.open(encoding="ascii") as reader:
+        assert json.loads(reader.readline())["event"] == "one"
+    log.close()
+    assert log.broken is None
 
 
 def test_thread_starts_with_the_first_event(tmp_path: Path) -> None:
