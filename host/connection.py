@@ -88,6 +88,7 @@ class Connection:
         self._channel: BackendChannel | None = None
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
+        self._disconnected: asyncio.Future[None] = self._loop.create_future()
         self.metrics = VmMetrics()
         self._chain_events = ChainEvents(emit)
         self._event_limit = EventLimit()
@@ -131,9 +132,11 @@ class Connection:
         """Serve the session to its end and release everything. Return the reason of the end, one line."""
         tasks = [asyncio.create_task(self._serve_messages()), asyncio.create_task(self._retire_broken_rings())]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                await task  # neither ends but by an error
+            ends: list[asyncio.Future[None]] = [*tasks, self._disconnected]
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in done - {self._disconnected}:
+                await end  # neither task ends but by an error
+            return "disconnected by command"
         except (SessionEnded, FramingError, MustClose, PeerLimitError) as error:
             return str(error)
         except MemoryError:
@@ -147,13 +150,17 @@ class Connection:
             except asyncio.CancelledError:
                 await release  # told to stop while the last chain is being finished: finished it has to be all the same
                 raise
-        raise AssertionError("a session ends by an error")
 
     async def _serve_messages(self) -> None:
         self._peers.check_session(self._member.peer)
         while True:
             message = await self._messages.next_message()
             await self._handle(message)
+
+    def disconnect(self) -> None:
+        """End the session, whatever it is in the middle of. A second call does nothing."""
+        if not self._disconnected.done():
+            self._disconnected.set_result(None)
 
     async def _release(self, tasks: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -34,6 +34,7 @@ class ControlCommands:
         self._version = version
         self._commands: Mapping[str, Callable[[Arguments], Awaitable[object]]] = {
             "balloon": self._balloon,
+            "disconnect": self._disconnect,
             "qom-get": self._qom_get,
             "qom-list": self._qom_list,
             "qom-set": self._qom_set,
@@ -71,6 +72,12 @@ class ControlCommands:
     async def _query_version(self, arguments: Arguments) -> Mapping[str, Any]:
         arguments.end()
         return self._version
+
+    async def _disconnect(self, arguments: Arguments) -> dict[str, object]:
+        _, control = self._take_vm(arguments)
+        arguments.end()
+        control.disconnect()
+        return {}
 
     # -- the balloon's size ------------------------------------------------------------------------------------------
 

@@ -43,6 +43,9 @@ class ControlledMachine(Protocol):
     def setup(self) -> DeviceSetup:
         """How the driver has set the device up."""
 
+    def disconnect(self) -> None:
+        """End the session."""
+
     def change_config(self, **fields: int) -> None:
         """Set fields of the configuration space, and notify the driver of the change."""
 

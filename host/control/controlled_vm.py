@@ -55,5 +55,8 @@ class ControlledVm(Protocol):
     def set_statistics_interval(self, seconds: float) -> None:
         """Ask for statistics every ``seconds`` from now on; 0 for on demand only."""
 
+    def disconnect(self) -> None:
+        """End the session. Rings are stopped first, as when a front-end goes away."""
+
     async def reclaim(self, method: ReclaimMethod | None = None) -> ReclaimResult:
         """Make the guest give up memory that it does not use, once; None leaves the method to the device."""

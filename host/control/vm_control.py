@@ -126,6 +126,10 @@ class VmControl:
         """
         self._statistics.set_interval(seconds)
 
+    def disconnect(self) -> None:
+        """End the session. Rings are stopped first, as when a front-end goes away."""
+        self._machine.disconnect()
+
     async def reclaim(self, method: ReclaimMethod | str | None = None) -> ReclaimResult:
         """Make the guest give up memory that it does not use, once.
 

@@ -35,6 +35,7 @@ class FakeVm:
     facts: VmInfo = INFO
     last_statistics: GuestStatistics | None = None
     statistics_interval: float = 0
+    disconnected: bool = False
     fresh: GuestStatistics | None = None
     release: asyncio.Event = field(default_factory=asyncio.Event)
     reclaiming: asyncio.Event = field(default_factory=asyncio.Event)
@@ -55,6 +56,9 @@ class FakeVm:
 
     def set_statistics_interval(self, seconds: float) -> None:
         self.statistics_interval = seconds
+
+    def disconnect(self) -> None:
+        self.disconnected = True
 
     async def reclaim(self, method: ReclaimMethod | None = None) -> ReclaimResult:
         self.reclaiming.set()

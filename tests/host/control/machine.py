@@ -47,6 +47,7 @@ class FakeMachine:
         self.peer_pid = 4711
         self.memory_bytes = memory_bytes
         self.driver_ready = True
+        self.disconnected = False
         self.setup = DeviceSetup(RingFormat.SPLIT, QueueDialect.NEGOTIATED, {BalloonQueue.STATS: KickMethod.POLLING})
         self.queues = {BalloonQueue.STATS: FakeQueue(), BalloonQueue.FREE_PAGE: FakeQueue()}
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -69,6 +70,9 @@ class FakeMachine:
     def change_config(self, **fields: int) -> None:
         self.balloon.config = replace(self.balloon.config, **fields)
         asyncio.get_running_loop().call_soon(lambda: self.on_config())
+
+    def disconnect(self) -> None:
+        self.disconnected = True
 
     def emit(self, event: str, **fields: object) -> None:
         self.events.append((event, fields))

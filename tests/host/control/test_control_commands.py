@@ -126,6 +126,14 @@ def test_commands_that_need_the_memory_table() -> None:
     assert perform({7: vm}, "query-balloon") == error
 
 
+def test_disconnect_ends_one_session() -> None:
+    one, two = FakeVm(), FakeVm()
+    assert perform({}, "disconnect") == ("DeviceNotActive", "no virtual machine is connected")
+    assert perform({5: one, 6: two}, "disconnect")[0] == "GenericError"
+    assert perform({5: one, 6: two}, "disconnect", vm=6) == {}
+    assert (one.disconnected, two.disconnected) == (False, True)
+
+
 def test_virtual_machine_is_chosen_by_its_number() -> None:
     one, two = fake(actual=1), fake(actual=2)
     assert perform({}, "query-balloon") == ("DeviceNotActive", "no virtual machine is connected")

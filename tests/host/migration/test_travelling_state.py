@@ -34,6 +34,9 @@ class Machine:
     def change_config(self, **fields: int) -> None:
         self.balloon.config = BalloonConfig(**fields)
 
+    def disconnect(self) -> None:
+        raise AssertionError("disconnect")
+
     def emit(self, event: str, **fields: object) -> None:
         raise AssertionError(event)
 
