@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import Callable, Generator
 from functools import partial
+from typing import Final
 
 from host.backend_channel import BackendChannel
 from host.balloon.virtio_balloon import VirtioBalloon
@@ -55,6 +56,13 @@ from protocol.vhost_user_payloads import VringState
 from protocol.virtio_balloon import PFN_SHIFT, QUEUES_MAX, BalloonQueue
 
 log = logging.getLogger(__name__)
+
+RELEASE_PATIENCE: Final = 5.0
+"""Seconds for which the end of a session waits for its workers. A front-end can hold one up for as long as it likes, by
+a lock of its memory's file. The worker keeps what it uses until it comes back, and the peer's limits count it."""
+
+_unreleased: Final[set[asyncio.Task[None]]] = set()
+"""Sessions that have ended but for a worker that is held up."""
 
 Emit = Callable[..., None]
 """Writes one event: ``emit(name, **fields)``; the virtual machine's number is added by the daemon."""
@@ -146,9 +154,10 @@ class Connection:
                 task.cancel()
             release = asyncio.create_task(self._release(tasks))
             try:
-                await asyncio.shield(release)
+                await _wait_for_release(release)
             except asyncio.CancelledError:
-                await release  # told to stop while the last chain is being finished: finished it has to be all the same
+                # Told to stop while the last chain is being finished: finished it has to be all the same.
+                await _wait_for_release(release)
                 raise
 
     async def _serve_messages(self) -> None:
@@ -354,3 +363,13 @@ class Connection:
         """Set ``fields`` of the configuration space, and tell the driver if there is one."""
         for action in ring_control.change_config(self._session, **fields):
             self._send_request(action.data)
+
+
+async def _wait_for_release(release: asyncio.Task[None]) -> None:
+    done, _ = await asyncio.wait({release}, timeout=RELEASE_PATIENCE)
+    if done:
+        await release
+        return
+    log.warning("a worker is held up by a front-end that has gone; what it uses is kept until it comes back")
+    _unreleased.add(release)
+    release.add_done_callback(_unreleased.discard)

@@ -3,6 +3,24 @@
 Nothing here waits longer than :data:`MESSAGE_TIMEOUT` for a front-end that stops in the middle of either. Received
 descriptors are looked at before anything else (:mod:`host.descriptors.received_file`): what is not on the list of types
 is closed by the peer's helpers, and the message that it came with is refused.
+
+A refusal costs a message, not a session: QEMU aborts when its back-end hangs up. These end a session, and no others:
+
+==============================================  =======================================================================
+what                                            why the next message cannot be read, or no refusal heard
+==============================================  =======================================================================
+a wrong version, a reply among the requests,    the header is not one, so where the next message begins is unknown
+a payload of more than ``PAYLOAD_MAX`` bytes
+more than 253 descriptors on one message        single bytes bring them without end
+the rest of a message does not come in time     the front-end waits for nothing, and would hold what it has sent
+replies are not read in time                    an answer left out would make the next one pass for it
+a refused request whose own reply cannot say    its sender takes whatever comes for that reply (``MustClose``)
+error
+INBAND_NOTIFICATIONS without what it needs      the specification wants it (``MustClose``)
+one session too many of a process               it would hold what the limit keeps for others (``PeerLimitError``)
+==============================================  =======================================================================
+
+Descriptors that the kernel could not hand over (MSG_CTRUNC) do not: the bytes are complete, the message is refused.
 """
 
 import array
@@ -102,7 +120,8 @@ class MessageChannel:
         self._unlooked.clear()
         self._reader.feed(data, fit)
         if message_flags & socket.MSG_CTRUNC:
-            raise FramingError("file descriptors were lost on the way")
+            # Which of them are missing cannot be known.
+            self._unfit = VhostUserError("file descriptors were lost on the way, the daemon has too many open")
         if not data:
             raise SessionEnded(
                 "front-end gone in the middle of a message" if self._reader.in_message else "front-end gone"

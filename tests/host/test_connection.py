@@ -145,15 +145,17 @@ async def test_front_end_that_reads_no_reply_is_given_up(monkeypatch: pytest.Mon
 
 
 @pytest.mark.asyncio
-async def test_descriptors_lost_on_the_way_end_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which of them are missing cannot be known, so the message cannot be carried out, nor any later one."""
+async def test_descriptors_lost_on_the_way_cost_their_own_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of them are missing cannot be known, so the message cannot be carried out. The next one can."""
     monkeypatch.setattr(host.message_channel, "_ANCILLARY_SPACE", socket.CMSG_SPACE(8))
     before = open_fds(os.getpid()).keys()
     async with attached() as session:
         fd = os.eventfd(0)
         session.client.request(FrontendRequest.SET_OWNER, None, [fd] * 9)
         os.close(fd)
-        assert await session.task == "file descriptors were lost on the way"
+        await in_thread(lambda: session.client.ask(FrontendRequest.GET_QUEUE_NUM))
+        (refused,) = [fields for event, fields in session.events if event == "message_refused"]
+        assert refused["reason"] == "file descriptors were lost on the way, the daemon has too many open"
     assert open_fds(os.getpid()).keys() <= before | {max(before) + 1}
 
 
@@ -314,3 +316,28 @@ async def test_session_without_memory_ends_in_one_line_and_leaves_nothing(monkey
         assert session.task.result() == "the daemon is out of memory"
         machine.close()
     assert len(open_fds(os.getpid()).keys() - before) <= 1  # the event loop's own
+
+
+@pytest.mark.asyncio
+async def test_worker_that_is_held_up_does_not_keep_its_session_and_keeps_its_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its file must stay open: the number of a closed one may be another machine's memory by then."""
+    monkeypatch.setattr(host.connection, "RELEASE_PATIENCE", 0.1)
+    gate = gated_discard(monkeypatch)
+    async with attached() as session:
+        machine = await asyncio.to_thread(VirtualMachine, session.client)
+        before = open_fds(os.getpid())
+        machine.ram.touch(DATA_AT, PAGE_SIZE)
+        machine.submit([(DATA_AT, PAGE_SIZE)])
+        await in_thread(gate.entered.wait)
+        session.client.close()
+        await asyncio.wait([session.task], timeout=DEADLINE)
+        assert "front-end gone" in session.task.result()
+        held = [number for number, target in open_fds(os.getpid()).items() if "test-ram" in target]
+        assert len(held) == sum("test-ram" in target for target in before.values())
+        gate.opened.set()
+        await asyncio.wait(host.connection._unreleased, timeout=DEADLINE)
+        assert not host.connection._unreleased
+        assert not machine.ram.pages()
+        machine.close()

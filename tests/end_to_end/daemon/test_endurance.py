@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from host.events.event_limit import EVENTS_PER_SECOND
+from protocol.errors import VhostUserError
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import build_message
@@ -242,8 +243,10 @@ def test_daemon_without_descriptors_left_serves_whom_it_has(tmp_path: Path) -> N
             machine.check_alive()
             greedy = VirtualMachine(daemon.socket_path, run=False)
             limit = forbid_more_descriptors(daemon.pid)
-            with pytest.raises(ConnectionError):  # the kernel dropped the file of its memory
+            with pytest.raises(VhostUserError):  # the kernel dropped the file of its memory
                 greedy.set_memory()
+            refused = daemon.events.wait("message_refused", vm=2)
+            assert refused["reason"] == "file descriptors were lost on the way, the daemon has too many open"
             greedy.close()
             machine.check_alive()
             daemon.settled(2)

@@ -98,6 +98,23 @@ def test_files_that_are_unfit(tmp_path: Path) -> None:
         os.close(fd)
 
 
+def test_region_that_is_being_opened_is_in_memory_until_it_is_flushed(fd: int) -> None:
+    """The event loop opens a queue, and the file's lock may be in the front-end's hand."""
+    region = InflightFile(fd, TOLD, packed=False).region(1, packed=False)
+    region.write(0, b"abcd")
+    region.load()
+    region.write(1, b"x")
+    region.write(2, b"yz")
+    assert region.read(0, 4) == b"axyz"
+    other = InflightFile(fd, TOLD, packed=False).region(1, packed=False)
+    assert other.read(0, 4) == b"abcd"
+    region.flush()
+    assert other.read(0, 4) == b"axyz"
+    region.write(0, b"!")
+    region.flush()
+    assert other.read(0, 4) == region.read(0, 4) == b"!xyz"
+
+
 def test_file_that_is_cut_short_or_sealed_later_breaks_its_own_queues_only(fd: int) -> None:
     region = InflightFile(fd, TOLD, packed=False).region(2, packed=False)
     os.ftruncate(fd, 100)

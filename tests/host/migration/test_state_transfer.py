@@ -3,12 +3,15 @@
 import asyncio
 import os
 import socket
+import threading
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+import host.descriptors.helpers
 from host.descriptors.helpers import Helpers
 from host.migration import state_transfer
 from host.migration.device_state import STATE_BYTES_MAX
@@ -140,3 +143,19 @@ def test_flags_of_the_descriptor_stay_as_they_are() -> None:
     assert os.get_blocking(keep)
     os.close(keep)
     os.close(reading)
+
+
+@pytest.mark.asyncio
+async def test_file_whose_lock_is_held_holds_nothing_else_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.descriptors.helpers, "HELP_TIMEOUT", 0.1)
+    monkeypatch.setattr(host.descriptors.helpers, "CLOSE_PATIENCE", 0.0)
+    let_go = threading.Event()
+    monkeypatch.setattr(os, "write", lambda _fd, data: let_go.wait(20) and len(data))
+    fd = os.open(tmp_path / "state", os.O_RDWR | os.O_CREAT)
+    saving = asyncio.create_task(save(fd, b"state"))
+    begin = time.monotonic()
+    await asyncio.sleep(0.01)
+    assert time.monotonic() - begin < 5
+    with pytest.raises(VhostUserError, match="writing the device state takes longer than"):
+        await saving
+    let_go.set()
