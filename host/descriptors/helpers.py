@@ -11,7 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from typing import Final, TypeVar
 
 from protocol.errors import VhostUserError
@@ -36,7 +36,9 @@ Result = TypeVar("Result")
 class Helpers:
     """The helpers of one peer. All methods may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, stand_in: Executor | None = None) -> None:
+        """``stand_in`` does the work of a helper that cannot be started: the peer's own share of the workers."""
+        self._stand_in = stand_in
         self._changed = threading.Condition()
         self._waiting: deque[Callable[[], None]] = deque()
         self._threads = 0
@@ -118,8 +120,16 @@ class Helpers:
                 self._threads -= 1
                 if self._threads:
                     return
-            log.warning("no thread can be started: the limit of threads or of memory is reached")
+            if self._stand_in is not None:
+                self._stand_in.submit(self._do_one)
+                return
             raise VhostUserError("no thread can be started: the limit of threads or of memory is reached") from None
+
+    def _do_one(self) -> None:
+        with self._changed:
+            action = self._waiting.popleft() if self._waiting else None
+        if action is not None:
+            action()
 
     def _work(self) -> None:
         while True:

@@ -70,8 +70,9 @@ class Peers:
     def join(self, peer: PeerId) -> Membership:
         """Return the membership of a new session of ``peer``. It counts, even if :meth:`check_session` refuses it."""
         others = self._members.setdefault(peer, [])
-        helpers = others[0].helpers if others else Helpers()
-        member = Membership(self, peer, helpers, self._workers.share(peer))
+        workers = self._workers.share(peer)
+        helpers = others[0].helpers if others else Helpers(workers)
+        member = Membership(self, peer, helpers, workers)
         others.append(member)
         return member
 
@@ -107,7 +108,7 @@ class Peers:
             ("all processes together", sum(held.values()), shared),
         ):
             if count + descriptors > most:
-                raise PeerLimitError(f"{count} descriptors and {descriptors} more: {most} is the most for {who}")
+                raise PeerLimitError(f"{who}: {count + descriptors} descriptors would be held, {most} is the most")
 
 
 def shared_descriptors() -> int:

@@ -79,11 +79,9 @@ class Workers:
             self._executor.submit(self._work, peer, action)
         except (RuntimeError, MemoryError):
             # The action is in line all the same, for the threads that there are.
-            if not self._short:
+            if not self._short:  # said once: threads may come and go at the limit all the time
                 log.warning("no further worker can be started: the limit of threads or of memory is reached")
             self._short = True
-        else:
-            self._short = False
 
     def _work(self, peer: PeerId, action: Callable[[], None]) -> None:
         try:

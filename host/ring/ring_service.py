@@ -290,9 +290,11 @@ class RingService:
             self._serve_bursts(turn)
         except VirtqueueError as error:
             turn.broken = error
+        except MemoryError:
+            turn.broken = VirtqueueError("the daemon is out of memory")
         except Exception as error:
-            log.exception("serving queue %d failed", self.index)
             turn.broken = VirtqueueError(f"internal error: {error}")
+            log.exception("serving queue %d failed", self.index)
         finally:
             self._end_turn(turn)
 

@@ -1,9 +1,9 @@
 """What a peer holds up are its own helpers, which are few; what cannot be had is refused in one line."""
 
 import asyncio
-import logging
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -55,28 +55,41 @@ async def test_idle_helpers_end(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not thread.is_alive()
 
 
-@pytest.mark.asyncio
-async def test_limit_of_threads_is_one_line_and_loses_no_descriptor(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    start = threading.Thread.start
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The limit of threads is reached; ``undo`` lifts it."""
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
+    return monkeypatch
+
+
+@pytest.mark.asyncio
+async def test_limit_of_threads_is_one_line_and_loses_no_descriptor(no_threads: pytest.MonkeyPatch) -> None:
     helpers = Helpers()
     fd = os.eventfd(0)
-    with caplog.at_level(logging.WARNING):
-        helpers.close((fd,))
-    assert [record.getMessage() for record in caplog.records] == [
-        "no thread can be started: the limit of threads or of memory is reached"
-    ]
+    helpers.close((fd,))
     with pytest.raises(VhostUserError, match="limit of threads"):
         await helpers.run("looking", lambda: None)
     assert helpers.closing == 1
-    monkeypatch.setattr(threading.Thread, "start", start)
+    no_threads.undo()
     await asyncio.wait_for(helpers.run("looking", lambda: None), 10)
     await helpers.closed()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+@pytest.mark.asyncio
+async def test_workers_stand_in_for_helpers_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolExecutor(1, thread_name_prefix="worker") as executor:
+        executor.submit(int).result(10)
+        monkeypatch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("no thread")))
+        helpers = Helpers(executor)
+        assert await helpers.run("looking", lambda: threading.current_thread().name) == "worker_0"
+        fd = os.eventfd(0)
+        helpers.close((fd,))
+        await helpers.closed()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)

@@ -24,9 +24,9 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peers]:
 
 def test_process_may_have_half_its_user_three_quarters_and_all_the_rest(peers: Peers) -> None:
     for peer, held, limit in (
-        (GREEDY, SHARED // 2, r"500 is the most for process 1$"),
-        (SAME_USER, SHARED // 4, r"750 is the most for user 1000$"),
-        (OTHER_USER, SHARED // 4, r"1000 is the most for all processes together$"),
+        (GREEDY, SHARED // 2, "process 1: 501 descriptors would be held, 500 is the most"),
+        (SAME_USER, SHARED // 4, "user 1000: 751 descriptors would be held, 750 is the most"),
+        (OTHER_USER, SHARED // 4, "all processes together: 1001 descriptors would be held, 1000 is the most"),
     ):
         member = peers.join(peer)
         member.held = lambda held=held: held - SESSION_DESCRIPTORS  # type: ignore[misc]
