@@ -1,10 +1,12 @@
 """Unix sockets to listen on: made at a path where no other process listens, or inherited and checked."""
 
 import contextlib
+import fcntl
 import logging
 import os
 import socket
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +18,27 @@ _BACKLOG: Final = 128
 _FD_MAX: Final = (1 << 31) - 1
 
 
+@dataclass(frozen=True, slots=True)
+class SocketAccess:
+    """Who may connect to a socket: the permissions of its file, else the umask decides, and the id of its group. A
+    process needs write permission to connect."""
+
+    mode: int | None = None
+    group: int | None = None
+
+
+OWNER_ALONE: Final = SocketAccess(0o600)
+
+
 class ListeningSocket:
     """A socket that listens at ``path``, and its socket file. Error messages begin with ``option``, such as
-    ``--control``."""
+    ``--control``.
 
-    def __init__(self, path: Path, option: str) -> None:
+    Beside it is ``path.lock``, locked for as long as the socket listens. Of several processes that find the socket file
+    of one that was killed, only the one that has the lock replaces it.
+    """
+
+    def __init__(self, path: Path, option: str, access: SocketAccess = SocketAccess()) -> None:
         """Listen. The socket file of a process that was killed is replaced.
 
         Raises:
@@ -28,27 +46,80 @@ class ListeningSocket:
         """
         self.path = path
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            _remove_stale(path, option)
-            self.socket.bind(os.fspath(path))
-            self.socket.listen(_BACKLOG)
-            status = os.lstat(path)
-        except OSError as error:
-            self.socket.close()
-            # "AF_UNIX path too long" carries no errno.
-            raise BalloonError(f"{option} {path}: {error.strerror or error}") from error
-        except BalloonError:
-            self.socket.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.socket.close)
+            try:
+                self._lock = _FileLock(path, option)
+                undo.callback(self._lock.release)
+                _remove_stale(path, option)
+                self._bind(access)
+            except OSError as error:
+                # "AF_UNIX path too long" carries no errno.
+                raise BalloonError(f"{option} {path}: {error.strerror or error}") from error
+            undo.pop_all()
+
+    def _bind(self, access: SocketAccess) -> None:
+        path = os.fspath(self.path)
+        if access.mode is not None:
+            os.fchmod(self.socket.fileno(), access.mode & 0o700)  # the file begins with these (unix_bind() in Linux)
+        self.socket.bind(path)
+        status = os.lstat(path)
         self._identity = status.st_dev, status.st_ino
+        try:
+            if access.group is not None:
+                os.chown(path, -1, access.group)
+            if access.mode is not None:
+                os.chmod(path, access.mode)
+            self.socket.listen(_BACKLOG)  # last: only now can a process connect
+        except OSError:
+            self._unlink()
+            raise
 
     def close(self) -> None:
         """Stop listening, and remove the file if it is still this socket's."""
         self.socket.close()
+        self._unlink()
+        self._lock.release()
+
+    def _unlink(self) -> None:
         with contextlib.suppress(OSError):
             status = os.lstat(self.path)
             if (status.st_dev, status.st_ino) == self._identity:
                 os.unlink(self.path)
+
+
+class _FileLock:
+    """An exclusive lock on the file ``path.lock``, which exists while it is held."""
+
+    def __init__(self, path: Path, option: str) -> None:
+        """Take the lock, or raise BalloonError at once if another process holds it."""
+        self._path = f"{path}.lock"
+        while True:
+            try:
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except PermissionError as error:
+                raise BalloonError(f"{option} {self._path}: {error.strerror}") from error
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(self._fd)
+                raise BalloonError(f"{option} {path}: another process listens there") from None
+            if self._is_in_place():
+                return
+            os.close(self._fd)  # its holder has removed it meanwhile: this lock would exclude no other process
+
+    def _is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.lstat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Remove the file and let the lock go, in this order."""
+        with contextlib.suppress(OSError):
+            if self._is_in_place():
+                os.unlink(self._path)
+        os.close(self._fd)
 
 
 def _remove_stale(path: Path, option: str) -> None:
