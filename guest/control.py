@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from protocol.errors import BalloonError
-from protocol.process.listening_socket import ListeningSocket
+from protocol.process.listening_socket import OWNER_ALONE, ListeningSocket
 
 DEADLINE: Final = 5.0
 """Seconds that one client has for everything, from connecting to having read the answer."""
@@ -49,7 +49,7 @@ class ControlServer:
         Raises:
             BalloonError: another process listens there, a file of another kind is there, or it cannot be created.
         """
-        listener = ListeningSocket(path, "--control")
+        listener = ListeningSocket(path, "--control", OWNER_ALONE)
         server = cls(listener, answers, deadline)
         server._server = await asyncio.start_unix_server(server._on_connected, sock=listener.socket, limit=LINE_MAX)
         return server

@@ -6,8 +6,10 @@ Options follow the vhost-user "Backend program conventions": ``--socket-path`` o
 import argparse
 import asyncio
 import gc
+import grp
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -47,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--socket-path", metavar="PATH", type=option_type(path_option), help="listen on this unix socket"
     )
+    _add_access_options(where, "socket", "the socket file at --socket-path")
     where.add_argument("--fd", metavar="N", type=int, help="use this inherited socket, listening or connected")
     device = parser.add_argument_group("the device")
     _add_device_options(device)
@@ -55,6 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     control.add_argument(
         "--control", metavar="PATH", type=option_type(path_option), help="answer QMP commands on a unix socket at PATH"
     )
+    _add_access_options(control, "control", "the control socket")
     control.add_argument(
         "--ask",
         metavar=("PATH", "COMMAND"),
@@ -69,6 +73,22 @@ def make_parser() -> argparse.ArgumentParser:
         "--print-capabilities", action="store_true", help="print what this back-end is as JSON, ignore the rest, exit"
     )
     return parser
+
+
+def _add_access_options(group: argparse._ArgumentGroup, which: str, file: str) -> None:
+    default = "0600" if which == "control" else "what the umask leaves"
+    group.add_argument(
+        f"--{which}-mode",
+        metavar="MODE",
+        type=option_type(parse_mode),
+        help=f"permissions of {file}, octal (default: {default}, and 0660 with --{which}-group)",
+    )
+    group.add_argument(
+        f"--{which}-group",
+        metavar="GROUP",
+        type=option_type(parse_group),
+        help=f"group of {file}, a name or a number",
+    )
 
 
 def _add_device_options(device: argparse._ArgumentGroup) -> None:
@@ -146,38 +166,63 @@ def print_capabilities() -> int:
     return 0
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from host.daemon import Daemon, DaemonOptions  # late: --help and --print-capabilities are quick
-    from protocol.process.events import open_event_log
-    from protocol.virtio_ring import refuse_big_endian
-
-    refuse_big_endian()
+def _check_combinations(arguments: argparse.Namespace) -> None:
+    """Raise :class:`UsageError` for options that contradict each other or need another."""
     if (arguments.socket_path is None) == (arguments.fd is None):
         raise UsageError("exactly one of --socket-path and --fd is needed")
     if arguments.control is not None and arguments.control == arguments.socket_path:
         raise UsageError(f"--control {arguments.control}: virtual machines connect there, by --socket-path")
-    balloon_pages, ragged = divmod(arguments.balloon, 1 << PFN_SHIFT)
+    if arguments.socket_path is None and (arguments.socket_mode, arguments.socket_group) != (None, None):
+        raise UsageError("--socket-mode and --socket-group need --socket-path")
+    if arguments.control is None and (arguments.control_mode, arguments.control_group) != (None, None):
+        raise UsageError("--control-mode and --control-group need --control")
+
+
+def _balloon_pages(size: int) -> int:
+    """Return the pages of a balloon of ``size`` bytes. Raises :class:`UsageError` if they are not whole or too many."""
+    pages, ragged = divmod(size, 1 << PFN_SHIFT)
     if ragged:
         raise UsageError(f"--balloon: not whole pages of {1 << PFN_SHIFT} bytes")
-    if balloon_pages > NUM_PAGES_MAX:
+    if pages > NUM_PAGES_MAX:
         raise UsageError(f"--balloon: a balloon is smaller than {format_size((NUM_PAGES_MAX + 1) << PFN_SHIFT)}")
+    return pages
+
+
+def _features(arguments: argparse.Namespace) -> int:
+    """Return the feature word to offer. Raises :class:`UsageError` if two options contradict each other."""
     switches = dict(arguments.features)
     if arguments.page_poison is not None:
         poison = arguments.page_poison == "on"
         if switches.setdefault("page-poison", poison) is not poison:
             raise UsageError(f"--page-poison {arguments.page_poison}: --features says otherwise")
+    return switch_features(OFFERED, switches)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from host.daemon import Daemon, DaemonOptions  # late: --help and --print-capabilities are quick
+    from protocol.process.events import open_event_log
+    from protocol.process.listening_socket import SocketAccess
+    from protocol.virtio_ring import refuse_big_endian
+
+    def access(mode: int | None, group: int | None, default: int | None) -> SocketAccess:
+        return SocketAccess(mode if mode is not None else 0o660 if group is not None else default, group)
+
+    refuse_big_endian()
+    _check_combinations(arguments)
     options = DaemonOptions(
         socket_path=arguments.socket_path,
         fd=arguments.fd,
-        features=switch_features(OFFERED, switches),
+        features=_features(arguments),
         discard=arguments.discard == "punch",
-        balloon_pages=balloon_pages,
+        balloon_pages=_balloon_pages(arguments.balloon),
         queue_numbers=arguments.queue_numbers,
         in_band=arguments.in_band == "on",
         control_path=arguments.control,
         statistics_interval=arguments.statistics_interval,
         guest_memory=arguments.guest_memory,
         guest_reserve=arguments.guest_reserve,
+        socket_access=access(arguments.socket_mode, arguments.socket_group, None),
+        control_access=access(arguments.control_mode, arguments.control_group, 0o600),
     )
     events = open_event_log(arguments.events, time.monotonic)
 
@@ -199,6 +244,23 @@ def _share_the_interpreter() -> None:
     gc.freeze()
     youngest, middle, _ = gc.get_threshold()
     gc.set_threshold(youngest, middle, 100)
+
+
+def parse_mode(text: str) -> int:
+    """Return octal permissions. Raises :class:`UsageError` for anything else, and for more than 0777."""
+    if re.fullmatch("0?[0-7]{3}", text) is None:
+        raise UsageError(f"not three octal digits, such as 660: {text!r}")
+    return int(text, 8)
+
+
+def parse_group(text: str) -> int:
+    """Return the id of a group given by name or number. Raises :class:`UsageError` if there is no such group."""
+    if re.fullmatch("[0-9]{1,9}", text):
+        return int(text)
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise UsageError(f"no group {text!r}") from None
 
 
 def parse_interval(text: str) -> int:

@@ -29,7 +29,7 @@ from host.vhost_user.queue_numbers import AUTO, QueueNumbers
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
 from protocol.process.command_line import DISTRIBUTION, version
 from protocol.process.events import EventLog
-from protocol.process.listening_socket import ListeningSocket, inherited_socket
+from protocol.process.listening_socket import BY_UMASK, OWNER_ALONE, ListeningSocket, SocketAccess, inherited_socket
 from protocol.vhost_user import ProtocolFeature
 from protocol.virtio import LOG_ALL, feature_mask
 from protocol.virtio_balloon import BalloonConfig
@@ -62,6 +62,8 @@ class DaemonOptions:
     statistics_interval: int = 0
     guest_memory: int = 0
     guest_reserve: int = RESERVE_BYTES
+    socket_access: SocketAccess = BY_UMASK
+    control_access: SocketAccess = OWNER_ALONE
 
 
 class Daemon:
@@ -89,7 +91,7 @@ class Daemon:
     def _open_control(self) -> ControlServer | None:
         if self._options.control_path is None:
             return None
-        listener = ListeningSocket(self._options.control_path, "--control")
+        listener = ListeningSocket(self._options.control_path, "--control", self._options.control_access)
         number = build_version(version(), f"{DISTRIBUTION} {version()}")
         return ControlServer(listener, ControlCommands(self._vms, time.time, number).perform, number)
 
@@ -236,7 +238,7 @@ def open_socket(options: DaemonOptions, sockets: contextlib.ExitStack) -> tuple[
     if options.fd is not None:
         return inherited_socket(options.fd)
     assert options.socket_path is not None
-    listener = ListeningSocket(options.socket_path, "--socket-path")
+    listener = ListeningSocket(options.socket_path, "--socket-path", options.socket_access)
     sockets.callback(listener.close)
     return listener.socket, True
 

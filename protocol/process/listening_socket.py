@@ -27,6 +27,7 @@ class SocketAccess:
     group: int | None = None
 
 
+BY_UMASK: Final = SocketAccess()
 OWNER_ALONE: Final = SocketAccess(0o600)
 
 
@@ -38,7 +39,7 @@ class ListeningSocket:
     of one that was killed, only the one that has the lock replaces it.
     """
 
-    def __init__(self, path: Path, option: str, access: SocketAccess = SocketAccess()) -> None:
+    def __init__(self, path: Path, option: str, access: SocketAccess = BY_UMASK) -> None:
         """Listen. The socket file of a process that was killed is replaced.
 
         Raises:

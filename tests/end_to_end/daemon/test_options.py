@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,11 @@ def assert_refused(result: subprocess.CompletedProcess[str], text: str, status: 
         (("--socket-path", "{}/s", "--control", "{}/missing/c"), "--control", FAILURE),
         (("--socket-path", "{}/s", "--control", "{}/file"), "exists and is not a socket", FAILURE),
         (("--socket-path", "{}/s", "--control", "{}/s"), "virtual machines connect there", USAGE),
+        (("--socket-path", "{}/s", "--socket-mode", "888"), "not three octal digits, such as 660: '888'", USAGE),
+        (("--socket-path", "{}/s", "--socket-mode", "1777"), "not three octal digits", USAGE),
+        (("--socket-path", "{}/s", "--socket-group", "no-such-group"), "no group 'no-such-group'", USAGE),
+        (("--socket-path", "{}/s", "--control-mode", "660"), "--control-mode and --control-group need", USAGE),
+        (("--fd", "0", "--socket-mode", "660"), "--socket-mode and --socket-group need", USAGE),
         (("--ask", "{}/c"), "--ask needs the PATH of a control socket and a COMMAND", USAGE),
         (("--ask", "{}/c", "query-vms"), "No such file or directory", FAILURE),
         (("--ask", "{}/c", "balloon", "512M"), "NAME=VALUE, not '512M'", USAGE),
@@ -113,6 +119,27 @@ def test_errors_are_one_line(tmp_path: Path, options: tuple[str, ...], text: str
 def test_inherited_socket_of_the_wrong_kind(kind: tuple[socket.AddressFamily, socket.SocketKind], text: str) -> None:
     with socket.socket(*kind) as sock:
         assert_refused(run_daemon("--fd", str(sock.fileno()), fd=sock.fileno()), text)
+
+
+@pytest.mark.parametrize(
+    ("options", "socket_mode", "control_mode"),
+    [
+        ((), 0o777, 0o600),
+        (("--socket-mode", "666"), 0o666, 0o600),
+        (("--socket-mode", "0640", "--control-mode", "0644"), 0o640, 0o644),
+        (("--socket-group", str(os.getgid()), "--control-group", str(os.getgid())), 0o660, 0o660),
+    ],
+)
+def test_opening_one_socket_does_not_open_the_other(
+    tmp_path: Path, options: tuple[str, ...], socket_mode: int, control_mode: int
+) -> None:
+    mask = os.umask(0)
+    try:
+        with DaemonProcess(tmp_path, "--control", str(tmp_path / "control"), *options) as daemon:
+            assert stat.S_IMODE(daemon.socket_path.stat().st_mode) == socket_mode
+            assert stat.S_IMODE((tmp_path / "control").stat().st_mode) == control_mode
+    finally:
+        os.umask(mask)
 
 
 def test_path_on_which_a_daemon_lives_is_left_to_it(tmp_path: Path) -> None:
