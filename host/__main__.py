@@ -5,10 +5,12 @@ Options follow the vhost-user "Backend program conventions": ``--socket-path`` o
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import grp
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -20,7 +22,7 @@ from host.balloon.virtio_balloon import OFFERED
 from host.control.guest_ram import RESERVE_BYTES
 from host.memory.sigbus import guard_mappings
 from host.vhost_user.queue_numbers import AUTO, CHOICES
-from protocol.errors import UsageError
+from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import DISTRIBUTION, Parser, option_type, path_option, run_command
 from protocol.units import format_size, parse_size
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
@@ -198,6 +200,15 @@ def _features(arguments: argparse.Namespace) -> int:
     return switch_features(OFFERED, switches)
 
 
+def check_machine() -> None:
+    """Raise :class:`BalloonError` if this machine or interpreter lacks what the daemon relies on."""
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        # host/memory/sigbus.py: a fault is handled by Python code, on the thread that holds the interpreter's lock.
+        raise BalloonError("this Python runs without its global lock (free-threaded), which is not supported")
+    if not os.path.exists("/proc/self/fd"):
+        raise BalloonError("/proc is not mounted: files that guests pass could not be judged")
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from host.daemon import Daemon, DaemonOptions  # late: --help and --print-capabilities are quick
     from protocol.process.events import open_event_log
@@ -208,6 +219,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return SocketAccess(mode if mode is not None else 0o660 if group is not None else default, group)
 
     refuse_big_endian()
+    check_machine()
     _check_combinations(arguments)
     options = DaemonOptions(
         socket_path=arguments.socket_path,
@@ -228,10 +240,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     guard_mappings()
     _share_the_interpreter()
-    try:
-        asyncio.run(Daemon(options, events).run())
-    finally:
-        events.close()
+    with contextlib.closing(events), contextlib.closing(Daemon(options, events)) as daemon, asyncio.Runner() as runner:
+        runner.get_loop()  # before there is a coroutine that would be left unawaited if there are no descriptors
+        runner.run(daemon.run())
     return 0
 
 

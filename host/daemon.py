@@ -27,6 +27,7 @@ from host.descriptors.peers import Peers
 from host.migration.dirty_log import CAN_LOG
 from host.vhost_user.queue_numbers import AUTO, QueueNumbers
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
+from protocol.errors import BalloonError
 from protocol.process.command_line import DISTRIBUTION, version
 from protocol.process.events import EventLog
 from protocol.process.listening_socket import BY_UMASK, OWNER_ALONE, ListeningSocket, SocketAccess, inherited_socket
@@ -39,6 +40,10 @@ log = logging.getLogger(__name__)
 WORKERS_MAX: Final = 256
 """Most threads that discard at the same time. They are made only when there is work for them, and a guest needs at
 most one for each of its queues, so guests that are slow on purpose leave enough for the others."""
+
+
+FDS_LEAST: Final = 64
+"""Open files that the daemon itself and two virtual machines take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +80,12 @@ class Daemon:
         Raises:
             BalloonError: the socket cannot be had.
         """
+        raise_fd_limit()
         self._options = options
         self._vms: dict[int, VmControl] = {}
         with contextlib.ExitStack() as sockets:
             self._socket, self._listens = open_socket(options, sockets)
-            self._control = self._open_control()
+            self._control = self._open_control(sockets)
             self._sockets = sockets.pop_all()
         self._events = events
         self._executor = ThreadPoolExecutor(WORKERS_MAX, thread_name_prefix="discard")
@@ -88,16 +94,20 @@ class Daemon:
         self._last_vm = 0
         self._stop = asyncio.Event()
 
-    def _open_control(self) -> ControlServer | None:
+    def close(self) -> None:
+        """Remove the sockets that were made here, also if :meth:`run` was never called."""
+        self._sockets.close()
+
+    def _open_control(self, sockets: contextlib.ExitStack) -> ControlServer | None:
         if self._options.control_path is None:
             return None
         listener = ListeningSocket(self._options.control_path, "--control", self._options.control_access)
+        sockets.callback(listener.close)
         number = build_version(version(), f"{DISTRIBUTION} {version()}")
         return ControlServer(listener, ControlCommands(self._vms, time.time, number).perform, number)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone."""
-        _raise_fd_limit()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -126,7 +136,6 @@ class Daemon:
         finally:
             loop.remove_reader(sock.fileno())
             sock.close()
-            self._sockets.close()
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -221,6 +230,7 @@ class Daemon:
         self._stop.set()
         if self._control is not None:
             await self._control.close()
+        self._sockets.close()  # after the control server, which has the event loop watch its socket
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -249,8 +259,16 @@ def _printable_address(sock: socket.socket) -> str:
     return address if isinstance(address, str) else "@" + address[1:].decode(errors="backslashreplace")
 
 
-def _raise_fd_limit() -> None:
-    # A virtual machine takes about a dozen descriptors; the customary soft limit of 1024 would end at eighty of them.
+def raise_fd_limit() -> None:
+    """Raise the soft limit of open files to the hard one: a virtual machine takes about a dozen, so the customary 1024
+    would end at eighty machines.
+
+    Raises:
+        BalloonError: the limit stays below :data:`FDS_LEAST`.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < FDS_LEAST:
+        raise BalloonError(f"at most {limit} open files are allowed (ulimit -n), and {FDS_LEAST} are needed")

@@ -73,7 +73,8 @@ def run_command(program: str, command: Callable[[], int]) -> int:
     """
     try:
         status = command()
-        sys.stdout.flush()  # now, since a full disk would be a traceback at the interpreter's end
+        if sys.stdout is not None:
+            sys.stdout.flush()  # now, since a full disk would be a traceback at the interpreter's end
         return status
     except UsageError as error:
         return _complain(program, str(error), 2)
@@ -97,7 +98,8 @@ def reason(error: OSError | ValueError) -> str:
 
 
 def _complain(program: str, message: str, status: int) -> int:
-    print(f"{program}: {message}", file=sys.stderr)
+    if sys.stderr is not None:
+        print(f"{program}: {message}", file=sys.stderr)
     return status
 
 

@@ -180,8 +180,10 @@ def open_event_log(path: str | None, clock: Clock) -> EventLog:
     Raises:
         BalloonError: the file cannot be opened for appending.
     """
-    if path is None or (path == "-" and sys.stdout is None):
+    if path is None:
         return EventLog(None, clock)
+    if path == "-" and sys.stdout is None:
+        raise BalloonError("--events -: standard output is closed")
     if path == "-":
         return _log_to_standard_output(clock)
     try:

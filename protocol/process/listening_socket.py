@@ -46,6 +46,7 @@ class ListeningSocket:
             BalloonError: another process listens there, a file of another kind is there, or it cannot be created.
         """
         self.path = path
+        self.closed = False
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with contextlib.ExitStack() as undo:
             undo.callback(self.socket.close)
@@ -77,7 +78,10 @@ class ListeningSocket:
             raise
 
     def close(self) -> None:
-        """Stop listening, and remove the file if it is still this socket's."""
+        """Stop listening, and remove the file if it is still this socket's. Closing again has no effect."""
+        if self.closed:
+            return
+        self.closed = True
         self.socket.close()
         self._unlink()
         self._lock.release()

@@ -121,6 +121,31 @@ def test_inherited_socket_of_the_wrong_kind(kind: tuple[socket.AddressFamily, so
         assert_refused(run_daemon("--fd", str(sock.fileno()), fd=sock.fileno()), text)
 
 
+def run_in_shell(line: str) -> subprocess.CompletedProcess[str]:
+    """Run the daemon by a line of shell, in which ``{}`` is its command."""
+    return subprocess.run(
+        ["sh", "-c", line.format(f"{sys.executable} -m host")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+
+def test_too_few_descriptors_are_one_line(tmp_path: Path) -> None:
+    for limit in (9, 12, 63):
+        result = run_in_shell(f"ulimit -n {limit}; exec {{}} --socket-path {tmp_path}/s --control {tmp_path}/c")
+        assert_refused(result, f"at most {limit} open files are allowed (ulimit -n), and 64 are needed")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_closed_standard_output_is_one_line_where_it_is_needed(tmp_path: Path) -> None:
+    result = run_in_shell(f"exec {{}} --socket-path {tmp_path}/s --events - >&-")
+    assert_refused(result, "--events -: standard output is closed")
+    assert run_in_shell("exec {} --print-capabilities >&-").stderr == ""
+
+
 @pytest.mark.parametrize(
     ("options", "socket_mode", "control_mode"),
     [

@@ -1,0 +1,26 @@
+"""What the daemon asks of a machine before it starts."""
+
+import os
+import sys
+
+import pytest
+
+from host.__main__ import check_machine
+from protocol.errors import BalloonError
+
+
+def test_this_machine_is_taken() -> None:
+    check_machine()
+
+
+def test_interpreter_without_its_lock_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    with pytest.raises(BalloonError, match="free-threaded"):
+        check_machine()
+
+
+def test_machine_without_proc_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    exists = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: not str(path).startswith("/proc") and exists(path))
+    with pytest.raises(BalloonError, match=r"^/proc is not mounted"):
+        check_machine()
