@@ -70,6 +70,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     watch = parser.add_argument_group("watching")
     watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
+    watch.add_argument(
+        "--name-from",
+        choices=("pid", "socket"),
+        default="pid",
+        help="name guests by their process (default) or by the socket's file name, in query-vms",
+    )
     watch.add_argument("-v", "--verbose", action="store_true", help="tell of sessions on standard error")
     parser.add_argument(
         "--print-capabilities", action="store_true", help="print what this back-end is as JSON, ignore the rest, exit"
@@ -231,6 +237,7 @@ def _run(arguments: argparse.Namespace) -> int:
         in_band=arguments.in_band == "on",
         control_path=arguments.control,
         statistics_interval=arguments.statistics_interval,
+        name_from=arguments.name_from,
         guest_memory=arguments.guest_memory,
         guest_reserve=arguments.guest_reserve,
         socket_access=access(arguments.socket_mode, arguments.socket_group, None),

@@ -120,6 +120,11 @@ class Connection:
         return self._memory.table.total_bytes
 
     @property
+    def region_fds(self) -> list[int]:
+        """The files of all memory regions."""
+        return [file.fd for file in self._memory.files]
+
+    @property
     def driver_ready(self) -> bool:
         """Whether a driver is at work."""
         return self._session.has_driver

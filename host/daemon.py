@@ -52,8 +52,9 @@ class DaemonOptions:
 
     ``queue_numbers`` is one of :data:`host.vhost_user.queue_numbers.CHOICES`. ``in_band`` offers notifications as
     messages. ``control_path`` is where the control socket shall be, if there shall be one. Statistics are asked for
-    every ``statistics_interval`` seconds, or for 0 only on demand. ``guest_memory`` is how many bytes each guest has, 0
-    if that is not stated, and ``guest_reserve`` what its balloon leaves it.
+    every ``statistics_interval`` seconds, or for 0 only on demand. ``name_from`` says whether a guest has the name of
+    its process (``pid``) or of the ``socket``. ``guest_memory`` is how many bytes each guest has, 0 if that is not
+    stated, and ``guest_reserve`` what its balloon leaves it.
     """
 
     socket_path: Path | None
@@ -65,6 +66,7 @@ class DaemonOptions:
     in_band: bool = False
     control_path: Path | None = None
     statistics_interval: int = 0
+    name_from: str = "pid"
     guest_memory: int = 0
     guest_reserve: int = RESERVE_BYTES
     socket_access: SocketAccess = BY_UMASK
@@ -212,6 +214,7 @@ class Daemon:
 
     def _give_control(self, vm: int, connection: Connection) -> None:
         vm_control = self._vms[vm] = connection.control
+        vm_control.name = self._name_of(connection.peer_pid)
         vm_control.state_memory(self._options.guest_memory, self._options.guest_reserve)
         vm_control.set_statistics_interval(self._options.statistics_interval)
         if (control := self._control) is not None:
@@ -219,6 +222,14 @@ class Daemon:
                 vm, logical_size(vm_control.info().guest_bytes, actual)
             )
             control.emit("VM_CONNECTED", {"vm": vm, "pid": connection.peer_pid})
+
+    def _name_of(self, pid: int) -> str:
+        if self._options.name_from == "socket":
+            return "" if self._options.socket_path is None else self._options.socket_path.stem
+        try:
+            return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+        except OSError:  # it has gone, or is of another pid namespace
+            return ""
 
     def _take_control(self, vm: int, reason: str) -> None:
         del self._vms[vm]

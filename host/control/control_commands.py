@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from host.balloon.offered_features import feature_names
+from host.control.backed_memory import together
 from host.control.controlled_vm import ControlledVm, VmInfo
 from host.control.qmp import NEGOTIATE, Arguments, ErrorClass, QmpError, Request, shown
 from host.control.qom import ObjectTree
@@ -83,7 +84,9 @@ class ControlCommands:
 
     async def _query_vms(self, arguments: Arguments) -> list[dict[str, object]]:
         arguments.end()
-        return [_describe(vm, control.info()) for vm, control in sorted(self._vms.items())]
+        vms = sorted(self._vms.items())
+        backed = await together(control.backed_bytes() for _, control in vms)
+        return [_describe(vm, control.info(), size) for (vm, control), size in zip(vms, backed, strict=True)]
 
     async def _query_balloon(self, arguments: Arguments) -> dict[str, int]:
         vm, control = self._take_vm(arguments)
@@ -169,11 +172,14 @@ def logical_size(memory_bytes: int, pages: int) -> int:
     return max(memory_bytes - (pages << PFN_SHIFT), 0)
 
 
-def _describe(vm: int, info: VmInfo) -> dict[str, object]:
+def _describe(vm: int, info: VmInfo, backed_bytes: int | None) -> dict[str, object]:
     return {
         "vm": vm,
         "pid": info.pid,
+        "name": info.name,
+        "age": round(info.age, 3),
         "memory": info.memory_bytes,
+        "host-backed": backed_bytes,
         "guest-memory": info.guest_bytes,
         "guest-target": logical_size(info.guest_bytes, info.num_pages),
         "guest-actual": logical_size(info.guest_bytes, info.actual),
@@ -185,6 +191,11 @@ def _describe(vm: int, info: VmInfo) -> dict[str, object]:
         "ring": info.setup.ring,
         "queue-numbers": info.setup.queue_numbers.value,
         "kicks": {queue.value: method for queue, method in info.setup.kicks.items()},
+        "reports": info.reports,
+        "reported-bytes": info.reported_bytes,
+        "discarded-bytes": info.discarded_bytes,
+        "refused": dict(info.refused),
+        "last-report": None if info.last_report is None else round(info.last_report, 3),
     }
 
 

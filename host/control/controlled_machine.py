@@ -1,5 +1,6 @@
 """What the controls need of the virtual machine that they belong to. The connection and its rings provide it."""
 
+from collections import Counter
 from typing import Protocol
 
 from host.balloon.virtio_balloon import VirtioBalloon
@@ -17,6 +18,16 @@ class ControlledQueue(Protocol):
         """Return when every chain that was taken before has been served."""
 
 
+class Traffic(Protocol):
+    """Counters of one virtual machine: see :class:`host.events.metrics.VmMetrics`. Sizes are bytes, ``refused`` counts
+    ranges by reason."""
+
+    reports: int
+    reported_bytes: int
+    discarded_bytes: int
+    refused: Counter[str]
+
+
 class ControlledMachine(Protocol):
     """A virtual machine: see :class:`host.connection.Connection`."""
 
@@ -27,6 +38,14 @@ class ControlledMachine(Protocol):
     @property
     def peer_pid(self) -> int:
         """Process id of the front-end."""
+
+    @property
+    def metrics(self) -> Traffic:
+        """What the guest has asked for and what became of it."""
+
+    @property
+    def region_fds(self) -> list[int]:
+        """The files of all memory regions."""
 
     @property
     def memory_bytes(self) -> int:

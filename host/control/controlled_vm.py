@@ -1,6 +1,7 @@
 """What the control socket needs of one virtual machine. :class:`host.control.vm_control.VmControl` provides it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from host.control.guest_statistics import GuestStatistics
@@ -16,9 +17,13 @@ class VmInfo:
     ``num_pages`` is the size that its balloon should have, ``target_pages`` the size that was asked for, which its
     memory may bound, and ``actual`` the size that the driver says it has, in 4096-byte pages. ``features`` are the
     negotiated feature bits. ``driver_ready`` says that a driver is at work, and ``setup`` how it has set the device up.
+    ``name`` is a word for a person, ``age`` the session's in seconds. The counters are sums since it began, sizes are
+    bytes, ``refused`` counts ranges by reason. ``last_report`` is the age of the last report in seconds, None without.
     """
 
     pid: int
+    name: str
+    age: float
     memory_bytes: int
     guest_bytes: int
     num_pages: int
@@ -27,6 +32,11 @@ class VmInfo:
     features: int
     driver_ready: bool
     setup: DeviceSetup
+    reports: int = 0
+    reported_bytes: int = 0
+    discarded_bytes: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)
+    last_report: float | None = None
 
 
 class ControlledVm(Protocol):
@@ -34,6 +44,9 @@ class ControlledVm(Protocol):
 
     def info(self) -> VmInfo:
         """Return what is known without asking the guest."""
+
+    async def backed_bytes(self) -> int | None:
+        """Return how much memory the host has behind the guest's memory, None if its files do not answer."""
 
     def set_num_pages(self, num_pages: int) -> None:
         """Ask for a balloon of ``num_pages`` 4096-byte pages."""

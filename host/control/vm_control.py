@@ -3,8 +3,10 @@
 Everything runs on the event loop.
 """
 
+import time
 from collections.abc import Callable
 
+from host.control.backed_memory import BackedMemory
 from host.control.balloon_size import BalloonSize
 from host.control.controlled_machine import ControlledMachine
 from host.control.controlled_vm import VmInfo
@@ -12,6 +14,7 @@ from host.control.guest_statistics import GuestStatistics, StatisticsRequests
 from host.control.reclaim import Reclaimer
 from host.control.reclaim_progress import ReclaimMethod, ReclaimResult
 from host.ring.turn import ServedChain
+from protocol.virtio_balloon import BalloonQueue
 
 _GONE = "the virtual machine has gone"
 
@@ -22,6 +25,10 @@ class VmControl:
     def __init__(self, machine: ControlledMachine) -> None:
         self._machine = machine
         self._gone = False
+        self.name = ""
+        self._began = time.monotonic()
+        self._reported: float | None = None
+        self._backed = BackedMemory()
         self._statistics = StatisticsRequests(machine)
         self.size = BalloonSize(machine, self._emit)
         self.reclaimer = Reclaimer(machine, self.size, self._statistics, self._emit)
@@ -30,9 +37,11 @@ class VmControl:
     def info(self) -> VmInfo:
         """Return what is known without asking the guest."""
         machine = self._machine
-        config = machine.balloon.config
+        config, traffic, now = machine.balloon.config, machine.metrics, time.monotonic()
         return VmInfo(
             pid=machine.peer_pid,
+            name=self.name,
+            age=now - self._began,
             memory_bytes=machine.memory_bytes,
             guest_bytes=self.size.ram.bytes,
             num_pages=config.num_pages,
@@ -41,7 +50,16 @@ class VmControl:
             features=machine.balloon.features,
             driver_ready=machine.driver_ready,
             setup=machine.setup,
+            reports=traffic.reports,
+            reported_bytes=traffic.reported_bytes,
+            discarded_bytes=traffic.discarded_bytes,
+            refused=dict(traffic.refused),
+            last_report=None if self._reported is None else now - self._reported,
         )
+
+    async def backed_bytes(self) -> int | None:
+        """Return how much memory the host has behind the guest's memory, None if its files do not answer."""
+        return await self._backed.measure(self._machine.region_fds)
 
     # -- called by the connection -----------------------------------------------------------------------------------
 
@@ -64,6 +82,8 @@ class VmControl:
 
     def chain_served(self, chain: ServedChain) -> None:
         """Take note that a chain was served."""
+        if chain.queue is BalloonQueue.REPORTING:
+            self._reported = chain.finished
         statistics = chain.outcome.statistics
         if statistics is not None:
             self._statistics.received(GuestStatistics(statistics.values, chain.finished))

@@ -20,6 +20,9 @@ from protocol.vhost_user_payloads import DeviceConfig, VringFile
 from tests.harness.processes import DEADLINE, ROOT, DaemonProcess, ProgramProcess, open_fds, until
 from tests.harness.virtual_machine import VirtualMachine
 
+NAME = Path("/proc/self/comm").read_text().strip()
+"""What the process of the tests is called."""
+
 PAGE = 4096
 
 
@@ -86,6 +89,9 @@ async def test_qemus_own_client(tmp_path: Path) -> None:
                 answer: Any = await client.execute("query-vms")
                 (vm,) = answer
                 assert vm.pop("features")
+                assert vm.pop("age") > 0
+                assert vm.pop("host-backed") > 0
+                assert vm.pop("name") == NAME
                 assert vm == {
                     "vm": 1,
                     "pid": os.getpid(),
@@ -100,6 +106,11 @@ async def test_qemus_own_client(tmp_path: Path) -> None:
                     "ring": "split",
                     "queue-numbers": "negotiated",
                     "kicks": dict.fromkeys(("inflate", "deflate", "reporting"), "eventfd"),
+                    "reports": 0,
+                    "reported-bytes": 0,
+                    "discarded-bytes": 0,
+                    "refused": {},
+                    "last-report": None,
                 }
                 machine.check_alive()
 
@@ -232,7 +243,8 @@ def test_disconnect_ends_a_session_that_would_not_end_by_itself(tmp_path: Path) 
         bad.set_memory()
         messages = bad.reporting.messages()
         messages[FrontendRequest.SET_VRING_KICK] = (VringFile(bad.reporting.index, True), (bad.client.socket.fileno(),))
-        bad.ask_each(messages)
+        for request, (payload, fds) in messages.items():
+            bad.client.request(request, payload, fds)  # the daemon reads what it says itself: no reply would come
         bad.close()
         assert daemon.ask("disconnect", "vm=2").returncode == 0
         assert daemon.events.wait("disconnected", vm=2)["reason"] in ("disconnected by command", "front-end gone")

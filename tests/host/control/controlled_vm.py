@@ -13,6 +13,8 @@ from protocol.virtio_balloon import BalloonQueue, QueueDialect
 
 INFO = VmInfo(
     pid=4711,
+    name="qemu",
+    age=12.5,
     memory_bytes=1 << 30,
     guest_bytes=1 << 30,
     num_pages=0,
@@ -25,6 +27,11 @@ INFO = VmInfo(
         QueueDialect.OFFERED,
         {BalloonQueue.INFLATE: KickMethod.EVENTFD, BalloonQueue.REPORTING: KickMethod.IN_BAND},
     ),
+    reports=3,
+    reported_bytes=12 << 20,
+    discarded_bytes=8 << 20,
+    refused={"unaligned": 2},
+    last_report=1.25,
 )
 
 
@@ -42,6 +49,9 @@ class FakeVm:
 
     def info(self) -> VmInfo:
         return self.facts
+
+    async def backed_bytes(self) -> int | None:
+        return 5 << 20
 
     def set_num_pages(self, num_pages: int) -> None:
         self.facts = replace(self.facts, num_pages=num_pages, target_pages=num_pages)

@@ -8,6 +8,7 @@ from typing import Any
 from host.balloon.balloon_statistics import BalloonStatistics
 from host.balloon.virtio_balloon import Outcome, VirtioBalloon
 from host.control.vm_control import VmControl
+from host.events.metrics import VmMetrics
 from host.ring.turn import ServedChain
 from host.vhost_user.device_setup import DeviceSetup, KickMethod, RingFormat
 from protocol.virtio_balloon import BalloonQueue, QueueDialect
@@ -45,6 +46,8 @@ class FakeMachine:
     def __init__(self, features: int, memory_bytes: int = 256 * MIB) -> None:
         self.balloon = VirtioBalloon(features=features)
         self.peer_pid = 4711
+        self.metrics = VmMetrics()
+        self.region_fds: list[int] = []
         self.memory_bytes = memory_bytes
         self.driver_ready = True
         self.disconnected = False

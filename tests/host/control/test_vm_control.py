@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from host.control.controlled_vm import VmInfo
+from host.balloon.virtio_balloon import Outcome
 from protocol.errors import BalloonError
+from protocol.virtio_balloon import BalloonQueue
 from tests.host.control.machine import MIB, FakeMachine
 
 STATS_VQ = 1 << 1
@@ -16,17 +17,18 @@ async def test_facts_are_those_of_the_machine() -> None:
     machine = FakeMachine(STATS_VQ)
     machine.control.set_num_pages(12)
     machine.set_actual(5)
-    assert machine.control.info() == VmInfo(
-        pid=4711,
-        memory_bytes=256 * MIB,
-        guest_bytes=256 * MIB,
-        num_pages=12,
-        target_pages=12,
-        actual=5,
-        features=STATS_VQ,
-        driver_ready=True,
-        setup=machine.setup,
-    )
+    machine.control.name = "qemu"
+    machine.metrics.refused["unaligned"] = 2
+    machine.metrics.reports = 7
+    assert machine.control.info().last_report is None
+    machine.serve(BalloonQueue.REPORTING, Outcome())
+    info = machine.control.info()
+    assert (info.pid, info.name, info.features, info.driver_ready) == (4711, "qemu", STATS_VQ, True)
+    assert (info.memory_bytes, info.guest_bytes, info.setup) == (256 * MIB, 256 * MIB, machine.setup)
+    assert (info.num_pages, info.target_pages, info.actual) == (12, 12, 5)
+    assert (info.reports, info.refused) == (7, {"unaligned": 2})
+    assert info.last_report is not None
+    assert 0 <= info.last_report <= info.age + 1
 
 
 @pytest.mark.asyncio

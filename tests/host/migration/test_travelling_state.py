@@ -26,6 +26,7 @@ class Machine:
     def __init__(self) -> None:
         self.balloon = VirtioBalloon()
         self.metrics = VmMetrics()
+        self.region_fds: list[int] = []
         self.control = VmControl(self)
 
     def queue(self, queue: BalloonQueue) -> None:

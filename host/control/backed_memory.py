@@ -1,0 +1,73 @@
+"""How much memory the host has behind the files of a guest's memory.
+
+A file that a front-end handed over may block the thread that looks at it, for as long as its owner likes. So a thread
+of its own looks at duplicates of the descriptors, one at a time for each virtual machine, and an answer is waited for
+for half a second.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Awaitable, Iterable
+from typing import Final
+
+BLOCK_BYTES: Final = 512
+"""Bytes of one block of ``st_blocks`` (stat(2))."""
+
+PATIENCE: Final = 0.5
+"""Seconds that an answer is waited for."""
+
+
+async def together(answers: Iterable[Awaitable[int | None]]) -> list[int | None]:
+    """Return all ``answers``, waited for at the same time."""
+    return list(await asyncio.gather(*answers))
+
+
+class BackedMemory:
+    """Looks at the files of one virtual machine."""
+
+    def __init__(self) -> None:
+        self._looks = False
+
+    async def measure(self, fds: Iterable[int]) -> int | None:
+        """Return the bytes behind all files of ``fds``, a file that comes twice once. None if they do not answer."""
+        if self._looks:
+            return None
+        copies: list[int] = []
+        try:
+            for fd in fds:
+                copies.append(os.dup(fd))
+            answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+            thread = threading.Thread(target=self._look, args=(copies, answer), name="backed", daemon=True)
+            self._looks = True
+            thread.start()
+        except (OSError, RuntimeError):  # no descriptor or no thread is to be had
+            self._looks = False
+            for fd in copies:
+                os.close(fd)
+            return None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await answer
+        except TimeoutError:
+            return None
+
+    def _look(self, fds: list[int], answer: "asyncio.Future[int | None]") -> None:
+        sizes: dict[tuple[int, int], int] | None = {}
+        for fd in fds:
+            try:
+                status = os.fstat(fd)
+                if sizes is not None:
+                    sizes[status.st_dev, status.st_ino] = status.st_blocks * BLOCK_BYTES
+            except OSError:
+                sizes = None
+            os.close(fd)
+        self._looks = False
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+            answer.get_loop().call_soon_threadsafe(_settle, answer, None if sizes is None else sum(sizes.values()))
+
+
+def _settle(answer: "asyncio.Future[int | None]", size: int | None) -> None:
+    if not answer.done():
+        answer.set_result(size)
