@@ -19,7 +19,7 @@ from host.descriptors.workers import PeerId
 from host.events.chain_events import ChainEvents
 from host.events.event_limit import EventLimit
 from host.events.metrics import VmMetrics
-from host.memory.guest_memory import GuestMemory
+from host.memory.guest_memory import GuestMemory, RegionFile
 from host.message_channel import MessageChannel
 from host.migration.device_state import DeviceState
 from host.migration.migration import Migration
@@ -120,9 +120,9 @@ class Connection:
         return self._memory.table.total_bytes
 
     @property
-    def region_fds(self) -> list[int]:
+    def region_files(self) -> list[RegionFile]:
         """The files of all memory regions."""
-        return [file.fd for file in self._memory.files]
+        return self._memory.files
 
     @property
     def driver_ready(self) -> bool:

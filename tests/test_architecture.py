@@ -112,6 +112,7 @@ SHELL = re.compile(
     | host/ring/(ring_service|turn|queue_files|kick_file|eventfd_signal)\.py
     | host/events/chain_events\.py
     | host/control/(control_server|qmp_client|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
+    | host/balloon/ballooned_pages\.py
     | host/control/(backed_memory|vm_control)\.py
     | host/migration/(migration|dirty_log|state_transfer)\.py
     """,

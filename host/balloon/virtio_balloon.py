@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from host.balloon.balloon_statistics import STATISTICS_BYTES_MAX, BalloonStatistics, parse_statistics
+from host.balloon.ballooned_pages import BalloonedPages
 from host.balloon.free_page_hinting import COMMAND_ID_SIZE, FreePageHinting
 from host.memory.discard_plan import DeviceMemory, DiscardPlan, Refusal
 from host.virtqueue.virtqueue import Buffer, Chain, ReadGuest
 from protocol.balloon_statistics import STATISTIC_SIZE
-from protocol.memory import PAGE_SIZE
+from protocol.memory import PAGE_SIZE, FileRange
 from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import (
     CONFIG_POISON_VAL,
@@ -89,6 +90,7 @@ class VirtioBalloon:
     settled_for: int = field(default=-1, compare=False)
     poison_is_old: bool = field(default=False, compare=False)
     hinting: FreePageHinting = field(default_factory=FreePageHinting)
+    parts: BalloonedPages = field(default_factory=BalloonedPages)
 
     def write_config(self, offset: int, data: bytes, *, poison_offered: bool, driver_runs: bool = False) -> None:
         """Let the driver write ``data`` at byte ``offset``; only what a driver may change changes.
@@ -119,6 +121,7 @@ class VirtioBalloon:
         It may have told its poison value, which QEMU passes on before the rings start. ``actual`` it can only have
         repeated.
         """
+        self.parts.forget()
         if self.poison_is_old:
             self.poison_told = False
             self.config = replace(self.config, poison_val=0)
@@ -129,6 +132,7 @@ class VirtioBalloon:
     def reset(self) -> None:
         """Forget what a driver negotiated and wrote; the target (``num_pages``) is the host's and stays."""
         self.features = 0
+        self.parts.forget()
         self.driver_left()
         self.poison_told = False
         self.hinting.reset()
@@ -171,11 +175,17 @@ class VirtioBalloon:
                 pages = _read_pfns(chain.readable, plan, read_guest)
                 plan.add(self._plan_ranges(_runs_of_pages(pages, memory), chain, memory))
                 outcome.pages = len(pages)
+                if self.keeps_pages is None and self._collects(memory):
+                    whole = DiscardPlan()  # the chain names less than what is given back with it
+                    memory.plan(self.parts.inflate(pages, memory), whole, chain.indirect_table)
+                    plan.discards += [place for place in whole.discards if not _is_covered(place, plan.discards)]
             case BalloonQueue.DEFLATE:
                 # With MUST_TELL_HOST a driver waits until this is acknowledged. There is nothing to prepare: inflated
                 # pages were discarded before their inflate chain was acknowledged, and none is looked at afterwards.
                 outcome.pages = min(sum(length for _, length in chain.readable), PFN_BYTES_MAX) // PFN_SIZE
                 plan.ranges, plan.bytes = len(chain.readable), outcome.pages << PFN_SHIFT
+                if self._collects(memory):
+                    self.parts.deflate(_read_pfns(chain.readable, DiscardPlan(), read_guest), memory)
             case BalloonQueue.STATS:
                 data = _read_array(chain.readable, STATISTICS_BYTES_MAX, plan, read_guest)
                 outcome.statistics, outcome.hold = parse_statistics(data), True
@@ -186,6 +196,11 @@ class VirtioBalloon:
                 plan.refuse_all(Refusal.UNKNOWN_QUEUE, chain.readable)
                 outcome.hold = not chain.writable and _looks_like_statistics(chain.readable, read_guest)
         return outcome
+
+    def _collects(self, memory: DeviceMemory) -> bool:
+        return max(memory.page_sizes, default=0) > PAGE_SIZE and has_feature(
+            self.features, BalloonFeature.MUST_TELL_HOST
+        )
 
     def _serve_hint(self, chain: Chain, memory: DeviceMemory, outcome: Outcome, read_guest: ReadGuest) -> None:
         plan = outcome.plan
@@ -222,6 +237,15 @@ def _read_array(buffers: list[Buffer], limit: int, plan: DiscardPlan, read_guest
         if room > 0 and length > 0:
             data += read_guest(address, min(length, room))
     return bytes(data)
+
+
+def _is_covered(place: FileRange, ranges: list[FileRange]) -> bool:
+    return any(
+        each.region == place.region
+        and each.offset <= place.offset
+        and place.offset + place.length <= each.offset + each.length
+        for each in ranges
+    )
 
 
 def _looks_like_statistics(buffers: list[Buffer], read_guest: ReadGuest) -> bool:

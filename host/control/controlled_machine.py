@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Protocol
 
 from host.balloon.virtio_balloon import VirtioBalloon
+from host.memory.guest_memory import RegionFile
 from host.vhost_user.device_setup import DeviceSetup
 from protocol.virtio_balloon import BalloonQueue
 
@@ -44,7 +45,7 @@ class ControlledMachine(Protocol):
         """What the guest has asked for and what became of it."""
 
     @property
-    def region_fds(self) -> list[int]:
+    def region_files(self) -> list[RegionFile]:
         """The files of all memory regions."""
 
     @property

@@ -27,6 +27,7 @@ from host.control.guest_statistics import StatisticsRequests
 from host.control.reclaim_progress import ReclaimMethod, ReclaimProgress, ReclaimResult
 from host.ring.turn import ServedChain
 from protocol.errors import BalloonError
+from protocol.memory import PAGE_SIZE
 from protocol.virtio import has_feature
 from protocol.virtio_balloon import PFN_SHIFT, BalloonFeature, BalloonQueue
 
@@ -85,6 +86,13 @@ class Reclaimer:
             raise BalloonError("the guest's driver is not ready")
         if (reason := balloon.keeps_pages) is not None:
             raise BalloonError(f"nothing can be reclaimed: no page of this guest is discarded ({reason.value})")
+        sizes = [file.page_size for file in self._machine.region_files]
+        tells = has_feature(balloon.features, BalloonFeature.MUST_TELL_HOST)
+        if method is ReclaimMethod.INFLATE and min(sizes, default=PAGE_SIZE) > PAGE_SIZE and not tells:
+            raise BalloonError(
+                f"nothing can be reclaimed by inflating: the guest's memory is in huge pages of {min(sizes)} bytes, "
+                "and without MUST_TELL_HOST smaller pages are not collected"
+            )
         # Whether the free page queue runs does not matter: with kicks in-band a ring starts with its first kick, which
         # comes with the driver's answer to a command id.
         if method is ReclaimMethod.HINT and not has_feature(balloon.features, BalloonFeature.FREE_PAGE_HINT):

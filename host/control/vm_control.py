@@ -59,7 +59,7 @@ class VmControl:
 
     async def backed_bytes(self) -> int | None:
         """Return how much memory the host has behind the guest's memory, None if its files do not answer."""
-        return await self._backed.measure(self._machine.region_fds)
+        return await self._backed.measure(file.fd for file in self._machine.region_files)
 
     # -- called by the connection -----------------------------------------------------------------------------------
 

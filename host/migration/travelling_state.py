@@ -35,6 +35,7 @@ def restore_state(state: DeviceState, balloon: VirtioBalloon, control: VmControl
     A round of hinting that may have been on is over: the driver is shown DONE, and the next round has an id of its own.
     """
     control.driver_left()
+    balloon.parts.forget()
     hinting = balloon.hinting
     if state.last_command_id == COMMAND_ID_DONE:
         hinting.reset()

@@ -9,6 +9,7 @@ from host.balloon.balloon_statistics import BalloonStatistics
 from host.balloon.virtio_balloon import Outcome, VirtioBalloon
 from host.control.vm_control import VmControl
 from host.events.metrics import VmMetrics
+from host.memory.guest_memory import RegionFile
 from host.ring.turn import ServedChain
 from host.vhost_user.device_setup import DeviceSetup, KickMethod, RingFormat
 from protocol.virtio_balloon import BalloonQueue, QueueDialect
@@ -47,7 +48,7 @@ class FakeMachine:
         self.balloon = VirtioBalloon(features=features)
         self.peer_pid = 4711
         self.metrics = VmMetrics()
-        self.region_fds: list[int] = []
+        self.region_files: list[RegionFile] = []
         self.memory_bytes = memory_bytes
         self.driver_ready = True
         self.disconnected = False

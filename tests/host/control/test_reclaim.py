@@ -10,6 +10,7 @@ import host.control.guest_statistics
 import host.control.reclaim
 import host.control.reclaim_progress
 from host.control.reclaim_progress import ReclaimMethod
+from host.memory.guest_memory import RegionFile
 from protocol.errors import BalloonError
 from protocol.virtio_balloon import BalloonQueue
 from tests.host.control.machine import MIB, PAGES_PER_MIB, FakeMachine
@@ -359,3 +360,16 @@ async def test_reclaim_that_cannot_be_done_is_refused() -> None:
     with pytest.raises(BalloonError, match="not ready"):
         await control.reclaim()
     check_closed(machine)
+
+
+@pytest.mark.asyncio
+async def test_guest_in_huge_pages_is_not_inflated_for_nothing() -> None:
+    machine = FakeMachine(STATS_VQ)
+    machine.region_files = [RegionFile(-1, 2 * MIB, sealed=True)]
+    with pytest.raises(BalloonError, match="huge pages of 2097152 bytes, and without MUST_TELL"):
+        await machine.control.reclaim()
+    assert machine.fields("target") == []
+    collecting = FakeMachine(STATS_VQ | 1)
+    collecting.region_files = machine.region_files
+    inflating(collecting)
+    assert (await collecting.control.reclaim()).complete

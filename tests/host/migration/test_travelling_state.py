@@ -9,6 +9,7 @@ from host.balloon.virtio_balloon import VirtioBalloon
 from host.control.vm_control import VmControl
 from host.events.metrics import VmMetrics
 from host.memory.discard_plan import Refusal
+from host.memory.guest_memory import RegionFile
 from host.migration.device_state import DeviceState, parse_state
 from host.migration.travelling_state import build_state, restore_state
 from host.vhost_user.device_setup import DeviceSetup
@@ -26,7 +27,7 @@ class Machine:
     def __init__(self) -> None:
         self.balloon = VirtioBalloon()
         self.metrics = VmMetrics()
-        self.region_fds: list[int] = []
+        self.region_files: list[RegionFile] = []
         self.control = VmControl(self)
 
     def queue(self, queue: BalloonQueue) -> None:
