@@ -12,7 +12,7 @@ from protocol.errors import BalloonError
 from tests.harness.processes import DaemonProcess, mappings_of_files, open_fds, until
 from tests.harness.virtual_machine import Client, VirtualMachine
 
-INCIDENTS = {"refused": "reason", "queue_stopped": "queue", "message_refused": "request"}
+INCIDENTS = {"refused": "reason", "queue_stopped": "queue", "queue_unknown": "queue", "message_refused": "request"}
 """The events of complaint, and the field that tells what about."""
 
 
