@@ -131,7 +131,7 @@ def test_front_end_that_reads_no_reply_holds_nobody_up(scene: Scene) -> None:
 def test_storm_of_bad_messages_holds_nobody_up(scene: Scene) -> None:
     client = scene.client()
     count = 2000
-    client.send(build_message(FrontendRequest.SET_FEATURES, 0) * count)
+    client.send(build_message(FrontendRequest.SET_PROTOCOL_FEATURES, 1 << 63) * count)
     for _ in range(20):
         scene.neighbour.check_alive()
     assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 5
@@ -144,7 +144,7 @@ def test_storm_of_bad_messages_holds_nobody_up(scene: Scene) -> None:
     assert len(refused) + sum(event["count"] for event in suppressed) == count
     seconds = refused[-1]["t"] - refused[0]["t"]
     assert len(refused) <= EVENTS_PER_SECOND * (seconds + 2)
-    scene.expect(client, *[("message_refused", "SET_FEATURES")] * len(refused))
+    scene.expect(client, *[("message_refused", "SET_PROTOCOL_FEATURES")] * len(refused))
 
 
 def test_storm_of_kicks_holds_nobody_up(scene: Scene) -> None:
