@@ -216,7 +216,11 @@ def check_machine() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from host.daemon import Daemon, DaemonOptions  # late: --help and --print-capabilities are quick
+    from host.daemon import (
+        Daemon,
+        DaemonOptions,
+        ignore_stray_signals,
+    )  # late: --help and --print-capabilities are quick
     from protocol.process.events import open_event_log
     from protocol.process.listening_socket import SocketAccess
     from protocol.virtio_ring import refuse_big_endian
@@ -226,6 +230,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     refuse_big_endian()
     check_machine()
+    ignore_stray_signals()
     _check_combinations(arguments)
     options = DaemonOptions(
         socket_path=arguments.socket_path,

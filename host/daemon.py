@@ -9,6 +9,7 @@ import resource
 import secrets
 import signal
 import socket
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -111,8 +112,10 @@ class Daemon:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._events.reopen)
+        loop.add_signal_handler(signal.SIGUSR1, self._print_status)
         try:
             if self._control is not None:
                 await self._control.start()
@@ -125,6 +128,14 @@ class Daemon:
                 )
         finally:
             await self._finish()
+
+    def _print_status(self) -> None:
+        state = "none are written" if self._events.broken else "written"
+        print(
+            f"vhost-user-balloon: {len(self._vms)} connected, {self._last_vm} so far; events: {state}", file=sys.stderr
+        )
+        for task in self._tasks:
+            print(f"vhost-user-balloon: {task.get_name()}", file=sys.stderr)
 
     async def _listen(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -268,6 +279,15 @@ def _printable_address(sock: socket.socket) -> str:
     # The name of an abstract socket comes as bytes with a leading zero, which people write as @.
     address: str | bytes = sock.getsockname()
     return address if isinstance(address, str) else "@" + address[1:].decode(errors="backslashreplace")
+
+
+def ignore_stray_signals() -> None:
+    """Ignore the signals whose default is to end the process and that mean nothing to the daemon, and until it runs
+    also those that it handles but that do not end it."""
+    stray = {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF}
+    stray |= {signal.SIGPIPE, signal.SIGIO, signal.SIGPWR}
+    for number in (*stray, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def raise_fd_limit() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -165,6 +166,17 @@ def test_opening_one_socket_does_not_open_the_other(
             assert stat.S_IMODE((tmp_path / "control").stat().st_mode) == control_mode
     finally:
         os.umask(mask)
+
+
+def test_stray_signals_do_not_end_the_daemon(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path) as daemon, VirtualMachine(daemon.socket_path) as machine:
+        for name in ("HUP", "USR2", "ALRM", "PIPE", "VTALRM", "PROF", "IO", "RTMIN"):
+            daemon.signal(signal.Signals[f"SIG{name}"])
+        machine.check_alive()
+        daemon.signal(signal.SIGUSR1)
+        until(lambda: "vm 1" in daemon.stderr(), "the status")
+        assert daemon.stderr().startswith("vhost-user-balloon: 1 connected, 1 so far; events: written\n")
+        daemon.forget_stderr()
 
 
 def test_path_on_which_a_daemon_lives_is_left_to_it(tmp_path: Path) -> None:
