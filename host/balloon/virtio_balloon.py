@@ -176,8 +176,8 @@ class VirtioBalloon:
                 plan.add(self._plan_ranges(_runs_of_pages(pages, memory), chain, memory))
                 outcome.pages = len(pages)
                 if self.keeps_pages is None and self._collects(memory):
-                    whole = DiscardPlan()  # the chain names less than what is given back with it
-                    memory.plan(self.parts.inflate(pages, memory), whole, chain.indirect_table)
+                    # The chain names less than what is given back with it.
+                    whole = memory.plan(self.parts.inflate(pages, memory), chain.indirect_table)
                     plan.discards += [place for place in whole.discards if not _is_covered(place, plan.discards)]
             case BalloonQueue.DEFLATE:
                 # With MUST_TELL_HOST a driver waits until this is acknowledged. There is nothing to prepare: inflated
