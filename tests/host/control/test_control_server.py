@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -254,3 +255,30 @@ async def test_each_virtual_machine_has_an_interval_of_its_own(tmp_path: Path) -
             {"actual": 20, "vm": 2},
             {"actual": 99, "vm": 1},
         ]
+
+
+@pytest.mark.asyncio
+async def test_lack_of_descriptors_is_told_once_and_clients_come_in_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(control, "ACCEPT_RETRY", 0.001)
+    refusals = 5
+    accept = socket.socket.accept
+
+    def scarce(self: socket.socket) -> Any:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", scarce)
+    room = Room(tmp_path / "c", {})
+    await room.server.start()
+    talker = await room.connect()
+    assert "return" in await talker.ask("query-version")
+    assert refusals == 0
+    messages = [record.message for record in caplog.records]
+    assert messages == ["cannot accept a client of the control socket: Too many open files"]
+    talker.writer.close()
+    await room.server.close()
