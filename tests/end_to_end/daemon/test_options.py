@@ -179,6 +179,24 @@ def test_stray_signals_do_not_end_the_daemon(tmp_path: Path) -> None:
         daemon.forget_stderr()
 
 
+def test_hangup_reopens_the_events(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    command = [sys.executable, "-m", "host", "--socket-path", str(tmp_path / "s"), "--events", str(path)]
+    with subprocess.Popen(command, cwd=ROOT) as daemon:
+        try:
+            until(lambda: path.exists() and "listening" in path.read_text(), "the first event")
+            path.rename(tmp_path / "old")
+            daemon.send_signal(signal.SIGHUP)
+            until(path.exists, "a new file")
+            with VirtualMachine(tmp_path / "s"):
+                until(lambda: "connected" in path.read_text(), "an event in the new file")
+        finally:
+            daemon.terminate()
+        assert daemon.wait(DEADLINE) == 0
+    assert "connected" not in (tmp_path / "old").read_text()
+    assert not (tmp_path / "s").exists()
+
+
 def test_path_on_which_a_daemon_lives_is_left_to_it(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon, VirtualMachine(daemon.socket_path) as machine:
         machine.check_alive()
