@@ -8,6 +8,7 @@ A reader sees an event within milliseconds. A reader that stalls does not delay 
 ``events_lost`` event in their place says how many.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -82,10 +83,10 @@ class EventLog:
         self._stream = None
         self.broken = reason(error)
         if not isinstance(error, BrokenPipeError):  # the reader closed the pipe on purpose
-            print(f"events: {self.broken}: no more are written", file=sys.stderr)
+            _complain(f"events: {self.broken}: no more are written")
 
     def _tell_full(self, error: OSError) -> None:
-        print(f"events: {reason(error)}: they wait for room", file=sys.stderr)
+        _complain(f"events: {reason(error)}: they wait for room")
 
     def close(self) -> None:
         """Close the stream, unless it is standard output. Pending events are written first, if the reader takes
@@ -97,7 +98,7 @@ class EventLog:
             stream.close()
         except OSError as error:
             self.broken = reason(error)
-            print(f"events: {self.broken}: the last ones are missing", file=sys.stderr)
+            _complain(f"events: {self.broken}: the last ones are missing")
 
     @classmethod
     def to_file(cls, file: FileIO, clock: Clock, *, is_standard_output: bool = False) -> "EventLog":
@@ -125,7 +126,7 @@ class EventLog:
         try:
             file = _open_for_appending(self._path)
         except OSError as error:
-            print(f"events: {reason(error)}: not reopened", file=sys.stderr)
+            _complain(f"events: {reason(error)}: not reopened")
             return
         if isinstance(self._stream, EventWriter):
             self._stream.replace(file)
@@ -143,6 +144,12 @@ class EventLog:
         stamp = format_time(self._wall_clock() - (now - happened))
         times = {"t": round(now, 6), "time": stamp, "event": event}
         return json.dumps({**times, **fields}, separators=(", ", ": ")) + "\n"
+
+
+def _complain(message: str) -> None:
+    # The terminal may have been closed.
+    with contextlib.suppress(OSError, ValueError):
+        print(message, file=sys.stderr)
 
 
 def format_time(seconds: float) -> str:
