@@ -272,7 +272,7 @@ def test_file_that_takes_the_last_descriptor_costs_its_own_message(tmp_path: Pat
             client.request(FrontendRequest.SET_VRING_KICK, VringFile(2, True), [file.fileno()])
             refused = daemon.events.wait("message_refused", vm=2)
             assert "descriptors would be held" in refused["reason"]
-            assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 4
+            assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 5
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limit)
             until(lambda: not leads_to(daemon.pid, "file"), "the file is closed")
         client.close()

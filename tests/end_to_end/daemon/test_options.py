@@ -349,7 +349,9 @@ def test_full_disk_below_the_events_costs_nobody_anything(tmp_path: Path) -> Non
     with VirtualMachine(path) as machine:
         machine.check_alive()
     process.terminate()
-    said = b"events: No space left on device: no more are written\n"
+    said = (
+        b"events: No space left on device: they wait for room\nevents: No space left on device: no more are written\n"
+    )
     assert (process.communicate(timeout=DEADLINE)[1], process.returncode) == (said, 0)
 
 

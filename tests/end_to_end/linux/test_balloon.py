@@ -140,7 +140,8 @@ from the balloon at a time, four times a second: no more than a few may be wanti
 )
 def test_guest_short_of_memory_takes_it_from_the_balloon(tmp_path: Path, deflates: bool, packed: str) -> None:
     switch = "on" if deflates else "off"
-    options = ("--control", str(tmp_path / "control"), "--features", f"deflate-on-oom={switch},packed={packed}")
+    features = f"deflate-on-oom={switch},packed={packed}"
+    options = ("--control", str(tmp_path / "control"), "--features", features, "--guest-reserve", "0")
     with (
         DaemonProcess(tmp_path, *options) as daemon,
         LinuxGuest(daemon, tmp_path) as guest,
