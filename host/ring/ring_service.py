@@ -64,6 +64,8 @@ POLL_INTERVAL: Final = 0.005
 """Seconds between looks at a ring whose driver gave no kick descriptor (bit 8 of SET_VRING_KICK: polling)."""
 
 
+_STOPPING: Final = ServiceState.STOPPING  # looked at for each range: an enumeration's members are slow to look up
+
 OpenQueue = Callable[[StartRing, Ring, ReadGuest], DeviceVirtqueue]
 """Opens the device's side of a mapped ring as an action says."""
 
@@ -332,12 +334,12 @@ class RingService:
         if self._is_stale:
             return
         # A buffer that was kept over a stop is in the ring, and is found again in this turn.
-        if self._files.kept is None and self._state is not ServiceState.STOPPING:
+        if self._files.kept is None and self._state is not _STOPPING:
             self._give_back_if_wanted()
         self._serve_chains(turn)
         # Kicks count as well as chains: kicks without a chain are no way to keep this thread for ever.
         for _ in range(CHAINS_PER_TURN):
-            if turn.end is ServiceEvent.MORE or self._state is ServiceState.STOPPING or not self._next_kick():
+            if turn.end is ServiceEvent.MORE or self._state is _STOPPING or not self._take_kick(LINGER_MS):
                 return
             self._serve_chains(turn)
         if turn.chains == 0:
@@ -348,17 +350,13 @@ class RingService:
         served, turn.served, turn.told = turn.served, [], now
         self._call_loop(partial(self._on_turn, self.index), Turn(served))
 
-    def _next_kick(self) -> bool:
+    def _take_kick(self, wait_ms: int = 0) -> bool:
         kick = self._files.kick
-        return kick is not None and not kick.gone and bool(self._kick_poll.poll(LINGER_MS)) and kick.take()
-
-    def _take_kick(self) -> bool:
-        kick = self._files.kick
-        return kick is not None and not kick.gone and kick.take()
+        return kick is not None and not kick.gone and bool(self._kick_poll.poll(wait_ms)) and kick.take()
 
     def _serve_chains(self, turn: Turn) -> None:
         ring = self._ring
-        while self._state is not ServiceState.STOPPING:
+        while self._state is not _STOPPING:
             if turn.chains == CHAINS_PER_TURN:
                 turn.end = ServiceEvent.MORE
                 return
@@ -409,7 +407,7 @@ class RingService:
         files = self._memory.files
         discarded = 0
         for place in plan.discards:
-            if self._state is ServiceState.STOPPING and time.monotonic() > self._patience_ends:
+            if self._state is _STOPPING and time.monotonic() > self._patience_ends:
                 return None
             number, offset, length = place
             if punch_hole(files[number].fd, offset, length) == 0:
