@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from guest.mm.views.vmstat import VIEWS
+from guest.mm.x86.pci_hole import PCI_HOLES, pci_hole_of_size
 from guest.virtqueue.ring_memory import QUEUE_SIZE, RingOptions
 from guest.vmm_options import ONE_ZONE, X86_64_ZONES, VmmOptions
 from guest.workloads.memhog import Idle
@@ -51,6 +52,14 @@ def _memory(text: str) -> int:
     return size
 
 
+def _pci_hole(text: str) -> str | int:
+    if text in PCI_HOLES:
+        return text
+    size = parse_size(text)
+    pci_hole_of_size(size)  # refuses an impossible one
+    return size
+
+
 def _byte(text: str) -> int:
     byte = int(text, 0)
     if not 0 <= byte <= 0xFF:
@@ -94,8 +103,15 @@ def _add_layout(parser: argparse.ArgumentParser) -> None:
     layout.add_argument(
         "--zones",
         choices=(ONE_ZONE, X86_64_ZONES),
-        default=ONE_ZONE,
-        help="one: all memory is Normal (default); x86-64: DMA, DMA32 and Normal as on a real machine",
+        help="one: all memory is Normal; x86-64: DMA, DMA32 and Normal as on a real machine "
+        "(default: one; x86-64 where --buddyinfo has several zones)",
+    )
+    layout.add_argument(
+        "--pci-hole",
+        metavar="|".join((*PCI_HOLES, "SIZE")),
+        type=option_type(_pci_hole),
+        help="hole in memory below 4 GiB, as QEMU's machines have it, or of SIZE; needs --zones x86-64 "
+        "(default: none, or the smallest with which --buddyinfo fits)",
     )
     layout.add_argument(
         "--kernelcore", metavar="SIZE", type=option_type(_pages), help="make what is beyond SIZE a Movable zone"
@@ -244,6 +260,7 @@ def vmm_options(arguments: argparse.Namespace) -> VmmOptions:
         memory=arguments.memory,
         buddyinfo=None if arguments.buddyinfo is None else _read(arguments.buddyinfo),
         zones=arguments.zones,
+        pci_hole=arguments.pci_hole,
         kernelcore=arguments.kernelcore,
         cma=arguments.cma,
         cpus=arguments.cpus,

@@ -21,7 +21,10 @@ _LAST_WORD_MARK: Final = 1 << 63
 
 
 class GuestRam:
-    """``size`` bytes of guest memory from guest address 0, all of it a hole at first.
+    """``size`` bytes of guest memory from guest address 0, none of it touched at first.
+
+    With ``hole``, a range of guest addresses, memory that would be in the hole or above begins at its end. An offset in
+    the memfd is a guest address, so the memfd is longer than ``size`` by the hole, which stays a hole in the file.
 
     Content is kept as a pattern: the first and the last word of every page in use carry a stamp and the page's number,
     so that a page discarded while in use is found, and also one that was overwritten from either end.
@@ -30,8 +33,12 @@ class GuestRam:
         BalloonError: the system has no room for an address range of that size.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, hole: range = range(0)) -> None:
+        size += len(hole)
         self.size = size
+        """Length of the memfd in bytes: the first guest address above all memory."""
+        self.regions = ((0, hole.start), (hole.stop, size - hole.stop)) if hole else ((0, size),)
+        """Guest address and length of each contiguous part of the memory."""
         self.fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self.fd, size)

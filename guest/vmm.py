@@ -15,24 +15,20 @@ from typing import Final
 from guest.balloon.balloon_worker import BalloonWorker
 from guest.balloon.reporting_worker import ReportingWorker
 from guest.balloon_device import BalloonDevice
+from guest.boot_memory import make_allocator, memory_hole, shape_free_lists
 from guest.control import Answers, ControlServer
 from guest.machine import Machine
-from guest.mm.mm_init import x86_64_zones
-from guest.mm.page_alloc import PageAllocator
 from guest.mm.reporting.page_reporting import PageReporter
 from guest.mm.reporting.reporters import make_reporter
-from guest.mm.views.buddyinfo import shape_memory
 from guest.mm.views.vmstat import VIEWS, buddyinfo
 from guest.page_poison import PagePoison
 from guest.ram import GuestRam
 from guest.vhost_user.device_commands import device_commands
 from guest.virtqueue.ring_memory import allocate_rings
-from guest.vmm_options import X86_64_ZONES, VmmOptions
+from guest.vmm_options import VmmOptions
 from guest.workloads.allocation_trace import TraceWriter
 from guest.workloads.trace_file import RecordFile
 from guest.workloads.workload import OutOfMemoryError, Workload
-from protocol.errors import UsageError
-from protocol.memory import PAGE_SIZE
 from protocol.process.command_line import give_up_standard_output
 from protocol.process.events import EventLog
 
@@ -57,12 +53,12 @@ class VirtualMachine:
         self._options = options
         self._events = events
         self._begin = self._workloads_begin = time.monotonic()
-        self._allocator = _make_allocator(options)
-        self._ram = GuestRam(options.memory)
+        self._allocator = make_allocator(options)
+        self._ram = GuestRam(options.memory, hole=memory_hole(self._allocator.zones))
         self._poison = self._make_poison()
         self._rings = allocate_rings(self._allocator, options.ring)
         if options.buddyinfo is not None:
-            shape_memory(self._allocator, options.buddyinfo)
+            shape_free_lists(self._allocator, options.buddyinfo)
         self._record = None if options.record is None else RecordFile(options.record)
         self._machine = Machine(
             self._allocator,
@@ -96,8 +92,8 @@ class VirtualMachine:
         if pattern is None:
             return None
         poison = PagePoison(self._ram.view, pattern & 0xFF)
-        if pattern:  # untouched memory is zero already
-            poison.fill(0, self._options.memory // PAGE_SIZE)
+        for zone in self._allocator.zones if pattern else ():  # untouched memory is zero already
+            poison.fill(zone.start_pfn, zone.managed_pages)
         return poison
 
     def _make_recorder(self) -> TraceWriter | None:
@@ -225,23 +221,6 @@ class VirtualMachine:
             balloon_bytes=self._balloon.balloon_bytes,
             resident_bytes=self._ram.resident_bytes,
         )
-
-
-def _make_allocator(options: VmmOptions) -> PageAllocator:
-    pages = options.memory // PAGE_SIZE
-    zones = None
-    if options.zones == X86_64_ZONES:
-        core = options.kernelcore
-        zones = x86_64_zones(pages, kernelcore_pages=None if core is None else core // PAGE_SIZE)
-    elif options.kernelcore is not None:
-        raise UsageError(f"--kernelcore makes a Movable zone, which needs --zones {X86_64_ZONES}")
-    return PageAllocator(
-        pages,
-        zones=zones,
-        nr_cpus=options.cpus,
-        cma_pages=options.cma // PAGE_SIZE,
-        shuffle_seed=options.seed if options.shuffle else None,
-    )
 
 
 def _print(text: str, events: EventLog) -> None:

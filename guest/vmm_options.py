@@ -21,7 +21,10 @@ class VmmOptions:
     reporter: str
     buddyinfo: str | None = None
     """The free lists to begin with, as another machine's /proc/buddyinfo; None is everything free."""
-    zones: str = ONE_ZONE
+    zones: str | None = None
+    """ONE_ZONE or X86_64_ZONES; None is one zone, or those of x86-64 where ``buddyinfo`` has several."""
+    pci_hole: str | int | None = None
+    """The hole below 4 GiB: a name of ``x86.pci_hole.PCI_HOLES`` or bytes; None takes it from ``buddyinfo``."""
     kernelcore: int | None = None
     cma: int = 0
     cpus: int = 0

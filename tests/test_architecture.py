@@ -51,6 +51,7 @@ ROOMS: dict[str, set[str]] = {
     "guest.mm": set(),
     "guest.mm.reporting": {"guest.mm"},
     "guest.mm.views": {"guest.mm"},
+    "guest.mm.x86": {"guest.mm"},
     "guest.scheduler": {"guest.mm"},
     "guest.machine": {"guest.mm", "guest.page_poison", "guest.scheduler"},
     "guest.workloads": {"guest.mm", "guest.machine"},

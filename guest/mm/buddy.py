@@ -238,7 +238,7 @@ class Buddy:
             NotAllocatedError: ``pfn`` is no memory.
             UsageError: there is no such migratetype.
         """
-        if not self.start_pfn <= pfn < self.end_pfn:
+        if not self.start_pfn <= pfn < self.end_pfn or self.mem_map[pfn] == ABSENT:
             raise NotAllocatedError(f"pfn {pfn} is no memory", pfn=pfn, order=0)
         if not 0 <= migratetype < MIGRATE_TYPES:
             raise UsageError(f"there is no migratetype {migratetype}")

@@ -4,61 +4,23 @@ How zones and the map are laid out at first.
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 from guest.mm.buddy import Buddy
 from guest.mm.free_list import list_head
-from guest.mm.mmzone import MAX_PFN, PAGE_SHIFT, Zone, ZoneSpan, ZoneType, default_min_free_kbytes, watermarks
+from guest.mm.mmzone import MAX_PFN, Zone, ZoneSpan, ZoneType, default_min_free_kbytes, watermarks
 from guest.mm.page_flags import ABSENT, BUDDY
 from guest.mm.pageblock import MAX_ORDER, MAX_ORDER_NR_PAGES, MigrateType
 from guest.mm.pcp import PerCpuPages, pcp_orders, zone_batchsize, zone_highsize
 from guest.mm.watermark import refresh, setup_lowmem_reserve
 from protocol.errors import BalloonError, UsageError
 
-DMA_END_PFN: Final = 16 << 20 >> PAGE_SHIFT
-"""MAX_DMA_PFN of x86-64: what the controllers of the first personal computers can reach."""
-DMA32_END_PFN: Final = 4 << 30 >> PAGE_SHIFT
-"""MAX_DMA32_PFN of x86-64."""
-
-
-def x86_64_zones(total_pages: int, *, start_pfn: int = 0, kernelcore_pages: int | None = None) -> tuple[ZoneSpan, ...]:
-    """Return the zones that x86-64 makes of memory without holes: DMA, DMA32 and Normal, as far as it reaches.
-
-    With ``kernelcore_pages`` (the kernel's parameter ``kernelcore=``), so many pages stay for every use, and the rest
-    of the highest zone becomes Movable, from the next multiple of MAX_ORDER_NR_PAGES on. The zones below count as such
-    pages, too, so they never shrink.
-
-    Raises:
-        UsageError: memory of no size or beyond the address space, or a negative ``kernelcore_pages``.
-    """
-    check_spans(total_pages, start_pfn, None)
-    end_pfn = start_pfn + total_pages
-    ends = (("DMA", DMA_END_PFN), ("DMA32", DMA32_END_PFN), ("Normal", end_pfn))
-    spans: list[ZoneSpan] = []
-    position = start_pfn
-    for name, limit in ends:
-        if position < min(limit, end_pfn):
-            spans.append(ZoneSpan(name=name, start_pfn=position, end_pfn=min(limit, end_pfn)))
-            position = spans[-1].end_pfn
-    if kernelcore_pages is None:
-        return tuple(spans)
-    if kernelcore_pages < 0:
-        raise UsageError(f"a kernel core of {kernelcore_pages} pages cannot be")
-    highest = spans.pop()
-    movable_pfn = max(highest.start_pfn, start_pfn + kernelcore_pages)
-    movable_pfn = min(end_pfn, -(-movable_pfn // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES)
-    if movable_pfn > highest.start_pfn:
-        spans.append(ZoneSpan(name=highest.name, start_pfn=highest.start_pfn, end_pfn=movable_pfn))
-    if movable_pfn < end_pfn:
-        spans.append(ZoneSpan(name="Movable", start_pfn=movable_pfn, end_pfn=end_pfn))
-    return tuple(spans)
-
 
 def check_spans(total_pages: int, start_pfn: int, zones: Sequence[ZoneSpan] | None) -> tuple[ZoneSpan, ...]:
     """Return the zones to make; without ``zones`` that is one called Normal.
 
     Raises:
-        UsageError: memory of no size or beyond the address space, or zones that do not tile it in order.
+        UsageError: memory of no size or beyond the address space, or zones that overlap, begin inside a block of
+            MAX_ORDER, or do not have ``total_pages`` pages from ``start_pfn`` on.
     """
     if total_pages < 1:
         raise UsageError(f"a guest of {total_pages} pages has no memory")
@@ -68,29 +30,40 @@ def check_spans(total_pages: int, start_pfn: int, zones: Sequence[ZoneSpan] | No
         )
     if zones is None:
         return (ZoneSpan(name="Normal", start_pfn=start_pfn, end_pfn=start_pfn + total_pages),)
-    position = start_pfn
+    position, pages = start_pfn, 0
     for span in zones:
-        if span.start_pfn != position or span.end_pfn <= position:
+        if span.start_pfn < position or span.end_pfn <= span.start_pfn:
             raise UsageError(
-                f"zone {span.name} is pfn {span.start_pfn} to {span.end_pfn}, but has to begin at {position}"
+                f"zone {span.name} is pfn {span.start_pfn} to {span.end_pfn}, but has to begin at {position} or later"
             )
-        if position != start_pfn and position % MAX_ORDER_NR_PAGES:
-            raise UsageError(f"zone {span.name} begins at pfn {position}, which {MAX_ORDER_NR_PAGES} does not divide")
+        if not pages and span.start_pfn != start_pfn:
+            raise UsageError(f"zone {span.name} begins at pfn {span.start_pfn}, the memory at {start_pfn}")
+        if pages and span.start_pfn % MAX_ORDER_NR_PAGES:
+            raise UsageError(
+                f"zone {span.name} begins at pfn {span.start_pfn}, which {MAX_ORDER_NR_PAGES} does not divide"
+            )
         position = span.end_pfn
-    if position != start_pfn + total_pages:
-        raise UsageError(f"the zones end at pfn {position}, the memory at {start_pfn + total_pages}")
+        pages += span.end_pfn - span.start_pfn
+    if pages != total_pages:
+        raise UsageError(f"the zones have {pages} pages, the memory {total_pages}")
     return tuple(zones)
 
 
-def make_mem_map(start_pfn: int, end_pfn: int) -> bytearray:
-    """Return one byte for each page from 0 up to a whole block of MAX_ORDER, with everything but the memory ABSENT."""
-    padded = -(-end_pfn // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
+def make_mem_map(spans: Sequence[ZoneSpan]) -> bytearray:
+    """Return one byte for each page from 0 up to a whole block of MAX_ORDER, with everything but the zones ABSENT.
+
+    Raises:
+        BalloonError: too little memory for the map.
+    """
+    padded = -(-spans[-1].end_pfn // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
     try:
         mem_map = bytearray(padded)
     except MemoryError:
-        raise BalloonError(f"no room for the map of {padded} pages, one byte each") from None
-    mem_map[:start_pfn] = bytes([ABSENT]) * start_pfn
-    mem_map[end_pfn:] = bytes([ABSENT]) * (padded - end_pfn)
+        raise BalloonError(f"too little memory for the map of {padded} pages, one byte each") from None
+    hole = 0
+    for start_pfn, end_pfn in (*((span.start_pfn, span.end_pfn) for span in spans), (padded, padded)):
+        mem_map[hole:start_pfn] = bytes([ABSENT]) * (start_pfn - hole)
+        hole = end_pfn
     return mem_map
 
 

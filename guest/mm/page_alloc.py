@@ -35,8 +35,9 @@ class PageAllocator(Buddy):
     Args:
         total_pages: size, in pages.
         start_pfn: first page frame. The map begins at 0 all the same: one byte for every page below, too.
-        zones: several zones instead of one called Normal, ascending, without gaps between ``start_pfn`` and the end,
-            meeting at multiples of 1024 pages; ``mm_init.x86_64_zones`` makes those of a real machine.
+        zones: several zones instead of one called Normal, ascending from ``start_pfn`` on, of ``total_pages`` pages
+            together. All but the first begin at multiples of 1024 pages; what is between two zones is a hole.
+            ``x86.zones.x86_64_zones`` makes those of a real machine.
         min_free_kbytes: ``vm.min_free_kbytes``, None for the kernel's own sum.
         move_to_tail: blocks that change their migratetype go to the tail of the new list, as since Linux 5.10, and not
             to the head as in v12.
@@ -69,7 +70,7 @@ class PageAllocator(Buddy):
         if nr_cpus < 0:
             raise UsageError(f"{nr_cpus} processors cannot have page lists")
         self.start_pfn = start_pfn
-        self.end_pfn = start_pfn + total_pages
+        self.end_pfn = spans[-1].end_pfn
         self.total_pages = total_pages
         self.move_to_tail = move_to_tail
         self.pageblock_order = pageblock_order
@@ -78,7 +79,7 @@ class PageAllocator(Buddy):
         self.kswapd_wanted = False
         self.reclaiming = False
         self.vmscan = VmScan(self)
-        self.mem_map = mm_init.make_mem_map(start_pfn, self.end_pfn)
+        self.mem_map = mm_init.make_mem_map(spans)
         nr_pageblocks = len(self.mem_map) >> pageblock_order
         self.pageblock_migratetype = bytearray([MigrateType.MOVABLE]) * nr_pageblocks
         self.zones: tuple[Zone, ...] = mm_init.make_zones(spans, min_free_kbytes)

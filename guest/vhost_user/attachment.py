@@ -121,10 +121,16 @@ class Attachment:
             # Before DRIVER_OK, and never again (virtio 1.2, 5.5.6.6.1).
             poison = self._options.page_poison.to_bytes(len(CONFIG_POISON_VAL), "little")
             await call(frontend.set_config(CONFIG_POISON_VAL.start, poison))
-        region = MemoryRegion(
-            guest_address=GuestAddress(0), size=self._ram.size, user_address=UserAddress(_USER_BASE), mmap_offset=0
+        regions = tuple(
+            MemoryRegion(
+                guest_address=GuestAddress(address),
+                size=size,
+                user_address=UserAddress(_USER_BASE + address),
+                mmap_offset=address,
+            )
+            for address, size in self._ram.regions
         )
-        await call(frontend.set_memory((region,), (self._ram.fd,)))
+        await call(frontend.set_memory(regions, (self._ram.fd,) * len(regions)))
         if frontend.has(ProtocolFeature.INFLIGHT_SHMFD):
             await self._share_inflight()
         if not self.queues:

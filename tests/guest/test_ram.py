@@ -151,3 +151,17 @@ def test_impossible_size_is_one_line_and_leaves_no_file_open(size: int) -> None:
         GuestRam(size)
     assert "\n" not in str(raised.value)
     assert open_fds(os.getpid()).keys() == before
+
+
+def test_hole_is_in_the_file_and_in_no_region() -> None:
+    ram = GuestRam(8 * PAGE_SIZE, hole=range(2 * PAGE_SIZE, 5 * PAGE_SIZE))
+    try:
+        assert ram.regions == ((0, 2 * PAGE_SIZE), (5 * PAGE_SIZE, 6 * PAGE_SIZE))
+        assert os.fstat(ram.fd).st_size == ram.size == 11 * PAGE_SIZE
+        ram.fill(0, 2, STAMP)
+        ram.fill(5, 6, STAMP)
+        assert ram.resident_bytes == 8 * PAGE_SIZE
+        assert ram.count_corrupted(5, 6, STAMP) == 0
+        assert word(ram, 5, 0) & 0xFFF == 5
+    finally:
+        ram.close()

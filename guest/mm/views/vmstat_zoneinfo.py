@@ -80,7 +80,11 @@ def zoneinfo(allocator: PageAllocator) -> str:
     zones = {zone.type: zone for zone in allocator.zones}
     lowest = min(zones)
     return "".join(
-        format_zoneinfo(_zone_information(zones[kind], lowest) if kind in zones else _unpopulated(kind, lowest))
+        format_zoneinfo(
+            _zone_information(zones[kind], lowest, _spanned_pages(allocator, zones[kind]))
+            if kind in zones
+            else _unpopulated(kind, lowest)
+        )
         for kind in ZoneType
         if kind >= lowest
     )
@@ -136,7 +140,13 @@ def _pagesets(zone: ZoneInfo) -> list[str]:
     return lines
 
 
-def _zone_information(zone: Zone, lowest: ZoneType) -> ZoneInfo:
+def _spanned_pages(allocator: PageAllocator, zone: Zone) -> int:
+    # zone_spanned_pages_in_node: up to the next zone, so with the hole between them.
+    following = allocator.zones[zone.index + 1 : zone.index + 2]
+    return (following[0].start_pfn if following else zone.end_pfn) - zone.start_pfn
+
+
+def _zone_information(zone: Zone, lowest: ZoneType, spanned_pages: int) -> ZoneInfo:
     processors = len(zone.pcps)
     # A kernel has these lists always. One that has not set them up yet holds back nothing.
     pagesets = [Pageset(count=pcp.count, high=pcp.high, batch=pcp.batch) for pcp in zone.pcps]
@@ -150,7 +160,7 @@ def _zone_information(zone: Zone, lowest: ZoneType) -> ZoneInfo:
             low=watermark.low_wmark_pages(zone),
             high=watermark.high_wmark_pages(zone),
         ),
-        spanned_pages=zone.end_pfn - zone.start_pfn,
+        spanned_pages=spanned_pages,
         present_pages=zone.end_pfn - zone.start_pfn,
         managed_pages=zone.managed_pages,
         cma_pages=zone.cma_pages,

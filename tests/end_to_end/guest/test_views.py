@@ -106,6 +106,25 @@ def test_zones_of_a_real_machine_with_per_cpu_lists(daemon: DaemonProcess) -> No
     assert text.count("    cpu: 1\n") == 3
 
 
+def test_machine_with_a_hole_begins_with_its_buddyinfo(daemon: DaemonProcess, tmp_path: Path) -> None:
+    # An idle q35 of 6 GiB: 2 GiB below 4 GiB.
+    text = (
+        "Node 0, zone      DMA      0      0      0      0      0      0      0      0      1      1      3 \n"
+        "Node 0, zone    DMA32      4      5      3      4      3      3      3      3      4      2     60 \n"
+        "Node 0, zone   Normal     37     60     81     54     30     21     16     10      7      5    969 \n"
+    )
+    path = tmp_path / "buddyinfo"
+    path.write_text(text, encoding="ascii")
+    options = ["--memory", "6G", "--buddyinfo", str(path), "--workload", "page_fault1:size=16M,repeat=1"]
+    result = guest("--socket-path", str(daemon.socket_path), *options)
+    assert result.returncode == 0, result.stderr
+    assert "corrupted 0" in result.stdout
+    assert daemon.events.wait("memory", regions=2)["bytes"] == 6 << 30
+    refused = guest("--socket-path", str(daemon.socket_path), *options, "--pci-hole", "none")
+    assert refused.returncode == 2
+    assert "--memory, --zones and --pci-hole decide the zones" in refused.stderr
+
+
 def test_tasks_of_a_workload_use_the_page_lists_of_all_cpus(daemon: DaemonProcess) -> None:
     options = ("--cpus", "3", "--workload", "page_fault2:tasks=3,size=1M,repeat=2")
     text = run_workload(daemon, *options, "--print", "zoneinfo")
@@ -125,6 +144,8 @@ def test_tasks_of_a_workload_use_the_page_lists_of_all_cpus(daemon: DaemonProces
             2,
             "--kernelcore makes a Movable zone, which needs --zones x86-64",
         ),
+        (("--socket-path", "s", "--pci-hole", "q35"), 2, "--pci-hole needs --zones x86-64"),
+        (("--socket-path", "s", "--pci-hole", "1"), 2, "a PCI hole of 1 bytes is not whole pages from 0 to 4080M"),
         (("--socket-path", "s", "--print", "meminfo"), 2, "invalid choice: 'meminfo'"),
         (("--socket-path", "s", "--buddyinfo", "/nowhere"), 1, "--buddyinfo /nowhere: No such file or directory"),
         (("--socket-path", "s", "--buddyinfo", "/bin/sh"), 2, "--buddyinfo /bin/sh: 'ascii' codec can't decode"),

@@ -69,14 +69,16 @@ def test_memory_that_cannot_be_is_refused(total_pages: int, start_pfn: int, mess
 @pytest.mark.parametrize(
     ("spans", "message"),
     [
-        ([("A", 0, 1024)], "the zones end at pfn 1024, the memory at 4096"),
-        ([("A", 0, 1024), ("B", 2048, 4096)], "zone B is pfn 2048 to 4096, but has to begin at 1024"),
+        ([("A", 0, 1024)], "the zones have 1024 pages, the memory 4096"),
+        ([("A", 0, 1024), ("B", 2048, 4096)], "the zones have 3072 pages, the memory 4096"),
+        ([("A", 0, 2048), ("B", 1024, 3072)], "zone B is pfn 1024 to 3072, but has to begin at 2048 or later"),
+        ([("A", 1024, 5120)], "zone A begins at pfn 1024, the memory at 0"),
         ([("A", 0, 100), ("B", 100, 4096)], "zone B begins at pfn 100, which 1024 does not divide"),
         ([("A", 0, 0), ("B", 0, 4096)], "zone A is pfn 0 to 0"),
-        ([], "the zones end at pfn 0"),
+        ([], "the zones have 0 pages, the memory 4096"),
     ],
 )
-def test_zones_that_do_not_tile_the_memory_are_refused(spans: list[tuple[str, int, int]], message: str) -> None:
+def test_zones_that_are_not_the_memory_are_refused(spans: list[tuple[str, int, int]], message: str) -> None:
     zones = [ZoneSpan(name=name, start_pfn=start, end_pfn=end) for name, start, end in spans]
     with pytest.raises(UsageError, match=message):
         PageAllocator(4096, zones=zones)

@@ -2,40 +2,15 @@
 
 import pytest
 
-from guest.mm.mm_init import x86_64_zones
 from guest.mm.mmzone import NEVER, Watermarks, Zone, ZoneSpan, ZoneType
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.pageblock import MigrateType
 from guest.mm.watermark import AllocFlags, boost_watermark, recommended_min_free_kbytes, zone_watermark_ok
+from guest.mm.x86.zones import x86_64_zones
 from protocol.errors import UsageError
 
 GIB = 1 << 18
 UNMOVABLE, MOVABLE = MigrateType.UNMOVABLE, MigrateType.MOVABLE
-
-
-def spans(*args: int, kernelcore: int | None = None) -> list[tuple[str, int, int]]:
-    total, *start = args
-    zones = x86_64_zones(total, start_pfn=start[0] if start else 0, kernelcore_pages=kernelcore)
-    return [(zone.name, zone.start_pfn, zone.end_pfn) for zone in zones]
-
-
-def test_zones_of_x86_64() -> None:
-    assert spans(2048) == [("DMA", 0, 2048)]
-    assert spans(GIB) == [("DMA", 0, 4096), ("DMA32", 4096, GIB)]
-    assert spans(8 * GIB, 1) == [("DMA", 1, 4096), ("DMA32", 4096, 4 * GIB), ("Normal", 4 * GIB, 8 * GIB + 1)]
-    assert spans(GIB, 8 * GIB) == [("Normal", 8 * GIB, 9 * GIB)]
-
-
-def test_movable_is_what_the_kernel_core_leaves_of_the_highest_zone() -> None:
-    assert spans(8 * GIB, kernelcore=6 * GIB + 1)[2:] == [
-        ("Normal", 4 * GIB, 6 * GIB + 1024),
-        ("Movable", 6 * GIB + 1024, 8 * GIB),
-    ]
-    # The zones below are the kernel's anyway, and Normal is none at all when that is enough.
-    assert spans(8 * GIB, kernelcore=GIB)[2:] == [("Movable", 4 * GIB, 8 * GIB)]
-    assert spans(8 * GIB, kernelcore=9 * GIB) == spans(8 * GIB)
-    with pytest.raises(UsageError, match="a kernel core of -1 pages cannot be"):
-        spans(GIB, kernelcore=-1)
 
 
 def x86(gib: int = 8, kernelcore_gib: int | None = None) -> PageAllocator:

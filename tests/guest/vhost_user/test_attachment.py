@@ -6,9 +6,11 @@ import socket
 
 import pytest
 
+from guest.ram import GuestRam
 from guest.virtqueue.ring_memory import QUEUE_SIZE, RingOptions
 from guest.virtqueue.virtqueue import QueueFullError
 from protocol.errors import SessionEnded, VhostUserError
+from protocol.units import MIB
 from protocol.vhost_user import BackendRequest, FrontendRequest
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_ack, build_message
 from protocol.vhost_user_payloads import DeviceConfig, MemoryTable, Payload, VringAddress, VringState
@@ -39,6 +41,21 @@ async def test_device_is_brought_up_over_the_guests_own_memory(guest: Guest) -> 
         offsets = [at - region.user_address for at in (address.descriptor, address.available, address.used)]
         assert offsets == [memory.descriptor, memory.available, memory.used]
         assert backend.last(FrontendRequest.SET_VRING_ENABLE).payload == VringState(REPORTING, 1)
+        attachment.close()
+
+
+@pytest.mark.asyncio
+async def test_memory_around_a_hole_is_two_regions_of_one_file(guest: Guest) -> None:
+    guest.ram.close()
+    guest.ram = GuestRam(16 * MIB, hole=range(12 * MIB, 20 * MIB))
+    async with fake_backend(guest.path) as backend:
+        attachment = await guest.attach()
+        table = backend.last(FrontendRequest.SET_MEM_TABLE)
+        assert isinstance(table.payload, MemoryTable)
+        regions = [(region.guest_address, region.size, region.mmap_offset) for region in table.payload.regions]
+        assert regions == [(0, 12 * MIB, 0), (20 * MIB, 4 * MIB, 20 * MIB)]
+        assert len({region.user_address - region.guest_address for region in table.payload.regions}) == 1
+        assert [os.fstat(fd) for fd in table.fds] == [os.fstat(guest.ram.fd)] * 2
         attachment.close()
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from guest.mm.mm_init import x86_64_zones
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.reporting.reporters import REPORTERS, make_reporter
 from guest.mm.views.vmstat import VIEWS
+from guest.mm.x86.zones import x86_64_zones
 from guest.simulation import Simulation
 from guest.workloads.allocation_trace import TraceWriter, parse_trace
 from guest.workloads.replay import Replay

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from guest.mm.mm_init import x86_64_zones
 from guest.mm.mmzone import ZoneSpan
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.pageblock import MigrateType
@@ -23,6 +22,7 @@ from guest.mm.views.vmstat import (
     unusable_index,
 )
 from guest.mm.views.vmstat_zoneinfo import NODE_STAT_ITEMS, ZONE_STAT_ITEMS, format_zoneinfo, normal_threshold, zoneinfo
+from guest.mm.x86.zones import x86_64_zones
 from tests.guest.mm.views.proc_text import parse_buddyinfo, parse_pagetypeinfo, parse_zoneinfo
 
 LINUX = Path(__file__).parent / "linux-6.1"
