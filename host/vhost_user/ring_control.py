@@ -166,7 +166,7 @@ def notify_config_change(session: Session) -> Iterator[SendBackendRequest]:
     if not session.can_notify_config_change:
         return
     # A ring that broke is still started. With all of them stopped the device is suspended, and sends nothing.
-    config = session.config_change_pending and session.has_driver
+    config = session.config_change_pending and any(vring.running for vring in session.vrings)
     status = session.needs_reset_pending and session.has_driver_ok and any(vring.started for vring in session.vrings)
     if config or status:
         session.config_change_pending = False
