@@ -175,6 +175,7 @@ def test_pagecache_keeps_what_it_does_not_drop() -> None:
     assert 2 * MIB < free_bytes[0] < 62 * MIB
 
 
+@pytest.mark.long
 def test_build_is_a_staircase() -> None:
     """The peaks of the steps climb to the size asked for, with small things left in between large free blocks."""
     run = VirtualRun(1 << 14)

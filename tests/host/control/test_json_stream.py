@@ -45,6 +45,7 @@ def read(*pieces: bytes) -> list[Any]:
     st.booleans(),
     st.integers(1, 7),
 )
+@pytest.mark.long
 def test_objects_arrive_whole_however_they_come(
     objects: list[Any], between: str, indent: int | None, ascii_only: bool, step: int
 ) -> None:

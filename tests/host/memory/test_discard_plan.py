@@ -84,6 +84,7 @@ def judged(
     return FileRange(number, offset, length)
 
 
+@pytest.mark.long
 @given(setting=memories(), data=st.data())
 @settings(max_examples=250)
 def test_plan_is_what_the_definition_says(setting: tuple[DeviceMemory, list[FileRange]], data: st.DataObject) -> None:

@@ -1,5 +1,6 @@
 """Any session at all: what no sequence of messages may bring about, whatever their sense."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -117,6 +118,7 @@ def lost_bit_30(shell: Shell) -> bool:
     return shell.session.features != 0 and not shell.session.features & 1 << 30
 
 
+@pytest.mark.long
 @given(session=st.lists(messages(), max_size=30))
 @settings(max_examples=150)
 def test_no_session_of_well_formed_messages_breaks_the_rules_of_the_shell(

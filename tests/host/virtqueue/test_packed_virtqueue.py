@@ -208,6 +208,7 @@ def test_what_was_read_stays_as_it_was_read() -> None:
     table=st.binary(max_size=96),
     serves=st.booleans(),
 )
+@pytest.mark.long
 @settings(max_examples=500)
 def test_any_ring_ends_in_chains_of_bounded_length_or_in_a_refusal(
     base: int, descriptors: list[tuple[bool, int, int, int, int]], table: bytes, serves: bool

@@ -227,6 +227,7 @@ FLAGS = st.integers(0, 7)
     heads=st.lists(WORDS, min_size=4, max_size=4),
     ahead=WORDS,
 )
+@pytest.mark.long
 @settings(max_examples=300)
 def test_any_ring_ends_in_chains_of_bounded_length_or_in_a_refusal(
     descriptors: list[tuple[bool, int, int, int, int]],
