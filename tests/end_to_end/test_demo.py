@@ -36,17 +36,30 @@ def start(scratch: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def processes_with(word: str) -> list[str]:
-    """Return the command lines of all processes that mention ``word``."""
-    found = []
+def processes_with(word: str) -> dict[int, str]:
+    """Return the command lines of all processes that mention ``word``, by process id."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
         if word in command:
-            found.append(command)
+            found[int(path.parent.name)] = command
     return found
+
+
+def until_vm_a_runs(demonstration: subprocess.Popen[str], scratch: Path) -> int:
+    """Wait until VM A is started, and return its process id. Rows of the table are too rare to wait for a phase."""
+    assert demonstration.stdout is not None
+    assert demonstration.stderr is not None
+    while "VM A starts" not in (line := demonstration.stdout.readline()):
+        assert line != "", demonstration.stderr.read()
+    end = time.monotonic() + 20
+    while not (guests := processes_with(f"-m guest --socket-path {scratch}")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return min(guests)  # VM A started first; VM B may be there too by now
 
 
 def groups_of(pid: int) -> list[Path]:
@@ -55,7 +68,7 @@ def groups_of(pid: int) -> list[Path]:
 
 
 def assert_nothing_left(scratch: Path, pid: int) -> None:
-    assert processes_with(str(scratch)) == []
+    assert processes_with(str(scratch)) == {}
     assert groups_of(pid) == []
     assert [path.name for path in scratch.iterdir() if path.name.startswith("balloon-demo-")] == []
 
@@ -100,12 +113,7 @@ def test_second_machine_fits_with_reporting_and_runs_out_without(budget: str, sc
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupt_cleans_everything_up(number: int, status: int, scratch: Path) -> None:
     with start(scratch) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        # In the middle of VM A's work: daemon, guest, group and directory are all there.
-        while "fill" not in (line := process.stdout.readline()) or "VM A" in line:
-            assert line != "", process.stderr.read()
-        assert processes_with(str(scratch)) != []
+        until_vm_a_runs(process, scratch)  # daemon, guest, group and directory are all there
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == status
@@ -115,16 +123,7 @@ def test_interrupt_cleans_everything_up(number: int, status: int, scratch: Path)
 
 def test_machine_that_dies_unexpectedly_is_one_line_and_a_failure(scratch: Path) -> None:
     with start(scratch) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        while "fill" not in (line := process.stdout.readline()) or "VM A" in line:
-            assert line != "", process.stderr.read()
-        guests = [
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if f"-P\0-m\0guest\0--socket-path\0{scratch}" in path.read_text(errors="replace")
-        ]
-        os.kill(min(guests), signal.SIGKILL)  # VM A started first; VM B may be there too by now
+        os.kill(until_vm_a_runs(process, scratch), signal.SIGKILL)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 1
     assert errors == "balloon-demo: VM A ended (killed by SIGKILL): no message\n"
@@ -133,10 +132,7 @@ def test_machine_that_dies_unexpectedly_is_one_line_and_a_failure(scratch: Path)
 
 def test_leftovers_of_a_killed_run_are_removed_by_the_next(scratch: Path) -> None:
     with start(scratch) as killed:
-        assert killed.stdout is not None
-        assert killed.stderr is not None
-        while "fill" not in (line := killed.stdout.readline()) or "VM A" in line:
-            assert line != "", killed.stderr.read()
+        until_vm_a_runs(killed, scratch)
         killed.kill()
     (left,) = scratch.iterdir()
     assert left.name.startswith(f"balloon-demo-{killed.pid}-")
