@@ -6,20 +6,16 @@ channel full waits until there is room; one that waits already is not added agai
 one look sees everything.
 """
 
-import array
 import asyncio
 import contextlib
 import socket
 import threading
 from collections.abc import Callable
-from typing import Final
 
 from host.descriptors.helpers import Helpers
 from host.descriptors.received_file import FileKind, kind_at_once
+from host.descriptors.socket_read import receive_bytes
 from protocol.errors import VhostUserError
-from protocol.vhost_user import FDS_MAX
-
-_ANCILLARY_SPACE: Final = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
 
 
 class BackendChannel:
@@ -95,14 +91,11 @@ class BackendChannel:
 
     def _drain(self) -> None:
         try:
-            flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-            data, ancillary, _, _ = self._socket.recvmsg(4096, _ANCILLARY_SPACE, flags)
+            data = receive_bytes(self._socket, 4096, self._helpers.close)
         except BlockingIOError:
             return
         except OSError:
-            data, ancillary = b"", []
-        for _, _, payload in ancillary:
-            self._helpers.close(array.array("i", payload[: len(payload) // 4 * 4]))
+            data = b""
         if not data:
             self.close()
             self._on_gone()

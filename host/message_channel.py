@@ -27,20 +27,17 @@ import array
 import asyncio
 import os
 import socket
-from collections.abc import Callable
 from typing import Final
 
 from host.descriptors.peers import Membership
 from host.descriptors.received_file import FileKind, is_connected_to, kind_at_once, kind_of_file
+from host.descriptors.socket_read import receive, until_ready
 from host.vhost_user.backend import Reply
 from protocol.errors import FramingError, SessionEnded, VhostUserError
-from protocol.vhost_user import FDS_MAX
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader
 
 MESSAGE_TIMEOUT: Final = 10.0
 """Seconds that the rest of a message may take once its first byte has come, and that a reply may take to be sent."""
-
-_ANCILLARY_SPACE: Final = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
 
 
 class MessageChannel:
@@ -83,7 +80,7 @@ class MessageChannel:
                 deadline = self._loop.time() + MESSAGE_TIMEOUT
             try:
                 async with asyncio.timeout_at(deadline):
-                    await self._wait_for(self._loop.add_reader, self._loop.remove_reader)
+                    await until_ready(self._socket.fileno(), self._loop.add_reader, self._loop.remove_reader)
             except TimeoutError:
                 raise FramingError(f"the rest of a message did not come within {MESSAGE_TIMEOUT:.0f} s") from None
             await self._receive()
@@ -92,29 +89,13 @@ class MessageChannel:
             return message
         return BadMessage(request=message.request, need_reply=message.need_reply, fds=message.fds, error=unfit)
 
-    async def _wait_for(self, add: Callable[..., None], remove: Callable[[int], bool]) -> None:
-        ready: asyncio.Future[None] = self._loop.create_future()
-        fd = self._socket.fileno()
-        add(fd, _settle, ready)
-        try:
-            await ready
-        finally:
-            remove(fd)
-
     async def _receive(self) -> None:
-        flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         try:
-            data, ancillary, message_flags, _ = self._socket.recvmsg(
-                self._reader.bytes_desired(), _ANCILLARY_SPACE, flags
-            )
+            data, fds, message_flags = receive(self._socket, self._reader.bytes_desired())
         except BlockingIOError:
             return
         except OSError as error:
             raise SessionEnded(f"front-end gone: {error.strerror}") from error
-        fds = array.array("i")
-        for level, kind, payload in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
         self._unlooked += fds
         fit = await self._look(self._unlooked) if fds else []
         self._unlooked.clear()
@@ -188,7 +169,7 @@ class MessageChannel:
                     try:
                         data = data[self._socket.sendmsg([data], ancillary, flags) :]
                     except BlockingIOError:
-                        await self._wait_for(self._loop.add_writer, self._loop.remove_writer)
+                        await until_ready(self._socket.fileno(), self._loop.add_writer, self._loop.remove_writer)
                     else:
                         ancillary = []
         except TimeoutError:
@@ -198,8 +179,3 @@ class MessageChannel:
         finally:
             for fd in reply.fds:
                 os.close(fd)
-
-
-def _settle(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

@@ -127,15 +127,16 @@ class RequestForm:
     ``payload`` or ``reply`` None: there is none. ``fds`` lists the counts allowed by the form alone; SET_MEM_TABLE and
     the vring file messages are checked against their payload as well. ``refusal`` is the payload, in bytes, of the
     reply that says that the request failed. Without one a request that has a reply of its own cannot be refused: its
-    sender takes whatever comes for the answer. ``reply_needs`` is the protocol feature without which the request has
-    no reply.
+    sender takes whatever comes for the answer. ``needs`` is the protocol feature without which the request may not be
+    made; with ``reply_is_optional`` it has no reply of its own then either.
     """
 
     payload: PayloadForm | None = None
     reply: PayloadForm | None = None
     fds: range = range(1)
     refusal: bytes | None = None
-    reply_needs: ProtocolFeature | None = None
+    needs: ProtocolFeature | None = None
+    reply_is_optional: bool = False
 
 
 _ONE_FD: Final = range(1, 2)
@@ -149,9 +150,9 @@ FRONTEND_REQUEST_FORMS: Final[dict[FrontendRequest, RequestForm]] = {
     FrontendRequest.RESET_OWNER: RequestForm(),
     FrontendRequest.SET_MEM_TABLE: RequestForm(MEMORY_TABLE, fds=range(REGIONS_PER_TABLE + 1)),
     FrontendRequest.SET_LOG_BASE: RequestForm(
-        LOG, reply=U64, fds=_ONE_FD, refusal=_FAILURE, reply_needs=ProtocolFeature.LOG_SHMFD
+        LOG, reply=U64, fds=_ONE_FD, refusal=_FAILURE, reply_is_optional=True, needs=ProtocolFeature.LOG_SHMFD
     ),
-    FrontendRequest.SET_LOG_FD: RequestForm(fds=_ONE_FD),
+    FrontendRequest.SET_LOG_FD: RequestForm(fds=_ONE_FD, needs=ProtocolFeature.LOG_SHMFD),
     FrontendRequest.SET_VRING_NUM: RequestForm(VRING_STATE),
     FrontendRequest.SET_VRING_ADDR: RequestForm(VRING_ADDRESS),
     FrontendRequest.SET_VRING_BASE: RequestForm(VRING_STATE),
@@ -166,19 +167,25 @@ FRONTEND_REQUEST_FORMS: Final[dict[FrontendRequest, RequestForm]] = {
     FrontendRequest.SET_BACKEND_REQ_FD: RequestForm(fds=_ONE_FD),
     FrontendRequest.GET_CONFIG: RequestForm(CONFIG, reply=CONFIG, refusal=b""),
     FrontendRequest.SET_CONFIG: RequestForm(CONFIG),
-    FrontendRequest.GET_INFLIGHT_FD: RequestForm(INFLIGHT, reply=INFLIGHT, refusal=bytes(INFLIGHT.layout.sizeof())),
-    FrontendRequest.SET_INFLIGHT_FD: RequestForm(INFLIGHT, fds=_ONE_FD),
+    FrontendRequest.GET_INFLIGHT_FD: RequestForm(
+        INFLIGHT, reply=INFLIGHT, refusal=bytes(INFLIGHT.layout.sizeof()), needs=ProtocolFeature.INFLIGHT_SHMFD
+    ),
+    FrontendRequest.SET_INFLIGHT_FD: RequestForm(INFLIGHT, fds=_ONE_FD, needs=ProtocolFeature.INFLIGHT_SHMFD),
     FrontendRequest.RESET_DEVICE: RequestForm(),
-    FrontendRequest.VRING_KICK: RequestForm(VRING_STATE),
+    FrontendRequest.VRING_KICK: RequestForm(VRING_STATE, needs=ProtocolFeature.INBAND_NOTIFICATIONS),
     FrontendRequest.GET_MAX_MEM_SLOTS: RequestForm(reply=U64),
     FrontendRequest.ADD_MEM_REG: RequestForm(SINGLE_REGION, fds=_ONE_FD),
     FrontendRequest.REM_MEM_REG: RequestForm(SINGLE_REGION, fds=_ONE_FD_OR_NONE),
-    FrontendRequest.SET_STATUS: RequestForm(U64),
-    FrontendRequest.GET_STATUS: RequestForm(reply=U64),
+    FrontendRequest.SET_STATUS: RequestForm(U64, needs=ProtocolFeature.STATUS),
+    FrontendRequest.GET_STATUS: RequestForm(reply=U64, needs=ProtocolFeature.STATUS),
     FrontendRequest.SET_DEVICE_STATE_FD: RequestForm(
-        DEVICE_STATE, reply=U64, fds=_ONE_FD, refusal=(DEVICE_STATE_NO_FD | 1).to_bytes(8, "little")
+        DEVICE_STATE,
+        reply=U64,
+        fds=_ONE_FD,
+        refusal=(DEVICE_STATE_NO_FD | 1).to_bytes(8, "little"),
+        needs=ProtocolFeature.DEVICE_STATE,
     ),
-    FrontendRequest.CHECK_DEVICE_STATE: RequestForm(reply=U64, refusal=_FAILURE),
+    FrontendRequest.CHECK_DEVICE_STATE: RequestForm(reply=U64, refusal=_FAILURE, needs=ProtocolFeature.DEVICE_STATE),
 }
 
 BACKEND_REQUEST_FORMS: Final[dict[BackendRequest, RequestForm]] = {

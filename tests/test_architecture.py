@@ -107,10 +107,10 @@ SHELL = re.compile(
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
     | host/(__main__|daemon|connection|message_channel|backend_channel|netlink)\.py
-    | host/descriptors/(received_file|helpers|pipe|workers|peers)\.py
+    | host/descriptors/(received_file|socket_read|helpers|pipe|workers|peers)\.py
     | host/memory/(guest_memory|sigbus|discard)\.py
     | host/inflight/inflight_file\.py
-    | host/ring/(ring_service|turn|queue_files|kick_file|eventfd_signal)\.py
+    | host/ring/(ring_service|turn|queue_files|kick_file|signal_file|eventfd_signal)\.py
     | host/events/chain_events\.py
     | host/control/(control_server|qmp_client|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/balloon/ballooned_pages\.py

@@ -73,6 +73,7 @@ class VirtioBalloon:
 
     Every field has one writer. The event loop writes ``config``, ``features``, ``poison_told`` and ``drivers``, the
     workers that serve rings only ``settled_for`` and, on the free page queue, the driver's half of ``hinting``.
+    ``parts`` has a lock of its own.
 
     ``discard`` False is the operator's word that nothing may be discarded (for example because a device of the guest
     has its memory pinned). ``drivers`` counts the drivers that have left. ``settled_for`` is its value at the last

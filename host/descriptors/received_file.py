@@ -157,6 +157,25 @@ def file_system_type(fd: int) -> int:
     return ctypes.c_long.from_buffer(answer).value & 0xFFFFFFFF
 
 
+def is_hugetlb(fd: int) -> bool:
+    """Return whether ``fd`` is a file in huge pages. Never waits."""
+    return has_seals(fd) and file_system_type(fd) == HUGETLBFS
+
+
+def check_regular(fd: int, what: str, *, writable: bool) -> os.stat_result:
+    """Return the status of ``fd``, which ``what`` names in messages.
+
+    Raises:
+        VhostUserError: it is not a regular file, or not open for reading and writing where it has to be ``writable``.
+    """
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise VhostUserError(f"{what} is not a regular file")
+    if writable and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
+        raise VhostUserError(f"{what} is not open for reading and writing")
+    return status
+
+
 def close_files(fds: Iterable[int]) -> None:
     """Close ``fds`` here and now, where that may wait."""
     for fd in fds:

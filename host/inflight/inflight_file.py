@@ -6,8 +6,8 @@ cut short then costs its own virtual machine a queue instead of everybody the da
 
 import fcntl
 import os
-import stat
 
+from host.descriptors.received_file import check_regular
 from host.inflight.inflight import check_description, region_bytes
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.vhost_user_payloads import InflightDescription
@@ -35,11 +35,7 @@ class InflightFile:
             VhostUserError: it is no regular file, not open for reading and writing, or too short.
         """
         check_description(told, packed=packed)
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise VhostUserError("the inflight file is not a regular file")
-        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
-            raise VhostUserError("the inflight file is not open for reading and writing")
+        status = check_regular(fd, "the inflight file", writable=True)
         if told.mmap_offset + told.mmap_size > status.st_size:
             raise VhostUserError(
                 f"an inflight file of {told.mmap_size} bytes at {told.mmap_offset} exceeds its {status.st_size} bytes"

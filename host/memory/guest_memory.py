@@ -7,12 +7,11 @@ has a hole nor dies where the file was cut short.
 import fcntl
 import mmap
 import os
-import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from host.descriptors.received_file import HUGETLBFS, close_files, file_system_type, has_seals
+from host.descriptors.received_file import check_regular, close_files, is_hugetlb
 from host.memory.discard_plan import DeviceMemory
 from host.memory.sigbus import GuardedMapping
 from host.virtqueue.ring_place import RingPlace
@@ -40,22 +39,14 @@ def open_region(region: MemoryRegion, fd: int) -> RegionFile:
     Raises:
         VhostUserError: not a regular file, not open for reading and writing, or too short.
     """
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        raise VhostUserError("the file of a memory region is not a regular file")
-    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
-        raise VhostUserError("the file of a memory region is not open for reading and writing")
+    status = check_regular(fd, "the file of a memory region", writable=True)
     if region.mmap_offset + region.size > status.st_size:
         raise VhostUserError(
             f"a memory region of {region.size} bytes at {region.mmap_offset} exceeds its file of {status.st_size} bytes"
         )
     # A hugetlb file's preferred block is its huge page; any other file is discarded in pages of the system.
-    page_size = status.st_blksize if status.st_blksize > PAGE_SIZE and _is_hugetlb(fd) else mmap.PAGESIZE
+    page_size = status.st_blksize if status.st_blksize > PAGE_SIZE and is_hugetlb(fd) else mmap.PAGESIZE
     return RegionFile(fd, page_size, _is_sealed(fd), (status.st_dev, status.st_ino))
-
-
-def _is_hugetlb(fd: int) -> bool:
-    return has_seals(fd) and file_system_type(fd) == HUGETLBFS
 
 
 def _is_sealed(fd: int) -> bool:

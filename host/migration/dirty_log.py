@@ -20,12 +20,11 @@ import logging
 import mmap
 import os
 import platform
-import stat
 import threading
 from collections.abc import Callable
 from typing import Final
 
-from host.descriptors.received_file import HUGETLBFS, file_system_type, has_seals
+from host.descriptors.received_file import check_regular, is_hugetlb
 from host.memory.sigbus import address_of
 from protocol.errors import VhostUserError
 from protocol.memory import ADDRESS_LIMIT, PAGE_SHIFT
@@ -156,10 +155,8 @@ def _map(fd: int, size: int, offset: int) -> tuple[mmap.mmap, int]:
         raise VhostUserError(f"a dirty log cannot be kept on {platform.machine()}")
     if size == 0 or offset + size > ADDRESS_LIMIT:
         raise VhostUserError(f"a dirty log of {size} bytes at {offset:#x} is empty or exceeds 2**64")
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        raise VhostUserError("the file of the dirty log is not a regular file")
-    if has_seals(fd) and file_system_type(fd) == HUGETLBFS:
+    status = check_regular(fd, "the file of the dirty log", writable=False)
+    if is_hugetlb(fd):
         # To map it waits for the file's lock, which the front-end may hold, and in Python everybody waits along.
         raise VhostUserError("the file of the dirty log lies in huge pages")
     if offset + size > status.st_size:

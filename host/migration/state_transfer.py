@@ -4,26 +4,23 @@ Nothing here changes the descriptor's flags, which its owner shares: every call 
 not to wait. A call on a file cannot, and waits for the inode's lock, which the front-end may hold: a helper makes it.
 """
 
-import array
 import asyncio
 import contextlib
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
 from host.descriptors.helpers import Helpers
 from host.descriptors.pipe import Pipe
+from host.descriptors.socket_read import receive_bytes, until_ready
 from host.migration.device_state import STATE_BYTES_MAX
 from protocol.errors import VhostUserError
-from protocol.vhost_user import FDS_MAX
 
 TRANSFER_TIMEOUT: Final = 10.0
 """Seconds that the other end has to take or to give a whole state."""
-
-_ANCILLARY_SPACE: Final = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
 
 
 class StateTransfer:
@@ -56,7 +53,7 @@ class StateTransfer:
                     try:
                         data = data[await self._write(data) :]
                     except BlockingIOError:
-                        await self._ready(self._loop.add_writer, self._loop.remove_writer)
+                        await until_ready(self._fd, self._loop.add_writer, self._loop.remove_writer)
 
     async def load(self) -> bytes:
         """Return all that comes until the end of the stream, or a little more than a state can have.
@@ -71,7 +68,7 @@ class StateTransfer:
                     try:
                         piece = await self._read(STATE_BYTES_MAX + 1)
                     except BlockingIOError:
-                        await self._ready(self._loop.add_reader, self._loop.remove_reader)
+                        await until_ready(self._fd, self._loop.add_reader, self._loop.remove_reader)
                         continue
                     if not piece:
                         break
@@ -113,16 +110,4 @@ class StateTransfer:
             return self._pipe.read(length)
         if self._socket is None:
             return await self._helpers.run("reading the device state", partial(os.read, self._fd, length))
-        flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-        data, ancillary, _, _ = self._socket.recvmsg(length, _ANCILLARY_SPACE, flags)
-        for _, _, payload in ancillary:
-            self._helpers.close(array.array("i", payload[: len(payload) // 4 * 4]))
-        return data
-
-    async def _ready(self, add: Callable[..., None], remove: Callable[[int], bool]) -> None:
-        ready = asyncio.Event()
-        add(self._fd, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            remove(self._fd)
+        return receive_bytes(self._socket, length, self._helpers.close)

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from host.balloon.balloon_statistics import BalloonStatistics
-from host.descriptors.pipe import Pipe
-from host.descriptors.received_file import FileKind, signal_kind
 from host.ring.eventfd_signal import EventfdSignal
 from host.ring.kick_file import KickFile
+from host.ring.signal_file import SignalFile
 from protocol.vhost_user import FrontendRequest
 
 _EIGHT_BYTES = (1).to_bytes(8, "little")
 
 
-class CallFile:
+class CallFile(SignalFile):
     """The descriptor that interrupts the driver. Never raises: the guest's end is not ours.
 
     It does not block either, see :mod:`host.ring.eventfd_signal`. Only where the kernel offers no such way does a
@@ -33,13 +32,9 @@ class CallFile:
         Raises:
             VhostUserError: it is neither an eventfd nor a pipe nor a unix stream socket; the caller still owns it.
         """
-        kind = signal_kind(fd)
-        self.fd = fd
+        super().__init__(fd)
         self.failure: str | None = None
         """Why the driver is not interrupted, if that is for another reason than its own end."""
-        self._pipe = Pipe(fd) if kind is FileKind.PIPE else None
-        # User Mode Linux passes a stream socket. MSG_DONTWAIT leaves its flags alone, which both ends share.
-        self._socket = socket.socket(fileno=fd) if kind is FileKind.SOCKET else None
         self._eventfd = EventfdSignal(fd)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
@@ -68,15 +63,6 @@ class CallFile:
         with contextlib.suppress(OSError):
             if self._socket is None and self._pipe is None and not poll.poll(0):
                 os.preadv(self.fd, [bytearray(8)], -1, os.RWF_NOWAIT)
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        if self._socket is not None:
-            self._socket.close()
-        elif self._pipe is not None:
-            self._pipe.close()
-        else:
-            os.close(self.fd)
 
 
 class KeptBuffer(NamedTuple):

@@ -370,9 +370,11 @@ class RingService:
             if self._mapped.lost:
                 return  # the chain is made of zeros, or of what an old one has left
             outcome = self._balloon.serve(self.queue, chain, self._memory.device, self._memory.read)
-            discarded = self._discard(outcome.plan)
-            if self.queue is BalloonQueue.INFLATE:
-                self._balloon.parts.finish()
+            try:
+                discarded = self._discard(outcome.plan)
+            finally:
+                if self.queue is BalloonQueue.INFLATE:
+                    self._balloon.parts.finish()
             if discarded is None:
                 ring.unpop(chain)
                 return

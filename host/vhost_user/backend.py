@@ -24,7 +24,7 @@ from host.vhost_user import (
     ring_requests,
 )
 from host.vhost_user.actions import Action, ActionResult, Announce
-from host.vhost_user.session import NEEDED_FEATURE, Answer, Handler, MustClose, RefusedDriver, Session
+from host.vhost_user.session import Answer, Handler, MustClose, RefusedDriver, Session
 from protocol.errors import VhostUserError
 from protocol.vhost_user import FRONTEND_REQUEST_FORMS, FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import BadMessage, Message, build_ack, build_own_reply, build_refusal
@@ -91,7 +91,7 @@ def handle(session: Session, message: Message | BadMessage) -> Generator[Action,
         request = message.request
         if not isinstance(request, FrontendRequest):
             raise VhostUserError(f"request {request} is not for a back-end")
-        needed = NEEDED_FEATURE.get(request)
+        needed = FRONTEND_REQUEST_FORMS[request].needs
         if needed is not None and not session.has_protocol_feature(needed):
             raise VhostUserError(f"{request.name} needs {needed.name}, which was not negotiated")
         answer = yield from HANDLERS[request](session, message)
@@ -128,7 +128,8 @@ def _refuse(session: Session, message: Message | BadMessage, error: VhostUserErr
         form = None
     else:
         form = FRONTEND_REQUEST_FORMS[request]
-        if form.reply is not None and (form.reply_needs is None or session.has_protocol_feature(form.reply_needs)):
+        replies = not form.reply_is_optional or form.needs is None or session.has_protocol_feature(form.needs)
+        if form.reply is not None and replies:
             if form.refusal is None:
                 raise MustClose(str(error))
             return Reply(build_refusal(request))

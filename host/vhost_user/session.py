@@ -5,9 +5,8 @@ Each group of messages has a file of its own (``feature_requests``, ``device_req
 table of :mod:`host.vhost_user.backend` says which one carries out which request.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from host.balloon.virtio_balloon import VirtioBalloon
@@ -17,7 +16,7 @@ from host.vhost_user.queue_numbers import QueueNumbers
 from host.vhost_user.vring import Vring
 from protocol.errors import VhostUserError
 from protocol.memory import RegionTable
-from protocol.vhost_user import FrontendRequest, ProtocolFeature
+from protocol.vhost_user import ProtocolFeature
 from protocol.vhost_user_codec import Message
 from protocol.vhost_user_payloads import Payload, VringState
 from protocol.virtio import PROTOCOL_FEATURES, DeviceStatus, FeatureBit, feature_mask, has_feature
@@ -40,21 +39,6 @@ OFFERED_PROTOCOL_FEATURES: Final = feature_mask(
     ProtocolFeature.DEVICE_STATE,
 )
 """Protocol features that the daemon can do."""
-
-NEEDED_FEATURE: Final[Mapping[FrontendRequest, ProtocolFeature]] = MappingProxyType(
-    {
-        FrontendRequest.SET_LOG_BASE: ProtocolFeature.LOG_SHMFD,
-        FrontendRequest.SET_LOG_FD: ProtocolFeature.LOG_SHMFD,
-        FrontendRequest.GET_INFLIGHT_FD: ProtocolFeature.INFLIGHT_SHMFD,
-        FrontendRequest.SET_INFLIGHT_FD: ProtocolFeature.INFLIGHT_SHMFD,
-        FrontendRequest.SET_DEVICE_STATE_FD: ProtocolFeature.DEVICE_STATE,
-        FrontendRequest.CHECK_DEVICE_STATE: ProtocolFeature.DEVICE_STATE,
-        FrontendRequest.VRING_KICK: ProtocolFeature.INBAND_NOTIFICATIONS,
-        FrontendRequest.SET_STATUS: ProtocolFeature.STATUS,
-        FrontendRequest.GET_STATUS: ProtocolFeature.STATUS,
-    }
-)
-"""Requests that only front-ends which negotiated a protocol feature may make."""
 
 
 class MustClose(VhostUserError):

@@ -104,7 +104,7 @@ class EventLog:
     def to_file(cls, file: FileIO, clock: Clock, *, is_standard_output: bool = False) -> "EventLog":
         """Return a log that owns ``file``, which must be unbuffered: a thread writes to it."""
         log = cls(None, clock, is_standard_output=is_standard_output)
-        log._stream = EventWriter(file, log._build_lost, log._tell_full, log._give_up)
+        log._stream = log._writer(file)
         return log
 
     @classmethod
@@ -131,8 +131,11 @@ class EventLog:
         if isinstance(self._stream, EventWriter):
             self._stream.replace(file)
         else:
-            self._stream = EventWriter(file, self._build_lost, self._tell_full, self._give_up)
+            self._stream = self._writer(file)
             self.broken = None
+
+    def _writer(self, file: FileIO) -> EventWriter:
+        return EventWriter(file, self._build_lost, self._tell_full, self._give_up)
 
     def _build_lost(self, count: int) -> str:
         return self._build_line("events_lost", {"count": count})

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import host.connection
+import host.descriptors.socket_read
 import host.message_channel
 from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
 from host.connection import Connection
@@ -147,7 +148,7 @@ async def test_front_end_that_reads_no_reply_is_given_up(monkeypatch: pytest.Mon
 @pytest.mark.asyncio
 async def test_descriptors_lost_on_the_way_cost_their_own_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which of them are missing cannot be known, so the message cannot be carried out. The next one can."""
-    monkeypatch.setattr(host.message_channel, "_ANCILLARY_SPACE", socket.CMSG_SPACE(8))
+    monkeypatch.setattr(host.descriptors.socket_read, "_ANCILLARY_SPACE", socket.CMSG_SPACE(8))
     before = open_fds(os.getpid()).keys()
     async with attached() as session:
         fd = os.eventfd(0)
