@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from guest.mm.mmzone import Zone, ZoneSpan
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.reporting.rotation import Rotation
 from guest.mm.views.buddyinfo import parse_buddyinfo, shape_memory
 from guest.mm.x86.pci_hole import NO_HOLE, PCI_HOLES, find_pci_hole, pci_hole_of_size
 from guest.mm.x86.zones import x86_64_zones
@@ -35,6 +36,8 @@ def make_allocator(options: VmmOptions) -> PageAllocator:
         options.memory // PAGE_SIZE,
         zones=zones,
         nr_cpus=options.cpus,
+        move_to_tail=options.reporter == Rotation.name,  # since Linux 5.10; the designs of 2019 have a head there
+        claims_pageblocks=options.profile.claims_pageblocks,
         cma_pages=options.cma // PAGE_SIZE,
         shuffle_seed=options.seed if options.shuffle else None,
     )

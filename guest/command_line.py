@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
+from guest.linux_profile import LINUX_7_2, PROFILES
 from guest.mm.views.vmstat import VIEWS
 from guest.mm.x86.pci_hole import PCI_HOLES, pci_hole_of_size
 from guest.virtqueue.ring_memory import QUEUE_SIZE, RingOptions
@@ -145,12 +146,12 @@ def _add_virtqueues(parser: argparse.ArgumentParser) -> None:
         default=QUEUE_SIZE,
         help=f"entries, up to 32768; a power of two if split (default: {QUEUE_SIZE})",
     )
-    for option, default, what in (
-        ("--indirect", "on", "one indirect table for a request of more than one buffer"),
-        ("--event-idx", "on", "kicks and interrupts only where the other side is to be woken"),
-        ("--in-order", "off", "the device uses buffers in the order in which they were made available"),
+    for option, default, said, what in (
+        ("--indirect", None, "off; with --profile 6.1 on", "one indirect table for a request of more than one buffer"),
+        ("--event-idx", "on", "on", "kicks and interrupts only where the other side is to be woken"),
+        ("--in-order", "off", "off", "the device uses buffers in the order in which they were made available"),
     ):
-        rings.add_argument(option, choices=("on", "off"), default=default, help=f"{what} (default: {default})")
+        rings.add_argument(option, choices=("on", "off"), default=default, help=f"{what} (default: {said})")
     rings.add_argument(
         "--notify",
         choices=("eventfd", "in-band"),
@@ -204,6 +205,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory", metavar="SIZE", type=option_type(_memory), default=GIB, help="guest memory (default: 1G)"
     )
+    parser.add_argument(
+        "--profile",
+        choices=tuple(PROFILES),
+        default=LINUX_7_2.name,
+        help="release of Linux whose driver and allocator are followed: which statistics, whether indirect tables and "
+        "small reporting queues, how types of memory take from each other (default: 7.2)",
+    )
     _add_layout(parser)
     parser.add_argument(
         "--buddyinfo",
@@ -255,6 +263,7 @@ def vmm_options(arguments: argparse.Namespace) -> VmmOptions:
     if arguments.reporter == "off" and any(value is not None for value in (*constants, arguments.high_water_mark)):
         raise UsageError("--reporter off has no constants")
     byte = arguments.page_poison
+    profile = PROFILES[arguments.profile]
     return VmmOptions(
         socket_path=arguments.socket_path,
         memory=arguments.memory,
@@ -272,6 +281,7 @@ def vmm_options(arguments: argparse.Namespace) -> VmmOptions:
         high_water_mark=arguments.high_water_mark,
         workloads=tuple(arguments.workload) or (Idle(),),
         seed=arguments.seed,
+        profile=profile,
         duration=arguments.duration,
         hold=arguments.hold,
         views=tuple(arguments.views),
@@ -280,7 +290,7 @@ def vmm_options(arguments: argparse.Namespace) -> VmmOptions:
         ring=RingOptions(
             size=arguments.queue_size,
             packed=arguments.ring == "packed",
-            indirect=arguments.indirect == "on",
+            indirect=profile.indirect if arguments.indirect is None else arguments.indirect == "on",
             event_idx=arguments.event_idx == "on",
             in_order=arguments.in_order == "on",
         ),

@@ -20,6 +20,7 @@ from guest.control import Answers, ControlServer
 from guest.machine import Machine
 from guest.mm.reporting.page_reporting import PageReporter
 from guest.mm.reporting.reporters import make_reporter
+from guest.mm.reporting.rotation import Rotation
 from guest.mm.views.vmstat import VIEWS, buddyinfo
 from guest.page_poison import PagePoison
 from guest.ram import GuestRam
@@ -69,7 +70,9 @@ class VirtualMachine:
             poison=self._poison,
         )
         self._reporting = ReportingWorker(self._make_reporter(), events)
-        self._balloon = BalloonWorker(self._machine, self._ram, events, lambda: self._oom_kills, self._poison)
+        self._balloon = BalloonWorker(
+            self._machine, self._ram, events, lambda: self._oom_kills, self._poison, options.profile.statistics
+        )
         self._device = BalloonDevice(options, self._ram, self._rings, events, (self._reporting, self._balloon), _say)
         self._stop = asyncio.Event()
         self._oom_kills = 0
@@ -78,14 +81,18 @@ class VirtualMachine:
         options = self._options
         if options.reporter == "off":
             return None
-        return make_reporter(
+        reporter = make_reporter(
             options.reporter,
             self._allocator,
             order=options.reporting_order,
             delay=options.reporting_delay,
             capacity=options.reporting_capacity,
             high_water_mark=options.high_water_mark,
+            keeps_order=options.profile.keeps_order,
         )
+        if isinstance(reporter, Rotation):  # the reporters of 2019 take as many entries as there are
+            options.profile.check_ring(options.ring.size, reporter.own_capacity)
+        return reporter
 
     def _make_poison(self) -> PagePoison | None:
         pattern = self._options.page_poison

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from guest.linux_profile import LINUX_7_2, Profile
 from guest.virtqueue.ring_memory import RingOptions
 from guest.workloads.workload import Workload
 
@@ -35,6 +36,7 @@ class VmmOptions:
     high_water_mark: int | None = None
     workloads: tuple[Workload, ...] = ()
     seed: int = 0
+    profile: Profile = LINUX_7_2
     duration: float | None = None
     hold: bool = False
     views: tuple[str, ...] = ()

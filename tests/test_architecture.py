@@ -46,6 +46,7 @@ ROOMS: dict[str, set[str]] = {
     # The guests.
     "guest.ram": set(),
     "guest.page_poison": set(),
+    "guest.linux_profile": set(),
     "guest.control": set(),
     "guest.linux": set(),
     "guest.mm": set(),
@@ -63,6 +64,7 @@ ROOMS: dict[str, set[str]] = {
         "guest.mm.reporting",
         "guest.ram",
         "guest.page_poison",
+        "guest.linux_profile",
         "guest.machine",
         "guest.virtqueue",
         "guest.vhost_user",

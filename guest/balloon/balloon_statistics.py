@@ -1,6 +1,8 @@
 """What the guest knows about its memory, for the device that asks (update_balloon_stats in Linux's
 ``drivers/virtio/virtio_balloon.c``)."""
 
+from collections.abc import Sequence
+
 from guest.balloon.balloon import Balloon
 from guest.machine import Machine
 from guest.mm.page_alloc import PageAllocator
@@ -9,8 +11,10 @@ from protocol.balloon_statistics import StatisticTag
 from protocol.memory import PAGE_SIZE
 
 
-def balloon_statistics(machine: Machine, balloon: Balloon, oom_kills: int) -> dict[StatisticTag, int]:
-    """Return the statistics as they are now. Amounts of memory are bytes.
+def balloon_statistics(
+    machine: Machine, balloon: Balloon, oom_kills: int, tags: Sequence[StatisticTag]
+) -> dict[StatisticTag, int]:
+    """Return the statistics ``tags`` as they are now, in that order. Amounts of memory are bytes.
 
     ``oom_kills`` is how many workloads have ended because memory ran out. Without DEFLATE_ON_OOM the pages in the
     balloon are no memory of the guest any more, and the total is without them.
@@ -19,7 +23,7 @@ def balloon_statistics(machine: Machine, balloon: Balloon, oom_kills: int) -> di
     total = sum(zone.managed_pages for zone in allocator.zones)
     if not balloon.deflate_on_oom:
         total -= balloon.num_pages
-    return {
+    known = {
         StatisticTag.SWAP_IN: 0,
         StatisticTag.SWAP_OUT: 0,
         StatisticTag.MEMFREE: allocator.nr_free_pages() * PAGE_SIZE,
@@ -33,6 +37,7 @@ def balloon_statistics(machine: Machine, balloon: Balloon, oom_kills: int) -> di
         StatisticTag.ASYNC_RECLAIM: vmscan.kswapd_reclaimed_pages * PAGE_SIZE,
         StatisticTag.DIRECT_RECLAIM: vmscan.direct_reclaimed_pages * PAGE_SIZE,
     }
+    return {tag: known[tag] for tag in tags}
 
 
 def mem_available(allocator: PageAllocator, cached_pages: int) -> int:

@@ -7,7 +7,7 @@ reported as events."""
 import asyncio
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +21,7 @@ from guest.balloon.free_page_hinting import (
     Hint,
     SendBlock,
 )
+from guest.linux_profile import LINUX_7_2
 from guest.machine import Machine
 from guest.mm.pageblock import MigrateType
 from guest.page_poison import PagePoison
@@ -62,7 +63,8 @@ class BalloonWorker:
     """The work items of the balloon driver. The page for its buffers is taken at once, and kept.
 
     ``oom_kills`` says how many workloads have ended because memory ran out. With ``poison``, pages that the device has
-    had are filled with its pattern before they are free (virtio 1.2, 5.5.6.6.1).
+    had are filled with its pattern before they are free (virtio 1.2, 5.5.6.6.1). ``statistics`` are those that the
+    driver sends.
 
     Raises:
         UsageError: the machine has not even one page.
@@ -75,12 +77,14 @@ class BalloonWorker:
         events: EventLog,
         oom_kills: Callable[[], int],
         poison: PagePoison | None = None,
+        statistics: Sequence[StatisticTag] = LINUX_7_2.statistics,
     ) -> None:
         self._machine = machine
         self._ram = ram
         self._events = events
         self._oom_kills = oom_kills
         self._poison = poison
+        self._statistics = statistics
         page = machine.allocator.alloc_pages(0, MigrateType.UNMOVABLE)
         if page is None:
             raise UsageError("too little memory for the balloon driver's buffers")
@@ -191,14 +195,14 @@ class BalloonWorker:
 
     async def _send_statistics(self, attachment: Attachment) -> None:
         address = self._buffers.statistics
-        statistics = balloon_statistics(self._machine, self._balloon, self._oom_kills())
+        statistics = balloon_statistics(self._machine, self._balloon, self._oom_kills(), self._statistics)
         while True:
             data = build_statistics(statistics)
             self._ram.write(address, data)
             if await attachment.queues[BalloonQueue.STATS].post([(address, len(data))]) is None:
                 return
             # The device asks by giving the buffer back.
-            statistics = balloon_statistics(self._machine, self._balloon, self._oom_kills())
+            statistics = balloon_statistics(self._machine, self._balloon, self._oom_kills(), self._statistics)
             self._events.emit("statistics", **{tag.name.lower(): value for tag, value in statistics.items()})
 
     # -- hinting ----------------------------------------------------------------------------------------------------

@@ -160,8 +160,8 @@ def rmqueue(allocator: "PageAllocator", zone: Zone, order: int, migratetype: int
     pfn = allocator.rmqueue_smallest(zone, order, migratetype)
     if pfn < 0 and uses_cma:
         pfn = _rmqueue_cma(allocator, zone, order)
-    if pfn < 0 and rmqueue_fallback(allocator, zone, order, migratetype, no_fragment=no_fragment):
-        pfn = allocator.rmqueue_smallest(zone, order, migratetype)
+    if pfn < 0:
+        pfn = rmqueue_fallback(allocator, zone, order, migratetype, no_fragment=no_fragment)
     return pfn
 
 

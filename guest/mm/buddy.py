@@ -11,6 +11,7 @@ multiples of such a block, so no merge crosses from one zone into another.
 workload. They repeat the list operations of ``free_list`` instead of calling them: a call costs as much as its body.
 """
 
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 from guest.mm.errors import NotAllocatedError
@@ -57,6 +58,7 @@ class Buddy:
     start_pfn: int
     end_pfn: int
     move_to_tail: bool
+    claims_pageblocks: bool
     pageblock_order: int
     pageblock_nr_pages: int
     mem_map: bytearray
@@ -132,7 +134,7 @@ class Buddy:
         while order < MAX_ORDER:
             buddy = pfn ^ (1 << order)
             state = mem_map[buddy]
-            if BUDDY_ORDER[state] != order or (order >= pageblock_order and not self._may_merge(migratetype, buddy)):
+            if BUDDY_ORDER[state] != order or (order >= pageblock_order and not self._join(migratetype, buddy, order)):
                 break
             if state & REPORTED:
                 self._clear_page_reported(zone, buddy, order)
@@ -181,10 +183,19 @@ class Buddy:
             migratetype = self.pageblock_migratetype[part >> self.pageblock_order]
             self.free_one_page(zone, part, self.pageblock_order, migratetype, reported)
 
-    def _may_merge(self, migratetype: int, buddy: int) -> bool:
-        # From a pageblock on, blocks of different types stay apart unless both types are ordinary ones.
-        buddy_type = self.pageblock_migratetype[buddy >> self.pageblock_order]
-        return migratetype == buddy_type or (MERGEABLE[migratetype] and MERGEABLE[buddy_type])
+    def _join(self, migratetype: int, buddy: int, order: int) -> bool:
+        # Whether a block of a pageblock or more may merge with its buddy: with its like, or one ordinary type with
+        # another. Linux 7.2 then gives the buddy the block's type: its parts belong on the lists of one type.
+        block = buddy >> self.pageblock_order
+        buddy_type = self.pageblock_migratetype[block]
+        if migratetype == buddy_type:
+            return True
+        if not (MERGEABLE[migratetype] and MERGEABLE[buddy_type]):
+            return False
+        if self.claims_pageblocks:
+            nr_blocks = 1 << order - self.pageblock_order
+            self.pageblock_migratetype[block : block + nr_blocks] = bytes([migratetype]) * nr_blocks
+        return True
 
     def move_to_free_list(self, zone: Zone, pfn: int, order: int, migratetype: int) -> None:
         """Put a free block on the list of ``migratetype``. If reported it stays so, but the boundary lets go of it."""
@@ -207,20 +218,31 @@ class Buddy:
         Returns:
             the pages moved, and the pages allocated as movable that were passed on the way.
         """
-        start = pfn & -self.pageblock_nr_pages
-        zone = self.pageblock_zone[start >> self.pageblock_order]
-        free_pages = movable_pages = 0
-        page = start
-        while page < start + self.pageblock_nr_pages:
-            state = self.mem_map[page]
-            order = state & ORDER_MASK if state not in (TAIL, ABSENT) else 0
+        zone = self.pageblock_zone[pfn >> self.pageblock_order]
+        for page, order, state in self._blocks_of(pfn):
             if BUDDY_ORDER[state] is not None:
                 self.move_to_free_list(zone, page, order, migratetype)
+        return self.count_freepages_block(pfn)
+
+    def count_freepages_block(self, pfn: int) -> tuple[int, int]:
+        """Return what :meth:`move_freepages_block` would return, and move nothing (prep_move_freepages_block)."""
+        free_pages = movable_pages = 0
+        for _, order, state in self._blocks_of(pfn):
+            if BUDDY_ORDER[state] is not None:
                 free_pages += 1 << order
             elif state & (ALLOCATED | MOVABLE) == ALLOCATED | MOVABLE and state != ABSENT:
                 movable_pages += 1 << order
-            page += 1 << order
         return free_pages, movable_pages
+
+    def _blocks_of(self, pfn: int) -> Iterator[tuple[int, int, int]]:
+        # First page, order and state of each block in the pageblock of `pfn`; a page of no such block has order 0.
+        page = pfn & -self.pageblock_nr_pages
+        end = page + self.pageblock_nr_pages
+        while page < end:
+            state = self.mem_map[page]
+            order = state & ORDER_MASK if state not in (TAIL, ABSENT) else 0
+            yield page, order, state
+            page += 1 << order
 
     def set_pageblock_migratetype(self, pfn: int, migratetype: int) -> int:
         """Give the pageblock of ``pfn`` a migratetype and bring its free blocks to the matching lists.

@@ -41,6 +41,8 @@ class PageAllocator(Buddy):
         min_free_kbytes: ``vm.min_free_kbytes``, None for the kernel's own sum.
         move_to_tail: blocks that change their migratetype go to the tail of the new list, as since Linux 5.10, and not
             to the head as in v12.
+        claims_pageblocks: types take from each other as in Linux 7.2: a whole pageblock or, where that is not to be
+            had, the one block (``fallback``); and a pageblock that merges takes over the type of the block it joins.
         pageblock_order: 9 with transparent or other huge pages of 2 MiB, 10 (MAX_ORDER) where there are none, as in
             User Mode Linux.
         nr_cpus: processors with page lists of their own (``pcp``); 0 sends every free straight to the buddy lists.
@@ -59,6 +61,7 @@ class PageAllocator(Buddy):
         zones: Sequence[ZoneSpan] | None = None,
         min_free_kbytes: int | None = None,
         move_to_tail: bool = False,
+        claims_pageblocks: bool = False,
         pageblock_order: int = PAGEBLOCK_ORDER,
         nr_cpus: int = 0,
         cma_pages: int = 0,
@@ -73,6 +76,7 @@ class PageAllocator(Buddy):
         self.end_pfn = spans[-1].end_pfn
         self.total_pages = total_pages
         self.move_to_tail = move_to_tail
+        self.claims_pageblocks = claims_pageblocks
         self.pageblock_order = pageblock_order
         self.pageblock_nr_pages = 1 << pageblock_order
         self.reporter: Reporter | None = None

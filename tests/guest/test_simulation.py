@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ GIB_PAGES = 1 << 18
 FREE = DeviceCost(per_report=0.0, per_range=0.0, per_present_page=0.0)
 
 
-def simulation(name: str, *workloads: str, pages: int = GIB_PAGES, seed: int = 0, **values: int) -> Simulation:
+def simulation(name: str, *workloads: str, pages: int = GIB_PAGES, seed: int = 0, **values: Any) -> Simulation:
     allocator = PageAllocator(pages)
     reporter = None if name == "off" else make_reporter(name, allocator, **values)
     return Simulation(allocator, reporter, [parse_workload(text) for text in workloads], seed=seed)

@@ -21,6 +21,7 @@ def make_reporter(
     delay: float | None = None,
     capacity: int | None = None,
     high_water_mark: int | None = None,
+    keeps_order: bool = True,
 ) -> PageReporter:
     """Return an unregistered reporter for ``allocator``. None leaves a value at that reporter's own default.
 
@@ -30,6 +31,7 @@ def make_reporter(
         delay: seconds from a request to the work.
         capacity: blocks in one report.
         high_water_mark: unreported blocks of one order that start ``boundary`` and ``scan``; ``rotation`` has none.
+        keeps_order: for ``rotation``, whether its order stays through further registrations; the others settle it once.
 
     Raises:
         UsageError: no such reporter, or a value that it cannot take.
@@ -41,4 +43,6 @@ def make_reporter(
         if not issubclass(REPORTERS[name], ZoneReporter):
             raise UsageError(f"the {name} reporter has no high-water mark")
         given["high_water_mark"] = high_water_mark
+    if issubclass(REPORTERS[name], Rotation):
+        given["keeps_order"] = keeps_order
     return REPORTERS[name](allocator, **{key: value for key, value in given.items() if value is not None})

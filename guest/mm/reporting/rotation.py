@@ -67,6 +67,8 @@ class Rotation(PageReporter):
         order: ``page_reporting_order``, from 0 up. None is the kernel's -1: the first device to register decides.
         delay: seconds from the first free to the pass, and from one pass to the next.
         capacity: blocks in a report; the budget and the watermark rule depend on it as well.
+        keeps_order: whether an order that is set stays, as in Linux 7.2. In 6.1 every further registration sets it
+            to the device's, or a pageblock's.
     """
 
     name: ClassVar[str] = "rotation"
@@ -78,21 +80,27 @@ class Rotation(PageReporter):
         order: int | None = None,
         delay: float = DELAY,
         capacity: int = CAPACITY,
+        keeps_order: bool = True,
     ) -> None:
         super().__init__(allocator, order=order, delay=delay, capacity=capacity)
         self.page_reporting_order = order
-        """The module parameter: what was asked for, else what the first registration settled; it sticks."""
+        """The module parameter: the order asked for, else the one that a registration settled."""
+        self._keeps_order = keeps_order
+        self._registrations = 0
         self.state = _IDLE
 
     def _choose_order(self, device_order: int | None) -> None:
-        # page_reporting_register since 5.14, with the checks of 2022: a device's order of 0 says nothing, as does one
-        # above MAX_ORDER. (Linux 6.1 does not have those checks and sets the parameter at every registration. A
-        # proposal of 2026 makes 0 count; not seen merged.)
-        if self.page_reporting_order is None:
-            usable = device_order is not None and 0 < device_order <= MAX_ORDER
-            self.page_reporting_order = device_order if usable else self.order
+        # page_reporting_register. In 7.2 a device's order counts from 0 to MAX_ORDER, while the parameter is unset. In
+        # 6.1 an order of 0 says nothing, and each registration sets the parameter; `order` stands for a write to it
+        # after the first.
+        written = self.page_reporting_order is not None and self._registrations == 0
+        if self.page_reporting_order is None or not (self._keeps_order or written):
+            least = 0 if self._keeps_order else 1
+            usable = device_order is not None and least <= device_order <= MAX_ORDER
+            self.page_reporting_order = device_order if usable else self.allocator.pageblock_order
         assert self.page_reporting_order is not None
         self.order = self.page_reporting_order
+        self._registrations += 1
 
     # --- Requests ---
 

@@ -1,7 +1,9 @@
 """The same free lists under a real kernel and under the emulated guest's ``rotation``: the daemon sees the same.
 
-Linux 6.1 under User Mode Linux: one zone, pageblocks of order 10, so that only whole blocks of MAX_ORDER are reported,
-unless ``page_reporting_order`` is lowered (there a write to it counts from the next pass on).
+Linux 6.1 or 7.2 under User Mode Linux, whichever is installed (6.1 is fetched where none is): one zone, pageblocks of
+order 10, so that only whole blocks of MAX_ORDER are reported, unless ``page_reporting_order`` is lowered (there a write
+to it counts from the next pass on).
+
 Each real guest tells its /proc/buddyinfo after the balloon driver came up and before its first pass, and then does
 nothing that needs memory: forking a process splits and merges blocks. An emulated guest begins with the same lists, at
 the same daemon; a simulation does so in virtual time. All guests run side by side.
@@ -20,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from guest.linux.kernel_command_line import parse_memory
+from guest.linux_profile import PROFILES
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.reporting.reporters import make_reporter
 from guest.mm.views.buddyinfo import parse_buddyinfo, shape_memory
@@ -107,7 +110,7 @@ def seconds_between_passes(reports: list[Event]) -> list[float]:
 
 def simulate(pair: Pair) -> Simulation:
     """Return a minute of a guest that begins with the same free lists and does the same."""
-    allocator = PageAllocator(pair.memory // PAGE_SIZE, pageblock_order=ORDER)
+    allocator = PageAllocator(pair.memory // PAGE_SIZE, pageblock_order=ORDER, move_to_tail=True)
     shape_memory(allocator, pair.buddyinfo)
     reporter = make_reporter("rotation", allocator, order=pair.order)
     simulation = Simulation(allocator, reporter, [parse_workload(pair.workload)])
@@ -129,8 +132,9 @@ def trace_of_fill(path: Path) -> Path:
 class Guests:
     """Real guests and their emulated twins, all at one daemon, to be run to their ends."""
 
-    def __init__(self, daemon: DaemonProcess, directory: Path, stack: ExitStack) -> None:
+    def __init__(self, daemon: DaemonProcess, directory: Path, stack: ExitStack, profile: str) -> None:
         self._daemon = daemon
+        self._profile = profile
         self._directory = directory
         self._stack = stack
         self._real: dict[str, ProgramProcess] = {}
@@ -158,6 +162,7 @@ class Guests:
         memory, order, workload = self._what[name]
         options = ["--socket-path", str(self._daemon.socket_path), "--memory", memory, "--buddyinfo", str(path)]
         options += ["--reporter", "rotation", "--reporting-order", str(order), "--workload", workload]
+        options += ["--profile", self._profile]
         guest = ProgramProcess("guest", *options)
         self._emulated[name] = self._stack.enter_context(guest)
 
@@ -183,13 +188,14 @@ class Guests:
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory, kernel_release: str) -> Iterator[dict[str, Pair]]:
     """Every pair of guests by name: the size of an idle one, or ``fill``."""
-    if not kernel_release.startswith("6.1."):
-        pytest.skip(f"the figures are those of Linux 6.1, this is {kernel_release}")
+    profile = ".".join(kernel_release.split(".")[:2])
+    if profile not in PROFILES:
+        pytest.skip(f"there is no profile of Linux {kernel_release}, only of {', '.join(PROFILES)}")
     directory = tmp_path_factory.mktemp("parity")
     fill = f"sleep {FILL_AT}; dd if=/dev/zero of=/tmp/fill bs=1M count={FILLED // MIB} 2>/dev/null; "
     fill += f"sleep {FREE_AT - FILL_AT}; rm /tmp/fill; sleep {FILL_SECONDS - FREE_AT}"
     with ExitStack() as stack:
-        guests = Guests(stack.enter_context(DaemonProcess(directory)), directory, stack)
+        guests = Guests(stack.enter_context(DaemonProcess(directory)), directory, stack, profile)
         guests.boot("fill", FILL_SIZE, ORDER, fill, f"trace:{trace_of_fill(directory / 'fill.trace')}")
         for name, (memory, order) in {SMALL_SIZE: (SMALL_SIZE, ORDER), **IDLE}.items():
             guests.boot(name, memory, order, f"sleep {IDLE_SECONDS}", f"idle:seconds={IDLE_SECONDS}")

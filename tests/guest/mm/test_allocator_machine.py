@@ -56,6 +56,7 @@ class Memory(RuleBasedStateMachine):
         cma_blocks=st.sampled_from([0, 0, 1, 2]),
         shuffle_seed=st.one_of(st.none(), st.integers(0, 9)),
         tail=st.booleans(),
+        claims=st.booleans(),
         name=st.sampled_from([None, *REPORTERS]),
     )
     def boot(
@@ -66,6 +67,7 @@ class Memory(RuleBasedStateMachine):
         cma_blocks: int,
         shuffle_seed: int | None,
         tail: bool,
+        claims: bool,
         name: str | None,
     ) -> None:
         self.allocator = PageAllocator(
@@ -73,6 +75,7 @@ class Memory(RuleBasedStateMachine):
             zones=[ZoneSpan(name=zone, start_pfn=start, end_pfn=end) for zone, start, end in zones],
             min_free_kbytes=256,
             move_to_tail=tail,
+            claims_pageblocks=claims,
             pageblock_order=pageblock_order,
             nr_cpus=nr_cpus,
             cma_pages=cma_blocks << pageblock_order,

@@ -2,7 +2,9 @@
 
 import pytest
 
+from guest.mm.fallback import rmqueue_fallback
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.page_flags import MOVABLE as MOVABLE_FLAG
 from guest.mm.pageblock import MigrateType
 from protocol.errors import UsageError
 from tests.guest.mm.reporting.reporting import entries
@@ -10,8 +12,8 @@ from tests.guest.mm.reporting.reporting import entries
 UNMOVABLE, MOVABLE, RECLAIMABLE = MigrateType.UNMOVABLE, MigrateType.MOVABLE, MigrateType.RECLAIMABLE
 
 
-def guest(blocks: int = 1) -> PageAllocator:
-    return PageAllocator(blocks * 1024, min_free_kbytes=0)
+def guest(blocks: int = 1, *, claims: bool = False) -> PageAllocator:
+    return PageAllocator(blocks * 1024, min_free_kbytes=0, claims_pageblocks=claims)
 
 
 def retag(allocator: PageAllocator, migratetype: MigrateType, *pfns: int) -> None:
@@ -19,8 +21,9 @@ def retag(allocator: PageAllocator, migratetype: MigrateType, *pfns: int) -> Non
         allocator.set_pageblock_migratetype(pfn, migratetype)
 
 
-def test_block_of_a_pageblock_or_more_is_taken_alone_and_its_pageblocks_change_type() -> None:
-    allocator = guest(2)
+@pytest.mark.parametrize("claims", [False, True])
+def test_block_of_a_pageblock_or_more_is_taken_alone_and_its_pageblocks_change_type(claims: bool) -> None:
+    allocator = guest(2, claims=claims)
     assert allocator.alloc_pages(0, UNMOVABLE) == 0
     assert list(allocator.pageblock_migratetype) == [UNMOVABLE, UNMOVABLE, MOVABLE, MOVABLE]
     assert entries(allocator, 10) == [1024]
@@ -78,9 +81,12 @@ def test_movable_request_may_have_the_pageblock_for_half_of_its_order() -> None:
     allocator.validate()
 
 
+@pytest.mark.parametrize("claims", [False, True])
 @pytest.mark.parametrize(("free_order", "expected"), [(7, MOVABLE), (8, UNMOVABLE)])
-def test_unmovable_request_keeps_the_pageblock_when_half_of_it_is_free(free_order: int, expected: MigrateType) -> None:
-    allocator = guest()
+def test_unmovable_request_keeps_the_pageblock_when_half_of_it_is_free(
+    free_order: int, expected: MigrateType, claims: bool
+) -> None:
+    allocator = guest(claims=claims)
     fragment(allocator, MOVABLE, [(0, free_order)])
     assert allocator.alloc_pages(0, UNMOVABLE) == 0
     assert list(allocator.pageblock_migratetype) == [expected, MOVABLE]
@@ -117,6 +123,59 @@ def test_high_atomic_and_cma_take_from_nobody_and_nobody_from_them() -> None:
     allocator.move_to_free_list(allocator.zones[0], 0, 10, MigrateType.CMA)
     assert allocator.alloc_pages(0, MOVABLE) is None
     assert allocator.alloc_pages(0, MigrateType.CMA) == 0
+
+
+def test_movable_request_leaves_the_rest_of_a_stolen_block_with_its_type() -> None:
+    allocator = guest(claims=True)
+    fragment(allocator, UNMOVABLE, [(0, 3), (64, 2), (128, 0)])
+    assert allocator.alloc_pages(1, MOVABLE) == 64
+    assert (entries(allocator, 3, UNMOVABLE), entries(allocator, 1, UNMOVABLE)) == ([0], [66])
+    assert [entries(allocator, order, MOVABLE) for order in range(11)] == [[]] * 11
+    assert allocator.pageblock_migratetype[0] == UNMOVABLE
+    allocator.validate()
+
+
+def test_unmovable_request_steals_the_smallest_block_where_no_pageblock_can_be_claimed() -> None:
+    allocator = guest(claims=True)
+    fragment(allocator, MOVABLE, [(0, 7), (256, 2), (512, 6)])
+    assert allocator.alloc_pages(1, UNMOVABLE) == 256
+    # 132 of 512 pages are free and the others movable: all stay where they were.
+    assert list(allocator.pageblock_migratetype) == [MOVABLE, MOVABLE]
+    assert [entries(allocator, order, MOVABLE) for order in (7, 6, 1)] == [[0], [512], [258]]
+    allocator.validate()
+
+
+def test_pageblock_with_a_smaller_free_block_is_claimed_where_the_first_cannot_be() -> None:
+    allocator = guest(2, claims=True)
+    # The largest free block lies among movable pages; the other one in a pageblock that is otherwise unmovable.
+    fragment(allocator, MOVABLE, [(0, 7)])
+    allocator.free_pages(512, 0)
+    for pfn in range(513, 1024):
+        allocator.mem_map[pfn] &= ~MOVABLE_FLAG
+    assert allocator.alloc_pages(0, UNMOVABLE) == 512
+    assert list(allocator.pageblock_migratetype) == [MOVABLE, UNMOVABLE, MOVABLE, MOVABLE]
+    assert entries(allocator, 7, MOVABLE) == [0]
+    allocator.validate()
+
+
+def test_request_that_must_not_fragment_steals_nothing_smaller_than_a_pageblock() -> None:
+    allocator = guest(claims=True)
+    fragment(allocator, MOVABLE, [(0, 8)])
+    zone = allocator.zones[0]
+    assert rmqueue_fallback(allocator, zone, 0, UNMOVABLE, no_fragment=True) == -1
+    assert rmqueue_fallback(allocator, zone, 0, UNMOVABLE) == 0
+
+
+def test_pageblock_that_merges_takes_over_the_type_of_the_block_it_joins() -> None:
+    for claims, expected in ((False, [MOVABLE, RECLAIMABLE]), (True, [RECLAIMABLE, RECLAIMABLE])):
+        allocator = guest(claims=claims)
+        assert [allocator.alloc_pages(9), allocator.alloc_pages(9)] == [0, 512]
+        allocator.pageblock_migratetype[1] = RECLAIMABLE
+        allocator.free_pages(0, 9)
+        allocator.free_pages(512, 9)
+        assert entries(allocator, 10, RECLAIMABLE) == [0]
+        assert list(allocator.pageblock_migratetype) == expected
+        allocator.validate()
 
 
 def test_isolated_pages_cannot_be_asked_for() -> None:

@@ -1,5 +1,7 @@
 """Rotation, rule by rule as in Linux mm/page_reporting.c (5.7, and 6.1 for the putback to the tail)."""
 
+from typing import Any
+
 import pytest
 
 from guest.mm.mmzone import ReportingState, ZoneSpan
@@ -16,7 +18,7 @@ def guest(count: int) -> PageAllocator:
     return PageAllocator(count * WHOLE, min_free_kbytes=0)
 
 
-def started(allocator: PageAllocator, **values: int) -> Rotation:
+def started(allocator: PageAllocator, **values: Any) -> Rotation:
     reporter = Rotation(allocator, **values)
     reporter.register(32, 0.0, do_nothing)
     return reporter
@@ -287,7 +289,7 @@ def test_order_zero_reports_single_pages() -> None:
         (None, None, 9),
         (None, 4, 4),
         (None, 10, 10),
-        (None, 0, 9),
+        (None, 0, 0),
         (None, 11, 9),
         (None, -1, 9),
         (0, 4, 0),
@@ -309,6 +311,14 @@ def test_order_that_the_first_device_settled_sticks() -> None:
     for device_order in (5, 3, None):
         reporter.register(32, 0.0, do_nothing, device_order=device_order)
         assert (reporter.page_reporting_order, reporter.order) == (5, 5)
+        reporter.unregister()
+
+
+def test_order_is_set_anew_by_each_registration_but_the_first_where_it_is_not_kept() -> None:
+    reporter = Rotation(guest(2), order=7, keeps_order=False)
+    for device_order, expected in ((5, 7), (3, 3), (0, 9), (None, 9)):
+        reporter.register(32, 0.0, do_nothing, device_order=device_order)
+        assert (reporter.page_reporting_order, reporter.order) == (expected, expected)
         reporter.unregister()
 
 
