@@ -15,6 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from host.balloon.balloon_statistics import STATISTICS_INTERVAL_MAX
 from host.balloon.offered_features import FEATURE_NAMES, feature_names, parse_features, switch_features
@@ -219,6 +220,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from host.daemon import (
         Daemon,
         DaemonOptions,
+        hold_stop_signals,
         ignore_stray_signals,
     )  # late: --help and --print-capabilities are quick
     from protocol.process.events import open_event_log
@@ -252,10 +254,24 @@ def _run(arguments: argparse.Namespace) -> int:
 
     guard_mappings()
     _share_the_interpreter()
+    hold_stop_signals()
     with contextlib.closing(events), contextlib.closing(Daemon(options, events)) as daemon, asyncio.Runner() as runner:
         runner.get_loop()  # before there is a coroutine that would be left unawaited if there are no descriptors
         runner.run(daemon.run())
+        if daemon.held_up:
+            daemon.close()
+            events.close()
+            _leave_threads_behind()
     return 0
+
+
+def _leave_threads_behind() -> NoReturn:
+    # The interpreter would wait for its threads, and one that a front-end holds up comes back when that one pleases.
+    # What it works on stays open to the end: the number of a closed file may be another file's by then.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or absent from the start
+            stream.flush()
+    os._exit(0)
 
 
 def _share_the_interpreter() -> None:

@@ -61,6 +61,10 @@ RELEASE_PATIENCE: Final = 5.0
 """Seconds for which the end of a session waits for its workers. A front-end can hold one up for as long as it likes, by
 a lock of its memory's file. The worker keeps what it uses until it comes back, and the peer's limits count it."""
 
+STOP_PATIENCE: Final = 0.3
+"""The same when the daemon stops, which it does within a second. A chain that takes longer is cut off with the process,
+which is to its driver as if the daemon had been killed."""
+
 _unreleased: Final[set[asyncio.Task[None]]] = set()
 """Sessions that have ended but for a worker that is held up."""
 
@@ -144,6 +148,7 @@ class Connection:
     async def run(self) -> str:
         """Serve the session to its end and release everything. Return the reason of the end, one line."""
         tasks = [asyncio.create_task(self._serve_messages()), asyncio.create_task(self._retire_broken_rings())]
+        patience = RELEASE_PATIENCE
         try:
             ends: list[asyncio.Future[None]] = [*tasks, self._disconnected]
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -154,15 +159,17 @@ class Connection:
             return str(error)
         except MemoryError:
             return "the daemon is out of memory"
+        except asyncio.CancelledError:
+            patience = STOP_PATIENCE
+            raise
         finally:
             for task in tasks:
                 task.cancel()
             release = asyncio.create_task(self._release(tasks))
             try:
-                await _wait_for_release(release)
+                await _wait_for_release(release, patience)
             except asyncio.CancelledError:
-                # Told to stop while the last chain is being finished: finished it has to be all the same.
-                await _wait_for_release(release)
+                await _wait_for_release(release, STOP_PATIENCE)
                 raise
 
     async def _serve_messages(self) -> None:
@@ -370,8 +377,13 @@ class Connection:
             self._send_request(action.data)
 
 
-async def _wait_for_release(release: asyncio.Task[None]) -> None:
-    done, _ = await asyncio.wait({release}, timeout=RELEASE_PATIENCE)
+def unreleased_sessions() -> int:
+    """Return how many sessions have ended but for a worker that a front-end holds up."""
+    return len(_unreleased)
+
+
+async def _wait_for_release(release: asyncio.Task[None], patience: float) -> None:
+    done, _ = await asyncio.wait({release}, timeout=patience)
     if done:
         await release
         return

@@ -18,7 +18,7 @@ from typing import Final
 
 from host.balloon.free_page_hinting import COMMAND_ID_FIRST, COMMAND_IDS, FreePageHinting
 from host.balloon.virtio_balloon import VirtioBalloon
-from host.connection import Connection
+from host.connection import Connection, unreleased_sessions
 from host.control.control_commands import ControlCommands, logical_size
 from host.control.control_server import ControlServer
 from host.control.guest_ram import RESERVE_BYTES
@@ -42,6 +42,9 @@ WORKERS_MAX: Final = 256
 """Most threads that discard at the same time. They are made only when there is work for them, and a guest needs at
 most one for each of its queues, so guests that are slow on purpose leave enough for the others."""
 
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+"""Signals that stop the daemon."""
 
 FDS_LEAST: Final = 64
 """Open files that the daemon itself and two virtual machines take."""
@@ -97,6 +100,11 @@ class Daemon:
         self._last_vm = 0
         self._stop = asyncio.Event()
 
+    @property
+    def held_up(self) -> bool:
+        """Whether a worker is still held up by a front-end whose session has ended."""
+        return bool(unreleased_sessions())
+
     def close(self) -> None:
         """Remove the sockets that were made here, also if :meth:`run` was never called."""
         self._sockets.close()
@@ -112,10 +120,11 @@ class Daemon:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._events.reopen)
         loop.add_signal_handler(signal.SIGUSR1, self._print_status)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         try:
             if self._control is not None:
                 await self._control.start()
@@ -256,7 +265,7 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._executor.shutdown(wait=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)  # a worker that is held up is not waited for
 
 
 def open_socket(options: DaemonOptions, sockets: contextlib.ExitStack) -> tuple[socket.socket, bool]:
@@ -279,6 +288,11 @@ def _printable_address(sock: socket.socket) -> str:
     # The name of an abstract socket comes as bytes with a leading zero, which people write as @.
     address: str | bytes = sock.getsockname()
     return address if isinstance(address, str) else "@" + address[1:].decode(errors="backslashreplace")
+
+
+def hold_stop_signals() -> None:
+    """Let the signals that stop the daemon wait until it runs, and can remove what it has made by then."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def ignore_stray_signals() -> None:

@@ -26,7 +26,7 @@ RETRY_INTERVAL: Final = 0.5
 _PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOBUFS, errno.ENOMEM})
 """Errors that may pass: disks are cleaned up, quotas raised, files rotated."""
 
-CLOSE_TIMEOUT: Final = 2.0
+CLOSE_TIMEOUT: Final = 0.5
 """Seconds that the reader has at the end to take the pending lines."""
 
 
