@@ -275,6 +275,8 @@ class Connection:
                 self._tell(event, **fields)
             case ForgetDriver():
                 self.control.driver_left()
+                for files in self._files:
+                    files.kept = None
             case LogRing(index=index, log=log):
                 self._services[index].set_on_write(self._migration.on_write(log))
             case _:

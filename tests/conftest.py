@@ -3,13 +3,15 @@
 The tiers are markers, given to each test file by what it uses:
 
 * ``real_kernel``: boots a Linux kernel under User Mode Linux. Files say so themselves.
-* ``processes``: starts processes: the file imports :mod:`subprocess`, a class of the test harness that starts one, or
-  the ``main`` of a tool that does.
+* ``processes``: starts processes. The file lies in ``end_to_end``, imports :mod:`subprocess`, a class of the test
+  harness that starts one or the ``main`` of a tool that does, or says so itself.
 * ``long``: takes several seconds of processor time.
-* none of these: the quick tier.
+* none of these: the quick tier. A test of it that starts a process fails.
 """
 
 import subprocess
+import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Final
 
@@ -45,3 +47,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if in_folder or starts_processes(item.module):
             item.add_marker(pytest.mark.processes)
     items.sort(key=lambda item: next((n for n, name in enumerate(_FIRST) if name in item.nodeid), len(_FIRST)))
+
+
+_STARTS: Final = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system")
+_may_start = True
+
+
+def _refuse_processes(event: str, _arguments: tuple[object, ...]) -> None:
+    if not _may_start and event in _STARTS:
+        raise AssertionError(f"{event}: this test starts a process, so it has to be marked with `processes`")
+
+
+sys.addaudithook(_refuse_processes)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let only tests that are marked so start processes."""
+    global _may_start
+    _may_start = any(item.iter_markers("processes")) or any(item.iter_markers("real_kernel"))
+    try:
+        return (yield)
+    finally:
+        _may_start = True

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import select
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -26,6 +25,7 @@ from host.balloon.virtio_balloon import Outcome, VirtioBalloon
 from host.memory.discard import punch_hole
 from host.memory.discard_plan import DiscardPlan, Refusal
 from host.memory.guest_memory import GuestMemory
+from host.ring.kick_watch import KickWatch
 from host.ring.queue_files import KeptBuffer, QueueFiles
 from host.ring.service_state import HAS_WORKER, IS_OVER, TRANSITIONS, ServiceEvent, ServiceState
 from host.ring.turn import ServedChain, Turn
@@ -81,10 +81,10 @@ class RingService:
     ``on_turn`` is called on the event loop after each worker's turn, and in the course of a long one with the chains
     served so far. Once ``broken`` the driver has broken a rule, and the ring is not touched again.
 
-    Who owns what. The event loop alone writes ``_state``, ``_patience_ends``, the timers and ``_give_back_wanted``.
-    The worker that has the ring alone uses ``_ring``, ``_held``, ``_signal_first`` and ``_give_back_done``; the loop
-    touches these only while no worker has the ring. ``_is_stale`` and ``_kick_unread`` belong to the side that reads
-    the kick descriptor, which is never both at a time.
+    Who owns what. The event loop alone writes ``_state``, ``_patience_ends``, ``_poller``, ``_idle``, ``_stopped`` and
+    ``_give_back_wanted``. The worker that has the ring alone uses ``_ring``, ``_held``, ``_held_says``,
+    ``_signal_first`` and ``_give_back_done``; the loop touches these only while no worker has the ring. So it is with
+    ``_kick``, which says who waits. Both sides clear ``_is_stale`` and neither sets it.
 
     Raises:
         VhostUserError: the ring cannot be mapped, or its base does not lie in it. Nothing is held then.
@@ -113,7 +113,6 @@ class RingService:
         self._state = ServiceState.IDLE
         self._patience_ends = math.inf
         self._poller: asyncio.TimerHandle | None = None
-        self._rest: asyncio.TimerHandle | None = None
         self._idle: list[asyncio.Future[None]] = []
         self._stopped: asyncio.Task[int] | None = None
         self._give_back_wanted = 0
@@ -123,8 +122,7 @@ class RingService:
         self._held_says: BalloonStatistics | None = None
         self._give_back_done = 0
         # In turns.
-        self._kick_poll = select.poll()
-        self._kick_unread = False
+        self._kick = KickWatch(action.index, files.kick, self._on_kick)
         self._mapped = memory.map_ring(action.index, action.place)
         try:
             self._ring: DeviceVirtqueue = open_queue(action, self._mapped.ring, memory.read)
@@ -143,12 +141,14 @@ class RingService:
             VhostUserError: the kick descriptor cannot be waited for. The ring is unmapped then.
         """
         try:
-            self._watch_kick()
+            self._kick.start()
         except VhostUserError:
             self._memory.unmap_ring(self.index, self._mapped)
             raise
-        if self.queue is BalloonQueue.FREE_PAGE and self._is_new_driver:
-            self._balloon.hinting.forget_driver()
+        if self._is_new_driver:
+            self._files.kept = None
+            if self.queue is BalloonQueue.FREE_PAGE:
+                self._balloon.hinting.forget_driver()
         if self._is_stale:
             return
         self._move(ServiceEvent.KICK)
@@ -166,42 +166,15 @@ class RingService:
         """Have every write into the ring told to ``on_write`` that is made after this returns."""
         self._ring.on_write = on_write
 
-    def _watch_kick(self) -> None:
-        kick = self._files.kick
-        if kick is None or kick.gone:
-            return
-        try:
-            self._loop.add_reader(kick.fd, self._on_kick)
-        except OSError as error:  # the limit of watches, or no memory
-            raise VhostUserError(f"the kick descriptor of queue {self.index} cannot be waited for") from error
-        self._kick_poll.register(kick.fd, select.POLLIN)
-
-    def _unwatch_kick(self) -> None:
-        if self._rest is not None:
-            self._rest.cancel()
-        if self._files.kick is not None:
-            self._loop.remove_reader(self._files.kick.fd)
-
-    def _on_kick(self) -> None:
-        kick = self._files.kick
-        assert kick is not None
-        self._kick_unread = kick.held_by_others
-        try:
-            taken = not self._kick_unread and kick.take()
-        except VirtqueueError:
-            taken = False
-            self._kick_unread = True  # the worker finds the same error, and tells it
-        if self._kick_unread:
-            self._move(ServiceEvent.KICK)
-        elif taken:
+    def _on_kick(self, taken: bool) -> None:
+        if taken:
             self._is_stale = False
-            self._move(ServiceEvent.KICK)
-        elif kick.gone:
-            self._unwatch_kick()
+        self._move(ServiceEvent.KICK)
 
     def kick(self) -> None:
         """Look at the ring: the driver has kicked it by a message."""
-        self._is_stale &= self._state in IS_OVER
+        if self._state not in IS_OVER:
+            self._is_stale = False
         self._move(ServiceEvent.KICK)
 
     def _poll_ring(self) -> None:
@@ -213,24 +186,24 @@ class RingService:
     def _move(self, event: ServiceEvent) -> None:
         self._state = TRANSITIONS[self._state, event]
         if self._state is ServiceState.WORKING:  # to which no transition leads while a worker has the ring
-            self._unwatch_kick()
+            self._kick.stop()
             self._executor.submit(self._serve)
 
     def _turn_done(self, turn: Turn) -> None:
         self._move(turn.end)
-        if self._state is ServiceState.IDLE:
-            self._watch_kick()
-        elif self._state is ServiceState.RESTING:
-            self._rest = self._loop.call_later(SPURIOUS_KICK_BACKOFF, self._rested)
         for idle in self._idle:
             if not idle.done():
                 idle.set_result(None)
         self._idle.clear()
+        if self._state is ServiceState.IDLE:
+            self._kick.resume()
+        elif self._state is ServiceState.RESTING:
+            self._kick.resume_after(SPURIOUS_KICK_BACKOFF, self._rested)
         self._on_turn(self.index, turn)
 
     def _rested(self) -> None:
         self._move(ServiceEvent.RESTED)
-        self._watch_kick()
+        self._kick.resume()
 
     def give_back_held(self) -> bool:
         """Give the held chain back, which asks its driver for a new one. Return False if the ring is not to be touched.
@@ -266,7 +239,7 @@ class RingService:
     async def _stop(self) -> int:
         self._patience_ends = time.monotonic() + STOP_PATIENCE
         self._move(ServiceEvent.STOP)
-        self._unwatch_kick()
+        self._kick.stop()
         if self._poller is not None:
             self._poller.cancel()
         settled = self._loop.create_task(self.settled())
@@ -328,9 +301,10 @@ class RingService:
                 self._files.signal_call()
 
     def _serve_bursts(self, turn: Turn) -> None:
-        if self._kick_unread:
-            self._kick_unread = False
-            self._is_stale &= not self._take_kick()
+        if self._kick.unread:
+            self._kick.unread = False
+            if self._kick.take():
+                self._is_stale = False
         if self._is_stale:
             return
         # A buffer that was kept over a stop is in the ring, and is found again in this turn.
@@ -339,7 +313,7 @@ class RingService:
         self._serve_chains(turn)
         # Kicks count as well as chains: kicks without a chain are no way to keep this thread for ever.
         for _ in range(CHAINS_PER_TURN):
-            if turn.end is ServiceEvent.MORE or self._state is _STOPPING or not self._take_kick(LINGER_MS):
+            if turn.end is ServiceEvent.MORE or self._state is _STOPPING or not self._kick.take(LINGER_MS):
                 return
             self._serve_chains(turn)
         if turn.chains == 0:
@@ -349,10 +323,6 @@ class RingService:
         # The loop hears of these chains while this thread is busy with the next.
         served, turn.served, turn.told = turn.served, [], now
         self._call_loop(partial(self._on_turn, self.index), Turn(served))
-
-    def _take_kick(self, wait_ms: int = 0) -> bool:
-        kick = self._files.kick
-        return kick is not None and not kick.gone and bool(self._kick_poll.poll(wait_ms)) and kick.take()
 
     def _serve_chains(self, turn: Turn) -> None:
         ring = self._ring

@@ -78,6 +78,9 @@ class Reply:
     fds: tuple[int, ...] = ()
 
 
+_KNOWN: Final = frozenset(map(int, FrontendRequest))
+
+
 def handle(session: Session, message: Message | BadMessage) -> Generator[Action, ActionResult, Reply | None]:
     """Carry out one message: yield its effects, return the reply or None.
 
@@ -122,11 +125,8 @@ def _is_heard(session: Session, message: Message | BadMessage) -> bool:
 def _refuse(session: Session, message: Message | BadMessage, error: VhostUserError) -> Reply | None:
     # The sender of a request with a reply of its own takes whatever comes for that reply, so it cannot be told unless
     # that reply can say error.
-    try:
+    if message.request in _KNOWN:
         request = FrontendRequest(message.request)
-    except ValueError:
-        form = None
-    else:
         form = FRONTEND_REQUEST_FORMS[request]
         replies = not form.reply_is_optional or form.needs is None or session.has_protocol_feature(form.needs)
         if form.reply is not None and replies:

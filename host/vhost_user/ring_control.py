@@ -17,7 +17,7 @@ from host.vhost_user.actions import (
     StopRing,
 )
 from host.vhost_user.session import RefusedDriver, Session
-from host.vhost_user.vring import RingEvent, Vring
+from host.vhost_user.vring import RingEvent, RingState, Vring
 from host.virtqueue.ring_place import RingLog
 from host.virtqueue.virtqueue import RingFeatures
 from protocol.errors import VhostUserError
@@ -131,6 +131,8 @@ def run_wanted(session: Session, asked: Vring | None = None) -> Effects:
             reason = f"there is no queue {vring.index} by the {dialect} numbers"
             yield Announce("queue_unknown", {"queue": vring.index, "reason": reason})
         yield from pause(session, vring)
+        if vring.state is RingState.BROKEN:
+            continue
         try:
             start = _start_ring(session, vring, queue)
             yield start

@@ -1,11 +1,13 @@
 """What one queue may cost: kicks without a reason, and a chain that takes for ever."""
 
 import asyncio
+import errno
 import os
 from collections.abc import Iterator
 
 import pytest
 
+import host.ring.kick_watch
 import host.ring.ring_service
 from host.ring.kick_file import KickFile
 from protocol.memory import PAGE_SIZE
@@ -92,3 +94,72 @@ async def test_chain_that_takes_too_long_is_put_back_when_its_ring_is_to_stop(
     await settle()
     assert (bench.served, bench.queue.ring.used[1], bench.ram.pages()) == (1, 1, set())
     assert await service.stop() == 1
+
+
+@pytest.mark.asyncio
+async def test_kick_descriptor_that_cannot_be_watched_is_watched_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The turn that it follows is told all the same, and who waits for its end is woken."""
+    monkeypatch.setattr(host.ring.kick_watch, "WATCH_RETRY", 0.0)
+    loop = asyncio.get_running_loop()
+    service = bench.start()
+    bench.report()
+    settled = asyncio.create_task(service.settled())
+    with monkeypatch.context() as short:
+        short.setattr(loop, "add_reader", _no_more_watches)
+        bench.executor.run_one()
+        await settle()
+        assert (bench.served, settled.done()) == (1, True)
+        bench.report()
+        bench.queue.kick()
+        await settle()
+        assert bench.executor.waiting == []
+    await settle()
+    bench.executor.run_one()
+    await settle()
+    assert bench.served == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "the kick descriptor of queue 2 cannot be waited for now; it is tried again"
+    ]
+    await service.stop()
+
+
+def _no_more_watches(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.asyncio
+async def test_kick_by_message_while_a_worker_reads_the_descriptor_is_not_lost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ring was left alone until a kick, and the one in the pipe was taken by another reader."""
+    assert bench.files.kick is not None
+    bench.files.kick.close()
+    reading, kicks = os.pipe()
+    bench.files.kick = KickFile(reading)
+    service = bench.start()
+    bench.executor.run_one()
+    await settle()
+    bench.base = await service.stop()
+    bench.files.token += 1  # not as it was left
+    service = bench.start(resumes=True)
+    bench.report()
+    os.write(kicks, bytes(8))
+    await settle()
+    assert len(bench.executor.waiting) == 1
+
+    def take_too_late(_kick: KickFile) -> bool:
+        service.kick()
+        return False
+
+    with monkeypatch.context() as slow:
+        slow.setattr(KickFile, "take", take_too_late)
+        bench.executor.run_one()
+    await settle()
+    while bench.executor.waiting:
+        bench.executor.run_one()
+        await settle()
+    assert bench.served == 1
+    await service.stop()
+    os.close(kicks)

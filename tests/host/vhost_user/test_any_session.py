@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from host.balloon.virtio_balloon import OFFERED
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, MustClose
+from host.vhost_user.vring import RingState
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import build_message
 from protocol.vhost_user_payloads import MemoryTable, Payload, VringFile, VringState
@@ -84,14 +85,15 @@ def telling_messages(draw: st.DrawFn) -> tuple[FrontendRequest, bytes, tuple[int
     )
 
 
-@given(session=st.lists(telling_messages() | st.integers(-5, 4), max_size=60))
+@given(session=st.lists(telling_messages() | st.integers(-5, 4), max_size=60), breaking=st.sets(st.integers(0, 4)))
 @settings(max_examples=150)
 def test_in_any_session_rings_have_roles_of_their_own_and_stopped_ones_are_left_alone(
-    session: list[tuple[FrontendRequest, bytes, tuple[int, ...]] | int],
+    session: list[tuple[FrontendRequest, bytes, tuple[int, ...]] | int], breaking: set[int]
 ) -> None:
-    """A bare number is a change of the configuration space, one below 0 a ring that its driver breaks. The shell
-    checks: nothing is sent while all are stopped."""
+    """A bare number is a change of the configuration space, one below 0 a ring that its driver breaks; ``breaking`` are
+    found broken when they are stopped. The shell checks: nothing is sent while all are stopped."""
     shell = shell_of_everything()
+    shell.breaking = breaking
     for step in session:
         if isinstance(step, int) and step < 0:
             if shell.session.vrings[step].running:
@@ -106,12 +108,29 @@ def test_in_any_session_rings_have_roles_of_their_own_and_stopped_ones_are_left_
         shell.take_done()
         shell.receive(data, fds)
         was_reset = "reset" in shell.take_done()
-        assert shell.session.status & DeviceStatus.DEVICE_NEEDS_RESET == (0 if was_reset else needed_reset)
+        needs_reset = shell.session.status & DeviceStatus.DEVICE_NEEDS_RESET
+        assert needs_reset == (0 if was_reset else needed_reset) or (needs_reset and breaking)
         roles = [ring.queue for ring in shell.running.values()]
         assert len(set(roles)) == len(roles)
         assert set(roles) <= set(queue_order(shell.session.features))
         if request is FrontendRequest.RESET_DEVICE or (request is FrontendRequest.GET_FEATURES and lost_bit_30(shell)):
             assert not shell.running
+
+
+def test_ring_that_is_found_broken_when_its_role_becomes_known_stays_stopped() -> None:
+    """It ran without a role, and is stopped to begin with one."""
+    shell = shell_of_everything()
+    assert shell.ask(FrontendRequest.SET_FEATURES, EVERYTHING & ~(1 << 1)) == 0  # no statistics: queue 4 is no queue
+    for index in (0, 1, 2, 4):
+        set_up(shell, index)
+    assert shell.running[4].queue is None
+    shell.breaking = {4}
+    assert shell.ask(FrontendRequest.GET_VRING_BASE, VringState(2, 0)) == VringState(2, 0)
+    shell.ring("CALL", 0, 30)
+    assert 4 not in shell.running
+    assert shell.session.vrings[4].state is RingState.BROKEN
+    assert shell.ring("ENABLE", 4, 1) == 0
+    assert set(shell.running) == {0, 1}
 
 
 def lost_bit_30(shell: Shell) -> bool:
