@@ -10,6 +10,8 @@ import pytest
 from protocol.errors import BalloonError
 from scripts.child_processes import Child, Children, LineTail
 
+pytestmark = pytest.mark.processes
+
 
 def wait_until_ended(child: Child) -> None:
     """Wait for the end of a process that ends by itself."""

@@ -13,6 +13,8 @@ from guest.linux.debian_packages import cache_directory, is_static
 from guest.linux.kernel_files import find_module, inspect_kernel, locate, module_release
 from protocol.errors import BalloonError
 
+pytestmark = pytest.mark.processes
+
 CONFIGURATION = "\n".join(
     f"CONFIG_{name}" for name in ("VIRTIO_UML=y", "PAGE_REPORTING=y", "HOSTFS=y", "DEVTMPFS=y", "TMPFS=y")
 )
