@@ -174,7 +174,7 @@ def test_guest_and_host_meet_only_in_protocol(package: str) -> None:
     assert breaches == []
 
 
-def test_each_room_imports_only_the_rooms_that_it_may() -> None:
+def test_rooms_import_only_the_rooms_that_they_may() -> None:
     breaches = []
     for path in python_files("guest", "host", "protocol"):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -221,12 +221,12 @@ def test_files_import_each_other_without_a_circle() -> None:
     assert left.keys() == set().union(*CIRCLES)
 
 
-def test_every_room_of_the_table_exists() -> None:
+def test_rooms_of_the_table_exist() -> None:
     places = {room: ROOT / room.replace(".", "/") for room in ROOMS}
     assert [room for room, place in places.items() if not (place.is_dir() or place.with_suffix(".py").is_file())] == []
 
 
-def test_only_shell_files_touch_the_operating_system() -> None:
+def test_operating_system_is_touched_by_shell_files_alone() -> None:
     breaches = []
     for path in python_files("guest", "host", "protocol"):
         if SHELL.fullmatch(name_of(path)) is not None:

@@ -49,7 +49,7 @@ def test_private_paths_are_found() -> None:
     assert PRIVATE.search("$HOME/home/x and /usr/share/home/y") is None
 
 
-def test_every_package_is_typed() -> None:
+def test_packages_are_typed() -> None:
     packages = [ROOT / name for name in SIDES if name != "tests"]
     assert [name_of(package) for package in packages if not (package / "py.typed").is_file()] == []
 
@@ -85,7 +85,7 @@ def test_folders_stay_small() -> None:
     assert [f"{name_of(folder)}: {n} files" for folder, n in counts.items() if n > FULLEST_FOLDER] == []
 
 
-def test_nothing_of_one_machine_is_in_the_checkout() -> None:
+def test_checkout_holds_nothing_of_one_machine() -> None:
     paths = [path for package in SIDES for path in (ROOT / package).rglob("*")]
     paths += [*ROOT.glob("*.*"), *(ROOT / ".ci").glob("*")]
     breaches = []

@@ -27,7 +27,7 @@ def sizes(**values: object) -> dict[str, int]:
     return {zone.name: zone.managed_pages >> 8 for zone in make_allocator(options(**values)).zones}
 
 
-def test_one_zone_by_default_and_those_of_x86_64_where_asked_for() -> None:
+def test_zones_are_one_by_default_and_those_of_x86_64_where_asked_for() -> None:
     assert sizes() == sizes(zones=ONE_ZONE) == {"Normal": 6144}
     assert sizes(zones=X86_64_ZONES) == {"DMA": 16, "DMA32": 4080, "Normal": 2048}
 
@@ -56,6 +56,6 @@ def test_buddyinfo_that_does_not_fit_names_the_options(values: dict[str, object]
 
 
 @pytest.mark.parametrize("option", ["pci_hole", "kernelcore"])
-def test_one_zone_has_neither_hole_nor_movable_zone(option: str) -> None:
+def test_single_zone_has_neither_hole_nor_movable_zone(option: str) -> None:
     with pytest.raises(UsageError, match="needs --zones x86-64"):
         make_allocator(options(**{option: GIB}))

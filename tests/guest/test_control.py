@@ -162,7 +162,7 @@ def test_client_beyond_the_limit_is_told_so(tmp_path: Path) -> None:
     serve(path, client)
 
 
-def test_closing_does_not_wait_for_clients(tmp_path: Path) -> None:
+def test_close_does_not_wait_for_clients(tmp_path: Path) -> None:
     path = tmp_path / "control"
 
     async def scene() -> None:

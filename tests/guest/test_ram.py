@@ -28,7 +28,7 @@ def word(ram: GuestRam, page: int, index: int) -> int:
     return int.from_bytes(os.pread(ram.fd, 8, page * PAGE_SIZE + index * 8), "little")
 
 
-def test_every_page_carries_its_own_pattern_at_both_ends(ram: GuestRam) -> None:
+def test_pages_carry_their_own_pattern_at_both_ends(ram: GuestRam) -> None:
     ram.fill(8, 16, STAMP)
     begins = [word(ram, page, 0) for page in range(8, 24)]
     ends = [word(ram, page, 511) for page in range(8, 24)]
@@ -58,9 +58,7 @@ def test_pages_discarded_in_use_are_counted(ram: GuestRam, stamp: int) -> None:
 
 @pytest.mark.parametrize("offset", [0, 7, PAGE_SIZE - 8, PAGE_SIZE - 1], ids="{} bytes in".format)
 @pytest.mark.parametrize("page", [0, 5, PAGES - 1])
-def test_one_byte_overwritten_at_either_end_of_a_page_is_one_corrupted_page(
-    ram: GuestRam, page: int, offset: int
-) -> None:
+def test_byte_overwritten_at_either_end_of_a_page_is_one_corrupted_page(ram: GuestRam, page: int, offset: int) -> None:
     ram.fill(0, PAGES, STAMP)
     at = page * PAGE_SIZE + offset
     (byte,) = os.pread(ram.fd, 1, at)
@@ -88,7 +86,7 @@ def test_content_of_another_page_or_of_an_earlier_use_is_corruption(ram: GuestRa
     assert ram.count_corrupted(0, 8, STAMP + 1) == 8
 
 
-def test_filling_again_makes_whole(ram: GuestRam) -> None:
+def test_page_filled_again_is_whole(ram: GuestRam) -> None:
     ram.fill(0, 8, STAMP)
     punch_hole(ram.fd, 0, 8 * PAGE_SIZE)
     ram.fill(0, 8, STAMP + 1)

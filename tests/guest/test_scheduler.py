@@ -65,7 +65,7 @@ def test_task_that_waits_for_its_tasks_leaves_its_cpu_to_them() -> None:
     assert (seen, after, guest.scheduler.tasks) == ([[0, 0], [1, 1]], [0, 1, 0], (0, 0))
 
 
-def test_one_task_that_runs_out_of_memory_ends_the_others_on_all_cpus() -> None:
+def test_task_that_runs_out_of_memory_ends_the_others_on_all_cpus() -> None:
     guest = machine(2, pages=4096)
     with pytest.raises(OutOfMemoryError, match="no block of order 9 came free"):
         for _ in guest.scheduler.run(parse_workload("page_fault1:tasks=3,size=12M").run(guest, 0)):
@@ -103,7 +103,7 @@ def test_workloads_beside_each_other_run_on_different_cpus() -> None:
     assert used == {0, 1}
 
 
-def test_same_seed_gives_the_same_lists_on_several_cpus() -> None:
+def test_seed_gives_the_same_lists_on_several_cpus() -> None:
     views = []
     for _ in range(2):
         allocator = PageAllocator(PAGES, nr_cpus=3)

@@ -107,7 +107,7 @@ def test_running_in_parts_is_running_at_once() -> None:
 
 
 @pytest.mark.parametrize("name", list(REPORTERS))
-def test_same_seed_gives_the_same_run_bit_for_bit(name: str) -> None:
+def test_seed_gives_the_same_run_bit_for_bit(name: str) -> None:
     work = "churn:size=300M,seconds=20,lifetime=3,tick=0.1", "memhog:size=200M,hold=3,rest=2,repeat=3"
     first, again, other = (simulation(name, *work, seed=seed) for seed in (7, 7, 8))
     for run in (first, again, other):

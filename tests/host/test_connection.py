@@ -78,7 +78,7 @@ async def in_thread(action: Callable[[], object]) -> None:
 
 
 @pytest.mark.asyncio
-async def test_every_descriptor_number_that_was_received_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_descriptors_that_were_received_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     received: set[int] = set()
     feed = MessageReader.feed
 
@@ -214,7 +214,7 @@ def stopping(request: FrontendRequest, machine: VirtualMachine) -> tuple[Payload
         FrontendRequest.REM_MEM_REG,
     ],
 )
-async def test_messages_wait_for_the_chain_in_hand_and_nobody_else_does(
+async def test_messages_alone_wait_for_the_chain_in_hand(
     monkeypatch: pytest.MonkeyPatch, request_number: FrontendRequest
 ) -> None:
     gate = gated_discard(monkeypatch)

@@ -63,7 +63,7 @@ async def test_facts_can_be_asked_for_until_the_end_is_told() -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("ring", RingFormat)
-async def test_how_the_driver_has_set_the_device_up_can_be_asked_for(ring: RingFormat) -> None:
+async def test_setup_of_the_device_by_its_driver_can_be_queried(ring: RingFormat) -> None:
     packed = ring is RingFormat.PACKED
     async with attached(OFFERED | (feature_mask(FeatureBit.RING_PACKED) if packed else 0)) as session:
         control = session.connection.control
@@ -157,7 +157,7 @@ async def test_round_of_hinting_discards_what_was_hinted_in_it() -> None:
 
 
 @pytest.mark.asyncio
-async def test_done_waits_for_the_discard_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_end_of_a_reclaim_waits_for_the_discard_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that stalls has its round closed, but it may not release a block that is still being discarded."""
     monkeypatch.setattr(host.control.reclaim_progress, "STALL", 0.05)
     gate = gated_discard(monkeypatch)
@@ -239,7 +239,7 @@ async def test_machine_that_goes_away_while_it_is_asked(method: str) -> None:
 
 
 @pytest.mark.asyncio
-async def test_news_of_the_configuration_waits_for_nobody() -> None:
+async def test_configuration_change_is_told_without_a_wait() -> None:
     """The front-end's end of the channel is full, answers what was not asked, is replaced, and is closed."""
     async with attached() as session:
         machine = await connect(session)

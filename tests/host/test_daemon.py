@@ -72,7 +72,7 @@ def test_refused_descriptor_stays_open() -> None:
 
 
 @pytest.mark.asyncio
-async def test_accepting_pauses_while_there_is_no_descriptor_left(
+async def test_accept_pauses_while_there_is_no_descriptor_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The connection waits in the backlog; the daemon neither spins over it nor forgets it."""

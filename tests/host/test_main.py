@@ -9,7 +9,7 @@ from host.__main__ import check_machine
 from protocol.errors import BalloonError
 
 
-def test_this_machine_is_taken() -> None:
+def test_machine_that_runs_the_tests_is_accepted() -> None:
     check_machine()
 
 

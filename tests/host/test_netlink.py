@@ -129,7 +129,7 @@ def built(layout: "Construct[Any, Any]", version: int, per_delay: int, waits: in
     ],
     ids=["v14", "v15", "v16", "later"],
 )
-def test_every_field_is_where_the_kernel_puts_it(data: bytes, size: int) -> None:
+def test_fields_are_where_the_kernel_puts_them(data: bytes, size: int) -> None:
     assert len(data) == size
     statistics = decode_taskstats(data)
     assert statistics.version == struct.unpack_from("<H", data)[0]
@@ -192,7 +192,7 @@ def test_child_that_touches_memory_shows_it_as_its_peak(child: subprocess.Popen[
     assert cost.source.startswith(("taskstats v", "/proc (taskstats: "))
 
 
-def test_both_sources_agree(child: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_agree(child: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch) -> None:
     base_of(child)
     first = process_cost(child.pid)
 
@@ -249,7 +249,7 @@ def test_process_that_has_ended_has_an_unknown_peak() -> None:
         assert process_cost(process.pid).peak_resident_bytes is None
 
 
-def test_every_descriptor_is_closed() -> None:
+def test_descriptors_are_all_closed() -> None:
     process_cost(os.getpid())
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):

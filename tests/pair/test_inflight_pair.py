@@ -151,7 +151,7 @@ def test_killed_at_any_write_every_chain_comes_back_exactly_once(
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_is_in_flight_is_marked_and_nothing_else(packed: bool) -> None:
+def test_chains_in_flight_alone_are_marked(packed: bool) -> None:
     machine = Machine(packed=packed)
     device = first_device(machine)
     for descriptors in (2, 3):
@@ -193,7 +193,7 @@ def test_entry_of_a_chain_in_flight_reads_as_the_specification_says(packed: bool
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_region_that_nobody_wrote_goes_on_from_the_base(packed: bool) -> None:
+def test_region_that_was_never_written_goes_on_from_the_base(packed: bool) -> None:
     machine = Machine(packed=packed)
     plain = machine.memory.device()
     machine.post()
@@ -208,7 +208,7 @@ def test_region_that_nobody_wrote_goes_on_from_the_base(packed: bool) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_without_recovery_the_base_counts_and_old_marks_are_cleared(packed: bool) -> None:
+def test_base_counts_and_old_marks_are_cleared_without_recovery(packed: bool) -> None:
     """A ring that was stopped in order goes on where it was stopped, whatever an accident left in the region."""
     machine = Machine(packed=packed)
     device = first_device(machine)

@@ -109,7 +109,9 @@ def test_inflight_file_is_made_for_the_format_of_the_rings(features: int, size: 
 
 
 @pytest.mark.parametrize(("queues", "size"), [(0, 256), (6, 256), (3, 0), (3, 32769)])
-def test_inflight_file_that_nobody_needs_is_answered_with_none(shell: Shell, queues: int, size: int) -> None:
+def test_inflight_file_for_no_queues_or_of_size_zero_is_answered_with_none(
+    shell: Shell, queues: int, size: int
+) -> None:
     wanted = InflightDescription(mmap_size=0, mmap_offset=0, num_queues=queues, queue_size=size)
     assert shell.ask(FrontendRequest.GET_INFLIGHT_FD, wanted) == NOTHING
 

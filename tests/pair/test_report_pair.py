@@ -131,7 +131,7 @@ def test_report_of_nothing_but_a_bad_range_is_acknowledged(reason: str, buffer: 
     assert (plan.discards, reasons(plan)) == ([], [reason])
 
 
-def test_page_behind_the_ring_is_served_and_the_rings_last_page_is_not() -> None:
+def test_page_past_the_ring_is_served_and_the_rings_last_page_is_not() -> None:
     world = World()
     last_page = (world.ring.ring_end - 1) // 4096 * 4096
     assert reasons(world.report((BASE + last_page, 4096))) == ["ring_memory"]
@@ -191,7 +191,7 @@ LENGTHS = st.one_of(
 
 @given(reports=st.lists(st.lists(st.tuples(ADDRESSES, LENGTHS), min_size=1, max_size=12), min_size=1, max_size=4))
 @settings(max_examples=200)
-def test_what_is_discarded_is_whole_pages_of_one_region_and_never_a_ring(reports: list[list[Buffer]]) -> None:
+def test_discarded_ranges_are_whole_pages_of_one_region_and_never_a_ring(reports: list[list[Buffer]]) -> None:
     world = World()
     assert world.ring.tables is not None
     table = world.ring.tables.addresses[0] - BASE + FILE_OFFSET

@@ -193,7 +193,7 @@ def test_largest_ring_is_filled_and_emptied(memory_of: type[AnyRingMemory]) -> N
 
 
 @FORMATS
-def test_one_chain_may_be_as_long_as_the_largest_ring(memory_of: type[AnyRingMemory]) -> None:
+def test_chain_may_be_as_long_as_the_largest_ring(memory_of: type[AnyRingMemory]) -> None:
     memory = memory_of(32768)
     driver, device = halves(memory)
     buffers = [(number << 12, 4096) for number in range(32768)]
@@ -204,7 +204,7 @@ def test_one_chain_may_be_as_long_as_the_largest_ring(memory_of: type[AnyRingMem
 
 
 @FORMATS
-def test_with_the_event_index_a_busy_device_is_kicked_once_for_many_requests(memory_of: type[AnyRingMemory]) -> None:
+def test_busy_device_is_kicked_once_for_many_requests_with_the_event_index(memory_of: type[AnyRingMemory]) -> None:
     memory = memory_of(64)
     driver, device = halves(memory, event_idx=True)
     assert not device.enable_notification()
@@ -216,7 +216,7 @@ def test_with_the_event_index_a_busy_device_is_kicked_once_for_many_requests(mem
 
 
 @FORMATS
-def test_each_request_after_the_device_slept_kicks_again(memory_of: type[AnyRingMemory]) -> None:
+def test_request_after_the_device_slept_kicks_again(memory_of: type[AnyRingMemory]) -> None:
     # A device that never moves its event index hears of the first report and of no other.
     memory = memory_of(4)
     driver, device = halves(memory, event_idx=True)
@@ -231,7 +231,7 @@ def test_each_request_after_the_device_slept_kicks_again(memory_of: type[AnyRing
 
 
 @FORMATS
-def test_without_the_event_index_every_request_kicks_and_every_completion_interrupts(
+def test_requests_all_kick_and_completions_all_interrupt_without_the_event_index(
     memory_of: type[AnyRingMemory],
 ) -> None:
     memory = memory_of(4)

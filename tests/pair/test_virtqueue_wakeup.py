@@ -140,7 +140,7 @@ class Pair:
     schedule=st.binary(max_size=300),
 )
 @settings(max_examples=500)
-def test_no_notification_is_lost(
+def test_notifications_are_never_lost(
     size: int, packed: bool, begin: int, event_idx: bool, in_order: bool, tables: int, requests: int, schedule: bytes
 ) -> None:
     memory: AnyRingMemory

@@ -26,7 +26,7 @@ from protocol.errors import (
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_each_error_has_exactly_its_own_branch(error: type[BalloonError], bases: set[type[BalloonError]]) -> None:
+def test_errors_have_exactly_their_own_branch(error: type[BalloonError], bases: set[type[BalloonError]]) -> None:
     assert {base for base in error.__mro__ if issubclass(base, BalloonError)} == bases
     assert issubclass(error, Exception)
 

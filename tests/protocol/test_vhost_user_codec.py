@@ -68,7 +68,7 @@ def sent_messages(draw: st.DrawFn, channel: Channel = Channel.FRONTEND_REQUESTS)
 @given(data=st.data())
 @pytest.mark.parametrize("request_", ALL_REQUESTS, ids=lambda request: request.name)
 @settings(max_examples=10)
-def test_every_request_survives_the_wire(request_: Request, data: st.DataObject) -> None:
+def test_requests_survive_the_wire(request_: Request, data: st.DataObject) -> None:
     channel = Channel.FRONTEND_REQUESTS if isinstance(request_, FrontendRequest) else Channel.BACKEND_REQUESTS
     payload, need_reply = data.draw(payload_of(request_)), data.draw(st.booleans())
     fds = tuple(range(100, 100 + fd_count(request_, payload)))
@@ -79,7 +79,7 @@ def test_every_request_survives_the_wire(request_: Request, data: st.DataObject)
 @given(data=st.data())
 @pytest.mark.parametrize("request_", ALL_REQUESTS, ids=lambda request: request.name)
 @settings(max_examples=5)
-def test_every_reply_survives_the_wire(request_: Request, data: st.DataObject) -> None:
+def test_replies_survive_the_wire(request_: Request, data: st.DataObject) -> None:
     channel = Channel.BACKEND_REPLIES if isinstance(request_, FrontendRequest) else Channel.FRONTEND_REPLIES
     payload = data.draw(reply_of(request_))
     reply = build_ack(request_, payload) if isinstance(payload, int) else build_own_reply(request_, payload)

@@ -85,5 +85,5 @@ def test_features_that_were_set_are_found_and_no_others(bits: set[int]) -> None:
     assert {bit for bit in range(64) if has_feature(word, bit)} == bits
 
 
-def test_naming_a_bit_twice_sets_it_once() -> None:
+def test_bit_named_twice_is_set_once() -> None:
     assert feature_mask(5, 5) == 0x20

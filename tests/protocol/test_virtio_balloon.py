@@ -81,7 +81,7 @@ def test_configuration_space_is_four_little_endian_words_in_the_order_of_the_tex
     assert BalloonConfig.parse(bytes(range(1, 17))) == config
 
 
-def test_two_fields_a_driver_writes_lie_at_4_and_12() -> None:
+def test_fields_that_a_driver_writes_lie_at_4_and_12() -> None:
     assert (list(CONFIG_ACTUAL), list(CONFIG_POISON_VAL)) == ([4, 5, 6, 7], [12, 13, 14, 15])
 
 
@@ -132,7 +132,7 @@ def test_write_changes_exactly_the_writable_bytes_it_covers(
         assert after[position] == expected
 
 
-def test_each_feature_bit_has_a_name() -> None:
+def test_feature_bits_all_have_a_name() -> None:
     assert feature_bit_names(0) == []
     assert feature_bit_names(1 << 5 | 1 << 1 | 1 << 28 | 1 << 32 | 1 << 34) == [
         "statistics",

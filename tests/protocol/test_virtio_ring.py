@@ -47,12 +47,12 @@ def test_number_is_the_one_of_the_text(name: str, ours: int, text: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1 << exponent for exponent in range(16)])
-def test_every_power_of_two_up_to_32768_is_a_queue_size(size: int) -> None:
+def test_queue_size_is_any_power_of_two_up_to_32768(size: int) -> None:
     check_queue_size(size)
 
 
 @pytest.mark.parametrize("size", [-1, 0, 3, 6, 255, 257, 32767, 32769, 65536, 2**32 - 1])
-def test_any_other_size_is_refused(size: int) -> None:
+def test_queue_size_of_any_other_value_is_refused(size: int) -> None:
     with pytest.raises(VirtqueueError, match=f"queue size {size} "):
         check_queue_size(size)
 

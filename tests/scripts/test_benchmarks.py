@@ -58,7 +58,7 @@ def test_percentile_of_nothing_is_refused(samples: list[float], percent: float) 
         percentile(samples, percent)
 
 
-def test_one_disturbed_round_does_not_move_the_ratio() -> None:
+def test_disturbed_round_does_not_move_the_ratio() -> None:
     assert median_ratio([1.0, 1.0, 9.0], [2.0, 2.0, 2.0]) == 0.5
 
 
@@ -274,7 +274,7 @@ def test_memory_too_small_to_report_is_no_measurement() -> None:
         walked_per_block("boundary", MIB)
 
 
-def test_each_figure_of_the_memory_manager_is_measured(tmp_path: Path) -> None:
+def test_figures_of_the_memory_manager_are_measured(tmp_path: Path) -> None:
     shown: list[str] = []
     bench = Bench(scale=QUICK, directory=tmp_path, bare_loop=(), bare_language="none", progress=shown.append)
     for benchmark in memory_manager.BENCHMARKS:
@@ -322,7 +322,7 @@ def test_machine_gives_its_memory_back_through_the_daemon(tmp_path: Path) -> Non
         assert machine.report_all(MIB, 4) > 0
 
 
-def test_one_figure_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figure_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "results.json"
     assert main(["round-trip", "--quick", "--json", str(path)]) == 0
     (result,) = json.loads(path.read_text(encoding="utf-8"))["results"]

@@ -81,9 +81,7 @@ def test_figures_of_a_process_are_kept_after_its_end(tmp_path: Path) -> None:
         child.kill()  # as before
 
 
-def test_leaving_ends_every_process_even_one_that_ignores_sigterm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exit_ends_every_process_even_one_that_ignores_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripts.child_processes.STOP_SECONDS", 0.2)
     with Children(tmp_path) as children:
         polite = children.start("polite", ["sleep", "60"], "a")

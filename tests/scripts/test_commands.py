@@ -56,7 +56,7 @@ def run(
     )
 
 
-def test_every_command_can_be_executed_and_stops_at_the_first_error() -> None:
+def test_commands_can_be_executed_and_stop_at_the_first_error() -> None:
     for path in (*(ROOT / "scripts" / name for name in COMMANDS), ROOT / ".ci/run"):
         assert os.access(path, os.X_OK), path
         lines = path.read_text().splitlines()
@@ -72,7 +72,7 @@ def test_help_of_scripts_test_needs_nothing_installed(checkout: Path) -> None:
     assert not (checkout / ".venv").exists()
 
 
-def test_without_a_new_enough_python_there_is_one_clear_line(checkout: Path, tools: Path) -> None:
+def test_python_too_old_is_one_clear_line(checkout: Path, tools: Path) -> None:
     old = tools / "python3"
     old.write_text("#!/usr/bin/env bash\nexit 1\n")  # what `sys.exit(version < wanted)` does in an old one
     old.chmod(0o755)
@@ -82,7 +82,7 @@ def test_without_a_new_enough_python_there_is_one_clear_line(checkout: Path, too
     assert done.stderr.startswith("demo: Python 3.11 or newer is needed")
 
 
-def test_two_at_once_make_one_environment_and_the_next_start_reuses_it(checkout: Path, tmp_path: Path) -> None:
+def test_environment_is_made_once_by_two_at_once_and_reused_by_the_next(checkout: Path, tmp_path: Path) -> None:
     command = checkout / "scripts/vhost-user-balloon"
     environment = {**os.environ, "PYTHON": sys.executable}
     with (

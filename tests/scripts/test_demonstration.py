@@ -43,7 +43,7 @@ def test_closed_standard_output_is_said_before_anything_starts(
 
 
 @pytest.mark.parametrize("memory", [256 * MIB, GIB, 64 * GIB])
-def test_one_machine_fits_the_budget_and_two_do_not(memory: int) -> None:
+def test_budget_fits_one_machine_and_not_two(memory: int) -> None:
     settings = Settings(memory_bytes=memory, real=False, budget="auto")
     # The processes themselves take about 30 MiB each, which a cgroup counts and the script's accounting does not.
     assert settings.wanted_bytes + 2 * 30 * MIB <= settings.budget_bytes

@@ -167,7 +167,7 @@ def test_place_that_cannot_be_written_is_one_line(
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
-def test_every_experiment_draws_its_rows(experiment: Experiment, tmp_path: Path) -> None:
+def test_experiments_draw_their_rows(experiment: Experiment, tmp_path: Path) -> None:
     rows = experiment.run(True, lambda _: None).rows
     path = tmp_path / "picture.png"
     pictures.save_picture(path, experiment, rows)

@@ -58,7 +58,7 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= LONGEST_README
 
 
-def test_every_test_that_a_page_names_exists() -> None:
+def test_tests_that_a_page_names_exist() -> None:
     named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", prose(page))}
     sources = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     defined = {name for source in sources for name in re.findall(r"^(?:async )?def (test_\w+)\(", source, re.MULTILINE)}

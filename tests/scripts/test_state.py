@@ -66,7 +66,7 @@ def test_reports_are_counted_per_second() -> None:
     assert (state.reports, state.discarded_bytes, state.report_time) == (4, 400, 9.0)
 
 
-def test_other_events_of_the_daemon_are_no_reports() -> None:
+def test_events_of_the_daemon_other_than_reports_are_not_counted() -> None:
     state = vm()
     state.apply_host({"t": 1.0, "event": "refused", "vm": 1, "reason": "unaligned", "bytes": 1})
     assert state.reports == 0

@@ -32,7 +32,7 @@ def test_expected_outcome_has_no_problem() -> None:
         (replace(WITHOUT, stopped_by=None), "without reporting VM B should have run out of memory, and did not"),
     ],
 )
-def test_anything_else_is_said_in_one_line(result: RoundResult, problem: str) -> None:
+def test_problem_of_a_round_is_one_line(result: RoundResult, problem: str) -> None:
     assert result.problem == problem
     report = report_dict([result])
     assert report["ok"] is False
@@ -92,7 +92,7 @@ def test_source_of_the_costs_is_named() -> None:
     assert "task_delayacct" not in text
 
 
-def test_every_line_fits_a_terminal() -> None:
+def test_lines_fit_a_terminal() -> None:
     long = replace(WITHOUT, stopped_by="this script's accounting", budget_source="this script's accounting")
     lines = summary_lines([replace(WITH, budget_source="this script's accounting"), long])
     assert max(map(len, lines)) <= 79

@@ -95,7 +95,7 @@ def test_full_host_is_a_warning() -> None:
 
 @pytest.mark.parametrize("height", [1, 5, 23, 24, 60])
 @pytest.mark.parametrize("width", [10, 40, WIDTH])
-def test_every_line_fits_and_the_end_of_the_story_is_kept(width: int, height: int) -> None:
+def test_lines_fit_and_the_end_of_the_story_is_kept(width: int, height: int) -> None:
     shown = picture(vm(status="x" * 200, kind="real Linux kernel"), vm(name="B"))
     shown.story = [(float(number), f"event {number} " + "y" * 100) for number in range(40)]
     for _ in range(300):

@@ -90,7 +90,7 @@ def test_bad_page_number_beside_a_good_one(scene: Scene, machine: VirtualMachine
     scene.expect(machine, *(("refused", reason) for reason in ("ring_memory", "out_of_range")))
 
 
-def test_array_of_page_numbers_longer_than_anybody_needs(scene: Scene, machine: VirtualMachine) -> None:
+def test_array_of_page_numbers_past_the_limit(scene: Scene, machine: VirtualMachine) -> None:
     """64 KiB of it are believed, the rest is not even read."""
     before = machine.ram.pages()
     data = pfns(DATA_AT) * (1 << 14) + pfns(DATA_AT + P) * (1 << 12)
@@ -195,7 +195,7 @@ def test_daemon_that_must_not_discard_acknowledges(start_daemon: Callable[..., D
     assert (gone["reports"], gone["discarded_bytes"], gone["refused"]) == (1, 0, {"discard_off": 3})
 
 
-def test_balloons_wished_size_is_read_by_the_driver(start_daemon: Callable[..., DaemonProcess]) -> None:
+def test_target_size_is_read_by_the_driver(start_daemon: Callable[..., DaemonProcess]) -> None:
     with VirtualMachine(start_daemon("--balloon", "64M", "--guest-memory", "1G").socket_path) as machine:
         config = machine.client.perform(machine.frontend.get_config())
         assert (config.num_pages, config.actual) == (16384, 0)

@@ -185,7 +185,7 @@ def test_interval_is_the_operators(tmp_path: Path) -> None:
         assert daemon.ask("qom-get", path, name).stdout == "30\n"
 
 
-def test_rude_clients_cost_nobody_anything(tmp_path: Path) -> None:
+def test_rude_clients_do_not_affect_others(tmp_path: Path) -> None:
     with ControlledDaemon(tmp_path) as daemon, VirtualMachine(daemon.socket_path) as machine:
         before = open_fds(daemon.pid)
         rude = []
@@ -220,7 +220,7 @@ def test_end_of_a_daemon_with_clients(tmp_path: Path) -> None:
     assert not daemon.socket_path.exists()
 
 
-def test_control_socket_that_cannot_be_had_leaves_no_other_behind(tmp_path: Path) -> None:
+def test_control_socket_that_cannot_be_bound_leaves_no_socket(tmp_path: Path) -> None:
     with ControlledDaemon(tmp_path) as daemon:
         second = subprocess.run(
             [sys.executable, "-m", "host", "--socket-path", str(tmp_path / "s"), "--control", str(daemon.control_path)],

@@ -59,7 +59,7 @@ def test_front_ends_killed_at_every_point_of_a_session(scene: Scene) -> None:
     }
 
 
-def test_thousand_sessions_leave_nothing_behind(tmp_path: Path) -> None:
+def test_thousand_sessions_leave_no_resources(tmp_path: Path) -> None:
     """Every descriptor number that was received is closed, no mapping stays, memory does not grow."""
     ram = Ram()
     with DaemonProcess(tmp_path) as daemon:
@@ -103,7 +103,7 @@ def test_crowd_connects_reports_and_leaves(scene: Scene) -> None:
         assert machine.ram.pages() == {DATA_AT + PAGE_SIZE, DATA_AT + 3 * PAGE_SIZE}
 
 
-def test_connections_that_say_half_a_word_hold_nobody_up(scene: Scene) -> None:
+def test_connections_that_send_half_a_message_do_not_delay_others(scene: Scene) -> None:
     data = build_message(FrontendRequest.SET_FEATURES, 0)
     clients = [scene.client() for _ in range(60)]
     fd = os.eventfd(0)
@@ -117,7 +117,7 @@ def test_connections_that_say_half_a_word_hold_nobody_up(scene: Scene) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_front_end_that_reads_no_reply_holds_nobody_up(scene: Scene) -> None:
+def test_front_end_that_reads_no_reply_does_not_delay_others(scene: Scene) -> None:
     client = scene.client()
     client.socket.setblocking(False)
     data = build_message(FrontendRequest.GET_FEATURES) * 64
@@ -128,7 +128,7 @@ def test_front_end_that_reads_no_reply_holds_nobody_up(scene: Scene) -> None:
         scene.neighbour.check_alive()
 
 
-def test_storm_of_bad_messages_holds_nobody_up(scene: Scene) -> None:
+def test_storm_of_bad_messages_does_not_delay_others(scene: Scene) -> None:
     client = scene.client()
     count = 2000
     client.send(build_message(FrontendRequest.SET_PROTOCOL_FEATURES, 1 << 63) * count)
@@ -147,7 +147,7 @@ def test_storm_of_bad_messages_holds_nobody_up(scene: Scene) -> None:
     scene.expect(client, *[("message_refused", "SET_PROTOCOL_FEATURES")] * len(refused))
 
 
-def test_storm_of_kicks_holds_nobody_up(scene: Scene) -> None:
+def test_storm_of_kicks_does_not_delay_others(scene: Scene) -> None:
     machine = scene.machine()
     stop = threading.Event()
 
@@ -167,7 +167,7 @@ def test_storm_of_kicks_holds_nobody_up(scene: Scene) -> None:
     machine.check_alive()
 
 
-def test_semaphore_that_stays_readable_holds_nobody_up(scene: Scene) -> None:
+def test_semaphore_that_stays_readable_does_not_delay_others(scene: Scene) -> None:
     """A kick descriptor that can never be drained keeps the daemon looking, but not from its work."""
     machine = scene.machine(run=False)
     os.close(machine.reporting.kick_fd)

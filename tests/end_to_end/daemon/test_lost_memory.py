@@ -17,7 +17,7 @@ CUT_SHORT = "the memory below the ring was cut short"
 DIRECT = WANTED & ~feature_mask(FeatureBit.RING_INDIRECT_DESC, FeatureBit.RING_EVENT_IDX)
 
 
-def test_every_ring_of_the_machine_is_lost_and_no_other(scene: Scene) -> None:
+def test_lost_memory_costs_its_machine_all_rings_and_no_other_machine_any(scene: Scene) -> None:
     machine = scene.machine(ram=Ram(sealed=False))
     machine.check_alive()
     os.ftruncate(machine.ram.fd, 0)
@@ -51,7 +51,7 @@ def test_packed_rings_are_lost_likewise(tmp_path: Path) -> None:
         neighbour.check_alive()
 
 
-def test_what_is_left_of_a_ring_has_nothing_discarded(scene: Scene) -> None:
+def test_rest_of_a_lost_ring_has_nothing_discarded(scene: Scene) -> None:
     """Zeros in place of an index can make a chain out of an old descriptor. Its memory may be in use by now."""
     machine = scene.machine(ram=Ram(sealed=False), wanted=DIRECT, run=False)
     machine.set_memory()

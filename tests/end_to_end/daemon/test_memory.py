@@ -174,13 +174,13 @@ def test_regular_file_on_disk_serves_as_memory(scene: Scene, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("sealed", [True, False])
-def test_memory_event_says_whether_nobody_can_cut_it(scene: Scene, sealed: bool) -> None:
+def test_memory_event_says_whether_the_file_is_sealed(scene: Scene, sealed: bool) -> None:
     machine = scene.machine(ram=Ram(sealed=sealed))
     event = scene.daemon.events.wait("memory", vm=machine.client.number)
     assert (event["regions"], event["bytes"], event["sealed"]) == (1, RAM_BYTES, sealed)
 
 
-def test_no_memory_at_all_parks_the_rings(scene: Scene) -> None:
+def test_empty_memory_table_parks_the_rings(scene: Scene) -> None:
     machine = scene.machine()
     assert machine.ask(SET_MEM_TABLE, MemoryTable(())) == 0
     scene.expect(machine, *(("queue_stopped", str(index)) for index in range(3)))
@@ -194,7 +194,7 @@ def test_no_memory_at_all_parks_the_rings(scene: Scene) -> None:
     assert machine.ram.pages() == before - {DATA_AT}
 
 
-def test_same_table_again_while_rings_run_loses_nothing(scene: Scene) -> None:
+def test_table_sent_again_while_rings_run_loses_nothing(scene: Scene) -> None:
     machine = scene.machine()
     for _ in range(20):
         machine.ram.touch(DATA_AT, 4 * MIB)

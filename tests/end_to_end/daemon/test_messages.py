@@ -216,7 +216,7 @@ def test_received_descriptors_are_closed_in_child_processes(scene: Scene, client
     assert flags & os.O_CLOEXEC
 
 
-def test_same_descriptor_in_every_role(scene: Scene, client: Client) -> None:
+def test_descriptor_sent_in_every_role(scene: Scene, client: Client) -> None:
     ours, theirs = socket.socketpair()
     requests = (FrontendRequest.SET_VRING_KICK, FrontendRequest.SET_VRING_CALL, FrontendRequest.SET_VRING_ERR)
     before = len(open_fds(scene.daemon.pid))

@@ -139,7 +139,7 @@ def test_used_ring_of_several_pages_is_marked_where_it_was_written(scene: Scene,
     assert log.take() == {first, first + PAGE_SIZE}  # the index here, the first element there
 
 
-def test_log_that_is_replaced_or_cut_short_harms_nobody(scene: Scene, resources: ExitStack) -> None:
+def test_log_that_is_replaced_or_cut_short_does_no_harm(scene: Scene, resources: ExitStack) -> None:
     machine, first, second = moving_machine(scene), Log(resources), Log(resources)
     start_logging(machine, first, machine.reporting)
     held = sorted(open_fds(scene.daemon.pid).values())
@@ -307,7 +307,7 @@ def test_garbage_is_no_state_and_changes_nothing(scene: Scene, data: bytes) -> N
     scene.expect(machine, ("message_refused", "CHECK_DEVICE_STATE"))
 
 
-def test_peer_that_neither_reads_nor_writes_keeps_nobody_waiting(scene: Scene) -> None:
+def test_peer_that_neither_reads_nor_writes_does_not_delay_others(scene: Scene) -> None:
     machine = moving_machine(scene)
     stop_all(machine)
     reading, writing = os.pipe()

@@ -134,7 +134,7 @@ def run_in_shell(line: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_too_few_descriptors_are_one_line(tmp_path: Path) -> None:
+def test_descriptor_limit_too_low_is_one_line(tmp_path: Path) -> None:
     for limit in (9, 12, 63):
         result = run_in_shell(f"ulimit -n {limit}; exec {{}} --socket-path {tmp_path}/s --control {tmp_path}/c")
         assert_refused(result, f"at most {limit} open files are allowed (ulimit -n), and 64 are needed")
@@ -215,7 +215,7 @@ def test_killed_daemons_socket_file_is_replaced(tmp_path: Path) -> None:
     assert not second.socket_path.exists()
 
 
-def test_socket_file_that_somebody_replaced_is_not_removed(tmp_path: Path) -> None:
+def test_socket_file_that_was_replaced_is_not_removed(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon:
         daemon.socket_path.unlink()
         daemon.socket_path.write_text("not ours", encoding="ascii")
@@ -305,7 +305,7 @@ def start_with_events(path: Path, events: str, stdout: int | None = None) -> sub
     return subprocess.Popen([sys.executable, "-m", "host", *options], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE)
 
 
-def test_reader_of_events_that_goes_away_costs_nobody_anything(tmp_path: Path) -> None:
+def test_reader_of_events_that_goes_away_does_not_affect_sessions(tmp_path: Path) -> None:
     path = tmp_path / "balloon.sock"
     reading, writing = os.pipe()
     process = start_with_events(path, "-", writing)
@@ -320,7 +320,7 @@ def test_reader_of_events_that_goes_away_costs_nobody_anything(tmp_path: Path) -
     assert (process.communicate(timeout=DEADLINE)[1], process.returncode) == (b"", 0)
 
 
-def test_reader_of_events_that_stalls_holds_nobody_up(tmp_path: Path) -> None:
+def test_reader_of_events_that_stalls_does_not_delay_sessions(tmp_path: Path) -> None:
     path = tmp_path / "balloon.sock"
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -341,7 +341,7 @@ def test_reader_of_events_that_stalls_holds_nobody_up(tmp_path: Path) -> None:
     os.close(reading)
 
 
-def test_full_disk_below_the_events_costs_nobody_anything(tmp_path: Path) -> None:
+def test_full_disk_under_the_events_does_not_affect_sessions(tmp_path: Path) -> None:
     path = tmp_path / "balloon.sock"
     process = start_with_events(path, "/dev/full")
     until(path.is_socket, "the daemon's socket")

@@ -62,7 +62,7 @@ def test_statistics_of_any_shape_are_told_and_held(
     assert machine.queue(STATS).ring.used[1] == 0
 
 
-def test_each_further_buffer_sends_one_back(daemon: DaemonProcess, machine: VirtualMachine) -> None:
+def test_further_buffer_sends_the_last_one_back(daemon: DaemonProcess, machine: VirtualMachine) -> None:
     queue = machine.queue(STATS)
     for number in range(5):
         machine.offer(STATS, statistics((4, number)))
@@ -79,7 +79,7 @@ def test_statistics_outside_the_memory_break_their_ring_alone(daemon: DaemonProc
 
 
 @pytest.mark.parametrize("command", [b"", struct.pack("<I", 0), struct.pack("<I", 1), struct.pack("<I", 2), b"\2\0\0"])
-def test_hints_that_nobody_asked_for_are_acknowledged_and_kept(
+def test_hints_outside_a_round_are_acknowledged_and_kept(
     daemon: DaemonProcess, machine: VirtualMachine, command: bytes
 ) -> None:
     machine.ram.touch(DATA_AT, 4 * P)

@@ -55,7 +55,7 @@ def test_daemon_that_dies_while_the_balloon_grows(guest: ProgramProcess, tmp_pat
         assert memory(guest, "free_bytes") > 255 * MIB
 
 
-def test_more_than_there_is(guest: ProgramProcess, tmp_path: Path) -> None:
+def test_target_larger_than_the_memory(guest: ProgramProcess, tmp_path: Path) -> None:
     """It takes what it can get, and waits for more without using up the processor."""
     with DaemonProcess(tmp_path, "--balloon", "1G", "--guest-reserve", "0") as daemon:
         full = guest.events.wait("inflate")

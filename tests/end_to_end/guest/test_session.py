@@ -108,7 +108,7 @@ def test_device_reset_under_load_begins_anew(ring: str, daemon: DaemonProcess, t
 
 
 @pytest.mark.parametrize("notify", ["eventfd", "in-band"])
-def test_wish_uttered_while_the_queues_are_stopped_is_fulfilled_afterwards(notify: str, tmp_path: Path) -> None:
+def test_target_set_while_the_queues_are_stopped_is_met_afterwards(notify: str, tmp_path: Path) -> None:
     device, control = tmp_path / "device", tmp_path / "control"
     with DaemonProcess(tmp_path, "--control", str(device), "--in-band", "on") as daemon:
         options = ("--socket-path", str(daemon.socket_path), *MACHINE, "--hold", "--notify", notify)

@@ -182,7 +182,7 @@ def test_report_keeps_to_capacity_and_order(daemon: DaemonProcess) -> None:
         assert {event["bytes"] for event in reports[:2]} == {3 * 4 * MIB}
 
 
-def test_with_the_reporter_off_nothing_is_reported_and_nothing_comes_back(daemon: DaemonProcess) -> None:
+def test_reporter_off_reports_nothing_and_returns_nothing(daemon: DaemonProcess) -> None:
     with guest_at(daemon, "--reporter", "off", "--workload", f"memhog:size={SIZE},hold=0,rest=0.6") as guest:
         assert guest.wait() == 0
         assert guest.stdout() == f"verified {PAGES} pages, corrupted 0\n"

@@ -140,7 +140,7 @@ def test_command_has_its_streams_status_and_a_read_only_host(launcher: Launcher)
     assert not Path("/var/tmp/balloon-linux-was-here").exists()
 
 
-def test_any_bytes_pass_in_and_out(launcher: Launcher) -> None:
+def test_bytes_of_any_value_pass_in_and_out(launcher: Launcher) -> None:
     data = bytes(range(256)) * 2048
     result = launcher.run("cat", stdin=data)
     assert result.returncode == 0

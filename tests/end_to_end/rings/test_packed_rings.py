@@ -78,7 +78,7 @@ def test_reports_are_served_lap_after_lap(client: Client, packed: bool, in_order
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_in_order_statistics_are_held_and_go_back_in_turn(daemon: DaemonProcess, client: Client, packed: bool) -> None:
+def test_statistics_in_order_are_held_and_go_back_in_turn(daemon: DaemonProcess, client: Client, packed: bool) -> None:
     """A second buffer sends the first one back; the one that is held when the ring stops is found again."""
     wanted = WANTED | feature_mask(BalloonFeature.STATS_VQ)
     with VirtualMachine(client, packed=packed, in_order=True, wanted=wanted) as machine:

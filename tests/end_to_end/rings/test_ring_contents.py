@@ -298,7 +298,7 @@ def test_chain_in_disorder_through_its_table(scene: Scene) -> None:
     assert machine.ram.pages() == {DATA_AT + 3 * P}
 
 
-def test_one_descriptor_with_a_whole_kernels_report(scene: Scene) -> None:
+def test_descriptor_with_a_whole_kernels_report(scene: Scene) -> None:
     machine = scene.machine()
     ranges = [(DATA_AT + i * 64 * P, 32 * P) for i in range(32)]
     machine.ram.touch(DATA_AT, 32 * 64 * P)
@@ -333,7 +333,7 @@ def test_available_index_ahead_by_exactly_the_size(scene: Scene) -> None:
 # -- notifications ----------------------------------------------------------------------------------------------------
 
 
-def test_with_event_indices_each_report_alone_kicks_and_calls(scene: Scene) -> None:
+def test_event_index_kicks_and_calls_once_for_each_report(scene: Scene) -> None:
     machine = scene.machine()
     for _ in range(300):
         machine.reporting.driver.add((), [(DATA, P)])

@@ -44,7 +44,7 @@ def test_kick_that_came_before_its_ring_is_not_lost(scene: Scene) -> None:
     assert DATA_AT not in machine.ram.pages()
 
 
-def test_replacing_the_kick_of_a_running_ring_loses_none(scene: Scene) -> None:
+def test_kick_descriptor_of_a_running_ring_is_replaced_without_loss(scene: Scene) -> None:
     machine = scene.machine()
     for _ in range(20):
         machine.ram.touch(DATA_AT, MIB)
@@ -116,7 +116,7 @@ def test_new_call_descriptor_is_signalled_once(scene: Scene) -> None:
         machine.check_alive()
 
 
-def test_replacing_the_call_while_reports_are_served(scene: Scene) -> None:
+def test_call_descriptor_is_replaced_while_reports_are_served(scene: Scene) -> None:
     """The descriptor's number is free for other files at once; a late signal must not reach those."""
     machine = scene.machine(wanted=NO_EVENT_IDX)
     for _ in range(50):
@@ -128,7 +128,7 @@ def test_replacing_the_call_while_reports_are_served(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("flags", [0, socket.SOCK_NONBLOCK])
-def test_full_call_socket_stalls_nobody(scene: Scene, flags: int) -> None:
+def test_full_call_socket_does_not_stall_the_daemon(scene: Scene, flags: int) -> None:
     machine = scene.machine(wanted=NO_EVENT_IDX, run=False)
     machine.set_memory()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | flags)
@@ -170,7 +170,7 @@ def test_call_descriptor_whose_other_end_is_gone(scene: Scene, kind: str) -> Non
         machine.reporting.wait_for_used_index(count)
 
 
-def test_full_call_eventfd_stalls_nobody(scene: Scene) -> None:
+def test_full_call_eventfd_does_not_stall_the_daemon(scene: Scene) -> None:
     machine = scene.machine(wanted=NO_EVENT_IDX, run=False)
     machine.set_memory()
     fd = os.eventfd((1 << 32) - 1)

@@ -130,7 +130,7 @@ def test_ring_that_sticks_out_of_the_memory_does_not_start(scene: Scene, part: s
     assert_untouched_by(machine)
 
 
-def test_every_order_of_configuration_starts_the_ring(scene: Scene) -> None:
+def test_ring_starts_after_any_order_of_configuration(scene: Scene) -> None:
     machine = scene.machine()
     queue = machine.reporting
     for order in itertools.permutations((NUM, BASE, ADDR, CALL)):
@@ -157,7 +157,7 @@ def test_started_ring_that_is_configured_again_waits_for_its_kick(
     assert_served(machine, DATA_AT + MIB)
 
 
-def test_same_addresses_on_a_running_ring_change_nothing(scene: Scene) -> None:
+def test_addresses_set_again_on_a_running_ring_change_nothing(scene: Scene) -> None:
     machine = scene.machine()
     for flags in (1, 0):
         assert machine.ask(ADDR, replace(address_of(machine), flags=flags)) == 0

@@ -56,7 +56,7 @@ def test_balloon_of_the_right_size_has_nothing_to_do() -> None:
     assert scene.balloon.num_pages == 0
 
 
-def test_it_inflates_by_256_pages_a_message_and_writes_its_size_after_each() -> None:
+def test_balloon_inflates_by_256_pages_a_message_and_writes_its_size_after_each() -> None:
     scene = Scene()
     scene.balloon.set_target(600)
     steps = scene.run()
@@ -96,7 +96,7 @@ def test_newest_page_leaves_first() -> None:
     scene.allocator.validate()
 
 
-def test_of_one_message_the_page_that_was_taken_first_leaves_first() -> None:
+def test_page_taken_first_leaves_first_within_a_message() -> None:
     """Linux turns the pages of a message round twice: as they go into the balloon, and as they come out."""
     scene, twin = Scene(), PageAllocator(PAGES)
     taken = [twin.alloc_pages(0, MigrateType.MOVABLE) for _ in range(5)]
@@ -197,7 +197,7 @@ def test_device_that_must_be_told_is_told_before_the_pages_are_free() -> None:
     assert scene.run() == [UpdateSize(344)]
 
 
-def test_it_gives_until_it_is_empty_and_does_not_take_again_by_itself() -> None:
+def test_balloon_gives_until_it_is_empty_and_does_not_take_again_by_itself() -> None:
     scene = inflated(DEFLATE_ON_OOM)
     assert [scene.balloon.out_of_memory() for _ in range(4)] == [256, 256, 88, 0]
     steps = scene.run()
@@ -228,7 +228,7 @@ def test_page_freed_early_is_told_before_it_is_given_again() -> None:
 
 
 @pytest.mark.parametrize("target", [0, 600])
-def test_it_stays_inflated_and_tells_the_next_device_its_size(target: int) -> None:
+def test_balloon_stays_inflated_and_tells_the_next_device_its_size(target: int) -> None:
     scene = inflated(0)
     scene.balloon.attach(0, 0, target)
     assert scene.balloon.next_step() == UpdateSize(600)

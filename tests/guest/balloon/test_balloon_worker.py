@@ -142,7 +142,7 @@ async def test_message_without_an_answer_is_told_to_the_next_device(gone: bool) 
 
 
 @pytest.mark.asyncio
-async def test_one_statistics_buffer_is_there_and_filled_anew_each_time() -> None:
+async def test_statistics_buffer_is_the_same_and_filled_anew_each_time() -> None:
     async with running() as scene:
         device = scene.attach(STATS)
         queue, before, _, answer = await device.requests.get()

@@ -91,7 +91,7 @@ def test_id_is_sent_once() -> None:
     assert commands_of(scene.round(8)) == [8, STOP]
 
 
-def test_one_entry_stays_free_for_the_end_of_the_round() -> None:
+def test_ring_entry_stays_free_for_the_end_of_the_round() -> None:
     scene = Scene(entries=4)
     scene.hinting.command_id_received(2)
     first = scene.send()
@@ -124,7 +124,7 @@ def test_full_queue_goes_on_as_the_device_gives_back() -> None:
 
 
 @pytest.mark.parametrize("command_id", [STOP, DONE, 3])
-def test_another_id_ends_the_round(command_id: int) -> None:
+def test_id_of_another_round_ends_the_round(command_id: int) -> None:
     scene = Scene(entries=4)
     scene.hinting.command_id_received(2)
     sent = scene.send()

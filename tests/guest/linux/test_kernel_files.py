@@ -142,7 +142,7 @@ def test_machine_without_package_tools_is_told_what_to_install(machine: Path, mi
         locate(kernel=None, modules=None, progress=silent)
 
 
-def test_other_architecture_is_refused(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_architecture_other_than_x86_64_is_refused(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(BalloonError, match="no user-mode-linux for aarch64"):
         locate(kernel=None, modules=None, progress=silent)

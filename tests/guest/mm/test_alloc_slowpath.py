@@ -64,7 +64,7 @@ def test_page_used_last_is_the_last_to_go() -> None:
     assert allocator.nr_free_pages() == 1 << 15
 
 
-def test_everything_cached_can_be_had_and_then_memory_is_out() -> None:
+def test_page_cache_is_reclaimed_whole_before_memory_is_out() -> None:
     allocator = PageAllocator(1 << 14)
     zone = allocator.zones[0]
     cache = cached(allocator, 8192)
@@ -83,7 +83,7 @@ def test_everything_cached_can_be_had_and_then_memory_is_out() -> None:
     assert allocator.vmscan.reclaimed_pages == 8192
 
 
-def test_who_frees_something_when_memory_is_out_is_asked_again_and_the_request_is_served() -> None:
+def test_out_of_memory_handler_that_frees_is_asked_again_and_the_request_is_served() -> None:
     allocator = PageAllocator(1 << 14)
     held = fill(allocator)
 
@@ -97,14 +97,14 @@ def test_who_frees_something_when_memory_is_out_is_asked_again_and_the_request_i
     assert allocator.vmscan.out_of_memory_events == 2
 
 
-def test_who_says_to_have_freed_something_but_has_not_is_not_believed() -> None:
+def test_out_of_memory_handler_that_frees_nothing_is_not_believed() -> None:
     allocator = PageAllocator(1 << 14)
     allocator.vmscan.on_out_of_memory = lambda order, migratetype: True
     assert fill(allocator)
     assert allocator.vmscan.out_of_memory_events == 1
 
 
-def test_nobody_is_killed_for_a_large_block_or_one_that_need_not_be() -> None:
+def test_out_of_memory_is_not_declared_for_a_large_block_or_an_optional_request() -> None:
     allocator = PageAllocator(1 << 14)
     allocator.vmscan.on_out_of_memory = lambda order, migratetype: pytest.fail("out of memory")
     assert fill(allocator, 4)
@@ -214,7 +214,7 @@ def test_movable_requests_use_it_first_while_more_than_half_of_what_is_free_is_t
     allocator.validate()
 
 
-def test_others_never_use_it_and_movable_requests_do_before_they_steal() -> None:
+def test_cma_pages_serve_movable_requests_alone_and_before_they_steal() -> None:
     allocator = cma_guest()
     zone = allocator.zones[0]
     assert len(fill(allocator, 0, UNMOVABLE)) == 2048

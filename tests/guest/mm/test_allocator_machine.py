@@ -222,7 +222,7 @@ class Memory(RuleBasedStateMachine):
 
 
 @pytest.mark.long
-def test_no_sequence_of_events_breaks_the_allocator() -> None:
+def test_allocator_survives_any_sequence_of_events() -> None:
     run_state_machine_as_test(
         Memory,
         settings=settings(

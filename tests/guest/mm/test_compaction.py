@@ -73,7 +73,7 @@ def test_block_comes_about_from_pages_that_were_scattered(order: int) -> None:
     owner.check()
 
 
-def test_everything_moves_to_the_end_when_no_order_is_named() -> None:
+def test_compaction_moves_all_pages_to_the_end_when_no_order_is_named() -> None:
     owner = scattered()
     owner.allocator.vmscan.compact(-1, MOVABLE_TYPE)
     assert all(target > pfn for pfn, target, _ in owner.moves)
@@ -83,7 +83,7 @@ def test_everything_moves_to_the_end_when_no_order_is_named() -> None:
     owner.check()
 
 
-def test_without_somebody_to_move_the_content_nothing_moves() -> None:
+def test_pages_move_only_with_a_callback_that_moves_their_content() -> None:
     owner = scattered()
     owner.allocator.vmscan.migrate = None
     assert owner.take(9) is None
@@ -123,7 +123,7 @@ def test_larger_blocks_move_as_a_whole() -> None:
     owner.check()
 
 
-def test_too_little_free_memory_is_not_compacted() -> None:
+def test_zone_with_too_little_free_memory_is_not_compacted() -> None:
     owner = Owner(PageAllocator(2048, min_free_kbytes=0))
     owner.fill()
     for pfn in sorted(owner.blocks)[:512:2]:
@@ -156,7 +156,7 @@ def test_fast_search_makes_the_reporter_forget_its_place() -> None:
     owner.check()
 
 
-def test_after_a_failure_compaction_is_skipped_twice_as_often_each_time() -> None:
+def test_compaction_is_skipped_twice_as_often_after_each_failure() -> None:
     owner = scattered()
     owner.pinned = set(range(1, 4096, 512))
     statistics = owner.allocator.vmscan.compaction
@@ -188,7 +188,7 @@ def test_deferral_is_for_orders_that_have_failed() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("name", ["boundary", "rotation", "scan"])
-def test_any_mix_of_orders_survives_compaction_under_a_reporter(name: str, seed: int) -> None:
+def test_blocks_of_any_orders_survive_compaction_under_a_reporter(name: str, seed: int) -> None:
     chance = random.Random(seed)
     owner = Owner(PageAllocator(6144, min_free_kbytes=64))
     reporter = make_reporter(name, owner.allocator, order=chance.choice([2, 5, 9]))

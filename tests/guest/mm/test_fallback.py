@@ -93,7 +93,7 @@ def test_unmovable_request_keeps_the_pageblock_when_half_of_it_is_free(
     allocator.validate()
 
 
-def test_what_is_allocated_as_unmovable_counts_as_compatible_for_an_unmovable_request() -> None:
+def test_pages_allocated_as_unmovable_count_as_compatible_for_an_unmovable_request() -> None:
     allocator = guest()
     # The whole guest is in use as unmovable memory, in pageblocks that are called movable.
     fragment(allocator, UNMOVABLE, [])
@@ -115,7 +115,7 @@ def test_movable_request_counts_movable_pages_as_compatible() -> None:
     assert list(allocator.pageblock_migratetype) == [MOVABLE, RECLAIMABLE]
 
 
-def test_high_atomic_and_cma_take_from_nobody_and_nobody_from_them() -> None:
+def test_high_atomic_and_cma_neither_take_nor_give() -> None:
     allocator = guest()
     assert allocator.alloc_pages(0, MigrateType.HIGHATOMIC) is None
     assert allocator.alloc_pages(0, MigrateType.CMA) is None

@@ -28,7 +28,7 @@ def test_new_lists_are_empty() -> None:
     assert list(lists.entries(10, 5)) == []
 
 
-def test_add_goes_to_the_head_and_add_before_the_head_goes_to_the_tail() -> None:
+def test_entry_added_goes_to_the_head_and_before_the_head_to_the_tail() -> None:
     lists = filled(1, 2)
     lists.add(0, HEAD)
     lists.add_before(3, HEAD)
@@ -36,7 +36,7 @@ def test_add_goes_to_the_head_and_add_before_the_head_goes_to_the_tail() -> None
     assert lists.first(0, 1) == 0
 
 
-def test_add_before_an_entry_goes_to_its_head_side() -> None:
+def test_entry_added_before_another_goes_to_its_head_side() -> None:
     lists = filled(1, 2, 3)
     lists.add_before(9, 3)
     assert list(lists.entries(0, 1)) == [1, 2, 9, 3]
@@ -50,7 +50,7 @@ def test_extend_appends_to_what_is_there() -> None:
     assert list(lists.entries(0, 1)) == [1, 5, 6, 7]
 
 
-def test_rotation_puts_the_skipped_entries_behind_the_old_tail() -> None:
+def test_rotation_puts_the_skipped_entries_after_the_old_tail() -> None:
     lists = filled(1, 2, 3, 4)
     lists.rotate_to_front(3, HEAD)
     assert list(lists.entries(0, 1)) == [3, 4, 1, 2]
@@ -67,7 +67,7 @@ def test_lists_do_not_disturb_each_other() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["head", "tail", "before", "remove", "rotate"]), st.integers(0, 15))))
-def test_any_sequence_behaves_as_a_list(steps: list[tuple[str, int]]) -> None:
+def test_free_list_behaves_as_a_list_in_any_sequence(steps: list[tuple[str, int]]) -> None:
     lists = FreeList()
     model: list[int] = []
     for serial, (step, choice) in enumerate(steps):

@@ -37,7 +37,7 @@ def test_odd_sizes_are_consistent(start_pfn: int, total_pages: int) -> None:
     allocator.validate()
 
 
-def test_several_zones() -> None:
+def test_zones_of_a_machine() -> None:
     spans = [
         ZoneSpan(name="DMA", start_pfn=1, end_pfn=4096),
         ZoneSpan(name="DMA32", start_pfn=4096, end_pfn=10000),

@@ -43,7 +43,7 @@ def test_smallest_block_that_will_do_is_taken_before_a_larger_one_is_split() -> 
     assert allocator.alloc_pages(2) == WHOLE + 4
 
 
-def test_nothing_is_given_below_the_minimum_watermark() -> None:
+def test_allocation_stops_at_the_minimum_watermark() -> None:
     allocator = small(1)
     minimum = allocator.zones[0].watermarks.min
     taken = 0
@@ -126,7 +126,7 @@ def test_freed_block_goes_to_the_tail_when_the_next_larger_buddy_is_free() -> No
     assert entries(allocator, 0) == [200, 100, 0]
 
 
-def test_only_the_two_top_orders_do_not_wait_for_a_merge() -> None:
+def test_top_two_orders_alone_do_not_wait_for_a_merge() -> None:
     for order, expected in ((8, [2048, 0]), (9, [0, 2048])):
         allocator = PageAllocator(4 * WHOLE, min_free_kbytes=0)
         while allocator.alloc_pages(order) is not None:

@@ -17,7 +17,7 @@ from guest.mm.page_flags import (
 )
 
 
-def test_each_state_gives_back_its_order_in_its_own_tables_only() -> None:
+def test_page_states_give_back_their_order_in_their_own_tables_only() -> None:
     for order in range(11):
         for state in (BUDDY | order, BUDDY | REPORTED | order):
             assert (BUDDY_ORDER[state], ALLOCATED_ORDER[state], BLOCK_ORDER[state]) == (order, None, order)
@@ -27,13 +27,13 @@ def test_each_state_gives_back_its_order_in_its_own_tables_only() -> None:
             assert (BUDDY_ORDER[state], ALLOCATED_ORDER[state], BLOCK_ORDER[state]) == (None, None, order)
 
 
-def test_nothing_else_begins_a_block() -> None:
+def test_other_states_do_not_begin_a_block() -> None:
     assert sum(order is not None for order in BLOCK_ORDER) == 6 * 11
     assert BLOCK_ORDER[TAIL] is None
     assert BLOCK_ORDER[ABSENT] is None
 
 
-def test_only_a_free_block_is_reported() -> None:
+def test_page_reported_holds_for_a_free_block_alone() -> None:
     states = [BUDDY, BUDDY | REPORTED | 10, ALLOCATED, ALLOCATED | MOVABLE, ISOLATED | 9, PCP, TAIL, ABSENT]
     mem_map = bytearray(states)
     assert [page_reported(mem_map, pfn) for pfn in range(8)] == [False, True, False, False, False, False, False, False]

@@ -53,7 +53,7 @@ def test_batch_shrinks_with_the_order(order: int, blocks: int) -> None:
 
 
 @pytest.mark.parametrize("order", [4, 8, 10])
-def test_other_orders_go_past(order: int) -> None:
+def test_orders_without_a_list_bypass_the_pageset(order: int) -> None:
     allocator = guest()
     pfn = allocator.alloc_pages(order)
     assert pfn is not None
@@ -62,7 +62,7 @@ def test_other_orders_go_past(order: int) -> None:
     assert allocator.nr_free_pages() == GIB
 
 
-def test_without_huge_pages_the_pageblock_order_goes_past() -> None:
+def test_pageblock_order_bypasses_the_pageset_without_huge_pages() -> None:
     allocator = guest(pageblock_order=10)
     pfn = allocator.alloc_pages(9)
     assert pfn is not None
@@ -79,7 +79,7 @@ def test_freed_page_is_the_next_to_be_handed_out_and_not_in_the_buddy_lists() ->
     assert [allocator.alloc_pages(0) for _ in range(3)] == [7, 4, 10]
 
 
-def test_too_much_leaves_in_batches_that_double_from_the_cold_end() -> None:
+def test_excess_leaves_in_batches_that_double_from_the_cold_end() -> None:
     allocator = guest()
     zone, pcp = allocator.zones[0], allocator.zones[0].pcp
     assert pcp is not None

@@ -21,12 +21,12 @@ def test_boot_shuffles_the_blocks_of_the_top_order_and_loses_none() -> None:
     shuffled.validate()
 
 
-def test_same_seed_shuffles_the_same_way() -> None:
+def test_shuffle_is_the_same_for_a_seed() -> None:
     first, again, other = (entries(PageAllocator(64 * WHOLE, shuffle_seed=seed), 10) for seed in (5, 5, 6))
     assert first == again != other
 
 
-def test_every_block_can_come_first() -> None:
+def test_shuffle_can_bring_any_block_first() -> None:
     firsts = {entries(PageAllocator(4 * WHOLE, shuffle_seed=seed), 10)[0] for seed in range(60)}
     assert firsts == {0, WHOLE, 2 * WHOLE, 3 * WHOLE}
 

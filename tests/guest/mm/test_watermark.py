@@ -18,7 +18,7 @@ def x86(gib: int = 8, kernelcore_gib: int | None = None) -> PageAllocator:
     return PageAllocator(gib * GIB, zones=x86_64_zones(gib * GIB, kernelcore_pages=kernelcore))
 
 
-def test_each_zone_carries_its_share_of_min_free_kbytes() -> None:
+def test_zones_carry_their_share_of_min_free_kbytes() -> None:
     zones = x86().zones
     # 4 * sqrt(8 GiB in KiB) = 11585 KiB, of which each zone has the part that it has of the pages.
     assert [zone.watermarks.min for zone in zones] == [2896 * size // (8 * GIB) for size in (4096, 1044480, 1048576)]
@@ -34,7 +34,7 @@ def test_lowmem_reserve_keeps_a_share_of_all_higher_zones() -> None:
     assert movable.lowmem_reserve == (0, 0, 0, 0)
 
 
-def test_only_movable_requests_use_the_movable_zone() -> None:
+def test_movable_zone_serves_movable_requests_alone() -> None:
     allocator = x86(8, 6)
     normal, movable = allocator.zones[2:]
     assert allocator.alloc_pages(0, MOVABLE) == movable.start_pfn
@@ -43,7 +43,7 @@ def test_only_movable_requests_use_the_movable_zone() -> None:
     assert movable.free_pages == movable.managed_pages - 1
 
 
-def test_memory_that_is_movable_alone_serves_nobody_else() -> None:
+def test_memory_that_is_movable_alone_serves_movable_requests_alone() -> None:
     allocator = PageAllocator(4096, zones=[ZoneSpan(name="Movable", start_pfn=0, end_pfn=4096)], nr_cpus=1)
     assert allocator.alloc_pages(0, UNMOVABLE) is None
     assert allocator.alloc_pages(0, MOVABLE) == 0
@@ -80,7 +80,7 @@ def zone(free: int) -> Zone:
 
 
 @pytest.mark.parametrize(("order", "free", "ok"), [(0, 100, False), (0, 101, True), (4, 115, False), (4, 116, True)])
-def test_more_than_the_mark_has_to_stay(order: int, free: int, ok: bool) -> None:
+def test_free_pages_must_exceed_the_mark(order: int, free: int, ok: bool) -> None:
     assert zone_watermark_ok(zone(free), order, 100, ZoneType.NORMAL, migratetype=UNMOVABLE) is ok
 
 

@@ -198,7 +198,7 @@ async def test_loss_of_a_broken_session_is_reported_after_the_device_has_stopped
 
 
 @pytest.mark.asyncio
-async def test_several_requests_are_under_way_and_each_hears_of_its_own_end(guest: Guest) -> None:
+async def test_requests_under_way_together_each_get_their_own_completion(guest: Guest) -> None:
     async with fake_backend(guest.path) as backend:
         attachment = await guest.attach()
         futures = [attachment.queues[BalloonQueue.REPORTING].post((), [(number << 20, 4096)]) for number in range(3)]

@@ -96,7 +96,7 @@ def test_empty_answer_is_a_refusal(answers: tuple[Payload, ...]) -> None:
         Script(*answers).run(Frontend().offer())
 
 
-def test_once_acknowledgements_are_negotiated_every_message_asks_for_one() -> None:
+def test_messages_all_ask_for_an_acknowledgement_once_that_is_negotiated() -> None:
     script, frontend = Script(0, 0, 0), connected()
     script.run(frontend.set_backend_channel(9))
     script.run(frontend.accept(0x20))
@@ -173,7 +173,7 @@ def test_configuration_space_that_is_refused_or_cut_short_is_an_error(answer: Pa
         Script(answer).run(connected().get_config())
 
 
-def test_one_field_of_the_configuration_space_is_written_narrowly() -> None:
+def test_configuration_field_is_written_narrowly() -> None:
     script = Script(0)
     script.run(connected().set_config(4, b"\1\2\3\4"))
     assert script.messages[0].payload == DeviceConfig(offset=4, flags=0, data=b"\1\2\3\4")

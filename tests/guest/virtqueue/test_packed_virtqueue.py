@@ -68,7 +68,7 @@ def test_request_of_several_buffers_takes_one_descriptor_and_a_table() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_one_buffer_and_more_than_a_table_holds_are_listed_directly(count: int) -> None:
+def test_single_buffer_and_more_than_a_table_holds_are_listed_directly(count: int) -> None:
     memory = PackedRingMemory(4, tables=1, capacity=3)
     memory.driver().add([(0xA, 1)] * count, [])
     flags = [memory.device_view.halves[8 * index + 7] for index in range(count)]
@@ -187,7 +187,7 @@ def test_device_is_kicked_when_its_event_was_passed() -> None:
 
 
 @pytest.mark.parametrize("event_idx", [False, True])
-def test_asking_for_an_interrupt_sets_the_event_to_the_next_used_descriptor(event_idx: bool) -> None:
+def test_used_event_is_the_next_used_descriptor_when_an_interrupt_is_asked_for(event_idx: bool) -> None:
     memory = PackedRingMemory(2)
     driver = memory.driver(event_idx=event_idx)
     words = []
@@ -212,7 +212,7 @@ def test_asking_for_an_interrupt_sets_the_event_to_the_next_used_descriptor(even
     in_order=st.booleans(),
 )
 @settings(max_examples=300)
-def test_whatever_a_device_writes_ends_in_what_it_has_or_in_a_refusal(
+def test_used_ring_of_any_content_ends_in_a_completion_or_a_refusal(
     descriptors: list[tuple[int, int, int]], requests: int, in_order: bool
 ) -> None:
     memory = PackedRingMemory(4)

@@ -34,7 +34,7 @@ def test_parts_of_a_ring_and_its_tables_lie_apart_and_aligned(options: RingOptio
 
 
 @pytest.mark.parametrize("options", [RingOptions(), RingOptions(size=32768), RingOptions(size=32767, packed=True)])
-def test_every_queue_has_pages_of_its_own(options: RingOptions) -> None:
+def test_queues_have_pages_of_their_own(options: RingOptions) -> None:
     allocator = PageAllocator(4096)
     rings = allocate_rings(allocator, options)
     assert len(rings) == 5

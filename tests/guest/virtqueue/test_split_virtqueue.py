@@ -46,7 +46,7 @@ def test_request_of_several_buffers_takes_one_descriptor_and_a_table() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_one_buffer_and_more_than_a_table_holds_are_chained_directly(count: int) -> None:
+def test_single_buffer_and_more_than_a_table_holds_are_chained_directly(count: int) -> None:
     memory = RingMemory(4, tables=1, capacity=3)
     memory.driver().add([(0xA, 1)] * count, [])
     flags = [memory.device_view.read_descriptor(index)[2] for index in range(count)]
@@ -153,7 +153,7 @@ def test_descriptor_table_overwritten_by_the_device_does_not_mislead_the_driver(
     driver.add([(3, 1)] * 4, [])
 
 
-def test_no_notify_flag_replaces_avail_event_without_the_event_index() -> None:
+def test_notify_flag_replaces_avail_event_without_the_event_index() -> None:
     memory = RingMemory(4)
     driver = memory.driver()
     memory.device_view.used[memory.device_view.avail_event_at] = 500
@@ -165,7 +165,7 @@ def test_no_notify_flag_replaces_avail_event_without_the_event_index() -> None:
     assert not driver.needs_kick()
 
 
-def test_with_the_event_index_the_flag_is_ignored() -> None:
+def test_flag_is_ignored_with_the_event_index() -> None:
     memory = RingMemory(4)
     driver = memory.driver(event_idx=True)
     memory.device_view.used[0] = 1
@@ -188,7 +188,7 @@ def test_device_is_kicked_exactly_when_its_event_was_passed(start: int, steps: l
         index = new
 
 
-def test_asking_for_an_interrupt_sets_the_event_to_the_next_used_entry() -> None:
+def test_used_event_is_the_next_used_entry_when_an_interrupt_is_asked_for() -> None:
     memory = RingMemory(4)
     driver = memory.driver(event_idx=True)
     head = driver.add([(1, 1)], [])
@@ -272,7 +272,7 @@ def test_batch_that_reaches_further_than_the_used_index_is_refused() -> None:
     requests=st.integers(0, 3),
     in_order=st.booleans(),
 )
-def test_whatever_a_device_writes_ends_in_what_it_has_or_in_a_refusal(
+def test_used_ring_of_any_content_ends_in_a_completion_or_a_refusal(
     elements: list[tuple[int, int]], ahead: int, requests: int, in_order: bool
 ) -> None:
     memory = RingMemory(4)

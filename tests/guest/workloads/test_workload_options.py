@@ -32,7 +32,7 @@ EXAMPLES = (
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_same_seed_does_the_same_to_the_last_bit(text: str) -> None:
+def test_seed_does_the_same_to_the_last_bit(text: str) -> None:
     first, second = (VirtualRun().run(parse_workload(text), 7) for _ in range(2))
     assert first.trace == second.trace
     assert (first.now, first.steps) == (second.now, second.steps)
@@ -40,7 +40,7 @@ def test_same_seed_does_the_same_to_the_last_bit(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", EXAMPLES[2:])
-def test_another_seed_does_something_else(text: str) -> None:
+def test_seed_that_differs_does_something_else(text: str) -> None:
     assert VirtualRun().run(parse_workload(text), 1).trace != VirtualRun().run(parse_workload(text), 2).trace
 
 

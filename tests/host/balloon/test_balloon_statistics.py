@@ -28,7 +28,7 @@ def test_tags_are_the_ones_of_the_text() -> None:
 
 
 @given(entries=ENTRIES, rest=st.binary(max_size=9))
-def test_any_entries_in_any_order(entries: list[tuple[int, int]], rest: bytes) -> None:
+def test_statistics_entries_come_in_any_order(entries: list[tuple[int, int]], rest: bytes) -> None:
     statistics = parse_statistics(buffer_of(entries) + rest)
     assert statistics.values == {TAGS[tag]: value for tag, value in entries if tag < len(TAGS)}
     assert statistics.unknown == sum(tag >= len(TAGS) for tag, _ in entries)
@@ -45,7 +45,7 @@ def test_values_of_64_bits_pass_unchanged() -> None:
     assert parse_statistics(buffer_of([(4, 2**64 - 1), (4, 2**63)])).values == {"memfree": 2**63}
 
 
-def test_no_more_is_looked_at_than_anybody_needs() -> None:
+def test_statistics_buffer_is_read_up_to_the_limit() -> None:
     whole = STATISTICS_BYTES_MAX // 10
     entries = [(99, 0)] * whole + [(4, 1)] * 1000
     assert parse_statistics(buffer_of(entries)) == BalloonStatistics({}, unknown=whole)

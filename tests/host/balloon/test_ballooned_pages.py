@@ -74,7 +74,7 @@ def test_part_that_is_taken_back_meanwhile_waits_for_the_end_of_the_discard() ->
     assert not deflating.is_alive()
 
 
-def test_without_must_tell_host_nothing_is_collected() -> None:
+def test_ballooned_pages_are_collected_only_with_must_tell_host() -> None:
     balloon = VirtioBalloon()
     assert inflate(balloon, 0, 256) == []
     assert inflate(balloon, 256, 256) == []

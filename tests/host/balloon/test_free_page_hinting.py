@@ -34,7 +34,7 @@ def test_blocks_of_another_round_are_not_touched(command: int) -> None:
     assert not hinting.accepts()
 
 
-def test_nothing_is_touched_once_a_round_is_closed() -> None:
+def test_hints_are_not_accepted_once_a_round_is_closed() -> None:
     hinting = FreePageHinting()
     hinting.take_command(hinting.start())
     hinting.stop()
@@ -60,7 +60,7 @@ def test_command_that_is_none_ends_the_drivers_claim() -> None:
     assert not hinting.accepts()
 
 
-def test_one_round_at_a_time() -> None:
+def test_round_excludes_a_second_round() -> None:
     hinting = FreePageHinting()
     hinting.start()
     with pytest.raises(BalloonError, match="under way"):

@@ -27,13 +27,13 @@ def test_names_have_the_specifications_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_each_is_switched_by_itself(name: str) -> None:
+def test_features_are_switched_one_by_one(name: str) -> None:
     bit = 1 << NUMBERS[name]
     assert switch_features(OFFERED, parse_features(f"{name}=on")) == OFFERED | bit
     assert switch_features(OFFERED, parse_features(f"{name}=off")) == OFFERED & ~bit
 
 
-def test_several_and_spaces_between_them() -> None:
+def test_list_of_features_may_have_spaces() -> None:
     switches = parse_features("packed=on, in-order=on,indirect=off")
     assert switches == {"packed": True, "in-order": True, "indirect": False}
     assert switch_features(1 << 32 | 1 << 28, switches) == 1 << 32 | 1 << 34 | 1 << 35
@@ -53,7 +53,7 @@ def test_several_and_spaces_between_them() -> None:
         ("packed=on,packed=off", "packed comes twice"),
     ],
 )
-def test_what_is_refused(text: str, message: str) -> None:
+def test_list_of_features_that_is_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_features(text)
     assert message in str(caught.value)

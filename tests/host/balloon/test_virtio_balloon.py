@@ -123,7 +123,7 @@ def test_page_number_of_32_bits_is_an_address_above_4_gib() -> None:
     assert plan.discards == [FileRange(0, 0, P)]
 
 
-def test_more_page_numbers_than_anybody_needs_are_not_even_read() -> None:
+def test_page_numbers_past_the_limit_are_not_read() -> None:
     data = pfns(*range(PFN_BYTES_MAX // 4)) + pfns(60_000, 60_001)
     plan = inflate(data, memory_of((0, 70_000)))
     assert plan.discards == [FileRange(0, 0, PFN_BYTES_MAX // 4 * P)]
@@ -166,7 +166,7 @@ def test_deflated_pages_are_counted_unread() -> None:
     assert (outcome.plan.ranges, outcome.plan.bytes, outcome.plan.discards, outcome.plan.refused) == (2, 4 * P, [], [])
 
 
-def test_no_more_deflated_pages_are_counted_than_are_believed() -> None:
+def test_deflated_pages_are_counted_up_to_the_limit() -> None:
     chain = Chain(0, [(0, 2**32 - 1)] * 3, [], None)
     assert VirtioBalloon().serve(BalloonQueue.DEFLATE, chain, EMPTY, no_read).pages == PFN_BYTES_MAX // 4
 
@@ -175,7 +175,7 @@ def test_no_more_deflated_pages_are_counted_than_are_believed() -> None:
 
 
 @given(offset=st.integers(0, 256), length=st.integers(0, 256))
-def test_any_window_of_the_configuration_space_is_answered_in_full(offset: int, length: int) -> None:
+def test_configuration_space_is_answered_in_full_for_any_window(offset: int, length: int) -> None:
     config = BalloonConfig(num_pages=0x01010101, actual=0x02020202, free_page_hint_cmd_id=3, poison_val=0x04040404)
     whole = config.build() + bytes(512)
     assert VirtioBalloon(config=config).read_config(offset, length) == whole[offset : offset + length]

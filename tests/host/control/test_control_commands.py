@@ -41,7 +41,7 @@ def test_unknown_commands_and_unknown_parameters() -> None:
         assert perform({}, name, x=1) == ("GenericError", "unexpected parameter 'x'")
 
 
-def test_all_commands_are_listed() -> None:
+def test_commands_are_all_listed() -> None:
     names = [entry["name"] for entry in perform({}, "query-commands")]
     assert names == sorted(names)
     assert {"qmp_capabilities", "balloon", "query-balloon", "reclaim", "qom-get"} <= set(names)
@@ -236,7 +236,7 @@ def test_guest_stats_have_qemus_shape() -> None:
     assert known == {"stat-free-memory": 5, "stat-total-memory": 6, "stat-swap-in": 0}
 
 
-def test_every_statistic_has_a_name() -> None:
+def test_statistics_all_have_a_name() -> None:
     assert STAT_NAMES.keys() == set(StatisticTag)
 
 

@@ -212,7 +212,7 @@ async def test_events_are_for_those_who_have_negotiated(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_one_client_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_past_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "CLIENTS_MAX", 2)
     async with serving(tmp_path / "c", {}) as room:
         clients = [await room.connect() for _ in range(2)]
@@ -241,7 +241,7 @@ async def test_close_disconnects_every_client(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_each_virtual_machine_has_an_interval_of_its_own(tmp_path: Path) -> None:
+async def test_interval_is_each_virtual_machines_own(tmp_path: Path) -> None:
     async with serving(tmp_path / "c", {}) as room:
         client = await room.connect()
         for vm, size in ((1, 10), (1, 11), (2, 20), (1, 12)):

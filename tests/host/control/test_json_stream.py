@@ -76,7 +76,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=12), st.data())
-def test_every_cut_of_every_stream_gives_the_same(pieces: list[bytes], data: st.DataObject) -> None:
+def test_stream_cut_anywhere_gives_the_same(pieces: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(pieces)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
     parts = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
@@ -125,7 +125,7 @@ def test_integer_too_long_to_be_converted_is_one_clear_error() -> None:
         stream.next_object()
 
 
-def test_reading_resumes_at_the_next_brace_without_a_newline() -> None:
+def test_parser_resumes_at_the_next_brace_without_a_newline() -> None:
     assert read(b'}{"next": 2}') == [JsonError, {"next": 2}]
     assert read(b'{"a": bad}{"next": 2}') == [JsonError, {"next": 2}]
 

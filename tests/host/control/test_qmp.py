@@ -105,7 +105,7 @@ COMMANDS = st.sampled_from(
 
 
 @given(st.lists(COMMANDS, max_size=8), st.integers(1, 9))
-def test_any_cut_of_any_commands_gives_the_same_answers(commands: list[bytes], step: int) -> None:
+def test_commands_cut_anywhere_get_the_same_answers(commands: list[bytes], step: int) -> None:
     stream = b"".join(commands)
     assert talk(*(stream[at : at + step] for at in range(0, len(stream), step))) == talk(stream)
 

@@ -247,7 +247,7 @@ async def test_driver_that_gives_blocks_without_end_has_the_round_ended(monkeypa
 
 
 @pytest.mark.asyncio
-async def test_done_is_not_shown_while_a_block_is_being_discarded() -> None:
+async def test_end_of_a_reclaim_is_not_shown_while_a_block_is_being_discarded() -> None:
     machine = FakeMachine(BOTH)
     hinting(machine, 8)
     machine.free_page.busy = asyncio.Event()

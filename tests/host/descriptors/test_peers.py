@@ -35,7 +35,7 @@ def test_process_may_have_half_its_user_three_quarters_and_all_the_rest(peers: P
             member.check(1)
 
 
-def test_what_a_session_had_is_free_when_it_leaves(peers: Peers) -> None:
+def test_limits_are_given_back_when_a_session_leaves(peers: Peers) -> None:
     members = [peers.join(GREEDY) for _ in range(SHARED // 2 // SESSION_DESCRIPTORS)]
     peers.check_session(GREEDY)
     members.append(peers.join(GREEDY))

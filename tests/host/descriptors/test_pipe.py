@@ -50,7 +50,7 @@ def test_full_pipe_is_not_waited_for(ends: tuple[int, int]) -> None:
     pipe.close()
 
 
-def test_nothing_reads_it(ends: tuple[int, int]) -> None:
+def test_pipe_without_a_reader(ends: tuple[int, int]) -> None:
     pipe = Pipe(ends[1])
     os.close(ends[0])
     with pytest.raises(BrokenPipeError):
@@ -66,7 +66,7 @@ def test_flags_of_the_owner_stay(ends: tuple[int, int]) -> None:
     pipe.close()
 
 
-def test_closing_leaves_no_descriptor(ends: tuple[int, int]) -> None:
+def test_close_leaves_no_descriptor(ends: tuple[int, int]) -> None:
     before = len(os.listdir("/proc/self/fd"))
     pipe = Pipe(os.dup(ends[0]))
     with pytest.raises(BlockingIOError):

@@ -9,7 +9,7 @@ NAMES = ("message_refused", "features")
 
 
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.floats(0, 0.02)), max_size=500))
-def test_no_second_has_more_than_the_bound_and_none_is_forgotten(events: list[tuple[str, float]]) -> None:
+def test_events_of_a_second_are_bounded_and_all_are_counted(events: list[tuple[str, float]]) -> None:
     limit, now = EventLimit(), 1000.0
     written: list[tuple[str, int]] = []
     accounted = dict.fromkeys(NAMES, 0)
@@ -25,7 +25,7 @@ def test_no_second_has_more_than_the_bound_and_none_is_forgotten(events: list[tu
     assert limit.suppressed == ()
 
 
-def test_one_name_does_not_use_up_the_share_of_another() -> None:
+def test_event_name_does_not_use_up_the_share_of_another() -> None:
     limit = EventLimit()
     assert [limit.allows("message_refused", 7.5) for _ in range(EVENTS_PER_SECOND + 1)][-2:] == [True, False]
     assert limit.allows("features", 7.9)

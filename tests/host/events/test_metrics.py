@@ -23,7 +23,7 @@ class Log:
         return [fields for name, fields in self.events if name == event]
 
 
-def test_each_queue_has_its_counters_and_its_event() -> None:
+def test_queues_have_their_own_counters_and_event() -> None:
     metrics, log = VmMetrics(), Log()
     metrics.count(ServedChain(BalloonQueue.INFLATE, Outcome(pages=3), 1.0, 0.1, 3 * 4096), log.emit, log.emit)
     metrics.count(ServedChain(BalloonQueue.DEFLATE, Outcome(pages=2), 2.0, 0.1), log.emit, log.emit)
@@ -40,7 +40,7 @@ def test_each_queue_has_its_counters_and_its_event() -> None:
     assert log.fields("statistics") == [{"t": 4.0, "memfree": 9}]
 
 
-def test_what_a_driver_gains_nothing_by_is_told_within_limits() -> None:
+def test_refusals_are_emitted_within_limits() -> None:
     metrics, log, limited = VmMetrics(), Log(), Log()
     outcome = Outcome()
     for reason in (Refusal.EMPTY, Refusal.UNALIGNED, Refusal.EMPTY):

@@ -33,7 +33,7 @@ def test_regions_are_64_byte_aligned(packed: bool, size: int, expected: int) -> 
 
 
 @pytest.mark.parametrize(("queues", "size"), [(0, 128), (6, 128), (65535, 128), (1, 0), (1, 32769), (1, 65535)])
-def test_what_no_balloon_has_is_refused(queues: int, size: int) -> None:
+def test_size_that_no_balloon_has_is_refused(queues: int, size: int) -> None:
     with pytest.raises(VhostUserError):
         describe_file(queues, size, packed=False)
 
@@ -48,7 +48,7 @@ def test_file_of_ours_cannot_change_its_size() -> None:
     os.close(fd)
 
 
-def test_each_queue_has_its_own_bytes(fd: int) -> None:
+def test_queues_have_their_own_bytes(fd: int) -> None:
     file = InflightFile(fd, TOLD, packed=False)
     for index in range(QUEUES):
         file.region(index, packed=False).write(8, bytes([index + 1]))

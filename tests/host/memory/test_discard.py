@@ -10,7 +10,7 @@ from protocol.memory import PAGE_SIZE
 from tests.harness.virtual_machine import DATA_AT, Ram, page_pattern
 
 
-def test_exactly_the_range_is_gone_and_reads_as_zero() -> None:
+def test_discarded_range_alone_is_gone_and_reads_as_zero() -> None:
     ram = Ram()
     ram.touch(DATA_AT, 8 * PAGE_SIZE)
     assert punch_hole(ram.fd, DATA_AT + 2 * PAGE_SIZE, 3 * PAGE_SIZE) == 0

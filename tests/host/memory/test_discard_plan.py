@@ -155,7 +155,7 @@ def test_address_space_that_ends_at_64_bits_does_not_wrap() -> None:
     assert reasons(plan_of(memory, (top + 15 * P, 2 * P))) == ["crosses_regions"]
 
 
-def test_without_memory_everything_is_out_of_range() -> None:
+def test_ranges_without_memory_are_out_of_range() -> None:
     assert reasons(plan_of(DeviceMemory(RegionTable()), (0, P), (1 << 40, P))) == ["out_of_range"] * 2
 
 

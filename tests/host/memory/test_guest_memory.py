@@ -72,7 +72,7 @@ def test_file_says_whether_it_is_sealed(sealed: bool) -> None:
     ram.close()
 
 
-def test_one_unsealed_file_makes_the_memory_unsealed(memory: GuestMemory) -> None:
+def test_unsealed_file_makes_the_memory_unsealed(memory: GuestMemory) -> None:
     other = Ram(SIZE, sealed=False)
     answers = [memory.sealed]
     memory.add(memory.table.with_region(region(guest=0x900000)), os.dup(other.fd))
@@ -113,7 +113,7 @@ def test_replaced_dropped_or_closed_file_is_closed(memory: GuestMemory, ram: Ram
     assert not is_open(third)
 
 
-def test_reading_needs_the_whole_range_in_one_region(memory: GuestMemory, ram: Ram) -> None:
+def test_read_needs_the_whole_range_in_one_region(memory: GuestMemory, ram: Ram) -> None:
     ram.map[PAGE_SIZE : PAGE_SIZE + 5] = b"hello"
     assert memory.read(0x10000 + PAGE_SIZE, 5) == b"hello"
     for address, length in ((0, 1), (0x10000 + SIZE - 1, 2), (0x10000 + SIZE, 1), (1 << 63, 8)):
@@ -121,12 +121,12 @@ def test_reading_needs_the_whole_range_in_one_region(memory: GuestMemory, ram: R
             memory.read(address, length)
 
 
-def test_reading_allocates_nothing(memory: GuestMemory, ram: Ram) -> None:
+def test_read_allocates_nothing(memory: GuestMemory, ram: Ram) -> None:
     assert memory.read(0x10000, SIZE) == bytes(SIZE)
     assert ram.pages(0) == set()
 
 
-def test_reading_a_file_that_was_cut_is_an_error_and_not_a_signal() -> None:
+def test_read_of_a_file_that_was_cut_is_an_error_and_not_a_signal() -> None:
     ram = Ram(SIZE, sealed=False)
     memory = GuestMemory()
     memory.replace(RegionTable([region()]), [os.dup(ram.fd)])

@@ -33,7 +33,7 @@ def fd() -> Iterator[int]:
     os.close(number)
 
 
-def test_what_is_read_behind_the_end_is_zero_and_what_is_written_is_nobodys(fd: int) -> None:
+def test_lost_page_reads_as_zero_and_keeps_writes_private(fd: int) -> None:
     guarded = GuardedMapping(fd, PAGES * PAGE_SIZE, 0)
     with memoryview(guarded.mapping).cast("H") as view:
         view[7] = 7
@@ -60,7 +60,7 @@ def test_store_is_as_good_as_a_load(fd: int) -> None:
     guarded.close()
 
 
-def test_other_mappings_keep_what_they_have(fd: int) -> None:
+def test_mappings_of_other_files_keep_what_they_have(fd: int) -> None:
     lost, kept = GuardedMapping(fd, PAGE_SIZE, PAGE_SIZE), GuardedMapping(fd, PAGE_SIZE, 0)
     with memoryview(lost.mapping) as view, memoryview(kept.mapping) as other:
         other[0] = 5
@@ -73,7 +73,7 @@ def test_other_mappings_keep_what_they_have(fd: int) -> None:
     assert os.pread(fd, 2, 0) == b"\x05\x06"
 
 
-def test_from_many_threads_at_once(fd: int) -> None:
+def test_lost_memory_in_many_threads_at_once(fd: int) -> None:
     lost: list[bool] = []
 
     def lose() -> None:

@@ -35,7 +35,7 @@ def document(**changes: Any) -> bytes:
 
 
 @given(STATES)
-def test_what_was_written_is_read(state: DeviceState) -> None:
+def test_state_that_was_written_is_read(state: DeviceState) -> None:
     data = state.build()
     assert len(data) < STATE_BYTES_MAX
     assert parse_state(data) == state
@@ -87,7 +87,7 @@ def test_document_says_what_it_is() -> None:
         (json.dumps({"format": FORMAT, "version": VERSION}).encode(), "'actual'"),
     ],
 )
-def test_anything_else_is_refused_in_one_line(data: bytes, why: str) -> None:
+def test_malformed_state_is_refused_in_one_line(data: bytes, why: str) -> None:
     with pytest.raises(VhostUserError, match=why) as refusal:
         parse_state(data)
     assert "\n" not in str(refusal.value)

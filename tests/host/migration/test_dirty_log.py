@@ -56,12 +56,12 @@ def mappings() -> int:
     return Path("/proc/self/maps").read_text(encoding="utf-8").count("test-log")
 
 
-def test_without_a_log_nothing_happens(dirty_log: DirtyLog) -> None:
+def test_absent_log_marks_nothing(dirty_log: DirtyLog) -> None:
     dirty_log.mark(0, PAGE_SIZE)
     dirty_log.close()
 
 
-def test_one_bit_for_each_page_that_is_touched(dirty_log: DirtyLog, file: LogFile) -> None:
+def test_bit_is_set_for_each_page_that_is_touched(dirty_log: DirtyLog, file: LogFile) -> None:
     dirty_log.map(file.fd, PAGE_SIZE, 0)
     dirty_log.mark(5 * PAGE_SIZE + 17, 1)
     assert file.bits() == {5}
@@ -81,7 +81,7 @@ def test_log_begins_at_its_offset_whatever_that_is_a_multiple_of(
     assert file.bits() == {8 * offset + page for page in (0, 7, 8, 127)}
 
 
-def test_what_lies_behind_the_log_is_not_noted(dirty_log: DirtyLog, file: LogFile) -> None:
+def test_write_past_the_end_of_the_log_is_not_logged(dirty_log: DirtyLog, file: LogFile) -> None:
     dirty_log.map(file.fd, 3, 2)
     dirty_log.mark(23 * PAGE_SIZE, 5 * PAGE_SIZE)
     dirty_log.mark(24 * PAGE_SIZE, PAGE_SIZE)
@@ -90,7 +90,7 @@ def test_what_lies_behind_the_log_is_not_noted(dirty_log: DirtyLog, file: LogFil
 
 
 @given(st.lists(st.tuples(st.integers(0, 600 * PAGE_SIZE), st.integers(1, 40 * PAGE_SIZE)), max_size=6))
-def test_any_writes_set_exactly_their_pages(writes: list[tuple[int, int]]) -> None:
+def test_writes_set_exactly_their_pages(writes: list[tuple[int, int]]) -> None:
     dirty_log, file = DirtyLog(), LogFile(PAGE_SIZE)
     dirty_log.map(file.fd, 80, 0)
     for address, length in writes:
@@ -117,7 +117,7 @@ for page in range(1, 131072, 8):
 """
 
 
-def test_no_bit_is_lost_between_two_processes_that_set_neighbouring_ones(dirty_log: DirtyLog, file: LogFile) -> None:
+def test_neighbouring_bits_set_by_two_processes_are_kept(dirty_log: DirtyLog, file: LogFile) -> None:
     """Both walk the same bytes at the same time, one sets bit 0 of each and the other bit 1."""
     os.set_inheritable(file.fd, True)
     other = subprocess.Popen(
@@ -203,7 +203,7 @@ def test_files_that_cannot_be_a_log(dirty_log: DirtyLog, file: LogFile, tmp_path
     assert mappings() == 0
 
 
-def test_each_mark_is_signalled_once_where_asked_for(dirty_log: DirtyLog, file: LogFile) -> None:
+def test_mark_is_signalled_once_where_asked_for(dirty_log: DirtyLog, file: LogFile) -> None:
     signals: list[set[int]] = []
     dirty_log.map(file.fd, mmap.PAGESIZE, 0)
     dirty_log.set_call(lambda: signals.append(file.bits()))
@@ -211,7 +211,7 @@ def test_each_mark_is_signalled_once_where_asked_for(dirty_log: DirtyLog, file: 
     assert signals == [{1, 2}]
 
 
-def test_signal_that_is_held_up_holds_up_nobody_else(dirty_log: DirtyLog, file: LogFile) -> None:
+def test_signal_that_blocks_does_not_delay_others(dirty_log: DirtyLog, file: LogFile) -> None:
     """A front-end can fill its eventfd right before it is written to; the event loop takes another log all the same."""
     held, go = threading.Event(), threading.Event()
 

@@ -71,7 +71,7 @@ def test_state_comes_out_of_a_pipe_in_pieces() -> None:
     assert run(both()) == b"state"
 
 
-def test_both_directions_work_over_sockets() -> None:
+def test_transfer_works_in_both_directions_over_sockets() -> None:
     ours, theirs = socket.socketpair()
     run(save(ours.detach(), b"state"))
     assert theirs.recv(100) == b"state"
@@ -83,14 +83,14 @@ def test_both_directions_work_over_sockets() -> None:
     assert run(load(ours.detach())) == b"state"
 
 
-def test_both_directions_work_over_a_file(tmp_path: Path) -> None:
+def test_transfer_works_in_both_directions_over_a_file(tmp_path: Path) -> None:
     path = tmp_path / "state"
     run(save(os.open(path, os.O_WRONLY | os.O_CREAT), b"state"))
     assert path.read_bytes() == b"state"
     assert run(load(os.open(path, os.O_RDONLY))) == b"state"
 
 
-def test_no_more_is_read_than_a_state_can_have() -> None:
+def test_transfer_is_read_up_to_the_longest_state() -> None:
     reading, writing = os.pipe()
     os.write(writing, bytes(STATE_BYTES_MAX * 4))
     assert STATE_BYTES_MAX < len(run(load(reading))) <= 2 * (STATE_BYTES_MAX + 1)
@@ -109,7 +109,7 @@ def test_end_that_does_nothing_costs_a_time_limit(direction: str, monkeypatch: p
     os.close(reading if direction == "save" else writing)
 
 
-def test_nobody_at_the_other_end() -> None:
+def test_pipe_without_a_peer() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with pytest.raises(VhostUserError, match="Broken pipe"):
@@ -126,7 +126,7 @@ def test_wrong_end_of_a_pipe(direction: str) -> None:
     os.close(writing if direction == "save" else reading)
 
 
-def test_what_is_no_pipe_is_refused_and_stays_open(tmp_path: Path) -> None:
+def test_descriptor_other_than_a_pipe_is_refused_and_stays_open(tmp_path: Path) -> None:
     async def refuse(fd: int) -> None:
         with pytest.raises(VhostUserError, match="a pipe, a socket or a file"):
             StateTransfer(fd, Helpers())

@@ -73,7 +73,7 @@ def test_sizes_and_counters_arrive() -> None:
     in_loop(go())
 
 
-def test_poison_value_that_nobody_told_is_not_zero_at_the_destination() -> None:
+def test_poison_value_that_was_not_told_is_not_zero_at_the_destination() -> None:
     async def go() -> None:
         source, destination = Machine(), Machine()
         destination.balloon.features = 1 << 4
@@ -86,7 +86,7 @@ def test_poison_value_that_nobody_told_is_not_zero_at_the_destination() -> None:
     in_loop(go())
 
 
-def test_what_a_reclaim_inflates_to_for_a_while_does_not_travel() -> None:
+def test_size_during_a_reclaim_does_not_travel() -> None:
     async def go() -> None:
         source = Machine()
         source.emit = lambda *_args, **_fields: None  # type: ignore[method-assign]  # this one may tell of its target
@@ -141,7 +141,7 @@ def test_round_that_ended_before_an_older_state_was_loaded_is_not_taken_for_the_
     in_loop(go())
 
 
-def test_without_a_round_nothing_is_shown_to_be_done() -> None:
+def test_absent_round_is_not_shown_as_done() -> None:
     async def go() -> None:
         source, destination = Machine(), Machine()
         source.balloon.hinting.last_id = 1000  # where each daemon begins to count is its own affair
@@ -165,7 +165,7 @@ def test_interval_of_statistics_goes_on() -> None:
     in_loop(go())
 
 
-def test_counters_that_nobody_has_are_passed_over() -> None:
+def test_counters_with_unknown_names_are_passed_over() -> None:
     async def go() -> None:
         machine = Machine()
         state = DeviceState(

@@ -26,14 +26,14 @@ def eventfd() -> Iterator[int]:
     os.close(fd)
 
 
-def test_every_signal_counts(eventfd: int) -> None:
+def test_signals_all_count(eventfd: int) -> None:
     signal = EventfdSignal(eventfd)
     for _ in range(10_000):  # far more than the kernel keeps results of
         assert signal.signal()
     assert os.eventfd_read(eventfd) == 10_000
 
 
-def test_full_counter_stays_full_and_nobody_waits(eventfd: int) -> None:
+def test_full_counter_stays_full_without_a_wait(eventfd: int) -> None:
     os.eventfd_write(eventfd, FULL)
     signal = EventfdSignal(eventfd)
     assert all(signal.signal() for _ in range(1000))
@@ -55,7 +55,7 @@ def test_threads_share_the_room_for_requests(eventfd: int) -> None:
     assert os.eventfd_read(eventfd) == sum(taken) == 8 * 2000
 
 
-def test_what_is_no_eventfd_is_not_signalled() -> None:
+def test_descriptor_other_than_an_eventfd_is_not_signalled() -> None:
     reading, writing = os.pipe()
     assert not EventfdSignal(writing).signal()
     assert select.select([reading], [], [], 0)[0] == []

@@ -333,7 +333,7 @@ async def test_front_end_that_fills_the_counter_of_its_dirty_log_holds_no_stop_u
     file.close()
 
 
-def test_what_could_hold_a_signal_up_for_ever_is_not_taken(tmp_path: Path) -> None:
+def test_descriptor_that_could_block_a_signal_is_not_taken(tmp_path: Path) -> None:
     master, terminal = os.openpty()
     file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     for fd in (master, terminal, file, os.open("/dev/null", os.O_RDWR)):

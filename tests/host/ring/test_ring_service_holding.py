@@ -71,7 +71,7 @@ async def test_statistics_are_told_and_their_buffer_is_kept(bench: Bench) -> Non
 
 
 @pytest.mark.asyncio
-async def test_giving_back_asks_for_new_statistics_once(bench: Bench) -> None:
+async def test_held_buffer_given_back_asks_for_new_statistics_once(bench: Bench) -> None:
     service = await held(bench)
     for number in range(5):
         assert service.give_back_held()
@@ -211,7 +211,7 @@ async def test_ring_that_broke_keeps_its_held_chain(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
-async def test_nothing_is_settled_while_a_hinted_block_is_being_discarded(
+async def test_end_of_a_round_waits_for_a_hinted_block_being_discarded(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DONE must not be shown before the discard that is under way has ended, and no other may begin."""

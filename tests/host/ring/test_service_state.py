@@ -22,7 +22,7 @@ def test_queue_that_is_over_never_works_again() -> None:
             assert after in IS_OVER, (state, event)
 
 
-def test_no_transition_gives_the_ring_to_a_second_worker() -> None:
+def test_transitions_never_give_the_ring_to_a_second_worker() -> None:
     """WORKING is entered with a new worker: never from a state that keeps the old one."""
     for (state, event), after in TRANSITIONS.items():
         if after is ServiceState.WORKING and state in HAS_WORKER:

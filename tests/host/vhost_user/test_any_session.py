@@ -87,7 +87,7 @@ def telling_messages(draw: st.DrawFn) -> tuple[FrontendRequest, bytes, tuple[int
 
 @given(session=st.lists(telling_messages() | st.integers(-5, 4), max_size=60), breaking=st.sets(st.integers(0, 4)))
 @settings(max_examples=150)
-def test_in_any_session_rings_have_roles_of_their_own_and_stopped_ones_are_left_alone(
+def test_rings_of_any_session_have_roles_of_their_own_and_stopped_ones_are_left_alone(
     session: list[tuple[FrontendRequest, bytes, tuple[int, ...]] | int], breaking: set[int]
 ) -> None:
     """A bare number is a change of the configuration space, one below 0 a ring that its driver breaks; ``breaking`` are
@@ -140,7 +140,7 @@ def lost_bit_30(shell: Shell) -> bool:
 @pytest.mark.long
 @given(session=st.lists(messages(), max_size=30))
 @settings(max_examples=150)
-def test_no_session_of_well_formed_messages_breaks_the_rules_of_the_shell(
+def test_session_of_well_formed_messages_keeps_the_rules_of_the_shell(
     session: list[tuple[FrontendRequest, bytes, tuple[int, ...]]],
 ) -> None:
     # The shell of the tests checks: no ring is started twice or stopped without running, none runs while its memory or

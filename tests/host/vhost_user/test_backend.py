@@ -40,7 +40,7 @@ def u64(value: int) -> bytes:
 
 
 @pytest.mark.parametrize("flags", [0x1, 0x9])
-def test_each_question_has_one_answer_whether_an_acknowledgement_is_asked_for_or_not(flags: int) -> None:
+def test_question_has_one_answer_whether_an_acknowledgement_is_asked_for_or_not(flags: int) -> None:
     shell = Shell()
     assert reply(shell, 1, flags=flags) == u64(0x1_7400_0026)
     assert reply(shell, 15, flags=flags) == u64(
@@ -71,7 +71,7 @@ def test_message_that_negotiates_acknowledgements_is_acknowledged_itself() -> No
     assert reply(Shell(), 16, u64(PROTOCOL_FEATURES)) == ACK
 
 
-def test_without_negotiation_nothing_is_acknowledged() -> None:
+def test_acknowledgement_needs_negotiation() -> None:
     shell = Shell()
     assert reply(shell, 3) is None
     assert reply(shell, 2, u64(FEATURES)) is None
@@ -79,7 +79,7 @@ def test_without_negotiation_nothing_is_acknowledged() -> None:
     assert reply(shell, 16, u64(PROTOCOL_FEATURES & ~(1 << 3))) is None
 
 
-def test_with_negotiation_only_what_asks_is_acknowledged() -> None:
+def test_acknowledgement_is_for_the_messages_that_ask_once_negotiated() -> None:
     shell = negotiated()
     assert reply(shell, 3) == ACK
     assert reply(shell, 3, flags=0x1) is None
@@ -140,7 +140,7 @@ def test_get_vring_base_of_no_queue_ends_the_session() -> None:
 # -- negotiation ------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_need_be_asked_before_it_is_set() -> None:
+def test_features_may_be_set_before_they_are_asked_for() -> None:
     shell = Shell()
     assert reply(shell, 2, u64(FEATURES), flags=0x1) is None
     assert reply(shell, 16, u64(PROTOCOL_FEATURES)) == ACK
@@ -156,7 +156,7 @@ def test_features_are_taken_exactly_if_they_were_offered(bits: int) -> None:
 
 
 @given(subset=st.sets(st.sampled_from([2, 5, 28, 29, 30])))
-def test_any_subset_of_the_offer_with_version_1_is_taken(subset: set[int]) -> None:
+def test_features_that_are_a_subset_of_the_offer_with_version_1_are_taken(subset: set[int]) -> None:
     shell = negotiated()
     bits = 1 << 32 | sum(1 << bit for bit in subset)
     assert reply(shell, 2, u64(bits)) == ACK
@@ -193,7 +193,9 @@ def test_rings_know_the_features_they_run_with() -> None:
 
 @given(offset=st.integers(0, 256), length=st.integers(0, 256), flags=st.integers(0, 3))
 @settings(max_examples=60)
-def test_any_window_up_to_256_bytes_is_answered_in_full(offset: int, length: int, flags: int) -> None:
+def test_configuration_space_is_answered_in_full_for_any_window_up_to_256_bytes(
+    offset: int, length: int, flags: int
+) -> None:
     shell = Shell()
     shell.session.balloon.config = BalloonConfig(num_pages=0x01020304)
     whole = BalloonConfig(num_pages=0x01020304).build() + bytes(512)
@@ -251,7 +253,7 @@ def test_qemus_write_of_a_new_size_tells_no_poison_value_to_a_device_that_took_o
     assert (shell.session.balloon.config.actual, shell.session.balloon.poison_told) == (7, False)
 
 
-def test_wish_for_another_size_is_told_to_a_driver_that_listens() -> None:
+def test_target_that_changes_is_told_to_a_driver_that_listens() -> None:
     shell = negotiated()
     assert shell.change_config(num_pages=100) is None
     assert shell.ask(FrontendRequest.SET_BACKEND_REQ_FD, fds=(9,)) == 0
@@ -277,7 +279,7 @@ def test_table_has_at_most_eight_regions(count: int, answer: int) -> None:
     assert len(shell.session.table.regions) == (count if answer == 0 else 1)
 
 
-def test_there_are_as_many_memory_slots_as_the_answer_says() -> None:
+def test_memory_slots_are_as_many_as_the_answer_says() -> None:
     shell = negotiated()
     for number in range(508):
         assert shell.ask(FrontendRequest.ADD_MEM_REG, spread(number), (100,)) == 0

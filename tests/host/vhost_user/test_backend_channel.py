@@ -108,7 +108,7 @@ async def test_front_end_that_closes_its_end_is_noticed_and_costs_nothing(front_
 
 
 @pytest.mark.asyncio
-async def test_what_is_no_socket_stays_its_senders() -> None:
+async def test_descriptor_other_than_a_socket_stays_its_senders() -> None:
     fd = os.eventfd(0)
     with pytest.raises(VhostUserError, match="not a unix stream socket"):
         BackendChannel(fd, lambda: None, Helpers())

@@ -83,7 +83,7 @@ def test_reset_forgets_the_driver_and_keeps_what_the_front_end_said(request_numb
 
 
 @pytest.mark.parametrize("name", ["KICK", "ENABLE"])
-def test_after_a_reset_a_ring_needs_all_of_its_configuration_again(name: str) -> None:
+def test_ring_needs_all_of_its_configuration_again_after_a_reset(name: str) -> None:
     shell = negotiated()
     set_up(shell, 2)
     shell.ask(FrontendRequest.RESET_DEVICE)
@@ -128,7 +128,7 @@ def test_ring_that_broke_needs_a_reset_and_the_driver_is_told_once() -> None:
     assert shell.ask(FrontendRequest.GET_STATUS) == OK | NEEDS_RESET
 
 
-def test_only_ring_may_be_the_one_that_broke() -> None:
+def test_single_ring_may_be_the_one_that_broke() -> None:
     shell = at_work()
     shell.ring("ENABLE", 0, 0)
     assert break_ring(shell, 2)[-1] == TOLD
@@ -144,7 +144,7 @@ def test_ring_found_broken_while_it_is_stopped_needs_a_reset_too() -> None:
 
 
 @pytest.mark.parametrize("name", ["KICK", "BASE", "NUM", "ADDR"])
-def test_no_message_about_the_ring_and_no_other_status_takes_the_need_away(name: str) -> None:
+def test_needs_reset_stays_through_ring_messages_and_other_statuses(name: str) -> None:
     shell = at_work()
     break_ring(shell, 2)
     if name == "BASE":
@@ -173,7 +173,7 @@ def test_reset_takes_the_need_away(request_number: FrontendRequest) -> None:
     assert break_ring(shell, 2)[-1] == TOLD
 
 
-def test_ring_that_breaks_at_the_reset_leaves_no_need_behind() -> None:
+def test_ring_that_breaks_at_the_reset_leaves_no_need_of_another() -> None:
     shell = at_work()
     shell.breaking.add(2)
     shell.ask(FrontendRequest.RESET_DEVICE)
@@ -190,7 +190,7 @@ def test_driver_that_is_not_ready_yet_is_told_when_it_is() -> None:
     assert TOLD not in shell.take_done()
 
 
-def test_news_of_the_configuration_space_is_no_news_of_the_status_to_a_driver_that_is_not_ready() -> None:
+def test_configuration_change_does_not_tell_the_status_to_a_driver_that_is_not_ready() -> None:
     shell = at_work(status=READY)
     break_ring(shell, 2)
     shell.ring("ENABLE", 0, 0)

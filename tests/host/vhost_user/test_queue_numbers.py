@@ -98,14 +98,14 @@ def test_rings_that_no_dialect_explains_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_what_the_operator_orders_is_not_found_out(choice: str) -> None:
+def test_dialect_that_the_operator_sets_is_not_inferred(choice: str) -> None:
     numbers = QueueNumbers.named(choice)
     learned = numbers.learn({0, 1, 4}, set(), negotiated=REPORTING, offered=REPORTING)
     assert learned == (choice == "auto")
     assert numbers.dialect.value == ("fixed" if choice == "auto" else choice)
 
 
-def test_no_running_ring_gets_another_role() -> None:
+def test_running_ring_keeps_its_role() -> None:
     numbers = QueueNumbers()
     case = {"negotiated": HINT | REPORTING, "offered": HINT | REPORTING}
     assert not numbers.learn({0, 1, 2, 3}, set(), **case)

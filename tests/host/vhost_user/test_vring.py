@@ -38,14 +38,14 @@ def at(descriptor: int, available: int, used: int, *, flags: int = 0, log: int =
 
 
 @pytest.mark.parametrize("size", [1 << exponent for exponent in range(16)])
-def test_every_power_of_two_up_to_32768_is_a_size(size: int) -> None:
+def test_size_is_any_power_of_two_up_to_32768(size: int) -> None:
     vring = Vring(2)
     vring.set_size(size)
     assert vring.size == size
 
 
 @pytest.mark.parametrize("size", [0, 3, 129, 32769, 65536, 2**32 - 1])
-def test_another_size_is_refused_and_the_old_one_kept(size: int) -> None:
+def test_size_that_is_invalid_is_refused_and_the_old_one_kept(size: int) -> None:
     vring = Vring(2, size=64)
     with pytest.raises(VhostUserError, match=f"queue size {size} (is not from|of a split ring is not)"):
         vring.set_size(size)
@@ -77,7 +77,7 @@ def test_smallest_alignment_of_each_part_is_enough() -> None:
     assert vring.address == at(0x10, 0x2, 0x4)
 
 
-def test_before_there_is_memory_a_place_cannot_be_judged() -> None:
+def test_place_of_a_ring_is_judged_only_with_memory() -> None:
     vring = Vring(2, size=1)
     vring.set_address(at(1 << 30, 1 << 30, 1 << 30), RegionTable())
     with pytest.raises(VhostUserError, match="not in one memory region"):

@@ -118,7 +118,7 @@ def test_id_may_come_again_once_it_was_used() -> None:
         assert ring.offer((number, 1, 5, 0)).serve().readable == [(number, 1)]
 
 
-def test_more_descriptors_than_the_ring_has_are_refused() -> None:
+def test_list_longer_than_the_ring_is_refused() -> None:
     ring = Hostile(2).offer((1, 1, 1, 0), (2, 1, 2, 0))
     ring.pop()
     ring.pop()
@@ -145,14 +145,14 @@ def test_base_that_is_no_place_in_the_ring_is_refused(base: int) -> None:
 # -- indirect tables --------------------------------------------------------------------------------------------------
 
 
-def test_one_indirect_descriptor_is_a_whole_report() -> None:
+def test_indirect_descriptor_is_a_whole_report() -> None:
     ring = Hostile(2)
     chain = ring.offer_table(*[(n << 22, 4 << 20, 0, WRITE) for n in range(32)]).pop()
     assert chain == Chain(7, [], [(n << 22, 4 << 20) for n in range(32)], (ring.table, 512))
     assert ring.memory.reads == [(ring.table, 512)]
 
 
-def test_in_a_table_only_the_write_flag_means_something() -> None:
+def test_indirect_table_heeds_the_write_flag_alone() -> None:
     ring = Hostile().offer_table((1, 1, 99, NEXT | AVAIL), (2, 2, 98, INDIRECT), (3, 3, 97, WRITE | 0xFFF8))
     assert ring.pop() == Chain(7, [(1, 1), (2, 2)], [(3, 3)], (ring.table, 48))
 
@@ -182,7 +182,7 @@ def test_table_outside_the_memory_is_refused(address: int) -> None:
     Hostile().offer((address, 16, 1, INDIRECT)).refuses("outside the guest's memory")
 
 
-def test_what_was_read_stays_as_it_was_read() -> None:
+def test_descriptor_stays_as_it_was_read() -> None:
     ring = Hostile().offer_table((0xA, 1, 0, WRITE))
     chain = ring.pop()
     ring.memory.write_guest(ring.table, PACKED_DESCRIPTOR.pack(0xBAD, 9, 0, 0))
@@ -210,7 +210,7 @@ def test_what_was_read_stays_as_it_was_read() -> None:
 )
 @pytest.mark.long
 @settings(max_examples=500)
-def test_any_ring_ends_in_chains_of_bounded_length_or_in_a_refusal(
+def test_ring_of_any_content_ends_in_chains_of_bounded_length_or_in_a_refusal(
     base: int, descriptors: list[tuple[bool, int, int, int, int]], table: bytes, serves: bool
 ) -> None:
     ring = Hostile(4, base=base)
@@ -272,7 +272,7 @@ def test_event_in_the_middle_of_a_list_is_crossed_with_the_list() -> None:
 
 
 @pytest.mark.parametrize("event_idx", [False, True])
-def test_going_to_sleep_asks_for_a_kick_at_the_next_descriptor(event_idx: bool) -> None:
+def test_sleep_asks_for_a_kick_at_the_next_descriptor(event_idx: bool) -> None:
     ring = Hostile(3, event_idx=event_idx)
     assert not ring.device.enable_notification()
     words = [ring.ring.device_event[0]]
@@ -328,7 +328,7 @@ def test_place_with_lists_in_flight_can_be_gone_on_from() -> None:
     assert ring.ring.halves[6] == 6
 
 
-def test_in_order_holds_back_what_comes_before_its_turn() -> None:
+def test_completion_before_its_turn_is_held_back_in_order() -> None:
     ring = Hostile(in_order=True).offer((1, 1, 5, 0), (2, 1, 6, 0), (3, 1, 7, 0))
     chains = [ring.pop() for _ in range(3)]
     ring.device.add_used(chains[1].head, 0)
@@ -340,7 +340,7 @@ def test_in_order_holds_back_what_comes_before_its_turn() -> None:
     assert ring.device.needs_notification()
 
 
-def test_in_order_a_buffer_that_was_held_goes_back_before_those_that_came_later() -> None:
+def test_buffer_held_in_order_goes_back_before_those_that_came_later() -> None:
     """As statistics are held: the earlier one goes back when the next has come, and the last is put back at the end."""
     ring = Hostile(in_order=True).offer((1, 1, 5, 0), (2, 1, 6, 0))
     first, second = ring.pop(), ring.pop()
@@ -355,7 +355,7 @@ def test_in_order_a_buffer_that_was_held_goes_back_before_those_that_came_later(
     assert ring.device.needs_notification()
 
 
-def test_each_store_into_the_ring_is_told() -> None:
+def test_stores_into_the_ring_are_all_told() -> None:
     ring = Hostile(event_idx=True)
     told: list[tuple[int, int, int]] = []
     ring.device.on_write = lambda part, offset, length: told.append((part, offset, length))

@@ -105,7 +105,7 @@ def test_good_chain_before_a_bad_one_is_served() -> None:
 # -- indirect tables ------------------------------------------------------------------------------------------------
 
 
-def test_one_indirect_descriptor_is_a_whole_report() -> None:
+def test_indirect_descriptor_is_a_whole_report() -> None:
     ring = Hostile(2)
     pages = [Descriptor(n << 22, 4 << 20, WRITE | (NEXT if n < 31 else 0), n + 1) for n in range(32)]
     chain = ring.describe_table(*pages).describe(indirect(ring.table, 512)).offer(0).pop()
@@ -126,7 +126,7 @@ def test_direct_descriptors_and_then_a_table_are_one_chain() -> None:
     assert ring.offer(0).pop() == Chain(0, [(0xA, 1), (0xB, 2)], [(0xC, 3)], (ring.table, 32))
 
 
-def test_readable_in_a_table_behind_a_writable_direct_descriptor_is_refused() -> None:
+def test_readable_in_a_table_after_a_writable_direct_descriptor_is_refused() -> None:
     ring = Hostile()
     ring.describe_table(Descriptor(0xB, 2, 0, 0)).describe(
         Descriptor(0xA, 1, NEXT | WRITE, 1), indirect(ring.table, 16)
@@ -172,7 +172,7 @@ def test_table_inside_a_table_is_refused() -> None:
     ring.refuses("an indirect descriptor inside an indirect table")
 
 
-def test_chain_that_goes_on_behind_its_table_is_refused() -> None:
+def test_chain_that_goes_on_past_its_table_is_refused() -> None:
     ring = Hostile()
     ring.describe_table(Descriptor(0xA, 1, 0, 0)).describe(indirect(ring.table, 16, INDIRECT | NEXT, 1)).offer(0)
     ring.refuses("goes on after an indirect table")
@@ -229,7 +229,7 @@ FLAGS = st.integers(0, 7)
 )
 @pytest.mark.long
 @settings(max_examples=300)
-def test_any_ring_ends_in_chains_of_bounded_length_or_in_a_refusal(
+def test_ring_of_any_content_ends_in_chains_of_bounded_length_or_in_a_refusal(
     descriptors: list[tuple[bool, int, int, int, int]],
     table: list[tuple[int, int, int]],
     heads: list[int],

@@ -42,7 +42,7 @@ def test_flags_of_the_used_ring_stay_zero(event_idx: bool) -> None:
     assert ring.ring.used[ring.ring.avail_event_at] == (1 if event_idx else 0)
 
 
-def test_without_the_event_index_the_no_interrupt_flag_is_honoured_and_used_event_is_not() -> None:
+def test_interrupt_flag_and_not_used_event_counts_without_the_event_index() -> None:
     ring = Hostile()
     ring.ring.avail[ring.ring.used_event_at] = 500
     ring.device.add_used(0, 0)
@@ -54,7 +54,7 @@ def test_without_the_event_index_the_no_interrupt_flag_is_honoured_and_used_even
     assert not ring.device.needs_notification()  # nothing new since
 
 
-def test_with_the_event_index_the_flag_is_ignored() -> None:
+def test_flag_is_ignored_with_the_event_index() -> None:
     ring = Hostile(event_idx=True)
     ring.ring.avail[0] = 1
     ring.device.add_used(0, 0)
@@ -103,7 +103,7 @@ def test_chain_that_is_put_back_is_taken_again(start: int, in_order: bool) -> No
     assert ring.ring.used[1] == (start + 1) & 0xFFFF
 
 
-def test_in_order_holds_back_what_comes_before_its_turn() -> None:
+def test_completion_before_its_turn_is_held_back_in_order() -> None:
     ring = Hostile(4).describe(*[Descriptor(0xA, 1, 0, 0)] * 3).offer(2, 0, 1)
     device = ring.memory.device(in_order=True)
     assert [chain.head for chain in (device.pop(), device.pop(), device.pop()) if chain is not None] == [2, 0, 1]
@@ -117,7 +117,7 @@ def test_in_order_holds_back_what_comes_before_its_turn() -> None:
     assert ring.ring.used[1] == 3
 
 
-def test_in_order_a_buffer_that_was_held_goes_back_before_those_that_came_later() -> None:
+def test_buffer_held_in_order_goes_back_before_those_that_came_later() -> None:
     """As statistics are held: the earlier one goes back when the next has come, and the last is put back at the end."""
     ring = Hostile(4).describe(*[Descriptor(0xA, 1, 0, 0)] * 3).offer(2, 0)
     device = ring.memory.device(in_order=True)
@@ -142,7 +142,7 @@ def test_memory_that_became_something_else_is_not_taken_for_the_ring() -> None:
     assert not ring.memory.device(base=ring.device.base).is_as_left(token)
 
 
-def test_each_store_into_the_ring_is_told() -> None:
+def test_stores_into_the_ring_are_all_told() -> None:
     ring = Hostile(4, event_idx=True).describe(Descriptor(0xA, 1, 0, 0)).offer(0)
     told: list[tuple[int, int, int]] = []
     ring.device.on_write = lambda part, offset, length: told.append((part, offset, length))

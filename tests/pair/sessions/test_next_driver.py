@@ -100,7 +100,7 @@ def test_rings_that_go_on_where_they_were_are_the_same_drivers(how: str) -> None
     assert "forget driver" not in shell.take_done()
 
 
-def test_one_ring_that_begins_anew_beside_the_others_is_the_same_drivers() -> None:
+def test_ring_that_begins_anew_beside_the_others_is_the_same_drivers() -> None:
     shell = used()
     shell.ask(FrontendRequest.GET_VRING_BASE, VringState(2, 0))
     start(shell, {2: 0})

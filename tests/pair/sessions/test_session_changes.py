@@ -135,7 +135,7 @@ def test_enabling_a_queue_that_was_never_configured_is_acknowledged_and_touches_
     assert shell.take_done() == []
 
 
-def test_same_addresses_on_a_running_ring_switch_only_logging() -> None:
+def test_addresses_set_again_on_a_running_ring_switch_only_logging() -> None:
     shell = negotiated()
     set_up(shell, 2)
     assert shell.ask(FrontendRequest.SET_VRING_ADDR, ring_address(2, flags=1)) == 0
@@ -144,7 +144,7 @@ def test_same_addresses_on_a_running_ring_switch_only_logging() -> None:
 
 
 @pytest.mark.parametrize("name", ["KICK", "CALL", "ERR"])
-def test_replacing_a_descriptor_stops_the_ring_for_it_and_goes_on(name: str) -> None:
+def test_descriptor_is_replaced_while_the_ring_is_stopped_for_it(name: str) -> None:
     shell = negotiated()
     set_up(shell, 2)
     shell.base[2] = 6
@@ -164,7 +164,7 @@ def test_driver_whose_ring_is_paused_hears_on_its_new_descriptor_what_it_may_hav
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_ring_that_is_set_up_anew_interrupts_nobody_first(stopped: bool) -> None:
+def test_ring_that_is_set_up_anew_sends_no_interrupt_first(stopped: bool) -> None:
     """User Mode Linux only disables the rings of a driver that goes, and describes the next one's call first."""
     shell = negotiated()
     set_up(shell, 2)

@@ -18,7 +18,7 @@ def lost_bit_30() -> Shell:
     return shell
 
 
-def test_asking_for_the_features_without_bit_30_is_the_end_of_a_driver() -> None:
+def test_get_features_without_bit_30_is_the_end_of_a_driver() -> None:
     """What User Mode Linux does before it frees the rings; without the bit it sends no ENABLE 0."""
     shell = lost_bit_30()
     set_up(shell, 0)
@@ -35,7 +35,7 @@ def test_asking_for_the_features_without_bit_30_is_the_end_of_a_driver() -> None
 
 
 @pytest.mark.parametrize("bits", [FEATURES, FEATURES & ~BIT_30])
-def test_asking_for_the_features_is_otherwise_only_a_question(bits: int) -> None:
+def test_get_features_is_otherwise_only_a_question(bits: int) -> None:
     shell = Shell()
     # With bit 30, or without acknowledgements: QEMU then uses the question to wait for its earlier messages.
     protocol_features = PROTOCOL_FEATURES if bits & BIT_30 else PROTOCOL_FEATURES & ~REPLY_ACK
@@ -50,7 +50,7 @@ def test_asking_for_the_features_is_otherwise_only_a_question(bits: int) -> None
     assert 2 in shell.running
 
 
-def test_losing_bit_30_does_not_start_the_rings_of_an_earlier_driver() -> None:
+def test_bit_30_taken_back_does_not_start_the_rings_of_an_earlier_driver() -> None:
     shell = negotiated()
     set_up(shell, 2)
     shell.ring("ENABLE", 2, 0)
@@ -146,7 +146,7 @@ def test_hinted_blocks_are_never_taken_for_reported_ones() -> None:
     assert roles(shell) == {0: "inflate", 1: "deflate", 3: "free_page", 4: "reporting"}
 
 
-def test_another_driver_after_a_reset_may_speak_another_dialect() -> None:
+def test_driver_after_a_reset_may_speak_another_dialect() -> None:
     shell = numbered(STATS | REPORTING, REPORTING)
     set_up_as_qemu(shell, 0, 1, 4)
     shell.ask(FrontendRequest.RESET_DEVICE)

@@ -162,7 +162,7 @@ def test_driver_that_was_stopped_meanwhile_hears_of_a_change_when_it_goes_on(fir
     assert not shell.session.config_change_pending
 
 
-def test_driver_that_goes_on_with_another_back_end_hears_of_its_wish() -> None:
+def test_driver_that_goes_on_with_another_back_end_gets_its_target() -> None:
     shell = listening()
     shell.ring("BASE", 0, 5)
     shell.take_done()
@@ -185,7 +185,7 @@ def test_change_before_a_reset_is_not_told_to_the_next_driver() -> None:
     assert shell.change_config(num_pages=3) == CONFIG_CHANGE
 
 
-def test_without_the_config_feature_no_change_is_told() -> None:
+def test_change_is_told_only_with_the_config_feature() -> None:
     shell = Shell()
     shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES & ~(1 << 9))
     shell.ask(FrontendRequest.SET_FEATURES, FEATURES)

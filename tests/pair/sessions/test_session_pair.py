@@ -182,7 +182,7 @@ ORDERS: list[tuple[Callable[[Shell], None], list[str]]] = [
 
 
 @pytest.mark.parametrize(("front_end", "expected"), ORDERS, ids=lambda value: getattr(value, "__name__", ""))
-def test_every_front_ends_order_starts_each_ring_once(front_end: Callable[[Shell], None], expected: list[str]) -> None:
+def test_rings_start_once_in_every_front_ends_order(front_end: Callable[[Shell], None], expected: list[str]) -> None:
     shell = Shell()
     shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES)
     front_end(shell)
@@ -190,7 +190,9 @@ def test_every_front_ends_order_starts_each_ring_once(front_end: Callable[[Shell
 
 
 @pytest.mark.parametrize(("front_end", "expected"), ORDERS, ids=lambda value: getattr(value, "__name__", ""))
-def test_same_again_on_running_rings_begins_them_anew(front_end: Callable[[Shell], None], expected: list[str]) -> None:
+def test_setup_repeated_on_running_rings_begins_them_anew(
+    front_end: Callable[[Shell], None], expected: list[str]
+) -> None:
     # User Mode Linux does so when the driver was unloaded and loaded again; it never says GET_VRING_BASE.
     shell = Shell()
     shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES)
@@ -229,7 +231,7 @@ def test_second_set_features_without_bit_30_runs_the_rings_without_enable() -> N
     assert shell.session.protocol_features == PROTOCOL_FEATURES
 
 
-def test_losing_bit_30_runs_rings_that_waited_to_be_enabled() -> None:
+def test_bit_30_taken_back_runs_rings_that_waited_to_be_enabled() -> None:
     shell = negotiated()
     for name, value in (("NUM", 256), ("ADDR", None), ("KICK", 12)):
         shell.ring(name, 2, value)
@@ -238,7 +240,7 @@ def test_losing_bit_30_runs_rings_that_waited_to_be_enabled() -> None:
     assert shell.take_done() == [f"features {FEATURES & ~BIT_30:#x}", "start 2 reporting at 0"]
 
 
-def test_without_bit_30_a_ring_that_is_disabled_all_the_same_is_left_alone() -> None:
+def test_ring_disabled_without_bit_30_is_left_alone() -> None:
     """No front-end may ask for that then. One that does takes its ring for stopped."""
     shell = negotiated(bit_30=False)
     for name, value in (("NUM", 256), ("ADDR", None), ("KICK", 12)):
@@ -272,7 +274,7 @@ def test_bit_30_again_leaves_the_rings_enabled() -> None:
     assert shell.take_done() == ["stop 2", f"features {FEATURES:#x}", "start 2 reporting at 3"]
 
 
-def test_same_features_again_leave_running_rings_alone() -> None:
+def test_features_set_again_leave_running_rings_alone() -> None:
     shell = negotiated()
     set_up(shell, 2)
     assert shell.ask(FrontendRequest.SET_FEATURES, FEATURES) == 0

@@ -108,7 +108,7 @@ def test_log_falls_silent_when_the_stream_was_closed_under_it() -> None:
     assert log.broken is not None
 
 
-def test_closing_twice_and_emitting_afterwards_is_harmless(tmp_path: Path) -> None:
+def test_event_log_closed_twice_ignores_later_events(tmp_path: Path) -> None:
     log = open_event_log(str(tmp_path / "events"), clock)
     log.emit("one")
     log.close()

@@ -99,7 +99,7 @@ else:
 """
 
 
-def test_of_processes_that_find_a_stale_socket_one_listens(tmp_path: Path) -> None:
+def test_stale_socket_found_by_several_processes_goes_to_one(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(tmp_path / "c"))
     contenders = [

@@ -96,7 +96,7 @@ def test_device_without_capacity_is_refused(name: str, allocator: PageAllocator)
     assert allocator.reporter is None
 
 
-def test_there_is_one_reporter_at_a_time(reporter: PageReporter, allocator: PageAllocator) -> None:
+def test_registered_reporter_excludes_another(reporter: PageReporter, allocator: PageAllocator) -> None:
     for second in (reporter, make_reporter("boundary", allocator)):
         with pytest.raises(UsageError, match="already registered"):
             second.register(32, 0.0, do_nothing)
@@ -129,7 +129,7 @@ def test_later_reporter_resumes_where_the_first_stopped(
     assert [report.blocks for report in run_until_idle(second)] == [((pfn, 10),)]
 
 
-def test_nothing_is_done_for_a_reporter_that_is_not_registered(name: str, allocator: PageAllocator) -> None:
+def test_unregistered_reporter_has_nothing_done(name: str, allocator: PageAllocator) -> None:
     reporter = make_reporter(name, allocator)
     assert list(reporter.process(0.0)) == []
     assert reporter.statistics.passes == 0
@@ -175,7 +175,7 @@ def test_work_that_is_pending_is_not_put_off(reporter: PageReporter, allocator: 
 # --- The worker ---
 
 
-def test_one_run_at_a_time(reporter: PageReporter) -> None:
+def test_run_excludes_a_second_run(reporter: PageReporter) -> None:
     never_started = reporter.process(1.0)
     worker = reporter.process(1.0)
     next(worker)
@@ -212,7 +212,7 @@ def test_run_that_ends_half_way_leaves_every_block_on_a_list_and_unflagged(
     assert due(reporter) is None
 
 
-def test_nothing_is_lost_after_a_failure(reporter: PageReporter, allocator: PageAllocator) -> None:
+def test_failed_report_loses_nothing(reporter: PageReporter, allocator: PageAllocator) -> None:
     run_pass(reporter, lambda report: False)
     assert due(reporter) is None
     free_many(allocator)
@@ -221,7 +221,7 @@ def test_nothing_is_lost_after_a_failure(reporter: PageReporter, allocator: Page
     assert reporter.reported_pages() == 40 * WHOLE
 
 
-def test_run_that_nobody_asked_for_reports_nothing_twice(reporter: PageReporter) -> None:
+def test_run_without_a_request_reports_nothing_twice(reporter: PageReporter) -> None:
     run_until_idle(reporter)
     assert run_pass(reporter, now=99.0) == []
 

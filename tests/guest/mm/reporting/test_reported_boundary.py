@@ -86,7 +86,7 @@ def test_orders_go_down_and_migratetypes_go_down_within_an_order() -> None:
     assert 4 * WHOLE not in reported(allocator)
 
 
-def test_each_fill_starts_again_at_the_top_order() -> None:
+def test_fill_starts_again_at_the_top_order() -> None:
     allocator = guest(4)
     allocator.zones[0].watermark_min = -1
     assert allocator.alloc_pages(9) == 0
@@ -319,7 +319,7 @@ def test_frees_while_the_zone_is_requested_or_active_do_not_request_again() -> N
     worker.close()
 
 
-def test_what_is_freed_during_the_last_report_is_requested_and_done_in_the_same_run() -> None:
+def test_block_freed_during_the_last_report_is_requested_and_done_in_the_same_run() -> None:
     allocator = guest(5)
     reporter = started(allocator, capacity=2, high_water_mark=2)
     held = hold(allocator, 2)

@@ -26,7 +26,7 @@ def test_defaults_are_those_of_each_design() -> None:
     assert list(REPORTERS) == ["boundary", "rotation", "scan"]
 
 
-def test_every_constant_can_be_given() -> None:
+def test_constants_can_all_be_given() -> None:
     reporter = make_reporter("boundary", PageAllocator(1024), order=0, delay=1, capacity=4, high_water_mark=5)
     assert isinstance(reporter, ReportedBoundary)
     assert (reporter.order, reporter.delay, reporter.capacity, reporter.high_water_mark) == (0, 1, 4, 5)

@@ -97,7 +97,7 @@ def test_orders_go_up_and_migratetypes_go_up_within_an_order() -> None:
     assert 4 * WHOLE not in reported(allocator)
 
 
-def test_what_does_not_fill_a_report_is_carried_over_to_the_next_list() -> None:
+def test_partial_report_is_carried_over_to_the_next_list() -> None:
     allocator = guest(40)
     assert allocator.alloc_pages(9) == 0
     first, second = run_pass(started(allocator))
@@ -121,7 +121,7 @@ def test_first_unreported_block_is_the_head_while_a_report_is_out() -> None:
     assert entries(allocator, 10) == up(8, 39) + down(3, 0) + down(7, 4)
 
 
-def test_skipped_blocks_are_behind_the_tail_before_the_report_goes_out() -> None:
+def test_skipped_blocks_are_past_the_tail_before_the_report_goes_out() -> None:
     allocator = guest(40)
     reporter = started(allocator, capacity=4)
     run_pass(reporter)
@@ -202,7 +202,7 @@ def test_zone_must_have_more_free_than_low_and_32_blocks() -> None:
 # --- States ---
 
 
-def test_one_freed_block_arms_the_delay_and_the_next_does_not_put_it_off() -> None:
+def test_freed_block_arms_the_delay_and_the_next_does_not_put_it_off() -> None:
     allocator = guest(40)
     reporter = started(allocator)
     run_pass(reporter)
@@ -257,7 +257,7 @@ def test_error_ends_the_whole_pass() -> None:
     allocator.validate()
 
 
-def test_every_zone_gets_its_turn_and_its_own_left_over() -> None:
+def test_zones_each_get_their_turn_and_their_own_left_over() -> None:
     spans = [
         ZoneSpan(name="DMA32", start_pfn=0, end_pfn=40 * WHOLE),
         ZoneSpan(name="Normal", start_pfn=40 * WHOLE, end_pfn=80 * WHOLE),

@@ -25,7 +25,7 @@ def entries_per_block(kind: type[ZoneReporter], count: int) -> float:
     return reporter.statistics.entries_walked / count
 
 
-def test_it_reports_from_the_tail_and_starts_there_again_for_every_batch() -> None:
+def test_scan_reports_from_the_tail_and_starts_there_again_for_every_batch() -> None:
     reporter = started(Scan, 40)
     walked: list[int] = []
 

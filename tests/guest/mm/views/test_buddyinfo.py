@@ -43,7 +43,7 @@ def test_single_zone_may_have_any_name() -> None:
     assert buddyinfo(allocator) == IDLE
 
 
-def test_all_zones_of_all_nodes_are_read() -> None:
+def test_buddyinfo_is_read_for_all_zones_of_all_nodes() -> None:
     text = IDLE.replace("Normal", " DMA32") + IDLE + IDLE.replace("Node 0", "Node 1")
     assert list(parse_buddyinfo(text)) == [(0, "DMA32"), (0, "Normal"), (1, "Normal")]
 
@@ -58,14 +58,14 @@ def test_all_zones_of_all_nodes_are_read() -> None:
         (IDLE + IDLE, "line 2: node 0, zone Normal a second time"),
     ],
 )
-def test_other_texts_are_refused(text: str, message: str) -> None:
+def test_buddyinfo_that_is_malformed_is_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_buddyinfo(text)
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 9), min_size=10, max_size=10), st.integers(0, 6), st.integers(0, 1023))
-def test_any_lists_are_built_without_a_merge(low: list[int], whole: int, edge: int) -> None:
+def test_lists_of_any_shape_are_built_without_a_merge(low: list[int], whole: int, edge: int) -> None:
     counts = [*low, whole]
     # Room enough in any case: each block in a block of MAX_ORDER of its own.
     allocator = PageAllocator((sum(counts) + 1) * 1024 + edge)
@@ -78,7 +78,7 @@ def test_any_lists_are_built_without_a_merge(low: list[int], whole: int, edge: i
 
 
 @pytest.mark.parametrize("counts", [(0,) * 10 + (5,), (0,) * 9 + (5, 2), (1024,) + (0,) * 9 + (3,)])
-def test_more_free_than_there_is_room_for_is_refused(counts: tuple[int, ...]) -> None:
+def test_buddyinfo_with_more_free_than_there_is_room_for_is_refused(counts: tuple[int, ...]) -> None:
     allocator = PageAllocator(4096)
     with pytest.raises(UsageError, match="zone Normal of 4096 pages has no room for free blocks"):
         shape_zone(allocator, allocator.zones[0], counts)
@@ -86,7 +86,7 @@ def test_more_free_than_there_is_room_for_is_refused(counts: tuple[int, ...]) ->
     allocator.validate()
 
 
-def test_what_is_in_use_stays_so() -> None:
+def test_pages_in_use_stay_so() -> None:
     allocator = PageAllocator(122125)
     pfn = allocator.alloc_pages(0, MigrateType.UNMOVABLE)
     assert pfn is not None

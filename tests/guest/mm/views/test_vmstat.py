@@ -154,7 +154,7 @@ def test_zones_of_x86_64_without_memory_have_short_entries() -> None:
     assert zoneinfo(PageAllocator(1 << 18)).splitlines()[-1] == "        protection: (0, 0)"
 
 
-def test_every_processor_has_its_pageset() -> None:
+def test_pagesets_are_shown_for_all_processors() -> None:
     allocator = PageAllocator(1 << 18, nr_cpus=2)
     allocator.alloc_pages(0)
     text = zoneinfo(allocator)
@@ -211,7 +211,7 @@ def test_unusable_index_without_free_memory_is_one() -> None:
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_every_view_ends_with_a_newline(name: str) -> None:
+def test_views_end_with_a_newline(name: str) -> None:
     assert VIEWS[name](PageAllocator(5000)).endswith("\n")
 
 
