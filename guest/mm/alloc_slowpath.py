@@ -2,14 +2,14 @@
 
 The steps, in order:
 
-1. every zone above its low watermark, an empty per-CPU list being filled on the way; types may only share a pageblock
-   when no zone has a whole one
-2. kswapd is woken; every zone above its minimum watermark. A request that cannot wait goes deeper, and may use the
-   HIGHATOMIC pageblocks; if that fails, it fails
-3. compaction, where more than 8 pages in a row are wanted, or several that cannot move
-4. reclaim, and for any pages in a row compaction, for as long as that makes progress; what lies on per-CPU lists and in
-   the HIGHATOMIC reserve comes back
-5. out of memory: whoever has been named for it may free something. Never for more than 8 pages in a row
+1. try every zone above its low watermark, filling an empty per-CPU list on the way; steal from another type's pageblock
+   only when no zone has a whole pageblock to give
+2. wake kswapd; try every zone above its minimum watermark. A request that cannot wait goes below that mark, may use the
+   HIGHATOMIC pageblocks, and fails when that does not help
+3. compact, for blocks of more than 8 pages, or of several unmovable pages
+4. reclaim, and compact for blocks of several pages, for as long as that makes progress; pages on per-CPU lists and in
+   the HIGHATOMIC reserve return to the buddy lists
+5. out of memory: ``on_out_of_memory`` may free something. Never for blocks of more than 8 pages
 """
 
 from typing import TYPE_CHECKING, Final
@@ -48,7 +48,7 @@ def alloc_pages_slowpath(allocator: "PageAllocator", order: int, migratetype: in
         pfn = _make_room(allocator, order, migratetype)
     if allocator.kswapd_wanted:
         if pfn >= 0:
-            # Nobody knows this block yet, so it must not be moved.
+            # The caller does not know of this block yet, so it must not be moved.
             allocator.mem_map[pfn] = ALLOCATED | order
         allocator.vmscan.wakeup_kswapd(order, migratetype)
     if pfn < 0:
@@ -58,12 +58,12 @@ def alloc_pages_slowpath(allocator: "PageAllocator", order: int, migratetype: in
 
 
 def _make_room(allocator: "PageAllocator", order: int, migratetype: int) -> int:
-    # The part that may take time: compact, reclaim, compact again, and at last the out-of-memory event. -1 at the end.
+    # The part that may take time: compact, reclaim, compact again, and at last the out-of-memory event. -1 on failure.
     def attempt() -> int:
         return _get_page_from_freelist(allocator, order, migratetype, AllocFlags.NONE, low=False)
 
     vmscan = allocator.vmscan
-    # Reclaim is no help against fragments: blocks that it cannot be expected to bring are made by moving first.
+    # Reclaim does not cure fragmentation: blocks that it is unlikely to yield are made by compaction first.
     compact_first = order > PAGE_ALLOC_COSTLY_ORDER or (order > 0 and migratetype != _MOVABLE)
     if compact_first and vmscan.compact(order, migratetype) and (pfn := attempt()) >= 0:
         return pfn
@@ -145,10 +145,10 @@ def _rmqueue_bulk(
 
 
 def rmqueue(allocator: "PageAllocator", zone: Zone, order: int, migratetype: int, *, no_fragment: bool = False) -> int:
-    """Take a block off the buddy lists and return its first page, -1 when there is none (``__rmqueue``).
+    """Take a block off the buddy lists and return its first page, -1 on failure (``__rmqueue``).
 
-    Movable requests use CMA pageblocks before anything else while more than half of the free pages are there, so that
-    these do not stay empty while the rest fills up; and before they take from other types.
+    Movable requests use CMA pageblocks first while these hold more than half of the free pages, so that they do not
+    stay empty while the rest fills up. Otherwise CMA pageblocks come after their own lists and before other types.
     """
     uses_cma = migratetype == _MOVABLE and zone.free_cma_pages > 0
     if uses_cma and zone.free_cma_pages > zone.free_pages // 2:

@@ -4,8 +4,8 @@ Theory. Memory is a run of blocks, each of ``1 << order`` pages and aligned to i
 says what each first page of a block is (``page_flags``); free blocks are also on a list of their zone (``free_list``).
 A free merges a block with its buddy, whose page frame number differs in the one bit ``1 << order``, for as long as
 that one is free too. The map begins at pfn 0 (the flat memory model), so a pfn is its index, and ends at a whole block
-of MAX_ORDER, so a buddy is always inside; pages that are no memory are ``ABSENT`` and never merge. Zones meet at
-multiples of such a block, so no merge crosses from one zone into another.
+of MAX_ORDER, so a buddy is always inside; pages outside RAM are ``ABSENT`` and never merge. Zones meet at multiples of
+such a block, so no merge crosses from one zone into another.
 
 ``alloc_pages``, ``rmqueue_smallest``, ``free_pages`` and ``free_one_page`` run once or more for every page of every
 workload. They repeat the list operations of ``free_list`` instead of calling them: a call costs as much as its body.
@@ -43,10 +43,10 @@ _CMA: Final = int(MigrateType.CMA)
 
 
 class Reporter(Protocol):
-    """What the allocator asks of whoever is registered for page reporting."""
+    """What the allocator calls on the registered page reporter."""
 
     def page_reporting_free_area_release(self, zone: Zone, order: int, migratetype: int) -> None:
-        """Forget the place reached in one list, because compaction has changed its order."""
+        """Forget the place reached in one list, because its order has changed (compaction, shuffling)."""
 
     def validate(self) -> None:
         """Raise CorruptionError when the reporter's own state contradicts the lists."""
@@ -115,10 +115,10 @@ class Buddy:
     # --- Putting blocks on the lists ---
 
     def free_one_page(self, zone: Zone, pfn: int, order: int, migratetype: int, reported: bool = False) -> None:
-        """Put a block that is in no list on one, merging it upward as far as it goes (``__free_one_page``).
+        """Put a block on its list after merging it upward as far as possible (``__free_one_page``).
 
         ``reported`` is the return of a block from a reporter: to the tail and without a notification (FPI_TO_TAIL |
-        FPI_SKIP_REPORT_NOTIFY). Otherwise whoever reports is told of a block that has become large enough.
+        FPI_SKIP_REPORT_NOTIFY). Otherwise the reporter is notified of a block that has become large enough.
         """
         mem_map = self.mem_map
         after, before = zone.free_list.next, zone.free_list.prev
@@ -198,7 +198,7 @@ class Buddy:
         return True
 
     def move_to_free_list(self, zone: Zone, pfn: int, order: int, migratetype: int) -> None:
-        """Put a free block on the list of ``migratetype``. If reported it stays so, but the boundary lets go of it."""
+        """Put a free block on the list of ``migratetype``. It stays reported, but the boundary moves off it."""
         if order >= zone.reported_boundary_order and self.mem_map[pfn] & REPORTED:
             _leave_boundary(zone, pfn)
         zone.free_list.remove(pfn)
@@ -257,11 +257,11 @@ class Buddy:
             the number of pageblocks that have the type now.
 
         Raises:
-            NotAllocatedError: ``pfn`` is no memory.
+            NotAllocatedError: ``pfn`` is outside RAM.
             UsageError: there is no such migratetype.
         """
         if not self.start_pfn <= pfn < self.end_pfn or self.mem_map[pfn] == ABSENT:
-            raise NotAllocatedError(f"pfn {pfn} is no memory", pfn=pfn, order=0)
+            raise NotAllocatedError(f"pfn {pfn} is outside RAM", pfn=pfn, order=0)
         if not 0 <= migratetype < MIGRATE_TYPES:
             raise UsageError(f"there is no migratetype {migratetype}")
         block = pfn >> self.pageblock_order
@@ -291,8 +291,8 @@ class Buddy:
         """Take the free block ``pfn`` off its list for a reporter (``__isolate_free_page``).
 
         Refuses, without a change, when the zone would be left with no more than its minimum watermark. Ordinary
-        pageblocks of which the block is at least half become MOVABLE, whatever they were: reporting moves unmovable and
-        reclaimable memory over to the movable lists, because the block goes back by its pageblock's type.
+        pageblocks of which the block is at least half become MOVABLE: reporting moves unmovable and reclaimable memory
+        over to the movable lists, because the block goes back by its pageblock's type.
         """
         block = pfn >> self.pageblock_order
         types = self.pageblock_migratetype

@@ -1,20 +1,20 @@
-"""Compaction: larger free blocks by moving what is in use (Linux mm/compaction.c, one run over one zone at a time).
+"""Compaction: larger free blocks by moving blocks in use (Linux mm/compaction.c, one run over one zone at a time).
 
 The owner of a block moves its content, through ``migrate``, or declines.
 
 Theory. Two scanners walk a zone toward each other by pageblocks. The migrate scanner goes up from the start and
 collects allocated movable blocks; the free scanner goes down from the end and isolates free blocks as their new places.
-So what is in use gathers at the end of the zone, and the start becomes free and merges. The run ends when there is a
+So blocks in use gather at the end of the zone, and the start becomes free and merges. The run ends when there is a
 free block of the wanted order, when nothing more can be moved, or when the scanners meet.
 
 Before either scanner walks, it asks the free lists of MOVABLE, which is much faster: for a pageblock that is nearly
-empty (``fast_find_migrateblock``), or for free pages far up (``fast_isolate_freepages``). Both bring the list entries
-that they have looked at out of their own way by changing the order of the list. That is why they tell the page reporter
-to forget its place in that list (``page_reporting_free_area_release``, v12 3/6).
+empty (``fast_find_migrateblock``), or for free pages far up (``fast_isolate_freepages``). Both move the entries that
+they have looked at to the end of the list, so that the next search does not meet them first. As that changes the order
+of the list, the page reporter has to forget its place in it (``page_reporting_free_area_release``, v12 3/6).
 
-Where this departs from Linux: a block moves as a whole, whatever its order below a pageblock, as since 6.9, to the
-smallest free block in the pageblock at hand that will hold it, and the rest of that block is free again at once; there
-are no skip bits or cached scanner positions, so a run begins with the whole zone; contention and signals do not exist.
+Where this departs from Linux: a block of any order below a pageblock moves as a whole, as since 6.9, to the smallest
+free block in the pageblock at hand that will hold it, and the rest of that block is free again at once; skip bits and
+cached scanner positions are not modelled, so a run begins with the whole zone; nor are contention and signals.
 """
 
 from collections.abc import Callable, Iterator
@@ -59,14 +59,14 @@ class CompactionStatistics:
 
 @dataclass(slots=True)
 class Deferral:
-    """How often compaction of one zone is to be skipped after it has failed (``compact_defer_shift`` and its kin)."""
+    """How often to skip compaction of one zone after a failure (``compact_defer_shift``, ``compact_considered``)."""
 
     considered: int = 0
     shift: int = 0
     order_failed: int = NR_PAGE_ORDERS
 
     def deferred(self, order: int) -> bool:
-        """Return whether to skip this one. Each failure doubles the number that is skipped, up to 64."""
+        """Return whether to skip this run. Each failure doubles the number of runs skipped, up to 64."""
         if order < self.order_failed:
             return False
         self.considered = min(self.considered + 1, 1 << self.shift)
@@ -87,8 +87,8 @@ class Compaction:
     """One run over one zone (``struct compact_control``).
 
     Args:
-        order: the order that is wanted; -1 moves all there is to move (``/proc/sys/vm/compact_memory``).
-        migratetype: whose lists have to have a block of that order in the end.
+        order: the order that is wanted; -1 moves everything movable (``/proc/sys/vm/compact_memory``).
+        migratetype: the type whose lists are to have a block of that order in the end.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Compaction:
         return done
 
     def suitable(self) -> bool:
-        """Return whether there is something to do, and twice the wanted size is free to do it with.
+        """Return whether compaction is needed, and twice the wanted size is free as room to move to.
 
         That is ``compaction_suitable``.
         """
@@ -207,7 +207,7 @@ class Compaction:
         try:
             moved = self._migrate(pfn, target, order)
         except BaseException:
-            self._targets[order].append(target)  # goes back with the others: no page is lost to somebody's fault
+            self._targets[order].append(target)  # returned with the others, so an owner that raises loses no page
             raise
         if not moved:
             self._statistics.declined += 1
@@ -275,7 +275,7 @@ class Compaction:
         return found
 
     def _release_targets(self) -> None:
-        # release_freepages: what was isolated and not needed goes back.
+        # release_freepages: blocks that were isolated and not used go back.
         allocator = self._allocator
         for order, pfns in enumerate(self._targets):
             for pfn in pfns:
@@ -308,8 +308,8 @@ class Compaction:
         return None
 
     def _search(self, order: int, wanted: Callable[[int], bool]) -> int | None:
-        # The first entry from the head that will do. What was looked at and is not wanted comes behind the rest, so
-        # that the next search begins where this one ends (move_freelist_head).
+        # The first entry from the head that will do. The entries passed over move to the end of the list, so that the
+        # next search begins where this one ends (move_freelist_head).
         zone = self._zone
         head = LIST_HEADS[_MOVABLE][order]
         following = zone.free_list.next

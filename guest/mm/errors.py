@@ -3,9 +3,9 @@
 ::
 
     UsageError
-    └── BadPageError           a page was handed to free that is no allocated block of that order; nothing was changed
-        ├── DoubleFreeError    the page is free already (perhaps it was never allocated), or out on loan to a reporter
-        ├── NotAllocatedError  the page starts no allocated block: it lies inside one, or is no memory at all
+    └── BadPageError           the page to be freed does not start an allocated block of that order; nothing was changed
+        ├── DoubleFreeError    the page is already free (perhaps it was never allocated), or isolated by a reporter
+        ├── NotAllocatedError  the page is not the first of an allocated block: it lies inside one, or outside RAM
         └── WrongOrderError    the page starts an allocated block, but of another order
     BalloonError
     └── CorruptionError        ``validate()`` found lists and arrays that disagree: a fault of this project
@@ -15,7 +15,7 @@ from protocol.errors import BalloonError, UsageError
 
 
 class BadPageError(UsageError):
-    """A page was freed that is no allocated block of that order (the kernel's ``bad_page``). The state is unchanged."""
+    """The page does not start an allocated block of that order (the kernel's ``bad_page``). The state is unchanged."""
 
     def __init__(self, message: str, *, pfn: int, order: int) -> None:
         super().__init__(message)
@@ -24,11 +24,11 @@ class BadPageError(UsageError):
 
 
 class DoubleFreeError(BadPageError):
-    """The page is free already, as a block or inside one; or a reporter holds it, which is free as well."""
+    """The page is already free, as a block or inside one, or a reporter has isolated it."""
 
 
 class NotAllocatedError(BadPageError):
-    """The page is not the first page of an allocated block: it is inside one, or there is no such page."""
+    """The page is not the first page of an allocated block: it lies inside one, or outside RAM."""
 
 
 class WrongOrderError(BadPageError):

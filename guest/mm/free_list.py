@@ -1,9 +1,9 @@
 """The free lists of a zone: doubly linked, like ``struct list_head`` (Linux ``include/linux/list.h``).
 
-Entries are page frame numbers: first pages of free blocks, which the caller sees to. All lists of a zone share two
-dictionaries, ``next`` and ``prev``, which hold the blocks on the lists and nothing else. A list's head is a negative
-number, its key in the same two dictionaries, so every insertion and removal, at both ends and in the middle, is the
-same few assignments without a special case. "Toward the tail" is ``next``, "toward the head" is ``prev``.
+Entries are page frame numbers: the first pages of free blocks. The caller guarantees that they are. All lists of a zone
+share two dictionaries, ``next`` and ``prev``, which hold the blocks on the lists and the list heads. A head is a
+negative key in the same two dictionaries, so every insertion and removal, at both ends and in the middle, is the same
+few assignments without a special case. "Toward the tail" is ``next``, "toward the head" is ``prev``.
 
 ``page_alloc`` repeats these few lines in its hot paths, where a call costs as much as the work.
 """
@@ -68,14 +68,14 @@ class FreeList:
         self.extend(pfns, head)
 
     def remove(self, pfn: int) -> None:
-        """Take ``pfn`` off whatever list it is on (``list_del``)."""
+        """Take ``pfn`` off the list that it is on (``list_del``)."""
         after = self.next.pop(pfn)
         before = self.prev.pop(pfn)
         self.next[before] = after
         self.prev[after] = before
 
     def rotate_to_front(self, pfn: int, head: int) -> None:
-        """Make ``pfn`` the first entry; what was before it follows the old tail (``list_rotate_to_front``).
+        """Make ``pfn`` the first entry; the entries before it follow the old tail (``list_rotate_to_front``).
 
         Only the head moves, so the cost does not depend on the length.
         """

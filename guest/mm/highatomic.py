@@ -1,6 +1,6 @@
 """The reserve of pageblocks for urgent requests of several pages (Linux mm/page_alloc.c as of 6.1, MIGRATE_HIGHATOMIC).
 
-When a pageblock joins the reserve, and when it is given up.
+When a pageblock joins the reserve, and when it leaves.
 """
 
 from typing import Final
@@ -30,7 +30,7 @@ def reserve(allocator: Buddy, zone: Zone, pfn: int) -> bool:
 
 
 def unreserve(allocator: Buddy, migratetype: int, *, force: bool = False) -> bool:
-    """Give a reserved pageblock with something free in it to ``migratetype`` (``unreserve_highatomic_pageblock``).
+    """Give a reserved pageblock that has free pages to ``migratetype`` (``unreserve_highatomic_pageblock``).
 
     Without ``force`` every zone keeps one pageblock.
 

@@ -1,7 +1,4 @@
-"""Bringing memory up at boot (Linux mm/mm_init.c and ``memblock_free_all``).
-
-How zones and the map are laid out at first.
-"""
+"""Memory at boot: how zones and the map are laid out (Linux mm/mm_init.c and ``memblock_free_all``)."""
 
 from collections.abc import Sequence
 
@@ -19,7 +16,7 @@ def check_spans(total_pages: int, start_pfn: int, zones: Sequence[ZoneSpan] | No
     """Return the zones to make; without ``zones`` that is one called Normal.
 
     Raises:
-        UsageError: memory of no size or beyond the address space, or zones that overlap, begin inside a block of
+        UsageError: memory that is empty or exceeds the address space, or zones that overlap, begin inside a block of
             MAX_ORDER, or do not have ``total_pages`` pages from ``start_pfn`` on.
     """
     if total_pages < 1:
@@ -84,7 +81,7 @@ def make_zones(spans: Sequence[ZoneSpan], min_free_kbytes: int | None) -> tuple[
 
 
 def make_pcps(zone: Zone, nr_cpus: int, thp_order: int | None) -> None:
-    """Give a zone per-CPU lists for ``nr_cpus`` processors, the first of which runs (``setup_per_cpu_pageset``)."""
+    """Give a zone per-CPU lists for ``nr_cpus`` processors and select the first (``setup_per_cpu_pageset``)."""
     batch = zone_batchsize(zone.managed_pages)
     high = zone_highsize(zone.watermarks.low, batch, nr_cpus)
     zone.pcps = tuple(PerCpuPages(batch, high, pcp_orders(thp_order)) for _ in range(nr_cpus))
@@ -92,7 +89,7 @@ def make_pcps(zone: Zone, nr_cpus: int, thp_order: int | None) -> None:
 
 
 def free_pages_core(allocator: Buddy, zone: Zone, hole: range) -> None:
-    """Put the pages of a zone on its lists, but for ``hole``: the largest aligned blocks, ascending, each to the tail.
+    """Put the pages of a zone except ``hole`` on its lists: the largest aligned blocks, ascending, each to the tail.
 
     Blocks cut like this cannot merge, so they need not be freed one by one (``__free_pages_core`` does); the run of
     MAX_ORDER blocks, which is nearly everything, is written in bulk.
@@ -108,14 +105,15 @@ def cma_area(allocator: Buddy, cma_pages: int) -> range:
     """Return the page frames of the contiguous memory area, empty without one (``dma_contiguous_reserve``).
 
     Raises:
-        UsageError: it is not of whole pageblocks, or larger than its zone.
+        UsageError: the area does not consist of whole pageblocks, or is larger than its zone.
     """
     if not cma_pages:
         return range(0)
     zone = next((zone for zone in allocator.zones[::-1] if zone.type is not ZoneType.MOVABLE), allocator.zones[0])
     size = allocator.pageblock_nr_pages
     if cma_pages < 0 or cma_pages % size:
-        raise UsageError(f"a contiguous memory area of {cma_pages} pages is not of whole pageblocks of {size}")
+        what = f"a contiguous memory area of {cma_pages} pages"
+        raise UsageError(f"{what} is not a multiple of {size}, the size of a pageblock")
     start = (zone.end_pfn - cma_pages) // size * size
     if start < zone.start_pfn or zone.managed_pages < cma_pages:
         raise UsageError(

@@ -52,7 +52,7 @@ def highest_zone_type(migratetype: int) -> ZoneType:
 
 
 class ReportingState(IntEnum):
-    """Where page reporting stands: with rotation for the device, with the reported boundary for each zone."""
+    """State of page reporting: one for the device with ``rotation``, one for each zone with the other reporters."""
 
     IDLE = 0
     REQUESTED = 1
@@ -61,7 +61,7 @@ class ReportingState(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZoneSpan:
-    """Name and page frames of a zone to be made; ``end_pfn`` is the first one behind it."""
+    """Name and page frames of a zone to be made; ``end_pfn`` is the first one past its end."""
 
     name: str
     start_pfn: int
@@ -80,8 +80,8 @@ class Watermarks:
 def default_min_free_kbytes(lowmem_pages: int) -> int:
     """Return ``vm.min_free_kbytes`` as computed at boot: 4 * sqrt(lowmem in KiB) within 128 and 262144.
 
-    ``lowmem_pages`` are the pages of all zones that any request may use, which Movable is not (mm/page_alloc.c,
-    ``calculate_min_free_kbytes`` and ``nr_free_buffer_pages``).
+    ``lowmem_pages`` are the pages of all zones but Movable (mm/page_alloc.c, ``calculate_min_free_kbytes`` and
+    ``nr_free_buffer_pages``).
     """
     return max(128, min(262144, isqrt((lowmem_pages << (PAGE_SHIFT - 10)) * 16)))
 
@@ -107,24 +107,23 @@ def watermarks(
 class Zone:
     """``struct zone``: the free lists and counters of one span of page frames.
 
-    ``nr_free`` and ``reported_pages`` are fixed arrays with one place per order. Both count blocks of that order, not
-    4 KiB pages. ``free_pages`` counts 4 KiB pages. A block that a reporter has isolated is in none of them, a page on a
-    per-CPU list neither.
+    ``nr_free`` and ``reported_pages`` are fixed arrays, indexed by order, and count blocks of that order.
+    ``free_pages`` counts 4 KiB pages. All three leave out blocks that a reporter has isolated and per-CPU pages.
 
-    ``fast_mark`` says for each migratetype how many pages have to stay free for a request to be served without a
-    second look; see :mod:`guest.mm.watermark`, which alone writes it. Where ``watermarks``, the reserves or the boost
-    change, ``watermark.refresh`` has to be called.
+    ``fast_mark`` is, for each migratetype, the number of pages that have to stay free for a request to be served on the
+    fast path; :mod:`guest.mm.watermark` alone writes it. Where ``watermarks``, the reserves or the boost change,
+    ``watermark.refresh`` has to be called.
 
-    What page reporting keeps here is written by the registered reporter alone and read by ``page_alloc``:
+    The fields of page reporting are written by the registered reporter alone and read by ``page_alloc``:
 
     ``notify_order``, ``notify``
         a free that ends in a block of at least this order calls ``notify(zone, order)`` (``NO_ORDER``: never).
     ``reporting_state``
-        the reported boundary's life cycle for this zone (see ``reported_boundary``); IDLE with any other reporter.
+        the life cycle of this zone with ``boundary`` and ``scan`` (see ``zone_reporting``); IDLE with ``rotation``.
     ``reported_boundary_order``, ``reported_boundary``, ``reported_index``
         while the boundaries are valid: the least order that has one, one list entry per (order, migratetype), and for
-        each possible reported block the place in that array (the kernel keeps it in ``page->index``).
-        While they are not, the order is ``NO_ORDER``.
+        each possible reported block its index in that array (the kernel keeps it in ``page->index``).
+        While they are invalid, the order is ``NO_ORDER``.
     """
 
     __slots__ = (
@@ -168,7 +167,7 @@ class Zone:
         self.watermarks = marks
         self.watermark_min = marks.min  # a copy one attribute away: every allocation compares with it
         self.watermark_boost = 0
-        """Pages on top of every watermark since types had to mix, until kswapd has run."""
+        """Pages added to every watermark after a steal between migratetypes, until kswapd has run."""
         self.lowmem_reserve = (0,) * len(ZoneType)
         """Pages kept from requests that could use a higher zone, by the highest zone they could use."""
         self.fast_mark = [NEVER] * MIGRATE_TYPES
@@ -178,14 +177,14 @@ class Zone:
         """Pages in CMA pageblocks, free or not."""
         self.free_cma_pages = 0
         self.pcp: PerCpuPages | None = None
-        """The per-CPU lists of the CPU that runs at the moment; None where there are none."""
+        """The per-CPU lists of the CPU that runs at the moment; None in a machine without them."""
         self.pcps: tuple[PerCpuPages, ...] = ()
         self.free_list = FreeList()
         self.nr_free = [0] * NR_PAGE_ORDERS
         self.free_pages = 0
         self.reported_pages = [0] * NR_PAGE_ORDERS
         self.notify_order = NO_ORDER
-        self.notify: Callable[[Zone, int], None] = _nobody
+        self.notify: Callable[[Zone, int], None] = _no_reporter
         self.reporting_state = ReportingState.IDLE
         self.reported_boundary_order = NO_ORDER
         self.reported_boundary: list[int] = []
@@ -195,6 +194,6 @@ class Zone:
         return f"<Zone {self.name} pfn {self.start_pfn}..{self.end_pfn} free {self.free_pages}>"
 
 
-def _nobody(zone: Zone, order: int) -> None:
+def _no_reporter(zone: Zone, order: int) -> None:
     # The notifier of a zone without a reporter. notify_order keeps it from being called.
     raise AssertionError(f"zone {zone.name} has no page reporter, but was told of a free of order {order}")

@@ -1,8 +1,8 @@
 """The buddy allocator (Linux mm/page_alloc.c as of 6.1, with the three hooks that page reporting needs).
 
-What a request and a free see of it. The lists themselves are in ``buddy``; a request that cannot be served at once goes
-to ``alloc_slowpath``. ``alloc_pages`` and ``free_pages`` run once for every page of every workload, so they ask for as
-little as possible, and write out what a call would do.
+The fast paths of allocation and free. The lists themselves are in ``buddy``; a request that cannot be served at once
+goes to ``alloc_slowpath``. ``alloc_pages`` and ``free_pages`` run once for every page of every workload, so they check
+as little as possible, and repeat the body of a function where a call would cost as much.
 """
 
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ class PageAllocator(Buddy):
 
     Args:
         total_pages: size, in pages.
-        start_pfn: first page frame. The map begins at 0 all the same: one byte for every page below, too.
+        start_pfn: first page frame. The map begins at pfn 0 nevertheless: it has one byte for each page below, too.
         zones: several zones instead of one called Normal, ascending from ``start_pfn`` on, of ``total_pages`` pages
-            together. All but the first begin at multiples of 1024 pages; what is between two zones is a hole.
+            together. All but the first begin at multiples of 1024 pages; a gap between two zones is a hole.
             ``x86.zones.x86_64_zones`` makes those of a real machine.
-        min_free_kbytes: ``vm.min_free_kbytes``, None for the kernel's own sum.
+        min_free_kbytes: ``vm.min_free_kbytes``, None for the kernel's own value.
         move_to_tail: blocks that change their migratetype go to the tail of the new list, as since Linux 5.10, and not
             to the head as in v12.
         claims_pageblocks: types take from each other as in Linux 7.2: a whole pageblock or, where that is not to be
@@ -50,7 +50,7 @@ class PageAllocator(Buddy):
         shuffle_seed: shuffle the blocks of MAX_ORDER (``page_alloc.shuffle=1``), the same way for the same seed.
 
     Raises:
-        UsageError: a size or a zone that cannot be.
+        UsageError: an invalid size or zone.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class PageAllocator(Buddy):
         # Highest zone first, as in the kernel's zonelist: the low ones are precious.
         by_type = [highest_zone_type(migratetype) for migratetype in MigrateType]
         self.zonelists = tuple(tuple(z for z in self.zones[::-1] if z.type <= highest) for highest in by_type)
-        # Memory that is Movable alone has no zone for other requests: its fast_mark says so.
+        # Memory that is Movable alone has no zone for other requests: fast_mark sends those to the slow path.
         self._preferred_zone = tuple((zonelist or self.zones)[0] for zonelist in self.zonelists)
         self.no_fragment = {ZoneType.DMA32, ZoneType.NORMAL} <= {zone.type for zone in self.zones}
         self.pageblock_zone = [self.zones[0]] * nr_pageblocks if len(spans) == 1 else self._map_zones(nr_pageblocks)
@@ -117,7 +117,7 @@ class PageAllocator(Buddy):
             zone_of[first : last + 1] = [zone] * (last + 1 - first)
         return zone_of
 
-    # --- The surface for whoever runs a workload ---
+    # --- What a workload calls ---
 
     def alloc_pages(
         self, order: int, migratetype: MigrateType = MigrateType.MOVABLE, flags: AllocFlags = AllocFlags.NONE
@@ -155,7 +155,7 @@ class PageAllocator(Buddy):
         """Give back the block of ``1 << order`` pages that ``alloc_pages`` returned as ``pfn``.
 
         Raises:
-            DoubleFreeError, NotAllocatedError, WrongOrderError: it is no such block; nothing was changed.
+            DoubleFreeError, NotAllocatedError, WrongOrderError: it is not such a block; nothing was changed.
         """
         try:
             state = self.mem_map[pfn]
@@ -181,7 +181,7 @@ class PageAllocator(Buddy):
     def nr_free_pages(self) -> int:
         """Return the number of free pages on the lists of all zones.
 
-        What a reporter has isolated does not count, nor what is on per-CPU lists (:meth:`nr_pcp_pages`).
+        Blocks that a reporter has isolated and pages on per-CPU lists (:meth:`nr_pcp_pages`) do not count.
         """
         return sum(zone.free_pages for zone in self.zones)
 
@@ -190,7 +190,7 @@ class PageAllocator(Buddy):
         return sum(pcp.count for zone in self.zones for pcp in zone.pcps)
 
     def run_on_cpu(self, cpu: int) -> None:
-        """Let what follows happen on another processor: its per-CPU lists are used from now on.
+        """Run what follows on another processor: its per-CPU lists are used from now on.
 
         Raises:
             UsageError: there is no such processor.
@@ -201,7 +201,7 @@ class PageAllocator(Buddy):
             zone.pcp = zone.pcps[cpu]
 
     def drain_all_pages(self) -> None:
-        """Bring everything on per-CPU lists back to the buddy lists, CPU by CPU (``drain_all_pages``)."""
+        """Return all pages on per-CPU lists to the buddy lists, CPU by CPU (``drain_all_pages``)."""
         for zone in self.zones:
             for pcp in zone.pcps:
                 for pfn, order in pcp.take_cold(pcp.count):

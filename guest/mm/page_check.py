@@ -1,6 +1,6 @@
-"""Checks of the memory manager by itself: what is wrong with a page to be freed, and whether all state agrees.
+"""Self-checks: why a page cannot be freed, and whether map, lists and counters agree.
 
-It reads everything and changes nothing. Only errors and tests come here.
+They read and change nothing. Errors and ``validate`` alone use them.
 """
 
 from guest.mm.buddy import Buddy

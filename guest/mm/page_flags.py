@@ -8,7 +8,7 @@ Only the first page of a block carries a state; the other pages of it are 0. The
     0x60 | order           allocated, movable (as in the kernel one bit serves twice: Reported is PG_uptodate there)
     0x80 | order           isolated: taken off its list by a reporter, neither free nor allocated
     0x90 | order           on a per-CPU list: free for its last owner, in use for the buddy lists
-    0xff                   no memory (a hole, or padding up to a whole block of MAX_ORDER)
+    0xff                   absent: a hole, or padding up to a whole block of MAX_ORDER
     0                      not the first page of a block
 
 The tables turn a state byte into an order with one look-up; the hot paths of ``page_alloc`` depend on that.

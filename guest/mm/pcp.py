@@ -1,12 +1,11 @@
-"""Per-CPU page lists (Linux mm/page_alloc.c as of 6.1: ``struct per_cpu_pages`` and what sizes it).
+"""Per-CPU page lists (Linux mm/page_alloc.c as of 6.1: ``struct per_cpu_pages`` and the functions that size it).
 
 They hold pages between a free and the buddy lists; ``page_alloc`` and ``alloc_slowpath`` fill and drain them.
 
 A zone has one :class:`PerCpuPages` for each CPU. Each is a set of lists, one for every order that is kept (0..3, and
 that of a transparent huge page) and every ordinary migratetype. A free puts its page on the hot end, an allocation
-takes from there, so a page is handed out again while it is warm. What is too much leaves at the cold end, and what is
-fetched for an empty list arrives there. The pages held count in 4 KiB pages over all lists together, and it is that sum
-which is held below ``high``.
+takes from there, so a page is handed out again while it is cache-hot. The excess leaves at the cold end, and blocks
+fetched for an empty list arrive there. ``count``, in 4 KiB pages over all lists together, is kept below ``high``.
 
 Where this departs from 6.1: a page that leaves goes to the buddy list of the type that its pageblock has then, as since
 6.10, and not of the type it had when the page was freed.
@@ -36,7 +35,7 @@ def zone_batchsize(managed_pages: int) -> int:
 
 
 def zone_highsize(low_watermark: int, batch: int, nr_cpus: int) -> int:
-    """Return how many pages the lists of one CPU may hold: its share of the low watermark, but four batches."""
+    """Return how many pages the lists of one CPU may hold: its share of the low watermark, at least four batches."""
     return max(low_watermark // nr_cpus, batch << 2)
 
 
@@ -50,7 +49,8 @@ class PerCpuPages:
 
     ``lists`` are in the order of the kernel's ``pindex``: all types of order 0, all of order 1 and so on.
     ``for_alloc`` and ``for_free`` find them by migratetype and order, None where there is no list. Pages of HIGHATOMIC
-    and CMA pageblocks are freed to the movable list; those of ISOLATE pageblocks, and all larger ones, go past.
+    and CMA pageblocks are freed to the movable list; pages of ISOLATE pageblocks and blocks of all other orders bypass
+    the lists.
     """
 
     __slots__ = ("batch", "count", "for_alloc", "for_free", "free_factor", "high", "list_orders", "lists")
@@ -61,7 +61,7 @@ class PerCpuPages:
         self.count = 0
         """4 KiB pages on all lists together."""
         self.free_factor = 0
-        """How often a drain was needed since pages were last allocated: each one doubles the size of the next."""
+        """Number of drains since pages were last allocated: each one doubles the size of the next."""
         self.lists: tuple[PageList, ...] = tuple(deque() for _ in orders for _ in range(MIGRATE_PCPTYPES))
         self.list_orders = tuple(order for order in orders for _ in range(MIGRATE_PCPTYPES))
 
@@ -81,10 +81,10 @@ class PerCpuPages:
         return max(self.batch >> order, 2) if self.batch > 1 else self.batch
 
     def excess(self, order: int, *, reclaiming: bool = False) -> int:
-        """Return how many pages have to leave now that one of ``order`` was freed; 0 when none (``nr_pcp_free``).
+        """Return how many pages have to leave, 0 or more, now that a block of ``order`` was freed (``nr_pcp_free``).
 
         When frees outnumber allocations (``free_factor``) and blocks larger than a page come in, everything leaves:
-        they would only be kept from merging. While the zone is being reclaimed, four batches are the most to keep.
+        the lists would keep these blocks from merging. While the zone is being reclaimed, at most four batches stay.
         """
         if self.free_factor and 0 < order <= PAGE_ALLOC_COSTLY_ORDER:
             return self.count

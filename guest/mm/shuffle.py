@@ -1,6 +1,6 @@
-"""Page shuffling (Linux mm/shuffle.c, ``page_alloc.shuffle=1``): free blocks of the top order in no foreseeable order.
+"""Page shuffling (Linux mm/shuffle.c, ``page_alloc.shuffle=1``): free blocks of the top order in random order.
 
-Random numbers come from a seed, so a guest is shuffled the same way each time.
+The random numbers come from a seed, so a guest is shuffled the same way each time.
 """
 
 from array import array
@@ -15,13 +15,13 @@ from guest.mm.pageblock import MAX_ORDER, MAX_ORDER_NR_PAGES
 SHUFFLE_ORDER: Final = MAX_ORDER
 """Blocks of this order are shuffled; smaller ones are left where splitting and merging puts them."""
 SHUFFLE_RETRY: Final = 10
-"""Times to look for a partner to change places with."""
+"""Attempts to find a block to swap with (SHUFFLE_RETRY)."""
 _NO_LIST: Final = 255
 _BITS: Final = 64
 
 
 class Shuffle:
-    """The source of chance for one guest's memory."""
+    """The random numbers for one guest's memory."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
@@ -39,11 +39,11 @@ class Shuffle:
         return bool(bit)
 
     def shuffle_zone(self, zone: Zone, on_reordered: Callable[[int], None]) -> None:
-        """Let every block of the zone, in ascending order, change places with a random one (``__shuffle_zone``).
+        """Swap every block of the zone, in ascending order, with a random one (``__shuffle_zone``).
 
-        Only blocks of the same migratetype do, so each list keeps its blocks. A block that meets ten times something
-        else than such a block stays where it is. ``on_reordered`` is called with each migratetype before its list
-        changes.
+        The other block must be free and of the same migratetype, so each list keeps its blocks. After ten attempts
+        without such a block, a block stays where it is. ``on_reordered`` is called with each migratetype before its
+        list changes.
         """
         first = -(-zone.start_pfn // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
         nr_blocks = -(-(zone.end_pfn - first) // MAX_ORDER_NR_PAGES)

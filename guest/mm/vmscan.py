@@ -1,10 +1,9 @@
-"""Reclaim: taking back memory that is used for nothing better than to remember (Linux mm/vmscan.c, much reduced).
+"""Reclaim: taking back pages of caches (Linux mm/vmscan.c, much reduced).
 
-A *shrinker* is a callable that is asked for a number of pages, gives up what it can do without, oldest first, and
-returns how many pages it freed; :class:`PageCache` has one. kswapd has no thread here and takes no time: where the
-kernel would wake it, it runs, before the request that woke it returns. It brings a zone that the request may use above
-its high watermark, as far as the shrinkers allow, then lowers the watermarks that were boosted and has memory
-compacted, as kcompactd would.
+A *shrinker* is a callable that is asked for a number of pages, frees the oldest ones of its cache, and returns how many
+they were; :class:`PageCache` has one. kswapd has no thread here and takes no time: where the kernel would wake it, it
+runs before the request that woke it returns. It brings a zone that the request may use above its high watermark, as far
+as the shrinkers allow, then lowers the boosted watermarks and compacts memory, as kcompactd would.
 """
 
 from collections import OrderedDict, defaultdict
@@ -27,7 +26,7 @@ Shrinker = Callable[[int], int]
 
 
 class VmScan:
-    """Reclaim for one allocator: who can give pages up, and what was done.
+    """Reclaim for one allocator: the shrinkers, and counters of what they freed.
 
     ``on_out_of_memory`` is called with order and migratetype when a request of at most 8 pages finds nothing left to
     reclaim. It returns whether it has freed something, and then the request is tried again.
@@ -50,11 +49,11 @@ class VmScan:
         self._deferrals: defaultdict[int, Deferral] = defaultdict(Deferral)
 
     def register_shrinker(self, shrinker: Shrinker) -> None:
-        """Ask ``shrinker``, too, when memory is short; after those registered before."""
+        """Register ``shrinker``; it is asked after those registered before (``register_shrinker``)."""
         self._shrinkers.append(shrinker)
 
     def unregister_shrinker(self, shrinker: Shrinker) -> None:
-        """Ask it no longer.
+        """Unregister ``shrinker`` (``unregister_shrinker``).
 
         Raises:
             ValueError: it is not registered.
@@ -62,7 +61,7 @@ class VmScan:
         self._shrinkers.remove(shrinker)
 
     def shrink(self, nr_pages: int) -> int:
-        """Have up to about ``nr_pages`` pages given up and return how many were."""
+        """Have the shrinkers free about ``nr_pages`` pages and return how many they freed."""
         freed = 0
         self._allocator.reclaiming = True
         try:
@@ -109,10 +108,10 @@ class VmScan:
         return freed
 
     def compact(self, order: int, migratetype: int) -> bool:
-        """Move pages so that blocks of ``order`` come about; True when a zone has one (``try_to_compact_pages``).
+        """Move pages to make blocks of ``order``; True when a zone has one (``try_to_compact_pages``).
 
-        A zone in which that has failed is left alone for a while. An order of -1 moves all there is to move, whatever
-        has happened before. Without ``migrate`` nothing can be moved.
+        A zone in which that has failed is deferred (``compaction_deferred``). An order of -1 moves everything movable
+        in all zones, deferred or not. Without ``migrate`` pages cannot move.
         """
         if self.migrate is None:
             return False
@@ -131,7 +130,7 @@ class VmScan:
         return False
 
     def out_of_memory(self, order: int, migratetype: int) -> bool:
-        """Say that nothing is left. True when somebody has freed something, so that trying again makes sense."""
+        """Call ``on_out_of_memory``. True when it has freed something, so that a retry makes sense."""
         self.out_of_memory_events += 1
         if self.on_out_of_memory is None:
             return False
@@ -146,10 +145,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class PageCache(Generic[Key]):
-    """What a workload has read and might read again: entries in order of their last use, given up from the oldest on.
+    """Pages that a workload has read and might read again: entries in order of last use, evicted oldest first.
 
-    ``release`` frees the pages of one entry and returns how many they were. A cache does nothing about memory being
-    short unless its ``shrink`` is registered as a shrinker.
+    ``release`` frees the pages of one entry and returns how many they were. Memory pressure reaches a cache only
+    when its ``shrink`` is registered as a shrinker.
     """
 
     def __init__(self, release: Callable[[Key], int]) -> None:
@@ -163,12 +162,12 @@ class PageCache(Generic[Key]):
         return key in self._entries
 
     def touch(self, key: Key) -> None:
-        """Enter ``key`` as the one used last; also when it is in already."""
+        """Enter ``key``, or move it, as the entry used last."""
         self._entries[key] = None
         self._entries.move_to_end(key)
 
     def shrink(self, nr_pages: int) -> int:
-        """Give up entries, the oldest first, until ``nr_pages`` pages are free; return how many are."""
+        """Evict entries, the oldest first, until ``nr_pages`` pages are freed; return how many were."""
         freed = 0
         while freed < nr_pages and self._entries:
             key, _ = self._entries.popitem(last=False)
@@ -176,7 +175,7 @@ class PageCache(Generic[Key]):
         return freed
 
     def drop(self) -> int:
-        """Give up everything (``drop_caches``); return the number of pages freed."""
+        """Evict every entry (``drop_caches``); return the number of pages freed."""
         freed = 0
         while self._entries:
             key, _ = self._entries.popitem(last=False)

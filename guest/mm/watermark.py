@@ -2,8 +2,8 @@
 
 A request is served from a zone when afterwards more pages than a watermark would be free, not counting
 
-* ``lowmem_reserve``: what a low zone keeps from requests that could also use a higher one,
-* the HIGHATOMIC reserve, unless the request is one of those it is kept for,
+* ``lowmem_reserve``: the pages that a low zone keeps from requests that could also use a higher one,
+* the HIGHATOMIC reserve, unless the request may use it,
 * free CMA pages, unless the request is movable.
 
 The watermark is ``low`` at first; ``min`` when the request had to wake kswapd; a fraction of ``min`` for one that
@@ -34,11 +34,11 @@ class AllocFlags(IntFlag):
     ATOMIC = 1
     """The caller cannot wait (GFP_ATOMIC): no reclaim, a deeper cut into the reserves, and HIGHATOMIC pageblocks."""
     NORETRY = 2
-    """Rather fail than reclaim, compact or kill (__GFP_NORETRY, here without even one round of reclaim)."""
+    """Fail instead of reclaiming, compacting or killing (__GFP_NORETRY, here without its one round of reclaim)."""
     NO_WATERMARKS = 4
-    """Take the last page (ALLOC_NO_WATERMARKS): for those who free memory by using some."""
+    """Ignore the watermarks (ALLOC_NO_WATERMARKS): for a task that frees memory by using some."""
     NO_KSWAPD = 8
-    """Do not wake kswapd (without __GFP_KSWAPD_RECLAIM): nobody is to give anything up for this request."""
+    """Do not wake kswapd (without __GFP_KSWAPD_RECLAIM): this request alone is no reason to reclaim."""
 
 
 LOWMEM_RESERVE_RATIO: Final = {ZoneType.DMA: 256, ZoneType.DMA32: 256, ZoneType.NORMAL: 32, ZoneType.MOVABLE: 0}
@@ -65,8 +65,8 @@ def setup_lowmem_reserve(zones: Sequence[Zone]) -> None:
 def refresh(zone: Zone) -> None:
     """Compute ``fast_mark`` again, after a mark, the boost or a reserve has changed.
 
-    A zone with CMA pages has no fast answer: it depends on how many of them are free. Nor is there one for requests
-    that may not use the zone, or that must not be at all.
+    It is ``NEVER`` where the full check has to decide: in a zone with CMA pages, as it depends on how many of them are
+    free; for migratetypes that may not use the zone; and for ISOLATE, which is never allocated.
     """
     common = zone.watermarks.low + zone.watermark_boost + zone.nr_reserved_highatomic
     fast_mark = [
@@ -82,7 +82,7 @@ def zone_watermark_ok(
 ) -> bool:
     """Return whether ``zone`` stays above ``mark`` pages when it gives a block of ``order``.
 
-    The kernel's answer also asks whether there is a block large enough. Here the attempt to take one tells.
+    The kernel's check also looks for a block that is large enough. Here the caller finds that out by taking one.
     """
     usable = zone.free_pages - (1 << order) + 1
     if flags & AllocFlags.ATOMIC:
@@ -111,9 +111,9 @@ def high_wmark_pages(zone: Zone) -> int:
 
 
 def boost_watermark(zone: Zone, pageblock_nr_pages: int, factor: int = WATERMARK_BOOST_FACTOR) -> bool:
-    """Raise all marks of a zone by a pageblock, because types had to mix; kswapd then makes room and lowers them.
+    """Raise all marks of a zone by a pageblock after a steal between types; kswapd makes room and lowers them again.
 
-    Zones of less than four pageblocks are left alone: boosting would only bring them out of memory.
+    Zones of less than four pageblocks are left alone: boosted marks would run them out of memory.
 
     Returns:
         whether kswapd is to be woken.

@@ -3,10 +3,10 @@
 Time is an argument, ``now`` in seconds.
 
 The path of one block: a free ends in ``_notify_free`` -> the reporter schedules its work (``due``, ``on_request``) ->
-somebody runs ``process`` -> the reporter isolates blocks into a scatterlist -> the generator yields them as a
-``Report``; here the kernel drops the zone lock, so anything may be allocated and freed meanwhile -> the answer comes
-back -> drain: every block returns to the tail of a list, and is marked reported if the device acknowledged and it did
-not merge.
+the owner of the reporter runs ``process`` -> the reporter isolates blocks into a scatterlist -> the generator yields
+them as a ``Report``; here the kernel drops the zone lock, so anything may be allocated and freed meanwhile -> the
+answer is sent back -> drain: every block returns to the tail of a list, and is marked reported if the device
+acknowledged the report and the block did not merge.
 
 ::
 
@@ -21,9 +21,9 @@ not merge.
         except StopIteration:
             break
 
-Time. A request from inside a free has to know when it happened, and a free takes no clock. The reporter asks the
-``clock`` given to ``register``; without one it takes its own attribute ``now``, which ``register`` and ``process`` set
-and which a simulation sets as its time moves on. Either is read once per request, not once per free.
+Time. A free has no argument for the time, but a request made from inside a free needs it. The reporter calls the
+``clock`` given to ``register``; without one it uses its attribute ``now``, which ``register`` and ``process`` set and
+which a simulation sets as its time advances. Either is read once per request.
 """
 
 from abc import ABC, abstractmethod
@@ -56,7 +56,7 @@ class Report:
 
 @dataclass(slots=True)
 class ReportingStatistics:
-    """What a reporter has done since it was made. A report counts when it was answered."""
+    """Totals of a reporter since it was made. A report counts once it is answered."""
 
     reports: int = 0
     """Reports that the device acknowledged."""
@@ -67,7 +67,7 @@ class ReportingStatistics:
     pages: int = 0
     """4 KiB pages in acknowledged reports."""
     merged_blocks: int = 0
-    """Blocks in acknowledged reports that merged on their return, so that the larger block is still to be reported."""
+    """Blocks in acknowledged reports that merged on their return: the larger block is still to be reported."""
     entries_walked: int = 0
     """List entries that the reporter looked at: the cost of finding blocks."""
     passes: int = 0
@@ -77,8 +77,8 @@ class ReportingStatistics:
 class Scatterlist:
     """The blocks of one report, at most ``capacity``.
 
-    ``from_end`` is how merged Linux fills it: from the last slot down, so that a list which did not get full is a
-    run at the end, and a report names the block isolated last first.
+    With ``from_end`` it is filled from the last slot down, as in merged Linux: a list that is partly full is a run at
+    the end, and a report names the block isolated last first.
     """
 
     __slots__ = ("_blocks", "_capacity", "_from_end")
@@ -93,7 +93,7 @@ class Scatterlist:
 
     @property
     def full(self) -> bool:
-        """Whether another block would not fit."""
+        """Whether every slot is used."""
         return len(self._blocks) >= self._capacity
 
     def add(self, pfn: int, order: int) -> None:
@@ -114,9 +114,9 @@ class Scatterlist:
 
 
 def mark_page_reported(allocator: PageAllocator, zone: Zone, pfn: int, order: int) -> None:
-    """Note that the host knows this free block to be unused (v13 3/6, ``mark_page_reported``).
+    """Mark a free block as one that the host was told about (v13 3/6, ``mark_page_reported``).
 
-    Its boundary index is 0, whatever list it is on, until the scanner walks past it: ``page->index = 0``.
+    Its boundary index is 0 until the scanner walks past it (``page->index = 0``).
     """
     allocator.mem_map[pfn] = BUDDY | REPORTED | order
     zone.reported_pages[order] += 1
@@ -133,7 +133,7 @@ class PageReporter(ABC):
         capacity: blocks in one report, unless the device takes fewer.
 
     Raises:
-        UsageError: a value that cannot be.
+        UsageError: an invalid value.
     """
 
     name: ClassVar[str]
@@ -155,9 +155,9 @@ class PageReporter(ABC):
         """Blocks in one report: the smaller of the reporter's own and the device's, once registered."""
         self.statistics = ReportingStatistics()
         self.due: float | None = None
-        """Absolute time in seconds at which the delayed work wants to run; None while there is none."""
+        """Absolute time in seconds at which the delayed work is to run; None while none is scheduled."""
         self.now = 0.0
-        """The present for requests, when ``register`` was given no clock."""
+        """The time of a request in seconds, used when ``register`` was given no clock."""
         self._clock: Callable[[], float] | None = None
         self._on_request: Callable[[], None] = _ignore
         self._worker: Generator[Report, bool, None] | None = None
@@ -182,15 +182,15 @@ class PageReporter(ABC):
 
         Args:
             device_capacity: entries that the device takes in one report.
-            now: the present, in seconds.
+            now: the current time, in seconds.
             on_request: called each time work has been scheduled, also from inside a free and from in here. ``due`` is
                 set then. It must not allocate or free.
-            clock: returns the present; None means the attribute ``now``.
-            device_order: the least order that the device would like to be told of, None when it does not say. The
-                designs of 2019 do not ask; see ``Rotation``.
+            clock: returns the current time; None means the attribute ``now``.
+            device_order: the least order that the device asks for, None without a preference. Only ``Rotation`` heeds
+                it: the designs of 2019 have no such parameter.
 
         Raises:
-            UsageError: the device takes nothing (-EINVAL), or a reporter is registered already (-EBUSY).
+            UsageError: ``device_capacity`` is below 1 (-EINVAL), or a reporter is already registered (-EBUSY).
         """
         if device_capacity < 1:
             raise UsageError(f"a device that takes {device_capacity} ranges cannot be reported to")
@@ -211,7 +211,7 @@ class PageReporter(ABC):
         """Stop: a running pass is closed, its blocks go back unflagged. Flags of earlier reports stay.
 
         A later reporter resumes where this one stopped, as in the kernel (Documentation/mm/free_page_reporting.rst).
-        Unlike v12, nothing else is left behind. Without effect when not registered.
+        Unlike in v12, all other state is cleared. Without effect when not registered.
         """
         if not self.registered:
             return
@@ -230,16 +230,16 @@ class PageReporter(ABC):
         """Run the worker once. Yields one report at a time; send True when the device has acknowledged it, else False.
 
         Until the answer is sent, the blocks of the report belong to the device. Anything may be allocated and freed
-        meanwhile; time that passes then is to be told through ``clock`` or ``now``. After False the run ends.
-        Closing the generator, and an exception thrown into it, put the blocks back unflagged, as a failure does.
+        meanwhile; ``clock`` or ``now`` has to follow the time that passes. After False the run ends. Closing the
+        generator, or an exception thrown into it, puts the blocks back unflagged, as a failure does.
 
         Raises:
-            UsageError: a run that has not ended is still waiting for its answer.
+            UsageError: an earlier run is still waiting for an answer.
         """
         if self._worker is not None:
             if getgeneratorstate(self._worker) == GEN_SUSPENDED:
                 raise UsageError("the page reporting worker is still running")
-            self._worker.close()  # one that never began must not begin beside the new one
+            self._worker.close()  # a run that was created and not started must not start beside the new one
         self.now = now
         self._worker = self._work()
         return self._worker
@@ -257,16 +257,16 @@ class PageReporter(ABC):
         return sum(zone.reported_pages[order] << order for zone in zones for order in range(NR_PAGE_ORDERS))
 
     def page_reporting_free_area_release(self, zone: Zone, order: int, migratetype: int) -> None:  # noqa: B027
-        """Forget the place reached in one list: compaction has changed its order (v12 3/6). Here: there is no place."""
+        """Forget the place reached in one list, whose order has changed (v12 3/6). The base class keeps no place."""
 
     def page_reporting_reset(self, zone: Zone) -> None:  # noqa: B027
-        """Forget all places of a zone, the coarse form of the above. Here: there are none."""
+        """Forget the places reached in all lists of a zone. The base class keeps no place."""
 
     def validate(self) -> None:  # noqa: B027
-        """Raise CorruptionError when the reporter's own state contradicts the lists. Here: no such state."""
+        """Raise CorruptionError when the reporter's state contradicts the lists. The base class has no such state."""
 
     def _choose_order(self, device_order: int | None) -> None:  # noqa: B027
-        # Settle `order` before the first request. Here: it was settled when the reporter was made.
+        # Settle `order` before the first request. In the base class the constructor has settled it.
         pass
 
     @abstractmethod
@@ -298,7 +298,7 @@ class PageReporter(ABC):
             self._on_request()
 
     def _deliver(self, zone: Zone, scatterlist: Scatterlist) -> Generator[Report, bool, bool]:
-        # Hand the scatterlist to the device, wait, drain. Whatever ends the wait, every block goes back to a list.
+        # Hand the scatterlist to the device, wait, drain. Every block goes back to a list, also after an exception.
         report = Report(scatterlist.take())
         acknowledged = False
         try:

@@ -1,14 +1,14 @@
 """The reported boundary: patch 3/6 of "mm / virtio: Provide support for unused page reporting", v12, 2019.
 
-``buddy`` carries the three rules that concern every free and
-allocation (where a tail insertion goes, what happens when a reported block leaves a list, whom to notify).
+``buddy`` implements the three rules that concern every free and allocation: where a tail insertion goes, how the
+boundary moves when a reported block leaves a list, and when to notify the reporter.
 
 Theory. Reported blocks gather at the tail of their list. For each list from the reporting order up, a *boundary* points
 at the uppermost entry of the run of reported blocks at the tail that the scanner has walked over; at first it is the
-list head itself. The scanner goes from the boundary toward the head and never looks below it again. To keep it so, tail
-insertions go just above the boundary, and the boundary moves one entry toward the tail when its block leaves. It moves
-up only when the scanner walks over reported entries. So while a zone is ACTIVE, everything from the boundary to the
-tail is reported; also after a reset, which brings it back to the list head: there it has nothing below.
+list head itself. The scanner walks from the boundary toward the head and does not look below it again. For that to be
+right, tail insertions go just above the boundary, and the boundary moves one entry toward the tail when its block
+leaves. It moves up only when the scanner walks over reported entries. So while a zone is ACTIVE, every entry from the
+boundary to the tail is reported. A reset returns the boundary to the list head, with an empty range below it.
 
 Boundaries are valid while their zone is ACTIVE (``zone_reporting`` has the life cycle of a zone). A coarse reset makes
 it REQUESTED again, and the next fill resets all boundaries. One array of boundaries serves all zones, because no two of
@@ -28,7 +28,7 @@ from guest.mm.reporting.zone_reporting import ACTIVE, DELAY, HIGH_WATER_MARK, Zo
 
 
 class ReportedBoundary(ZoneReporter):
-    """Reports from the boundary toward the head; reported blocks are not visited again. Arguments as ZoneReporter's."""
+    """Reports from the boundary toward the head and visits each reported block once. Arguments as ZoneReporter's."""
 
     name: ClassVar[str] = "boundary"
 
@@ -46,7 +46,7 @@ class ReportedBoundary(ZoneReporter):
         self._index = bytearray(len(allocator.mem_map) >> self.order)
 
     def _move(self, zone: Zone, event: ZoneEvent) -> None:
-        # Boundaries are valid exactly while the zone is ACTIVE: page_alloc goes by reported_boundary_order.
+        # Boundaries are valid exactly while the zone is ACTIVE; reported_boundary_order tells page_alloc so.
         super()._move(zone, event)
         zone.reported_boundary_order = self.order if zone.reporting_state is ACTIVE else NO_ORDER
 
@@ -84,7 +84,7 @@ class ReportedBoundary(ZoneReporter):
 
     def _get_unreported_page(self, zone: Zone, order: int, migratetype: int) -> int:
         # get_unreported_page: walk from the boundary toward the head, over reported entries, to the first that is not,
-        # and isolate it. -1 when there is none, or the watermark forbids.
+        # and isolate it. -1 at the head of the list, or when the watermark forbids.
         index = self._reporting_index(order, migratetype)
         head = LIST_HEADS[migratetype][order]
         toward_head = zone.free_list.prev
@@ -107,7 +107,7 @@ class ReportedBoundary(ZoneReporter):
     # --- Checks ---
 
     def validate(self) -> None:
-        """Raise CorruptionError as the zones' states do, and unless all is reported from each boundary to the tail."""
+        """Raise CorruptionError as ZoneReporter does, or when an entry from a boundary to the tail is not reported."""
         super().validate()
         for zone in self.allocator.zones:
             if zone.reporting_state is ACTIVE:

@@ -34,7 +34,7 @@ def make_reporter(
         keeps_order: for ``rotation``, whether its order stays through further registrations; the others settle it once.
 
     Raises:
-        UsageError: no such reporter, or a value that it cannot take.
+        UsageError: an unknown name, or an invalid value for that reporter.
     """
     if name not in REPORTERS:
         raise UsageError(f"no page reporter is called {name!r} (there are {', '.join(REPORTERS)})")

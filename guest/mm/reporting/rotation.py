@@ -1,16 +1,16 @@
 """Rotation: free page reporting as merged in Linux 5.7 (mm/page_reporting.c), with the later order parameter.
 
-The allocator only tells it of frees and keeps the reported flag.
+The allocator only notifies it of frees and keeps the reported flag.
 
-Theory. There is no memory of a place in a list. The walk starts at the head and skips what is reported. Before each
-report, while the lists may change, the list is rotated so that the first block not yet reported becomes its head: the
-next walk starts there, and what was skipped is behind. Blocks return to the tail. Each list has a budget per pass,
-``ceil(nr_free / (16 * capacity))`` reports and one more, so that an idle system is reported in about half a minute of
-passes two seconds apart; a list whose budget is spent asks for another pass.
+Theory. The order of the list is the only record of progress. The walk starts at the head and skips reported blocks.
+Before each report, during which the lists may change, the list is rotated so that the first unreported block becomes
+its head: the next walk starts there, and the skipped blocks are at the tail. Blocks return to the tail. Each list has a
+budget per pass, ``ceil(nr_free / (16 * capacity))`` reports and one more, so that an idle system is reported in about
+half a minute of passes two seconds apart; a list whose budget is spent requests another pass.
 
 States, one for the device (``TRANSITIONS``):
 
-    IDLE        nothing to do. One free of a large enough block requests, and schedules the work.
+    IDLE        no request. The free of one large enough block requests, and schedules the work.
     REQUESTED   work is scheduled; frees are ignored.
     ACTIVE      the worker runs. A free, or a spent budget, makes it REQUESTED, and the worker sees that at its end and
                 schedules the next pass. Otherwise it becomes IDLE.
@@ -57,7 +57,7 @@ TRANSITIONS: Final = {
     (_ACTIVE, DeviceEvent.END): _IDLE,
     (_REQUESTED, DeviceEvent.END): _REQUESTED,
 }
-"""What is not here must not happen. A worker that starts while IDLE was called without a request, which is harmless."""
+"""A missing key is a forbidden transition. A worker may start while IDLE, without a request: that is harmless."""
 
 
 class Rotation(PageReporter):
@@ -171,7 +171,7 @@ class Rotation(PageReporter):
                     self._move(DeviceEvent.REQUEST)
                     break
                 if scatterlist.full:
-                    # The lists may change now. Where to go on is the head from here on.
+                    # The lists may change now. From here on the walk goes on at the head.
                     zone.free_list.rotate_to_front(entry, head)
                     acknowledged = yield from self._deliver(zone, scatterlist)
                     budget -= 1

@@ -1,13 +1,11 @@
-"""Scan: the reported boundary taken away from the design of v12, and nothing put in its place.
-
-Everything but the walk is that of ``boundary``.
+"""Scan: the design of v12 without the reported boundary. Everything but the walk is that of ``boundary``.
 
 Theory. Blocks return to the tail of their list, so reported blocks gather there, and the walk, which like v12's goes
-from the tail toward the head, has to pass all of them before it meets the first to report. Nothing remembers how far
-the last batch came, so every batch walks them again: to report n blocks in batches of 16 the walk looks at n * (n / 32
-+ 1.5) entries instead of 2 * n. That is the cost which v12 3/6 saves, "up to 18 %" of a 32 GiB guest's fault throughput
-by its text. (A walk from the head would meet unreported blocks first, but only by grace of where blocks are put back,
-which v12 does not rely on; what Linux 5.7 does about it is ``rotation``.)
+from the tail toward the head, has to pass all of them before it meets the first unreported one. The place that a batch
+reached is not kept, so every batch walks them again: to report n blocks in batches of 16 the walk looks at n * (n / 32
++ 1.5) entries instead of 2 * n. The boundary of v12 3/6 saves that cost, "up to 18 %" of a 32 GiB guest's fault
+throughput by its text. (A walk from the head would meet unreported blocks first, but only because of where blocks are
+put back, which v12 does not rely on; Linux 5.7 does, in ``rotation``.)
 """
 
 from typing import ClassVar
@@ -20,12 +18,12 @@ from guest.mm.reporting.zone_reporting import ZoneReporter
 
 
 class Scan(ZoneReporter):
-    """Reports from the tail of each list, which it walks from the end for every batch. Arguments as `boundary`'s."""
+    """Reports from the tail of each list; every batch walks from the tail again. Arguments as ZoneReporter's."""
 
     name: ClassVar[str] = "scan"
 
     def _begin(self, zone: Zone) -> None:
-        # No place is kept, so there is none to reset.
+        # Every walk starts at the tail: there is no place to reset.
         pass
 
     def _fill_list(self, zone: Zone, order: int, migratetype: int, scatterlist: Scatterlist) -> None:

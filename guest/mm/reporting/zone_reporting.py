@@ -1,21 +1,21 @@
-"""The pacing of 2019: which zone is processed when (patch 4/6 of "mm / virtio: Provide support for unused page
-reporting", v12). What ``boundary`` and ``scan`` share.
+"""The pacing of 2019, shared by ``boundary`` and ``scan``: which zone is processed when (patch 4/6 of "mm / virtio:
+Provide support for unused page reporting", v12).
 
 A zone's life cycle (``TRANSITIONS``; v12 has two zone bits, but ACTIVE implies REQUESTED, so they are one state):
 
-    IDLE        nobody waits. A free that brings an order to ``nr_free >= reported + high_water_mark`` requests it.
+    IDLE        no request. A free that brings an order to ``nr_free >= reported + high_water_mark`` requests the zone.
     REQUESTED   the zone is counted in ``_refcnt`` and will be processed; the first such zone schedules the work.
                 Frees are ignored.
     ACTIVE      the worker has begun to fill for it. Frees are still ignored. A fill that finds the end of all lists
                 cancels to IDLE before its last report goes out, so that a free during that report can request again.
                 A reset falls back to REQUESTED; the next fill begins afresh.
 
-The worker goes round the zones for as long as any is requested, and stays with a zone until that is idle, so no two
-zones are ACTIVE at once. It has no limit; closing the generator is the way to stop it.
+The worker goes round the zones for as long as any is requested, and stays with a zone until that is idle, so at most
+one zone is ACTIVE. A run is unbounded; closing the generator stops it.
 
-Where this departs from v12, and why: a report can fail (there it cannot, and a failed one marked its blocks); failure
-cancels the zone in work and reschedules those still requested, so no request is lost and nothing retries at full speed.
-Unregistering clears all states (there they stay). The count of reported blocks is a fixed array in the zone.
+Where this departs from v12, and why: a report can fail (v12 ignores the failure and marks the blocks); it cancels the
+zone in work and reschedules those still requested, so requests are kept and a retry waits for the delay. Unregistering
+clears all states (in v12 they stay). The count of reported blocks is a fixed array in the zone.
 """
 
 from abc import abstractmethod
@@ -57,13 +57,13 @@ TRANSITIONS: Final = {
     (ACTIVE, ZoneEvent.CANCEL): IDLE,
     (REQUESTED, ZoneEvent.CANCEL): IDLE,
 }
-"""What is not here must not happen."""
+"""A missing key is a forbidden transition."""
 
 
 class ZoneReporter(PageReporter):
     """Processes the zones that asked for it, highest order first, at full speed once started.
 
-    Up to ``high_water_mark - 1`` blocks of each order and zone can stay unreported for good: nothing asks for them.
+    Up to ``high_water_mark - 1`` blocks of each order and zone can stay unreported: too few to request the zone.
 
     Args:
         order: least order that is reported; None is the order of a pageblock.
@@ -72,7 +72,7 @@ class ZoneReporter(PageReporter):
         high_water_mark: unreported blocks of one order that make a free request the zone.
 
     Raises:
-        UsageError: a value that cannot be; also a capacity above the high-water mark (-EINVAL in v12).
+        UsageError: an invalid value; also a capacity above the high-water mark (-EINVAL in v12).
     """
 
     def __init__(
@@ -174,8 +174,8 @@ class ZoneReporter(PageReporter):
         return True
 
     def _fill(self, zone: Zone, scatterlist: Scatterlist) -> None:
-        # page_reporting_fill: from the top order and the highest type down, always from the start. Everything seen and
-        # room left: the zone is done, although what was collected has still to be reported.
+        # page_reporting_fill: always from the top order and the highest type down. When all lists are walked and slots
+        # are left, the zone is done, although the collected blocks have still to be reported.
         if zone.reporting_state is not ACTIVE:
             self._begin(zone)
         self._move(zone, ZoneEvent.FILL)

@@ -1,9 +1,9 @@
 """A zone as another machine's /proc/buddyinfo shows it: the same free blocks of each order, everything else allocated.
 
-Where the free blocks lie is not in the text and is chosen here: whole blocks of MAX_ORDER at the top of the zone, the
-smaller ones packed below them. How a reporter cuts its passes does not depend on it, but what merges later does. Nor
-are migratetypes in it: the small blocks and their pageblocks become UNMOVABLE, for soon after boot they are what the
-kernel's own allocations left over (an idle Linux 6.1 shows nearly all of them so in /proc/pagetypeinfo).
+The text gives neither places nor migratetypes; both are chosen here. Blocks of MAX_ORDER lie at the top of the zone,
+the smaller ones are packed below them: later merges depend on that, the passes of a reporter do not. The small blocks
+and their pageblocks become UNMOVABLE, as soon after boot, when they are remainders of the kernel's own allocations (an
+idle Linux 6.1 shows nearly all of them so in /proc/pagetypeinfo).
 """
 
 import re
@@ -24,7 +24,7 @@ def parse_buddyinfo(text: str) -> dict[tuple[int, str], tuple[int, ...]]:
     """Return the free blocks of each order, 0 to MAX_ORDER, by node and name of the zone, in the order of the lines.
 
     Raises:
-        UsageError: naming the line that is none of /proc/buddyinfo.
+        UsageError: naming the first invalid line.
     """
     zones: dict[tuple[int, str], tuple[int, ...]] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -41,11 +41,12 @@ def parse_buddyinfo(text: str) -> dict[tuple[int, str], tuple[int, ...]]:
 
 
 def shape_memory(allocator: PageAllocator, text: str) -> None:
-    """Make the zones of ``allocator`` look like those of ``text``: by name, and where there is one each, whatever they
-    are called. Zones of ``text`` without a free page do not count.
+    """Make the zones of ``allocator`` look like those of ``text``, matched by name; a single zone of each is matched
+    under any name. Zones of ``text`` without a free page are ignored.
 
     Raises:
-        UsageError: ``text`` is no buddyinfo, has a zone that is not here, or more free memory than a zone has room for.
+        UsageError: ``text`` is not a buddyinfo, has a zone that ``allocator`` lacks, or more free memory than a zone
+            has room for.
     """
     shapes = {name: nr_free for (_, name), nr_free in parse_buddyinfo(text).items() if any(nr_free)}
     if len(shapes) == len(allocator.zones) == 1:
@@ -58,9 +59,9 @@ def shape_memory(allocator: PageAllocator, text: str) -> None:
 
 
 def shape_zone(allocator: PageAllocator, zone: Zone, nr_free: Sequence[int]) -> None:
-    """Allocate and fragment what is free of a zone, so that ``zone.nr_free`` becomes ``nr_free``.
+    """Allocate and fragment the free memory of a zone, so that ``zone.nr_free`` becomes ``nr_free``.
 
-    To be called soon after boot, while nearly all is free. What is in use stays so.
+    To be called soon after boot, while nearly all memory is free. Pages in use stay in use.
 
     Raises:
         UsageError: the zone has no room for so many free blocks; nothing was changed.
@@ -94,7 +95,7 @@ def shape_zone(allocator: PageAllocator, zone: Zone, nr_free: Sequence[int]) -> 
 
 def _carve(pfn: int, order: int, wanted: list[int]) -> Iterator[tuple[int, int, bool]]:
     # Cut a block into (pfn, order, free), taking from `wanted` what fits: the largest that is still wanted as the lower
-    # half, smaller ones in the upper half. No half is free as a whole where the other is, so nothing can merge.
+    # half, smaller ones in the upper half. At most one half is free as a whole, so nothing can merge.
     if not any(wanted[:order]):
         yield pfn, order, False
         return

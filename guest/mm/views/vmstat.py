@@ -1,8 +1,8 @@
 """The memory manager's text interfaces (Linux 6.1, mm/vmstat.c): free blocks by order and by migratetype.
 
-Each view comes in two parts: what it says, counted from a :class:`~guest.mm.page_alloc.PageAllocator`, and how the
-kernel writes that, which takes plain numbers and so can be held against the text of any real kernel. ``zoneinfo`` is
-in ``vmstat_zoneinfo``.
+Each view has two parts: one counts, from a :class:`~guest.mm.page_alloc.PageAllocator`; the other formats plain numbers
+as the kernel does, so that a test can compare it with the text of any real kernel. ``zoneinfo`` is in
+``vmstat_zoneinfo``.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +24,7 @@ FREECOUNT_LIMIT: Final = 100000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageTypes:
-    """What ``/proc/pagetypeinfo`` says about one zone.
+    """One zone of ``/proc/pagetypeinfo``.
 
     ``free_counts`` has a row for each migratetype with the free blocks of each order, ``blocks`` the number of
     pageblocks of each migratetype.
@@ -47,7 +47,7 @@ def buddyinfo(allocator: PageAllocator) -> str:
 def pagetypeinfo(allocator: PageAllocator) -> str:
     """Return ``/proc/pagetypeinfo``, byte for byte: free blocks and pageblocks by migratetype.
 
-    Every list is walked, as in the kernel, but none beyond ``FREECOUNT_LIMIT``.
+    Every list is walked, as in the kernel, up to ``FREECOUNT_LIMIT`` entries.
     """
     return format_pagetypeinfo(
         [
@@ -66,7 +66,7 @@ def pagetypeinfo(allocator: PageAllocator) -> str:
 def unusable_index(allocator: PageAllocator) -> str:
     """Return debugfs' ``extfrag/unusable_index``: for each order the share of free memory in blocks too small for it.
 
-    0.000 means that all free memory can serve the order, 1.000 that none can.
+    0.000 means that all free memory is in blocks large enough, 1.000 that all of it is in smaller ones.
     """
     return "".join(format_unusable_index(zone.node, zone.name, zone.nr_free) for zone in _populated(allocator))
 

@@ -1,8 +1,8 @@
 """``/proc/zoneinfo`` (Linux 6.1, mm/vmstat.c, ``zoneinfo_show_print``): watermarks, sizes, per-CPU lists of each zone.
 
 The form is that of a kernel for one processor without NUMA; a kernel for several adds one line for each of them.
-Counters of what this memory manager does not have (slabs, dirty pages, kernel stacks, ...) are there and 0, as they are
-in a kernel that never used them.
+Counters of features that this memory manager lacks (slabs, dirty pages, kernel stacks, ...) are shown as 0, as by a
+kernel that never used them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ class Pageset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZoneInfo:
-    """What ``/proc/zoneinfo`` says about one zone. Pages everywhere; a counter that is not given is 0.
+    """One zone of ``/proc/zoneinfo``. All sizes are pages; a counter that is not given is 0.
 
     ``node_statistics`` is None for all zones but the first populated one of a node. ``vm_stats_threshold`` is None in a
     kernel for one processor.
@@ -91,7 +91,7 @@ def zoneinfo(allocator: PageAllocator) -> str:
 
 
 def normal_threshold(managed_pages: int, processors: int) -> int:
-    """Return up to which difference a processor keeps counters to itself (``calculate_normal_threshold``)."""
+    """Return the largest difference that a processor keeps in its own counter (``calculate_normal_threshold``)."""
     of_memory = 1 + (managed_pages >> _THRESHOLD_SHIFT).bit_length()
     return min(_THRESHOLD_MAX, 2 * processors.bit_length() * of_memory)
 
@@ -148,7 +148,7 @@ def _spanned_pages(allocator: PageAllocator, zone: Zone) -> int:
 
 def _zone_information(zone: Zone, lowest: ZoneType, spanned_pages: int) -> ZoneInfo:
     processors = len(zone.pcps)
-    # A kernel has these lists always. One that has not set them up yet holds back nothing.
+    # A kernel always has these lists; before their setup they are empty.
     pagesets = [Pageset(count=pcp.count, high=pcp.high, batch=pcp.batch) for pcp in zone.pcps]
     return ZoneInfo(
         node=zone.node,

@@ -1,1 +1,1 @@
-"""What x86 machines add: the zones of x86-64, and the hole in RAM below 4 GiB."""
+"""Memory layout of x86 machines: the zones of x86-64, and the hole in RAM below 4 GiB."""

@@ -58,7 +58,7 @@ def find_pci_hole(
     """Return the smallest hole of :data:`PCI_HOLES` with which each zone has room for its free pages; None without one.
 
     ``free_pages`` are 4 KiB pages by the name of the zone, as a machine of ``total_pages`` shows them. Free pages bound
-    the size of a zone from below: an idle machine tells its hole, a busy one may fit a smaller hole than it has.
+    the size of a zone from below: the result is exact for an idle machine, and may be too small for a busy one.
     """
     for hole in PCI_HOLES.values():
         spans = x86_64_zones(

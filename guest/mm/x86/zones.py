@@ -14,7 +14,7 @@ DMA32_END_PFN: Final = 4 << 30 >> PAGE_SHIFT
 
 
 def ram_ranges(total_pages: int, *, start_pfn: int = 0, lowmem_end_pfn: int = DMA32_END_PFN) -> tuple[range, ...]:
-    """Return the page frames of RAM: what would be at ``lowmem_end_pfn`` or above it begins at 4 GiB."""
+    """Return the page frames of RAM: the part that does not fit below ``lowmem_end_pfn`` begins at 4 GiB."""
     end_pfn = start_pfn + total_pages
     if not start_pfn < lowmem_end_pfn < end_pfn or lowmem_end_pfn == DMA32_END_PFN:
         return (range(start_pfn, end_pfn),)
@@ -36,10 +36,10 @@ def x86_64_zones(
         kernelcore_pages: the kernel's parameter ``kernelcore=``: so many pages stay for every use, and the rest of the
             highest zone becomes Movable, from the next multiple of MAX_ORDER_NR_PAGES on. The zones below it count as
             such pages too, so they never shrink.
-        lowmem_end_pfn: where the hole below 4 GiB begins (:mod:`guest.mm.x86.pci_hole`); 4 GiB is no hole.
+        lowmem_end_pfn: where the hole below 4 GiB begins (:mod:`guest.mm.x86.pci_hole`); 4 GiB means without a hole.
 
     Raises:
-        UsageError: memory of no size or beyond the address space, or a negative ``kernelcore_pages``.
+        UsageError: memory that is empty or exceeds the address space, or a negative ``kernelcore_pages``.
     """
     check_spans(total_pages, start_pfn, None)
     ranges = ram_ranges(total_pages, start_pfn=start_pfn, lowmem_end_pfn=lowmem_end_pfn)

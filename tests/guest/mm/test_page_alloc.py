@@ -302,7 +302,7 @@ def test_moving_a_pageblock_counts_what_is_free_and_what_is_movable() -> None:
 
 
 def test_pageblock_outside_memory_cannot_be_moved() -> None:
-    with pytest.raises(NotAllocatedError, match="pfn 1024 is no memory"):
+    with pytest.raises(NotAllocatedError, match="pfn 1024 is outside RAM"):
         small(1).set_pageblock_migratetype(1024, MigrateType.CMA)
 
 

@@ -137,8 +137,8 @@ def test_transparent_huge_pages_raise_min_free_kbytes() -> None:
         ({"pageblock_order": 0}, "pageblock order 0 is not within 1 and 10"),
         ({"pageblock_order": 11}, "pageblock order 11 is not within 1 and 10"),
         ({"nr_cpus": -1}, "-1 processors cannot have page lists"),
-        ({"cma_pages": 100}, "area of 100 pages is not of whole pageblocks of 512"),
-        ({"cma_pages": -512}, "area of -512 pages is not of whole pageblocks of 512"),
+        ({"cma_pages": 100}, "area of 100 pages is not a multiple of 512, the size of a pageblock"),
+        ({"cma_pages": -512}, "area of -512 pages is not a multiple of 512, the size of a pageblock"),
         ({"cma_pages": 8192}, "zone Normal of 4096 pages cannot hold a contiguous area of 8192"),
     ],
 )

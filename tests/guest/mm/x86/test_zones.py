@@ -78,7 +78,7 @@ def test_pages_of_the_hole_are_absent() -> None:
         allocator.free_pages(pfn, 0)
     allocator.validate()
     assert [zone.free_pages for zone in allocator.zones] == [8192, 8192]
-    with pytest.raises(NotAllocatedError, match="is no memory"):
+    with pytest.raises(NotAllocatedError, match="is outside RAM"):
         allocator.set_pageblock_migratetype(hole.start, MigrateType.UNMOVABLE)
     with pytest.raises(NotAllocatedError, match="there is no such page"):
         allocator.free_pages(hole.start, 0)
