@@ -1,4 +1,4 @@
-"""The balloon device of the machine: attached to one back-end after another, with the driver's work items."""
+"""The machine's balloon device: attached to one back-end after another, and the driver's work items for it."""
 
 import asyncio
 import contextlib
@@ -51,7 +51,7 @@ class BalloonDevice:
             resume=options.resume,
         )
         self.attachment: Attachment | None = None
-        """The present attachment, None while there is no back-end."""
+        """The current attachment, None without a back-end."""
 
     async def attach(self, before: Attachment | None = None) -> Attachment:
         """Attach to the back-end, or bring the device of ``before``, which was reset, up again in its session.

@@ -47,7 +47,7 @@ def shape_free_lists(allocator: PageAllocator, buddyinfo: str) -> None:
     """Give the zones of ``allocator`` the free blocks of ``buddyinfo``, soon after boot.
 
     Raises:
-        UsageError: they do not fit; the message names the options that decide the zones.
+        UsageError: the blocks do not fit; the message names the options that decide the zones.
     """
     try:
         shape_memory(allocator, buddyinfo)
@@ -56,7 +56,7 @@ def shape_free_lists(allocator: PageAllocator, buddyinfo: str) -> None:
 
 
 def memory_hole(zones: Sequence[Zone]) -> range:
-    """Return the guest addresses between two of ``zones`` that are no RAM, empty without such a hole."""
+    """Return the guest addresses of the hole between two of ``zones``, empty without a hole."""
     for below, above in itertools.pairwise(zones):
         if below.end_pfn < above.start_pfn:
             return range(below.end_pfn * PAGE_SIZE, above.start_pfn * PAGE_SIZE)

@@ -18,7 +18,7 @@ from protocol.units import GIB, parse_size
 
 MEMORY_MIN: Final = 16 << 20
 MEMORY_MAX: Final = 16 << 40
-"""Sizes of machine that make sense, in bytes."""
+"""Limits of the machine's memory, in bytes."""
 CPUS_MAX: Final = 1024
 
 _EPILOG: Final = """\

@@ -98,7 +98,7 @@ class ControlServer:
         return f"{_ERROR}unknown command {shown}, known are {', '.join((*self._answers, 'help'))}\n"
 
     async def _carry_out(self, command: Awaitable[str]) -> str:
-        # A task of its own, shielded from the client's end: half a command may be worse than none.
+        # A task of its own, shielded from the client's end: a command must not be cut off in the middle.
         async def run() -> str:
             try:
                 return await command

@@ -1,6 +1,6 @@
-"""The emulated machine as its programs see it: pages to allocate, to keep something in, and to free.
+"""The emulated machine as its programs see it: pages to allocate, write, read and free.
 
-Every page allocated is written and, before it is freed, read again: a device that discards a page in use is found out.
+Every allocated page is written, and verified before it is freed, which detects a device that discards a page in use.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ class PageContent(Protocol):
 
 
 class Recorder(Protocol):
-    """Called with everything that workloads do; :class:`guest.workloads.allocation_trace.TraceWriter` is one."""
+    """Records what workloads do; :class:`guest.workloads.allocation_trace.TraceWriter` is one."""
 
     def allocated(self, number: int, order: int, migratetype: MigrateType) -> None:
         """A block was allocated. ``number`` names it until it is freed."""
@@ -49,11 +49,11 @@ class Block:
 
 
 class Machine:
-    """Allocates, fills, verifies and frees blocks, and keeps the score.
+    """Allocates, fills, verifies and frees blocks, and counts corrupted pages.
 
-    ``on_phase`` is told the name of each new phase of a workload, ``on_corruption`` each block found corrupted: pfn,
-    order, number of corrupted pages. ``recorder``, which may be set later, is told of every allocation, free and phase.
-    With ``poison`` free pages hold a pattern, and one that has lost it counts as corrupted when it is allocated.
+    ``on_phase`` is called with the name of each new phase of a workload, ``on_corruption`` with each corrupted block:
+    pfn, order, number of corrupted pages. ``recorder``, which may be set later, is called at every allocation, free and
+    phase. With ``poison`` free pages hold a pattern, and a page that has lost it counts as corrupted when allocated.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Machine:
         self.failed_allocations = 0
 
     def allocate(self, order: int, migratetype: MigrateType = MigrateType.MOVABLE) -> Block | None:
-        """Take 2**order pages and fill them. Return None if the allocator has none to give."""
+        """Take 2**order pages and fill them. Return None if the allocation fails."""
         pfn = self.allocator.alloc_pages(order, migratetype)
         if pfn is None:
             self.failed_allocations += 1
@@ -110,7 +110,7 @@ class Machine:
         self.allocated_pages -= 1 << block.order
 
     def migrate(self, old_pfn: int, new_pfn: int, order: int) -> bool:
-        """Move a block that workloads hold to other pages, its content with it; False when no workload holds it."""
+        """Move a block that a workload holds, with its content, to other pages; False for any other block."""
         block = self._blocks.get(old_pfn)
         if block is None or block.order != order:
             return False
@@ -147,15 +147,14 @@ class Machine:
             self.verify(block)
 
     def phase(self, name: str) -> None:
-        """Say that a new phase of the workload begins."""
+        """Announce a new phase of the workload."""
         if self.recorder is not None:
             self.recorder.phase(name)
         self._on_phase(name)
 
     @contextmanager
     def page_cache(self) -> Iterator[PageCache[Block]]:
-        """Keep a page cache for as long as it is in use: when memory is short its oldest blocks, of one page each, are
-        freed."""
+        """Register a page cache for as long as it is in use: when memory is short its oldest pages are freed."""
         cache: PageCache[Block] = PageCache(self._release)
         self.allocator.vmscan.register_shrinker(cache.shrink)
         self._caches.append(cache)
@@ -171,7 +170,7 @@ class Machine:
 
     @property
     def cached_pages(self) -> int:
-        """Pages in page caches, which give way when memory is short. They count as allocated, too."""
+        """Pages in page caches, which are reclaimable. They count as allocated, too."""
         return sum(map(len, self._caches))
 
     @property

@@ -1,10 +1,10 @@
 """Free pages that hold a pattern: zero as with Linux's ``init_on_free``, 0xAA as with its ``page_poisoning``.
 
-A page taken for use must hold the pattern still: a device that gave a reported page back with something else in it is
-found out.
+A page must still hold the pattern when it is allocated, which detects a device that returns a reported page with other
+content.
 
-Only the first and the last word of each page are checked, since workloads write no others
-(:mod:`guest.ram`). So these two are all that has to be restored when a page is freed, unless a device has had it.
+Only the first and the last word of each page are checked, as workloads write only these (:mod:`guest.ram`). So a free
+restores these two; a page that the device may have changed is filled as a whole.
 """
 
 from array import array
@@ -26,7 +26,7 @@ class PagePoison:
         self._word = int.from_bytes(self._chunk[:8], "little")
 
     def fill(self, pfn: int, pages: int) -> None:
-        """Write the pattern all over ``pages`` pages from ``pfn``, whatever was in them."""
+        """Fill ``pages`` whole pages from ``pfn`` with the pattern."""
         for begin in range(pfn, pfn + pages, _CHUNK_PAGES):
             size = min(_CHUNK_PAGES, pfn + pages - begin) * PAGE_SIZE
             self._view(begin * PAGE_SIZE, size)[:] = memoryview(self._chunk)[:size]

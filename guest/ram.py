@@ -1,6 +1,6 @@
-"""The guest's memory: a memfd that the device gets to see, and the content of its pages.
+"""The guest's memory: a memfd that is shared with the device, and the content of its pages.
 
-The memfd is sealed against being cut short, so that a device may map its ring pages without fear.
+The memfd is sealed against shrinking, so that a device can map its ring pages without the risk of SIGBUS.
 """
 
 import errno
@@ -27,7 +27,7 @@ class GuestRam:
     the memfd is a guest address, so the memfd is longer than ``size`` by the hole, which stays a hole in the file.
 
     Content is kept as a pattern: the first and the last word of every page in use carry a stamp and the page's number,
-    so that a page discarded while in use is found, and also one that was overwritten from either end.
+    which detects a page that was discarded while in use, or overwritten from either end.
 
     Raises:
         BalloonError: the system has no room for an address range of that size.
@@ -84,11 +84,11 @@ class GuestRam:
 
     @property
     def resident_bytes(self) -> int:
-        """What the memory costs the host at this moment, in bytes."""
+        """Bytes that the host holds for the memory at this moment."""
         return os.fstat(self.fd).st_blocks * 512
 
     def close(self) -> None:
-        """Give the memory up. No view may be in use."""
+        """Release the memory. All views must be released before."""
         self._words.release()
         self._bytes.release()
         self._mapping.close()

@@ -2,10 +2,10 @@
 
 A task is a generator that yields the seconds for which it sleeps. It is placed at its first step, on the CPU with the
 fewest tasks (the lowest of equals), and stays there. Linux places a new task by the same rule (kernel/sched/fair.c,
-``find_idlest_cpu``); it may migrate tasks later, which needs run times that an emulated guest does not have. So the
-placement depends on the order of the first steps alone, and the same seed gives the same lists.
+``find_idlest_cpu``), and may migrate tasks later by their run times, which an emulated guest does not have. Here the
+placement depends on the order of the first steps alone, so the same seed gives the same lists.
 
-Between steps CPU 0 runs: the driver's work items and the reporter are there.
+The driver's work items and the reporter run between steps, on CPU 0.
 """
 
 from collections.abc import Generator, Iterator
@@ -24,11 +24,11 @@ class Scheduler:
 
     @property
     def tasks(self) -> tuple[int, ...]:
-        """Tasks on each CPU that have begun, have not ended, and do not wait for other tasks."""
+        """Running tasks on each CPU, without those that wait for other tasks."""
         return tuple(self._tasks)
 
     def run(self, steps: Iterator[float]) -> Generator[float, None, None]:
-        """Run one task: place it, and be on its CPU for each of its steps. A step may run steps of other tasks."""
+        """Run one task: place it, and select its CPU for each of its steps. A step may run steps of other tasks."""
         cpu = self._tasks.index(min(self._tasks))
         self._tasks[cpu] += 1
         try:
@@ -47,7 +47,7 @@ class Scheduler:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Do not count the running task meanwhile: it waits for tasks that it has started."""
+        """A context in which the running task is not counted: it waits for tasks that it has started."""
         cpu = self._running
         if cpu is not None:
             self._tasks[cpu] -= 1

@@ -2,11 +2,12 @@
 
 An hour of a 64 GiB guest takes seconds, and the same seed gives the same run bit for bit.
 
-Theory. There is one queue of events, ordered by time and, at equal times, by the order in which they were put there.
-Guest CPUs are free: an allocation, a fault or a walk over a list takes no virtual time (walks are counted, see
-``ReportingStatistics``); which CPU a task runs on decides which per-CPU lists it uses. What takes time is a delay that
-a workload or a reporter asked for, and the device: it works on one report at a time, for as long as :class:`DeviceCost`
-says, and meanwhile the workloads go on. A report's pages leave the host when it is acknowledged, as with the daemon.
+Theory. There is one queue of events, ordered by time and, at equal times, by the order of insertion. The guest's own
+work takes no virtual time: an allocation, a fault or a walk over a list costs 0 (walks are counted, see
+``ReportingStatistics``); the CPU of a task decides only which per-CPU lists it uses. Time passes in delays that a
+workload or a reporter asks for, and in the device: it works on one report at a time, for as long as
+:class:`DeviceCost` says, and meanwhile the workloads go on. A report's pages leave the host when it is acknowledged, as
+with the daemon.
 
 ::
 
@@ -62,10 +63,10 @@ class DeviceCost:
 
 
 class HostMemory:
-    """Which pages of the guest the host keeps memory for: exactly, in one byte a page. Nothing is kept in them.
+    """The pages of the guest that the host holds memory for, one byte a page; their content is not modelled.
 
-    It is the content of a :class:`Machine`: to write a page is to make it present, and a page in use that is not
-    present has been lost.
+    It serves as the content of a :class:`Machine`: a write makes a page present, and a page in use that is not present
+    has been lost.
     """
 
     def __init__(self, end_pfn: int) -> None:
@@ -76,7 +77,7 @@ class HostMemory:
         self.faults = 0
         """Pages that the host had to provide."""
         self.refaults = 0
-        """Those among them that it had had and discarded."""
+        """Pages among them that had been present before and were discarded."""
 
     def fill(self, pfn: int, pages: int, _stamp: int) -> None:
         """Touch ``pages`` pages from ``pfn``: those not present become so."""
@@ -90,7 +91,7 @@ class HostMemory:
             self.peak_pages = max(self.peak_pages, self.present_pages)
 
     def count_corrupted(self, pfn: int, pages: int, _stamp: int) -> int:
-        """Return how many of these pages, all written before, are not there any more."""
+        """Return how many of these pages, all written before, are no longer present."""
         return pages - self._pages.count(_PRESENT, pfn, pfn + pages)
 
     def count_present(self, pfn: int, pages: int) -> int:
@@ -108,7 +109,7 @@ class HostMemory:
 
 
 class ReportRecord(NamedTuple):
-    """One acknowledged report: when the device got it, in which pass of the reporter, and what it was."""
+    """One acknowledged report: when the device got it, in which pass of the reporter, and its content."""
 
     begin: float
     pass_number: int
@@ -119,7 +120,7 @@ class ReportRecord(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """The guest at one moment. Pages of 4 KiB; what the device holds is neither free nor allocated."""
+    """The guest at one moment. Pages of 4 KiB; blocks that the device holds are neither free nor allocated."""
 
     time: float
     free_pages: int
@@ -141,7 +142,7 @@ class Simulation:
         sample_interval: seconds between two entries of ``samples``, the first at time 0.
 
     Raises:
-        UsageError: a reporter of other memory or registered already, or an interval that cannot be.
+        UsageError: a reporter of other memory, one that is already registered, or an invalid interval.
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class Simulation:
         self.samples: list[Sample] = []
         self.phases: list[tuple[float, str]] = []
         self.out_of_memory: list[tuple[float, str]] = []
-        """When a workload ran out of memory and ended, and what it said."""
+        """Time and message of each workload that ran out of memory and ended."""
         self.running = len(workloads)
         """Workloads that have not ended."""
         self._sample_interval = sample_interval
@@ -185,7 +186,7 @@ class Simulation:
             self._at(0.0, partial(self._step, self.machine.scheduler.run(workload.run(self.machine, seed + number))))
         self._at(0.0, self._sample)
 
-    # --- What came of it ---
+    # --- Results ---
 
     @property
     def footprint_gib_minutes(self) -> float:
@@ -194,7 +195,7 @@ class Simulation:
 
     @property
     def allocated_gib_minutes(self) -> float:
-        """The same for memory that workloads held: the footprint that no device could go below."""
+        """The same for memory that workloads held: the least footprint possible."""
         return self._allocated_page_seconds * PAGE_SIZE / GIB / 60
 
     @property
@@ -227,7 +228,7 @@ class Simulation:
         self._advance(self._end)
 
     def stop(self) -> None:
-        """Take the device away: what it was working on goes back to the free lists, unreported; workloads may go on."""
+        """Remove the device: the report in work goes back to the free lists, unreported; workloads may go on."""
         if self.reporter is not None:
             self.reporter.unregister()
             self._worker = None
@@ -253,7 +254,7 @@ class Simulation:
                 self.host.present_pages,
             )
         )
-        # From the count, not from the last time: no error adds up.
+        # Computed from the count, so that rounding errors do not add up.
         self._at(len(self.samples) * self._sample_interval, self._sample)
 
     # --- Workloads ---

@@ -47,7 +47,7 @@ class VirtualMachine:
     """One emulated guest, from power-on to power-off.
 
     Raises:
-        UsageError: options that no machine can have.
+        UsageError: invalid options.
     """
 
     def __init__(self, options: VmmOptions, events: EventLog) -> None:
@@ -113,7 +113,7 @@ class VirtualMachine:
         or the machine was stopped before it was up.
 
         Raises:
-            BalloonError: there is no back-end to begin with, or no control socket can be made.
+            BalloonError: no back-end listens at the start, or the control socket cannot be made.
         """
         async with contextlib.AsyncExitStack() as stack:
             if self._record is not None:
@@ -173,7 +173,7 @@ class VirtualMachine:
     def _close_record(self, record: RecordFile) -> None:
         record.close()
         if record.broken is not None:
-            _say(f"--record {record.path}: {record.broken}; what came later is missing there")
+            _say(f"--record {record.path}: {record.broken}; the recording ends there")
 
     async def _run_workloads(self) -> None:
         self._workloads_begin = time.monotonic()
@@ -181,7 +181,7 @@ class VirtualMachine:
         await asyncio.gather(*map(self._run_workload, self._options.workloads, seeds))
 
     async def _run_workload(self, workload: Workload, seed: int) -> None:
-        # The workload's own clock: time that its work takes counts as passed, so that a duration is one.
+        # The workload's own clock: the time that its work takes counts as passed, so that durations are kept.
         clock = time.monotonic()
         try:
             for seconds in self._machine.scheduler.run(workload.run(self._machine, seed)):

@@ -45,7 +45,7 @@ class VmmOptions:
     record: Path | None = None
     ring: RingOptions = field(default_factory=RingOptions)
     page_poison: int | None = None
-    """The pattern of free pages, one byte four times; None where they hold anything."""
+    """The pattern of free pages, one byte four times; None leaves their content undefined."""
     in_band: bool = False
     resume: bool = False
     """How kicks and interrupts travel, and whether a new back-end goes on with the rings of the last one."""

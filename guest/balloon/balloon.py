@@ -1,4 +1,4 @@
-"""The balloon: pages that the guest takes from its own allocator and leaves to the host, and how it comes to its size.
+"""The balloon: pages that the guest takes from its own allocator and gives to the host, and the steps to its target.
 
 Behaviour as in Linux ``drivers/virtio/virtio_balloon.c``: update_balloon_size_func, fill_balloon, leak_balloon,
 virtio_balloon_oom_notify."""
@@ -50,9 +50,9 @@ Step = TellHost | UpdateSize | OutOfPuff
 
 
 class Balloon:
-    """The balloon of one machine, for all devices that it may have one after the other. It stays inflated in between.
+    """The balloon of one machine, for all its devices one after the other. It stays inflated in between.
 
-    ``on_work`` is called when there is something to do that was not there before; not by :meth:`done`.
+    ``on_work`` is called when a next step becomes available outside of :meth:`done`.
     ``on_release``, if given, is called with the page frame numbers of pages that are about to be free.
     """
 
@@ -73,7 +73,7 @@ class Balloon:
         self._told_late = _none()
         self._must_tell_host = False
         self.deflate_on_oom = False
-        """Whether the balloon gives way when memory runs out. Pages in it then count as memory that the guest has."""
+        """Whether the balloon deflates when memory runs out. Its pages then count as memory of the guest."""
         self._actual = 0
         self._target = 0
         self._adjusting = False
@@ -89,7 +89,7 @@ class Balloon:
     def attach(self, features: int, actual: int, target: int) -> None:
         """Begin with a device of these negotiated ``features``, whose configuration space holds ``actual``.
 
-        What an earlier device was told without an answer is told to this one again.
+        A message that an earlier device did not acknowledge is sent to this one again.
         """
         self._must_tell_host = has_feature(features, BalloonFeature.MUST_TELL_HOST)
         self.deflate_on_oom = has_feature(features, BalloonFeature.DEFLATE_ON_OOM)
@@ -97,7 +97,7 @@ class Balloon:
         self.set_target(target)
 
     def set_target(self, num_pages: int) -> None:
-        """Come to a size of ``num_pages``. A change is taken up with the next step."""
+        """Set the target to ``num_pages``. A change takes effect with the next step."""
         self._target = num_pages
         self._adjusting = True
         self._on_work()
@@ -105,7 +105,7 @@ class Balloon:
     # --- Steps ---
 
     def next_step(self) -> Step | None:
-        """Return what is to be done now, or None when there is nothing. Ask again after :meth:`done`."""
+        """Return the step to be done now, None at the target. Ask again after :meth:`done`."""
         if self._inflating:
             return TellHost(BalloonQueue.INFLATE, self._inflating)
         if self._deflating:
@@ -131,14 +131,14 @@ class Balloon:
         elif difference < 0:
             self._deflating = self._dequeue(min(-difference, VIRTIO_BALLOON_ARRAY_PFNS_MAX))
         else:
-            # From here on only another target: what is given up for want of memory is not taken again at once.
+            # From here on only a new target counts: pages given up when memory ran out are not taken again at once.
             self._adjusting = False
             return None
         return self.next_step()
 
     def done(self, step: Step) -> None:
-        """Say that ``step``, the one that :meth:`next_step` returned last, was done; a message, that it was
-        acknowledged. A message without an answer was not done."""
+        """Complete ``step``, the one that :meth:`next_step` returned last. A message is done when it is
+        acknowledged."""
         if isinstance(step, UpdateSize):
             self._actual = step.actual
         elif isinstance(step, OutOfPuff):
@@ -181,13 +181,13 @@ class Balloon:
     # --- Out of memory ---
 
     def out_of_memory(self) -> int:
-        """Give up pages because memory ran out (``DEFLATE_ON_OOM``); return how many, 0 when the device forbids it.
+        """Deflate because memory ran out (``DEFLATE_ON_OOM``); return the number of pages, 0 without that feature.
 
         Linux tells the device and waits for it while the allocation waits. An allocation here does not wait, so:
 
         * Without MUST_TELL_HOST the pages are free at once, as virtio allows, and the device is told next.
-        * With it nothing is free yet. The pages leave the balloon, the device is told next, and with its
-          acknowledgement they are free: the allocation fails, and a later attempt finds them.
+        * With it the pages leave the balloon, the device is told next, and they are free with its acknowledgement: this
+          allocation fails, and a later attempt finds them.
         """
         if not self.deflate_on_oom:
             return 0

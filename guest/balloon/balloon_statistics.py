@@ -1,4 +1,4 @@
-"""What the guest knows about its memory, for the device that asks (update_balloon_stats in Linux's
+"""The statistics of the guest's memory that the device asks for (update_balloon_stats in Linux's
 ``drivers/virtio/virtio_balloon.c``)."""
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ def balloon_statistics(
 ) -> dict[StatisticTag, int]:
     """Return the statistics ``tags`` as they are now, in that order. Amounts of memory are bytes.
 
-    ``oom_kills`` is how many workloads have ended because memory ran out. Without DEFLATE_ON_OOM the pages in the
-    balloon are no memory of the guest any more, and the total is without them.
+    ``oom_kills`` is how many workloads have ended because memory ran out. Without DEFLATE_ON_OOM the total excludes the
+    pages in the balloon (adjust_managed_page_count).
     """
     allocator, vmscan = machine.allocator, machine.allocator.vmscan
     total = sum(zone.managed_pages for zone in allocator.zones)
@@ -41,9 +41,9 @@ def balloon_statistics(
 
 
 def mem_available(allocator: PageAllocator, cached_pages: int) -> int:
-    """Return how many pages a new program could have without pushing anything out that is in use (si_mem_available).
+    """Return how many pages a new program could have without evicting pages in use (si_mem_available).
 
-    Free pages beyond what the zones keep in reserve, and the cache but for the part that it should not be cut below.
+    These are the free pages beyond the zones' reserves, and the cache except the part that should stay.
     """
     reserve = wmark_low = 0
     for zone in allocator.zones:

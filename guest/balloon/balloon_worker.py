@@ -1,8 +1,7 @@
-"""Drives the balloon, its statistics and free page hinting over the present device.
+"""Drives the balloon, its statistics and free page hinting over the current device.
 
-What is to be done when is decided by :mod:`guest.balloon.balloon` and :mod:`guest.balloon.free_page_hinting`; here it
-is written to guest memory, sent, waited for and
-reported as events."""
+:mod:`guest.balloon.balloon` and :mod:`guest.balloon.free_page_hinting` decide the steps; they are written to guest
+memory, sent, awaited and reported as events here."""
 
 import asyncio
 import time
@@ -60,14 +59,14 @@ class DriverBuffers:
 
 
 class BalloonWorker:
-    """The work items of the balloon driver. The page for its buffers is taken at once, and kept.
+    """The work items of the balloon driver. The page for its buffers is allocated at once, and kept.
 
     ``oom_kills`` says how many workloads have ended because memory ran out. With ``poison``, pages that the device has
     had are filled with its pattern before they are free (virtio 1.2, 5.5.6.6.1). ``statistics`` are those that the
     driver sends.
 
     Raises:
-        UsageError: the machine has not even one page.
+        UsageError: the machine has no page for the buffers.
     """
 
     def __init__(
@@ -172,7 +171,7 @@ class BalloonWorker:
             await self._work.wait()
 
     async def _do(self, attachment: Attachment, step: Step) -> bool:
-        # False when there was no answer.
+        # False when the device went away first.
         match step:
             case TellHost(queue, pfns):
                 data = pfns.tobytes()

@@ -1,4 +1,4 @@
-"""Free page hinting: on the device's word, tell it all free memory there is, and keep that until it is done with it.
+"""Free page hinting: on the device's command, send it all free memory, and keep that until the device is done with it.
 
 Behaviour as in Linux ``drivers/virtio/virtio_balloon.c``: report_free_page_func, send_free_pages, shrink_free_pages.
 Source: virtio 1.2, 5.5.6.5."""
@@ -14,7 +14,7 @@ from guest.mm.watermark import AllocFlags
 
 VIRTIO_BALLOON_CMD_ID_STOP: Final = 0
 VIRTIO_BALLOON_CMD_ID_DONE: Final = 1
-"""Command ids that have a meaning of their own; all others number a round."""
+"""Command ids with a fixed meaning; all others number a round."""
 
 VIRTIO_BALLOON_HINT_BLOCK_ORDER: Final = MAX_ORDER
 
@@ -23,7 +23,7 @@ VIRTIO_BALLOON_HINT_BLOCK_ORDER: Final = MAX_ORDER
 class SendCommand:
     """Send ``command_id`` in a device-readable buffer of 4 bytes.
 
-    Not two at a time of those that begin a round, nor of those that end one: each kind may have one buffer.
+    At most one that begins a round and one that ends it are under way: the driver has one buffer for each.
     """
 
     command_id: int
@@ -40,7 +40,7 @@ Hint = SendCommand | SendBlock
 
 
 class HintingState(Enum):
-    """What is to be sent next."""
+    """The kind of hint that is sent next."""
 
     IDLE = auto()
     START = auto()
@@ -49,9 +49,10 @@ class HintingState(Enum):
 
 
 class FreePageHinting:
-    """The driver's half of hinting on a queue of ``entries`` descriptors, from the device's coming to its going.
+    """The driver's half of hinting on a queue of ``entries`` descriptors, for the life of one device.
 
-    Ask :meth:`next_hint` for what to send until it says None; again after :meth:`command_id_received` and :meth:`used`.
+    Call :meth:`next_hint` and send its result until it is None; again after :meth:`command_id_received` and
+    :meth:`used`.
     """
 
     def __init__(
@@ -79,15 +80,15 @@ class FreePageHinting:
 
     @property
     def held_blocks(self) -> int:
-        """Blocks of HINT_BLOCK_ORDER that are kept from the allocator."""
+        """Blocks of HINT_BLOCK_ORDER that hinting holds."""
         return len(self._unused) + len(self._used)
 
-    # --- The device's word ---
+    # --- Commands and answers of the device ---
 
     def command_id_received(self, command_id: int) -> int:
-        """Take note of the id in the configuration space; return how many blocks this has set free.
+        """Take the id from the configuration space; return how many blocks this has set free.
 
-        DONE frees all blocks: the device does nothing to them any more, whether it has given them back or not.
+        DONE frees all blocks, also those whose buffers are still in flight: the device has finished with them.
         """
         self._received = command_id
         if command_id != VIRTIO_BALLOON_CMD_ID_DONE:
@@ -95,7 +96,7 @@ class FreePageHinting:
         return self.return_free_pages_to_mm()
 
     def used(self, hint: Hint) -> None:
-        """Say that the device has given back the buffer of ``hint``."""
+        """Note that the device has used the buffer of ``hint``."""
         self._under_way.discard(hint)
         if isinstance(hint, SendBlock):
             if hint in self._unused:
@@ -109,7 +110,7 @@ class FreePageHinting:
     # --- What to send ---
 
     def next_hint(self) -> Hint | None:
-        """Return what is to be sent now; None while there is nothing, or no room in the queue."""
+        """Return the next hint to be sent; None at the end of a round, or while the queue is full."""
         new_round = self._received > VIRTIO_BALLOON_CMD_ID_DONE and self._received != self._active
         if self._state is HintingState.IDLE and new_round:
             self._active = self._received
@@ -157,8 +158,8 @@ class FreePageHinting:
     # --- Blocks back to the allocator ---
 
     def return_free_pages_to_mm(self) -> int:
-        """Free all blocks that are kept, the newest first; return how many there were. Also for when the device has
-        gone: it does nothing to them any more either."""
+        """Free all blocks that hinting holds, the newest first; return how many there were. Also called when the device
+        is gone, and so has finished with them."""
         held = [*self._used, *self._unused]
         self._used.clear()
         self._unused.clear()
@@ -167,8 +168,8 @@ class FreePageHinting:
         return len(held)
 
     def shrink(self, nr_pages: int) -> int:
-        """Free blocks until ``nr_pages`` pages are free or there are no more that the device has given back; return the
-        number of pages freed. It is a shrinker (:mod:`guest.mm.vmscan`)."""
+        """Free blocks that the device has given back, until ``nr_pages`` pages are free; return the number of pages
+        freed. It is a shrinker (:mod:`guest.mm.vmscan`)."""
         freed = 0
         while freed < nr_pages and self._used:
             block, _ = self._used.popitem()

@@ -1,4 +1,4 @@
-"""Runs the page reporter when its work is due, and sends its reports to the present device."""
+"""Runs the page reporter when its work is due, and sends its reports to the current device."""
 
 import asyncio
 import time
@@ -72,7 +72,7 @@ class ReportingWorker:
             return False
         begin = time.monotonic()
         used = await self._attachment.queues[BalloonQueue.REPORTING].post(writable=report_buffers(report.blocks))
-        acknowledged = used is not None  # the length means nothing, and Linux ignores it too
+        acknowledged = used is not None  # the used length is ignored, as in Linux
         if acknowledged:
             self._events.emit(
                 "report",

@@ -1,4 +1,4 @@
-"""The balloon driver: what it accepts, how it words a report.
+"""The balloon driver: the features that it accepts, the buffers of a report.
 
 Behaviour as in Linux ``drivers/virtio/virtio_balloon.c``: virtballoon_validate, virtballoon_free_page_report.
 """
@@ -27,8 +27,8 @@ WANTED: Final = feature_mask(
 def accept_features(offered: int, *, wanted: int = WANTED, page_poison: int | None = None) -> int:
     """Return the features to accept of those offered.
 
-    ``page_poison`` is the 32-bit pattern that the guest fills free pages with, None if it does not. As in
-    virtballoon_validate: a guest that relies on the pattern may report pages only to a device that was told of it.
+    ``page_poison`` is the 32-bit pattern that the guest fills free pages with, None without one. As in
+    virtballoon_validate: a guest that relies on the pattern may report pages only to a device that knows the pattern.
     """
     features = offered & wanted
     if page_poison is None:

@@ -103,7 +103,7 @@ def resolve_command(words: Sequence[str]) -> list[str]:
 
 
 class ProgressLine:
-    """One line on standard error, if that is a terminal, that each call replaces; ``""`` takes it away."""
+    """One line on standard error, if that is a terminal, which each call replaces; ``""`` clears it."""
 
     def __init__(self) -> None:
         self._shown = False
@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = signal.signal(signal.SIGTERM, _terminated)  # what is unpacked so far is removed then
     try:
         return run_command(PROGRAM, lambda: _run(arguments, [*arguments.command, *command]))
-    except OSError as error:  # a full disk, no more processes: nothing of ours is wrong
+    except OSError as error:  # a full disk, the limit of processes: the system's error, not a fault of this program
         _notice(str(error))
         return 1
     finally:

@@ -1,11 +1,11 @@
-"""What the guest's process 1 writes on the control line while the guest boots and ends."""
+"""The lines that the guest's process 1 writes on the control line while the guest boots and ends."""
 
 import enum
 from dataclasses import dataclass
 
 
 class Stage(enum.Enum):
-    """First words of what the guest says on its control line."""
+    """First word of each line that the guest writes on its control line."""
 
     BALLOON = "balloon"
     BOOTED = "booted"
@@ -22,7 +22,7 @@ class ControlMessage:
 
 
 def parse_control_line(line: bytes) -> ControlMessage | None:
-    """Return what the guest said, or ``None`` for any other line (COMMAND is root in its guest and may write there)."""
+    """Parse a line of the guest; ``None`` for any other line (COMMAND is root in its guest and may write there)."""
     verb, _, text = line.decode("utf-8", "replace").strip().partition(" ")
     try:
         return ControlMessage(Stage(verb), text)

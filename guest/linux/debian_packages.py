@@ -1,7 +1,7 @@
 """Debian packages of the kernel and busybox, fetched once into the user's cache.
 
 Fetching needs no root: ``apt-get download`` and ``dpkg -x`` write where they are told. A cache is either whole or
-absent: everything is unpacked beside its final name and then renamed, so launchers that run at once do not interfere.
+absent: everything is unpacked beside its final name and then renamed, so concurrent launchers do not interfere.
 """
 
 import os
@@ -97,10 +97,10 @@ def _fetch(scratch: Path, final: Path, progress: Progress) -> None:
 def download_packages(packages: Sequence[str], scratch: Path, progress: Progress) -> list[Path]:
     """Download Debian packages to the empty directory ``scratch``; return their files in this order.
 
-    With the system's package lists, else with fresh ones of our own.
+    The system's package lists are tried first, then fresh ones in ``scratch``.
 
     Raises:
-        BalloonError: one of them cannot be had.
+        BalloonError: a package cannot be downloaded.
     """
     here = ["-o", "APT::Sandbox::User=root", "-o", "Dir::Cache=" + str(scratch / "cache")]
     (scratch / "cache/archives/partial").mkdir(parents=True)
@@ -113,7 +113,7 @@ def download_packages(packages: Sequence[str], scratch: Path, progress: Progress
         own = [*here, "-o", f"Dir::State={state}", "-o", "Dir::State::status=/var/lib/dpkg/status"]
         own += ["-o", "APT::Update::Error-Mode=any"]  # else an unreachable source is a mere warning
         progress("fetching package lists")
-        # Hooks of the system may fail for want of rights although the lists arrived: only the download decides.
+        # The system's hooks may fail for lack of privilege although the lists arrived: the download decides.
         problem = _try(["apt-get", "-q", *own, "update"], scratch)
         progress("downloading " + " and ".join(packages))
         try:
@@ -135,7 +135,7 @@ def _try(command: Sequence[str], directory: Path) -> str | None:
 
 
 def run_tool(command: Sequence[str], directory: Path) -> None:
-    """Run a program quietly in ``directory``. Raises :class:`BalloonError` with its first complaint."""
+    """Run a program quietly in ``directory``. Raises :class:`BalloonError` with its first error message."""
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     result = subprocess.run(
         list(command),

@@ -25,7 +25,7 @@ HIDDEN_BY_GUEST = ("/tmp", "/run", "/dev", "/proc", "/sys")
 """Directories of the host that the guest covers with its own file systems; ``/run/host`` shows the host's."""
 
 
-# Of the launcher's environment, what names things that the guest does not have.
+# Variables of the launcher's environment that name things which the guest does not have.
 _NOT_FOR_GUEST = frozenset(
     {"HOME", "TMPDIR", "TMP", "TEMP", "PWD", "OLDPWD", "SHLVL", "_", "XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY"}
     | {"DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "LINES", "COLUMNS"}

@@ -17,7 +17,7 @@ NEEDED_OPTIONS = ("CONFIG_VIRTIO_UML", "CONFIG_PAGE_REPORTING", "CONFIG_HOSTFS",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinuxFiles:
-    """What a boot needs. ``module`` is ``None`` for a kernel that has the balloon driver built in."""
+    """The files of a boot. ``module`` is ``None`` for a kernel that has the balloon driver built in."""
 
     kernel: Path
     release: str
@@ -26,11 +26,11 @@ class LinuxFiles:
 
 
 def locate(*, kernel: Path | None, modules: Path | None, progress: Progress) -> LinuxFiles:
-    """Return kernel, module and busybox; fetch what neither the options nor the system have.
+    """Return kernel, module and busybox; fetch those that neither the options nor the system have.
 
     Raises:
-        BalloonError: an option names something that is not there or does not fit, something is missing and cannot be
-            fetched, or the kernel does not run here.
+        BalloonError: an option names a file that is missing or does not fit, a missing file cannot be fetched, or the
+            kernel does not run here.
     """
     if modules is not None and not modules.is_dir():
         raise BalloonError(f"--modules {modules}: no such directory")

@@ -13,7 +13,7 @@ _REASON = re.compile(
     r"Kernel panic|\bBUG: |kernel BUG at|not permitted|\b[Ff]ailed\b|Cannot|cannot|No such file|No space|not enough|"
     r"noexec|virtio_uml|deadlocked on memory|insmod"
 )
-# What every healthy boot says although it sounds like a failure. The command line names our paths and devices.
+# Lines of every healthy boot that look like a failure. The command line names our paths and devices.
 _HARMLESS = re.compile(
     r"epollctl add err|Failed to initialize ubd|find_iomem failed|Operation not permitted$|^Kernel command line: "
 )
@@ -32,18 +32,18 @@ def lines_of(log: str) -> list[str]:
 def kernel_warnings(log: str) -> list[str]:
     """Return the lines in which the kernel complains about itself: warnings, bugs, panics, stalls.
 
-    That a program used up the guest's memory is not one of them; see :func:`out_of_memory`.
+    The kill of a program that used up the guest's memory is excluded; see :func:`out_of_memory`.
     """
     return [line for line in lines_of(log) if _WARNING.search(line) and not _BOILERPLATE.search(line)]
 
 
 def out_of_memory(log: str) -> str | None:
-    """Return the line with which the kernel killed a program for want of memory, if it did."""
+    """Return the line that reports the OOM kill of a program, ``None`` without one."""
     return next((line for line in lines_of(log) if _OUT_OF_MEMORY.search(line)), None)
 
 
 def panic_reason(log: str) -> str | None:
-    """Return what the kernel gave as the reason of its panic, or ``None`` if it did not panic."""
+    """Return the reason of the kernel's panic, ``None`` without a panic."""
     for line in lines_of(log):
         if "Kernel panic - not syncing: " in line and "end Kernel panic" not in line:
             return line.partition("Kernel panic - not syncing: ")[2].strip()
@@ -51,13 +51,13 @@ def panic_reason(log: str) -> str | None:
 
 
 def shut_down(log: str) -> str | None:
-    """Return what the kernel said last when it was told to halt or to reboot, or ``None`` if it was not."""
+    """Return the kernel's last line about a halt or reboot, ``None`` without one."""
     last = lines_of(log)[-1:]
     return last[0] if last and _SHUT_DOWN.search(last[0]) else None
 
 
 def lost_daemon(log: str) -> bool:
-    """Tell whether the kernel noticed that the vhost-user daemon closed the connection."""
+    """Return whether the kernel noticed that the vhost-user daemon closed the connection."""
     return any(_LOST_DAEMON.search(line) for line in lines_of(log))
 
 

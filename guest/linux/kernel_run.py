@@ -34,10 +34,10 @@ from protocol.units import format_size
 from protocol.virtio_balloon import BalloonFeature, feature_bit_names
 
 BOOT_SECONDS = 60.0
-"""A kernel that has not started COMMAND by then never will. Ordinary: 1.5 s."""
+"""Time limit in seconds for a kernel to start COMMAND; the usual time is 1.5 s."""
 
 SHUTDOWN_SECONDS = 3.0
-"""What a guest gets to power off, and COMMAND to act on a signal, before the kernel is killed."""
+"""Seconds for a guest to power off, and for COMMAND to act on a signal, before the kernel is killed."""
 
 SAMPLE_SECONDS = 0.5
 _INTERRUPTS_UNTIL_STOP = 3
@@ -66,8 +66,8 @@ class KernelRun:
         """Args:
         plan: what to boot.
         events: where the events go.
-        progress: shows what is going on; ``""`` takes the line away.
-        notice: says one line to the person, after the guest is gone.
+        progress: shows a line about the current step; ``""`` clears it.
+        notice: prints one line for the user, after the guest is gone.
         """
         self._plan = plan
         self._events = events
@@ -91,7 +91,7 @@ class KernelRun:
         """
         become_subreaper()
         with contextlib.ExitStack() as stack:
-            wake = stack.enter_context(_signals(window=self._streams.terminal))  # first: covers the cleaning up too
+            wake = stack.enter_context(_signals(window=self._streams.terminal))  # first, to cover the cleanup too
             scratch = Path(
                 stack.enter_context(
                     tempfile.TemporaryDirectory(

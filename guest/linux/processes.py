@@ -1,4 +1,4 @@
-"""The processes of one run, and that none of them outlives it."""
+"""The processes of one run, and their end with it."""
 
 import contextlib
 import ctypes
@@ -67,7 +67,7 @@ exec "$1" rm -rf "$2"
 class Guard:
     """A small process that cleans up if this one is killed: ends the kernel's process group, removes its directory.
 
-    Else a helper of the kernel would live on and hold all of the guest's RAM.
+    Otherwise a helper of the kernel would live on and hold all of the guest's RAM.
     """
 
     def __init__(self, busybox: Path, scratch: Path) -> None:
@@ -78,13 +78,13 @@ class Guard:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # no signal of a terminal or to our group is meant for it
+                start_new_session=True,  # out of reach of signals from the terminal or to our process group
             )
         except OSError as error:
             raise BalloonError(f"cannot run {busybox}: {error.strerror}") from error
 
     def watch(self, group: int) -> None:
-        """Say which process group is to end with us."""
+        """Set the process group that is to end with this process."""
         self._say(f"{group}\n")
 
     def __enter__(self) -> "Guard":

@@ -82,7 +82,7 @@ class RamFile:
         return os.fstat(self.descriptor).st_blocks * 512
 
     def close(self) -> None:
-        """Let go of the file, without which its memory would stay."""
+        """Close the file: an open descriptor would keep its memory allocated."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1

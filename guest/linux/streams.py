@@ -1,7 +1,7 @@
 """Bytes between the launcher's standard streams and the guest's consoles, one thread a direction.
 
-Threads, because a reader of our output that does not read, or an input that never ends, must not hold up anything else;
-and because a regular file cannot be waited for with epoll.
+Threads, because a reader of our output that stalls, or an input that never ends, must not delay the other streams, and
+because epoll does not support regular files.
 """
 
 import contextlib
@@ -82,7 +82,7 @@ class OutputPump(threading.Thread):
         return True
 
     def stop(self) -> None:
-        """Give up what was not written yet. The guest must be gone, else a read would not return."""
+        """Drop the unwritten rest. The guest must be gone, else a read would not return."""
         self._ending.set()
 
 
@@ -137,7 +137,7 @@ def poll(descriptor: int, events: int) -> bool:
 
 
 class RawTerminal:
-    """Puts a terminal into raw mode and back: keys go to the guest, whose own terminal gives them a meaning."""
+    """Puts a terminal into raw mode and back: keys go to the guest, whose own terminal interprets them."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -166,7 +166,7 @@ class RawTerminal:
 
 
 def window_size(descriptor: int) -> tuple[int, int]:
-    """Return rows and columns of a terminal; 24 and 80 where it does not know."""
+    """Return rows and columns of a terminal; 24 and 80 where they are unknown."""
     try:
         rows, columns, _, _ = struct.unpack("=HHHH", fcntl.ioctl(descriptor, termios.TIOCGWINSZ, bytes(8)))
     except OSError:
@@ -240,7 +240,7 @@ class GuestStreams:
         return ours, kernels
 
     def started(self) -> None:
-        """The kernel process has its ends: close ours of them, so that its end is seen, and carry its output."""
+        """Close our copies of the kernel's ends, so that its end is an end of file, and carry its output."""
         while self.kernels_ends:
             os.close(self.kernels_ends.pop())
         for pump in self._outputs:
@@ -254,7 +254,7 @@ class GuestStreams:
             self._input.start()
 
     def tell(self, line: str) -> None:
-        """Say a line to the guest's process 1. Whether it listens is seen by what it does."""
+        """Send a line to the guest's process 1, without waiting for an answer."""
         with contextlib.suppress(OSError):
             os.write(self._tell, line.encode() + b"\n")
 

@@ -71,8 +71,8 @@ class AttachedQueue:
     def post(self, readable: Sequence[Buffer] = (), writable: Sequence[Buffer] = ()) -> "asyncio.Future[int | None]":
         """Hand a request to the device and return at once; several may be under way.
 
-        The future's result is the used length that the device gave, which means something on few queues, or None when
-        the back-end went away first. Until it is done, the device may write to ``writable`` buffers.
+        The future's result is the used length that the device gave, or None when the back-end went away first. Until it
+        is done, the device may write to ``writable`` buffers.
 
         Raises:
             QueueFullError: too few descriptors are free. Nothing was added.
@@ -115,7 +115,7 @@ class AttachedQueue:
         self.collect()
 
     def rewind(self) -> None:
-        """Have the next device, which knows nothing of the ring, start from the oldest request that was not used."""
+        """Have the next device, which has no state of the ring, start from the oldest request that was not used."""
         self.base = self._virtqueue.oldest
 
     def give_up(self) -> None:

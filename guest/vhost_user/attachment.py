@@ -1,8 +1,8 @@
 """The machine's attachment to a back-end: a session, and the device's virtqueues brought up over the machine's memory.
 
-An attachment lives as long as its connection. When the back-end goes away :attr:`Attachment.lost` is done,
-and every request under way comes back as None: whether the device did anything to it is unknown. One that is to
-``resume`` lives on instead: the next back-end goes on with the same rings, as with QEMU.
+An attachment lives as long as its connection. When the back-end goes away :attr:`Attachment.lost` is done, and every
+request under way completes with None: whether the device has served it is unknown. With the option ``resume`` the
+attachment lives on instead: the next back-end continues the same rings, as with QEMU.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ RESUME_INTERVAL: Final = 0.2
 """Seconds between two attempts to find the back-end again."""
 
 _USER_BASE: Final = 0x7F00_0000_0000
-"""Where the guest's memory pretends to be mapped. User addresses are names only; any will do."""
+"""User address of guest address 0. User addresses are only names of places in the session, so any value will do."""
 
 
 class Attachment:
@@ -59,7 +59,7 @@ class Attachment:
         self._kicks: set[asyncio.Task[None]] = set()
         self._resuming: asyncio.Task[None] | None = None
         self.on_interruption: Callable[[str | None], None] = lambda _: None
-        """Called with the reason when a back-end went away after which this attachment resumes, then with None."""
+        """Called with the reason when the back-end goes away and the attachment is to resume, then with None."""
         self.was_reset = False
         """Whether :meth:`reset` ended this attachment, so that :meth:`bind_again` is possible."""
         self.features = 0
@@ -101,7 +101,7 @@ class Attachment:
         self._session.requests.watch()
 
     async def _call(self, calls: Generator[Call, Payload, Result]) -> Result:
-        # Not once this attachment is over: its session may be that of another by then.
+        # Refused once this attachment is over: its session may belong to another by then.
         return await self._session.requests.call(calls, lambda: not self.lost.done())
 
     async def _bring_up(self) -> None:
@@ -118,7 +118,7 @@ class Attachment:
         call, frontend = self._call, self._session.frontend
         await call(frontend.accept(self.features))
         if self._options.page_poison is not None and has_feature(self.features, BalloonFeature.PAGE_POISON):
-            # Before DRIVER_OK, and never again (virtio 1.2, 5.5.6.6.1).
+            # Once, before DRIVER_OK (virtio 1.2, 5.5.6.6.1).
             poison = self._options.page_poison.to_bytes(len(CONFIG_POISON_VAL), "little")
             await call(frontend.set_config(CONFIG_POISON_VAL.start, poison))
         regions = tuple(
@@ -181,10 +181,10 @@ class Attachment:
     async def stop(self) -> dict[BalloonQueue, int]:
         """Stop the device's virtqueues, as for a machine that is paused. Requests wait, also those posted from now on.
 
-        Returns where each of them stopped, in the back-end's words: the base that it will start from.
+        Returns the base of each queue, as the back-end gave it: it will start from there.
 
         Raises:
-            SessionEnded: the back-end is gone. With the next one the queues go on.
+            SessionEnded: the back-end is gone. The next one continues the queues.
             VhostUserError: it refused, and is lost.
         """
         self._require_back_end()
@@ -213,8 +213,8 @@ class Attachment:
             queue.kick()
 
     async def reset(self) -> None:
-        """Reset the device, as a driver does that is removed, which is the end of this attachment. Every request under
-        way comes back as None, and the device does nothing more to its buffers.
+        """Reset the device, as a driver does that is removed; this ends the attachment. Every request under way
+        completes with None, and the device does not access its buffers any more.
 
         Raises:
             SessionEnded: the back-end is gone.
@@ -227,7 +227,7 @@ class Attachment:
         self._lose("the driver reset the device")
 
     async def bind_again(self) -> "Attachment":
-        """Close this attachment, which was :meth:`reset`, and bring the device up anew, in the same session over empty
+        """Close this attachment after :meth:`reset`, and bring the device up again, in the same session over empty
         rings, as a driver does that is inserted again.
 
         Raises:
@@ -297,8 +297,8 @@ class Attachment:
         return self.config
 
     async def write_config(self, offset: int, data: bytes) -> None:
-        """Write ``data`` at byte ``offset`` of the configuration space. A back-end that refuses or is gone is lost; the
-        one that this attachment resumes with is told again."""
+        """Write ``data`` at byte ``offset`` of the configuration space. A back-end that refuses is lost; when this
+        attachment resumes, the next back-end gets the write again."""
         self._written[offset] = self._unsent[offset] = data
         with contextlib.suppress(SessionEnded, VhostUserError):
             self._require_back_end()

@@ -1,4 +1,4 @@
-"""What a machine asks of its device and of the session with its back-end."""
+"""The options of a machine's device and of its session with the back-end."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from protocol.virtio import FeatureBit, feature_mask
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttachmentOptions:
-    """What the driver wants of the device, and how the front-end serves it.
+    """The driver's choice of features and the front-end's choice of transport.
 
-    ``accept_features`` is the driver's choice: it returns which of the features offered it accepts. Features of rings
-    are not its concern; ``ring`` decides those. ``page_poison`` is the pattern of free pages, one byte four times,
-    which the device is told where PAGE_POISON was accepted; None where free pages hold anything. With ``in_band``
-    kicks and interrupts are messages of the session. With ``resume`` the next back-end goes on with the same rings.
+    ``accept_features`` returns which of the features offered the driver accepts; ``ring`` decides the features of
+    rings. ``page_poison`` is the pattern of free pages, one byte four times, which is written to ``poison_val`` where
+    PAGE_POISON is accepted; None without a pattern. With ``in_band`` kicks and interrupts are messages of the session.
+    With ``resume`` the next back-end continues the same rings.
     """
 
     accept_features: Callable[[int], int]

@@ -27,7 +27,7 @@ class BackendChannel:
         self._reader = MessageReader(Channel.BACKEND_REQUESTS)
 
     def watch(self) -> None:
-        """Serve what comes from now on."""
+        """Serve requests from now on."""
         self._loop.add_reader(self._socket.fileno(), self._on_readable)
 
     def _on_readable(self) -> None:

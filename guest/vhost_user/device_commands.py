@@ -12,7 +12,7 @@ CurrentAttachment = Callable[[], Attachment | None]
 
 
 def device_commands(current: CurrentAttachment) -> dict[str, Command]:
-    """Return the commands by name. ``current`` returns the present attachment, None while there is no back-end.
+    """Return the commands by name. ``current`` returns the current attachment, None without a back-end.
 
     They raise :class:`BalloonError` where they cannot be carried out.
     """

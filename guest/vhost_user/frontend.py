@@ -1,4 +1,4 @@
-"""The front-end's side of a vhost-user session: which messages, in which order, with which answers.
+"""The front-end's side of a vhost-user session: its messages, their order, and the checks of the answers.
 
 Each function is a generator of :class:`Call` values. The shell sends a call's bytes with its file descriptors, reads
 one reply if ``reply_expected``, and sends the reply's payload back in; the generator checks it and goes on. The order
@@ -44,7 +44,7 @@ IN_BAND = feature_mask(ProtocolFeature.INBAND_NOTIFICATIONS, ProtocolFeature.BAC
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One message to send: its bytes, the file descriptors to go with it (still ours), and whether a reply comes."""
+    """One message to send: its bytes, the file descriptors sent along (which stay ours), whether a reply follows."""
 
     request: FrontendRequest
     data: bytes
@@ -126,7 +126,7 @@ class Frontend:
         return offered & ~PROTOCOL_FEATURES
 
     def set_backend_channel(self, fd: int) -> Calls:
-        """Give the back-end the channel for its own requests, if it can use one."""
+        """Give the back-end the channel for its own requests, where BACKEND_REQ was negotiated."""
         if self.has(ProtocolFeature.BACKEND_REQ):
             yield from self._call(FrontendRequest.SET_BACKEND_REQ_FD, fds=(fd,))
 
@@ -151,7 +151,7 @@ class Frontend:
                 raise VhostUserError(f"the device does not take the features {features:#x}")
 
     def driver_ok(self) -> Calls:
-        """Say that the driver is ready, which comes last when a device is brought up."""
+        """Set DRIVER_OK, the last step when a device is brought up."""
         yield from self._add_status(DeviceStatus.DRIVER_OK)
 
     def _add_status(self, status: DeviceStatus) -> Calls:
@@ -200,7 +200,7 @@ class Frontend:
         yield from self._call(FrontendRequest.ADD_MEM_REG, region, (fd,))
 
     def remove_region(self, region: MemoryRegion) -> Calls:
-        """Take one region out of the memory; it has to be as it was added.
+        """Remove one region from the memory; it has to equal the one that was added.
 
         Raises:
             VhostUserError: the back-end cannot, or refused.
@@ -227,7 +227,7 @@ class Frontend:
             yield from self.kick(index)
 
     def place_queue(self, index: int, queue: QueueSetup) -> Calls:
-        """Say where a virtqueue lies and whether its used part is logged, also while it runs."""
+        """Set the addresses of a virtqueue and whether its used part is logged, also while it runs."""
         yield from self._call(
             FrontendRequest.SET_VRING_ADDR,
             VringAddress(
@@ -290,7 +290,7 @@ class Frontend:
     # -- dirty log --------------------------------------------------------------------------------------------------
 
     def start_logging(self, log: LogDescription, fd: int) -> Calls:
-        """Have stores to guest memory noted in the log: one bit for each page. Rings are logged by ``QueueSetup.log``.
+        """Have stores to guest memory logged, one bit for each page. ``QueueSetup.log`` does so for rings.
 
         Raises:
             VhostUserError: the back-end keeps no log, or refused.

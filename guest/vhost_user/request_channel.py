@@ -25,8 +25,8 @@ def _always() -> bool:
 class RequestChannel:
     """The front-end's requests on ``sock``, which must be non-blocking and stays the caller's.
 
-    Once watched, it tells ``on_lost`` why when the back-end went away: then no request is possible any more, and no
-    discard is under way. Until then errors only reach the caller.
+    Once watched, it calls ``on_lost`` with the reason when the back-end has gone away: requests fail from then on, and
+    no discard is under way. Before :meth:`watch`, errors only reach the caller.
     """
 
     def __init__(self, sock: socket.socket, on_lost: Callable[[str], None]) -> None:
@@ -43,7 +43,7 @@ class RequestChannel:
     async def call(self, calls: Generator[Call, Payload, Result], is_wanted: Callable[[], bool] = _always) -> Result:
         """Send the messages of ``calls``, each with its answer, as one unit between those of other callers.
 
-        ``is_wanted`` is asked when it is their turn: what was true before the others' messages may not be any more.
+        ``is_wanted`` is called when it is their turn: the messages before may have changed the state.
 
         Raises:
             SessionEnded: the back-end went away, or the messages are not wanted any more.
@@ -143,8 +143,8 @@ class RequestChannel:
             self._lose("back-end gone")
 
     def break_off(self, reason: str) -> None:
-        """End the session from this side. ``on_lost`` is called when the back-end has closed its end: before that it
-        may be discarding what it was given, and those pages must not be touched."""
+        """End the session from this side. ``on_lost`` is called when the back-end has closed its end: until then it may
+        be discarding the ranges of requests under way, and these pages must not be touched."""
         if self._ended:
             return
         self.end()

@@ -18,10 +18,10 @@ ANSWER_TIMEOUT: Final = 10.0
 
 
 async def in_time(path: Path, work: Coroutine[object, object, None]) -> None:
-    """Do ``work``, which brings up the device of the back-end that listens at ``path``, if that answers in time.
+    """Do ``work``, which brings up the device of the back-end that listens at ``path``, within a time limit.
 
     Raises:
-        SessionEnded: it does not, or no process listens there.
+        SessionEnded: the back-end does not answer in time, or no process listens there.
     """
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT):

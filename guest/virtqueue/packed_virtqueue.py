@@ -129,8 +129,8 @@ class PackedDriverVirtqueue(DriverVirtqueue):
         return self._ring.halves[8 * self._last_used + 7] & AVAIL_USED == used_bits(self._used_wrap)
 
     def get_used(self) -> UsedBuffer | None:
-        """Return the next request that the device used, or None. The length counts only if the device says that it
-        wrote something (virtio 1.2, 2.8.4).
+        """Return the next request that the device used, or None. The length counts only where the device set the write
+        flag (virtio 1.2, 2.8.4).
 
         Raises:
             VirtqueueError: the device broke a rule of the ring.
@@ -163,7 +163,7 @@ class PackedDriverVirtqueue(DriverVirtqueue):
         return used
 
     def enable_interrupt(self) -> bool:
-        """Ask for an interrupt with the next used descriptor. Return True if there is one already: then collect it."""
+        """Ask for an interrupt with the next used descriptor. True when one is already there: then collect it."""
         ring = self._ring
         position = self._last_used | (WRAP_COUNTER if self._used_wrap else 0)
         ring.driver_event[0] = event_word(position, event_idx=self._event_idx)

@@ -33,7 +33,7 @@ class RingOptions:
     are used where they are offered.
 
     Raises:
-        UsageError: a size that no ring of the format has (virtio 1.2, 2.7 and 2.8.10.1).
+        UsageError: a size that is invalid for the format (virtio 1.2, 2.7 and 2.8.10.1).
     """
 
     size: int = QUEUE_SIZE

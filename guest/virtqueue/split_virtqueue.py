@@ -174,7 +174,7 @@ class SplitDriverVirtqueue(DriverVirtqueue):
         return used
 
     def enable_interrupt(self) -> bool:
-        """Ask for an interrupt with the next used entry. Return True if there is one already: then collect it."""
+        """Ask for an interrupt with the next used entry. True when one is already there: then collect it."""
         ring = self._ring
         if self._event_idx:
             ring.avail[ring.used_event_at] = self._last_used

@@ -1,4 +1,4 @@
-"""The driver's half of a virtqueue, whatever its format: requests out, completions in.
+"""The driver's half of a virtqueue of either format: requests out, completions in.
 
 The formats are :mod:`guest.virtqueue.split_virtqueue` and :mod:`guest.virtqueue.packed_virtqueue`.
 """
@@ -45,8 +45,8 @@ class UsedBuffer:
 class UsedBatch:
     """Completions with IN_ORDER: requests come back in the order in which they were made available.
 
-    The device may report several by the last of them alone; those before it count as used completely (virtio 1.2,
-    2.7.9 and 2.8.8).
+    The device may report several with one used entry, for the last of them; those before it count as used completely
+    (virtio 1.2, 2.7.9 and 2.8.8).
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class UsedBatch:
 
     @property
     def is_open(self) -> bool:
-        """Whether the device reported requests that were not taken yet."""
+        """Whether reported requests are waiting to be taken."""
         return self._last is not None
 
     def add(self, head: int, writable: Sequence[Buffer]) -> None:
@@ -63,7 +63,7 @@ class UsedBatch:
         self._available.append((head, sum(length for _, length in writable)))
 
     def report(self, last: UsedBuffer, limit: int) -> None:
-        """Note what the device reported: everything up to ``last`` is used, which is ``limit`` requests at most.
+        """Mark every request up to ``last`` as used: at most ``limit`` requests.
 
         Raises:
             VirtqueueError: ``last`` is not among the ``limit`` oldest requests.
@@ -108,7 +108,7 @@ class DriverVirtqueue(ABC):
     def oldest(self) -> int:
         """Where the oldest request lies that the device has not given back, as a base for a device to start from.
 
-        A device that uses buffers in order and remembers nothing finds there all that it has to do.
+        For a device that uses buffers in order, all requests in flight follow this place.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The one place that chooses between the formats of a virtqueue."""
+"""Makes a virtqueue of the split or the packed format."""
 
 from guest.virtqueue.packed_virtqueue import PackedDriverVirtqueue
 from guest.virtqueue.split_virtqueue import SplitDriverVirtqueue

@@ -1,1 +1,1 @@
-"""What the emulated machine can be made to do with its memory, one file for each kind."""
+"""Workloads of the emulated machine, one file for each kind."""

@@ -18,7 +18,7 @@ begins with the seconds since the start, which never go back; events of the same
 ``phase NAME``
     a new phase begins; NAME is the rest of the line.
 
-What is not freed in the end stays allocated."""
+Blocks that are not freed stay allocated at the end."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -83,7 +83,7 @@ TraceEvent = Alloc | Free | Phase
 
 
 class TraceWriter:
-    """Writes what happens to a machine as a trace; see :class:`guest.machine.Recorder`.
+    """Writes the allocations, frees and phases of a machine as a trace; see :class:`guest.machine.Recorder`.
 
     ``write`` takes text, ``clock`` returns seconds since the start. Times are written so that reading gives back the
     very same number.

@@ -11,9 +11,9 @@ from protocol.memory import PAGE_SIZE
 
 _BASE_SHARE: Final = 0.5
 _LINKER_SHARE: Final = 0.5
-"""Of ``size``: the cache at the end, and the linker. Compilers share what the linker takes later."""
+"""Shares of ``size``: the cache at the end, and the linker. The compilers of a step share the linker's part."""
 _LINK_TIME: Final = 0.2
-"""Of a step: how long the linker runs."""
+"""Share of a step in which the linker runs."""
 _COMPILERS: Final = 8
 """Compilers that one job runs in a step, on average."""
 _TURNOVER: Final = 0.5
@@ -60,7 +60,7 @@ class Build:
     ) -> Steps:
         linker_pages = int(pages * _LINKER_SHARE)
         for step in range(1, self.steps + 1):
-            # A generator of random numbers for each task: how they take turns must not change what each of them does.
+            # A generator of random numbers for each task: the order of their turns must not change what they do.
             chances = [random.Random(f"{seed} {step} {task}") for task in range(self.jobs + 2)]
             machine.phase(f"compile {step}")
             cache_pages = int(pages * _BASE_SHARE * step / self.steps)

@@ -1,4 +1,4 @@
-"""``idle`` and ``memhog``: nothing at all, and all memory at once."""
+"""``idle`` does nothing; ``memhog`` fills memory, holds it and frees it."""
 
 from dataclasses import dataclass
 from typing import Final

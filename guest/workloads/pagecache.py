@@ -94,7 +94,7 @@ def _add(machine: Machine, cache: PageCache[Block], pages: list[Block], migratet
 def _use_some_again(
     cache: PageCache[Block], chance: random.Random, files: list[list[Block]], share: float
 ) -> list[list[Block]]:
-    # The files that were used again, with what reclaim has left of them.
+    # The files that were used again, without the pages that reclaim has taken.
     again = chance.sample(files, round(len(files) * share))
     found = []
     for pages in again:

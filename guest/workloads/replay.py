@@ -1,4 +1,4 @@
-"""``trace:FILE``: does again what a trace says."""
+"""``trace:FILE``: replays a trace."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from guest.workloads.workload import OutOfMemoryError, Steps, free_all, wait_for
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """Allocates and frees as ``events`` say, each at its time. What they do not free stays allocated.
+    """Allocates and frees as ``events`` say, each at its time. Blocks that they do not free stay allocated.
 
     An allocation that has to wait for memory delays everything after it by as much.
     """
@@ -45,10 +45,10 @@ class Replay:
 
 
 def seconds_between(now: float, then: float) -> float:
-    """Return the number that added to ``now`` gives exactly ``then``, which their difference need not do.
+    """Return the number that added to ``now`` gives exactly ``then``; the rounded difference may miss it.
 
-    So a clock that adds up what a replay yields shows the times of the recording to the last bit. Where no number gives
-    ``then``, the sum is the one before it.
+    So a clock that adds up what a replay yields shows the times of the recording to the last bit. Where ``then`` cannot
+    be reached, the sum is the number before it.
     """
     seconds = then - now
     while now + seconds < then:

@@ -47,10 +47,10 @@ class RecordFile:
 
 
 def load_trace(path: str) -> Replay:
-    """Return the workload that does what the trace at ``path`` says.
+    """Return the workload that replays the trace at ``path``.
 
     Raises:
-        UsageError: it is malformed: with line and column.
+        UsageError: the trace is malformed; the message has line and column.
         BalloonError: it cannot be read.
     """
     if not path:

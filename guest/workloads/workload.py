@@ -1,4 +1,4 @@
-"""What workloads are made of: steps in time, waiting for memory, several tasks at once.
+"""The parts of workloads: steps in time, waiting for memory, several tasks at once.
 
 A workload is a generator: it acts on a :class:`~guest.machine.Machine` and yields the seconds to let pass before it
 goes on, zero to let others have a turn. It has no clock: the same seed gives the same sequence, in real time as in
@@ -18,7 +18,7 @@ Steps = Iterator[float]
 
 
 class Workload(Protocol):
-    """Something to do for a machine. Running it twice with the same seed does the same."""
+    """A sequence of allocations and frees for a machine, the same for the same seed."""
 
     def run(self, machine: Machine, seed: int, /) -> Steps:
         """Begin; each number yielded is the seconds to let pass before the next step."""
@@ -26,7 +26,7 @@ class Workload(Protocol):
 
 RETRY_SECONDS: Final = 0.05
 RETRIES: Final = 40
-"""How long a workload waits for memory before it gives up: blocks being reported come back within milliseconds."""
+"""Seconds that a workload waits for memory before it gives up: blocks being reported return within milliseconds."""
 
 
 class OutOfMemoryError(BalloonError):

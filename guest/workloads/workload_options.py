@@ -1,4 +1,4 @@
-"""Workloads by name: what ``NAME[:key=value,...]`` on a command line means, for example ``memhog:size=512M,hold=2``."""
+"""Workloads by name: ``NAME[:key=value,...]`` on a command line, for example ``memhog:size=512M,hold=2``."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ from protocol.units import parse_size
 
 _LONGEST: Final = 1e9
 _SHORTEST: Final = 1e-6
-"""Seconds that make sense: thirty years, and what a clock can tell apart."""
+"""Limits of seconds: at most thirty years, at least the resolution of a clock."""
 
 
 def _seconds(text: str) -> float:
