@@ -72,9 +72,7 @@ def test_full_disk_ends_the_recording_and_not_the_guest(daemon: DaemonProcess) -
     machine = ("--socket-path", str(daemon.socket_path), "--memory", "64M", "--reporter", "off")
     result = guest(*machine, "--workload", "memhog:size=8M,order=0,hold=0", "--record", "/dev/full")
     assert (result.returncode, result.stdout) == (0, "verified 2048 pages, corrupted 0\n")
-    assert result.stderr == (
-        "balloon-guest: --record /dev/full: No space left on device; the recording ends there\n"
-    )
+    assert result.stderr == ("balloon-guest: --record /dev/full: No space left on device; the recording ends there\n")
 
 
 def test_running_guest_answers_at_its_control_socket(daemon: DaemonProcess, tmp_path: Path) -> None:
