@@ -118,6 +118,7 @@ async def test_hinted_while_the_guest_is_at_work(path: Path) -> None:
     assert pair.events("finished")[0]["corrupted_pages"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.asyncio
 @pytest.mark.parametrize("features", [ALL & ~REPORTING, ALL & ~REPORTING | MUST_TELL_HOST])
 async def test_balloon_gives_way_when_memory_runs_out(features: int, ring: RingOptions, path: Path) -> None:

@@ -246,6 +246,7 @@ def test_marks_that_the_ring_does_not_offer_in_this_order_are_refused() -> None:
         machine.device()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("packed", [False, True])
 @settings(max_examples=300)
 @given(data=st.data())

@@ -189,6 +189,7 @@ LENGTHS = st.one_of(
 )
 
 
+@pytest.mark.long
 @given(reports=st.lists(st.lists(st.tuples(ADDRESSES, LENGTHS), min_size=1, max_size=12), min_size=1, max_size=4))
 @settings(max_examples=200)
 def test_discarded_ranges_are_whole_pages_of_one_region_and_never_a_ring(reports: list[list[Buffer]]) -> None:

@@ -129,6 +129,7 @@ class Pair:
         raise AssertionError("no progress")
 
 
+@pytest.mark.long
 @given(
     size=st.integers(4, 64),
     packed=st.booleans(),

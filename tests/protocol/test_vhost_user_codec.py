@@ -120,6 +120,7 @@ def test_stream_without_descriptors_may_be_cut_anywhere(sent: list[tuple[bytes, 
     assert received == [message for _, message in sent]
 
 
+@pytest.mark.long
 @given(stream=st.lists(st.one_of(sent_messages().map(lambda sent: sent[0]), st.binary(max_size=40))), data=st.data())
 def test_reader_takes_any_bytes_or_says_why_not(stream: list[bytes], data: st.DataObject) -> None:
     reader = MessageReader(Channel.FRONTEND_REQUESTS)

@@ -51,6 +51,7 @@ def test_workload_frees_all_it_allocated(text: str) -> None:
     assert run.allocator.nr_free_pages() == VirtualRun().allocator.nr_free_pages()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_replay_leaves_the_same_lists_at_every_step(text: str) -> None:
     recorded = VirtualRun().run(parse_workload(text), 3)

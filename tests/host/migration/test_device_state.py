@@ -94,6 +94,7 @@ def test_malformed_state_is_refused_in_one_line(data: bytes, why: str) -> None:
     assert len(str(refusal.value)) < 200
 
 
+@pytest.mark.long
 @given(
     st.binary(max_size=200)
     | st.recursive(U32 | st.none() | st.text(), lambda inner: st.lists(inner)).map(json.dumps).map(str.encode)

@@ -85,6 +85,7 @@ def telling_messages(draw: st.DrawFn) -> tuple[FrontendRequest, bytes, tuple[int
     )
 
 
+@pytest.mark.long
 @given(session=st.lists(telling_messages() | st.integers(-5, 4), max_size=60), breaking=st.sets(st.integers(0, 4)))
 @settings(max_examples=150)
 def test_rings_of_any_session_have_roles_of_their_own_and_stopped_ones_are_left_alone(
