@@ -141,6 +141,14 @@ def room_of(name: str) -> str:
     return name if folder in ("guest", "host") else folder
 
 
+def called_name(call: ast.Call) -> str:
+    """Return the last part of the name of what is called, "" for other expressions."""
+    function = call.func
+    if isinstance(function, ast.Name):
+        return function.id
+    return function.attr if isinstance(function, ast.Attribute) else ""
+
+
 def uses_of_the_system(path: Path) -> set[str]:
     """Return by what the file touches the operating system: modules, built-in functions, methods of paths."""
     modules = imported_modules(path)
@@ -148,10 +156,11 @@ def uses_of_the_system(path: Path) -> set[str]:
     for node in nodes(path):
         if not isinstance(node, ast.Call):
             continue
-        if isinstance(node.func, ast.Name) and node.func.id in CALLS:
-            uses.add(node.func.id)
-        elif isinstance(node.func, ast.Attribute) and node.func.attr in PATH_CALLS and "pathlib" in modules:
-            uses.add(f"Path.{node.func.attr}")
+        name = called_name(node)
+        if isinstance(node.func, ast.Name) and name in CALLS:
+            uses.add(name)
+        elif isinstance(node.func, ast.Attribute) and name in PATH_CALLS and "pathlib" in modules:
+            uses.add(f"Path.{name}")
     return uses
 
 
@@ -262,10 +271,7 @@ def test_modules_are_imported_by_name() -> None:
         name_of(path)
         for path in python_files("guest", "host", "protocol", "scripts")
         if any(
-            (isinstance(node, ast.Name) and node.id == "__import__")
-            or (isinstance(node, ast.Attribute) and node.attr == "import_module")
-            or (isinstance(node, ast.ImportFrom) and "import_module" in {alias.name for alias in node.names})
-            for node in nodes(path)
+            isinstance(node, ast.Call) and called_name(node) in ("__import__", "import_module") for node in nodes(path)
         )
     ]
     assert found == []

@@ -12,10 +12,14 @@ def python_files(*packages: str) -> list[Path]:
     return sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
 
 
+_KINDS = (ast.Import, ast.ImportFrom, ast.Call, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
 @cache
 def nodes(path: Path) -> tuple[ast.AST, ...]:
-    """Return every node of the file's syntax tree."""
-    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    """Return the imports, calls and functions of a file, wherever in it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return tuple(node for node in ast.walk(tree) if isinstance(node, _KINDS))
 
 
 def name_of(path: Path) -> str:
