@@ -210,7 +210,7 @@ def _features(arguments: argparse.Namespace) -> int:
 def check_machine() -> None:
     """Raise :class:`BalloonError` if this machine or interpreter lacks what the daemon relies on."""
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        # host/memory/sigbus.py: a fault is handled by Python code, on the thread that holds the interpreter's lock.
+        # host/memory/sigbus.py handles a fault with Python code, on the thread that holds the interpreter's lock.
         raise BalloonError("this Python runs without its global lock (free-threaded), which is not supported")
     if not os.path.exists("/proc/self/fd"):
         raise BalloonError("/proc is not mounted: files that guests pass could not be judged")
@@ -275,11 +275,11 @@ def _leave_threads_behind() -> NoReturn:
 
 
 def _share_the_interpreter() -> None:
-    # A worker that walks the longest chains a hostile driver can make must keep neither the event loop nor other
-    # guests' workers waiting: for the interpreter's usual 5 ms each time that they want it,
+    # A worker that walks the longest chains of a hostile driver must not delay the event loop and other guests'
+    # workers by the interpreter's usual switch interval of 5 ms each time,
     sys.setswitchinterval(0.0001)
-    # nor while the collector, which lets no thread run, goes through all objects there are, such chains' ranges among
-    # them. Ten times as rare is enough for the few cycles that arise here, and what is loaded by now stays anyway.
+    # nor by full collections, which stop all threads while they traverse every object, such chains' ranges among them.
+    # A tenth of the collections is enough for the few cycles made here, and objects loaded by now stay anyway.
     gc.freeze()
     youngest, middle, _ = gc.get_threshold()
     gc.set_threshold(youngest, middle, 100)
@@ -303,8 +303,7 @@ def parse_group(text: str) -> int:
 
 
 def parse_interval(text: str) -> int:
-    """Return whole seconds. Raises :class:`UsageError` for anything else, for more than QEMU allows, and for less than
-    none."""
+    """Return whole seconds. Raises :class:`UsageError` for anything else, for more than QEMU allows, and below 0."""
     try:
         seconds = int(text)
     except ValueError:

@@ -1,9 +1,9 @@
-"""The channel for the back-end's own requests, on which nothing is ever waited for.
+"""The channel for the back-end's own requests. The daemon never blocks on it.
 
 The front-end may at this moment be waiting for us on the other socket, so requests are sent without asking for an
-acknowledgement, and what comes back is thrown away, its descriptors by the peer's helpers. A request that finds the
-channel full waits until there is room; one that waits already is not added again: it tells the front-end to look, and
-one look sees everything.
+acknowledgement, and answers are discarded, their descriptors by the peer's helpers. A request that finds the channel
+full is queued until there is room. A request that is already queued is not queued again: each asks the front-end to
+read a state, and one read serves all.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class BackendChannel:
         """Take ``fd``.
 
         Raises:
-            VhostUserError: it is no socket.
+            VhostUserError: it is not a unix stream socket.
         """
         if kind_at_once(fd) is not FileKind.SOCKET:
             raise VhostUserError("the back-end channel is not a unix stream socket")
@@ -64,7 +64,7 @@ class BackendChannel:
             self._helpers.close_by(self._socket.close)
 
     def _flush(self) -> bool:
-        # Under the lock. Returns whether nothing is left; what a front-end that is gone does not get is not left.
+        # Under the lock. Returns whether the queue is empty; it is emptied when the front-end is gone.
         try:
             while self._rest or self._waiting:
                 if not self._rest:

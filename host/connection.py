@@ -1,5 +1,5 @@
-"""One virtual machine's connection: reads its messages, performs what :mod:`host.vhost_user.backend` decides, owns all
-its file descriptors, and gives all of them up when the front-end goes away, whatever it was in the middle of.
+"""One virtual machine's connection: reads its messages, performs the actions of :mod:`host.vhost_user.backend`, owns
+all its file descriptors, and releases all of them when the front-end goes away, at any point of a session.
 """
 
 import asyncio
@@ -58,15 +58,15 @@ from protocol.virtio_balloon import PFN_SHIFT, QUEUES_MAX, BalloonQueue
 log = logging.getLogger(__name__)
 
 RELEASE_PATIENCE: Final = 5.0
-"""Seconds for which the end of a session waits for its workers. A front-end can hold one up for as long as it likes, by
-a lock of its memory's file. The worker keeps what it uses until it comes back, and the peer's limits count it."""
+"""Seconds for which the end of a session waits for its workers. A front-end can block one for any time, by a lock of
+its memory's file. The worker keeps its resources until it returns, and the peer's limits count them."""
 
 STOP_PATIENCE: Final = 0.3
 """The same when the daemon stops, which it does within a second. A chain that takes longer is cut off with the process,
 which is to its driver as if the daemon had been killed."""
 
 _unreleased: Final[set[asyncio.Task[None]]] = set()
-"""Sessions that have ended but for a worker that is held up."""
+"""Sessions that have ended except for a worker that is blocked."""
 
 Emit = Callable[..., None]
 """Writes one event: ``emit(name, **fields)``; the virtual machine's number is added by the daemon."""
@@ -130,7 +130,7 @@ class Connection:
 
     @property
     def driver_ready(self) -> bool:
-        """Whether a driver is at work."""
+        """Whether a driver is in control of the device."""
         return self._session.has_driver
 
     @property
@@ -153,7 +153,7 @@ class Connection:
             ends: list[asyncio.Future[None]] = [*tasks, self._disconnected]
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for end in done - {self._disconnected}:
-                await end  # neither task ends but by an error
+                await end  # both tasks end only by an error
             return "disconnected by command"
         except (SessionEnded, FramingError, MustClose, PeerLimitError) as error:
             return str(error)
@@ -179,13 +179,13 @@ class Connection:
             await self._handle(message)
 
     def disconnect(self) -> None:
-        """End the session, whatever it is in the middle of. A second call does nothing."""
+        """End the session at any point of it. A second call does nothing."""
         if not self._disconnected.done():
             self._disconnected.set_result(None)
 
     async def _release(self, tasks: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
-        # From the last callback to the first, each whatever becomes of the others.
+        # From the last callback to the first, each even if others fail.
         async with contextlib.AsyncExitStack() as steps:
             steps.callback(self._member.leave)
             steps.push_async_callback(self._helpers.closed)
@@ -284,7 +284,7 @@ class Connection:
         return None
 
     def _tell(self, event: str, **fields: object) -> None:
-        # What a front-end can cause as often as it likes.
+        # Events that a front-end can cause at any rate.
         if self._event_limit.allows(event, self._loop.time()):
             self._tell_suppressed(event)
             self.emit(event, **fields)
@@ -335,7 +335,7 @@ class Connection:
         while True:
             index = await self._broken.get()
             async with self._lock:
-                # The front-end may have stopped the ring meanwhile, or set it up anew: that one is not broken.
+                # The front-end may have stopped the ring meanwhile, or set it up anew: the new ring is not broken.
                 if (service := self._services.get(index)) is not None and service.broken:
                     await self._drive(ring_control.ring_broke(self._session, index), set())
 

@@ -1,4 +1,4 @@
-"""The daemon: one listening socket (or one connected one), many virtual machines, none waiting for another."""
+"""The daemon: one listening socket (or one connected one), many virtual machines that do not delay each other."""
 
 import asyncio
 import contextlib
@@ -39,8 +39,8 @@ from protocol.virtio_balloon import BalloonConfig
 log = logging.getLogger(__name__)
 
 WORKERS_MAX: Final = 256
-"""Most threads that discard at the same time. They are made only when there is work for them, and a guest needs at
-most one for each of its queues, so guests that are slow on purpose leave enough for the others."""
+"""Most threads that discard at the same time. They are started on demand. A guest takes at most one for each of its
+queues, so guests that are slow on purpose leave enough for the others."""
 
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -55,10 +55,10 @@ class DaemonOptions:
     """How the daemon was asked to run. Exactly one of ``socket_path`` and ``fd`` is given.
 
     ``queue_numbers`` is one of :data:`host.vhost_user.queue_numbers.CHOICES`. ``in_band`` offers notifications as
-    messages. ``control_path`` is where the control socket shall be, if there shall be one. Statistics are asked for
-    every ``statistics_interval`` seconds, or for 0 only on demand. ``name_from`` says whether a guest has the name of
-    its process (``pid``) or of the ``socket``. ``guest_memory`` is how many bytes each guest has, 0 if that is not
-    stated, and ``guest_reserve`` what its balloon leaves it.
+    messages. ``control_path`` is the path of the control socket, None without one. Statistics are requested every
+    ``statistics_interval`` seconds, or for 0 only on demand. ``name_from`` says whether a guest has the name of its
+    process (``pid``) or of the ``socket``. ``guest_memory`` is the memory of each guest in bytes, 0 if that is not
+    stated, and ``guest_reserve`` the bytes that its balloon leaves it at least.
     """
 
     socket_path: Path | None
@@ -81,10 +81,10 @@ class Daemon:
     """Accepts virtual machines and serves each until it goes away."""
 
     def __init__(self, options: DaemonOptions, events: EventLog) -> None:
-        """Take the socket. No event loop may run yet: its own sockets would pass for a mistyped ``--fd``.
+        """Open the socket. No event loop may run yet: a mistyped ``--fd`` could name one of its own sockets.
 
         Raises:
-            BalloonError: the socket cannot be had.
+            BalloonError: the socket cannot be opened.
         """
         raise_fd_limit()
         self._options = options
@@ -186,7 +186,7 @@ class Daemon:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve_vm(self, vm: int, sock: socket.socket) -> None:
-        # A driver may have seen the command ids of an earlier daemon, and would ignore the one that it saw last.
+        # A driver may have seen command ids of an earlier daemon, and ignores an id equal to the last one it saw.
         hinting = FreePageHinting(last_id=COMMAND_ID_FIRST + secrets.randbelow(COMMAND_IDS))
         balloon = VirtioBalloon(
             config=BalloonConfig(num_pages=self._options.balloon_pages),
@@ -216,7 +216,7 @@ class Daemon:
             if not self._stop.is_set():
                 raise
         except Exception:
-            # A fault of ours, and one virtual machine's session is all that it may cost.
+            # A fault of the daemon ends one virtual machine's session only.
             log.exception("vm %d: internal error", vm)
             reason = "internal error"
         finally:
@@ -296,8 +296,8 @@ def hold_stop_signals() -> None:
 
 
 def ignore_stray_signals() -> None:
-    """Ignore the signals whose default is to end the process and that mean nothing to the daemon, and until it runs
-    also those that it handles but that do not end it."""
+    """Ignore the signals that would end the process by default and have no use here, and until the daemon runs also
+    those that it handles without ending."""
     stray = {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF}
     stray |= {signal.SIGPIPE, signal.SIGIO, signal.SIGPWR}
     for number in (*stray, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)):

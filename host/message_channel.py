@@ -1,20 +1,20 @@
 """The stream of messages between a front-end and its session: whole messages with their descriptors in, replies out.
 
-Nothing here waits longer than :data:`MESSAGE_TIMEOUT` for a front-end that stops in the middle of either. Received
-descriptors are looked at before anything else (:mod:`host.descriptors.received_file`): what is not on the list of types
-is closed by the peer's helpers, and the message that it came with is refused.
+A front-end that stops in the middle of either is waited for :data:`MESSAGE_TIMEOUT` at most. Received descriptors are
+examined before anything else (:mod:`host.descriptors.received_file`): those of other types than the listed ones are
+closed by the peer's helpers, and their message is refused.
 
-A refusal costs a message, not a session: QEMU aborts when its back-end hangs up. These end a session, and no others:
+A refusal costs a message and keeps the session: QEMU aborts when its back-end hangs up. Only these end a session:
 
 ==============================================  =======================================================================
-what                                            why the next message cannot be read, or no refusal heard
+event                                           why the next message cannot be read, or a refusal cannot be sent
 ==============================================  =======================================================================
 a wrong version, a reply among the requests,    the header is not one, so where the next message begins is unknown
 a payload of more than ``PAYLOAD_MAX`` bytes
-more than 253 descriptors on one message        single bytes bring them without end
+more than 253 descriptors on one message        each byte of a message can carry more of them
 the rest of a message does not come in time     the front-end waits for nothing, and would hold what it has sent
 replies are not read in time                    an answer left out would make the next one pass for it
-a refused request whose own reply cannot say    its sender takes whatever comes for that reply (``MustClose``)
+a refused request whose own reply cannot say    its sender takes any answer for that reply (``MustClose``)
 error
 INBAND_NOTIFICATIONS without what it needs      the specification wants it (``MustClose``)
 one session too many of a process               it would hold what the limit keeps for others (``PeerLimitError``)
@@ -71,7 +71,7 @@ class MessageChannel:
 
         Raises:
             SessionEnded: the front-end has gone.
-            FramingError: what comes is no stream of messages, or not in time.
+            FramingError: the bytes are not a message, or its rest does not come in time.
         """
         # One deadline for the whole rest of a message: a byte now and then does not extend it.
         deadline: float | None = None

@@ -1,4 +1,4 @@
-"""What a process has cost the host, queried from the kernel by netlink. The only file that imports pyroute2.
+"""The cost of a process for the host, queried from the kernel by netlink. The only file that imports pyroute2.
 
 TaskStats says which process paid for a shortage of memory: how long it was delayed by direct reclaim, by compaction, or
 by waiting for pages that were just evicted (thrashing). Importing pyroute2 takes a tenth of a second: import this

@@ -6,8 +6,8 @@ send any subset in any order, and with new kernels come new tags, which a device
 The text asks for a buffer of "a multiple of 6 bytes" (5.5.6.3.1), which fits no entry that it defines. Bytes after the
 last whole entry are passed over.
 
-All values are the guest's word. Linux has no value that means unknown: it leaves out what it does not know. A device
-that shows 2^64 - 1 shows its own initial value.
+All values are claims of the guest. Linux omits a statistic that it does not have; 2^64 - 1 as "unknown" is the initial
+value of a device, as in QEMU.
 """
 
 import struct
@@ -17,7 +17,7 @@ from typing import Final
 from protocol.balloon_statistics import STATISTIC_SIZE, StatisticTag
 
 STATISTICS_BYTES_MAX: Final = 4096
-"""Most bytes of one buffer that are believed. Linux has 16 tags and sends 160 bytes."""
+"""Most bytes of one buffer that are parsed. Linux has 16 tags and sends 160 bytes."""
 
 STATISTICS_INTERVAL_MAX: Final = (1 << 32) - 1
 """Most seconds between two requests for statistics that an operator may ask for, as in QEMU."""
@@ -30,7 +30,7 @@ assert _ENTRY.size == STATISTIC_SIZE
 
 @dataclass(frozen=True, slots=True)
 class BalloonStatistics:
-    """What one buffer said.
+    """The content of one buffer.
 
     ``values`` go by the specification's names in lower case (``memfree``, ``majflt``); memory is in bytes, everything
     else counts events since the guest booted. ``unknown`` is the number of entries with unknown tags.

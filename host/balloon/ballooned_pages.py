@@ -1,10 +1,10 @@
 """Inflated pages that are parts of huge pages: together they may make up a whole one, which can be discarded.
 
 A balloon's message names pages of 4096 bytes, at most 256 of them with Linux, which is half of a huge page of 2 MiB. So
-the parts are collected over messages. A page that was taken out of the balloon is in use, and has to be known of before
-its neighbours make the huge page look whole. Only with MUST_TELL_HOST does a driver wait for that (virtio 1.2,
-5.5.6.1), so without it nothing is collected. A page that is taken out while its huge page is being discarded waits for
-the end of that.
+the parts are collected over messages. A page taken out of the balloon is in use, so the device has to learn of it
+before its neighbours make the huge page look whole. Only with MUST_TELL_HOST does a driver wait for that (virtio 1.2,
+5.5.6.1), so parts are collected only with that feature. The acknowledgement of a page that is taken out while its huge
+page is being discarded waits for the end of the discard.
 """
 
 import threading

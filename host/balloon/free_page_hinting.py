@@ -99,7 +99,7 @@ class FreePageHinting:
             self.driver_id = command_id
 
     def misunderstood(self) -> None:
-        """Take note of an invalid command: what follows belongs to no round."""
+        """Take note of an invalid command: the blocks after it belong to no round, and are kept."""
         self.driver_id = None
 
     def accepts(self) -> bool:
@@ -108,12 +108,12 @@ class FreePageHinting:
         return current >= COMMAND_ID_FIRST and self.driver_id == current and self.ended_id != current
 
     def forget_driver(self) -> None:
-        """The queue begins anew: what an earlier driver said is void."""
+        """The queue begins anew: forget the commands of an earlier driver."""
         self.driver_id = self.ended_id = None
 
     def follow(self, last_id: int) -> None:
-        """Go on after round ``last_id`` of another device for the same driver. That round is over, whatever became of
-        it: the driver may release its blocks, and no id that it may have seen last is used again."""
+        """Go on after round ``last_id`` of another device for the same driver. That round is over, complete or not: the
+        driver may release its blocks, and an id that it may have seen last is not used again."""
         self.command_id, self.last_id, self.issued, self.issued_at_stop = COMMAND_ID_DONE, last_id, 1, 0
         self.forget_driver()
 

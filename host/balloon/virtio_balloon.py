@@ -69,7 +69,7 @@ class Outcome:
 class VirtioBalloon:
     """The device's state: configuration space, what was negotiated, and the round of free page hinting.
 
-    ``config.actual`` is nothing but the guest's word: no decision about memory rests on it.
+    ``config.actual`` is a claim of the guest: no decision about memory depends on it.
 
     Every field has one writer. The event loop writes ``config``, ``features``, ``poison_told`` and ``drivers``, the
     workers that serve rings only ``settled_for`` and, on the free page queue, the driver's half of ``hinting``.
@@ -78,9 +78,9 @@ class VirtioBalloon:
     ``discard`` False is the operator's word that nothing may be discarded (for example because a device of the guest
     has its memory pinned). ``drivers`` counts the drivers that have left. ``settled_for`` is its value at the last
     chain that was not statistics; while they are equal ``poison_val`` is settled: a driver must not change it after
-    DRIVER_OK (virtio 1.2, 5.5.6.6.1), and no chain comes before that. ``poison_told`` says that the driver has written
-    ``poison_val`` at all, ``poison_is_old`` that a ring has run since. The driver must have before DRIVER_OK, but a
-    device that took over from one that was killed has not heard of it.
+    DRIVER_OK (virtio 1.2, 5.5.6.6.1), and no chain comes before that. ``poison_told`` says that this device has
+    received a ``poison_val``, ``poison_is_old`` that a ring has run since. A driver writes the value before DRIVER_OK,
+    but a device that took over from a killed one does not receive it.
     """
 
     config: BalloonConfig = field(default_factory=BalloonConfig)
@@ -94,7 +94,7 @@ class VirtioBalloon:
     parts: BalloonedPages = field(default_factory=BalloonedPages)
 
     def write_config(self, offset: int, data: bytes, *, poison_offered: bool, driver_runs: bool = False) -> None:
-        """Let the driver write ``data`` at byte ``offset``; only what a driver may change changes.
+        """Let the driver write ``data`` at byte ``offset``; only the fields that a driver may write change.
 
         PAGE_POISON has to be offered for ``poison_val`` to be writable, not yet negotiated: QEMU passes on what the
         driver writes at once, but the features only when the driver is ready.
@@ -113,14 +113,14 @@ class VirtioBalloon:
         return self.config.build()[offset : offset + length].ljust(length, b"\0")
 
     def driver_left(self) -> None:
-        """No ring is left: the next driver sets a poison value of its own before its first chain."""
+        """Every ring has stopped: the next driver sets a poison value of its own before its first chain."""
         self.drivers += 1
 
     def forget_driver(self) -> None:
         """Another driver begins: forget what the last one wrote, but not what the new one has written by now.
 
-        It may have told its poison value, which QEMU passes on before the rings start. ``actual`` it can only have
-        repeated.
+        Its poison value may have come, which QEMU passes on before the rings start. An ``actual`` that came by now
+        only repeats the old one.
         """
         self.parts.forget()
         if self.poison_is_old:
@@ -155,9 +155,9 @@ class VirtioBalloon:
         return None
 
     def serve(self, queue: BalloonQueue | None, chain: Chain, memory: DeviceMemory, read_guest: ReadGuest) -> Outcome:
-        """Return what ``chain`` asks for and says. Nothing is done yet but to take note of a hinting command.
+        """Return what ``chain`` asks for and says. A hinting command takes effect here; all else is left to the caller.
 
-        Of a ``queue`` that no numbering knows (None) every buffer is refused.
+        Every buffer of a ``queue`` that no numbering knows (None) is refused.
 
         Raises:
             VirtqueueError: what a device-readable buffer names lies outside the guest's memory.
@@ -166,7 +166,7 @@ class VirtioBalloon:
             self.settled_for = self.drivers
         if queue is BalloonQueue.REPORTING:
             plan = self._plan_ranges(chain.writable, chain, memory)
-            # The text is silent on direction; a buffer the driver forbids us to write is not ours to discard.
+            # The text does not say which direction; a device must not change, so not discard, a read-only buffer.
             plan.refuse_all(Refusal.READABLE, chain.readable)
             return Outcome(plan)
         outcome = Outcome()
@@ -229,7 +229,7 @@ class VirtioBalloon:
 
 
 def _read_array(buffers: list[Buffer], limit: int, plan: DiscardPlan, read_guest: ReadGuest) -> bytes:
-    # An array may lie in any number of descriptors, and be cut anywhere. What goes beyond the limit is not even read.
+    # An array may lie in any number of descriptors, and be cut anywhere. The part beyond the limit is not read.
     data = bytearray()
     for address, length in buffers:
         room = limit - len(data)

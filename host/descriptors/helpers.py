@@ -1,7 +1,7 @@
-"""Threads of one peer, for calls that take as long as the peer likes.
+"""Threads of one peer, for calls that the peer can block for any time.
 
-What such a call holds up is one helper, and what waits for the helper is its own peer. A peer has at most
-:data:`HELPERS_MAX` of them, however many descriptors it passes. They end when they have had nothing to do for a while.
+Such a call blocks one helper, and only its own peer waits for that helper. A peer has at most :data:`HELPERS_MAX` of
+them, for any number of descriptors. A helper that is idle for a while ends.
 """
 
 import asyncio
@@ -46,12 +46,12 @@ class Helpers:
         self._closing = 0
 
     def close(self, fds: Iterable[int]) -> None:
-        """Close ``fds``, some time. The caller no longer owns them."""
+        """Close ``fds`` on a helper, later. The caller no longer owns them."""
         for fd in fds:
             self.close_by(lambda fd=fd: os.close(fd))  # type: ignore[misc]
 
     def close_by(self, close: Callable[[], None]) -> None:
-        """Have one descriptor closed by ``close``, some time."""
+        """Have one descriptor closed by ``close`` on a helper, later."""
 
         def close_and_count() -> None:
             try:
@@ -72,7 +72,7 @@ class Helpers:
         """Return what ``action`` returns on a helper. It may go on after the time limit.
 
         Raises:
-            VhostUserError: ``what`` takes longer than :data:`HELP_TIMEOUT`, or no thread can be had for it.
+            VhostUserError: ``what`` takes longer than :data:`HELP_TIMEOUT`, or no thread can be started for it.
         """
         done: Future[Result] = Future()
 

@@ -1,8 +1,8 @@
-"""What one peer may take of what all share, and what is kept for the daemon itself.
+"""The limits of one peer's share of the daemon's resources, and the reserve of the daemon itself.
 
-A peer is a process, and its user may have several. Descriptors come with messages, and a process that has none left
-loses them on the way, its own and everybody's. So the daemon keeps a reserve that one message cannot use up, and a
-message whose descriptors would go beyond a limit is refused with the limit's name.
+A peer is a process, and its user may have several. Descriptors come with messages, and the kernel drops them when the
+daemon is at its limit of open files, which would affect every peer. So the daemon keeps a reserve that one message
+cannot exhaust, and a message whose descriptors would exceed a limit is refused with the limit's name.
 
 ======================  ==========================  ============================
 what                    of one process              of all processes of a user
@@ -32,7 +32,7 @@ SESSION_DESCRIPTORS: Final = 20
 """Descriptors that the daemon itself needs for a session: its socket, and the mappings of its rings and its log."""
 
 RESERVE: Final = FDS_MAX + 67
-"""Descriptors kept for the daemon: one message's, before they are counted, and its own files and control clients."""
+"""Descriptors reserved for the daemon: one message's, before they are counted, its own files and control clients."""
 
 
 class PeerLimitError(VhostUserError):
@@ -51,11 +51,11 @@ class Membership:
         self._peers = peers
 
     def check(self, descriptors: int) -> None:
-        """Check that the session may have so many descriptors more. Raises :class:`PeerLimitError`."""
+        """Check that the session may have so many more descriptors. Raises :class:`PeerLimitError`."""
         self._peers.check(self.peer, descriptors)
 
     def leave(self) -> None:
-        """Count no more: the session holds nothing."""
+        """Stop counting: the session has released its descriptors."""
         self._peers.leave(self)
 
 

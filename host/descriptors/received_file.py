@@ -1,11 +1,11 @@
-"""What a received file descriptor is: found out before anything else is done with it, without asking a file system that
+"""The type of a received file descriptor, determined before any other use of it, without a call to a file system that
 may never answer.
 
-A peer can pass any descriptor. A file of a file system in user space (FUSE) answers as slowly as the process that
-serves it likes. A TCP socket with SO_LINGER takes as long to close. Reading a signalfd takes the *reader's* signals. So
-the types that are taken are a list (:class:`FileKind`), and all else is refused and closed by :class:`Helpers`.
+A peer can pass any descriptor. Calls on a file of a file system in user space (FUSE) take as long as its server
+decides. Closing a TCP socket with SO_LINGER can take as long. Reading a signalfd takes the *reader's* signals. So only
+listed types are accepted (:class:`FileKind`); any other descriptor is refused and closed by :class:`Helpers`.
 
-Two looks tell them apart:
+Two checks tell them apart:
 
 * :func:`kind_at_once` reads a name in procfs, the seals and two numbers of a socket. None of these calls asks a file
   system or waits for a lock, so the event loop may make them.
@@ -76,7 +76,7 @@ SIGNALS: Final = frozenset((FileKind.EVENTFD, FileKind.PIPE, FileKind.SOCKET))
 
 
 def kind_at_once(fd: int) -> FileKind | None:
-    """Return what ``fd`` is, or None if it is a file that :func:`kind_of_file` has to look at. Never waits.
+    """Return the type of ``fd``, or None for a file that :func:`kind_of_file` has to examine. Never waits.
 
     Raises:
         VhostUserError: it is not on the list.
@@ -94,7 +94,7 @@ def kind_at_once(fd: int) -> FileKind | None:
 
 
 def kind_of_file(fd: int) -> FileKind:
-    """Return what the file ``fd`` is. May wait for as long as its file system likes.
+    """Return the type of the file ``fd``. May block in its file system.
 
     Raises:
         VhostUserError: it is not on the list.
@@ -177,7 +177,7 @@ def check_regular(fd: int, what: str, *, writable: bool) -> os.stat_result:
 
 
 def close_files(fds: Iterable[int]) -> None:
-    """Close ``fds`` here and now, where that may wait."""
+    """Close ``fds`` on this thread, where that may wait."""
     for fd in fds:
         os.close(fd)
 

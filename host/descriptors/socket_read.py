@@ -29,8 +29,8 @@ def receive(sock: socket.socket, length: int) -> "tuple[bytes, array.array[int],
 
 
 def receive_bytes(sock: socket.socket, length: int, close: Callable[[Iterable[int]], None]) -> bytes:
-    """Return up to ``length`` bytes of a stream in which no descriptors belong. Those that come all the same are closed
-    by ``close``. Raises like :func:`receive`."""
+    """Return up to ``length`` bytes of a stream without descriptors. Any that come are closed by ``close``. Raises like
+    :func:`receive`."""
     data, fds, _ = receive(sock, length)
     if fds:
         close(fds)

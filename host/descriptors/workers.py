@@ -1,7 +1,7 @@
-"""Who may have how many of the workers that all virtual machines share.
+"""Shares of the workers that all virtual machines use.
 
-A worker is a thread that serves a queue, and a front-end can hold it up: by a lock of its memory's file, for example.
-So a process and a user have only so many at a time; what they want beyond waits in line, for them alone.
+A worker is a thread that serves a queue, and a front-end can block it, for example by a lock of its memory's file. So
+a process and a user have a limited number at a time; work beyond that is queued, and delays only themselves.
 """
 
 import logging
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class PeerId(NamedTuple):
-    """Who is at the other end of a session, as the kernel noted it at connect (SO_PEERCRED)."""
+    """The process at the other end of a session, as the kernel recorded it at connect (SO_PEERCRED)."""
 
     uid: int
     pid: int
@@ -36,10 +36,10 @@ class Workers:
     """Shares out the threads of ``executor``. All methods may be called from any thread."""
 
     def __init__(self, executor: Executor) -> None:
-        """Take ``executor`` and have one of its threads started, so that at no limit there is none at all.
+        """Take ``executor`` and start one of its threads, so that one exists if a limit is reached later.
 
         Raises:
-            BalloonError: not even one thread can be started.
+            BalloonError: this thread cannot be started.
         """
         self._executor = executor
         self._lock = threading.Lock()
@@ -78,7 +78,7 @@ class Workers:
         try:
             self._executor.submit(self._work, peer, action)
         except (RuntimeError, MemoryError):
-            # The action is in line all the same, for the threads that there are.
+            # The action stays queued for the threads that exist.
             if not self._short:  # said once: threads may come and go at the limit all the time
                 log.warning("no further worker can be started: the limit of threads or of memory is reached")
             self._short = True

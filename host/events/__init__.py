@@ -1,1 +1,1 @@
-"""What is told of a virtual machine: counters, events about chains, and how many there may be."""
+"""Counters of a virtual machine, events about its chains, and the limit of events."""

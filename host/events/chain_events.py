@@ -1,7 +1,7 @@
-"""The events about single chains: one for each, and sums in their place where a driver gives thousands a second.
+"""The events about chains: one for each chain, and sums of several where a driver gives thousands a second.
 
 A driver may give tens of thousands of tiny chains a second. Their events would fill a disk, and building them would
-keep the event loop from the other virtual machines. No sum over events is changed by this.
+delay the other virtual machines on the event loop. A reader that adds up the events gets the same totals.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ class ChainEvents:
         self._timer: asyncio.TimerHandle | None = None
 
     def tell(self, event: str, **fields: object) -> None:
-        """Write ``event``, or let a later one with ``chains``, their number, stand for it. In that one, sizes and
-        seconds are sums, other fields are the last that a chain had."""
+        """Write ``event``, or add it to a later one, in which ``chains`` is the number of chains, sizes and seconds are
+        sums, and other fields are those of the last chain."""
         loop = asyncio.get_running_loop()
-        # After a sum that waits, never before it: the events of one name stay in order.
+        # After a sum that is pending: the events of one name stay in order.
         if event not in self._sums and self._limit.allows(event, loop.time()):
             self._emit(event, **fields)
             return
@@ -47,7 +47,7 @@ class ChainEvents:
             self._timer = loop.call_later(SUM_INTERVAL, self._tell_sums)
 
     def close(self) -> None:
-        """Write the sums that wait."""
+        """Write the pending sums."""
         if self._timer is not None:
             self._timer.cancel()
             self._tell_sums()

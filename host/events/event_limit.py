@@ -1,5 +1,5 @@
-"""How many events the messages of one front-end and the chains of its driver may cause: hostile ones must not fill a
-disk with their refusals.
+"""The limit of events that the messages of one front-end and the chains of its driver may cause: the refusals of a
+hostile one must not fill a disk.
 """
 
 from collections import Counter

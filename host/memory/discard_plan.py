@@ -1,8 +1,8 @@
 """Which file ranges a virtual machine may ask to have discarded.
 
-The one place that judges an address a guest gave. A range passes only if it lies wholly in one region, is made of whole
-pages of the region's file and touches no page that a ring lives on; everything else is refused with a reason, and never
-harms the ranges beside it.
+The only place that judges a guest's address. A range passes if it lies wholly in one region, consists of whole pages of
+the region's file and touches no page that holds a ring. Any other range is refused with a reason, and the ranges beside
+it proceed.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
@@ -52,7 +52,7 @@ class RefusedRanges(NamedTuple):
 
 @dataclass(slots=True)
 class DiscardPlan:
-    """What is to be done about the ranges of one chain: discard these, keep those."""
+    """The ranges of one chain: those to discard, and those to keep."""
 
     ranges: int = 0
     bytes: int = 0
@@ -141,8 +141,8 @@ class DeviceMemory:
         return any(b.low < end and place.offset < b.high for b in self._protected[place.region])
 
     def split_pages(self, address: int, length: int) -> Iterator[Buffer]:
-        """Cut a run of pages where another region begins or a ring's page does, so that what has to be refused takes no
-        good page along."""
+        """Cut a run of pages where another region begins or a ring's page does, so that only the pages that have to be
+        refused are refused."""
         place = self.table.translate_guest(address, length)
         if place is not None and not self.is_protected(place):
             yield address, length
@@ -171,8 +171,8 @@ class DeviceMemory:
             end = address + length
             if not low <= address < high and (number := self.table.find_guest(address)) is not None:
                 low, high, shift, page_mask, spare_low, spare_high, region = self._window(number, spared)
-            # Nearly every range passes here: whole pages of one region, away from all that is spared. What does not is
-            # judged from the beginning.
+            # Nearly every range passes here: whole pages of one region, away from all that is spared. Any other range
+            # is judged from the beginning.
             if (
                 low <= address < end <= high
                 and not (address + shift | length) & page_mask

@@ -1,7 +1,7 @@
 """The files of a virtual machine's memory: checking them, reading them, mapping the pages that hold rings.
 
-Only ring pages are ever mapped. Everything else is read with ``pread``, which neither allocates a page where the file
-has a hole nor dies where the file was cut short.
+Only ring pages are mapped. Everything else is read with ``pread``, which does not allocate a page in a hole of the file
+and returns short where the file was cut.
 """
 
 import fcntl

@@ -1,14 +1,14 @@
-"""Mappings of files that another process may cut short, which costs a queue and not the process.
+"""Mappings of files that another process may cut short: that stops a queue, and the daemon goes on.
 
-A load or a store past the end of a mapped file is answered by the kernel with SIGBUS, which ends the process: with it
-every virtual machine's device. A handler that Python's ``signal`` module calls is no help, as the instruction is run
-again, and fails again, before it is called. The handler here is called by the kernel itself. It lays empty memory of
-this process over the mapping and notes that it is lost; the instruction then goes on with zeros, and the user of the
-mapping asks :attr:`GuardedMapping.lost` before it acts on what it read.
+On a load or a store past the end of a mapped file the kernel sends SIGBUS, which ends the process, and with it every
+virtual machine's device. A handler set with Python's ``signal`` module does not help: it runs after the instruction,
+which is repeated, and fails again, before that. The handler here is called by the kernel itself. It maps anonymous
+memory over the mapping and marks it as lost; the instruction then continues with zeros, and the user of the mapping
+checks :attr:`GuardedMapping.lost` before it acts on the values read.
 
-It may be Python because the faults it is for are those of ``memoryview`` items: the thread then holds the interpreter's
+The handler can be Python code because it serves faults of ``memoryview`` items: the thread then holds the interpreter's
 lock, in a call that may run Python code as well. The same signal comes where a file system has no page left for a hole,
-and where the memory itself is broken.
+and for broken memory.
 
 Source: mmap(2), "SIGBUS"; sigaction(2), "SA_SIGINFO".
 """
@@ -72,18 +72,17 @@ class GuardedMapping:
 
     def __init__(self, fd: int, length: int, offset: int) -> None:
         self.lost = False
-        """Whether the mapping was accessed where the file has no memory. It holds zeros of
-        this process since then."""
+        """Whether the mapping was accessed past the end of its file. It holds zeros of this process since then."""
         self.mapping: Final = mmap.mmap(fd, length, offset=offset)
         self.length: Final = length
         self.address: Final = address_of(self.mapping)
         _guarded[self.address] = self
 
     def close(self) -> None:
-        """Unmap it. No view of it may be left.
+        """Unmap it. All views of it must be released before.
 
         Raises:
-            BufferError: one is.
+            BufferError: a view exists.
         """
         if not self.mapping.closed:
             _guarded.pop(self.address, None)  # first: the next mapping may get the same address
@@ -101,7 +100,7 @@ def _on_bus_error(number: int, information: "ctypes._Pointer[_SignalInformation]
     for guarded in tuple(_guarded.values()):
         if guarded.address <= address < guarded.address + guarded.length and guarded.lose():
             return
-    # Not ours: the instruction that is run again meets what would have happened without us.
+    # Another fault: the repeated instruction has the effect that it would have without this handler.
     _library.sigaction(number, ctypes.byref(_earlier), None)
 
 
@@ -109,7 +108,7 @@ _handler: Final = _Handler(_on_bus_error)
 
 
 def guard_mappings() -> bool:
-    """Handle SIGBUS from now on. Return False, with nothing done, on a machine that this is not written for."""
+    """Handle SIGBUS from now on. Return False, without effect, on an unsupported machine."""
     if platform.machine() not in _MACHINES:
         return False
     action = _SignalAction(sa_sigaction=ctypes.cast(_handler, ctypes.c_void_p).value, sa_flags=_SA_SIGINFO)

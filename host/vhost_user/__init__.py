@@ -1,1 +1,1 @@
-"""The back-end's state machine: what every vhost-user message does, as values for the shell to perform."""
+"""The back-end's state machine: the effects of every vhost-user message, as values for the shell to perform."""

@@ -1,7 +1,7 @@
 """The effects that a vhost-user message can have, as values: :mod:`host.vhost_user.backend` yields them, the shell
 performs them.
 
-A file descriptor in an action changes its owner: the shell that performs the action closes it some day.
+A file descriptor in an action changes its owner: the shell that performs the action closes it eventually.
 """
 
 from collections.abc import Generator
@@ -42,10 +42,10 @@ class DropRegion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartRing:
-    """Serve a queue from now on, beginning with one look at its ring, and before that with one interrupt if asked.
+    """Serve a queue from now on. First interrupt the driver if asked to, then look at the ring once.
 
-    ``queue`` None is a queue that no numbering knows: its chains are given back, and nothing is done for them.
-    ``base`` is where the ring goes on, as SET_VRING_BASE words it: 16 bits of a split ring, 32 of a packed one.
+    ``queue`` None is a queue that no numbering knows: its chains are given back without effect.
+    ``base`` is where the ring goes on, in the form of SET_VRING_BASE: 16 bits of a split ring, 32 of a packed one.
     ``resumes`` says that the front-end has not set the queue up anew since it was last stopped. ``inband`` says that
     kicks and interrupts for which there is no descriptor are messages. ``recovers`` says that an inflight file has come
     that may tell of chains in flight. ``log`` is where the dirty log has the ring's writes.
@@ -65,7 +65,7 @@ class StartRing:
 
 @dataclass(frozen=True, slots=True)
 class LogRing:
-    """From now on note the writes into a running queue's ring in the dirty log, or do not (None)."""
+    """From now on log the writes into a running queue's ring in the dirty log, or stop logging them (None)."""
 
     index: int
     log: RingLog | None
@@ -83,7 +83,7 @@ class StopRing:
 
 @dataclass(frozen=True, slots=True)
 class StoppedRing:
-    """How a ring was when it stopped: where to go on, and whether its driver has broken a rule of it meanwhile."""
+    """The state of a ring when it stopped: where to go on, and whether its driver broke a rule meanwhile."""
 
     base: int
     broken: bool = False
@@ -98,7 +98,7 @@ class KickRing:
 
 @dataclass(frozen=True, slots=True)
 class SetVringFile:
-    """Take ``fd`` (None: there is none) as a queue's kick, call or error descriptor in place of the earlier one."""
+    """Take ``fd``, or None, as a queue's kick, call or error descriptor in place of the earlier one."""
 
     request: FrontendRequest
     index: int
@@ -177,13 +177,13 @@ class DropMigration:
 
 @dataclass(frozen=True, slots=True)
 class ForgetDriver:
-    """Forget what the controls know from the driver: the balloon's size and the statistics. What waits for the driver
-    waits no longer. The device has forgotten it already."""
+    """Reset the controls' state of the driver: the balloon's size, the statistics, commands that wait for the driver.
+    The device's own state is reset before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Tell the outside world: one event with its fields."""
+    """Emit one event with its fields."""
 
     event: str
     fields: dict[str, object]

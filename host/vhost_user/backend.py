@@ -1,4 +1,4 @@
-"""One vhost-user session: what every front-end message does, decided without touching the operating system.
+"""One vhost-user session: the effects of every front-end message, decided without access to the operating system.
 
 :func:`handle` is a generator. It *yields* the effects that a message has, one :data:`Action` at a time, and returns the
 reply, if there is one. The shell performs each action before it asks for the next, throws the :class:`VhostUserError`

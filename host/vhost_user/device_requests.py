@@ -42,9 +42,9 @@ def set_status(session: Session, message: Message) -> Effects:
 
 
 def reset_device(session: Session, _message: Message) -> Effects:
-    """RESET_DEVICE: forget what the driver said.
+    """RESET_DEVICE: forget the driver's settings.
 
-    What the front-end itself said stays: owner, memory, protocol features, the back-end's channel.
+    The front-end's own settings stay: owner, memory, protocol features, the back-end's channel.
     """
     yield from ring_control.pause_all(session)
     for vring in session.vrings:

@@ -1,4 +1,4 @@
-"""How a driver has set its device up, as a person who looks for a reason wants to know it."""
+"""The setup of a device by its driver, for ``query-vms`` and events."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ class RingFormat(StrEnum):
 
 
 class KickMethod(StrEnum):
-    """How the device learns that there is something in a ring."""
+    """How the device learns of available chains in a ring."""
 
     EVENTFD = "eventfd"
     """By the descriptor of SET_VRING_KICK."""
     IN_BAND = "in-band"
     """By VRING_KICK messages."""
     POLLING = "polling"
-    """There is no notification: it looks at intervals."""
+    """By polling the ring at intervals."""
 
     @staticmethod
     def of(*, has_descriptor: bool, in_band: bool) -> "KickMethod":

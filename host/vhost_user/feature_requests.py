@@ -46,8 +46,8 @@ def reset_owner(_session: Session, _message: Message) -> Effects:
 
 def get_features(session: Session, _message: Message) -> Handling:
     """GET_FEATURES: what the device offers."""
-    # User Mode Linux that removes its driver says ENABLE 0 for each ring and asks for the features, to know that
-    # all of it was done; then it frees the rings. Having lost bit 30 it says the latter only.
+    # When User Mode Linux removes its driver, it sends ENABLE 0 for each ring and asks for the features, to know that
+    # these were handled; then it frees the rings. After losing bit 30 it sends the latter only.
     if session.lost_bit_30 and session.has_protocol_feature(ProtocolFeature.REPLY_ACK):
         yield from ring_control.halt_all(session)
     return session.offered
@@ -101,7 +101,7 @@ def set_protocol_features(session: Session, message: Message) -> Effects:
     if has_feature(features, ProtocolFeature.INBAND_NOTIFICATIONS):
         needed = feature_mask(ProtocolFeature.BACKEND_REQ, ProtocolFeature.REPLY_ACK)
         if features & needed != needed:
-            # "the back-end must close the connection", since there is no other way to tell.
+            # "the back-end must close the connection": this message has no other way to report an error.
             raise MustClose("INBAND_NOTIFICATIONS without both BACKEND_REQ and REPLY_ACK")
     if features != session.protocol_features:
         yield from ring_control.pause_all(session)  # they were told whether their notifications are messages
@@ -110,7 +110,7 @@ def set_protocol_features(session: Session, message: Message) -> Effects:
 
 
 def get_queue_num(_session: Session, _message: Message) -> Handling:
-    """GET_QUEUE_NUM: the most queues that a driver may ask for, whatever is offered.
+    """GET_QUEUE_NUM: the most queues that a driver may ask for, independent of the offered features.
 
     Linux 7.2 asks its transport for all five queues and names those that exist. User Mode Linux refuses to probe the
     driver where the answer is smaller (arch/um/drivers/virtio_uml.c, vu_find_vqs).

@@ -14,7 +14,7 @@ from protocol.vhost_user_payloads import MemoryTable
 
 
 def set_mem_table(session: Session, message: Message) -> Effects:
-    """SET_MEM_TABLE: the guest's memory, in place of all that was told before."""
+    """SET_MEM_TABLE: the guest's memory, in place of all earlier regions."""
     assert isinstance(message.payload, MemoryTable)
     if len(message.payload.regions) > REGIONS_PER_TABLE:
         raise VhostUserError(f"a memory table of more than {REGIONS_PER_TABLE} regions")
@@ -36,7 +36,7 @@ def get_max_mem_slots(session: Session, _message: Message) -> Handling:
 
 
 def add_mem_reg(session: Session, message: Message) -> Effects:
-    """ADD_MEM_REG: one more region."""
+    """ADD_MEM_REG: add one region."""
     assert isinstance(message.payload, MemoryRegion)
     if len(session.table.regions) >= MEM_SLOTS:
         raise VhostUserError(f"more than {MEM_SLOTS} memory regions")
@@ -47,7 +47,7 @@ def add_mem_reg(session: Session, message: Message) -> Effects:
 
 
 def rem_mem_reg(session: Session, message: Message) -> Effects:
-    """REM_MEM_REG: one region less."""
+    """REM_MEM_REG: remove one region."""
     assert isinstance(message.payload, MemoryRegion)
     number = session.table.number_of(message.payload)
     table = session.table.without(number)

@@ -40,7 +40,7 @@ def set_log_base(session: Session, message: Message) -> Handling:
 
 def set_log_fd(session: Session, message: Message) -> Effects:
     """SET_LOG_FD: the descriptor to signal when something was logged."""
-    # No worker may be using the old descriptor while it is closed.
+    # A worker must not use the old descriptor while it is closed.
     yield from ring_control.pause_all(session)
     try:
         yield SetLogFile(message.fds[0])

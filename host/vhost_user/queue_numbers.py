@@ -1,9 +1,9 @@
-"""Which queue has which number: the specification and the drivers do not agree, and what a driver sets up tells.
+"""Which queue has which number. The specification and the drivers differ; the rings that a driver sets up decide.
 
 The dialects differ only where a queue that could exist does not (see :class:`protocol.virtio_balloon.QueueDialect`).
-Taking one queue's chains for another's would be fatal: statistics would be read as page numbers, hinted blocks given up
-as if they were reported. So a ring is served only when every dialect that explains all the rings set up so far gives it
-the same role. All dialects have equally many numbers, hence the last ring that is set up settles it.
+Taking one queue's chains for another's would be fatal: statistics would be read as page numbers, hinted blocks
+discarded as if they were reported. So a ring is served only when every dialect that explains all the rings set up so
+far gives it the same role. All dialects have equally many numbers, so the last ring that is set up decides.
 """
 
 from collections.abc import Set
@@ -15,14 +15,14 @@ from protocol.virtio_balloon import BalloonQueue, QueueDialect, queue_numbers
 
 AUTO: Final = "auto"
 CHOICES: Final = (AUTO, *(dialect.value for dialect in QueueDialect))
-"""What an operator may ask for."""
+"""The operator's choices."""
 
 
 @dataclass(slots=True)
 class QueueNumbers:
-    """The numbering of one session: as the operator ordered (``ordered``), or found out if that is None.
+    """The numbering of one session: set by the operator (``ordered``), or inferred if that is None.
 
-    ``dialect`` is the one in force. Unless rings say otherwise it is the one of Linux.
+    ``dialect`` is the one in force: that of Linux, unless the rings require another.
     """
 
     ordered: QueueDialect | None = None
@@ -43,8 +43,8 @@ class QueueNumbers:
     def learn(self, set_up: Set[int], running: Set[int], *, negotiated: int, offered: int) -> bool:
         """Take note of the numbers of all rings that were ``set_up``. Return whether another dialect is in force now.
 
-        Rings that no dialect explains, such as those that an earlier driver left behind, change nothing, and neither
-        does what would give one of the ``running`` rings another role.
+        The dialect stays where no dialect explains the rings, such as those of an earlier driver, and where another one
+        would change the role of a ring in ``running``.
         """
         candidates = [
             dialect

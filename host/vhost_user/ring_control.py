@@ -1,4 +1,4 @@
-"""Which rings run: the one place where they are started and stopped, whatever message was the cause.
+"""Which rings run: the only place where they are started and stopped, for all messages.
 
 Source: vhost-user specification, "Ring states". :mod:`host.vhost_user.vring` has the states of one ring.
 """
@@ -53,9 +53,9 @@ def suspend(session: Session, vring: Vring) -> Effects:
 def note_start(session: Session, vring: Vring) -> Effects:
     """Take note that the front-end starts ``vring``, before it runs.
 
-    After a reset of the virtual machine QEMU and User Mode Linux send no message that says so. The driver is a new one
-    if all rings had stopped, and one that was in use begins at a fresh base. A driver that was suspended, or whose
-    machine was, goes on at the old base.
+    QEMU and User Mode Linux do not send a message about a reset of the virtual machine. The driver is a new one if all
+    rings had stopped and a ring that was in use begins at a fresh base. A driver that was suspended, or whose machine
+    was, goes on at the old base.
     """
     base = base_of(session, vring)
     if not _is_fresh(session, base):
@@ -70,7 +70,7 @@ def _is_fresh(session: Session, base: int) -> bool:
 
 
 def forget_driver(session: Session) -> Effects:
-    """Forget what an earlier driver said."""
+    """Forget the settings of an earlier driver."""
     session.forget_places()
     session.balloon.forget_driver()
     yield ForgetDriver()
@@ -104,7 +104,7 @@ def pause_all(session: Session) -> Effects:
 def run_wanted(session: Session, asked: Vring | None = None) -> Effects:
     """Bring every ring that should run and can run to running.
 
-    One whose memory is not there is parked, which refuses the message only if it asked for this very ring.
+    A ring whose memory is missing is parked; the message is refused only if it asked for that ring.
 
     Raises:
         VhostUserError: ``asked`` cannot run.
@@ -154,8 +154,8 @@ def run_wanted(session: Session, asked: Vring | None = None) -> Effects:
 def change_config(session: Session, **fields: int) -> Iterator[SendBackendRequest]:
     """Set ``fields`` of the configuration space (names as in :class:`BalloonConfig`), and tell the driver.
 
-    A driver that is only stopped is told when it runs again. Where no driver is at work there is nothing to tell: the
-    next one reads the fields when it starts.
+    A stopped driver is told when its rings run again. Without a driver no notification is needed: the next one reads
+    the fields when it starts.
     """
     session.balloon.config = replace(session.balloon.config, **fields)
     session.config_change_pending |= any(vring.address is not None for vring in session.vrings)
@@ -177,7 +177,7 @@ def notify_config_change(session: Session) -> Iterator[SendBackendRequest]:
 
 
 def _need_reset(session: Session) -> Effects:
-    # virtio 1.2, 2.1.2. A front-end without the feature keeps a status of its own, and hears of the ring alone.
+    # virtio 1.2, 2.1.2. A front-end without the feature keeps a status of its own, and is told of the ring alone.
     if session.status & DeviceStatus.DEVICE_NEEDS_RESET:
         return
     session.status |= DeviceStatus.DEVICE_NEEDS_RESET
@@ -188,8 +188,8 @@ def _need_reset(session: Session) -> Effects:
 
 
 def relog(session: Session) -> Effects:
-    """Have the writes of each running ring logged as the features and its address now say. Nothing else changes:
-    a front-end that begins to move a virtual machine says so while the rings run."""
+    """Log the writes of each running ring as the features and its address now say. The rings run on: a front-end
+    switches logging at the start of a migration."""
     for vring in session.vrings:
         if vring.running and vring.log != (log := _log_of(session, vring)):
             yield LogRing(vring.index, log)

@@ -54,7 +54,7 @@ def set_vring_addr(session: Session, message: Message) -> Effects:
         return
     vring.set_address(message.payload, session.table, packed=session.packed)
     yield from ring_control.halt(session, vring)
-    if vring.enabled:  # without bit 30 every ring is, and no message to enable it will come
+    if vring.enabled:  # without bit 30 every ring is enabled, without a message
         yield from _start_inband(session, vring)
         yield from ring_control.run_wanted(session, vring)
 
@@ -67,9 +67,8 @@ def set_vring_kick(session: Session, message: Message) -> Effects:
 
 
 def _start_inband(session: Session, vring: Vring) -> Effects:
-    # Without a kick descriptor nothing more is said of a ring until its first kick. Linux never kicks a queue that
-    # it has nothing to put on, and waits there for a change of the configuration space, which may be sent only
-    # while a ring runs.
+    # Without a kick descriptor the next message about a ring is its first kick. Linux does not kick an empty queue,
+    # and waits there for a change of the configuration space, which may be sent only while a ring runs.
     inband = session.has_protocol_feature(ProtocolFeature.INBAND_NOTIFICATIONS)
     if inband and vring.is_set_up and not vring.started:
         yield from _start(session, vring)
@@ -99,9 +98,9 @@ def set_vring_file(session: Session, message: Message) -> Effects:
 
 
 def _change_file(session: Session, message: Message) -> Generator[Action, ActionResult, Vring]:
-    # No worker may be using the old descriptor while it is closed. A completion may have been signalled on the old
-    # call descriptor and not been seen, even long ago if the ring is paused or parked, hence the new one is
-    # signalled once when the ring goes on.
+    # A worker must not use the old descriptor while it is closed. A completion may have been signalled on the old call
+    # descriptor unseen, even long ago if the ring is paused or parked, so the new one is signalled once when the ring
+    # goes on.
     assert isinstance(message.request, FrontendRequest)
     assert isinstance(message.payload, VringFile)
     vring = session.vring(message.payload.index)
@@ -126,7 +125,7 @@ def set_vring_enable(session: Session, message: Message) -> Effects:
     if not vring.enabled:
         yield from ring_control.suspend(session, vring)
         if session.is_quiet:
-            session.balloon.driver_left()  # Cloud Hypervisor says no more of a driver that has gone
+            session.balloon.driver_left()  # the last message of Cloud Hypervisor about a driver that has gone
     else:
         yield from _start_inband(session, vring)
     yield from ring_control.run_wanted(session, vring)

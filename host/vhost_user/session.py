@@ -1,4 +1,4 @@
-"""What one session has negotiated and configured, and how the parts of its state machine fit together.
+"""The negotiated and configured state of one session, and how the parts of its state machine fit together.
 
 Each group of messages has a file of its own (``feature_requests``, ``device_requests``, ``config_requests``,
 ``memory_requests``, ``migration_requests``, ``ring_requests``): functions over a :class:`Session` and a message. The
@@ -42,13 +42,13 @@ OFFERED_PROTOCOL_FEATURES: Final = feature_mask(
 
 
 class MustClose(VhostUserError):
-    """What the front-end did leaves no way but to close the connection, such as waiting for a reply that cannot be."""
+    """The connection has to be closed, for example because the front-end waits for a reply that cannot be given."""
 
 
 class RefusedDriver(VhostUserError):
     """A refusal that leaves the driver with rings that are never served: it loses the memory that it puts on them.
 
-    Where the front-end cannot hear of it the connection is closed.
+    Where the front-end cannot be told of it the connection is closed.
     """
 
 
@@ -69,11 +69,11 @@ Handler: TypeAlias = "Callable[[Session, Message], Handling]"
 
 @dataclass(slots=True)
 class Session:
-    """All that the front-end negotiated and configured: one plain record (besides the file descriptors).
+    """Everything that the front-end negotiated and configured, without the file descriptors: one plain record.
 
     ``features_accepted`` says that a SET_FEATURES has come and the last one was not refused.
-    ``config_change_pending`` says that the configuration space may have changed and the driver has not been told, since
-    its rings stood still.
+    ``config_change_pending`` says that the configuration space may have changed while the rings stood still, so that
+    the driver has still to be told.
     ``owned`` says that SET_OWNER has come. ``is_quiet`` says that every ring has stopped running, and none has gone on
     where it was since: a driver that begins its rings anew is then another one.
     ``needs_reset_pending`` says that DEVICE_NEEDS_RESET was set in ``status`` and the driver has not been told.
@@ -106,7 +106,7 @@ class Session:
 
     @property
     def has_driver(self) -> bool:
-        """Whether a driver is at work. One that kicks in-band has rings that wait for their first kick."""
+        """Whether a driver is in control. One that kicks in-band has rings that wait for their first kick."""
         in_band = self.has_protocol_feature(ProtocolFeature.INBAND_NOTIFICATIONS)
         return any(vring.running or (in_band and vring.enabled and vring.is_set_up) for vring in self.vrings)
 
@@ -141,7 +141,7 @@ class Session:
         return RingFormat.PACKED if self.packed else RingFormat.SPLIT
 
     def forget_places(self) -> None:
-        """Forget where the rings were left: whether the next driver is the same one cannot be told by that."""
+        """Forget where the rings were left: it does not tell whether the next driver is the same one."""
         for vring in self.vrings:
             vring.left_at = 0
 

@@ -21,12 +21,12 @@ from protocol.virtio_ring import check_queue_size
 
 
 class RingState(Enum):
-    """Where a ring stands. ``enabled`` is independent of it: only an enabled ring can get from STARTED to RUNNING."""
+    """The state of a ring. ``enabled`` is independent of it: only an enabled ring can get from STARTED to RUNNING."""
 
     STOPPED = "stopped"
     """Not set up, or stopped by the front-end. The back-end touches nothing."""
     STARTED = "started"
-    """To be served as soon as it is enabled and its memory is there. The back-end touches nothing and loses nothing."""
+    """To be served as soon as it is enabled and its memory is there. The back-end leaves it as it is."""
     RUNNING = "running"
     """Served."""
     BROKEN = "broken"
@@ -61,15 +61,15 @@ TRANSITIONS: Final[Mapping[tuple[RingState, RingEvent], RingState]] = MappingPro
         (RingState.BROKEN, RingEvent.HALT): RingState.STOPPED,
     }
 )
-"""Every transition that there is. A pair that is not here is a fault of the back-end."""
+"""All transitions. A missing pair is a fault of the back-end."""
 
 
 @dataclass(slots=True)
 class Vring:
-    """What the front-end said about one queue, and whether the queue runs.
+    """The front-end's settings of one queue, and whether the queue runs.
 
-    ``base`` is where to start from, as SET_VRING_BASE says it for the ring's format. ``size`` zero and ``address`` None
-    mean: not told yet.
+    ``base`` is where to start from, in the form of SET_VRING_BASE. ``size`` is 0 and ``address`` None until they are
+    set.
     ``parked`` says why the ring cannot run although it should, once that was found. ``signal_first`` asks for one
     interrupt when the ring runs again, ``resumes`` says that it has run since it was set up, ``address_set`` that its
     addresses were told, or confirmed by a kick, since GET_VRING_BASE, ``recovers`` that an inflight file has come since
@@ -118,7 +118,7 @@ class Vring:
     def set_address(self, address: VringAddress, table: RegionTable, *, packed: bool = False) -> None:
         """Take SET_VRING_ADDR. Raises :class:`VhostUserError` for parts that are misaligned or outside the memory.
 
-        Before any memory table has come the place cannot be judged; it is then judged when the ring is to run.
+        Before the first memory table the place cannot be judged; it is then judged when the ring is to run.
         """
         self._check_alignments(address, packed=packed)
         addresses = (address.descriptor, address.available, address.used)
@@ -135,7 +135,7 @@ class Vring:
                 raise VhostUserError(f"{name} of queue {self.index} at {user_address:#x} is not {align}-byte aligned")
 
     def is_at(self, address: VringAddress) -> bool:
-        """Return whether the ring was told the same three addresses before, whatever else ``address`` says."""
+        """Return whether the ring has the same three addresses already; flags and log address may differ."""
         mine = self.address
         return mine is not None and (mine.descriptor, mine.available, mine.used) == (
             address.descriptor,
@@ -191,7 +191,7 @@ class Vring:
         return descriptor, driver, device
 
     def reset(self) -> None:
-        """Forget everything the front-end said, as after RESET_DEVICE."""
+        """Forget all settings of the front-end, as after RESET_DEVICE."""
         self.move(RingEvent.HALT)
         self.size, self.base, self.left_at, self.address = 0, 0, 0, None
         self.enabled = self.address_set = False
