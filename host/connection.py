@@ -360,7 +360,7 @@ class Connection:
         self._channel = channel
         for index in self._services:
             if self._files[index].call is None:
-                self._files[index].signal_call()  # what was to go over no channel, or over the old one
+                self._files[index].signal_call()  # for interrupts lost without a channel, or on the old one
 
     def _drop_channel(self) -> None:
         channel, self._channel = self._channel, None

@@ -3,8 +3,8 @@
 ::
 
     BalloonError                 one line for the user, never a traceback
-    ├── UsageError               invalid input, whatever the state of the machine (an option, a size, the content of
-    │                            a file that an option names): exit status 2, all others 1
+    ├── UsageError               invalid input in any state of the machine (an option, a size, the content of a file
+    │                            that an option names): exit status 2, all others 1
     ├── PeerError                the peer broke a rule of the protocol
     │   ├── VhostUserError       a vhost-user message is wrong: refuse it, the connection may go on
     │   │   └── FramingError     the byte stream is out of step: close the connection

@@ -40,7 +40,7 @@ class RingLayout:
 
     @property
     def names(self) -> tuple[str, str, str]:
-        """What the specification calls the three parts."""
+        """The specification's names of the three parts."""
         return part_names(packed=self.packed)
 
     @property
@@ -52,7 +52,7 @@ class RingLayout:
 
     @property
     def alignments(self) -> tuple[int, int, int]:
-        """What each part's address must be a multiple of."""
+        """Alignment of each part's address, in bytes."""
         return part_alignments(packed=self.packed)
 
     @property
@@ -74,12 +74,12 @@ class RingLayout:
 
 
 def part_names(*, packed: bool) -> tuple[str, str, str]:
-    """Return what the specification calls descriptor area, driver area and device area in this format."""
+    """Return the specification's names of descriptor area, driver area and device area in this format."""
     return _PACKED_NAMES if packed else _SPLIT_NAMES
 
 
 def part_alignments(*, packed: bool) -> tuple[int, int, int]:
-    """Return what the addresses of descriptor area, driver area and device area must be multiples of."""
+    """Return the alignments of descriptor area, driver area and device area, in bytes."""
     if packed:
         return DESCRIPTOR_TABLE_ALIGN, EVENT_AREA_ALIGN, EVENT_AREA_ALIGN
     return DESCRIPTOR_TABLE_ALIGN, AVAIL_RING_ALIGN, USED_RING_ALIGN

@@ -122,13 +122,13 @@ class ProtocolFeature(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class RequestForm:
-    """What one request carries, what answers it by itself, and how many file descriptors ride on it.
+    """The form of one request: its payload, the reply of its own, and the number of its file descriptors.
 
-    ``payload`` or ``reply`` None: there is none. ``fds`` lists the counts allowed by the form alone; SET_MEM_TABLE and
-    the vring file messages are checked against their payload as well. ``refusal`` is the payload, in bytes, of the
-    reply that says that the request failed. Without one a request that has a reply of its own cannot be refused: its
-    sender takes whatever comes for the answer. ``needs`` is the protocol feature without which the request may not be
-    made; with ``reply_is_optional`` it has no reply of its own then either.
+    ``payload`` and ``reply`` are None for a request without them. ``fds`` lists the counts allowed by the form alone;
+    SET_MEM_TABLE and the vring file messages are checked against their payload as well. ``refusal`` is the payload, in
+    bytes, of the reply that says that the request failed. Without one a request that has a reply of its own cannot be
+    refused: its sender takes any answer for the reply. ``needs`` is the protocol feature without which the request may
+    not be made; with ``reply_is_optional`` it has no reply of its own then either.
     """
 
     payload: PayloadForm | None = None

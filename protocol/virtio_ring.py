@@ -1,4 +1,4 @@
-"""What the two formats of a virtqueue have in common: sizes, descriptor flags and index arithmetic.
+"""The common part of both formats of a virtqueue: sizes, descriptor flags and index arithmetic.
 
 Source: virtio 1.2, 2.7 (split virtqueues) and 2.8 (packed virtqueues). The formats themselves are
 :mod:`protocol.split_ring` and :mod:`protocol.packed_ring`.

@@ -12,7 +12,7 @@ from protocol.units import parse_size
 
 
 def ask(path: Path, name: str, arguments: Mapping[str, Any]) -> object:
-    """Return what the daemon whose control socket is at ``path`` returns for a command, however long that takes.
+    """Return the answer of the daemon whose control socket is at ``path`` to a command, without a time limit.
 
     Raises:
         BalloonError: no daemon answers there, the command was answered with an error, or the daemon ended.

@@ -1,8 +1,8 @@
-"""How much memory the host has behind the files of a guest's memory.
+"""How much memory the host holds for the files of a guest's memory.
 
-A file that a front-end handed over may block the thread that looks at it, for as long as its owner likes. So a thread
-of its own looks at duplicates of the descriptors, one at a time for each virtual machine, and an answer is waited for
-for half a second.
+A file that a front-end handed over may block the thread that calls ``fstat`` on it, for as long as its owner decides.
+So a separate thread examines duplicates of the descriptors, one thread at a time for each virtual machine, and the
+answer is awaited for half a second.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ BLOCK_BYTES: Final = 512
 """Bytes of one block of ``st_blocks`` (stat(2))."""
 
 PATIENCE: Final = 0.5
-"""Seconds that an answer is waited for."""
+"""Time limit for an answer, in seconds."""
 
 
 async def together(answers: Iterable[Awaitable[int | None]]) -> list[int | None]:
@@ -31,7 +31,7 @@ class BackedMemory:
         self._looks = False
 
     async def measure(self, fds: Iterable[int]) -> int | None:
-        """Return the bytes behind all files of ``fds``, a file that comes twice once. None if they do not answer."""
+        """Return the bytes allocated to all files of ``fds``, each file once. None after the time limit."""
         if self._looks:
             return None
         copies: list[int] = []
@@ -42,7 +42,7 @@ class BackedMemory:
             thread = threading.Thread(target=self._look, args=(copies, answer), name="backed", daemon=True)
             self._looks = True
             thread.start()
-        except (OSError, RuntimeError):  # no descriptor or no thread is to be had
+        except (OSError, RuntimeError):  # the limit of descriptors or of threads
             self._looks = False
             for fd in copies:
                 os.close(fd)

@@ -1,4 +1,4 @@
-"""The size of one virtual machine's balloon: what it should be, and what the driver says it is."""
+"""The size of one virtual machine's balloon: the target, and the driver's ``actual``."""
 
 import asyncio
 from collections.abc import Callable
@@ -65,9 +65,9 @@ class BalloonSize:
         self._show()
 
     def refresh(self) -> None:
-        """Look again at how much memory the guest has: what is asked of it is never more than it can give.
+        """Bound the size again by the guest's memory, so that it is never asked for more than it can give.
 
-        Nothing is asked of a guest of which no memory is known. A driver is told only if the size has changed.
+        The size is 0 while the guest's memory is unknown. A driver is notified only if the size has changed.
         """
         self.ram.table = self._machine.memory_bytes
         if self._bounded_pages != self._machine.balloon.config.num_pages:
@@ -87,7 +87,7 @@ class BalloonSize:
 
     @property
     def _bounded_pages(self) -> int:
-        # A reclaim keeps a reserve of its own, of what the guest says is free.
+        # A reclaim keeps a reserve of its own, a part of the guest's free memory.
         return min(self._asked_pages, self.ram.pages if self._reclaims else self.ram.most_pages)
 
     def _show(self) -> None:

@@ -68,7 +68,7 @@ class _Client:
     async def _answer_all(self) -> None:
         while (step := self._session.next_step()) is not None:
             await self._send(await self._perform(step) if isinstance(step, Request) else step)
-            await asyncio.sleep(0)  # let others run: a thousand commands sent at once must not stall the guests
+            await asyncio.sleep(0)  # yield: a thousand commands sent at once must not stall the guests
 
     async def _send(self, line: bytes) -> None:
         self._writer.write(line)

@@ -42,7 +42,7 @@ class ControlledMachine(Protocol):
 
     @property
     def metrics(self) -> Traffic:
-        """What the guest has asked for and what became of it."""
+        """Counters of the guest's requests and their outcome."""
 
     @property
     def region_files(self) -> list[RegionFile]:
@@ -57,7 +57,7 @@ class ControlledMachine(Protocol):
 
     @property
     def driver_ready(self) -> bool:
-        """Whether a driver is at work."""
+        """Whether a driver is in control of the device."""
 
     @property
     def setup(self) -> DeviceSetup:

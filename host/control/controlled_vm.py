@@ -17,7 +17,7 @@ class VmInfo:
     ``num_pages`` is the size that its balloon should have, ``target_pages`` the size that was asked for, which its
     memory may bound, and ``actual`` the size that the driver says it has, in 4096-byte pages. ``features`` are the
     negotiated feature bits. ``driver_ready`` says that a driver is at work, and ``setup`` how it has set the device up.
-    ``name`` is a word for a person, ``age`` the session's in seconds. The counters are sums since it began, sizes are
+    ``name`` is for display, ``age`` the session's in seconds. The counters are sums since it began, sizes are
     bytes, ``refused`` counts ranges by reason. ``last_report`` is the age of the last report in seconds, None without.
     """
 
@@ -46,13 +46,13 @@ class ControlledVm(Protocol):
         """Return what is known without asking the guest."""
 
     async def backed_bytes(self) -> int | None:
-        """Return how much memory the host has behind the guest's memory, None if its files do not answer."""
+        """Return how much memory the host holds for the guest's memory, None if its files do not answer."""
 
     def set_num_pages(self, num_pages: int) -> None:
         """Ask for a balloon of ``num_pages`` 4096-byte pages."""
 
     def state_memory(self, guest_bytes: int) -> None:
-        """Take the operator's word for how much memory the guest has; 0 takes it back."""
+        """Set the guest's memory as stated by the operator; 0 unsets it."""
 
     @property
     def last_statistics(self) -> GuestStatistics | None:

@@ -35,7 +35,7 @@ class GuestRam:
 
     @property
     def bytes(self) -> int:
-        """The size of the guest, 0 while nothing is known of it."""
+        """The size of the guest, 0 while that is unknown."""
         if self.stated or self.total is None:
             return self.stated or self.table
         outside = self.table - self.total
@@ -43,12 +43,12 @@ class GuestRam:
 
     @property
     def pages(self) -> int:
-        """The pages of 4096 bytes that the guest has, 0 while nothing is known of it."""
+        """The pages of 4096 bytes that the guest has, 0 while that is unknown."""
         return min(self._least >> PFN_SHIFT, NUM_PAGES_MAX)
 
     @property
     def most_pages(self) -> int:
-        """The most pages of 4096 bytes that a balloon may have, 0 while nothing is known of the guest."""
+        """The most pages of 4096 bytes that a balloon may have, 0 while the guest's size is unknown."""
         return min((self._least - min(self.reserve, self._least // 2)) >> PFN_SHIFT, NUM_PAGES_MAX)
 
     @property

@@ -20,7 +20,7 @@ NESTING_MAX: Final = 32
 """Most brackets that may be open at the same time."""
 
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
-# 0xFF is never part of UTF-8: a client sends it to reset the parser, whatever state it is in.
+# 0xFF is never part of UTF-8: a client sends it to reset the parser from any state.
 _STRUCTURE: Final = re.compile(rb'["{}\[\]\xff]')
 _STRING_END: Final = re.compile(rb'["\\\x00-\x1f\xff]')
 _RESUME: Final = re.compile(rb"[{\r\n]")

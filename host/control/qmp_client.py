@@ -20,7 +20,7 @@ GREETING_SECONDS: Final = 10.0
 """Least time that a server has to greet. The daemon's other socket never does: virtual machines speak first there."""
 
 ANSWER_SECONDS: Final = 30.0
-"""What a command may take by default. A ``reclaim`` of a large guest takes as long as its discards."""
+"""Default time limit of a command, in seconds. A ``reclaim`` of a large guest takes as long as its discards."""
 
 _ANSWER_MAX: Final = 64 << 20
 _CHUNK: Final = 1 << 16

@@ -12,8 +12,8 @@
     while the guest runs short of memory: see :mod:`host.balloon.free_page_hinting` for when blocks may be discarded,
     and what guards that.
 
-However a reclaim ends (the driver is slow, stops answering, is reset or goes away), the balloon's target is asked for
-again, and a hinting round is closed. A driver that does not answer costs bounded time; it is not an error.
+At every end of a reclaim (the driver is slow, stops answering, is reset or goes away) the balloon's target is set again
+and a hinting round is closed. The wait for a driver that does not answer is bounded; it is not an error.
 """
 
 import asyncio
@@ -93,8 +93,8 @@ class Reclaimer:
                 f"nothing can be reclaimed by inflating: the guest's memory is in huge pages of {min(sizes)} bytes, "
                 "and without MUST_TELL_HOST smaller pages are not collected"
             )
-        # Whether the free page queue runs does not matter: with kicks in-band a ring starts with its first kick, which
-        # comes with the driver's answer to a command id.
+        # The free page queue need not run yet: with kicks in-band a ring starts with its first kick, which comes with
+        # the driver's answer to a command id.
         if method is ReclaimMethod.HINT and not has_feature(balloon.features, BalloonFeature.FREE_PAGE_HINT):
             raise BalloonError("the guest's driver cannot hint: FREE_PAGE_HINT was not negotiated")
 

@@ -13,10 +13,10 @@ from protocol.errors import BalloonError
 from protocol.virtio_balloon import BalloonQueue
 
 STALL: Final = 3.0
-"""Seconds without any progress after which a driver is not waited for any longer."""
+"""Seconds without progress after which the driver counts as stalled."""
 
 LONGEST: Final = 60.0
-"""Most seconds that one reclaim waits, however often the driver makes a little progress."""
+"""Time limit of one reclaim in seconds, also for a driver that makes slow progress."""
 
 
 class ReclaimMethod(Enum):
@@ -28,7 +28,7 @@ class ReclaimMethod(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReclaimResult:
-    """What a reclaim has achieved.
+    """The result of a reclaim.
 
     ``offered_bytes`` is what the driver offered (by hinting or by inflating) and ``discarded_bytes`` what was discarded
     of it. ``complete`` False means that the driver did not do all that was asked: it stalled, was reset, was given
@@ -81,7 +81,7 @@ class ReclaimProgress:
         self._moved.set()
 
     def cut_short(self) -> None:
-        """End :meth:`wait`: what has been given by now is all."""
+        """End :meth:`wait`: the sums are final."""
         self._short = True
         self._moved.set()
 

@@ -58,7 +58,7 @@ class VmControl:
         )
 
     async def backed_bytes(self) -> int | None:
-        """Return how much memory the host has behind the guest's memory, None if its files do not answer."""
+        """Return how much memory the host holds for the guest's memory, None if its files do not answer."""
         return await self._backed.measure(file.fd for file in self._machine.region_files)
 
     # -- called by the connection -----------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class VmControl:
         self.size.refresh()
 
     def driver_left(self) -> None:
-        """Take note that another driver comes: what the last one said is void, and no reclaim waits for it."""
+        """Take note that another driver comes: forget the last one's statistics, and end its reclaim."""
         self.config_written()
         self._statistics.forget()
         self.size.statistics_received(None)
@@ -113,7 +113,7 @@ class VmControl:
         self.reclaimer.target_changed()
 
     def state_memory(self, guest_bytes: int, reserve: int | None = None) -> None:
-        """Take the operator's word for how much memory the guest has, 0 if that is not stated, and for what its balloon
+        """Set the guest's memory as stated by the operator, 0 if that is not stated, and the reserve that its balloon
         leaves it."""
         self.size.ram.stated = guest_bytes
         if reserve is not None:

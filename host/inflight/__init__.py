@@ -1,1 +1,1 @@
-"""Which chains a queue has in hand, written down where the next back-end reads it (INFLIGHT_SHMFD)."""
+"""The record of the chains that a queue has in hand, for the next back-end (INFLIGHT_SHMFD)."""

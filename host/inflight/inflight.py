@@ -1,11 +1,11 @@
-"""The inflight file: what a device has taken and not given back, written down where it survives the device's process.
+"""The inflight file: the record of chains taken and not given back, which survives the device's process.
 
 The back-end makes the file, the front-end keeps it and hands it to the back-end's successor after a crash. It holds one
 region for each queue, 64-byte aligned: a header, then one entry for each descriptor.
 
-This device gives chains back in the order in which it took them. So what was in flight is what the ring still offers
-from its used position on, and resubmitting it is going on there: the recovery here finds that position, makes the file
-say that nothing is in flight, and leaves it to the queue to take the same chains again, in the order of their counters.
+This device gives chains back in the order in which it took them. So the chains in flight are those that the ring still
+offers from its used position on, and to resubmit them the queue goes on there: the recovery here finds that position,
+clears the marks in the file, and the queue takes the same chains again, in the order of their counters.
 
 Every step is one small write, in the order that the specification gives, so that a process may be killed between any
 two of them: a chain is marked before it is worked on, and the mark goes only when the ring has the chain back.
@@ -31,7 +31,7 @@ VERSION_AT: Final = 8
 COUNTER_MASK: Final = (1 << 64) - 1
 
 IN_FLIGHT_MAX: Final = 256
-"""Most chains in flight that a recovery believes. This device has two; what a file says costs everybody's time."""
+"""Most chains in flight that a recovery accepts: this device has two, and a long recovery delays all machines."""
 
 SPLIT_HEADER: Final = Struct("<QHHHH")
 """features, version, desc_num, last_batch_head, used_idx."""
@@ -50,7 +50,7 @@ assert PACKED_HEADER.size == PACKED_ENTRY.size == 32
 
 
 class Region(Protocol):
-    """One queue's bytes of the inflight file. All methods raise :class:`VirtqueueError` if the file gives way."""
+    """One queue's bytes of the inflight file. All methods raise :class:`VirtqueueError` if the file was cut short."""
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes at ``offset``."""
@@ -59,7 +59,7 @@ class Region(Protocol):
         """Store ``data`` at ``offset``."""
 
     def flush(self) -> None:
-        """Have in the file what was stored while the queue was being opened. On the queue's worker."""
+        """Write to the file what was stored while the queue was being opened. On the queue's worker."""
 
 
 def region_bytes(queue_size: int, *, packed: bool) -> int:
@@ -72,7 +72,7 @@ def describe_file(num_queues: int, queue_size: int, *, packed: bool) -> Inflight
     """Return the description of a file for ``num_queues`` queues of ``queue_size`` descriptors: GET_INFLIGHT_FD.
 
     Raises:
-        VhostUserError: no balloon has that many queues, no ring that many descriptors.
+        VhostUserError: more queues than a balloon has, or more descriptors than a ring has.
     """
     if not 1 <= num_queues <= QUEUES_MAX:
         raise VhostUserError(f"an inflight file for {num_queues} queues; a balloon has 1 to {QUEUES_MAX}")
@@ -83,10 +83,10 @@ def describe_file(num_queues: int, queue_size: int, *, packed: bool) -> Inflight
 
 
 def check_description(told: InflightDescription, *, packed: bool) -> None:
-    """Check what SET_INFLIGHT_FD says about its file.
+    """Check the description of a file in SET_INFLIGHT_FD.
 
     Raises:
-        VhostUserError: it is too small for its queues, or :func:`describe_file` would not have said such a thing.
+        VhostUserError: it is too small for its queues, or :func:`describe_file` would refuse its numbers.
     """
     needed = describe_file(told.num_queues, told.queue_size, packed=packed).mmap_size
     if told.mmap_size < needed:
@@ -115,7 +115,7 @@ def is_uninitialised(region: Region) -> bool:
 
 
 def check_header(version: int, entries: int, expected: int) -> None:
-    """Raise :class:`VirtqueueError` unless a region says of itself what it has to."""
+    """Raise :class:`VirtqueueError` unless a region's header is valid."""
     if version != VERSION:
         raise VirtqueueError(f"an inflight region of version {version}, not {VERSION}")
     if entries != expected:
@@ -125,10 +125,10 @@ def check_header(version: int, entries: int, expected: int) -> None:
 def find_marked(table: bytes, entry_size: int) -> list[int]:
     """Return the numbers of the entries that are marked as in flight, of entries of ``entry_size`` bytes.
 
-    Without a step of ours for each entry: a front-end may hand back the largest table as often as it likes.
+    Without a step of Python for each entry: a front-end may hand back the largest table at any rate.
 
     Raises:
-        VirtqueueError: more is said to be in flight than this device ever has.
+        VirtqueueError: more than :data:`IN_FLIGHT_MAX` entries are marked.
     """
     marks = table[::entry_size]
     count = marks.count(1)

@@ -1,7 +1,7 @@
-"""The file behind inflight tracking: made here, kept by the front-end, handed back after a crash.
+"""The file of inflight tracking: made here, kept by the front-end, handed back after a crash.
 
 It is read and written with ``pread`` and ``pwrite``, never mapped: a front-end may hand back any file, and one that is
-cut short then costs its own virtual machine a queue instead of everybody the daemon.
+cut short then stops a queue of its own virtual machine instead of the daemon.
 """
 
 import fcntl
@@ -32,7 +32,7 @@ class InflightFile:
         """Take the file.
 
         Raises:
-            VhostUserError: it is no regular file, not open for reading and writing, or too short.
+            VhostUserError: it is not a regular file, not open for reading and writing, or too short.
         """
         check_description(told, packed=packed)
         status = check_regular(fd, "the inflight file", writable=True)
@@ -68,8 +68,8 @@ class FileRegion:
     """``size`` bytes of a file from ``start`` on.
 
     Between :meth:`load` and the next :meth:`flush` they are read and written in memory alone: a queue is opened on the
-    event loop, and the file's lock may be in the front-end's hand. Afterwards the queue's worker reads and writes the
-    file itself.
+    event loop, and the front-end may hold the file's lock. Afterwards the queue's worker reads and writes the file
+    itself.
     """
 
     def __init__(self, fd: int, start: int, size: int) -> None:
@@ -80,7 +80,7 @@ class FileRegion:
         self._unwritten: list[tuple[int, bytes]] = []
 
     def load(self) -> None:
-        """Read all of it. May wait for as long as the front-end likes. Raises like :meth:`read`."""
+        """Read all of it. The front-end may block this. Raises like :meth:`read`."""
         self._loaded = bytearray(self.read(0, self._size))
 
     def flush(self) -> None:

@@ -1,4 +1,4 @@
-"""A device's virtqueue that writes down what it has in flight, around one of either format."""
+"""A device's virtqueue that records its chains in flight, around one of either format."""
 
 from host.inflight.inflight import InflightTracker, Region, is_uninitialised
 from host.inflight.packed_inflight import PackedTracker
@@ -23,7 +23,7 @@ class InflightVirtqueue:
 
     @property
     def on_write(self) -> OnWrite | None:
-        """Hears of every store into the ring."""
+        """Called after every store into the ring."""
         return self._queue.on_write
 
     @on_write.setter
@@ -37,7 +37,7 @@ class InflightVirtqueue:
 
     @property
     def token(self) -> int:
-        """What the ring looks like as the device leaves it."""
+        """The ring as the device leaves it, see :attr:`DeviceVirtqueue.token`."""
         return self._queue.token
 
     def is_as_left(self, token: int) -> bool:
@@ -45,7 +45,7 @@ class InflightVirtqueue:
         return self._queue.is_as_left(token)
 
     def pop(self) -> Chain | None:
-        """Take the next available chain, or return None if there is none. It is in flight from now on.
+        """Take the next available chain, or return None if the ring is empty. It is in flight from now on.
 
         Raises:
             VirtqueueError: the ring breaks a rule, or the inflight file cannot be written.
@@ -92,12 +92,12 @@ def open_tracked(
 ) -> DeviceVirtqueue:
     """Return the device's side of ``ring`` with its chains noted in ``region``, which has ``entries`` descriptors.
 
-    ``recovers`` says that a predecessor may have left chains in flight. The ring then goes on from its used position,
-    whatever ``base`` says, since a front-end that lost its back-end cannot know better; if the
-    region was not written yet, or without ``recovers``, it goes on from ``base``, and nothing is in flight.
+    ``recovers`` says that a predecessor may have left chains in flight. The ring then goes on from its used position
+    instead of ``base``, which a front-end that lost its back-end cannot know. If the region was not written yet, or
+    without ``recovers``, it goes on from ``base``, with no chain in flight.
 
     Raises:
-        VhostUserError: the region is too small or makes no sense, or ``base`` is no place in the ring.
+        VhostUserError: the region is too small or invalid, or ``base`` is not a place in the ring.
     """
     if ring.size > entries:
         raise VhostUserError(f"a ring of {ring.size} where the inflight file has room for {entries}")

@@ -1,4 +1,4 @@
-"""What a packed queue has in flight: its region of the inflight file, step by step.
+"""A packed queue's region of the inflight file, step by step.
 
 The region's entries are a free list of their own, because the ring's descriptors are overwritten by used ones. Each
 step changes a copy of the list's head and of the used position first and makes it valid last ("old" is the valid one).
@@ -59,7 +59,7 @@ class PackedTracker:
         return self._used | self._wrap << 15
 
     def begin(self) -> None:
-        """Write a region in which nothing is in flight."""
+        """Write a region without a chain in flight."""
         self._region.write(VERSION_AT, bytes(2))
         self._region.write(PACKED_HEADER.size, _free_entries(self._entries))
         header = (0, VERSION, self._entries, *self._state(self._free, self._used, self._wrap))
@@ -69,7 +69,7 @@ class PackedTracker:
         """Take over the region that a predecessor left; ``position`` then is where the ring goes on.
 
         Raises:
-            VirtqueueError: it is no such region.
+            VirtqueueError: the region is invalid.
         """
         fields = PACKED_HEADER.unpack(self._region.read(0, PACKED_HEADER.size))
         _, version, entries, free, old_free, used, old_used, wrap, old_wrap = fields

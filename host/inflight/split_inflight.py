@@ -1,4 +1,4 @@
-"""What a split queue has in flight: its region of the inflight file, step by step.
+"""A split queue's region of the inflight file, step by step.
 
 Source: vhost-user specification, "Inflight I/O tracking", "For split virtqueue". See :mod:`host.inflight.inflight`.
 """
@@ -37,7 +37,7 @@ class SplitTracker:
         self._taken: list[tuple[int, int]] = []
 
     def begin(self) -> None:
-        """Write a region in which nothing is in flight."""
+        """Write a region without a chain in flight."""
         self._region.write(VERSION_AT, bytes(2))  # a region found half written is uninitialised
         self._region.write(SPLIT_HEADER.size, bytes(self._entries * SPLIT_ENTRY.size))
         self._region.write(0, SPLIT_HEADER.pack(0, VERSION, self._entries, 0, self._used))
@@ -46,13 +46,13 @@ class SplitTracker:
         """Take over the region that a predecessor left.
 
         Raises:
-            VirtqueueError: it is no such region, or what is in flight is not what the ring offers from its used index.
+            VirtqueueError: the region is invalid, or its chains are not those that the ring offers from its used index.
         """
         _, version, entries, last_batch, used = SPLIT_HEADER.unpack(self._region.read(0, SPLIT_HEADER.size))
         check_header(version, entries, self._entries)
         data = self._region.read(SPLIT_HEADER.size, self._entries * SPLIT_ENTRY.size)
         found = {head: _entry(data, head)[2] for head in find_marked(data, SPLIT_ENTRY.size)}
-        # What was used since the last account was closed: the ring has it back, only its marks are left.
+        # Chains used since ``used_idx`` was last written: the ring has them back, only their marks are left.
         for head in self._follow(data, last_batch, min(self._used - used & 0xFFFF, IN_FLIGHT_MAX)):
             if found.pop(head, None) is not None:
                 self._region.write(self._at(head), b"\0")

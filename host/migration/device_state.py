@@ -1,11 +1,11 @@
 """A device's own state as it travels with a virtual machine that moves: one small JSON document.
 
-It holds what no message and no part of the guest's memory tells the destination: the balloon's target and size, the
-poison value, which command ids of free page hinting were used, how often statistics are wanted, and the counters. A
-round of hinting does not travel: the destination lets the driver have its blocks back (``DONE``) and never uses an id
-of the source again.
+It holds the state that neither messages nor the guest's memory carry to the destination: the balloon's target and size,
+the poison value, the last command id of free page hinting, the interval of statistics, and the counters. A round of
+hinting does not travel: the destination gives the driver its blocks back (``DONE``) and never uses an id of the source
+again.
 
-The sender of a state is not trusted: every field is checked, and nothing else may be there.
+The sender of a state is not trusted: every field is checked, and unknown fields are refused.
 
 Source: vhost-user specification, "Migrating back-end state".
 """
@@ -34,10 +34,10 @@ _U64_MAX: Final = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceState:
-    """What travels. ``num_pages`` and ``actual`` count 4096-byte pages, ``statistics_interval`` seconds (0: on demand).
+    """The fields. ``num_pages`` and ``actual`` count 4096-byte pages, ``statistics_interval`` seconds (0: on demand).
 
-    ``poison_val`` is None if the driver has told none. ``last_command_id`` is the id of the hinting round begun last,
-    1 if none was. ``counters`` are the metrics by name.
+    ``poison_val`` is None if the driver has not told it. ``last_command_id`` is the id of the hinting round begun last,
+    1 before the first. ``counters`` are the metrics by name.
     """
 
     num_pages: int
@@ -96,7 +96,7 @@ def _seconds(document: Mapping[str, object], name: str) -> float:
     value = document[name]
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _U32_MAX:
         raise VhostUserError(f"the device state's {name} is not a time in seconds")
-    if 0 < value < STATISTICS_INTERVAL_MIN:  # everybody's time: the daemon would do nothing else
+    if 0 < value < STATISTICS_INTERVAL_MIN:  # requests at a shorter interval would keep the daemon busy
         raise VhostUserError(f"the device state's {name} is below {STATISTICS_INTERVAL_MIN} seconds")
     return float(value)
 

@@ -1,16 +1,15 @@
 """The dirty log: a bitmap in which a front-end that moves a virtual machine reads which pages the device has written.
 
-One bit is one page of 4096 bytes, by guest address. What is logged are the device's writes into rings. The statistics,
-the configuration space and hints write nothing into guest memory. A *discard* changes a page to zeros and is not logged
-all the same: of a page that a guest reported, hinted or put into the balloon the destination may keep the old content,
-since virtio 1.2, 5.5.6 lets neither the driver nor the device count on it; and with PAGE_POISON, where it does count,
-a page is discarded only if its content was zeros before.
+One bit is one page of 4096 bytes, by guest address. The device's writes into rings are logged; statistics, the
+configuration space and hints do not write to guest memory. A *discard* changes a page to zeros and is not logged: the
+destination may keep the old content of a page that a guest reported, hinted or put into the balloon, because by virtio
+1.2, 5.5.6 the driver cannot rely on that content; and with PAGE_POISON, where it can, a page is discarded only if its
+content was zeros before.
 
-The front-end clears bits while they are being set here, in another process, so a bit has to be set by one atomic
-instruction. Python has none for shared memory, but Linux has: FUTEX_WAKE_OP ors a bit into a word of shared memory
-before it wakes a waiter, of which there is none here. Being the kernel, it answers EFAULT where the file was cut short,
-where an instruction of this process would end every virtual machine's daemon with SIGBUS. It takes about 1.5
-microseconds.
+The front-end clears bits in another process while they are being set here, so a bit has to be set by one atomic
+instruction. Python has none for shared memory, but Linux has: FUTEX_WAKE_OP ors a bit into a word of shared memory, and
+then would wake waiters, which do not exist here. Where the file was cut short the system call returns EFAULT, while an
+instruction of this process would end the daemon with SIGBUS. It takes about 1.5 microseconds.
 
 Source: vhost-user specification, "Migration"; futex(2), FUTEX_WAKE_OP.
 """
@@ -65,7 +64,7 @@ def set_bit(address: int, bit: int) -> None:
     """Set bit ``bit`` (0 to 31) of the little-endian word at the aligned ``address`` of this process, atomically.
 
     Raises:
-        OSError: EFAULT, no memory is there (any more).
+        OSError: EFAULT, the word is not, or no longer, mapped memory.
     """
     operation = (_FUTEX_OP_OR | _FUTEX_OP_OPARG_SHIFT) << 28 | bit << 12
     done = _system_call(
@@ -132,10 +131,10 @@ class DirtyLog:
                     at = self._offset + page // 8
                     set_bit(self._address + at // _WORD * _WORD, at % _WORD * 8 + page % 8)
             except OSError as error:
-                # No warning: a front-end can have this as often as it likes.
+                # No warning: a front-end can cause this at any rate.
                 log.info("the dirty log is gone, nothing is logged any more: %s", error.strerror)
                 self._unmap()
-        # Without the lock, which the event loop takes too: a front-end can hold this call up, see CallFile.
+        # Without the lock, which the event loop takes too: a front-end can block this call, see CallFile.
         if call is not None:
             call()
 
@@ -157,7 +156,7 @@ def _map(fd: int, size: int, offset: int) -> tuple[mmap.mmap, int]:
         raise VhostUserError(f"a dirty log of {size} bytes at {offset:#x} is empty or exceeds 2**64")
     status = check_regular(fd, "the file of the dirty log", writable=False)
     if is_hugetlb(fd):
-        # To map it waits for the file's lock, which the front-end may hold, and in Python everybody waits along.
+        # mmap waits for the file's lock, which the front-end may hold, and Python's mmap blocks all threads meanwhile.
         raise VhostUserError("the file of the dirty log lies in huge pages")
     if offset + size > status.st_size:
         raise VhostUserError(f"a dirty log of {size} bytes at {offset} exceeds its file of {status.st_size} bytes")

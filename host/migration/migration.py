@@ -77,7 +77,7 @@ class Migration:
         noted in the dirty log if ``action`` says so.
 
         Raises:
-            VhostUserError: the inflight file is no good for this ring, or the base is no place in it.
+            VhostUserError: the inflight file does not fit this ring, or the base is not a place in it.
         """
         if self.inflight is None:
             queue = open_virtqueue(ring, action.base, action.features, read_guest)
@@ -151,7 +151,7 @@ class Migration:
             self._helpers.close_by(old.close)
 
     def relieve(self) -> None:
-        """Let go a worker that the front-end holds up in the signal of the dirty log, see ``CallFile.relieve``."""
+        """Free a worker that the front-end blocks in the signal of the dirty log, see ``CallFile.relieve``."""
         if self._log_file is not None:
             self._log_file.relieve()
 

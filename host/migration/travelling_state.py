@@ -11,7 +11,7 @@ from host.migration.device_state import STATISTICS_INTERVAL_MIN, DeviceState
 
 _COUNTERS: Final = tuple(field.name for field in fields(VmMetrics) if field.type is int)
 _REFUSED: Final = "refused_"
-"""What the names of the counters of refused ranges begin with; the reason follows."""
+"""Prefix of the names of the counters of refused ranges; the reason follows."""
 
 
 def build_state(balloon: VirtioBalloon, control: VmControl, metrics: VmMetrics) -> DeviceState:
@@ -32,7 +32,7 @@ def restore_state(state: DeviceState, balloon: VirtioBalloon, control: VmControl
     """Go on from ``state``. No ring may run.
 
     Statistics that came before are not those of the machine that is loaded, and a reclaim under way ends.
-    A round of hinting that may have been on is over: the driver is shown DONE, and the next round has an id of its own.
+    A round of hinting of the source is over: the driver is shown DONE, and the next round gets a new id.
     """
     control.driver_left()
     balloon.parts.forget()

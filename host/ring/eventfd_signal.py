@@ -1,10 +1,10 @@
 """Add one to an eventfd without ever waiting, as the kernel's own devices do.
 
-``write`` to an eventfd waits while its counter is full, and a process that shares it can fill it at any moment. A look
-before the write does not help, RWF_NOWAIT is unknown to it, and O_NONBLOCK would be the other side's too. But when an
-asynchronous read ends, the kernel itself adds one to the eventfd that the request names, and a counter that is full
-stays full. The read here is one of no bytes, which ends before ``io_submit`` returns. It takes about half a microsecond
-more than a look and a ``write``.
+``write`` to an eventfd waits while its counter is full, and a process that shares it can fill it at any moment. A poll
+before the write is racy, eventfds do not support RWF_NOWAIT, and O_NONBLOCK would change the flags of the other side's
+descriptor too. But when an asynchronous read ends, the kernel itself adds one to the eventfd that the request names,
+and a counter that is full stays full. The read here is one of zero bytes, which ends before ``io_submit`` returns. It
+takes about half a microsecond more than a poll and a ``write``.
 
 Source: io_submit(2), IOCB_FLAG_RESFD; linux/aio_abi.h.
 """
@@ -40,7 +40,7 @@ class _Context:
     """A context of asynchronous requests, for all threads and for the life of the process."""
 
     def __init__(self) -> None:
-        """Make it. Raises OSError where the kernel has, or gives, none."""
+        """Make it. Raises OSError where the kernel does not support or grant one."""
         numbers = _NUMBERS.get(platform.machine())
         if numbers is None or sys.byteorder != "little":
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -90,5 +90,5 @@ class EventfdSignal:
         self._pointer = _pointer(ctypes.addressof(self._requests))
 
     def signal(self) -> bool:
-        """Add one, unless the counter is full. Return False, with nothing done, where the kernel offers no such way."""
+        """Add one, unless the counter is full. Return False, without effect, where the kernel does not support it."""
         return _context is not None and _context.submit(self._pointer)

@@ -10,7 +10,7 @@ from host.ring.signal_file import SignalFile
 from protocol.errors import VirtqueueError
 
 _KICK_BYTES: Final = 512
-"""An eventfd gives 8 bytes however often it was kicked, a pipe or a socket may have as many for each time."""
+"""Bytes of one read. An eventfd gives 8 for any number of kicks, a pipe or a socket as many for each kick."""
 
 
 class KickFile(SignalFile):
@@ -21,7 +21,7 @@ class KickFile(SignalFile):
     """
 
     def __init__(self, fd: int, close: Callable[[Iterable[int]], None] = close_files) -> None:
-        """Take ``fd``. ``close`` closes descriptors that the driver sends where there are none to send.
+        """Take ``fd``. ``close`` closes descriptors that the driver sends along with a kick.
 
         Raises:
             VhostUserError: it cannot be a kick descriptor; the caller still owns it.
@@ -32,10 +32,10 @@ class KickFile(SignalFile):
         self._close = close
 
     def take(self) -> bool:
-        """Read what is there. Return whether the driver has kicked.
+        """Read the pending kicks. Return whether the driver has kicked.
 
         Raises:
-            VirtqueueError: it cannot be read, for a reason that is not the driver's end.
+            VirtqueueError: it cannot be read, for a reason other than the driver's end.
         """
         try:
             taken = self._read()

@@ -18,12 +18,12 @@ _EIGHT_BYTES = (1).to_bytes(8, "little")
 
 
 class CallFile(SignalFile):
-    """The descriptor that interrupts the driver. Never raises: the guest's end is not ours.
+    """The descriptor that interrupts the driver. Signalling never raises: the guest's end is outside our control.
 
-    It does not block either, see :mod:`host.ring.eventfd_signal`. Only where the kernel offers no such way does a
-    front-end that fills its counter between our look and our write hold the worker up, for its own queue;
-    :meth:`relieve` gets it out again. Of other files, such as a terminal whose output was stopped, nothing would, so
-    none is taken but pipes and sockets.
+    It does not block either, see :mod:`host.ring.eventfd_signal`. Only on a kernel without that support can a front-end
+    that fills its counter between our poll and our write block the worker, of its own queue; :meth:`relieve` frees the
+    worker. Other files, such as a terminal whose output was stopped, would block it without a remedy, so only eventfds,
+    pipes and sockets are accepted.
     """
 
     def __init__(self, fd: int) -> None:
@@ -34,13 +34,13 @@ class CallFile(SignalFile):
         """
         super().__init__(fd)
         self.failure: str | None = None
-        """Why the driver is not interrupted, if that is for another reason than its own end."""
+        """Why the driver is not interrupted; None while it is, and after it has closed its end."""
         self._eventfd = EventfdSignal(fd)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
 
     def signal(self) -> None:
-        """Tell the driver once. A full descriptor has an interrupt pending anyway, and a closed one has no reader."""
+        """Signal the driver once. A full descriptor already has an interrupt pending, a closed one has no reader."""
         try:
             if self._socket is not None:
                 self._socket.send(_EIGHT_BYTES, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -54,9 +54,9 @@ class CallFile(SignalFile):
             self.failure = f"a call or error descriptor cannot be signalled: {error.strerror}"
 
     def relieve(self) -> None:
-        """Let go a worker that may be held up in :meth:`signal`: empty an eventfd that is full.
+        """Free a worker that may be blocked in :meth:`signal`: empty an eventfd that is full.
 
-        No honest counter is ever full, and the write that waits then is an interrupt of its own.
+        Only a hostile front-end fills the counter, and the write that waited is an interrupt by itself.
         """
         poll = select.poll()  # not the worker's, which may be in use
         poll.register(self.fd, select.POLLOUT)
@@ -66,7 +66,7 @@ class CallFile(SignalFile):
 
 
 class KeptBuffer(NamedTuple):
-    """The statistics buffer that was held when the ring stopped: the ring's base there, and what it said."""
+    """The statistics buffer that was held when the ring stopped: the ring's base there, and its content."""
 
     base: int
     statistics: BalloonStatistics
@@ -119,14 +119,14 @@ class QueueFiles:
         return sum(file is not None for file in (self.kick, self.call, self.err))
 
     def signal_call(self) -> None:
-        """Interrupt the driver, if there is a way to."""
+        """Interrupt the driver, by descriptor or message, where one of them is set up."""
         if self.call is not None:
             self._signal(self.call)
         elif self.send_call is not None:
             self.send_call()
 
     def signal_err(self) -> None:
-        """Tell the front-end that the ring is broken, if there is a way to."""
+        """Tell the front-end that the ring is broken, by descriptor or message, where one of them is set up."""
         if self.err is not None:
             self._signal(self.err)
         elif self.send_err is not None:
@@ -139,7 +139,7 @@ class QueueFiles:
             self.on_failure(file.failure)
 
     def relieve(self) -> None:
-        """Let go a worker that the front-end holds up, see :meth:`CallFile.relieve`."""
+        """Free a worker that the front-end blocks, see :meth:`CallFile.relieve`."""
         for file in (self.call, self.err):
             if file is not None:
                 file.relieve()

@@ -46,19 +46,19 @@ LINGER_MS: Final = 1
 """Milliseconds that a worker waits for the next kick before it leaves the watch to the event loop again."""
 
 TELL_INTERVAL: Final = 0.02
-"""Seconds after which a worker tells the event loop of what it has served. Not sooner: while the loop takes that in,
-the two compete for the interpreter, and the guest waits."""
+"""Seconds after which a worker passes the served chains to the event loop. While the loop handles them, the two compete
+for the interpreter and the guest waits, so this is not done for each chain."""
 
 RELIEF_INTERVAL: Final = 0.05
-"""Seconds between attempts to free the worker of a ring that is being stopped from a front-end that holds it up."""
+"""Seconds between attempts to free the worker of a ring that is being stopped, when the front-end blocks it."""
 
 SPURIOUS_KICK_BACKOFF: Final = 0.01
-"""Seconds before a kick descriptor is watched again that brought kicks without a chain for a whole turn. No driver does
-that; a descriptor that is always readable (a semaphore, a random number generator) would cost a processor."""
+"""Seconds for which a kick descriptor is left unwatched after kicks without a chain for a whole turn. Drivers do not
+send these; a descriptor that is always readable (a semaphore, a random number generator) would cost a processor."""
 
 STOP_PATIENCE: Final = 1.0
-"""Seconds for which the chain in hand may go on being discarded while its ring is to stop. A driver's chain takes far
-less. One that was made to take minutes is put back unacknowledged, and taken again when the ring is served next."""
+"""Seconds for which the discard of the chain in hand may go on while its ring is to stop. A driver's chain takes far
+less. A hostile one that takes minutes is put back unacknowledged, and taken again when the ring is served next."""
 
 POLL_INTERVAL: Final = 0.005
 """Seconds between looks at a ring whose driver gave no kick descriptor (bit 8 of SET_VRING_KICK: polling)."""
@@ -71,7 +71,7 @@ OpenQueue = Callable[[StartRing, Ring, ReadGuest], DeviceVirtqueue]
 
 
 def open_plainly(action: StartRing, ring: Ring, read_guest: ReadGuest) -> DeviceVirtqueue:
-    """Open the device's side of a mapped ring without an inflight record, its writes noted nowhere."""
+    """Open the device's side of a mapped ring, without an inflight record and without a log of its writes."""
     return open_virtqueue(ring, action.base, action.features, read_guest)
 
 
@@ -129,8 +129,8 @@ class RingService:
         except BaseException:
             memory.unmap_ring(action.index, self._mapped)
             raise
-        # A ring that goes on where it stopped is as we left it. If it is not, its driver has gone and the memory is
-        # something else by now (User Mode Linux unloads a driver without a word): it is left alone until a kick.
+        # A ring that goes on where it stopped is as we left it. If it has changed, its driver has gone and the memory
+        # has another use by now (User Mode Linux unloads a driver without a message): it is left alone until a kick.
         self._is_stale = action.resumes and not self._ring.is_as_left(files.token)
         self._is_new_driver = self._is_stale or not action.resumes
 
@@ -208,7 +208,7 @@ class RingService:
     def give_back_held(self) -> bool:
         """Give the held chain back, which asks its driver for a new one. Return False if the ring is not to be touched.
 
-        Without a chain at hand nothing is done: the driver's next one is on its way.
+        Without a held chain this has no effect: the driver's next one is on its way.
         """
         if self._state in IS_OVER or self._is_stale:
             return False
@@ -246,7 +246,7 @@ class RingService:
         while not (await asyncio.wait([settled], timeout=RELIEF_INTERVAL))[0]:
             self._files.relieve()
         if self._held is not None and not self.broken:
-            self._ring.unpop(self._held)  # whatever serves the ring next finds it again
+            self._ring.unpop(self._held)  # the next service of the ring takes it again
             if self._held_says is not None:
                 self._files.kept = KeptBuffer(self._ring.base, self._held_says)
         if not self._is_stale:
@@ -274,7 +274,7 @@ class RingService:
             self._end_turn(turn)
 
     def _end_turn(self, turn: Turn) -> None:
-        # Whatever happens here, the loop has to hear that the worker is done: a stop waits for that.
+        # The loop has to learn that the worker is done, also after an error: a stop waits for that.
         try:
             if self._mapped.lost:
                 turn.broken = VirtqueueError("the memory below the ring was cut short")
@@ -311,7 +311,7 @@ class RingService:
         if self._files.kept is None and self._state is not _STOPPING:
             self._give_back_if_wanted()
         self._serve_chains(turn)
-        # Kicks count as well as chains: kicks without a chain are no way to keep this thread for ever.
+        # Kicks count as well as chains, so that kicks without a chain do not keep this thread.
         for _ in range(CHAINS_PER_TURN):
             if turn.end is ServiceEvent.MORE or self._state is _STOPPING or not self._kick.take(LINGER_MS):
                 return
@@ -320,7 +320,7 @@ class RingService:
             turn.end = ServiceEvent.SPURIOUS
 
     def _hand_over(self, turn: Turn, now: float) -> None:
-        # The loop hears of these chains while this thread is busy with the next.
+        # The loop handles these chains while this thread is busy with the next.
         served, turn.served, turn.told = turn.served, [], now
         self._call_loop(partial(self._on_turn, self.index), Turn(served))
 
@@ -338,7 +338,7 @@ class RingService:
                     return
                 continue
             if self._mapped.lost:
-                return  # the chain is made of zeros, or of what an old one has left
+                return  # the chain consists of zeros, or of remains of an old one
             outcome = self._balloon.serve(self.queue, chain, self._memory.device, self._memory.read)
             try:
                 discarded = self._discard(outcome.plan)
@@ -349,11 +349,11 @@ class RingService:
                 ring.unpop(chain)
                 return
             if outcome.hold:
-                # A driver has one such buffer. If another comes all the same, the earlier one goes back: one is held.
+                # A driver has one such buffer. If a second one comes, the first goes back: one is held.
                 self._give_back_held()
                 self._held, self._held_says = chain, outcome.statistics
                 if self._was_kept(base, outcome):
-                    turn.chains += 1  # what it says was told when it was first taken
+                    turn.chains += 1  # its content was passed on when it was first taken
                     continue
             else:
                 ring.add_used(chain.head, 0)
@@ -366,8 +366,8 @@ class RingService:
                 self._hand_over(turn, end)
 
     def _was_kept(self, base: int, outcome: Outcome) -> bool:
-        # Statistics do not become newer by a ring that was stopped and goes on, for whatever reason. Who has asked for
-        # new ones in between gets them.
+        # Statistics do not become newer when a ring stops and goes on. New ones are requested if they were asked for in
+        # between.
         kept, self._files.kept = self._files.kept, None
         again = kept is not None and kept == (base, outcome.statistics)
         if again:

@@ -79,7 +79,7 @@ TRANSITIONS: Final[Mapping[tuple[ServiceState, ServiceEvent], ServiceState]] = M
         (_State.BROKEN, _Event.STOP): _State.BROKEN,
     }
 )
-"""Every transition that there is. A pair that is not here is a fault of the daemon."""
+"""All transitions. A missing pair is a fault of the daemon."""
 
 HAS_WORKER: Final = frozenset({ServiceState.WORKING, ServiceState.KICKED, ServiceState.STOPPING})
 """The states in which a worker has the ring."""

@@ -1,4 +1,4 @@
-"""What kick, call and error descriptors have in common: an eventfd, a pipe or a unix stream socket."""
+"""The common part of kick, call and error descriptors: an eventfd, a pipe or a unix stream socket."""
 
 import os
 import socket

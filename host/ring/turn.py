@@ -1,4 +1,4 @@
-"""What a worker did while it had a ring: chains, and how its turn ended."""
+"""A worker's turn at a ring: the chains that it served, and how the turn ended."""
 
 import time
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from protocol.virtio_balloon import BalloonQueue
 
 @dataclass(slots=True)
 class ServedChain:
-    """What became of one chain. ``finished`` is when it was given back, or when it was seen if it is held
+    """The outcome of one chain. ``finished`` is when it was given back, or when it was seen if it is held
     (CLOCK_MONOTONIC, seconds), ``seconds`` the time since it was taken."""
 
     queue: BalloonQueue | None
@@ -23,14 +23,14 @@ class ServedChain:
     refused: list[RefusedRanges] = field(init=False)
 
     def __post_init__(self) -> None:
-        # Here, on the worker: a hostile chain has thousands of ranges, and the event loop serves everybody.
+        # Here, on the worker: a hostile chain has thousands of ranges, and the event loop serves all machines.
         self.refused = self.outcome.plan.refused_by_reason()
 
 
 @dataclass(slots=True)
 class Turn:
-    """What one worker did: the chains it served that the loop has not heard of, how many it served in all, when the
-    loop last heard of some (CLOCK_MONOTONIC, seconds), how it ended, and what broke the ring."""
+    """One turn: the served chains that were not passed to the loop yet, the number of all served, when the loop last
+    got some (CLOCK_MONOTONIC, seconds), how the turn ended, and the error that broke the ring."""
 
     served: list[ServedChain] = field(default_factory=list)
     chains: int = 0

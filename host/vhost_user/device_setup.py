@@ -1,4 +1,4 @@
-"""The setup of a device by its driver, for ``query-vms`` and events."""
+"""The setup of a device by its driver, for ``query-vms``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """The device's half of the packed virtqueue: take lists that the driver made available, give them back as used.
 
-Source: virtio 1.2, 2.8. The driver is not trusted: whatever it writes ends either in a chain or in a
-:class:`VirtqueueError`, after a bounded number of steps. How it is used says
-:class:`host.virtqueue.virtqueue.DeviceVirtqueue`.
+Source: virtio 1.2, 2.8. The driver is not trusted: a ring of any content ends in a chain or in a
+:class:`VirtqueueError`, after a bounded number of steps. See :class:`host.virtqueue.virtqueue.DeviceVirtqueue` for its
+use.
 
 The device remembers how many descriptors each buffer id in its hands occupies, since it skips as many when it gives
 the buffer back.
@@ -81,7 +81,7 @@ class PackedDeviceVirtqueue:
 
     @property
     def token(self) -> int:
-        """The content of the device event area: the device alone writes it, and at every place another word."""
+        """The content of the device event area: the device alone writes it, a different word at each place."""
         return self._event
 
     def is_as_left(self, token: int) -> bool:
@@ -89,7 +89,7 @@ class PackedDeviceVirtqueue:
         return self._event == token
 
     def pop(self) -> Chain | None:
-        """Take the next available list, or return None if there is none.
+        """Take the next available list, or return None if the ring is empty.
 
         Raises:
             VirtqueueError: the ring breaks a rule. The queue has not moved; it must not be used further.

@@ -1,8 +1,8 @@
 """The device's half of the split virtqueue: take chains that the driver made available, give them back as used.
 
-Source: virtio 1.2, 2.7. The driver is not trusted: whatever it writes ends either in a chain or in a
-:class:`VirtqueueError`, after a bounded number of steps. How it is used says
-:class:`host.virtqueue.virtqueue.DeviceVirtqueue`.
+Source: virtio 1.2, 2.7. The driver is not trusted: a ring of any content ends in a chain or in a
+:class:`VirtqueueError`, after a bounded number of steps. See :class:`host.virtqueue.virtqueue.DeviceVirtqueue` for its
+use.
 """
 
 from host.virtqueue.virtqueue import (
@@ -46,8 +46,8 @@ class SplitDeviceVirtqueue:
 
     @property
     def token(self) -> int:
-        """The 16-bit index of the used entry to write next: the device alone moves it, so it tells a ring that was
-        left alone from memory that became something else."""
+        """The 16-bit index of the used entry to write next: the device alone moves it, so it tells an unchanged ring
+        from memory that has another use by now."""
         return self.next_used
 
     def is_as_left(self, token: int) -> bool:
@@ -55,7 +55,7 @@ class SplitDeviceVirtqueue:
         return self.next_used == token
 
     def pop(self) -> Chain | None:
-        """Take the next available chain, or return None if there is none.
+        """Take the next available chain, or return None if the ring is empty.
 
         Raises:
             VirtqueueError: the ring breaks a rule. ``next_avail`` has not moved; the queue must not be used further.

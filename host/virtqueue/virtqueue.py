@@ -1,4 +1,4 @@
-"""The device's half of a virtqueue, whatever its format: chains, what was negotiated, what both formats do alike.
+"""The device's half of a virtqueue: chains, the negotiated ring features, the common part of both formats.
 
 Source: virtio 1.2, 2.7 and 2.8. The formats are :mod:`host.virtqueue.split_virtqueue` and
 :mod:`host.virtqueue.packed_virtqueue`.
@@ -26,16 +26,16 @@ from protocol.errors import VirtqueueError
 from protocol.virtio_ring import DESCRIPTOR_SIZE
 
 INDIRECT_MAX: Final = 1024
-"""Longest indirect table that is taken whatever the queue size, in descriptors: the limit that QEMU has."""
+"""Longest indirect table that is taken for any queue size, in descriptors: QEMU's limit."""
 
 ReadGuest = Callable[[int, int], bytes]
 """Reads ``length`` bytes at a guest address; raises :class:`VirtqueueError` where there is no such memory."""
 
 OnWrite = Callable[[int, int, int], None]
-"""Hears of a store into a ring: the part (0, 1 or 2, as the front-end announces them), its offset, its length."""
+"""Called after a store into a ring: the part (0, 1 or 2, in the order of SET_VRING_ADDR's fields), offset, length."""
 
 Buffer = tuple[int, int]
-"""A guest address and a length in bytes, exactly as a descriptor said; nothing about it is checked yet."""
+"""A guest address and a length in bytes, exactly as in a descriptor, unchecked."""
 
 
 class Chain(NamedTuple):
@@ -64,7 +64,7 @@ class RingFeatures:
 class DeviceVirtqueue(Protocol):
     """The device's side of one virtqueue.
 
-    ``on_write`` hears of every store into the ring, after it was made; None costs nothing.
+    ``on_write`` is called after every store into the ring; None if these are not logged.
     """
 
     on_write: OnWrite | None
@@ -79,16 +79,16 @@ class DeviceVirtqueue(Protocol):
 
     @property
     def token(self) -> int:
-        """What the ring looks like as the device leaves it, for :meth:`is_as_left`. Nothing else is known of it."""
+        """An opaque value of the ring as the device leaves it, for :meth:`is_as_left`."""
 
     def is_as_left(self, token: int) -> bool:
         """Return whether the ring was still as ``token`` says when this device's side was made.
 
-        If it was not, its driver has gone and the memory is something else by now: it must not be written.
+        If it was not, its driver has gone and the memory has another use by now: it must not be written.
         """
 
     def pop(self) -> Chain | None:
-        """Take the next available chain, or return None if there is none.
+        """Take the next available chain, or return None if the ring is empty.
 
         Raises:
             VirtqueueError: the ring breaks a rule. The queue has not moved; it must not be used further.
@@ -149,10 +149,10 @@ def add_readable(address: int, length: int, readable: list[Buffer], writable: li
 def read_indirect_table(
     read_guest: ReadGuest, address: int, length: int, features: RingFeatures, ring_size: int
 ) -> bytes:
-    """Return one copy of a whole indirect table: what is judged is what is used, whatever the driver writes meanwhile.
+    """Return one copy of a whole indirect table: the copy is both checked and used, so later writes have no effect.
 
     Raises:
-        VirtqueueError: indirect tables were not negotiated, ``length`` (bytes) is impossible, or no memory is there.
+        VirtqueueError: indirect tables were not negotiated, ``length`` (bytes) is invalid, or it is outside the memory.
     """
     if not features.indirect_desc:
         raise VirtqueueError("an indirect descriptor, though INDIRECT_DESC was not negotiated")

@@ -1,4 +1,4 @@
-"""The one place that chooses between the formats of a virtqueue."""
+"""Opens a virtqueue of the split or the packed format."""
 
 from host.virtqueue.packed_virtqueue import PackedDeviceVirtqueue
 from host.virtqueue.split_virtqueue import SplitDeviceVirtqueue

@@ -1,1 +1,1 @@
-"""What every command of the project needs of the operating system: options, events, sockets to listen on."""
+"""Access of every command to the operating system: options, events, sockets to listen on."""

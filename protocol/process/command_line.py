@@ -1,4 +1,4 @@
-"""What the command lines of all processes have in common: the parser, one-line errors, the version."""
+"""The common part of all command lines: the parser, one-line errors, the version."""
 
 import argparse
 import sys
@@ -104,5 +104,5 @@ def _complain(program: str, message: str, status: int) -> int:
 
 
 def give_up_standard_output() -> None:
-    """Discard what is still to be written to standard output, after a write to it has failed."""
+    """Discard the buffered standard output, after a write to it has failed."""
     sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process's life

@@ -138,7 +138,7 @@ class EventWriter:
             return lines
 
     def _write_all(self, data: bytes) -> None:
-        # A failed try is told of once, however long the wait.
+        # A failed attempt is reported once for the whole wait.
         done = 0
         waits = False
         while done < len(data):

@@ -34,7 +34,7 @@ INFLATE: Final = Figure(
 
 _RANGE: Final = 4 * MIB
 _ALLOWANCE: Final = 0.05
-"""Seconds that the request alone may take, whatever the size."""
+"""Seconds that the request alone may take, for any size."""
 
 
 def _wait_for(events: Iterator[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """How much of a virtual machine's memory the host carries at this moment, read on the host.
 
-Guests emit it a few times a second only, and not at all once they are killed.
+Guests emit it only a few times a second, and no more once they are killed.
 """
 
 import os

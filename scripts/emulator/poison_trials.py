@@ -19,7 +19,7 @@ def kept_bytes(events: Iterable[Mapping[str, Any]], queue: str) -> int:
     """Return the bytes that were acknowledged over one kind of queue and kept, by the daemon's events.
 
     Raises:
-        BalloonError: a page was discarded, over whatever queue, or kept for another reason than the pattern.
+        BalloonError: a page was discarded, over any queue, or kept for another reason than the pattern.
     """
     kept = 0
     for event in events:

@@ -1,7 +1,7 @@
 """What it costs to have no boundary: list entries that the reporter walks for each block that it reports.
 
 A guest boots and everything is reported; then a workload takes memory, frees it, and the freed blocks are reported: the
-second part counts. Once half of the memory is taken (the list is refilled), once 512 MiB whatever the guest's size (a
+second part counts. Once half of the memory is taken (the list is refilled), once 512 MiB for any size of the guest (a
 long list of reported blocks, in which few are to be found).
 """
 
