@@ -18,7 +18,7 @@ INCIDENTS = {"refused": "reason", "queue_stopped": "queue", "queue_unknown": "qu
 
 @dataclass
 class Scene:
-    """A running daemon, a well-behaved virtual machine on it, and whoever a test adds."""
+    """A running daemon, a well-behaved virtual machine on it, and the machines that a test adds."""
 
     daemon: DaemonProcess
     neighbour: VirtualMachine

@@ -125,7 +125,7 @@ async def test_byte_now_and_then_does_not_extend_a_messages_time(monkeypatch: py
 
 
 @pytest.mark.asyncio
-async def test_silent_front_end_between_messages_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_front_end_between_messages_is_not_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.message_channel, "MESSAGE_TIMEOUT", 0.05)
     async with attached() as session:
         await asyncio.wait([session.task], timeout=0.2)
@@ -192,7 +192,7 @@ def stopping(request: FrontendRequest, machine: VirtualMachine) -> tuple[Payload
     index = machine.reporting.index
     match request:
         case FrontendRequest.GET_VRING_BASE:
-            return VringState(index, 0), VringState(index, 1), []  # the chain in hand, and not the one behind it
+            return VringState(index, 0), VringState(index, 1), []  # the chain in hand, and not the next one
         case FrontendRequest.SET_VRING_ENABLE:
             return VringState(index, 0), 0, []
         case FrontendRequest.SET_MEM_TABLE:

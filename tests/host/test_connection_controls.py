@@ -41,7 +41,7 @@ async def connect(session: Attached) -> VirtualMachine:
 
 
 async def driving(driver: Callable[[], None], asking: "asyncio.Future[Result] | asyncio.Task[Result]") -> Result:
-    """Let the driver do its part in a thread while somebody asks."""
+    """Run the driver's part in a thread while a command is under way."""
     driven = asyncio.create_task(in_thread(driver))
     result = await asyncio.wait_for(asking, DEADLINE)
     await driven

@@ -107,7 +107,7 @@ class PackedRingMemory(GuestBytes):
         self, *, event_idx: bool = False, position: int = WRAP_COUNTER, in_order: bool = False
     ) -> PackedDriverVirtqueue:
         """Return the driver's half. It begins in lap 1 in life; ``position`` begins elsewhere, as after many
-        requests: then everything before is used in this lap, everything behind in the lap before."""
+        requests: then everything before is used in this lap, everything after in the lap before."""
         queue = PackedDriverVirtqueue(
             self.driver_view,
             event_idx=event_idx,

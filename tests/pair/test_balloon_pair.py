@@ -200,7 +200,7 @@ async def test_device_that_is_gone_when_its_driver_is_inserted_again(
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("byte", [0, 0xAA])
-async def test_free_pages_hold_the_pattern_whatever_the_device_did_to_them(
+async def test_free_pages_hold_the_pattern_after_any_use_by_the_device(
     byte: int, ring: RingOptions, path: Path
 ) -> None:
     """A discarded page is zero: right for a guest whose pattern is zero, and not done to one with another pattern."""

@@ -209,7 +209,7 @@ def test_region_that_was_never_written_goes_on_from_the_base(packed: bool) -> No
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_base_counts_and_old_marks_are_cleared_without_recovery(packed: bool) -> None:
-    """A ring that was stopped in order goes on where it was stopped, whatever an accident left in the region."""
+    """A ring that was stopped in order goes on where it was stopped, with any content of the region."""
     machine = Machine(packed=packed)
     device = first_device(machine)
     machine.post()

@@ -1,4 +1,4 @@
-"""Both halves of a virtqueue over one memory, whatever its format: nothing is lost, doubled or reordered."""
+"""Both halves of a virtqueue over one memory, in each format: requests are not lost, doubled or reordered."""
 
 import random
 from collections import deque

@@ -31,7 +31,7 @@ def test_errors_have_exactly_their_own_branch(error: type[BalloonError], bases: 
     assert issubclass(error, Exception)
 
 
-def test_broken_ring_is_no_reason_to_refuse_a_message() -> None:
+def test_broken_ring_does_not_refuse_a_message() -> None:
     assert not issubclass(VirtqueueError, VhostUserError)
 
 

@@ -169,7 +169,7 @@ def test_added_region_is_the_last_one_and_the_old_table_stays_as_it_was() -> Non
         new.with_region(region(0x8800, 0x1000, user=0))
 
 
-def test_region_is_found_again_by_addresses_and_size_whatever_its_offset() -> None:
+def test_region_is_found_again_by_addresses_and_size_at_any_offset() -> None:
     table = RegionTable([region(0, 0x1000), region(0x2000, 0x1000, offset=0x5000)])
     assert table.number_of(region(0x2000, 0x1000, offset=0)) == 1
     assert [each.guest_address for each in table.without(0).regions] == [0x2000]

@@ -269,7 +269,7 @@ def test_walk_grows_with_memory_for_scan_alone() -> None:
     assert walked_per_block("scan", 2 * GIB) > 1.5 * walked_per_block("scan", GIB)
 
 
-def test_memory_too_small_to_report_is_no_measurement() -> None:
+def test_memory_too_small_to_report_is_not_measured() -> None:
     with pytest.raises(BenchmarkError, match="nothing to report"):
         walked_per_block("boundary", MIB)
 

@@ -55,7 +55,7 @@ def test_event_is_waited_for_until_the_process_ends_or_time_is_up(tmp_path: Path
             child.wait_for_event("finished")
 
 
-def test_end_of_a_process_is_told_with_its_last_word(tmp_path: Path) -> None:
+def test_end_of_a_process_is_told_with_its_last_line(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
         child = children.start("VM A", ["sh", "-c", "echo first >&2; echo balloon-guest: no socket >&2; exit 3"], "a")
         wait_until_ended(child)

@@ -93,7 +93,7 @@ def test_environment_is_made_once_by_two_at_once_and_reused_by_the_next(checkout
     assert [output for output, _ in said] == ["the right host ['a  b']\n"] * 2
     assert sorted(errors.count("creating a Python environment") for _, errors in said) == [0, 1]
 
-    # Wherever the user stands: what is called `host` there is none of ours.
+    # In any current directory: a package `host` there is not ours.
     (tmp_path / "host").mkdir()
     (tmp_path / "host" / "__main__.py").write_text("print('the wrong host')\n")
     again = run(command, directory=tmp_path)

@@ -84,6 +84,6 @@ def test_directories_of_another_user_stay(tmp_path: Path, monkeypatch: pytest.Mo
     assert directory.is_dir()
 
 
-def test_place_that_cannot_be_looked_at_is_no_error(tmp_path: Path) -> None:
+def test_place_that_cannot_be_read_is_not_an_error(tmp_path: Path) -> None:
     remove_old_directories(tmp_path / "missing")
     remove_old_groups(tmp_path / "missing")

@@ -83,7 +83,7 @@ def test_page_numbers_that_mean_nothing(
 def test_bad_page_number_beside_a_good_one(scene: Scene, machine: VirtualMachine) -> None:
     """Neighbouring pages may be discarded in one go, but each is judged by itself."""
     machine.ram.touch(RAM_BYTES - P, P)
-    machine.ram.touch(3 * 0x8000, P)  # the first page behind the last ring
+    machine.ram.touch(3 * 0x8000, P)  # the first page past the last ring
     before = machine.ram.pages(0)
     machine.send_pfns(INFLATE, pfns(RAM_BYTES, RAM_BYTES - P, 3 * 0x8000, 3 * 0x8000 - P * 2, DATA_AT + P))
     assert before - machine.ram.pages(0) == {RAM_BYTES - P, 3 * 0x8000, DATA_AT + P}

@@ -185,7 +185,7 @@ def test_chain_in_the_hands_of_a_daemon_that_is_killed_is_given_back_by_its_succ
 
 
 def test_daemons_killed_in_the_middle_of_their_work_lose_nothing(tmp_path: Path) -> None:
-    """Chains of many discards, and a kill at whatever point the daemon has come to."""
+    """Chains of many discards, and a kill at any point of their service."""
     chains, rounds = 12, 4
     with ExitStack() as stack:
         with doomed_daemon(tmp_path) as daemon:
@@ -207,7 +207,7 @@ def test_daemons_killed_in_the_middle_of_their_work_lose_nothing(tmp_path: Path)
 
 
 def test_packed_rings_go_on_where_the_file_says(tmp_path: Path) -> None:
-    """A packed ring does not tell how far it was used, so the file alone does, whatever base the front-end says."""
+    """A packed ring does not tell how far it was used: the file does, and the front-end's base is ignored."""
     chains, features = 12, ("--features", "packed=on")
     with ExitStack() as stack:
         with doomed_daemon(tmp_path, *features) as daemon:
@@ -274,7 +274,7 @@ def test_hostile_inflight_file_stops_its_own_queues_only(scene: Scene, kind: str
     told.close()
 
 
-def test_files_that_are_no_inflight_files_are_refused(scene: Scene) -> None:
+def test_inflight_files_that_are_invalid_are_refused(scene: Scene) -> None:
     machine = scene.machine(run=False)
     accept_inflight(machine)
     told = InflightFile(machine)
@@ -294,7 +294,7 @@ def test_files_that_are_no_inflight_files_are_refused(scene: Scene) -> None:
 
 @pytest.mark.parametrize("tracked", [False, True])
 def test_memory_that_comes_and_goes_under_load_costs_no_chain(scene: Scene, tracked: bool) -> None:
-    """Hot-plugged regions, the same table again, no memory at all, and back, each with chains outstanding."""
+    """Hot-plugged regions, the same table again, an empty table, and back, each with chains outstanding."""
     machine = scene.machine(run=not tracked)
     file = start_tracked(machine) if tracked else None
     more = Ram()

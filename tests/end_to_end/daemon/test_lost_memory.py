@@ -1,4 +1,4 @@
-"""Memory that is cut short below running rings: it costs its own virtual machine these rings, and nobody the daemon."""
+"""Memory that is cut short below running rings: these rings stop, and the daemon and the other machines go on."""
 
 import os
 import struct
@@ -17,7 +17,7 @@ CUT_SHORT = "the memory below the ring was cut short"
 DIRECT = WANTED & ~feature_mask(FeatureBit.RING_INDIRECT_DESC, FeatureBit.RING_EVENT_IDX)
 
 
-def test_lost_memory_costs_its_machine_all_rings_and_no_other_machine_any(scene: Scene) -> None:
+def test_lost_memory_stops_all_rings_of_its_machine_alone(scene: Scene) -> None:
     machine = scene.machine(ram=Ram(sealed=False))
     machine.check_alive()
     os.ftruncate(machine.ram.fd, 0)

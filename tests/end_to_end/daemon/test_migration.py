@@ -288,7 +288,7 @@ def test_machine_goes_on_at_another_daemon_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"garbage", b"{}", b"x" * 100_000, b'{"format": "vhost-user-balloon device state"}']
 )
-def test_garbage_is_no_state_and_changes_nothing(scene: Scene, data: bytes) -> None:
+def test_garbage_as_a_state_is_refused_without_a_change(scene: Scene, data: bytes) -> None:
     machine = moving_machine(scene)
     before = config_of(machine)
     stop_all(machine)

@@ -114,7 +114,7 @@ def test_ring_is_looked_at_only_when_it_is_kicked(machine: VirtualMachine, chann
 def test_front_end_that_does_not_read_its_channel_stalls_nothing(
     machine: VirtualMachine, channel: BackEndChannel
 ) -> None:
-    """Several hundred interrupts nobody reads: all reports are served, and the first to look finds a message."""
+    """Several hundred interrupts that stay unread: all reports are served, and the first reader finds a message."""
     for number in range(600):
         add_report(machine)
         kick(machine)
@@ -124,7 +124,7 @@ def test_front_end_that_does_not_read_its_channel_stalls_nothing(
     channel.expect(BackendRequest.VRING_CALL, REPORTING)
 
 
-def test_new_channel_hears_of_what_was_to_go_over_none(machine: VirtualMachine) -> None:
+def test_new_channel_gets_the_requests_from_before_it(machine: VirtualMachine) -> None:
     configure(machine)
     add_report(machine)
     kick(machine)

@@ -222,7 +222,7 @@ def test_socket_file_that_was_replaced_is_not_removed(tmp_path: Path) -> None:
     assert daemon.socket_path.read_text(encoding="ascii") == "not ours"
 
 
-def test_capabilities_are_printed_whatever_else_is_asked(tmp_path: Path) -> None:
+def test_capabilities_are_printed_with_any_other_options(tmp_path: Path) -> None:
     result = run_daemon("--no-such-option", "--fd", "x", "--print-capabilities", "--socket-path", str(tmp_path))
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["type"] == "balloon"
@@ -275,7 +275,7 @@ def test_inherited_listening_socket(tmp_path: Path, resources: ExitStack, abstra
             sock.connect(address)
             with VirtualMachine(Client(sock)) as machine:
                 machine.check_alive()
-    assert abstract or Path(address).exists()  # whoever made it removes it
+    assert abstract or Path(address).exists()  # its maker removes it
 
 
 def test_inherited_connected_socket_is_one_session() -> None:
@@ -285,7 +285,7 @@ def test_inherited_connected_socket_is_one_session() -> None:
         with VirtualMachine(Client(ours)) as machine:
             machine.check_alive()
             assert daemon.events.wait("connected")["vm"] == 1
-        assert daemon.wait() == 0  # nobody can come any more
+        assert daemon.wait() == 0  # further connections are impossible
         assert daemon.events.wait("disconnected")["reports"] == 1
 
 
@@ -300,7 +300,7 @@ def test_inherited_connected_socket_and_sigterm() -> None:
 
 
 def start_with_events(path: Path, events: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
-    """Start a daemon whose events nobody follows, its standard error a pipe."""
+    """Start a daemon without a follower of its events, its standard error a pipe."""
     options = ("--socket-path", str(path), "--events", events)
     return subprocess.Popen([sys.executable, "-m", "host", *options], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE)
 

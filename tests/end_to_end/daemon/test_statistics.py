@@ -93,7 +93,7 @@ def test_hints_outside_a_round_are_acknowledged_and_kept(
 
 
 def test_driver_that_goes_wrong_without_end_does_not_flood_the_events(daemon: DaemonProcess) -> None:
-    """Whatever is held back is counted."""
+    """Events that are held back are counted."""
     rounds, burst = 40, 16
     with VirtualMachine(daemon.socket_path, wanted=WITH_BOTH) as machine:
         number = daemon.events.wait("connected")["vm"]

@@ -17,7 +17,7 @@ MACHINE: Final = (
     *("--reporting-order", "5", "--hold"),
 )
 CHURN: Final = ("--workload", "churn:size=24M,seconds=3600,lifetime=0.1", "--seed", "5")
-"""A workload that never rests: whatever happens to the session happens under load."""
+"""A workload that never rests: all events of the session happen under load."""
 
 
 @pytest.fixture(scope="module")

@@ -274,7 +274,7 @@ def test_events_on_standard_output_have_it_for_themselves(daemon: DaemonProcess)
 
 
 def test_seed_repeats_a_random_workload(daemon: DaemonProcess) -> None:
-    # So much memory that a block can always be had, however long the device keeps what is being reported.
+    # So much memory that an allocation always succeeds, also while the device keeps the blocks of a report.
     options = ("--memory", "512M", "--workload", "churn:size=8M,seconds=0.5,lifetime=0.1", "--seed")
     with guest_at(daemon, *options, "1") as one, guest_at(daemon, *options, "1") as same:
         with guest_at(daemon, *options, "2") as other:

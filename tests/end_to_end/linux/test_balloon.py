@@ -38,7 +38,7 @@ class Balloon:
         return self.whole - int(self.control.command("query-balloon")["actual"])
 
     def resize(self, size: int, *, deadline: float = 20.0) -> None:
-        """Wish for a balloon of ``size`` bytes, and wait until it has that."""
+        """Set the balloon's target to ``size`` bytes, and wait until it is reached."""
         self.control.command("balloon", value=self.whole - size)
         until(lambda: self.size == size, f"the balloon has {size} bytes", deadline=deadline)
 
@@ -162,7 +162,7 @@ def test_guest_short_of_memory_takes_it_from_the_balloon(tmp_path: Path, deflate
 
 
 @pytest.mark.parametrize("poison", ["on", "off"])
-def test_driver_that_has_kicked_nothing_yet_hears_of_a_target_and_of_a_reclaim(tmp_path: Path, poison: str) -> None:
+def test_driver_that_has_not_kicked_yet_is_told_of_a_target_and_a_reclaim(tmp_path: Path, poison: str) -> None:
     # With PAGE_POISON offered the driver takes features back, and User Mode Linux then enables no ring by message.
     features = f"statistics=off,page-reporting=off,free-page-hint=on,page-poison={poison}"
     options = ("--control", str(tmp_path / "control"), "--features", features, "--in-band", "on")

@@ -86,7 +86,7 @@ def test_driver_comes_and_goes_ten_times(tmp_path: Path, ring: str) -> None:
             assert rings.spans
             guest.run(RMMOD)
             assert RingPages.of(daemon).spans == ()
-            # The freed pages get content, and keep it whatever the daemon does.
+            # The freed pages get content, and keep it through the daemon's commands.
             guest.run("cat /tmp/seed /tmp/seed >/tmp/content && md5sum /tmp/content >/tmp/sum")
             with stopped(guest.kernel_pid):
                 content = rings.read(ram)

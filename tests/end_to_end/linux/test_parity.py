@@ -238,7 +238,7 @@ def test_memory_filled_and_freed_comes_back_in_as_many_passes(pairs: dict[str, P
     pair = pairs["fill"]
     assert len(passes(pair.real)) == len(passes(pair.emulated))
     assert reported_bytes(pair.emulated) == pytest.approx(reported_bytes(pair.real), rel=0.05)
-    # Virtual time foresees the emulated guest to the last entry, the real one up to what its `dd` and `rm` left behind.
+    # Virtual time predicts the emulated guest to the last entry, the real one but for pages that `dd` and `rm` keep.
     foreseen = simulate(pair).entries_by_pass()
     assert entries(pair.emulated) == foreseen
     assert entries(pair.real)[:-1] == foreseen[:-1]

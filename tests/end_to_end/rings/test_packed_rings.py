@@ -96,7 +96,7 @@ def test_statistics_in_order_are_held_and_go_back_in_turn(daemon: DaemonProcess,
             assert len(queue.collect()) == 1
         answer = machine.ask(FrontendRequest.GET_VRING_BASE, VringState(queue.index, 0))
         assert isinstance(answer, VringState)
-        machine.ask_each(queue.messages(base=answer.num))  # found again, and no news
+        machine.ask_each(queue.messages(base=answer.num))  # found again, without an event
         machine.offer(BalloonQueue.STATS, struct.pack("<HQ", 4, 7))
         assert free_memory() == 7
         assert len(queue.collect()) == 1
@@ -153,7 +153,7 @@ def test_stopped_ring_says_where_it_is_and_goes_on_there(client: Client, reports
         machine.check_alive()
 
 
-def test_base_outside_the_ring_is_no_place_to_go_on_from(daemon: DaemonProcess, client: Client) -> None:
+def test_base_outside_the_ring_is_refused_for_going_on(daemon: DaemonProcess, client: Client) -> None:
     with VirtualMachine(client, packed=True, run=False) as machine:
         machine.set_memory()
         messages = machine.reporting.messages(base=QUEUE_SIZE | FRESH_BASE)

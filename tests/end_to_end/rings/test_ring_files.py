@@ -82,7 +82,7 @@ def test_kick_may_be_a_stream_and_may_end(scene: Scene, kind: str) -> None:
     os.close(reading)
     for byte in range(3):
         machine.ram.touch(DATA_AT, PAGE_SIZE)
-        machine.submit([(DATA_AT, PAGE_SIZE)])  # its own kick goes to an eventfd that nobody watches
+        machine.submit([(DATA_AT, PAGE_SIZE)])  # its own kick goes to an eventfd that is not watched
         os.write(writing, bytes(8 * byte + 1))
         machine.reporting.collect()
     os.close(writing)
@@ -185,7 +185,7 @@ def test_full_call_eventfd_does_not_stall_the_daemon(scene: Scene) -> None:
 
 
 def test_call_for_a_terminal_is_refused_and_the_old_one_stays(scene: Scene) -> None:
-    """A terminal whose output is stopped takes no byte for as long as its owner likes."""
+    """A terminal whose output is stopped takes no byte until its owner continues it."""
     machine = scene.machine()
     before = len(open_fds(scene.daemon.pid))
     for fd in os.openpty():

@@ -227,7 +227,7 @@ def wait_for_the_last_look(scene: Scene, machine: VirtualMachine) -> None:
     until(lambda: {process_state(thread) for thread in threads.iterdir()} == {"S"}, "every thread sleeps")
 
 
-def test_memory_that_is_no_ring_any_more_is_not_touched(scene: Scene) -> None:
+def test_memory_that_was_a_ring_is_not_touched(scene: Scene) -> None:
     machine = scene.machine()
     machine.report((DATA_AT, PAGE_SIZE))
     wait_for_the_last_look(scene, machine)

@@ -63,7 +63,7 @@ class FakeAttachment:
 
 
 class Scene:
-    """A worker with its machine of 16 MiB, and whatever it says."""
+    """A worker with its machine of 16 MiB, and its events."""
 
     def __init__(self) -> None:
         self.ram = GuestRam(PAGES * PAGE_SIZE)

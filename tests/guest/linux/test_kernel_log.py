@@ -56,7 +56,7 @@ def test_program_killed_for_want_of_memory_is_not_a_kernel_warning() -> None:
     assert out_of_memory(log) == "Out of memory: Killed process 42 (hog) total-vm:1kB"
 
 
-def test_kernel_that_was_told_to_go_says_so_last() -> None:
+def test_kernel_that_was_told_to_halt_says_so_last() -> None:
     assert shut_down(HEALTHY) == "reboot: System halted"
     assert shut_down(HEALTHY + "[    2.3] more\n") is None
     assert shut_down("") is None

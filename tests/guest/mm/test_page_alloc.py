@@ -306,7 +306,7 @@ def test_pageblock_outside_memory_cannot_be_moved() -> None:
         small(1).set_pageblock_migratetype(1024, MigrateType.CMA)
 
 
-def test_hole_below_the_memory_is_no_memory() -> None:
+def test_hole_below_the_memory_is_absent() -> None:
     allocator = PageAllocator(WHOLE, start_pfn=WHOLE)
     assert set(allocator.mem_map[:WHOLE]) == {ABSENT}
     assert allocator.alloc_pages(10) is None

@@ -64,7 +64,7 @@ def test_next_zone_serves_before_the_first_one_goes_below_its_low_watermark() ->
     while allocator.alloc_pages(0) is not None:
         pass
     assert (normal.free_pages, dma32.free_pages) == (normal.watermarks.min, dma32.watermarks.min + 20480 // 256)
-    # An urgent request goes to 3/8 of the minimum, and whoever frees memory by it takes the last page.
+    # An urgent request goes to 3/8 of the minimum, one without watermarks takes the last page.
     while allocator.alloc_pages(0, flags=AllocFlags.ATOMIC) is not None:
         pass
     assert (normal.watermarks.min, normal.free_pages) == (202, 202 - 101 - 25)

@@ -41,7 +41,7 @@ async def test_stopped_queues_start_where_they_were_and_requests_survive(guest: 
         bases = backend.payloads(FrontendRequest.SET_VRING_BASE)
         assert bases == [VringState(0, 3), VringState(1, 0), VringState(REPORTING, 0)]
         assert not before.done()
-        assert os.eventfd_read(backend.last(FrontendRequest.SET_VRING_KICK).fds[0]) > 0  # whatever was posted is seen
+        assert os.eventfd_read(backend.last(FrontendRequest.SET_VRING_KICK).fds[0]) > 0  # every posted request is seen
         ring = guest.device_ring(REPORTING)
         first = ring.avail[2]
         ring.release()

@@ -1,4 +1,4 @@
-"""Rounds of free page hinting: which blocks may be discarded, whatever either side does in whatever order."""
+"""Rounds of free page hinting: which blocks may be discarded, for any steps of both sides in any order."""
 
 import pytest
 from hypothesis import given

@@ -73,7 +73,7 @@ def test_device_offers_what_it_can_do() -> None:
 # -- inflate and the queues that discard nothing ----------------------------------------------------------------------
 
 
-def test_neighbouring_pages_are_one_range_whatever_their_order() -> None:
+def test_neighbouring_pages_in_any_order_are_one_range() -> None:
     plan = inflate(pfns(9, 3, 2, 4, 3), memory_of((0, 16)))
     assert plan.discards == [FileRange(0, 2 * P, 3 * P), FileRange(0, 9 * P, P)]
     assert (plan.ranges, plan.bytes, plan.refused) == (2, 4 * P, [])
@@ -89,7 +89,7 @@ def test_page_numbers_may_be_cut_into_buffers_anywhere(numbers: list[int], cuts:
     assert plan.bytes == len(set(numbers)) * P
 
 
-def test_page_number_that_is_cut_off_is_no_page() -> None:
+def test_page_number_that_is_cut_off_is_ignored() -> None:
     assert inflate(pfns(1) + b"\2\0\0", memory_of((0, 16))).discards == [FileRange(0, P, P)]
     assert inflate(b"", memory_of((0, 16))).ranges == 0
 
@@ -189,7 +189,7 @@ def test_reset_forgets_the_driver_and_keeps_the_target() -> None:
     assert balloon.settled_for != balloon.drivers
 
 
-def test_first_chain_settles_the_poison_value_whatever_the_event_loop_does_meanwhile() -> None:
+def test_first_chain_settles_the_poison_value_beside_the_event_loop() -> None:
     """The worker settles it for the driver that it has seen, so a driver that leaves meanwhile is not settled for the
     next one, and a ring that stops beside another's first chain does not undo it."""
     balloon = VirtioBalloon()

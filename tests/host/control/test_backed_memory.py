@@ -1,4 +1,4 @@
-"""What the host has behind a guest's memory, looked at without waiting for it."""
+"""The memory that the host holds for a guest, queried without blocking."""
 
 import asyncio
 import os

@@ -87,7 +87,7 @@ def test_stream_cut_anywhere_gives_the_same(pieces: list[bytes], data: st.DataOb
 
 @given(st.binary(max_size=200), st.binary(max_size=50))
 def test_object_on_a_new_line_is_read_after_any_input(noise: bytes, more: bytes) -> None:
-    """The way out that the protocol names: a 0xFF byte. Behind it everything is in step again."""
+    """The protocol's way to reset the parser, a 0xFF byte: the objects after it are parsed."""
     assert read(noise, more, b'\xff\n{"in": "step"}')[-1] == {"in": "step"}
 
 

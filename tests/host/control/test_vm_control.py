@@ -43,7 +43,7 @@ async def test_waiting_commands_fail_when_the_machine_goes() -> None:
 
 
 @pytest.mark.asyncio
-async def test_driver_that_left_leaves_no_word_of_it() -> None:
+async def test_driver_that_left_leaves_no_state_in_the_controls() -> None:
     machine = FakeMachine(STATS_VQ)
     changes: list[int] = []
     machine.control.on_balloon_change = changes.append

@@ -119,7 +119,7 @@ def test_named_pipe_is_a_pipe(named_pipe: int) -> None:
     assert signal_kind(named_pipe) is FileKind.PIPE
 
 
-def test_memory_is_no_signal() -> None:
+def test_memory_as_a_signal_descriptor_is_refused() -> None:
     fd = os.memfd_create("ram")
     with pytest.raises(VhostUserError, match="only an eventfd, a pipe or a unix stream socket"):
         signal_kind(fd)

@@ -11,7 +11,7 @@ CHAIN = {"ranges": 2, "bytes": 8192, "discarded_bytes": 4096, "refused_bytes": 4
 
 
 class Log:
-    """Keeps events, and wakes whoever waits for one."""
+    """Keeps events, and wakes the waiter for one."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []

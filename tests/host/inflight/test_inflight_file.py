@@ -1,4 +1,4 @@
-"""The file behind inflight tracking: what is made, what is taken back, and what happens when it gives way."""
+"""The file of inflight tracking: its description, its checks when it comes back, and a file that is cut short."""
 
 import fcntl
 import os

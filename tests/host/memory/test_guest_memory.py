@@ -1,4 +1,4 @@
-"""The files behind a guest's memory: what is fit, who owns them when, what is mapped of them."""
+"""The files of a guest's memory: their checks, their owner at each step, the mappings of them."""
 
 import os
 from collections.abc import Iterator

@@ -42,7 +42,7 @@ def test_lost_page_reads_as_zero_and_keeps_writes_private(fd: int) -> None:
         assert states(guarded) == [False]
         assert view[PAGE_SIZE // 2] == 0
         assert states(guarded) == [True]
-        view[7] = 8  # the part that the file still has is nobody else's any more, either
+        view[7] = 8  # private as well, although the file still has this part
         view[PAGE_SIZE // 2] = 9
         assert (view[7], view[PAGE_SIZE // 2]) == (8, 9)
     assert os.pread(fd, 2, 14) == b"\x07\x00"

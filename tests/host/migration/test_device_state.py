@@ -99,6 +99,6 @@ def test_malformed_state_is_refused_in_one_line(data: bytes, why: str) -> None:
     st.binary(max_size=200)
     | st.recursive(U32 | st.none() | st.text(), lambda inner: st.lists(inner)).map(json.dumps).map(str.encode)
 )
-def test_random_bytes_are_no_state(data: bytes) -> None:
+def test_random_bytes_as_a_state_are_refused(data: bytes) -> None:
     with pytest.raises(VhostUserError):
         parse_state(data)

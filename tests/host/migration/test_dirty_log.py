@@ -72,9 +72,7 @@ def test_bit_is_set_for_each_page_that_is_touched(dirty_log: DirtyLog, file: Log
 
 
 @pytest.mark.parametrize("offset", [1, 3, 64, PAGE_SIZE, PAGE_SIZE + 7])
-def test_log_begins_at_its_offset_whatever_that_is_a_multiple_of(
-    dirty_log: DirtyLog, file: LogFile, offset: int
-) -> None:
+def test_log_begins_at_an_offset_of_any_alignment(dirty_log: DirtyLog, file: LogFile, offset: int) -> None:
     dirty_log.map(file.fd, 16, offset)
     for page in (0, 7, 8, 127):
         dirty_log.mark(page * PAGE_SIZE, 1)

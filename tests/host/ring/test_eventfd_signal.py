@@ -1,4 +1,4 @@
-"""Signals that never wait: whatever is done to the counter, and by however many threads."""
+"""Signals that never wait, for any value of the counter and any number of threads."""
 
 import os
 import select

@@ -47,7 +47,7 @@ def test_readers_of_a_stream_share_a_lock(kind: str) -> None:
     kick.close()
 
 
-def test_memory_is_no_kick_and_stays_its_senders() -> None:
+def test_memory_as_a_kick_descriptor_is_refused_and_stays_its_senders() -> None:
     fd = os.memfd_create("kick")
     with pytest.raises(VhostUserError, match="only an eventfd"):
         KickFile(fd)
@@ -101,7 +101,7 @@ def test_interrupt_that_cannot_be_sent_is_told_once(monkeypatch: pytest.MonkeyPa
     os.close(reading)
 
 
-def test_driver_that_has_gone_is_no_failure() -> None:
+def test_driver_that_has_gone_is_not_a_failure() -> None:
     told: list[str] = []
     reading, writing = os.pipe()
     ours, theirs = socket.socketpair()

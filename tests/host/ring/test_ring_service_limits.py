@@ -60,7 +60,7 @@ async def test_kicks_that_bring_nothing_are_not_looked_at_all_the_time(
         for _ in range(100):
             await settle()
         assert len(bench.executor.waiting) == (1 if pause == 0 else 0)
-        service.kick()  # by message: somebody has a reason
+        service.kick()  # by message, and so with a reason
         assert len(bench.executor.waiting) == 1
     bench.report()
     bench.executor.run_one()

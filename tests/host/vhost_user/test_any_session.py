@@ -1,4 +1,4 @@
-"""Any session at all: what no sequence of messages may bring about, whatever their sense."""
+"""Sessions of arbitrary messages: the rules that hold after any sequence of them."""
 
 import pytest
 from hypothesis import given, settings

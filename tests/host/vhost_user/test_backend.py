@@ -52,7 +52,7 @@ def test_question_has_one_answer_whether_an_acknowledgement_is_asked_for_or_not(
     assert reply(shell, 24, struct.pack("<III", 0, 4, 0) + bytes(4), flags=flags) is not None
 
 
-def test_offered_bits_stay_the_same_whatever_was_negotiated() -> None:
+def test_offered_bits_stay_the_same_after_any_negotiation() -> None:
     shell = negotiated()
     assert shell.ask(FrontendRequest.GET_FEATURES) == OFFERED
     assert shell.ask(FrontendRequest.GET_PROTOCOL_FEATURES) == OFFERED_PROTOCOL_FEATURES
@@ -60,7 +60,7 @@ def test_offered_bits_stay_the_same_whatever_was_negotiated() -> None:
 
 
 @pytest.mark.parametrize("offered", [0, 1 << 5, 1 << 1 | 1 << 5, 1 << 1 | 1 << 3 | 1 << 5])
-def test_driver_may_ask_for_five_queues_whatever_is_offered(offered: int) -> None:
+def test_driver_may_ask_for_five_queues_with_any_offer(offered: int) -> None:
     assert Shell(OFFERED & ~(1 << 1 | 1 << 5) | offered).ask(FrontendRequest.GET_QUEUE_NUM) == 5
 
 
@@ -120,7 +120,7 @@ def test_request_whose_feature_was_not_offered_is_refused_and_its_descriptor_clo
 
 @pytest.mark.parametrize("flags", [0x1, 0x9])
 @pytest.mark.parametrize("number", [1, 15, 17, 36, 40])
-def test_refusal_for_which_there_is_no_answer_ends_the_session(number: int, flags: int) -> None:
+def test_refusal_without_an_answer_ends_the_session(number: int, flags: int) -> None:
     # The sender would take any payload for the answer, and without one it waits for ever.
     with pytest.raises(MustClose):
         reply(negotiated(), number, bytes(24 if number == 31 else 1), flags=flags)
@@ -257,7 +257,7 @@ def test_target_that_changes_is_told_to_a_driver_that_listens() -> None:
     shell = negotiated()
     assert shell.change_config(num_pages=100) is None
     assert shell.ask(FrontendRequest.SET_BACKEND_REQ_FD, fds=(9,)) == 0
-    assert shell.change_config(num_pages=200) is None  # no ring runs: nobody is to be disturbed
+    assert shell.change_config(num_pages=200) is None  # no ring runs: the driver is not notified
     set_up(shell, 0)
     assert shell.change_config(num_pages=300) == raw(2, flags=0x1)
     assert shell.session.balloon.config.num_pages == 300

@@ -219,7 +219,7 @@ def test_channel_that_comes_late_carries_what_there_was_to_tell() -> None:
     assert shell.take_done() == ["channel fd 9", TOLD]
 
 
-def test_front_end_that_keeps_the_status_itself_hears_of_the_ring_alone() -> None:
+def test_front_end_that_keeps_the_status_itself_is_told_of_the_ring_alone() -> None:
     shell = negotiated()
     shell.ask(FrontendRequest.SET_BACKEND_REQ_FD, fds=(9,))
     set_up(shell, 2)

@@ -52,7 +52,7 @@ def test_queue_that_was_not_negotiated_has_no_number(dialect: QueueDialect, case
 
 
 @given(dialect=dialects, case=negotiations(), data=st.data())
-def test_drivers_dialect_is_found_whatever_order_its_rings_come_in(
+def test_drivers_dialect_is_found_with_its_rings_in_any_order(
     dialect: QueueDialect, case: tuple[int, int], data: st.DataObject
 ) -> None:
     """On the way no ring ever gets another role than the driver means, and at the end each has its own."""

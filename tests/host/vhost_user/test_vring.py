@@ -145,7 +145,7 @@ def test_ring_moves_as_the_table_says_and_in_no_other_way() -> None:
     assert {state for state, _ in TRANSITIONS} == set(RingState) == set(TRANSITIONS.values())
 
 
-def test_ring_is_at_the_same_place_whatever_is_logged() -> None:
+def test_ring_is_at_the_same_place_with_any_log_address() -> None:
     vring = Vring(2, address=at(0, 0x2000, 0x3000))
     assert vring.is_at(at(0, 0x2000, 0x3000, flags=1, log=0x999))
     for other in (at(0x10, 0x2000, 0x3000), at(0, 0x2002, 0x3000), at(0, 0x2000, 0x3004)):
@@ -204,6 +204,6 @@ def test_parts_of_a_packed_ring_are_judged_also_when_they_came_before_the_featur
         Vring(2, size=4, address=address).place(TABLE, packed=True)
 
 
-def test_size_that_only_a_packed_ring_has_is_no_place_of_a_split_one() -> None:
+def test_size_that_only_a_packed_ring_has_is_refused_for_a_split_one() -> None:
     with pytest.raises(VhostUserError, match="queue size 100 of a split ring is not a power of two"):
         Vring(2, size=100, address=at(0, 0x2000, 0x3000)).place(TABLE)

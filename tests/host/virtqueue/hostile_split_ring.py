@@ -8,7 +8,7 @@ from protocol.split_ring import DESCRIPTOR, Descriptor
 from tests.pair.ring_memory import RingMemory
 
 TABLE_CAPACITY = 1100
-"""Descriptors that fit behind the ring, where tests put their indirect tables."""
+"""Descriptors that fit past the ring, where tests put their indirect tables."""
 
 
 class Hostile:

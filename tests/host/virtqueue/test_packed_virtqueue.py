@@ -1,4 +1,4 @@
-"""The device's half of a packed ring against a driver that lies: whatever it writes ends in a chain or a refusal."""
+"""The device's half of a packed ring against a hostile driver: a ring of any content ends in a chain or a refusal."""
 
 import contextlib
 
@@ -137,7 +137,7 @@ def test_indirect_descriptor_in_a_list_is_refused(flags: tuple[int, int]) -> Non
 
 
 @pytest.mark.parametrize("base", [8, 8 << 16, 0x7FFF | WRAP_COUNTER, 2 | 5 << 16, 0x80000000 | 1 << 15 | 1 << 16])
-def test_base_that_is_no_place_in_the_ring_is_refused(base: int) -> None:
+def test_base_outside_the_ring_is_refused(base: int) -> None:
     with pytest.raises(VhostUserError, match=f"base {base:#x} is no place in a packed ring of 8"):
         Hostile(8, base=base)
 

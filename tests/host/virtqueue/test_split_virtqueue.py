@@ -1,4 +1,4 @@
-"""The device's half against a driver that lies: whatever stands in the ring ends in a chain or in a refusal."""
+"""The device's half against a hostile driver: a ring of any content ends in a chain or in a refusal."""
 
 import pytest
 from hypothesis import given, settings

@@ -153,7 +153,7 @@ def test_descriptor_is_replaced_while_the_ring_is_stopped_for_it(name: str) -> N
     assert shell.take_done() == ["stop 2", f"{name.lower()} 2 fd 33", f"start 2 reporting at 6{told}"]
 
 
-def test_driver_whose_ring_is_paused_hears_on_its_new_descriptor_what_it_may_have_missed_on_the_old_one() -> None:
+def test_paused_ring_signals_its_new_call_descriptor_for_the_old_one() -> None:
     shell = negotiated()
     set_up(shell, 2)
     shell.ring("ENABLE", 2, 0)

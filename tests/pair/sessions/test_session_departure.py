@@ -73,7 +73,7 @@ def test_bit_30_taken_back_does_not_start_the_rings_of_an_earlier_driver() -> No
         lambda shell: shell.change_config(num_pages=5),
     ],
 )
-def test_disabled_ring_is_not_touched_whatever_comes(after: object) -> None:
+def test_disabled_ring_is_not_touched_by_any_message(after: object) -> None:
     shell = negotiated()
     shell.ask(FrontendRequest.SET_BACKEND_REQ_FD, fds=(9,))
     set_up(shell, 2)
@@ -123,7 +123,7 @@ def test_linux_numbers_what_it_negotiated_one_after_another(stats: int, hint: in
     ("offered", "index", "dialect"),
     [(REPORTING, 4, "fixed"), (STATS | REPORTING, 3, "offered"), (STATS | REPORTING, 4, "fixed")],
 )
-def test_driver_of_another_dialect_is_understood_and_said_so_once(offered: int, index: int, dialect: str) -> None:
+def test_driver_of_another_dialect_is_served_and_announced_once(offered: int, index: int, dialect: str) -> None:
     shell = numbered(offered, REPORTING)
     set_up_as_qemu(shell, 0, 1, index)
     assert roles(shell) == {0: "inflate", 1: "deflate", index: "reporting"}

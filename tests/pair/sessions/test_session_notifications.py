@@ -1,4 +1,4 @@
-"""Kicks and interrupts as messages, and the news of a changed configuration."""
+"""Kicks and interrupts as messages, and notifications of a changed configuration."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_inband_notifications_without_their_foundations_end_the_session(missing:
     assert shell.session.protocol_features == PROTOCOL_FEATURES
 
 
-def test_ring_without_a_kick_descriptor_starts_when_it_is_enabled_and_hears_of_kicks() -> None:
+def test_ring_without_a_kick_descriptor_starts_when_it_is_enabled_and_takes_kicks() -> None:
     # Linux kicks the queues of free page hinting only when the configuration space told it to, and inflates only then.
     shell = inband()
     configure(shell, 2)
@@ -96,7 +96,7 @@ def test_kick_by_message_does_not_revive_a_broken_ring() -> None:
     assert shell.take_done() == ["start 2 reporting at 0"]
 
 
-def test_driver_that_has_not_kicked_yet_hears_of_a_new_target() -> None:
+def test_driver_that_has_not_kicked_yet_is_told_of_a_new_target() -> None:
     shell = inband()
     assert shell.change_config(num_pages=1) is None
     configure(shell, 0)
@@ -146,7 +146,7 @@ def test_change_while_the_driver_is_paused_is_told_when_it_goes_on() -> None:
 
 
 @pytest.mark.parametrize("first", ["change", "stop"])
-def test_driver_that_was_stopped_meanwhile_hears_of_a_change_when_it_goes_on(first: str) -> None:
+def test_driver_that_was_stopped_is_told_of_a_change_when_it_goes_on(first: str) -> None:
     shell = listening()
     shell.base[0] = 5
     if first == "change":

@@ -215,7 +215,7 @@ def test_burst_is_written_whole_before_the_end(tmp_path: Path) -> None:
     assert [json.loads(line)["value"] for line in follow(tmp_path / "events", 1000)] == list(range(1000))
 
 
-def test_reader_that_closes_its_pipe_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+def test_reader_that_closes_its_pipe_is_not_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
     reading, writing = os.pipe()
     log = open_event_log(f"/dev/fd/{writing}", clock)
     os.close(writing)
