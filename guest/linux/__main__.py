@@ -91,7 +91,7 @@ def resolve_command(words: Sequence[str]) -> list[str]:
     """Return COMMAND with its program as a path that the guest can execute; without words, the user's shell.
 
     Raises:
-        BalloonError: there is no such program.
+        BalloonError: the program does not exist.
     """
     if not words:
         shell = os.environ.get("SHELL", "")

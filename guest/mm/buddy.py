@@ -258,7 +258,7 @@ class Buddy:
 
         Raises:
             NotAllocatedError: ``pfn`` is outside RAM.
-            UsageError: there is no such migratetype.
+            UsageError: an unknown migratetype.
         """
         if not self.start_pfn <= pfn < self.end_pfn or self.mem_map[pfn] == ABSENT:
             raise NotAllocatedError(f"pfn {pfn} is outside RAM", pfn=pfn, order=0)

@@ -167,7 +167,7 @@ class Compaction:
     # --- The migrate scanner ---
 
     def _migrate_pageblock(self, start: int) -> bool:
-        # isolate_migratepages_block and migrate_pages. False when there is no place left to move to.
+        # isolate_migratepages_block and migrate_pages. False when no free block is left to move to.
         if not self._suitable_source(start):
             return True
         for pfn, order in list(self._movable_blocks(start)):

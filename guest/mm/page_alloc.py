@@ -128,7 +128,7 @@ class PageAllocator(Buddy):
         own lists, those before the lists of other migratetypes. When all zones are short, ``alloc_slowpath`` decides.
 
         Raises:
-            UsageError: there is no such order or migratetype, or pages of ISOLATE were asked for.
+            UsageError: an unknown order or migratetype, or ISOLATE.
         """
         if not 0 <= order <= MAX_ORDER:
             raise UsageError(f"order {order} is not within 0 and {MAX_ORDER}")
@@ -193,7 +193,7 @@ class PageAllocator(Buddy):
         """Run what follows on another processor: its per-CPU lists are used from now on.
 
         Raises:
-            UsageError: there is no such processor.
+            UsageError: an unknown processor.
         """
         if not 0 <= cpu < len(self.zones[0].pcps):
             raise UsageError(f"there is no processor {cpu} with page lists")

@@ -96,7 +96,7 @@ class RequestChannel:
             self._reader.feed(data, fds)
         self._files += message.fds
         if isinstance(message, BadMessage) or message.request is not call.request:
-            raise VhostUserError(f"the back-end's answer to {call.request.name} makes no sense")
+            raise VhostUserError(f"the back-end's answer to {call.request.name} is invalid")
         return message.payload
 
     async def _receive(self, size: int) -> tuple[bytes, list[int]]:

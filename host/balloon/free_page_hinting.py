@@ -118,6 +118,6 @@ class FreePageHinting:
         self.forget_driver()
 
     def reset(self) -> None:
-        """The device was reset: there is no round, and no driver holds blocks."""
+        """The device was reset: the round is over, and its driver's blocks are released."""
         self.command_id = COMMAND_ID_STOP
         self.forget_driver()

@@ -98,7 +98,7 @@ class PackedTracker:
 
     def _slots_from(self, first: int, last: int, slots: int) -> _TakenSlots:
         if last >= self._entries or not 1 <= slots <= self._ring_size:
-            raise VirtqueueError(f"the inflight region's entry {first} makes no sense")
+            raise VirtqueueError(f"the inflight region's entry {first} is invalid")
         return _TakenSlots(first, last, slots)
 
     @staticmethod

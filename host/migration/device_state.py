@@ -103,5 +103,5 @@ def _seconds(document: Mapping[str, object], name: str) -> float:
 
 def _counters(value: object) -> dict[str, int]:
     if not isinstance(value, dict) or len(value) > _COUNTERS_MAX:
-        raise VhostUserError("the device state's counters are no counters")
+        raise VhostUserError(f"the device state's counters are not an object of at most {_COUNTERS_MAX} members")
     return {name: _number(value, name, _U64_MAX) for name in value}

@@ -27,7 +27,7 @@ class KickMethod(StrEnum):
     @staticmethod
     def of(*, has_descriptor: bool, in_band: bool) -> "KickMethod":
         """Return the method for a queue with or without a descriptor, in a session whose notifications are messages or
-        are not: a descriptor that there is comes first."""
+        are not: a descriptor comes first."""
         if has_descriptor:
             return KickMethod.EVENTFD
         return KickMethod.IN_BAND if in_band else KickMethod.POLLING

@@ -40,7 +40,7 @@ class PackedDeviceVirtqueue:
     """The device's side of one packed virtqueue.
 
     Raises:
-        VhostUserError: ``base`` is no place in the ring.
+        VhostUserError: ``base`` is not a place in the ring.
     """
 
     def __init__(self, ring: PackedRing, base: int, features: RingFeatures, read_guest: ReadGuest) -> None:
@@ -55,7 +55,7 @@ class PackedDeviceVirtqueue:
         same_lap = bool(base & WRAP_COUNTER) == bool(base & WRAP_COUNTER << 16)
         self._in_flight = self._next_avail - self._next_used + (0 if same_lap else size)
         if max(self._next_avail, self._next_used) >= size or not 0 <= self._in_flight <= size:
-            raise VhostUserError(f"base {base:#x} is no place in a packed ring of {size}")
+            raise VhostUserError(f"base {base:#x} is not a place in a packed ring of {size}")
         self._ring = ring
         self._size = size
         self._features = features

@@ -11,7 +11,7 @@ def open_virtqueue(ring: Ring, base: int, features: RingFeatures, read_guest: Re
     """Return the device's side of ``ring``, which goes on from ``base`` (see :attr:`DeviceVirtqueue.base`).
 
     Raises:
-        VhostUserError: ``base`` is no place in the ring.
+        VhostUserError: ``base`` is not a place in the ring.
     """
     if isinstance(ring, PackedRing):
         return PackedDeviceVirtqueue(ring, base, features, read_guest)

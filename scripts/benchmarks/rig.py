@@ -172,7 +172,7 @@ class Machine:
                 raise SessionEnded(f"the daemon closed the connection during {call.request.name}")
             self._reader.feed(data)
         if isinstance(message, BadMessage) or message.request is not call.request:
-            raise VhostUserError(f"the daemon's answer to {call.request.name} makes no sense")
+            raise VhostUserError(f"the daemon's answer to {call.request.name} is invalid")
         return message.payload
 
     # -- data plane -------------------------------------------------------------------------------------------------

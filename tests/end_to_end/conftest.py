@@ -1,4 +1,4 @@
-"""Fixtures for tests of the daemon: one process for a file of tests, and a neighbour that nothing may disturb."""
+"""Fixtures for tests of the daemon: one process for a file of tests, and a neighbour that has to stay undisturbed."""
 
 import os
 from collections.abc import Iterator

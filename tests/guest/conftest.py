@@ -1,4 +1,4 @@
-"""What several tests of the emulated guest begin with."""
+"""Fixtures that several tests of the emulated guest share."""
 
 import os
 from collections.abc import Iterator

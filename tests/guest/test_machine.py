@@ -1,4 +1,4 @@
-"""guest/machine.py: the score it keeps, and what it tells whom."""
+"""guest/machine.py: its counters, and the calls of its recorder and callbacks."""
 
 from guest.machine import Machine
 from guest.mm.page_alloc import PageAllocator

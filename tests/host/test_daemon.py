@@ -1,4 +1,4 @@
-"""The daemon's listening half: sockets it takes or leaves, connections it cannot take at the moment."""
+"""The daemon's listening half: sockets that it accepts or refuses, connections that have to wait."""
 
 import asyncio
 import errno

@@ -1,4 +1,4 @@
-"""What the daemon asks of a machine before it starts."""
+"""The daemon's requirements of a machine, checked before it starts."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What a process cost: the kernel's structure decoded exactly, a real child measured, and an honest second source."""
+"""The cost of a process: the kernel's structure decoded exactly, a real child measured, /proc as the second source."""
 
 import os
 import struct

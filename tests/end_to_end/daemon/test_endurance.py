@@ -1,4 +1,4 @@
-"""What a daemon has to live through: peers that die, stall, storm and come in crowds, and its own end."""
+"""The daemon's endurance: peers that die, stall, storm and come in crowds, and its own end."""
 
 import contextlib
 import os
@@ -168,7 +168,7 @@ def test_storm_of_kicks_does_not_delay_others(scene: Scene) -> None:
 
 
 def test_semaphore_that_stays_readable_does_not_delay_others(scene: Scene) -> None:
-    """A kick descriptor that can never be drained keeps the daemon looking, but not from its work."""
+    """A kick descriptor that can never be drained is polled at intervals; the other queues are served."""
     machine = scene.machine(run=False)
     os.close(machine.reporting.kick_fd)
     machine.reporting.kick_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
@@ -213,7 +213,7 @@ def test_endless_reports_of_one_machine_hold_no_other_up(scene: Scene) -> None:
 
 
 def test_flood_of_tiny_chains_is_told_in_sums(tmp_path: Path) -> None:
-    """Few events, and none of the sums over them differs from the session's."""
+    """Few events, whose sums equal those of the session."""
     chains = 16 * 400
     with DaemonProcess(tmp_path) as daemon:
         with VirtualMachine(daemon.socket_path) as machine:
@@ -322,7 +322,7 @@ def test_daemon_with_guests_tells_each_of_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("vanished", [False, True], ids=["connected", "vanished"])
 def test_daemon_that_stops_finishes_the_chain_in_hand(tmp_path: Path, vanished: bool) -> None:
-    """Whenever the signal comes: what was acknowledged is gone, all that was not is untouched."""
+    """At any moment of the signal: acknowledged pages are gone, all others are untouched."""
     chains, chain_bytes = 6, 64 * MIB
     with DaemonProcess(tmp_path) as daemon:
         machine = VirtualMachine(daemon.socket_path, ram=Ram(DATA_AT + chains * chain_bytes))

@@ -1,4 +1,4 @@
-"""The memory table: what is refused, what is kept then, and what becomes of running rings when it changes."""
+"""The memory table: refusals, the state that is kept then, and running rings when it changes."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""Descriptors of every type that a front-end can pass: what is not on the list costs its own message, and no more."""
+"""Descriptors of every type that a front-end can pass: one of an unlisted type has its message refused, no more."""
 
 import array
 import os

@@ -1,4 +1,4 @@
-"""The balloon driver removed and inserted again under a living kernel, which tells the daemon next to nothing of it.
+"""The balloon driver removed and inserted again under a living kernel, which sends the daemon few messages about it.
 
 User Mode Linux takes a driver away by disabling its rings, and frees their memory. A device that still writes
 there corrupts pages in use.
@@ -27,7 +27,7 @@ FREED = 24 * MIB
 
 @dataclass(frozen=True)
 class RingPages:
-    """The parts of a guest's memory file that the daemon has mapped, as (offset, length): its rings, nothing else."""
+    """The parts of a guest's memory file that the daemon has mapped, as (offset, length): its rings alone."""
 
     spans: tuple[tuple[int, int], ...]
 

@@ -160,7 +160,7 @@ def test_base_outside_the_ring_is_refused_for_going_on(daemon: DaemonProcess, cl
         answers = [machine.client.ask(request, *rest) for request, rest in messages.items()]
         assert answers[-1] == 1
         reason = daemon.events.wait("queue_stopped", vm=client.number)["reason"]
-        assert "is no place in a packed ring of 128" in reason
+        assert "is not a place in a packed ring of 128" in reason
         machine.ask_each(machine.reporting.messages())
         machine.check_alive()
 

@@ -1,4 +1,4 @@
-"""What stands in a ring: ranges that are refused beside ranges that are not, rings that are broken, event indices."""
+"""The content of a ring: refused ranges beside good ones, broken rings, event indices."""
 
 import os
 import struct
@@ -311,7 +311,7 @@ def test_descriptor_with_a_whole_kernels_report(scene: Scene) -> None:
 
 @pytest.mark.parametrize("wanted", [WANTED, PLAIN])
 def test_full_ring_through_the_wrap_of_its_indices(scene: Scene, wanted: int) -> None:
-    """66,000 reports, a full ring of 128 at a time: the 16-bit indices wrap, nothing is lost, nothing comes twice."""
+    """66,000 reports, a full ring of 128 at a time: the 16-bit indices wrap, and each report comes back once."""
     machine = scene.machine(wanted=wanted)
     queue = machine.reporting
     for _ in range(65536 // QUEUE_SIZE + 3):

@@ -102,7 +102,7 @@ def test_ring_without_a_call_descriptor_is_served_silently(scene: Scene) -> None
 
 
 def test_new_call_descriptor_is_signalled_once(scene: Scene) -> None:
-    """The old one may have swallowed an interrupt that its reader, already gone, never saw."""
+    """The old one may hold an interrupt that was not read before its reader went away."""
     machine = scene.machine()
     machine.check_alive()
     for _ in range(5):
@@ -147,7 +147,7 @@ def test_full_call_socket_does_not_stall_the_daemon(scene: Scene, flags: int) ->
 
 
 def receive(sock: socket.socket) -> bytes:
-    """Return what is there, empty if nothing is."""
+    """Return the bytes that are ready, possibly empty."""
     try:
         return sock.recv(65536)
     except BlockingIOError:

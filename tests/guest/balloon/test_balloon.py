@@ -1,4 +1,4 @@
-"""guest/balloon/balloon.py: how the balloon comes to its size, step by step, and gives way when memory runs out."""
+"""guest/balloon/balloon.py: the steps to the balloon's target, and its deflation when memory runs out."""
 
 from array import array
 

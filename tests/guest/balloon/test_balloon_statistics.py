@@ -1,4 +1,4 @@
-"""guest/balloon/balloon_statistics.py: numbers that can be held against what was done."""
+"""guest/balloon/balloon_statistics.py: numbers that follow from known operations."""
 
 from collections.abc import Callable
 

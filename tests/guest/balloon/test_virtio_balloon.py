@@ -1,4 +1,4 @@
-"""The balloon driver: what it accepts, how it words a report."""
+"""The balloon driver: the features that it accepts, the buffers of a report."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""guest/mm/alloc_slowpath.py, vmscan.py, highatomic.py: what is tried when memory is short, and in which order."""
+"""guest/mm/alloc_slowpath.py, vmscan.py, highatomic.py: the steps when memory is short, and their order."""
 
 import pytest
 

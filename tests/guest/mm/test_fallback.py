@@ -1,4 +1,4 @@
-"""guest/mm/fallback.py: who steals what from whom."""
+"""guest/mm/fallback.py: which type steals from which, and how much."""
 
 import pytest
 

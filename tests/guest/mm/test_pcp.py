@@ -1,4 +1,4 @@
-"""guest/mm/pcp.py and its use: what is kept per CPU, how much of it, and when it comes back."""
+"""guest/mm/pcp.py and its use: the orders and the number of pages kept per CPU, and their return."""
 
 import pytest
 

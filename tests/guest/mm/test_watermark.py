@@ -1,4 +1,4 @@
-"""guest/mm/watermark.py and the zones of x86-64: who may take how much from where."""
+"""guest/mm/watermark.py and the zones of x86-64: how many pages a request may take from which zone."""
 
 import pytest
 

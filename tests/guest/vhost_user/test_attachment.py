@@ -97,8 +97,8 @@ async def test_back_end_that_hangs_up_half_way(request_kind: str, guest: Guest) 
     ("answer", "complaint"),
     [
         (build_ack(FrontendRequest.SET_MEM_TABLE, 1), "refused SET_MEM_TABLE"),
-        (build_ack(FrontendRequest.SET_OWNER, 0), "answer to SET_MEM_TABLE makes no sense"),
-        (build_ack(99, 0), "answer to SET_MEM_TABLE makes no sense"),
+        (build_ack(FrontendRequest.SET_OWNER, 0), "answer to SET_MEM_TABLE is invalid"),
+        (build_ack(99, 0), "answer to SET_MEM_TABLE is invalid"),
         (build_message(FrontendRequest.SET_OWNER), "a request among back-end replies"),
         (b"\xff" * 12, "version"),
     ],

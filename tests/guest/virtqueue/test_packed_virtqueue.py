@@ -1,4 +1,4 @@
-"""The driver's half of a packed ring: what it writes into the ring, and what it makes of a device that lies."""
+"""The driver's half of a packed ring: the content that it writes, and its answer to a hostile device."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""Objects out of a stream: every cut of the bytes gives the same, and what is no JSON costs one complaint."""
+"""Objects out of a stream: every cut of the bytes gives the same, and invalid JSON is one error."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a peer holds up are its own helpers, which are few; what cannot be had is refused in one line."""
+"""A peer blocks only its own, few helpers; a call without a helper is refused in one line."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What one peer has taken does not keep the others from theirs, and every limit has its name in the refusal."""
+"""The resources of one peer leave the others theirs, and every refusal names its limit."""
 
 import resource
 from collections.abc import Iterator

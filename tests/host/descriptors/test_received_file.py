@@ -1,4 +1,4 @@
-"""What is taken of a peer, and what is not: every type that a descriptor can have."""
+"""Every type that a descriptor can have: accepted or refused."""
 
 import ctypes
 import os

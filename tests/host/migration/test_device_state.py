@@ -1,4 +1,4 @@
-"""The state that travels: what it says, and that nothing else passes for one."""
+"""The state that travels: its content, and the refusal of everything else."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What one queue may cost: kicks without a reason, and a chain that takes for ever."""
+"""Limits of one queue: spurious kicks, and a chain that takes too long."""
 
 import asyncio
 import errno

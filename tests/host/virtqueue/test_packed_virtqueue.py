@@ -138,7 +138,7 @@ def test_indirect_descriptor_in_a_list_is_refused(flags: tuple[int, int]) -> Non
 
 @pytest.mark.parametrize("base", [8, 8 << 16, 0x7FFF | WRAP_COUNTER, 2 | 5 << 16, 0x80000000 | 1 << 15 | 1 << 16])
 def test_base_outside_the_ring_is_refused(base: int) -> None:
-    with pytest.raises(VhostUserError, match=f"base {base:#x} is no place in a packed ring of 8"):
+    with pytest.raises(VhostUserError, match=f"base {base:#x} is not a place in a packed ring of 8"):
         Hostile(8, base=base)
 
 
