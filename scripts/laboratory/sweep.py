@@ -147,7 +147,7 @@ def run(quick: bool, progress: Progress) -> Outcome:
         f" {rows[0]['allocated_gib_minutes'] / rows[0]['footprint_gib_minutes']:.3f}. HyperAlloc's guest has 16 GiB,"
         " all of it full of page cache without reporting; ours frees nothing for caches, so there is less to save.",
         "published avg: their footprint divided by the build's time, total: as it is. They differ where reporting made"
-        " the build slower, which is not modelled here: ours lasts the same whatever it costs.",
+        " the build slower, which is not modelled here: ours lasts the same at any cost of reporting.",
         "added CPU: device and refaults (3 us and clearing for each page of 4 KiB), with order 0, 2 s, 32 as 1;"
         " published: system time over that without reporting, on the same scale. The guest's own share of the work is"
         " not modelled.",
