@@ -62,7 +62,7 @@ class SplitTracker:
         self._last_batch = last_batch
         self._counter = max(found.values(), default=0) + 1 & COUNTER_MASK
         self._taken = [(head, found[head]) for head in in_order]
-        while self._taken:  # the newest first, so that those left are at all times what the ring offers
+        while self._taken:  # the newest first, so that the rest always equals what the ring offers
             self.untake()
         self._region.write(_USED_AT, U16.pack(self._used))
 

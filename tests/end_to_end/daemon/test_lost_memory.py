@@ -57,12 +57,12 @@ def test_rest_of_a_lost_ring_has_nothing_discarded(scene: Scene) -> None:
     machine.set_memory()
     data = Ram()
     data.touch(0, 4 * PAGE_SIZE)
-    behind = MemoryRegion(
+    beyond = MemoryRegion(
         guest_address=GuestAddress(GUEST_BASE + RAM_BYTES), size=data.size, user_address=UserAddress(0), mmap_offset=0
     )
-    assert machine.ask(FrontendRequest.ADD_MEM_REG, behind, [data.fd]) == 0
+    assert machine.ask(FrontendRequest.ADD_MEM_REG, beyond, [data.fd]) == 0
     queue = machine.reporting
-    old = struct.pack("<QIHH", behind.guest_address, PAGE_SIZE, VIRTQ_DESC_F_WRITE, 0)
+    old = struct.pack("<QIHH", beyond.guest_address, PAGE_SIZE, VIRTQ_DESC_F_WRITE, 0)
     machine.ram.map[queue.offset : queue.offset + len(old)] = old
     queue.ring.avail[1] = queue.ring.used[1] = 0xFFFF  # after this, an index of zero means one more chain
     machine.ask_each(queue.messages(base=0xFFFF))

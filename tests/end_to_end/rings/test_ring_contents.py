@@ -198,7 +198,7 @@ BROKEN: dict[str, tuple[Callable[[VirtualMachine], None], str]] = {
     "next outside": (descriptors((DATA, P, WRITE | NEXT, QUEUE_SIZE)), "descriptor index 128 in a ring of 128"),
     "loop": (descriptors((DATA, P, WRITE | NEXT, 1), (DATA, P, WRITE | NEXT, 0)), "is a loop or longer than its ring"),
     "loop of one": (descriptors((DATA, P, WRITE | NEXT, 0)), "is a loop or longer than its ring"),
-    "readable behind writable": (
+    "readable after writable": (
         descriptors((DATA, P, WRITE | NEXT, 1), (DATA, P, 0, 0)),
         "device-readable descriptor follows",
     ),
