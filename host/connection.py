@@ -25,6 +25,7 @@ from host.migration.device_state import DeviceState
 from host.migration.migration import Migration
 from host.migration.travelling_state import build_state, restore_state
 from host.ring.kick_file import KickFile
+from host.ring.opened_ring import open_ring
 from host.ring.queue_files import CallFile, QueueFiles
 from host.ring.ring_service import RingService
 from host.ring.turn import Turn
@@ -301,10 +302,8 @@ class Connection:
             state = VringState(action.index, 0)
             files.send_call = partial(self._send_request, build_message(BackendRequest.VRING_CALL, state))
             files.send_err = partial(self._send_request, build_message(BackendRequest.VRING_ERR, state))
-        open_queue = self._migration.open_virtqueue
-        service = RingService(
-            action, files, self._memory, self.balloon, self._member.workers, self._on_turn, open_queue
-        )
+        opened = open_ring(action, self._memory, self._migration.open_virtqueue)
+        service = RingService(action, opened, files, self._memory, self.balloon, self._member.workers, self._on_turn)
         service.start()
         self._services[action.index] = service
 

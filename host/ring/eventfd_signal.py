@@ -34,6 +34,7 @@ _EVENT_BYTES: Final = 32
 _system_call = ctypes.CDLL(None, use_errno=True).syscall
 _system_call.restype = ctypes.c_long
 _long, _pointer = ctypes.c_long, ctypes.c_void_p
+_ONE: Final = _long(1)
 
 
 class _Context:
@@ -44,29 +45,19 @@ class _Context:
         numbers = _NUMBERS.get(platform.machine())
         if numbers is None or sys.byteorder != "little":
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        setup, self._submit, self._getevents = (_long(number) for number in numbers)
+        setup, self.io_submit, self._getevents = (_long(number) for number in numbers)
         made = ctypes.c_ulong(0)
         if _system_call(setup, _long(_REQUESTS), ctypes.byref(made)) < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        self._context = made
-        self._one = _long(1)
+        self.context = made
         self.file = os.memfd_create("nothing-to-read")
 
-    def submit(self, request: ctypes.c_void_p) -> bool:
-        """Submit one request, which ends at once. Return whether it was taken."""
-        for _ in range(_TRIES):
-            if _system_call(self._submit, self._context, self._one, request) == 1:
-                return True
-            if ctypes.get_errno() != errno.EAGAIN:
-                break
-            self._clear_away()
-        return False
-
-    def _clear_away(self) -> None:
+    def clear_away(self) -> None:
+        """Take the results of finished requests, which makes room for new ones."""
         # The kernel keeps twice as many results as were asked for, and more with many processors.
         events = ctypes.create_string_buffer(2 * _REQUESTS * _EVENT_BYTES)
         now = (ctypes.c_long * 2)(0, 0)
-        _system_call(self._getevents, self._context, _long(0), _long(2 * _REQUESTS), events, now)
+        _system_call(self._getevents, self.context, _long(0), _long(2 * _REQUESTS), events, now)
 
 
 def _make_context() -> _Context | None:
@@ -91,4 +82,12 @@ class EventfdSignal:
 
     def signal(self) -> bool:
         """Add one, unless the counter is full. Return False, without effect, where the kernel does not support it."""
-        return _context is not None and _context.submit(self._pointer)
+        if (context := _context) is None:
+            return False
+        for _ in range(_TRIES):
+            if _system_call(context.io_submit, context.context, _ONE, self._pointer) == 1:
+                return True
+            if ctypes.get_errno() != errno.EAGAIN:
+                break
+            context.clear_away()
+        return False

@@ -17,6 +17,10 @@ from protocol.vhost_user import FrontendRequest
 _EIGHT_BYTES = (1).to_bytes(8, "little")
 
 
+def _ignore(_failure: str) -> None:
+    pass
+
+
 class CallFile(SignalFile):
     """The descriptor that interrupts the driver. Signalling never raises: the guest's end is outside our control.
 
@@ -33,14 +37,16 @@ class CallFile(SignalFile):
             VhostUserError: it is neither an eventfd nor a pipe nor a unix stream socket; the caller still owns it.
         """
         super().__init__(fd)
-        self.failure: str | None = None
-        """Why the driver is not interrupted; None while it is, and after it has closed its end."""
+        self._has_failed = False
         self._eventfd = EventfdSignal(fd)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
 
-    def signal(self) -> None:
-        """Signal the driver once. A full descriptor already has an interrupt pending, a closed one has no reader."""
+    def signal(self, on_failure: Callable[[str], None] = _ignore) -> None:
+        """Signal the driver once. A full descriptor already has an interrupt pending, a closed one has no reader.
+
+        ``on_failure`` is told why it cannot be done for another reason, once.
+        """
         try:
             if self._socket is not None:
                 self._socket.send(_EIGHT_BYTES, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -51,7 +57,9 @@ class CallFile(SignalFile):
         except (BlockingIOError, ConnectionError):
             pass
         except OSError as error:
-            self.failure = f"a call or error descriptor cannot be signalled: {error.strerror}"
+            if not self._has_failed:
+                on_failure(f"a call or error descriptor cannot be signalled: {error.strerror}")
+            self._has_failed = True
 
     def relieve(self) -> None:
         """Free a worker that may be blocked in :meth:`signal`: empty an eventfd that is full.
@@ -96,7 +104,7 @@ class QueueFiles:
     send_err: Callable[[], None] | None = None
     relieve_log: Callable[[], None] = lambda: None
     close_by: Callable[[Callable[[], None]], None] = _close_now
-    on_failure: Callable[[str], None] = lambda _: None
+    on_failure: Callable[[str], None] = _ignore
 
     def set(self, request: FrontendRequest, file: KickFile | CallFile | None) -> None:
         """Take ``file`` as what SET_VRING_KICK, SET_VRING_CALL or SET_VRING_ERR names, in place of the earlier one."""
@@ -121,22 +129,16 @@ class QueueFiles:
     def signal_call(self) -> None:
         """Interrupt the driver, by descriptor or message, where one of them is set up."""
         if self.call is not None:
-            self._signal(self.call)
+            self.call.signal(self.on_failure)
         elif self.send_call is not None:
             self.send_call()
 
     def signal_err(self) -> None:
         """Tell the front-end that the ring is broken, by descriptor or message, where one of them is set up."""
         if self.err is not None:
-            self._signal(self.err)
+            self.err.signal(self.on_failure)
         elif self.send_err is not None:
             self.send_err()
-
-    def _signal(self, file: CallFile) -> None:
-        known = file.failure
-        file.signal()
-        if file.failure is not None and known is None:  # said once of each descriptor
-            self.on_failure(file.failure)
 
     def relieve(self) -> None:
         """Free a worker that the front-end blocks, see :meth:`CallFile.relieve`."""

@@ -26,15 +26,14 @@ from host.memory.discard import punch_hole
 from host.memory.discard_plan import DiscardPlan, Refusal
 from host.memory.guest_memory import GuestMemory
 from host.ring.kick_watch import KickWatch
+from host.ring.opened_ring import OpenedRing
 from host.ring.queue_files import KeptBuffer, QueueFiles
 from host.ring.service_state import HAS_WORKER, IS_OVER, TRANSITIONS, ServiceEvent, ServiceState
 from host.ring.turn import ServedChain, Turn
 from host.vhost_user.actions import StartRing
 from host.vhost_user.device_setup import KickMethod
-from host.virtqueue.virtqueue import Chain, DeviceVirtqueue, OnWrite, ReadGuest
-from host.virtqueue.virtqueue_formats import open_virtqueue
+from host.virtqueue.virtqueue import Chain, OnWrite
 from protocol.errors import VhostUserError, VirtqueueError
-from protocol.ring_formats import Ring
 from protocol.virtio_balloon import BalloonQueue
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ CHAINS_PER_TURN: Final = 16
 LINGER_MS: Final = 1
 """Milliseconds that a worker waits for the next kick before it leaves the watch to the event loop again."""
 
-TELL_INTERVAL: Final = 0.02
+HAND_OVER_INTERVAL: Final = 0.02
 """Seconds after which a worker passes the served chains to the event loop. While the loop handles them, the two compete
 for the interpreter and the guest waits, so this is not done for each chain."""
 
@@ -66,14 +65,6 @@ POLL_INTERVAL: Final = 0.005
 
 _STOPPING: Final = ServiceState.STOPPING  # looked at for each range: an enumeration's members are slow to look up
 
-OpenQueue = Callable[[StartRing, Ring, ReadGuest], DeviceVirtqueue]
-"""Opens the device's side of a mapped ring as an action says."""
-
-
-def open_plainly(action: StartRing, ring: Ring, read_guest: ReadGuest) -> DeviceVirtqueue:
-    """Open the device's side of a mapped ring, without an inflight record and without a log of its writes."""
-    return open_virtqueue(ring, action.base, action.features, read_guest)
-
 
 class RingService:
     """Serves one queue from :meth:`start` until :meth:`stop`.
@@ -85,20 +76,17 @@ class RingService:
     ``_give_back_wanted``. The worker that has the ring alone uses ``_ring``, ``_held``, ``_held_says``,
     ``_signal_first`` and ``_give_back_done``; the loop touches these only while no worker has the ring. So it is with
     ``_kick``, which says who waits. Both sides clear ``_is_stale`` and neither sets it.
-
-    Raises:
-        VhostUserError: the ring cannot be mapped, or its base does not lie in it. Nothing is held then.
     """
 
     def __init__(
         self,
         action: StartRing,
+        opened: OpenedRing,
         files: QueueFiles,
         memory: GuestMemory,
         balloon: VirtioBalloon,
         executor: Executor,
         on_turn: Callable[[int, Turn], None],
-        open_queue: OpenQueue = open_plainly,
     ) -> None:
         self.index = action.index
         self.queue = action.queue
@@ -123,12 +111,7 @@ class RingService:
         self._give_back_done = 0
         # In turns.
         self._kick = KickWatch(action.index, files.kick, self._on_kick)
-        self._mapped = memory.map_ring(action.index, action.place)
-        try:
-            self._ring: DeviceVirtqueue = open_queue(action, self._mapped.ring, memory.read)
-        except BaseException:
-            memory.unmap_ring(action.index, self._mapped)
-            raise
+        self._mapped, self._ring = opened
         # A ring that goes on where it stopped is as we left it. If it has changed, its driver has gone and the memory
         # has another use by now (User Mode Linux unloads a driver without a message): it is left alone until a kick.
         self._is_stale = action.resumes and not self._ring.is_as_left(files.token)
@@ -321,7 +304,7 @@ class RingService:
 
     def _hand_over(self, turn: Turn, now: float) -> None:
         # The loop handles these chains while this thread is busy with the next.
-        served, turn.served, turn.told = turn.served, [], now
+        served, turn.served, turn.handed_over = turn.served, [], now
         self._call_loop(partial(self._on_turn, self.index), Turn(served))
 
     def _serve_chains(self, turn: Turn) -> None:
@@ -362,7 +345,7 @@ class RingService:
             end = time.monotonic()
             turn.chains += 1
             turn.served.append(ServedChain(self.queue, outcome, end, end - begin, discarded))
-            if end - turn.told > TELL_INTERVAL:
+            if end - turn.handed_over > HAND_OVER_INTERVAL:
                 self._hand_over(turn, end)
 
     def _was_kept(self, base: int, outcome: Outcome) -> bool:

@@ -34,6 +34,6 @@ class Turn:
 
     served: list[ServedChain] = field(default_factory=list)
     chains: int = 0
-    told: float = field(default_factory=time.monotonic)
+    handed_over: float = field(default_factory=time.monotonic)
     end: ServiceEvent = ServiceEvent.EMPTY
     broken: VirtqueueError | None = None

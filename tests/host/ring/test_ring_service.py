@@ -15,14 +15,17 @@ from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
 from host.memory.guest_memory import GuestMemory
 from host.ring.eventfd_signal import EventfdSignal
 from host.ring.kick_file import KickFile
+from host.ring.opened_ring import open_ring
 from host.ring.queue_files import CallFile, QueueFiles
 from host.ring.ring_service import CHAINS_PER_TURN, RingService
 from host.ring.turn import Turn
 from host.vhost_user.actions import StartRing
 from host.virtqueue.ring_place import RingPlace
-from host.virtqueue.virtqueue import RingFeatures
+from host.virtqueue.virtqueue import DeviceVirtqueue, ReadGuest, RingFeatures
+from host.virtqueue.virtqueue_formats import open_virtqueue
 from protocol.errors import VhostUserError
 from protocol.memory import PAGE_SIZE, FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
+from protocol.ring_formats import Ring
 from protocol.virtio_balloon import BalloonQueue
 from protocol.virtio_ring import avail_ring_bytes, descriptor_table_bytes, used_ring_bytes
 from tests.harness.processes import DEADLINE
@@ -42,6 +45,10 @@ class HandExecutor(Executor):
     def run_one(self) -> None:
         """Do one worker's turn, here and now."""
         self.waiting.pop(0)()
+
+
+def _open_plainly(action: StartRing, ring: Ring, read_guest: ReadGuest) -> DeviceVirtqueue:
+    return open_virtqueue(ring, action.base, action.features, read_guest)
 
 
 class Bench:
@@ -83,6 +90,7 @@ class Bench:
         )
         service = RingService(
             action,
+            open_ring(action, self.memory, _open_plainly),
             self.files,
             self.memory,
             self.balloon,
