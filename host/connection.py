@@ -347,8 +347,7 @@ class Connection:
     def restore_state(self, state: DeviceState) -> None:
         """Go on from the state that the back-end at the virtual machine's source has left."""
         restore_state(state, self.balloon, self.control, self.metrics)
-        self._session.forget_places()
-        self._session.config_change_pending = True  # for the driver, once a queue runs
+        self._session.state_restored()
         self._tell("state_loaded", target_bytes=state.num_pages << PFN_SHIFT, actual_bytes=state.actual << PFN_SHIFT)
 
     # -- the back-end's own requests --------------------------------------------------------------------------------

@@ -71,9 +71,9 @@ class VirtioBalloon:
 
     ``config.actual`` is a claim of the guest: no decision about memory depends on it.
 
-    Every field has one writer. The event loop writes ``config``, ``features``, ``poison_told`` and ``drivers``, the
-    workers that serve rings only ``settled_for`` and, on the free page queue, the driver's half of ``hinting``.
-    ``parts`` has a lock of its own.
+    Every field has one writer. The workers that serve rings write ``settled_for`` and, on the free page queue, the
+    driver's half of ``hinting``; ``parts`` has a lock of its own. All other fields are the event loop's: ``config``,
+    ``features``, ``discard``, ``drivers``, ``poison_told``, ``poison_is_old``.
 
     ``discard`` False is the operator's word that nothing may be discarded (for example because a device of the guest
     has its memory pinned). ``drivers`` counts the drivers that have left. ``settled_for`` is its value at the last

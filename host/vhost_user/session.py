@@ -145,6 +145,12 @@ class Session:
         for vring in self.vrings:
             vring.left_at = 0
 
+    def state_restored(self) -> None:
+        """Take note that the device's state is now another back-end's: its driver's places, and a configuration that
+        the driver is to read again once a queue runs."""
+        self.forget_places()
+        self.config_change_pending = True
+
     def vring(self, index: int) -> Vring:
         """Return queue ``index`` of a message.
 

@@ -10,6 +10,7 @@ import pytest
 from host.ring.kick_file import KickFile
 from host.ring.queue_files import CallFile, QueueFiles
 from protocol.errors import VhostUserError, VirtqueueError
+from tests.harness.processes import DEADLINE
 from tests.host.ring.test_ring_service import Bench, bench, settle
 
 __all__ = ["bench"]  # a fixture
@@ -77,7 +78,9 @@ async def test_kick_that_cannot_be_read_stops_its_queue(bench: Bench, monkeypatc
     await settle()
     break_reads(monkeypatch)
     bench.queue.kick()
-    await asyncio.sleep(0.01)
+    async with asyncio.timeout(DEADLINE):
+        while not bench.executor.waiting:
+            await settle()
     bench.executor.run_one()
     await settle()
     assert service.broken
