@@ -81,6 +81,8 @@ class Connection:
         pid, uid, _ = struct.unpack("3i", credentials)
         self.peer_pid: int = pid
         """Process id of the front-end, as the kernel noted it when the socket was connected. Still known at the end."""
+        self.peer_uid: int = uid
+        """User of that process."""
         self._session = session
         self._peers = peers
         self._member = member = peers.join(PeerId(uid, pid))

@@ -13,6 +13,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ from host.control.guest_ram import RESERVE_BYTES
 from host.control.qmp import build_version
 from host.control.vm_control import VmControl
 from host.descriptors.peers import Peers
+from host.events.session_events import SessionEvents, SessionLimit
 from host.migration.dirty_log import CAN_LOG
 from host.vhost_user.queue_numbers import AUTO, QueueNumbers
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
@@ -96,6 +98,7 @@ class Daemon:
         self._events = events
         self._executor = ThreadPoolExecutor(WORKERS_MAX, thread_name_prefix="discard")
         self._peers = Peers(self._executor)
+        self._session_limit = SessionLimit(events.emit)
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_vm = 0
         self._stop = asyncio.Event()
@@ -201,14 +204,14 @@ class Daemon:
             queue_numbers=QueueNumbers.named(self._options.queue_numbers),
         )
 
-        def emit(event: str, **fields: object) -> None:
-            self._events.emit(event, vm=vm, **fields)
+        def on_audible() -> None:
+            log.info("vm %d connected, process %d", vm, connection.peer_pid)
+            self._control_event("VM_CONNECTED", {"vm": vm, "pid": connection.peer_pid})
 
-        connection = Connection(sock, session, self._peers, emit)
-        pid = connection.peer_pid
-        emit("connected", pid=pid)
-        log.info("vm %d connected, process %d", vm, pid)
+        events = SessionEvents(partial(self._events.emit, vm=vm), self._session_limit, on_audible)
+        connection = Connection(sock, session, self._peers, events.emit)
         self._give_control(vm, connection)
+        events.begin(connection.peer_uid, connection.peer_pid)
         reason = "daemon stops"
         try:
             reason = await connection.run()
@@ -220,17 +223,18 @@ class Daemon:
             log.exception("vm %d: internal error", vm)
             reason = "internal error"
         finally:
-            self._take_control(vm, reason)
+            self._take_control(vm)
             metrics = connection.metrics
-            emit(
-                "disconnected",
+            events.end(
                 reason=reason,
                 reports=metrics.reports,
                 reported_bytes=metrics.reported_bytes,
                 discarded_bytes=metrics.discarded_bytes,
                 refused=dict(metrics.refused),
             )
-            log.info("vm %d disconnected: %s", vm, reason)
+            if events.audible:
+                log.info("vm %d disconnected: %s", vm, reason)
+                self._control_event("VM_DISCONNECTED", {"vm": vm, "reason": reason})
 
     def _give_control(self, vm: int, connection: Connection) -> None:
         vm_control = self._vms[vm] = connection.control
@@ -241,7 +245,10 @@ class Daemon:
             vm_control.on_balloon_change = lambda actual: control.balloon_changed(
                 vm, logical_size(vm_control.info().guest_bytes, actual)
             )
-            control.emit("VM_CONNECTED", {"vm": vm, "pid": connection.peer_pid})
+
+    def _control_event(self, name: str, data: dict[str, object]) -> None:
+        if self._control is not None:
+            self._control.emit(name, data)
 
     def _name_of(self, pid: int) -> str:
         if self._options.name_from == "socket":
@@ -251,11 +258,10 @@ class Daemon:
         except OSError:  # it has gone, or is of another pid namespace
             return ""
 
-    def _take_control(self, vm: int, reason: str) -> None:
+    def _take_control(self, vm: int) -> None:
         del self._vms[vm]
         if self._control is not None:
             self._control.forget(vm)
-            self._control.emit("VM_DISCONNECTED", {"vm": vm, "reason": reason})
 
     async def _finish(self) -> None:
         self._stop.set()
@@ -265,6 +271,7 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._session_limit.flush()
         self._executor.shutdown(wait=False, cancel_futures=True)  # a worker that is held up is not waited for
 
 

@@ -108,7 +108,7 @@ SHELL = re.compile(
     | host/memory/(guest_memory|sigbus|discard)\.py
     | host/inflight/inflight_file\.py
     | host/ring/(ring_service|turn|queue_files|kick_file|kick_watch|signal_file|eventfd_signal)\.py
-    | host/events/chain_events\.py
+    | host/events/(chain_events|session_events)\.py
     | host/control/(control_server|qmp_client|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/balloon/ballooned_pages\.py
     | host/control/(backed_memory|vm_control)\.py

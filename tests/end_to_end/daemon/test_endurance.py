@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from host.events.event_limit import EVENTS_PER_SECOND
+from host.events.session_events import SESSIONS_BURST
 from protocol.errors import VhostUserError
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import FrontendRequest
@@ -371,3 +372,19 @@ def test_daemon_that_stops_while_crowds_come_and_go(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert len(daemon.events.all("disconnected")) == len(daemon.events.all("connected"))
+
+
+def test_connections_in_a_loop_are_counted_and_a_machine_among_them_is_told_of(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path) as daemon:
+        for _ in range(SESSIONS_BURST + 200):
+            Client(daemon.socket_path).close()
+        with VirtualMachine(daemon.socket_path) as machine:
+            connected = daemon.events.wait("connected", vm=SESSIONS_BURST + 201)
+            machine.check_alive()
+            daemon.events.wait("report", vm=connected["vm"])
+        assert daemon.stop() == 0
+        told = len(daemon.events.all("connected"))
+        silent = sum(event["count"] for event in daemon.events.all("suppressed", of="session"))
+        assert told + silent == SESSIONS_BURST + 201
+        assert silent > 50
+        assert len(daemon.events.all("disconnected")) == told

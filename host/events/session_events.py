@@ -1,0 +1,106 @@
+"""The events of sessions, limited across the sessions of one user.
+
+Within a session :mod:`host.events.event_limit` bounds them. A front-end that connects and closes in a loop would fill a
+disk all the same, with a few events of each session. So a user's sessions have a budget. A session beyond it is silent
+for its first second: if it ends by then it is only counted, else its events are written from there on.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+SESSIONS_BURST: Final = 500
+"""Sessions of one user that may begin at once, each with its events: all the machines of a host that starts."""
+
+SESSIONS_PER_SECOND: Final = 10.0
+"""Sessions of one user that may begin in a second for ever: about 2 GB of events a day."""
+
+SETTLED_AFTER: Final = 1.0
+"""Seconds after which a session is no longer one of a loop."""
+
+REPORT_INTERVAL: Final = 1.0
+"""Seconds of silent sessions in one event."""
+
+Emit = Callable[..., None]
+"""Writes one event: ``emit(name, **fields)``."""
+
+
+class SessionLimit:
+    """The budgets of all users. ``emit`` writes ``suppressed`` events about sessions that were silent to their end."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._budgets: dict[int, tuple[float, float]] = {}
+        self._silent: dict[int, int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def allows(self, uid: int, now: float) -> bool:
+        """Return whether a session of ``uid`` that begins at ``now`` (seconds) may be told of at once."""
+        left, since = self._budgets.get(uid, (float(SESSIONS_BURST), now))
+        left = min(left + (now - since) * SESSIONS_PER_SECOND, float(SESSIONS_BURST))
+        allowed = left >= 1.0
+        self._budgets[uid] = (left - allowed, now)
+        return allowed
+
+    def count_silent(self, uid: int) -> None:
+        """Count a session that ended without an event."""
+        self._silent[uid] = self._silent.get(uid, 0) + 1
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(REPORT_INTERVAL, self.flush)
+
+    def flush(self) -> None:
+        """Write how many sessions of each user were silent since this was last done."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        silent, self._silent = self._silent, {}
+        for uid, count in silent.items():
+            self._emit("suppressed", of="session", uid=uid, count=count)
+
+
+class SessionEvents:
+    """The events of one session. ``on_audible`` is called when it is known to have any: at :meth:`begin` or later."""
+
+    def __init__(self, emit: Emit, limit: SessionLimit, on_audible: Callable[[], None]) -> None:
+        self._emit = emit
+        self._limit = limit
+        self._on_audible = on_audible
+        self._uid = 0
+        self._connected: dict[str, Any] = {}
+        self._suppressed = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self.audible = False
+
+    def begin(self, uid: int, pid: int) -> None:
+        """Write the ``connected`` event of a session of this user and process, now or when it has settled."""
+        loop = asyncio.get_running_loop()
+        self._uid = uid
+        self._connected = {"t": round(loop.time(), 6), "pid": pid}
+        if self._limit.allows(uid, loop.time()):
+            self._speak()
+        else:
+            self._timer = loop.call_later(SETTLED_AFTER, self._speak)
+
+    def _speak(self) -> None:
+        self._timer = None
+        self.audible = True
+        self._emit("connected", **self._connected)
+        self._on_audible()
+        if self._suppressed:
+            self._emit("suppressed", of="event", count=self._suppressed)
+
+    def emit(self, event: str, **fields: object) -> None:
+        """Write one event, or count it."""
+        if self.audible:
+            self._emit(event, **fields)
+        else:
+            self._suppressed += 1
+
+    def end(self, **fields: object) -> None:
+        """Write the ``disconnected`` event, or count the session."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.audible:
+            self._emit("disconnected", **fields)
+        else:
+            self._limit.count_silent(self._uid)
