@@ -13,6 +13,7 @@ from protocol.packed_ring import FRESH_BASE, WRAP_COUNTER, PackedRing, used_bits
 from protocol.ring_formats import RingLayout
 from protocol.split_ring import SplitRing
 from protocol.virtio_ring import DESCRIPTOR_SIZE
+from tests.pair.store_buffer import Processor
 
 BASE = 0x4000_0000
 """Guest address of the first byte. Not zero, so that an address is never mistaken for an offset."""
@@ -38,10 +39,25 @@ class GuestBytes:
             else None
         )
         self.reads: list[tuple[int, int]] = []
+        self.driver_sees = self.device_sees = self.memory
+        self.processors: dict[str, Processor] = {}
 
-    def parts(self) -> tuple[memoryview, memoryview, memoryview]:
+    def separate(self) -> None:
+        """Give each half a processor of its own, which sees the other's stores only when they have left its buffer."""
+        self.processors = {"driver": Processor(self.memory), "device": Processor(self.memory)}
+        self.driver_sees = self.processors["driver"].sees
+        self.device_sees = self.processors["device"].sees
+
+    def flush(self, half: str) -> None:
+        """Bring all that ``half`` has stored to where the other sees it."""
+        if self.processors:
+            self.processors[half].flush()
+            for processor in self.processors.values():
+                processor.load()
+
+    def parts(self, sees: bytearray) -> tuple[memoryview, memoryview, memoryview]:
         """Return views of the ring's three parts."""
-        whole = memoryview(self.memory)
+        whole = memoryview(sees)
         descriptor, driver, device = self.layout.offsets
         return whole[descriptor:], whole[driver:], whole[device:]
 
@@ -51,13 +67,13 @@ class GuestBytes:
         start = address - BASE
         if start < 0 or start + length > len(self.memory):
             raise VirtqueueError(f"{length} bytes at {address:#x} are outside the guest's memory")
-        return bytes(self.memory[start : start + length])
+        return bytes(self.device_sees[start : start + length])
 
     def write_guest(self, address: int, data: bytes) -> None:
         """Store ``data`` at guest ``address``, as the driver does."""
         start = address - BASE
         assert 0 <= start <= start + len(data) <= len(self.memory), hex(address)
-        self.memory[start : start + len(data)] = data
+        self.driver_sees[start : start + len(data)] = data
 
 
 class RingMemory(GuestBytes):
@@ -65,8 +81,16 @@ class RingMemory(GuestBytes):
 
     def __init__(self, size: int, *, tables: int = 0, capacity: int = 0, fill: int = 0) -> None:
         super().__init__(RingLayout(size), tables=tables, capacity=capacity, fill=fill)
-        self.driver_view = SplitRing(size, *self.parts())
-        self.device_view = SplitRing(size, *self.parts())
+        self.open()
+
+    def open(self) -> None:
+        """Open both views."""
+        self.driver_view = SplitRing(self.size, *self.parts(self.driver_sees))
+        self.device_view = SplitRing(self.size, *self.parts(self.device_sees))
+
+    def separate(self) -> None:
+        super().separate()
+        self.open()
 
     def driver(
         self, *, event_idx: bool = False, index: int = 0, in_order: bool = False, mixed: bool = False
@@ -100,8 +124,16 @@ class PackedRingMemory(GuestBytes):
 
     def __init__(self, size: int, *, tables: int = 0, capacity: int = 0, fill: int = 0) -> None:
         super().__init__(RingLayout(size, packed=True), tables=tables, capacity=capacity, fill=fill)
-        self.driver_view = PackedRing(size, *self.parts())
-        self.device_view = PackedRing(size, *self.parts())
+        self.open()
+
+    def open(self) -> None:
+        """Open both views."""
+        self.driver_view = PackedRing(self.size, *self.parts(self.driver_sees))
+        self.device_view = PackedRing(self.size, *self.parts(self.device_sees))
+
+    def separate(self) -> None:
+        super().separate()
+        self.open()
 
     def driver(
         self, *, event_idx: bool = False, position: int = WRAP_COUNTER, in_order: bool = False
@@ -142,8 +174,10 @@ def halves(
     if isinstance(memory, RingMemory):
         index = begin & 0xFFFF
         driver = memory.driver(event_idx=event_idx, index=index, in_order=in_order, mixed=mixed)
+        memory.flush("driver")
         return driver, memory.device(event_idx=event_idx, in_order=in_order, base=index)
     laps, slot = divmod(begin, memory.size)
     position = slot | (0 if laps % 2 else WRAP_COUNTER)
     packed_driver = memory.driver(event_idx=event_idx, position=position, in_order=in_order)
+    memory.flush("driver")
     return packed_driver, memory.device(event_idx=event_idx, in_order=in_order, base=position | position << 16)
