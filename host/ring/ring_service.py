@@ -23,7 +23,7 @@ from typing import Final
 from host.balloon.balloon_statistics import BalloonStatistics
 from host.balloon.virtio_balloon import Outcome, VirtioBalloon
 from host.memory.discard import punch_hole
-from host.memory.discard_plan import DiscardPlan, Refusal
+from host.memory.discard_plan import DiscardPlan, Refusal, joined
 from host.memory.guest_memory import GuestMemory
 from host.ring.kick_watch import KickWatch
 from host.ring.opened_ring import OpenedRing
@@ -34,6 +34,7 @@ from host.vhost_user.actions import StartRing
 from host.vhost_user.device_setup import KickMethod
 from host.virtqueue.virtqueue import Chain, OnWrite
 from protocol.errors import VhostUserError, VirtqueueError
+from protocol.memory import FileRange
 from protocol.virtio_balloon import BalloonQueue
 
 log = logging.getLogger(__name__)
@@ -361,12 +362,12 @@ class RingService:
         # None: the ring is to stop, and this took too long.
         files = self._memory.files
         discarded = 0
-        for place in plan.discards:
+        for number, offset, length in joined(plan.discards):
             if self._state is _STOPPING and time.monotonic() > self._patience_ends:
                 return None
-            number, offset, length = place
             if punch_hole(files[number].fd, offset, length) == 0:
                 discarded += length
             else:
-                plan.refuse(Refusal.DISCARD_FAILED, self._memory.table.guest_of(place), length)
+                address = self._memory.table.guest_of(FileRange(number, offset, length))
+                plan.refuse(Refusal.DISCARD_FAILED, address, length)
         return discarded

@@ -1,7 +1,7 @@
 """The reference of most figures: a second process that punches holes into the same file and does nothing else.
 
 Written in C and compiled on the spot where there is a compiler; else this file, run as a program, is the loop. Either
-reads ``OFFSET LENGTH COUNT`` lines and answers each with the nanoseconds that it took, measured inside the process.
+reads ``OFFSET LENGTH COUNT STRIDE`` lines and answers each with the nanoseconds that it took, measured in the process.
 """
 
 import shutil
@@ -44,11 +44,12 @@ class BareLoop:
             text=True,
         )
 
-    def begin(self, offset: int, length: int, count: int) -> None:
-        """Start to discard ``count`` adjacent ranges of ``length`` bytes from file ``offset`` on."""
+    def begin(self, offset: int, length: int, count: int, stride: int = 1) -> None:
+        """Start to discard ``count`` adjacent ranges of ``length`` bytes from file ``offset`` on: every ``stride``-th
+        first, then those after these, and so on."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(f"{offset} {length} {count}\n")
+            self._process.stdin.write(f"{offset} {length} {count} {stride}\n")
             self._process.stdin.flush()
         except OSError as error:
             raise BenchmarkError("the bare loop has died") from error
@@ -61,9 +62,9 @@ class BareLoop:
             raise BenchmarkError("the bare loop has died: this system refuses to punch holes")
         return int(line) / 1e9
 
-    def punch(self, offset: int, length: int, count: int) -> float:
-        """Discard, and return the seconds: :meth:`begin` and :meth:`wait`."""
-        self.begin(offset, length, count)
+    def punch(self, offset: int, length: int, count: int, stride: int = 1) -> float:
+        """Discard, and return the seconds: :meth:`begin` and :meth:`end`."""
+        self.begin(offset, length, count, stride)
         return self.end()
 
     def __enter__(self) -> "BareLoop":
@@ -77,11 +78,12 @@ class BareLoop:
 
 def _run(fd: int) -> None:
     for line in sys.stdin:
-        offset, length, count = map(int, line.split())
+        offset, length, count, stride = map(int, line.split())
         begin = time.monotonic_ns()
-        for start in range(offset, offset + length * count, length):
-            if punch_hole(fd, start, length):
-                sys.exit(1)
+        for first in range(stride):
+            for number in range(first, count, stride):
+                if punch_hole(fd, offset + number * length, length):
+                    sys.exit(1)
         print(time.monotonic_ns() - begin, flush=True)
 
 

@@ -204,17 +204,20 @@ class Machine:
             raise BenchmarkError("the daemon has died" if ready else f"a report was not served in {PATIENCE:.0f} s")
         os.eventfd_read(self._call_fd)
 
-    def report_all(self, range_bytes: int, ranges_per_report: int) -> float:
+    def report_all(self, range_bytes: int, ranges_per_report: int, stride: int = 1) -> float:
         """Report the whole memory in ranges of ``range_bytes``, one report at a time as a real driver does. Return the
         seconds from before the first report is written into the ring until the last is used.
+
+        With a ``stride`` every so many ranges come first, then those after these, and so on: no two of a report touch.
 
         Raises:
             BenchmarkError: the memory was not given back.
         """
-        step = range_bytes * ranges_per_report
+        step = range_bytes * stride
+        addresses = [address for first in range(0, step, range_bytes) for address in range(first, self.size, step)]
         begin = time.monotonic()
-        for start in range(0, self.size, step):
-            self.report([(address, range_bytes) for address in range(start, start + step, range_bytes)])
+        for at in range(0, len(addresses), ranges_per_report):
+            self.report([(address, range_bytes) for address in addresses[at : at + ranges_per_report]])
         seconds = time.monotonic() - begin
         self.check_empty()
         return seconds

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host.memory.discard_plan import DeviceMemory, DiscardPlan, Refusal, RefusedRanges
+from host.memory.discard_plan import JOINED_MAX, DeviceMemory, DiscardPlan, Refusal, RefusedRanges, joined
 from host.virtqueue.virtqueue import Buffer
 from protocol.memory import FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
 
@@ -224,3 +224,44 @@ def test_page_of_a_ring_is_off_limits_through_every_region_of_its_file() -> None
     assert memory.plan([(66 * P, P)], (2 * P, 16)).refused_by_reason()[0].reason is Refusal.RING_MEMORY
     apart = DeviceMemory(table, (P, P), [ring], ("file", "another"))
     assert apart.plan([(67 * P, P)]).discards == [FileRange(1, 3 * P, P)]
+
+
+# -- joined ranges ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("places", "pieces"),
+    [
+        ([], []),
+        ([(0, 0, 4)], [(0, 0, 4)]),
+        ([(0, 0, 4), (0, 4, 4), (0, 8, 1)], [(0, 0, 9)]),
+        ([(0, 8, 4), (0, 4, 4), (0, 0, 4)], [(0, 0, 12)]),
+        ([(0, 4, 4), (0, 8, 4), (0, 0, 4)], [(0, 0, 12)]),
+        ([(0, 0, 4), (0, 5, 4)], [(0, 0, 4), (0, 5, 4)]),
+        ([(0, 0, 4), (1, 4, 4)], [(0, 0, 4), (1, 4, 4)]),
+        ([(0, 0, 4), (0, 0, 4)], [(0, 0, 4), (0, 0, 4)]),
+    ],
+)
+def test_ranges_that_touch_are_joined(places: list[tuple[int, int, int]], pieces: list[tuple[int, int, int]]) -> None:
+    ranges = [FileRange(region, offset * P, length * P) for region, offset, length in places]
+    assert list(joined(ranges)) == [(region, offset * P, length * P) for region, offset, length in pieces]
+
+
+def test_joined_range_is_not_longer_than_a_stop_may_wait_for() -> None:
+    half = JOINED_MAX // 2
+    assert list(joined([FileRange(0, half * number, half) for number in range(5)])) == [
+        (0, 0, JOINED_MAX),
+        (0, JOINED_MAX, JOINED_MAX),
+        (0, 2 * JOINED_MAX, half),
+    ]
+    assert list(joined([FileRange(0, 0, 3 * JOINED_MAX)])) == [(0, 0, 3 * JOINED_MAX)]
+
+
+@given(places=st.lists(st.builds(FileRange, st.integers(0, 1), st.integers(0, 30), st.integers(1, 8)), max_size=30))
+def test_joined_ranges_cover_what_the_ranges_cover(places: list[FileRange]) -> None:
+    def covered(ranges: list[tuple[int, int, int]]) -> set[tuple[int, int]]:
+        return {(region, at) for region, offset, length in ranges for at in range(offset, offset + length)}
+
+    pieces = list(joined(places))
+    assert covered(pieces) == covered([tuple(place) for place in places])  # type: ignore[misc]
+    assert sum(length for _, _, length in pieces) == sum(place.length for place in places)

@@ -76,8 +76,10 @@ async def test_chain_that_takes_too_long_is_put_back_when_its_ring_is_to_stop(
 ) -> None:
     monkeypatch.setattr(host.ring.ring_service, "STOP_PATIENCE", 0.0)
     gate = gated_discard(monkeypatch)
-    bench.ram.touch(DATA_AT, 2 * PAGE_SIZE)
-    pages = [(GUEST_BASE + DATA_AT + at, PAGE_SIZE) for at in (0, PAGE_SIZE)]
+    apart = DATA_AT + 2 * PAGE_SIZE
+    for at in (DATA_AT, apart):
+        bench.ram.touch(at, PAGE_SIZE)
+    pages = [(GUEST_BASE + at, PAGE_SIZE) for at in (DATA_AT, apart)]
     bench.queue.driver.add((), pages)
     service = bench.start()
     worker = asyncio.create_task(asyncio.to_thread(bench.executor.run_one))
@@ -88,7 +90,7 @@ async def test_chain_that_takes_too_long_is_put_back_when_its_ring_is_to_stop(
     await worker
     assert await stopping == bench.base
     assert (bench.served, bench.queue.ring.used[1]) == (0, 0)
-    assert bench.ram.pages() == {DATA_AT + PAGE_SIZE}
+    assert bench.ram.pages() == {apart}
     service = bench.start(resumes=True)
     bench.executor.run_one()
     await settle()
