@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -102,7 +103,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from scripts.demonstration.leftovers import directory_parent
     from scripts.demonstration.scenario import Settings, run_round
     from scripts.demonstration.summary import report_dict, summary_lines
-    from scripts.demonstration.terminal import choose_display
+    from scripts.demonstration.terminal import choose_display, print_lines
+    from scripts.demonstration.view import WIDTH, Line
 
     settings = Settings(memory_bytes=arguments.memory, real=arguments.real, budget=arguments.budget)
     person = _person(arguments)
@@ -123,7 +125,8 @@ def _run(arguments: argparse.Namespace) -> int:
         _fetch_kernel()
     with choose_display(person, plain=arguments.plain) as display:
         results = [run_round(settings, display, reporting=reporting) for reporting in (True, False)]
-    print("", *summary_lines(results), sep="\n", file=person, flush=True)
+    width = min(WIDTH, shutil.get_terminal_size().columns - 1) if person.isatty() else WIDTH
+    print_lines(person, [Line(""), *summary_lines(results, width)])
     if arguments.json is not None:
         text = json.dumps(report_dict(results), indent=2)
         if arguments.json == "-":

@@ -35,6 +35,11 @@ FILL_SECONDS: Final = 3.0
 HOLD_SECONDS: Final = 1.0
 """Seconds in which a machine of 1 GiB fills its memory, slowly enough to be watched, and seconds that it uses it."""
 
+EMULATED_BOOT_SECONDS: Final = 1.0
+REAL_BOOT_SECONDS: Final = 4.0
+REAL_RETURN_SECONDS: Final = 6.0
+"""Seconds that starts and the return of memory usually take, for the time that is left."""
+
 RETURNED: Final = 0.9
 RETURNED_REAL: Final = 0.8
 """The part of VM A's freed memory that must be back before VM B starts. A real kernel keeps more fragments."""
@@ -57,6 +62,16 @@ class Settings:
     def fill_rate(self) -> int:
         """Bytes a second at which an emulated machine fills: a small one takes less time, a large one no more."""
         return max(round(GIB * 3 / 4 / FILL_SECONDS), round(self.wanted_bytes / FILL_SECONDS))
+
+    def expected_seconds(self, *, reporting: bool) -> float:
+        """About how long a round takes: two machines start and fill, one waits to be idle. In the round without
+        reporting the second one gets about half."""
+        fill = self.wanted_bytes / self.fill_rate
+        boot = REAL_BOOT_SECONDS if self.real else EMULATED_BOOT_SECONDS
+        first = boot + (fill / 2 if self.real else fill) + HOLD_SECONDS
+        if not reporting:
+            return first + UNREPORTED_SECONDS + EMULATED_BOOT_SECONDS + fill / 2 + HOLD_SECONDS
+        return first + (REAL_RETURN_SECONDS if self.real else 0.5) + EMULATED_BOOT_SECONDS + fill + 2 * HOLD_SECONDS
 
     @property
     def budget_bytes(self) -> int:
@@ -110,7 +125,6 @@ class Round:
         self._settling: Settling | None = None
         self._goal_bytes = 0
         self._freed_time = 0.0
-        self._back_bytes = 0
         self._started = time.monotonic()
         self._next_tick = self._started
 
@@ -127,6 +141,8 @@ class Round:
             self._picture = Picture(
                 title=f"Two VMs of {format_size(settings.memory_bytes)}, {format_size(settings.budget_bytes)} for both",
                 round_title=f"{'1 of 2: WITH' if self._reporting else '2 of 2: WITHOUT'} free page reporting",
+                expected_seconds=settings.expected_seconds(reporting=self._reporting),
+                seconds_after=settings.expected_seconds(reporting=False) if self._reporting else 0.0,
                 host=HostState(budget_bytes=budget.limit_bytes, budget_source=budget.source),
                 vms=(self._a.state, self._b.state),
             )
@@ -163,7 +179,7 @@ class Round:
             command = python_module("guest.linux", *arguments, "--", "sh", "-c", script)
         else:
             command = self._emulated(directory, "a")
-        self._tell(f"VM A starts, fills {format_size(size)} and uses it for a second.")
+        self._tell(f"VM A starts, fills {format_size(size)}, uses it for a second.")
         self._a.child = self._children.start("VM A", self._budget.wrap(command, expendable=False), "a")
         self._a.state.status = "starting"
 
@@ -184,16 +200,14 @@ class Round:
         except TimeoutError:
             self._tell(f"Only {format_size(a.peak_bytes - a.resident_bytes)} came back.")
             return
-        # Enough for VM B to start. The final amount, and its time, are known once nothing changes any more.
-        self._back_bytes = a.peak_bytes - a.resident_bytes
-        seconds = time.monotonic() - self._freed_time
-        self._tell(f"{format_size(self._back_bytes)} are back with the host, {seconds:.1f} s later.")
+        # Enough for VM B to start. How much it is, and when it was back, is known once nothing changes any more.
+        self._tell("Its memory is coming back to the host: enough for VM B by now.")
 
     def _tell_settled(self, settling: Settling) -> None:
         back = self._a.state.peak_bytes - settling.standing.resident_bytes
-        if self._reporting and format_size(back) != format_size(self._back_bytes):
-            seconds = settling.standing.report_time - self._freed_time
-            self._tell(f"VM A's memory has settled: {format_size(back)} came back, the last {seconds:.1f} s later.")
+        if self._reporting:
+            seconds = max(0.0, settling.standing.report_time - self._freed_time)
+            self._tell(f"VM A has settled: {format_size(back)} came back within {seconds:.1f} s.")
 
     def _run_b(self, directory: Path) -> str | None:
         # Returns what stopped VM B when memory ran out, or None if it ended by itself.

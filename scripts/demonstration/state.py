@@ -182,6 +182,14 @@ class Picture:
     vms: tuple[VmState, ...]
     story: list[tuple[float, str]] = field(default_factory=list)
     seconds: float = 0.0
+    expected_seconds: float = 0.0
+    seconds_after: float = 0.0
+    """About how long this round takes, and the rounds after it."""
+
+    @property
+    def seconds_left(self) -> int:
+        """About how many seconds are left of the whole demonstration, at least 1."""
+        return max(1, round(max(self.expected_seconds - self.seconds, 0.0) + self.seconds_after))
 
     def tick(self) -> None:
         """Close the current tick of every history."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from host.netlink import ProcessCost
 from protocol.units import format_size
-from scripts.demonstration.view import mib
+from scripts.demonstration.view import WIDTH, Line, Style, mib
 
 NOT_MEASURED: Final = "not measured"
 
@@ -103,8 +103,9 @@ def _wrap(text: str, width: int) -> list[str]:
     return [*lines, line]
 
 
-def _row(label: str, values: Sequence[str]) -> str:
-    return f"  {label:<38}" + "".join(f"{value:>18}" for value in values)
+def _row(label: str, values: Sequence[str], width: int) -> str:
+    column = 18 if width >= WIDTH else 15
+    return f"  {label:<{27 if width < WIDTH else 38}}" + "".join(f"{value:>{column}}" for value in values)
 
 
 def _outcome(result: RoundResult) -> str:
@@ -125,7 +126,7 @@ def _delay(cost: ProcessCost) -> str:
     return f"{cost.direct_reclaim_seconds * 1000:.0f} ms ({cost.direct_reclaim_count}x)"
 
 
-def _cost_lines(results: Sequence[RoundResult], width: int) -> list[str]:
+def _cost_lines(results: Sequence[RoundResult], width: int) -> list[Line]:
     costs = [
         (f"VM {name}, {'with' if result.reporting else 'without'} reporting", cost)
         for result in results
@@ -134,51 +135,90 @@ def _cost_lines(results: Sequence[RoundResult], width: int) -> list[str]:
     ]
     if not costs:
         return []
+    wide = width >= WIDTH
+
+    def row(label: str, peak: str, minor: str, major: str, delay: str) -> Line:
+        if wide:
+            return Line(f"  {label:<24}{peak:>15}{minor:>14}{major:>7}{delay:>17}")
+        return Line(f"  {label:<23}{peak:>9}{minor:>10}{delay:>15}")
+
+    heading = ("peak resident", "minor faults", "major", "direct reclaim")
     lines = [
-        "What each VM process cost the host, by the kernel's own books",
-        "",
-        f"  {'':<24}{'peak resident':>15}{'minor faults':>14}{'major':>7}{'direct reclaim':>17}",
+        *_titled("What each VM process cost the host, by the kernel's own books", width),
+        row("", *heading) if wide else row("", "resident", "faults", "", "reclaim"),
     ]
     for label, cost in costs:
         peak = NOT_MEASURED if cost.peak_resident_bytes is None else f"{mib(cost.peak_resident_bytes)} MiB"
-        lines.append(f"  {label:<24}{peak:>15}{cost.minor_faults:>14}{cost.major_faults:>7}{_delay(cost):>17}")
+        lines.append(row(label, peak, str(cost.minor_faults), str(cost.major_faults), _delay(cost)))
     sources = sorted({cost.source for _, cost in costs})
     note = f"Source: {'; '.join(sources)}. Peak resident includes the program itself."
     if any(cost.direct_reclaim_seconds is None and cost.source.startswith("taskstats") for _, cost in costs):
         note += " Direct reclaim is measured only while the sysctl kernel.task_delayacct is 1; here it is 0."
-    return [*lines, "", *(f"  {line}" for line in _wrap(note, width - 2))]
+    return [*lines, Line(""), *_noted(note, width), Line("")]
 
 
-def summary_lines(results: Sequence[RoundResult], width: int = 79) -> list[str]:
-    """Return the closing summary: a paragraph, a small table, and what each process cost."""
+def _titled(text: str, width: int) -> list[Line]:
+    return [*(Line(line, Style.TITLE) for line in _wrap(text, width)), Line("")]
+
+
+def _noted(text: str, width: int) -> list[Line]:
+    return [Line(f"  {line}", Style.FAINT) for line in _wrap(text, width - 2)]
+
+
+def _comparison(results: Sequence[RoundResult], width: int) -> list[Line]:
     first = results[0]
-    kind = "a real Linux kernel and an emulated one" if first.real else "both emulated"
-    lines = [
-        "What happened",
-        "",
-        *_wrap(
-            f"Two virtual machines of {format_size(first.memory_bytes)} ({kind}) shared a host that had"
-            f" {format_size(first.budget_bytes)} for both. Each needs {format_size(first.wanted_bytes)} once,"
-            " one after the other.",
-            width,
-        ),
-        "",
-    ]
-    for result in results:
-        lines += [*_wrap(_sentence_with(result) if result.reporting else _sentence_without(result), width), ""]
     rows = [
-        ("memory VM A gave back, MiB", [mib(r.a_peak_bytes - r.a_after_bytes) for r in results]),
+        ("memory VM A gave back", [f"{mib(r.a_peak_bytes - r.a_after_bytes)} MiB" for r in results]),
         ("time until it was back", [_returned(r) for r in results]),
-        ("still carried for idle VM A, MiB", [mib(r.a_after_bytes) for r in results]),
+        ("still carried for idle VM A", [f"{mib(r.a_after_bytes)} MiB" for r in results]),
         ("reports from VM A", [str(r.a_reports) for r in results]),
-        (f"VM B got of {mib(first.wanted_bytes)}, MiB", [mib(min(r.b_peak_bytes, r.wanted_bytes)) for r in results]),
+        (
+            f"VM B got of {mib(first.wanted_bytes)} MiB",
+            [mib(min(r.b_peak_bytes, r.wanted_bytes)) for r in results],
+        ),
         ("VM B", [_outcome(r) for r in results]),
-        (f"host peak of {mib(first.budget_bytes)}, MiB", [mib(r.host_peak_bytes) for r in results]),
+        (f"host peak of {mib(first.budget_bytes)} MiB", [mib(r.host_peak_bytes) for r in results]),
     ]
-    lines.append(_row("", ["with reporting" if r.reporting else "without" for r in results]))
-    lines += [_row(label, values) for label, values in rows]
+    lines = [Line(_row("", ["with reporting" if r.reporting else "without" for r in results], width), Style.TITLE)]
+    lines += [Line(_row(label, values, width)) for label, values in rows]
     stopped = {result.stopped_by for result in results if result.stopped_by is not None}
     note = f"Limit kept by: {first.budget_source}"
     note += f"; VM B was stopped by {' and '.join(sorted(stopped))}." if stopped else "."
-    lines += ["", *(f"  {line}" for line in _wrap(note, width - 2)), ""]
-    return lines + _cost_lines(results, width)
+    if any(result.real and not result.reporting and result.a_reports for result in results):
+        note += " A real kernel reports in both rounds; in the second the daemon acknowledges and discards nothing."
+    return [*lines, Line(""), *_noted(note, width), Line("")]
+
+
+def _verdict(results: Sequence[RoundResult]) -> str:
+    problems = [result.problem for result in results if result.problem is not None]
+    if problems:
+        return f"Not as expected: {'; '.join(problems)}."
+    first = results[0]
+    return (
+        f"With free page reporting {format_size(first.budget_bytes)} were enough for both VMs, because VM A's memory"
+        " came back; without it VM B was killed."
+    )
+
+
+def summary_lines(results: Sequence[RoundResult], width: int = WIDTH) -> list[Line]:
+    """Return the closing summary in lines of at most ``width`` columns, from 59 up: what each process cost, a small
+    table, what happened, and at last the one sentence that is to stay on the screen."""
+    first = results[0]
+    kind = "a real Linux kernel and an emulated one" if first.real else "both emulated"
+    lines = _titled("What happened", width)
+    lines += _plain(
+        f"Two virtual machines of {format_size(first.memory_bytes)} ({kind}) shared a host that had"
+        f" {format_size(first.budget_bytes)} for both. Each needs {format_size(first.wanted_bytes)} once,"
+        " one after the other.",
+        width,
+    )
+    lines += [*_cost_lines(results, width), *_comparison(results, width)]
+    for result in results:
+        lines += _plain(_sentence_with(result) if result.reporting else _sentence_without(result), width)
+    good = all(result.problem is None for result in results)
+    lines += [Line(line, Style.TITLE if good else Style.WARNING) for line in _wrap(_verdict(results), width)]
+    return lines
+
+
+def _plain(text: str, width: int) -> list[Line]:
+    return [*map(Line, _wrap(text, width)), Line("")]

@@ -5,6 +5,7 @@ The shell around the pure ``view``: the only file of the demonstration that writ
 
 import os
 import shutil
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Protocol, Self, TextIO
 
@@ -88,6 +89,15 @@ class LiveDisplay:
         self._stream.flush()
 
 
+def print_lines(stream: TextIO, lines: Sequence[Line]) -> None:
+    """Print ``lines``, in their styles where ``stream`` is a terminal that can show them."""
+    colour = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"
+    for line in lines:
+        style = STYLES[line.style] if colour else ""
+        print(f"{style}{line.text}{RESET}" if style else line.text, file=stream)
+    stream.flush()
+
+
 class PlainDisplay:
     """Prints a table with one line a second, and the story between its lines."""
 
@@ -101,7 +111,8 @@ class PlainDisplay:
         if picture.round_title != self._round:
             self._round = picture.round_title
             self._next_row = 0.0
-            self._print("", f"{picture.title}; {picture.round_title}", TABLE_NOTE, "")
+            left = f"about {picture.seconds_left} s left"
+            self._print("", f"{picture.round_title}; {picture.title}; {left}", TABLE_NOTE, "")
             self._print(*table_header([vm.name for vm in picture.vms]))
         if picture.seconds >= self._next_row:
             self._next_row = max(self._next_row + ROW_SECONDS, picture.seconds)

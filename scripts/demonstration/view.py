@@ -16,8 +16,10 @@ BESIDE_BAR: Final = WIDTH - BAR
 """Columns of a bar, and of what stands to both sides of it. In a narrower window the bar is shorter."""
 
 STORY_LINES: Final = 6
+STORY_LEAST: Final = 2
+"""Most lines of the story, and those for which other lines give way."""
 
-_INSIDE_AGE: Final = "inside: as told up to 0.25 s ago"
+_INSIDE_AGE: Final = "Inside a VM: as its guest told up to 0.25 s ago."
 TABLE_NOTE: Final = (
     "MiB; host and resid. are of the time shown, alloc, free and rep. as the guest told up to 0.25 s before"
 )
@@ -39,6 +41,8 @@ class Line:
 
     text: str
     style: Style = Style.PLAIN
+    rank: int = 0
+    """How soon it gives way in a low window: those of the highest rank first, those of rank 0 never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +101,7 @@ def _host_lines(host: HostState, symbols: Symbols, width: int) -> list[Line]:
     history = sparkline(host.history, host.budget_bytes, columns, symbols.steps)
     return [
         Line(_apart(f"HOST    {used}  {numbers}", "", width), Style.WARNING if full else Style.PLAIN),
-        Line(f"        {history.ljust(columns)}  last {round(columns * TICK_SECONDS)} s", Style.FAINT),
+        Line(f"        {history.ljust(columns)}  last {round(columns * TICK_SECONDS)} s", Style.FAINT, rank=3),
     ]
 
 
@@ -121,35 +125,48 @@ def _vm_lines(vm: VmState, symbols: Symbols, width: int) -> list[Line]:
     return [
         Line(_apart(f"VM {vm.name}    {vm.kind}", vm.status, width), Style.TITLE),
         Line(f"        {memory}  {mib(vm.resident_bytes)} of {mib(vm.memory_bytes)} MiB resident"),
-        Line(f"        {_inside(vm)}"),
+        Line(f"        {_inside(vm)}", rank=1),
         Line(
-            f"        reports {rate.rjust(16)}  {vm.reports_per_second:.0f}/s, {vm.reports} in all,"
-            f" for {mib(vm.discarded_bytes)} MiB"
+            f"        reports {rate.rjust(16)}  {vm.reports_per_second:.0f}/s, {vm.reports} for"
+            f" {mib(vm.discarded_bytes)} MiB",
+            rank=2,
         ),
     ]
+
+
+def _fitting(lines: Sequence[Line], height: int) -> list[Line]:
+    # The lines of the highest rank give way first, all of one rank together.
+    shown = list(lines)
+    while len(shown) > height and (highest := max((line.rank for line in shown), default=0)):
+        shown = [line for line in shown if line.rank < highest]
+    return shown
 
 
 def live_view(picture: Picture, symbols: Symbols = UNICODE, width: int = WIDTH, height: int = 24) -> list[Line]:
     """Return the picture as at most ``height`` lines of at most ``width`` columns.
 
-    What does not fit is cut: at the right, and at the bottom, where the oldest part of the story gives way first.
+    In a low window the lines that say least give way, in a narrow one what is at the right. The newest part of the
+    story always stays.
     """
+    empty = Line("", rank=5)
     lines = [
-        Line(_apart(picture.title, picture.round_title, width), Style.TITLE),
-        Line(_apart(f"Limit kept by: {picture.host.budget_source}", _INSIDE_AGE, width), Style.FAINT),
-        Line(""),
+        Line(_apart(picture.round_title, f"about {picture.seconds_left} s left", width), Style.TITLE),
+        Line(_apart(picture.title, f"limit: {picture.host.budget_source}", width), Style.FAINT, rank=4),
+        Line(_INSIDE_AGE, Style.FAINT, rank=4),
+        empty,
     ]
     lines += _host_lines(picture.host, symbols, width)
     for vm in picture.vms:
-        lines += [Line(""), *_vm_lines(vm, symbols, width)]
+        lines += [empty, *_vm_lines(vm, symbols, width)]
     lines.append(
         Line(
-            f"        {symbols.used} in use   {symbols.held} freed, yet carried by the host"
-            f"   {symbols.empty} costs the host nothing",
+            f"        {symbols.used} in use   {symbols.held} freed, yet carried   {symbols.empty} costs nothing",
             Style.FAINT,
+            rank=2,
         )
     )
-    lines.append(Line(""))
+    lines.append(empty)
+    lines = _fitting(lines, height - min(len(picture.story), STORY_LEAST))
     room = max(0, min(STORY_LINES, height - len(lines)))
     story = picture.story[-room:] if room else []
     lines += [Line(f"{seconds:5.1f} s {text}") for seconds, text in story]

@@ -10,9 +10,14 @@ from scripts.demonstration.summary import RoundResult, report_dict, summary_line
 from tests.scripts.examples import COST, WITH, WITHOUT
 
 
+def texts(*results: RoundResult, width: int = 79) -> list[str]:
+    """Return the lines of the summary."""
+    return [line.text for line in summary_lines(results, width)]
+
+
 def text_of(*results: RoundResult) -> str:
     """Return the summary as one line of words."""
-    return " ".join(" ".join(summary_lines(results)).split())
+    return " ".join(" ".join(texts(*results)).split())
 
 
 def test_expected_outcome_has_no_problem() -> None:
@@ -77,7 +82,7 @@ def test_failure_is_not_shown_as_a_success() -> None:
 
 
 def test_delay_that_is_not_measured_is_not_zero() -> None:
-    lines = summary_lines([WITH, WITHOUT])
+    lines = texts(WITH, WITHOUT)
     rows = {line[2:26].strip(): line for line in lines if line.startswith("  VM ")}
     assert rows["VM A, with reporting"].endswith("not measured")
     assert rows["VM B, with reporting"].endswith("12 ms (4x)")
@@ -94,5 +99,22 @@ def test_source_of_the_costs_is_named() -> None:
 
 def test_lines_fit_a_terminal() -> None:
     long = replace(WITHOUT, stopped_by="this script's accounting", budget_source="this script's accounting")
-    lines = summary_lines([replace(WITH, budget_source="this script's accounting"), long])
-    assert max(map(len, lines)) <= 79
+    for width in (79, 59):
+        lines = texts(replace(WITH, budget_source="this script's accounting"), long, width=width)
+        assert max(map(len, lines)) <= width
+
+
+def test_sentence_that_says_it_all_is_last_and_what_led_to_it_is_on_the_same_screen() -> None:
+    lines = texts(WITH, WITHOUT)
+    assert " ".join(lines[-2:]) == (
+        "With free page reporting 1.2 GiB were enough for both VMs, because VM A's memory came back; without it "
+        "VM B was killed."
+    )
+    assert any("with reporting" in line and "without" in line for line in lines[-23:])
+    failed = texts(replace(WITH, stopped_by="x"), WITHOUT)
+    assert failed[-1] == "Not as expected: with reporting VM B ran out of memory all the same."
+
+
+def test_reports_of_a_kernel_that_cannot_be_told_to_be_silent_are_explained() -> None:
+    assert "reports in both rounds" not in text_of(WITH, WITHOUT)
+    assert "reports in both rounds" in text_of(replace(WITH, real=True), replace(WITHOUT, real=True, a_reports=6))

@@ -63,7 +63,7 @@ def test_live_view_shows_what_is_in_use_and_what_is_only_carried() -> None:
     memory = "        " + "#" * quarter + "%" * quarter + "." * (BAR // 2)
     assert memory + "  512 of 1024 MiB resident" in lines
     assert "        allocated 256, free 768, of it reported 0 MiB" in lines
-    assert "Limit kept by: memory cgroup v1".ljust(47) + "inside: as told up to 0.25 s ago" in lines
+    assert "Two VMs".ljust(56) + "limit: memory cgroup v1" in lines
 
 
 def test_memory_filled_since_the_last_event_of_the_guest_is_in_use() -> None:
@@ -135,3 +135,26 @@ def test_plain_table_lines_up_with_its_header() -> None:
     for line in (first, second):
         assert [position for position, character in enumerate(line) if character == "|"] == bars
     assert second.index("phase") == row.index("rest")
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(79, 24), (59, 16), (59, 12), (79, 10)])
+def test_low_and_narrow_window_shows_the_round_the_bars_and_the_newest_of_the_story(columns: int, rows: int) -> None:
+    shown = picture(vm(), vm(name="B"))
+    shown.round_title = "2 of 2: WITHOUT free page reporting"
+    shown.story += [(float(second), f"step {second}") for second in range(6)]
+    lines = [line.text for line in live_view(shown, ASCII, columns, rows)]
+    assert len(lines) <= rows
+    assert max(map(len, lines)) <= columns
+    assert lines[0].startswith("2 of 2: WITHOUT free page reporting")
+    assert sum("MiB resident" in line for line in lines) == 2
+    assert lines[-1].endswith("step 5")
+
+
+def test_time_that_is_left_counts_down_and_includes_the_rounds_to_come() -> None:
+    shown = picture(vm())
+    shown.expected_seconds, shown.seconds_after, shown.seconds = 10.0, 9.0, 4.25
+    assert shown.seconds_left == 15
+    shown.seconds = 100.0
+    assert shown.seconds_left == 9
+    shown.seconds_after = 0.0
+    assert shown.seconds_left == 1
