@@ -12,9 +12,9 @@ import socket
 import threading
 from collections.abc import Callable
 
-from host.descriptors.helpers import Helpers
 from host.descriptors.received_file import FileKind, kind_at_once
 from host.descriptors.socket_read import receive_bytes
+from host.peers.helpers import Helpers
 from protocol.errors import VhostUserError
 
 

@@ -14,8 +14,6 @@ from typing import Final
 from host.backend_channel import BackendChannel
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.control.vm_control import VmControl
-from host.descriptors.peers import PeerLimitError, Peers
-from host.descriptors.workers import PeerId
 from host.events.chain_events import ChainEvents
 from host.events.event_limit import EventLimit
 from host.events.metrics import VmMetrics
@@ -24,6 +22,8 @@ from host.message_channel import MessageChannel
 from host.migration.device_state import DeviceState
 from host.migration.migration import Migration
 from host.migration.travelling_state import build_state, restore_state
+from host.peers.peers import PeerLimitError, Peers
+from host.peers.workers import PeerId
 from host.ring.kick_file import KickFile
 from host.ring.opened_ring import open_ring
 from host.ring.queue_files import CallFile, QueueFiles

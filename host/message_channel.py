@@ -29,9 +29,9 @@ import os
 import socket
 from typing import Final
 
-from host.descriptors.peers import Membership
 from host.descriptors.received_file import FileKind, is_connected_to, kind_at_once, kind_of_file
 from host.descriptors.socket_read import receive, until_ready
+from host.peers.peers import Membership
 from host.vhost_user.backend import Reply
 from protocol.errors import FramingError, SessionEnded, VhostUserError
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader

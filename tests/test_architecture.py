@@ -22,6 +22,7 @@ ROOMS: dict[str, set[str]] = {
     # The daemon.
     "host.virtqueue": set(),
     "host.descriptors": set(),
+    "host.peers": set(),
     "host.memory": {"host.virtqueue", "host.descriptors"},
     "host.inflight": {"host.virtqueue", "host.descriptors"},
     "host.balloon": {"host.virtqueue", "host.memory"},
@@ -32,6 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "host.migration": {
         "host.virtqueue",
         "host.descriptors",
+        "host.peers",
         "host.inflight",
         "host.memory",
         "host.balloon",
@@ -104,7 +106,8 @@ SHELL = re.compile(
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
     | host/(__main__|daemon|connection|message_channel|backend_channel|netlink)\.py
-    | host/descriptors/(received_file|socket_read|helpers|pipe|workers|peers)\.py
+    | host/descriptors/(received_file|socket_read|pipe)\.py
+    | host/peers/(peers|workers|helpers)\.py
     | host/memory/(guest_memory|sigbus|discard)\.py
     | host/inflight/inflight_file\.py
     | host/ring/(ring_service|turn|queue_files|kick_file|kick_watch|signal_file|eventfd_signal)\.py

@@ -1,1 +1,1 @@
-"""File descriptors that a front-end passed: what they are, and how they are closed without waiting."""
+"""Received file descriptors: what they are, and how they are read without waiting."""

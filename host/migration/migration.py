@@ -4,12 +4,12 @@ import asyncio
 from functools import partial
 from typing import Protocol, assert_never
 
-from host.descriptors.helpers import Helpers
 from host.inflight.inflight_file import FileRegion, InflightFile, make_inflight_file
 from host.inflight.inflight_virtqueue import open_tracked
 from host.migration.device_state import DeviceState, parse_state
 from host.migration.dirty_log import DirtyLog
 from host.migration.state_transfer import StateTransfer
+from host.peers.helpers import Helpers
 from host.ring.queue_files import CallFile
 from host.vhost_user.actions import (
     DropMigration,

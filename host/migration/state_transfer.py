@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-from host.descriptors.helpers import Helpers
 from host.descriptors.pipe import Pipe
 from host.descriptors.socket_read import receive_bytes, until_ready
 from host.migration.device_state import STATE_BYTES_MAX
+from host.peers.helpers import Helpers
 from protocol.errors import VhostUserError
 
 TRANSFER_TIMEOUT: Final = 10.0

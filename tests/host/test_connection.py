@@ -16,7 +16,7 @@ import host.descriptors.socket_read
 import host.message_channel
 from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
 from host.connection import Connection
-from host.descriptors.peers import Peers
+from host.peers.peers import Peers
 from host.ring.ring_service import RingService
 from host.vhost_user import ring_control
 from host.vhost_user.session import Session

@@ -18,7 +18,7 @@ from guest.vmm_options import VmmOptions
 from guest.workloads.workload import Steps, Workload
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.connection import Connection
-from host.descriptors.peers import Peers
+from host.peers.peers import Peers
 from host.vhost_user.session import Session
 from protocol.process.events import EventLog
 from protocol.virtio_balloon import BalloonConfig

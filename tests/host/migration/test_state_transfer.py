@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-import host.descriptors.helpers
-from host.descriptors.helpers import Helpers
+import host.peers.helpers
 from host.migration import state_transfer
 from host.migration.device_state import STATE_BYTES_MAX
 from host.migration.state_transfer import StateTransfer
+from host.peers.helpers import Helpers
 from protocol.errors import VhostUserError
 
 Result = TypeVar("Result")
@@ -147,8 +147,8 @@ def test_flags_of_the_descriptor_stay_as_they_are() -> None:
 
 @pytest.mark.asyncio
 async def test_file_whose_lock_is_held_holds_nothing_else_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.descriptors.helpers, "HELP_TIMEOUT", 0.1)
-    monkeypatch.setattr(host.descriptors.helpers, "CLOSE_PATIENCE", 0.0)
+    monkeypatch.setattr(host.peers.helpers, "HELP_TIMEOUT", 0.1)
+    monkeypatch.setattr(host.peers.helpers, "CLOSE_PATIENCE", 0.0)
     let_go = threading.Event()
     monkeypatch.setattr(os, "write", lambda _fd, data: let_go.wait(20) and len(data))
     fd = os.open(tmp_path / "state", os.O_RDWR | os.O_CREAT)

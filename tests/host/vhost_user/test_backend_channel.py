@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from host.backend_channel import BackendChannel
-from host.descriptors.helpers import Helpers
+from host.peers.helpers import Helpers
 from protocol.errors import VhostUserError
 from protocol.vhost_user import BackendRequest
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_message

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import host.descriptors.peers
-from host.descriptors.peers import RESERVE, SESSION_DESCRIPTORS, SESSIONS_MAX, PeerLimitError, Peers, shared_descriptors
-from host.descriptors.workers import PeerId
+import host.peers.peers
+from host.peers.peers import RESERVE, SESSION_DESCRIPTORS, SESSIONS_MAX, PeerLimitError, Peers, shared_descriptors
+from host.peers.workers import PeerId
 from protocol.vhost_user import FDS_MAX
 
 SHARED = 1000
@@ -17,7 +17,7 @@ GREEDY, SAME_USER, OTHER_USER = PeerId(1000, 1), PeerId(1000, 2), PeerId(1001, 3
 
 @pytest.fixture
 def peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peers]:
-    monkeypatch.setattr(host.descriptors.peers, "shared_descriptors", lambda: SHARED)
+    monkeypatch.setattr(host.peers.peers, "shared_descriptors", lambda: SHARED)
     with ThreadPoolExecutor(1) as executor:
         yield Peers(executor)
 
@@ -49,7 +49,7 @@ def test_limits_are_given_back_when_a_session_leaves(peers: Peers) -> None:
 
 
 def test_sessions_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.descriptors.peers, "shared_descriptors", lambda: 1 << 20)
+    monkeypatch.setattr(host.peers.peers, "shared_descriptors", lambda: 1 << 20)
     with ThreadPoolExecutor(1) as executor:
         peers = Peers(executor)
         for _ in range(SESSIONS_MAX):

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import host.descriptors.helpers
-from host.descriptors.helpers import HELPERS_MAX, Helpers
+import host.peers.helpers
+from host.peers.helpers import HELPERS_MAX, Helpers
 from protocol.errors import VhostUserError
 
 
@@ -26,8 +26,8 @@ async def test_result_and_errors_come_back() -> None:
 
 @pytest.mark.asyncio
 async def test_close_that_takes_for_ever_holds_up_its_own_peer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.descriptors.helpers, "HELP_TIMEOUT", 0.05)
-    monkeypatch.setattr(host.descriptors.helpers, "CLOSE_PATIENCE", 0.05)
+    monkeypatch.setattr(host.peers.helpers, "HELP_TIMEOUT", 0.05)
+    monkeypatch.setattr(host.peers.helpers, "CLOSE_PATIENCE", 0.05)
     before = helper_threads()
     let_go = threading.Event()
     slow, other = Helpers(), Helpers()
@@ -40,14 +40,14 @@ async def test_close_that_takes_for_ever_holds_up_its_own_peer_alone(monkeypatch
     assert slow.closing == 50
     assert await other.run("looking", lambda: 7) == 7
     let_go.set()
-    monkeypatch.setattr(host.descriptors.helpers, "CLOSE_PATIENCE", 10.0)
+    monkeypatch.setattr(host.peers.helpers, "CLOSE_PATIENCE", 10.0)
     await slow.closed()
     assert slow.closing == 0
 
 
 @pytest.mark.asyncio
 async def test_idle_helpers_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.descriptors.helpers, "IDLE_TIME", 0.01)
+    monkeypatch.setattr(host.peers.helpers, "IDLE_TIME", 0.01)
     before = set(threading.enumerate())
     await Helpers().run("looking", lambda: None)
     for thread in set(threading.enumerate()) - before:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from host.descriptors.workers import PROCESS_WORKERS_MAX, USER_WORKERS_MAX, PeerId, Workers
+from host.peers.workers import PROCESS_WORKERS_MAX, USER_WORKERS_MAX, PeerId, Workers
 from protocol.errors import BalloonError
 
 ALL = 256

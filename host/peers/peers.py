@@ -20,8 +20,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
 
-from host.descriptors.helpers import Helpers
-from host.descriptors.workers import PeerId, Workers
+from host.peers.helpers import Helpers
+from host.peers.workers import PeerId, Workers
 from protocol.errors import VhostUserError
 from protocol.vhost_user import FDS_MAX
 

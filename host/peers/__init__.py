@@ -1,0 +1,1 @@
+"""What one front-end's process and its user may take of the daemon: descriptors, sessions, workers, helper threads."""
