@@ -314,7 +314,7 @@ def parse_interval(text: str) -> int:
 
 
 def _ask(words: Sequence[str]) -> int:
-    from host.control.ask import ask, parse_arguments
+    from host.qmp.ask import ask, parse_arguments
 
     if len(words) < 2:
         raise UsageError("--ask needs the PATH of a control socket and a COMMAND, for example query-vms")

@@ -23,11 +23,11 @@ from host.connection import Connection, unreleased_sessions
 from host.control.control_commands import ControlCommands, logical_size
 from host.control.control_server import ControlServer
 from host.control.guest_ram import RESERVE_BYTES
-from host.control.qmp import build_version
 from host.control.vm_control import VmControl
 from host.events.session_events import SessionEvents, SessionLimit
 from host.migration.dirty_log import CAN_LOG
 from host.peers.peers import Peers
+from host.qmp.qmp import build_version
 from host.vhost_user.queue_numbers import AUTO, QueueNumbers
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
 from protocol.errors import BalloonError

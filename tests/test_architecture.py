@@ -29,7 +29,8 @@ ROOMS: dict[str, set[str]] = {
     "host.vhost_user": {"host.virtqueue", "host.inflight", "host.balloon"},
     "host.ring": {"host.virtqueue", "host.descriptors", "host.memory", "host.balloon", "host.vhost_user"},
     "host.events": {"host.ring"},
-    "host.control": {"host.memory", "host.balloon", "host.vhost_user", "host.ring"},
+    "host.qmp": set(),
+    "host.control": {"host.memory", "host.balloon", "host.vhost_user", "host.ring", "host.qmp"},
     "host.migration": {
         "host.virtqueue",
         "host.descriptors",
@@ -112,7 +113,8 @@ SHELL = re.compile(
     | host/inflight/inflight_file\.py
     | host/ring/(ring_service|turn|queue_files|kick_file|kick_watch|signal_file|eventfd_signal)\.py
     | host/events/(chain_events|session_events)\.py
-    | host/control/(control_server|qmp_client|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
+    | host/qmp/qmp_client\.py
+    | host/control/(control_server|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/balloon/ballooned_pages\.py
     | host/control/(backed_memory|vm_control)\.py
     | host/migration/(migration|dirty_log|state_transfer)\.py

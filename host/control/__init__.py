@@ -1,1 +1,1 @@
-"""The control socket (QMP), and the controls of one virtual machine that its commands use."""
+"""The control socket, its commands, and the controls of one virtual machine that they use."""

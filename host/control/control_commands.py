@@ -12,9 +12,9 @@ from typing import Any, Final
 from host.balloon.offered_features import feature_names
 from host.control.backed_memory import together
 from host.control.controlled_vm import ControlledVm, VmInfo
-from host.control.qmp import NEGOTIATE, Arguments, ErrorClass, QmpError, Request, shown
 from host.control.qom import ObjectTree
 from host.control.reclaim_progress import ReclaimMethod
+from host.qmp.qmp import NEGOTIATE, Arguments, ErrorClass, QmpError, Request, shown
 from protocol.errors import BalloonError
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from host.control.latest_value import LatestValue
-from host.control.qmp import QmpError, QmpSession, Request, build_error, build_event, build_greeting
+from host.qmp.qmp import QmpError, QmpSession, Request, build_error, build_event, build_greeting
 from protocol.errors import FramingError
 from protocol.process.listening_socket import ListeningSocket
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from host.balloon.balloon_statistics import STATISTICS_INTERVAL_MAX
 from host.control.controlled_vm import ControlledVm
-from host.control.qmp import ErrorClass, QmpError, shown
+from host.qmp.qmp import ErrorClass, QmpError, shown
 from protocol.balloon_statistics import StatisticTag
 
 GUEST_STATS: Final = "guest-stats"

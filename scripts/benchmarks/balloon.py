@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from guest.ram import GuestRam
-from host.control.ask import ask
+from host.qmp.ask import ask
 from protocol.memory import PAGE_SIZE
 from protocol.units import MIB
 from scripts.benchmarks.bare_loop import BareLoop

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from guest.linux.kernel_log import kernel_warnings
-from host.control.qmp_client import QmpClient
+from host.qmp.qmp_client import QmpClient
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import Parser, option_type, path_option, run_command
 from protocol.units import MIB

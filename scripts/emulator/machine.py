@@ -10,7 +10,7 @@ from typing import Final, Self
 
 from guest.linux.control_line import parse_features
 from guest.linux.ram_file import RamFile
-from host.control.qmp_client import QmpClient, connect
+from host.qmp.qmp_client import QmpClient, connect
 from protocol.errors import BalloonError
 from scripts.child_processes import Child
 from scripts.emulator.command import MachinePlan, unsuitable

@@ -6,7 +6,7 @@ Source: virtio 1.2, 5.5.6.7.2."""
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from host.control.qmp_client import CommandError
+from host.qmp.qmp_client import CommandError
 from protocol.errors import BalloonError
 from protocol.units import MIB, format_size
 from scripts.emulator.trials import FILLED, INFLATED, INSERTIONS, Scene, balloon_bytes, boot, statistics

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from hashlib import md5
 from typing import Any, Final
 
-from host.control.qmp_client import QmpClient
+from host.qmp.qmp_client import QmpClient
 from protocol.errors import BalloonError
 from protocol.units import MIB, format_size
 from protocol.virtio import FeatureBit, has_feature

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from guest.linux.init_script import visible_in_guest
 from guest.linux.ram_file import RamFile
-from host.control.qmp_client import QmpClient
+from host.qmp.qmp_client import QmpClient
 from protocol.errors import BalloonError
 from protocol.units import MIB, format_size
 from scripts.child_processes import Children, python_module

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from guest.control import ask
-from host.control.ask import ask as ask_daemon
+from host.qmp.ask import ask as ask_daemon
 from protocol.errors import BalloonError
 from tests.harness.processes import DaemonProcess, ProgramProcess, doomed_daemon, until
 

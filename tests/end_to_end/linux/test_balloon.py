@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from host.control.qmp_client import QmpClient
+from host.qmp.qmp_client import QmpClient
 from protocol.units import MIB
 from protocol.virtio import FeatureBit, has_feature
 from tests.harness.linux_guest import LinuxGuest

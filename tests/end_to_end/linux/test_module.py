@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from host.control.qmp_client import CommandError, QmpClient
+from host.qmp.qmp_client import CommandError, QmpClient
 from protocol.units import MIB
 from tests.harness.linux_guest import INSMOD, MODULE, RMMOD, LinuxGuest
 from tests.harness.processes import DaemonProcess, mappings_of_files, stall, until

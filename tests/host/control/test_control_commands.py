@@ -11,8 +11,8 @@ import pytest
 from host.control.control_commands import ControlCommands, logical_size
 from host.control.controlled_vm import VmInfo
 from host.control.guest_statistics import GuestStatistics
-from host.control.qmp import Arguments, Request
 from host.control.qom import STAT_NAMES, UNKNOWN
+from host.qmp.qmp import Arguments, Request
 from host.vhost_user.device_setup import DeviceSetup
 from protocol.balloon_statistics import StatisticTag
 from protocol.virtio_balloon import QueueDialect

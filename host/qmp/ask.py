@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from host.control.qmp import NEGOTIATE
-from host.control.qmp_client import CommandError, QmpClient
+from host.qmp.qmp import NEGOTIATE
+from host.qmp.qmp_client import CommandError, QmpClient
 from protocol.errors import BalloonError, UsageError
 from protocol.units import parse_size
 

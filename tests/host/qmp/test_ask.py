@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from host.control.ask import ask, parse_arguments
+from host.qmp.ask import ask, parse_arguments
 from protocol.errors import BalloonError, UsageError
 from tests.harness.scripted_server import answering
 

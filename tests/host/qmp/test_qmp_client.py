@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from host.control.qmp_client import CommandError, QmpClient
+from host.qmp.qmp_client import CommandError, QmpClient
 from protocol.errors import BalloonError
 from tests.harness.scripted_server import answering
 
@@ -56,7 +56,7 @@ def test_server_of_another_kind_is_refused(tmp_path: Path, greeting: bytes, text
 
 def test_socket_that_sends_no_greeting_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as the socket where virtual machines connect."""
-    monkeypatch.setattr("host.control.qmp_client.GREETING_SECONDS", 0.01)
+    monkeypatch.setattr("host.qmp.qmp_client.GREETING_SECONDS", 0.01)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "m"))
         silent.listen()
@@ -81,7 +81,7 @@ def test_server_that_is_starting_is_waited_for(tmp_path: Path, monkeypatch: pyte
             (tmp_path / "later").rename(tmp_path / "m")
             started.set()
 
-        monkeypatch.setattr("host.control.qmp_client.time.sleep", start)
+        monkeypatch.setattr("host.qmp.qmp_client.time.sleep", start)
         QmpClient(tmp_path / "m", start_seconds=20.0).close()
     assert started.is_set()
 

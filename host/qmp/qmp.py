@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from host.control.json_stream import JsonError, JsonStream
+from host.qmp.json_stream import JsonError, JsonStream
 from protocol.errors import BalloonError
 
 NEGOTIATE: Final = "qmp_capabilities"

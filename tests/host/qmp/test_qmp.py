@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.control.qmp import (
+from host.qmp.qmp import (
     Arguments,
     ErrorClass,
     QmpError,

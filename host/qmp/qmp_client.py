@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from host.control.json_stream import JsonError, JsonStream
-from host.control.qmp import NEGOTIATE
+from host.qmp.json_stream import JsonError, JsonStream
+from host.qmp.qmp import NEGOTIATE
 from protocol.errors import BalloonError, FramingError
 
 GREETING_SECONDS: Final = 10.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.control.json_stream import NESTING_MAX, TEXT_MAX, JsonError, JsonStream
+from host.qmp.json_stream import NESTING_MAX, TEXT_MAX, JsonError, JsonStream
 from protocol.errors import FramingError
 
 JSON = st.recursive(
