@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from host.balloon.balloon_statistics import STATISTICS_INTERVAL_MAX
-from host.balloon.offered_features import FEATURE_NAMES, feature_names, parse_features, switch_features
-from host.balloon.virtio_balloon import OFFERED
+from host.balloon.offered_features import FEATURE_NAMES, OFFERED, feature_names, parse_features, switch_features
 from host.control.guest_ram import RESERVE_BYTES
 from host.memory.sigbus import guard_mappings
 from host.vhost_user.queue_numbers import AUTO, CHOICES

@@ -1,4 +1,4 @@
-"""What ``--features`` means: which feature bits the device offers to drivers.
+"""Which feature bits the device offers to drivers: by default, and as ``--features`` switches them.
 
 Source: virtio 1.2, 5.5.3 (the balloon's own) and 6 (what all devices share).
 """
@@ -10,6 +10,22 @@ from typing import Final
 from protocol.errors import UsageError
 from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import BalloonFeature
+
+OFFERED: Final = feature_mask(
+    FeatureBit.VERSION_1,
+    FeatureBit.VHOST_USER_F_PROTOCOL_FEATURES,
+    FeatureBit.VHOST_F_LOG_ALL,
+    FeatureBit.RING_EVENT_IDX,
+    FeatureBit.RING_INDIRECT_DESC,
+    BalloonFeature.PAGE_REPORTING,
+    BalloonFeature.STATS_VQ,
+    BalloonFeature.DEFLATE_ON_OOM,
+)
+"""Feature bits that the device offers unless told otherwise.
+
+Not among them: FREE_PAGE_HINT, see :mod:`host.balloon.free_page_hinting`; and MUST_TELL_HOST, which makes a driver wait
+for the acknowledgement when it takes pages back, and this device does nothing in that time.
+"""
 
 FEATURE_NAMES: Final[Mapping[str, int]] = MappingProxyType(
     {

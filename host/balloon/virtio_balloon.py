@@ -15,7 +15,7 @@ from host.memory.discard_plan import DeviceMemory, DiscardPlan, Refusal
 from host.virtqueue.virtqueue import Buffer, Chain, ReadGuest
 from protocol.balloon_statistics import STATISTIC_SIZE
 from protocol.memory import PAGE_SIZE, FileRange
-from protocol.virtio import FeatureBit, feature_mask, has_feature
+from protocol.virtio import has_feature
 from protocol.virtio_balloon import (
     CONFIG_POISON_VAL,
     PFN_SHIFT,
@@ -27,22 +27,6 @@ from protocol.virtio_balloon import (
 
 PFN_BYTES_MAX: Final = 64 << 10
 """Most bytes of page frame numbers that one chain may carry. Linux sends 1 KiB."""
-
-OFFERED: Final = feature_mask(
-    FeatureBit.VERSION_1,
-    FeatureBit.VHOST_USER_F_PROTOCOL_FEATURES,
-    FeatureBit.VHOST_F_LOG_ALL,
-    FeatureBit.RING_EVENT_IDX,
-    FeatureBit.RING_INDIRECT_DESC,
-    BalloonFeature.PAGE_REPORTING,
-    BalloonFeature.STATS_VQ,
-    BalloonFeature.DEFLATE_ON_OOM,
-)
-"""Feature bits that the device offers unless told otherwise.
-
-Not among them: FREE_PAGE_HINT, see :mod:`host.balloon.free_page_hinting`; and MUST_TELL_HOST, which makes a driver wait
-for the acknowledgement when it takes pages back, and this device does nothing in that time.
-"""
 
 _PFN: Final = struct.Struct("<I")
 

@@ -14,7 +14,8 @@ import pytest
 import host.connection
 import host.descriptors.socket_read
 import host.message_channel
-from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
+from host.balloon.offered_features import OFFERED
+from host.balloon.virtio_balloon import VirtioBalloon
 from host.connection import Connection
 from host.peers.peers import Peers
 from host.ring.ring_service import RingService

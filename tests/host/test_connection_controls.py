@@ -11,7 +11,7 @@ import pytest
 
 import host.control.reclaim
 import host.control.reclaim_progress
-from host.balloon.virtio_balloon import OFFERED
+from host.balloon.offered_features import OFFERED
 from host.control.reclaim_progress import ReclaimMethod
 from host.vhost_user.device_setup import DeviceSetup, KickMethod, RingFormat
 from protocol.errors import BalloonError

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from host.balloon.virtio_balloon import OFFERED
+from host.balloon.offered_features import OFFERED
 from host.daemon import Daemon, DaemonOptions, open_socket
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog

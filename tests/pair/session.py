@@ -8,7 +8,8 @@ from collections.abc import Generator
 from typing import TypeVar, assert_never
 
 from guest.vhost_user.frontend import Call, QueueSetup
-from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
+from host.balloon.offered_features import OFFERED
+from host.balloon.virtio_balloon import VirtioBalloon
 from host.vhost_user import ring_control
 from host.vhost_user.actions import (
     Action,

@@ -10,7 +10,7 @@ from guest.control import ask
 from guest.vhost_user.attachment import Attachment
 from guest.virtqueue.ring_memory import RingOptions
 from guest.workloads.memhog import Idle, Memhog
-from host.balloon.virtio_balloon import OFFERED
+from host.balloon.offered_features import OFFERED
 from protocol.memory import PAGE_SIZE
 from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_balloon import BalloonFeature

@@ -13,7 +13,7 @@ from guest.virtqueue.ring_memory import RingOptions
 from guest.workloads.churn import Churn
 from guest.workloads.memhog import Memhog
 from guest.workloads.pagecache import PageCacheUser
-from host.balloon.virtio_balloon import OFFERED
+from host.balloon.offered_features import OFFERED
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
 from protocol.virtio import FeatureBit, feature_mask

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from host.balloon.virtio_balloon import OFFERED
+from host.balloon.offered_features import OFFERED
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import build_message

@@ -15,7 +15,7 @@ from guest.ram import GuestRam
 from guest.vhost_user.attachment import Attachment
 from guest.vhost_user.attachment_options import AttachmentOptions
 from guest.virtqueue.ring_memory import allocate_rings
-from host.balloon.virtio_balloon import OFFERED
+from host.balloon.offered_features import OFFERED
 from protocol.memory import PAGE_SIZE
 from protocol.split_ring import SplitRing
 from protocol.vhost_user import BackendRequest, FrontendRequest, ProtocolFeature, form_of

@@ -2,8 +2,7 @@
 
 import pytest
 
-from host.balloon.offered_features import FEATURE_NAMES, feature_names, parse_features, switch_features
-from host.balloon.virtio_balloon import OFFERED
+from host.balloon.offered_features import FEATURE_NAMES, OFFERED, feature_names, parse_features, switch_features
 from protocol.errors import UsageError
 from protocol.virtio_balloon import feature_bit_names
 
@@ -20,6 +19,10 @@ NUMBERS = {
     "packed": 34,
     "in-order": 35,
 }
+
+
+def test_device_offers_what_it_can_do() -> None:
+    assert OFFERED == 1 << 1 | 1 << 2 | 1 << 5 | 1 << 26 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32
 
 
 def test_names_have_the_specifications_numbers() -> None:

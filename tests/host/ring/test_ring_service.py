@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from host.balloon.virtio_balloon import OFFERED, VirtioBalloon
+from host.balloon.offered_features import OFFERED
+from host.balloon.virtio_balloon import VirtioBalloon
 from host.memory.guest_memory import GuestMemory
 from host.ring.eventfd_signal import EventfdSignal
 from host.ring.kick_file import KickFile

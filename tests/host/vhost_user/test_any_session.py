@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host.balloon.virtio_balloon import OFFERED
+from host.balloon.offered_features import OFFERED
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, MustClose
 from host.vhost_user.vring import RingState
 from protocol.vhost_user import FrontendRequest

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host.balloon.virtio_balloon import OFFERED
+from host.balloon.offered_features import OFFERED
 from host.vhost_user.actions import StartRing
 from host.vhost_user.session import MEM_SLOTS, OFFERED_PROTOCOL_FEATURES, MustClose
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress

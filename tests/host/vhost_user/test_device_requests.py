@@ -2,7 +2,7 @@
 
 import pytest
 
-from host.balloon.virtio_balloon import OFFERED
+from host.balloon.offered_features import OFFERED
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_payloads import DeviceConfig, VringState
 from protocol.virtio import DeviceStatus

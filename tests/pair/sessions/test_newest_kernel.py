@@ -2,7 +2,7 @@
 
 import pytest
 
-from host.balloon.virtio_balloon import OFFERED
+from host.balloon.offered_features import OFFERED
 from host.vhost_user.queue_numbers import CHOICES
 from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue

@@ -3,7 +3,7 @@
 import pytest
 
 from host.balloon.free_page_hinting import COMMAND_ID_DONE, COMMAND_ID_STOP
-from host.balloon.virtio_balloon import OFFERED
+from host.balloon.offered_features import OFFERED
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_payloads import DeviceConfig, VringState
 from protocol.virtio import FeatureBit, feature_mask

@@ -6,7 +6,7 @@ import pytest
 
 from guest.balloon.virtio_balloon import accept_features
 from guest.vhost_user.frontend import Frontend
-from host.balloon.virtio_balloon import OFFERED
+from host.balloon.offered_features import OFFERED
 from host.memory.discard_plan import Refusal
 from protocol.errors import VhostUserError
 from protocol.vhost_user import FrontendRequest
