@@ -29,7 +29,7 @@ from host.ring.opened_ring import open_ring
 from host.ring.queue_files import CallFile, QueueFiles
 from host.ring.ring_service import RingService
 from host.ring.turn import Turn
-from host.vhost_user import ring_control
+from host.vhost_user import config_change, ring_control
 from host.vhost_user.actions import (
     Action,
     ActionResult,
@@ -375,7 +375,7 @@ class Connection:
 
     def change_config(self, **fields: int) -> None:
         """Set ``fields`` of the configuration space, and tell the driver if there is one."""
-        for action in ring_control.change_config(self._session, **fields):
+        for action in config_change.change_config(self._session, **fields):
             self._send_request(action.data)
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from host.vhost_user import ring_control
 from host.vhost_user.actions import Announce, Effects, ForgetDriver
+from host.vhost_user.config_change import notify_config_change
 from host.vhost_user.session import Handling, Session, u64_of
 from protocol.errors import VhostUserError
 from protocol.vhost_user_codec import Message
@@ -38,7 +39,7 @@ def set_status(session: Session, message: Message) -> Effects:
         status &= ~DeviceStatus.FEATURES_OK
     session.status = status | session.status & DeviceStatus.DEVICE_NEEDS_RESET  # which only a reset clears
     yield Announce("status", {"status": int(session.status), "status_names": status_names(session.status)})
-    yield from ring_control.notify_config_change(session)
+    yield from notify_config_change(session)
 
 
 def reset_device(session: Session, _message: Message) -> Effects:

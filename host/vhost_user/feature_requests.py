@@ -7,6 +7,7 @@ from typing import Final
 
 from host.vhost_user import ring_control
 from host.vhost_user.actions import Announce, DropMigration, Effects, ReplaceMemory, SetBackendChannel, SetVringFile
+from host.vhost_user.config_change import notify_config_change
 from host.vhost_user.device_requests import reset_device
 from host.vhost_user.session import Handling, MustClose, RefusedDriver, Session, u64_of
 from protocol.errors import VhostUserError
@@ -123,4 +124,4 @@ def set_backend_req_fd(session: Session, message: Message) -> Effects:
     """SET_BACKEND_REQ_FD: the channel for the back-end's own requests."""
     yield SetBackendChannel(message.fds[0])
     session.has_backend_channel = True
-    yield from ring_control.notify_config_change(session)
+    yield from notify_config_change(session)

@@ -3,28 +3,24 @@
 Source: vhost-user specification, "Ring states". :mod:`host.vhost_user.vring` has the states of one ring.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
-
 from host.vhost_user.actions import (
     Announce,
     Effects,
     ForgetDriver,
     LogRing,
-    SendBackendRequest,
     StartRing,
     StoppedRing,
     StopRing,
 )
+from host.vhost_user.config_change import need_reset, notify_config_change
 from host.vhost_user.session import RefusedDriver, Session
 from host.vhost_user.vring import RingEvent, RingState, Vring
 from host.virtqueue.ring_place import RingLog
 from host.virtqueue.virtqueue import RingFeatures
 from protocol.errors import VhostUserError
 from protocol.packed_ring import FRESH_BASE
-from protocol.vhost_user import BackendRequest, ProtocolFeature
-from protocol.vhost_user_codec import build_message
-from protocol.virtio import LOG_ALL, DeviceStatus, FeatureBit, has_feature, status_names
+from protocol.vhost_user import ProtocolFeature
+from protocol.virtio import LOG_ALL, FeatureBit, has_feature
 from protocol.virtio_balloon import BalloonQueue
 
 
@@ -92,7 +88,7 @@ def pause(session: Session, vring: Vring, *, broken: bool = False) -> Effects:
     vring.move(RingEvent.BREAK if broken else RingEvent.PAUSE)
     vring.base, vring.left_at, vring.resumes = stopped.base, stopped.base, True
     if broken:
-        yield from _need_reset(session)
+        yield from need_reset(session)
 
 
 def pause_all(session: Session) -> Effects:
@@ -148,42 +144,6 @@ def run_wanted(session: Session, asked: Vring | None = None) -> Effects:
             vring.move(RingEvent.RUN)
             vring.parked, vring.signal_first, vring.recovers = None, False, False
             vring.log, vring.has_role = start.log, queue is not None
-    yield from notify_config_change(session)
-
-
-def change_config(session: Session, **fields: int) -> Iterator[SendBackendRequest]:
-    """Set ``fields`` of the configuration space (names as in :class:`BalloonConfig`), and tell the driver.
-
-    A stopped driver is told when its rings run again. Without a driver no notification is needed: the next one reads
-    the fields when it starts.
-    """
-    session.balloon.config = replace(session.balloon.config, **fields)
-    session.config_change_pending |= any(vring.address is not None for vring in session.vrings)
-    yield from notify_config_change(session)
-
-
-def notify_config_change(session: Session) -> Iterator[SendBackendRequest]:
-    """Send CONFIG_CHANGE_MSG if the configuration space or the device status has changed since the driver was last
-    told, and it can be told now. The one place that sends it."""
-    if not session.can_notify_config_change:
-        return
-    # A ring that broke is still started. With all of them stopped the device is suspended, and sends nothing.
-    config = session.config_change_pending and any(vring.running for vring in session.vrings)
-    status = session.needs_reset_pending and session.has_driver_ok and any(vring.started for vring in session.vrings)
-    if config or status:
-        session.config_change_pending = False
-        session.needs_reset_pending &= not status
-        yield SendBackendRequest(build_message(BackendRequest.CONFIG_CHANGE_MSG))
-
-
-def _need_reset(session: Session) -> Effects:
-    # virtio 1.2, 2.1.2. A front-end without the feature keeps a status of its own, and is told of the ring alone.
-    if session.status & DeviceStatus.DEVICE_NEEDS_RESET:
-        return
-    session.status |= DeviceStatus.DEVICE_NEEDS_RESET
-    session.needs_reset_pending = True
-    if session.has_protocol_feature(ProtocolFeature.STATUS):
-        yield Announce("status", {"status": int(session.status), "status_names": status_names(session.status)})
     yield from notify_config_change(session)
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar, assert_never
 from guest.vhost_user.frontend import Call, QueueSetup
 from host.balloon.offered_features import OFFERED
 from host.balloon.virtio_balloon import VirtioBalloon
-from host.vhost_user import ring_control
+from host.vhost_user import config_change, ring_control
 from host.vhost_user.actions import (
     Action,
     ActionResult,
@@ -239,7 +239,7 @@ class Shell:
 
     def change_config(self, **fields: int) -> bytes | None:
         """Set fields of the configuration space; return the request that tells the driver, if it is told."""
-        sent = [action.data for action in ring_control.change_config(self.session, **fields)]
+        sent = [action.data for action in config_change.change_config(self.session, **fields)]
         assert len(sent) <= 1
         return sent[0] if sent else None
 
