@@ -105,7 +105,7 @@ class Connection:
         self._lock = asyncio.Lock()
         self._disconnected: asyncio.Future[None] = self._loop.create_future()
         self.metrics = VmMetrics()
-        self._chain_events = ChainEvents(emit)
+        self._chain_events = ChainEvents(emit, self._tell)
         self._event_limit = EventLimit()
         self.control = VmControl(self)
         member.held = self._held
@@ -326,7 +326,8 @@ class Connection:
 
     def _on_turn(self, index: int, turn: Turn) -> None:
         for chain in turn.served:
-            self.metrics.count(chain, self._chain_events.tell, self._tell)
+            self.metrics.count(chain)
+            self._chain_events.chain_served(chain)
             self.control.chain_served(chain)
         if turn.broken is not None:
             self._tell("queue_stopped", queue=index, reason=str(turn.broken))

@@ -5,7 +5,12 @@ from typing import Any
 
 import pytest
 
+from host.balloon.balloon_statistics import BalloonStatistics
+from host.balloon.virtio_balloon import Outcome
 from host.events.chain_events import CHAIN_EVENTS_PER_SECOND, ChainEvents
+from host.memory.discard_plan import Refusal
+from host.ring.turn import ServedChain
+from protocol.virtio_balloon import BalloonQueue
 
 CHAIN = {"ranges": 2, "bytes": 8192, "discarded_bytes": 4096, "refused_bytes": 4096, "seconds": 0.25}
 
@@ -21,13 +26,57 @@ class Log:
         self.events.append((event, fields))
         self.arrived.set()
 
+    def fields(self, event: str) -> list[dict[str, Any]]:
+        return [fields for name, fields in self.events if name == event]
+
+
+def served(queue: BalloonQueue, finished: float, *, pages: int = 0, command_id: int | None = None) -> ServedChain:
+    """Return a chain with the fields of :data:`CHAIN`."""
+    outcome = Outcome(pages=pages, command_id=command_id, hint_id=7)
+    outcome.plan.ranges, outcome.plan.bytes = 2, 8192
+    outcome.plan.refuse(Refusal.UNALIGNED, 0x1000, 4096)
+    return ServedChain(queue, outcome, finished, 0.25, 4096)
+
+
+@pytest.mark.asyncio
+async def test_queues_have_their_own_events() -> None:
+    log = Log()
+    chains = ChainEvents(log.emit, log.emit)
+    chains.chain_served(ServedChain(BalloonQueue.INFLATE, Outcome(pages=3), 1.0, 0.1, 3 * 4096))
+    chains.chain_served(ServedChain(BalloonQueue.DEFLATE, Outcome(pages=2), 2.0, 0.1))
+    chains.chain_served(ServedChain(BalloonQueue.FREE_PAGE, Outcome(command_id=5, hint_id=5), 3.0, 0.1, 4096))
+    statistics = Outcome(statistics=BalloonStatistics({"memfree": 9}, unknown=2))
+    chains.chain_served(ServedChain(BalloonQueue.STATS, statistics, 4.0, 0.1))
+    chains.chain_served(ServedChain(None, Outcome(), 5.0, 0.1))
+    assert [name for name, _ in log.events] == ["inflate", "deflate", "hint", "statistics"]
+    assert [log.fields(name)[0]["pages"] for name in ("inflate", "deflate")] == [3, 2]
+    assert (log.fields("hint")[0]["command_id"], log.fields("hint")[0]["command"]) == (5, 5)
+    assert log.fields("statistics") == [{"t": 4.0, "memfree": 9}]
+
+
+@pytest.mark.asyncio
+async def test_statistics_and_refusals_are_told_within_limits() -> None:
+    log, limited = Log(), Log()
+    chains = ChainEvents(log.emit, limited.emit)
+    outcome = Outcome()
+    for reason in (Refusal.EMPTY, Refusal.UNALIGNED, Refusal.EMPTY):
+        outcome.plan.refuse(reason, 0x1000, 5)
+    chains.chain_served(ServedChain(BalloonQueue.REPORTING, outcome, 7.5, 0.0))
+    chains.chain_served(ServedChain(BalloonQueue.STATS, Outcome(statistics=BalloonStatistics({})), 8.0, 0.0))
+    assert [name for name, _ in log.events] == ["report"]
+    assert limited.fields("refused") == [
+        {"t": 7.5, "reason": "empty", "gpa": 0x1000, "bytes": 10, "ranges": 2},
+        {"t": 7.5, "reason": "unaligned", "gpa": 0x1000, "bytes": 5, "ranges": 1},
+    ]
+    assert limited.fields("statistics") == [{"t": 8.0}]
+
 
 @pytest.mark.asyncio
 async def test_ordinary_chain_has_its_own_event() -> None:
     log = Log()
-    chains = ChainEvents(log.emit)
-    chains.tell("report", t=1.0, **CHAIN)
-    chains.tell("inflate", t=2.0, **CHAIN, pages=2)
+    chains = ChainEvents(log.emit, Log().emit)
+    chains.chain_served(served(BalloonQueue.REPORTING, 1.0))
+    chains.chain_served(served(BalloonQueue.INFLATE, 2.0, pages=2))
     chains.close()
     assert log.events == [("report", {"t": 1.0, **CHAIN}), ("inflate", {"t": 2.0, **CHAIN, "pages": 2})]
 
@@ -35,10 +84,10 @@ async def test_ordinary_chain_has_its_own_event() -> None:
 @pytest.mark.asyncio
 async def test_flood_of_chains_is_summed_up_and_told_soon() -> None:
     log = Log()
-    chains = ChainEvents(log.emit)
+    chains = ChainEvents(log.emit, Log().emit)
     flood = 5 * CHAIN_EVENTS_PER_SECOND
     for number in range(flood):
-        chains.tell("inflate", t=float(number), **CHAIN, pages=1)
+        chains.chain_served(served(BalloonQueue.INFLATE, float(number), pages=1))
     assert len(log.events) <= 2 * CHAIN_EVENTS_PER_SECOND  # two seconds may have had a part of it
     log.arrived.clear()
     async with asyncio.timeout(10):
@@ -55,11 +104,11 @@ async def test_flood_of_chains_is_summed_up_and_told_soon() -> None:
 @pytest.mark.asyncio
 async def test_end_of_a_flood_is_told_at_the_end_and_other_events_keep_their_share() -> None:
     log = Log()
-    chains = ChainEvents(log.emit)
+    chains = ChainEvents(log.emit, Log().emit)
     for command in (None, 7, None):
         for _ in range(2 * CHAIN_EVENTS_PER_SECOND):
-            chains.tell("hint", t=1.0, **CHAIN, command_id=7, command=command)
-    chains.tell("report", t=1.0, **CHAIN)
+            chains.chain_served(served(BalloonQueue.FREE_PAGE, 1.0, command_id=command))
+    chains.chain_served(served(BalloonQueue.REPORTING, 1.0))
     assert log.events[-1] == ("report", {"t": 1.0, **CHAIN})
     chains.close()
     event, total = log.events[-1]
