@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from host.control.controlled_machine import ControlledMachine
+from host.control.connection_interface import ConnectionInterface
 from host.control.guest_ram import GuestRam
 from host.control.latest_value import LatestValue
 from protocol.errors import BalloonError
@@ -21,14 +21,14 @@ class BalloonSize:
     Each change is an event: ``emit`` writes one.
     """
 
-    def __init__(self, machine: ControlledMachine, emit: Callable[..., None]) -> None:
-        self._machine = machine
+    def __init__(self, connection: ConnectionInterface, emit: Callable[..., None]) -> None:
+        self._connection = connection
         self._emit = emit
-        self._target_pages = self._asked_pages = machine.balloon.config.num_pages
+        self._target_pages = self._asked_pages = connection.balloon.config.num_pages
         self._reclaims = False
-        self._actual = machine.balloon.config.actual
+        self._actual = connection.balloon.config.actual
         self._events = LatestValue(BALLOON_INTERVAL, self._emit_size)
-        self.ram = GuestRam(table=machine.memory_bytes)
+        self.ram = GuestRam(table=connection.memory_bytes)
         self.refresh()
 
     @property
@@ -69,8 +69,8 @@ class BalloonSize:
 
         The size is 0 while the guest's memory is unknown. A driver is notified only if the size has changed.
         """
-        self.ram.table = self._machine.memory_bytes
-        if self._bounded_pages != self._machine.balloon.config.num_pages:
+        self.ram.table = self._connection.memory_bytes
+        if self._bounded_pages != self._connection.balloon.config.num_pages:
             self._show()
 
     def statistics_received(self, total: int | None) -> None:
@@ -79,7 +79,7 @@ class BalloonSize:
         Without DEFLATE_ON_OOM Linux does not count the pages in the balloon (balloon_page_enqueue in
         drivers/virtio/virtio_balloon.c, adjust_managed_page_count).
         """
-        balloon = self._machine.balloon
+        balloon = self._connection.balloon
         if total is not None and not has_feature(balloon.features, BalloonFeature.DEFLATE_ON_OOM):
             total += balloon.config.actual << PFN_SHIFT
         self.ram.total = total
@@ -92,8 +92,8 @@ class BalloonSize:
 
     def _show(self) -> None:
         num_pages = self._bounded_pages
-        changed = num_pages != self._machine.balloon.config.num_pages
-        self._machine.change_config(num_pages=num_pages)
+        changed = num_pages != self._connection.balloon.config.num_pages
+        self._connection.change_config(num_pages=num_pages)
         if changed:
             self._emit("target", bytes=num_pages << PFN_SHIFT)
 
@@ -106,7 +106,7 @@ class BalloonSize:
 
     def config_written(self) -> bool:
         """Take note that the driver wrote to the configuration space. Return whether ``actual`` has changed."""
-        config = self._machine.balloon.config
+        config = self._connection.balloon.config
         if config.actual == self._actual:
             return False
         self._actual = config.actual

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from host.balloon.offered_features import feature_names
 from host.control.backed_memory import together
-from host.control.controlled_vm import ControlledVm, VmInfo
 from host.control.qom import ObjectTree
 from host.control.reclaim_progress import ReclaimMethod
+from host.control.vm_facts import VmInfo
+from host.control.vm_interface import VmInterface
 from host.qmp.qmp import NEGOTIATE, Arguments, ErrorClass, QmpError, Request, shown
 from protocol.errors import BalloonError
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
@@ -29,7 +30,7 @@ class ControlCommands:
     ``now`` returns the seconds since 1970; ``version`` is the answer to ``query-version``.
     """
 
-    def __init__(self, vms: Mapping[int, ControlledVm], now: Callable[[], float], version: Mapping[str, Any]) -> None:
+    def __init__(self, vms: Mapping[int, VmInterface], now: Callable[[], float], version: Mapping[str, Any]) -> None:
         self._vms = vms
         self._tree = ObjectTree(vms, now)
         self._version = version
@@ -153,7 +154,7 @@ class ControlCommands:
         self._tree.set(path, name, value)
         return {}
 
-    def _take_vm(self, arguments: Arguments) -> tuple[int, ControlledVm]:
+    def _take_vm(self, arguments: Arguments) -> tuple[int, VmInterface]:
         vm = arguments.optional_integer("vm")
         if vm is None:
             if not self._vms:
@@ -199,13 +200,13 @@ def _describe(vm: int, info: VmInfo, backed_bytes: int | None) -> dict[str, obje
     }
 
 
-def _memory_bytes(vm: int, control: ControlledVm) -> int:
+def _memory_bytes(vm: int, control: VmInterface) -> int:
     info = control.info()
     if info.memory_bytes == 0:
         raise QmpError(f"vm {vm} has not shared its memory yet", ErrorClass.DEVICE_NOT_ACTIVE)
     return info.guest_bytes
 
 
-def _require_driver(vm: int, control: ControlledVm) -> None:
+def _require_driver(vm: int, control: VmInterface) -> None:
     if not control.info().driver_ready:
         raise QmpError(f"vm {vm} has no driver that is ready", ErrorClass.DEVICE_NOT_ACTIVE)

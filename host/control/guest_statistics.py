@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from host.control.controlled_machine import ControlledMachine
+from host.control.connection_interface import ConnectionInterface
 from protocol.errors import BalloonError
 from protocol.virtio import has_feature
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue
@@ -36,8 +36,8 @@ class GuestStatistics:
 class StatisticsRequests:
     """Asks one guest for statistics and keeps the last that it gave."""
 
-    def __init__(self, machine: ControlledMachine) -> None:
-        self._machine = machine
+    def __init__(self, connection: ConnectionInterface) -> None:
+        self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._waiting: set[asyncio.Future[GuestStatistics]] = set()
         self._interval = 0.0
@@ -53,7 +53,7 @@ class StatisticsRequests:
         """
         if self._closed is not None:
             raise BalloonError(self._closed)
-        if not has_feature(self._machine.balloon.features, BalloonFeature.STATS_VQ):
+        if not has_feature(self._connection.balloon.features, BalloonFeature.STATS_VQ):
             raise BalloonError("the guest's driver gives no statistics: STATS_VQ was not negotiated")
         if not self._ask():
             raise BalloonError("the guest's driver gives no statistics: its statistics queue does not run")
@@ -105,7 +105,7 @@ class StatisticsRequests:
     def _ask(self) -> bool:
         # A driver that has not answered the last request has no buffer held here, and then this does nothing: requests
         # never pile up.
-        queue = self._machine.queue(BalloonQueue.STATS)
+        queue = self._connection.queue(BalloonQueue.STATS)
         return queue is not None and queue.give_back_held()
 
     def close(self, reason: str) -> None:

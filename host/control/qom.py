@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from host.balloon.balloon_statistics import STATISTICS_INTERVAL_MAX
-from host.control.controlled_vm import ControlledVm
+from host.control.vm_interface import VmInterface
 from host.qmp.qmp import ErrorClass, QmpError, shown
 from protocol.balloon_statistics import StatisticTag
 
@@ -45,7 +45,7 @@ _PROPERTIES: Final = {"type": "string", GUEST_STATS: "guest statistics", POLLING
 class ObjectTree:
     """Lists objects, and reads and writes their properties. Methods raise :class:`QmpError` for an unknown one."""
 
-    def __init__(self, vms: Mapping[int, ControlledVm], now: Callable[[], float]) -> None:
+    def __init__(self, vms: Mapping[int, VmInterface], now: Callable[[], float]) -> None:
         self._vms = vms
         self._now = now
 
@@ -86,7 +86,7 @@ class ObjectTree:
             raise QmpError(f"'{name}' has to be an integer from 0 to {STATISTICS_INTERVAL_MAX}, in seconds")
         control.set_statistics_interval(value)
 
-    def _vm(self, path: str) -> ControlledVm:
+    def _vm(self, path: str) -> VmInterface:
         parent, _, name = path.rstrip("/").rpartition("/")
         number = name.removeprefix("vm")
         if parent == _PERIPHERAL and name.startswith("vm") and number.isascii() and number.isdecimal():
@@ -95,7 +95,7 @@ class ObjectTree:
                 return control
         raise QmpError(f"unknown object {shown(path)}", ErrorClass.DEVICE_NOT_FOUND)
 
-    def _guest_stats(self, control: ControlledVm) -> dict[str, object]:
+    def _guest_stats(self, control: VmInterface) -> dict[str, object]:
         last = control.last_statistics
         values = {} if last is None else last.values
         stats = {name: values.get(tag.name.lower(), UNKNOWN) for tag, name in STAT_NAMES.items()}

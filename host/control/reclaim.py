@@ -22,7 +22,7 @@ from typing import Final
 
 from host.balloon.free_page_hinting import COMMAND_ID_STOP, FreePageHinting
 from host.control.balloon_size import BalloonSize
-from host.control.controlled_machine import ControlledMachine
+from host.control.connection_interface import ConnectionInterface
 from host.control.guest_statistics import StatisticsRequests
 from host.control.reclaim_progress import ReclaimMethod, ReclaimProgress, ReclaimResult
 from host.ring.turn import ServedChain
@@ -43,12 +43,12 @@ class Reclaimer:
 
     def __init__(
         self,
-        machine: ControlledMachine,
+        connection: ConnectionInterface,
         size: BalloonSize,
         statistics: StatisticsRequests,
         emit: Callable[..., None],
     ) -> None:
-        self._machine = machine
+        self._connection = connection
         self._size = size
         self._statistics = statistics
         self._emit = emit
@@ -67,7 +67,7 @@ class Reclaimer:
         if self._progress is not None:
             raise BalloonError("memory is being reclaimed from this virtual machine already")
         if method is None:
-            hints = has_feature(self._machine.balloon.features, BalloonFeature.FREE_PAGE_HINT)
+            hints = has_feature(self._connection.balloon.features, BalloonFeature.FREE_PAGE_HINT)
             method = ReclaimMethod.HINT if hints else ReclaimMethod.INFLATE
         try:
             method = ReclaimMethod(method)
@@ -81,12 +81,12 @@ class Reclaimer:
         return await asyncio.shield(task)
 
     def _check_possible(self, method: ReclaimMethod) -> None:
-        balloon = self._machine.balloon
-        if not self._machine.driver_ready:
+        balloon = self._connection.balloon
+        if not self._connection.driver_ready:
             raise BalloonError("the guest's driver is not ready")
         if (reason := balloon.keeps_pages) is not None:
             raise BalloonError(f"nothing can be reclaimed: no page of this guest is discarded ({reason.value})")
-        sizes = [file.page_size for file in self._machine.region_files]
+        sizes = [file.page_size for file in self._connection.region_files]
         tells = has_feature(balloon.features, BalloonFeature.MUST_TELL_HOST)
         if method is ReclaimMethod.INFLATE and min(sizes, default=PAGE_SIZE) > PAGE_SIZE and not tells:
             raise BalloonError(
@@ -152,7 +152,7 @@ class Reclaimer:
         values = (await self._statistics.fresh()).values
         if "memfree" not in values:
             raise BalloonError("the guest's driver does not say how much memory is free")
-        memory_bytes, config = self._machine.memory_bytes, self._machine.balloon.config
+        memory_bytes, config = self._connection.memory_bytes, self._connection.balloon.config
         reserve = max(RESERVE_BYTES, values.get("memtot", memory_bytes) // RESERVE_PART)
         spare = min(values["memfree"], memory_bytes) - reserve  # the guest may send any value
         target = min(config.actual + (spare >> PFN_SHIFT), self._size.ram.pages)
@@ -161,7 +161,7 @@ class Reclaimer:
         self._size.inflate_to(target)
         progress.target_shown(self._loop.time())
         try:
-            complete = await progress.wait(lambda: self._machine.balloon.config.actual >= target)
+            complete = await progress.wait(lambda: self._connection.balloon.config.actual >= target)
             await self._settle(BalloonQueue.INFLATE)  # `actual` may be written before the last chains are counted
             return complete
         finally:
@@ -195,17 +195,17 @@ class Reclaimer:
 
     @property
     def _hinting(self) -> FreePageHinting:
-        return self._machine.balloon.hinting
+        return self._connection.balloon.hinting
 
     def show_command_id(self, state: str) -> None:
         """Write the current command id to the configuration space; ``state`` names it in the event."""
         command_id = self._hinting.command_id
-        self._machine.change_config(free_page_hint_cmd_id=command_id)
+        self._connection.change_config(free_page_hint_cmd_id=command_id)
         self._emit("hinting", state=state, command_id=command_id)
 
     async def _settle(self, queue: BalloonQueue) -> None:
         # Returns when every chain of the queue that was served has been counted.
-        service = self._machine.queue(queue)
+        service = self._connection.queue(queue)
         if service is not None:
             await service.settled()
 

@@ -1,6 +1,7 @@
 """The controls of one virtual machine's balloon: its facts, a new size, statistics, reclaiming.
 
-Everything runs on the event loop.
+They stand between two interfaces: commands reach them through :mod:`host.control.vm_interface`, and they reach the
+session through :mod:`host.control.connection_interface`. Everything runs on the event loop.
 """
 
 import time
@@ -8,11 +9,11 @@ from collections.abc import Callable
 
 from host.control.backed_memory import BackedMemory
 from host.control.balloon_size import BalloonSize
-from host.control.controlled_machine import ControlledMachine
-from host.control.controlled_vm import VmInfo
+from host.control.connection_interface import ConnectionInterface
 from host.control.guest_statistics import GuestStatistics, StatisticsRequests
 from host.control.reclaim import Reclaimer
 from host.control.reclaim_progress import ReclaimMethod, ReclaimResult
+from host.control.vm_facts import VmInfo
 from host.ring.turn import ServedChain
 from protocol.virtio_balloon import BalloonQueue
 
@@ -22,34 +23,34 @@ _GONE = "the virtual machine has gone"
 class VmControl:
     """The controls of one virtual machine. ``on_balloon_change`` is called with each new ``actual``, in pages."""
 
-    def __init__(self, machine: ControlledMachine) -> None:
-        self._machine = machine
+    def __init__(self, connection: ConnectionInterface) -> None:
+        self._connection = connection
         self._gone = False
         self.name = ""
         self._began = time.monotonic()
         self._reported: float | None = None
         self._backed = BackedMemory()
-        self._statistics = StatisticsRequests(machine)
-        self.size = BalloonSize(machine, self._emit)
-        self.reclaimer = Reclaimer(machine, self.size, self._statistics, self._emit)
+        self._statistics = StatisticsRequests(connection)
+        self.size = BalloonSize(connection, self._emit)
+        self.reclaimer = Reclaimer(connection, self.size, self._statistics, self._emit)
         self.on_balloon_change: Callable[[int], None] = lambda _actual: None
 
     def info(self) -> VmInfo:
         """Return what is known without asking the guest."""
-        machine = self._machine
-        config, traffic, now = machine.balloon.config, machine.metrics, time.monotonic()
+        connection = self._connection
+        config, traffic, now = connection.balloon.config, connection.metrics, time.monotonic()
         return VmInfo(
-            pid=machine.peer_pid,
+            pid=connection.peer_pid,
             name=self.name,
             age=now - self._began,
-            memory_bytes=machine.memory_bytes,
+            memory_bytes=connection.memory_bytes,
             guest_bytes=self.size.ram.bytes,
             num_pages=config.num_pages,
             target_pages=self.size.target_pages,
             actual=config.actual,
-            features=machine.balloon.features,
-            driver_ready=machine.driver_ready,
-            setup=machine.setup,
+            features=connection.balloon.features,
+            driver_ready=connection.driver_ready,
+            setup=connection.setup,
             reports=traffic.reports,
             reported_bytes=traffic.reported_bytes,
             discarded_bytes=traffic.discarded_bytes,
@@ -59,14 +60,14 @@ class VmControl:
 
     async def backed_bytes(self) -> int | None:
         """Return how much memory the host holds for the guest's memory, None if its files do not answer."""
-        return await self._backed.measure(file.fd for file in self._machine.region_files)
+        return await self._backed.measure(file.fd for file in self._connection.region_files)
 
     # -- called by the connection -----------------------------------------------------------------------------------
 
     def config_written(self) -> None:
         """Take note that the driver wrote to the configuration space."""
         if self.size.config_written():
-            self.on_balloon_change(self._machine.balloon.config.actual)
+            self.on_balloon_change(self._connection.balloon.config.actual)
             self.reclaimer.size_changed()
 
     def memory_changed(self) -> None:
@@ -99,7 +100,7 @@ class VmControl:
 
     def _emit(self, event: str, **fields: object) -> None:
         if not self._gone:
-            self._machine.emit(event, **fields)
+            self._connection.emit(event, **fields)
 
     # -- called by the control socket -------------------------------------------------------------------------------
 
@@ -148,7 +149,7 @@ class VmControl:
 
     def disconnect(self) -> None:
         """End the session. Rings are stopped first, as when a front-end goes away."""
-        self._machine.disconnect()
+        self._connection.disconnect()
 
     async def reclaim(self, method: ReclaimMethod | str | None = None) -> ReclaimResult:
         """Make the guest give up memory that it does not use, once.

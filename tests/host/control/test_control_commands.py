@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from host.control.control_commands import ControlCommands, logical_size
-from host.control.controlled_vm import VmInfo
 from host.control.guest_statistics import GuestStatistics
 from host.control.qom import STAT_NAMES, UNKNOWN
+from host.control.vm_facts import VmInfo
 from host.qmp.qmp import Arguments, Request
 from host.vhost_user.device_setup import DeviceSetup
 from protocol.balloon_statistics import StatisticTag
 from protocol.virtio_balloon import QueueDialect
-from tests.host.control.controlled_vm import FakeVm, fake
+from tests.host.control.fake_vm import FakeVm, fake
 
 GIB = 1 << 30
 NOW = 1_700_000_000.75

@@ -17,7 +17,7 @@ from host.control.control_commands import ControlCommands
 from host.control.control_server import ControlServer
 from protocol.process.listening_socket import ListeningSocket
 from tests.harness.processes import open_fds
-from tests.host.control.controlled_vm import FakeVm
+from tests.host.control.fake_vm import FakeVm
 
 DEADLINE = 20.0
 VERSION = {"qemu": {"major": 0, "minor": 1, "micro": 0}, "package": "test"}

@@ -1,4 +1,7 @@
-"""What the controls need of the virtual machine that they belong to. The connection and its rings provide it."""
+"""What the controls of a virtual machine need of its connection: the interface below them, without code of its own.
+
+:class:`host.connection.Connection` and its rings provide it.
+"""
 
 from collections import Counter
 from typing import Protocol
@@ -9,7 +12,7 @@ from host.vhost_user.device_setup import DeviceSetup
 from protocol.virtio_balloon import BalloonQueue
 
 
-class ControlledQueue(Protocol):
+class QueueInterface(Protocol):
     """A running queue: see :class:`host.ring.ring_service.RingService`."""
 
     def give_back_held(self) -> bool:
@@ -29,8 +32,8 @@ class Traffic(Protocol):
     refused: Counter[str]
 
 
-class ControlledMachine(Protocol):
-    """A virtual machine: see :class:`host.connection.Connection`."""
+class ConnectionInterface(Protocol):
+    """One session: see :class:`host.connection.Connection`."""
 
     @property
     def balloon(self) -> VirtioBalloon:
@@ -52,7 +55,7 @@ class ControlledMachine(Protocol):
     def memory_bytes(self) -> int:
         """Bytes of all memory regions."""
 
-    def queue(self, queue: BalloonQueue) -> ControlledQueue | None:
+    def queue(self, queue: BalloonQueue) -> QueueInterface | None:
         """Return a queue if it runs."""
 
     @property

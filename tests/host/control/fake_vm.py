@@ -4,9 +4,9 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from host.control.controlled_vm import VmInfo
 from host.control.guest_statistics import GuestStatistics
 from host.control.reclaim_progress import ReclaimMethod, ReclaimResult
+from host.control.vm_facts import VmInfo
 from host.vhost_user.device_setup import DeviceSetup, KickMethod, RingFormat
 from protocol.errors import BalloonError
 from protocol.virtio_balloon import BalloonQueue, QueueDialect
@@ -37,7 +37,7 @@ INFO = VmInfo(
 
 @dataclass
 class FakeVm:
-    """See :class:`host.control.controlled_vm.ControlledVm`. Reclaiming takes until :attr:`release` is set."""
+    """See :class:`host.control.vm_interface.VmInterface`. Reclaiming takes until :attr:`release` is set."""
 
     facts: VmInfo = INFO
     last_statistics: GuestStatistics | None = None
