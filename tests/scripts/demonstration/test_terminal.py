@@ -5,7 +5,7 @@ import io
 import pytest
 
 from scripts.demonstration.terminal import ENTER, LEAVE, LiveDisplay, PlainDisplay, choose_display
-from tests.scripts.examples import picture, vm
+from tests.scripts.demonstration.examples import picture, vm
 
 
 class Terminal(io.StringIO):

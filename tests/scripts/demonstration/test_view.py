@@ -18,7 +18,7 @@ from scripts.demonstration.view import (
     table_header,
     table_row,
 )
-from tests.scripts.examples import picture, vm
+from tests.scripts.demonstration.examples import picture, vm
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from scripts.demonstration.budget import (
     make_cgroup,
     memory_for_us,
 )
-from tests.scripts.examples import vm
+from tests.scripts.demonstration.examples import vm
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

@@ -1,7 +1,7 @@
 """The demonstration's state: events in, what is shown out."""
 
 from scripts.demonstration.state import SETTLE_SECONDS, HostState, Picture, Settling, VmState
-from tests.scripts.examples import vm
+from tests.scripts.demonstration.examples import vm
 
 
 def test_guest_is_known_by_its_events() -> None:

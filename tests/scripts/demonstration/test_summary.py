@@ -7,7 +7,7 @@ import pytest
 
 from protocol.units import MIB
 from scripts.demonstration.summary import RoundResult, report_dict, summary_lines
-from tests.scripts.examples import COST, WITH, WITHOUT
+from tests.scripts.demonstration.examples import COST, WITH, WITHOUT
 
 
 def texts(*results: RoundResult, width: int = 79) -> list[str]:

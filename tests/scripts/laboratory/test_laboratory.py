@@ -15,7 +15,7 @@ from scripts.laboratory import boundary_cost, pace, page_fault, pictures, publis
 from scripts.laboratory.__main__ import EXPERIMENTS, REAL, choose, main
 from scripts.laboratory.experiment import Experiment, Table
 
-PAGE = Path(__file__).resolve().parent.parent.parent / "scripts" / "laboratory" / "free-block.md"
+PAGE = Path(__file__).resolve().parent.parent.parent.parent / "scripts" / "laboratory" / "free-block.md"
 
 # -- what the experiments show -----------------------------------------------------------------------------------------
 
