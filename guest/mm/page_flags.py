@@ -43,11 +43,6 @@ BLOCK_ORDER: Final = _orders_of(BUDDY, BUDDY | REPORTED, ALLOCATED, ALLOCATED | 
 """State byte to order for the first page of any block; None for anything else."""
 
 
-def page_buddy(mem_map: bytearray, pfn: int) -> bool:
-    """Return whether ``pfn`` is the first page of a free block on a list (``PageBuddy``)."""
-    return BUDDY_ORDER[mem_map[pfn]] is not None
-
-
 def page_reported(mem_map: bytearray, pfn: int) -> bool:
     """Return whether ``pfn`` is the first page of a free block that the host was told about (``page_reported``)."""
     return mem_map[pfn] & (BUDDY | REPORTED | ALLOCATED | ISOLATED) == BUDDY | REPORTED

@@ -16,15 +16,11 @@ from typing import Final
 
 from guest.mm.mmzone import (
     NEVER,
-    PAGE_SHIFT,
-    ZONE_TYPES,
     Zone,
-    ZoneSpan,
     ZoneType,
-    default_min_free_kbytes,
     highest_zone_type,
 )
-from guest.mm.pageblock import MIGRATE_PCPTYPES, MIGRATE_TYPES, MigrateType
+from guest.mm.pageblock import MIGRATE_TYPES, MigrateType
 
 
 class AllocFlags(IntFlag):
@@ -124,17 +120,3 @@ def boost_watermark(zone: Zone, pageblock_nr_pages: int, factor: int = WATERMARK
     zone.watermark_boost = min(zone.watermark_boost + pageblock_nr_pages, max(pageblock_nr_pages, most))
     refresh(zone)
     return True
-
-
-def recommended_min_free_kbytes(spans: Sequence[ZoneSpan], pageblock_nr_pages: int) -> int:
-    """Return the ``vm.min_free_kbytes`` to which transparent huge pages raise it (mm/khugepaged.c).
-
-    Two pageblocks for each zone, and one for each zone and pair of types that may meet, but not more than a twentieth
-    of the memory below Movable, nor less than without huge pages. For ``PageAllocator(min_free_kbytes=...)``, as a
-    machine with transparent huge pages has it; by itself the allocator takes the value from before.
-    """
-    below_movable = [span for span in spans if ZONE_TYPES.get(span.name) is not ZoneType.MOVABLE]
-    lowmem_pages = sum(span.end_pfn - span.start_pfn for span in below_movable)
-    wanted = pageblock_nr_pages * len(below_movable) * (2 + MIGRATE_PCPTYPES * MIGRATE_PCPTYPES)
-    recommended = min(wanted, lowmem_pages // 20) << (PAGE_SHIFT - 10)
-    return max(recommended, default_min_free_kbytes(lowmem_pages))

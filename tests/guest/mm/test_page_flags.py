@@ -12,9 +12,10 @@ from guest.mm.page_flags import (
     PCP,
     REPORTED,
     TAIL,
-    page_buddy,
     page_reported,
 )
+
+STATES = [BUDDY, BUDDY | REPORTED | 10, ALLOCATED, ALLOCATED | MOVABLE, ISOLATED | 9, PCP, TAIL, ABSENT]
 
 
 def test_page_states_give_back_their_order_in_their_own_tables_only() -> None:
@@ -34,7 +35,9 @@ def test_other_states_do_not_begin_a_block() -> None:
 
 
 def test_page_reported_holds_for_a_free_block_alone() -> None:
-    states = [BUDDY, BUDDY | REPORTED | 10, ALLOCATED, ALLOCATED | MOVABLE, ISOLATED | 9, PCP, TAIL, ABSENT]
-    mem_map = bytearray(states)
+    mem_map = bytearray(STATES)
     assert [page_reported(mem_map, pfn) for pfn in range(8)] == [False, True, False, False, False, False, False, False]
-    assert [page_buddy(mem_map, pfn) for pfn in range(8)] == [True, True, False, False, False, False, False, False]
+
+
+def test_free_blocks_alone_have_a_buddy_order() -> None:
+    assert [BUDDY_ORDER[state] for state in STATES] == [0, 10, None, None, None, None, None, None]

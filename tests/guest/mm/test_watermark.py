@@ -5,7 +5,7 @@ import pytest
 from guest.mm.mmzone import NEVER, Watermarks, Zone, ZoneSpan, ZoneType
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.pageblock import MigrateType
-from guest.mm.watermark import AllocFlags, boost_watermark, recommended_min_free_kbytes, zone_watermark_ok
+from guest.mm.watermark import AllocFlags, boost_watermark, zone_watermark_ok
 from guest.mm.x86.zones import x86_64_zones
 from protocol.errors import UsageError
 
@@ -120,15 +120,6 @@ def test_boost_is_a_pageblock_at_a_time_and_bounded() -> None:
 def test_zone_with_cma_has_no_fast_answer() -> None:
     allocator = PageAllocator(8192, cma_pages=1024)
     assert set(allocator.zones[0].fast_mark) == {NEVER}
-
-
-def test_transparent_huge_pages_raise_min_free_kbytes() -> None:
-    # The well-known 67584 KiB of a machine with DMA, DMA32 and Normal, and less where memory is small.
-    assert recommended_min_free_kbytes(x86_64_zones(8 * GIB), 512) == 67584
-    assert recommended_min_free_kbytes(x86_64_zones(8 * GIB, kernelcore_pages=6 * GIB), 512) == 67584
-    assert recommended_min_free_kbytes(x86_64_zones(1 << 16), 512) == (1 << 16) // 20 * 4
-    # Never less than without them.
-    assert recommended_min_free_kbytes(x86_64_zones(1 << 28), 512) == 131072
 
 
 @pytest.mark.parametrize(
