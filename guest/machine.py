@@ -147,7 +147,7 @@ class Machine:
             self.verify(block)
 
     def phase(self, name: str) -> None:
-        """Announce a new phase of the workload."""
+        """EmitEvent a new phase of the workload."""
         if self.recorder is not None:
             self.recorder.phase(name)
         self._on_phase(name)

@@ -34,8 +34,8 @@ from host.vhost_user.actions import (
     Action,
     ActionResult,
     AddRegion,
-    Announce,
     DropRegion,
+    EmitEvent,
     ForgetDriver,
     KickRing,
     LogRing,
@@ -105,7 +105,7 @@ class Connection:
         self._lock = asyncio.Lock()
         self._disconnected: asyncio.Future[None] = self._loop.create_future()
         self.metrics = VmMetrics()
-        self._chain_events = ChainEvents(emit, self._tell)
+        self._chain_events = ChainEvents(emit, self._emit_limited)
         self._event_limit = EventLimit()
         self.control = VmControl(self)
         member.held = self._held
@@ -207,7 +207,7 @@ class Connection:
     def _close_events(self) -> None:
         self._chain_events.close()
         for event in self._event_limit.suppressed:
-            self._tell_suppressed(event)
+            self._emit_suppressed(event)
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -255,14 +255,14 @@ class Connection:
             case ReplaceMemory(table=table, fds=fds):
                 self._memory.replace(table, fds)
                 unclaimed.difference_update(fds)
-                self._announce_memory()
+                self._memory_changed()
             case AddRegion(table=table, fd=fd):
                 self._memory.add(table, fd)
                 unclaimed.discard(fd)
-                self._announce_memory()
+                self._memory_changed()
             case DropRegion(table=table, number=number):
                 self._memory.drop(table, number)
-                self._announce_memory()
+                self._memory_changed()
             case SetVringFile(request=request, index=index, fd=fd):
                 self._files[index].set(request, self._vring_file(request, fd))
                 if fd is not None:
@@ -274,8 +274,8 @@ class Connection:
                 self._services[index].kick()
             case SendBackendRequest(data=data):
                 self._send_request(data)
-            case Announce(event=event, fields=fields):
-                self._tell(event, **fields)
+            case EmitEvent(event=event, fields=fields):
+                self._emit_limited(event, **fields)
             case ForgetDriver():
                 self.control.driver_left()
                 for files in self._files:
@@ -286,13 +286,13 @@ class Connection:
                 return await self._migration.perform(action, unclaimed)
         return None
 
-    def _tell(self, event: str, **fields: object) -> None:
+    def _emit_limited(self, event: str, **fields: object) -> None:
         # Events that a front-end can cause at any rate.
         if self._event_limit.allows(event, self._loop.time()):
-            self._tell_suppressed(event)
+            self._emit_suppressed(event)
             self.emit(event, **fields)
 
-    def _tell_suppressed(self, event: str) -> None:
+    def _emit_suppressed(self, event: str) -> None:
         if count := self._event_limit.take_suppressed(event):
             self.emit("suppressed", of=event, count=count)
 
@@ -309,9 +309,9 @@ class Connection:
         service.start()
         self._services[action.index] = service
 
-    def _announce_memory(self) -> None:
+    def _memory_changed(self) -> None:
         table = self._memory.table
-        self._tell("memory", regions=len(table.regions), bytes=table.total_bytes, sealed=self._memory.sealed)
+        self._emit_limited("memory", regions=len(table.regions), bytes=table.total_bytes, sealed=self._memory.sealed)
         self.control.memory_changed()
 
     def _vring_file(self, request: FrontendRequest, fd: int | None) -> KickFile | CallFile | None:
@@ -322,7 +322,7 @@ class Connection:
     def _on_signal_failure(self, reason: str) -> None:
         # From a worker.
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-            self._loop.call_soon_threadsafe(partial(self._tell, "signal_failed", reason=reason))
+            self._loop.call_soon_threadsafe(partial(self._emit_limited, "signal_failed", reason=reason))
 
     def _on_turn(self, index: int, turn: Turn) -> None:
         for chain in turn.served:
@@ -330,7 +330,7 @@ class Connection:
             self._chain_events.chain_served(chain)
             self.control.chain_served(chain)
         if turn.broken is not None:
-            self._tell("queue_stopped", queue=index, reason=str(turn.broken))
+            self._emit_limited("queue_stopped", queue=index, reason=str(turn.broken))
             self._broken.put_nowait(index)
 
     async def _retire_broken_rings(self) -> None:
@@ -351,7 +351,9 @@ class Connection:
         """Go on from the state that the back-end at the virtual machine's source has left."""
         restore_state(state, self.balloon, self.control, self.metrics)
         self._session.state_restored()
-        self._tell("state_loaded", target_bytes=state.num_pages << PFN_SHIFT, actual_bytes=state.actual << PFN_SHIFT)
+        self._emit_limited(
+            "state_loaded", target_bytes=state.num_pages << PFN_SHIFT, actual_bytes=state.actual << PFN_SHIFT
+        )
 
     # -- the back-end's own requests --------------------------------------------------------------------------------
 

@@ -33,13 +33,13 @@ _EVENT_OF: Final = {
 class ChainEvents:
     """Writes the events about one virtual machine's chains, until :meth:`close`.
 
-    ``emit`` writes an event. ``tell`` does so within the limits of :mod:`host.events.event_limit`: for ``statistics``
+    ``emit`` writes an event. ``emit_limited`` does so within the limits of :mod:`host.events.event_limit`: for ``statistics``
     and ``refused``, which a driver can cause to no purpose of its own.
     """
 
-    def __init__(self, emit: Callable[..., None], tell: Callable[..., None]) -> None:
+    def __init__(self, emit: Callable[..., None], emit_limited: Callable[..., None]) -> None:
         self._emit = emit
-        self._tell = tell
+        self._emit_limited = emit_limited
         self._limit = EventLimit(CHAIN_EVENTS_PER_SECOND)
         self._sums: dict[str, dict[str, Any]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -53,11 +53,11 @@ class ChainEvents:
         finished = round(chain.finished, 6)
         statistics = chain.outcome.statistics
         if statistics is not None:
-            self._tell("statistics", t=finished, **statistics.values)
+            self._emit_limited("statistics", t=finished, **statistics.values)
         elif chain.queue is not None:
-            self._write_or_sum(_EVENT_OF[chain.queue], t=finished, **_fields_of(chain, chain.queue))
+            self._emit_or_sum(_EVENT_OF[chain.queue], t=finished, **_fields_of(chain, chain.queue))
         for refused in chain.refused:
-            self._tell(
+            self._emit_limited(
                 "refused",
                 t=finished,
                 reason=refused.reason.value,
@@ -66,7 +66,7 @@ class ChainEvents:
                 ranges=refused.ranges,
             )
 
-    def _write_or_sum(self, event: str, **fields: object) -> None:
+    def _emit_or_sum(self, event: str, **fields: object) -> None:
         # In a sum ``chains`` is the number of chains, sizes and seconds are sums, and other fields are those of the
         # last chain.
         loop = asyncio.get_running_loop()
@@ -82,15 +82,15 @@ class ChainEvents:
             elif value is not None or name not in total:
                 total[name] = value
         if self._timer is None:
-            self._timer = loop.call_later(SUM_INTERVAL, self._write_sums)
+            self._timer = loop.call_later(SUM_INTERVAL, self._emit_sums)
 
     def close(self) -> None:
         """Write the pending sums."""
         if self._timer is not None:
             self._timer.cancel()
-            self._write_sums()
+            self._emit_sums()
 
-    def _write_sums(self) -> None:
+    def _emit_sums(self) -> None:
         self._timer = None
         sums, self._sums = self._sums, {}
         for event, total in sums.items():

@@ -182,7 +182,7 @@ class ForgetDriver:
 
 
 @dataclass(frozen=True, slots=True)
-class Announce:
+class EmitEvent:
     """Emit one event with its fields."""
 
     event: str
@@ -206,7 +206,7 @@ Action: TypeAlias = (
     | LogRing
     | MigrationAction
     | ForgetDriver
-    | Announce
+    | EmitEvent
 )
 
 ActionResult: TypeAlias = StoppedRing | int | None

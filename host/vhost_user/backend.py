@@ -23,7 +23,7 @@ from host.vhost_user import (
     migration_requests,
     ring_requests,
 )
-from host.vhost_user.actions import Action, ActionResult, Announce
+from host.vhost_user.actions import Action, ActionResult, EmitEvent
 from host.vhost_user.session import Answer, Handler, MustClose, RefusedDriver, Session
 from protocol.errors import VhostUserError
 from protocol.vhost_user import FRONTEND_REQUEST_FORMS, FrontendRequest, ProtocolFeature
@@ -99,7 +99,7 @@ def handle(session: Session, message: Message | BadMessage) -> Generator[Action,
             raise VhostUserError(f"{request.name} needs {needed.name}, which was not negotiated")
         answer = yield from HANDLERS[request](session, message)
     except VhostUserError as error:
-        yield Announce("message_refused", {"request": _name(message.request), "reason": str(error)})
+        yield EmitEvent("message_refused", {"request": _name(message.request), "reason": str(error)})
         if isinstance(error, MustClose):
             raise
         if isinstance(error, RefusedDriver) and not _is_heard(session, message):

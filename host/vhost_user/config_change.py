@@ -9,7 +9,7 @@ Source: vhost-user specification, "VHOST_USER_BACKEND_CONFIG_CHANGE_MSG"; virtio
 from collections.abc import Iterator
 from dataclasses import replace
 
-from host.vhost_user.actions import Announce, Effects, SendBackendRequest
+from host.vhost_user.actions import Effects, EmitEvent, SendBackendRequest
 from host.vhost_user.session import Session
 from protocol.vhost_user import BackendRequest, ProtocolFeature
 from protocol.vhost_user_codec import build_message
@@ -51,5 +51,5 @@ def need_reset(session: Session) -> Effects:
     session.status |= DeviceStatus.DEVICE_NEEDS_RESET
     session.needs_reset_pending = True
     if session.has_protocol_feature(ProtocolFeature.STATUS):
-        yield Announce("status", {"status": int(session.status), "status_names": status_names(session.status)})
+        yield EmitEvent("status", {"status": int(session.status), "status_names": status_names(session.status)})
     yield from notify_config_change(session)

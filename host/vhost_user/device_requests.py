@@ -6,7 +6,7 @@ Source: vhost-user specification, "Front-end message types"; virtio 1.2, 2.1 and
 from typing import Final
 
 from host.vhost_user import ring_control
-from host.vhost_user.actions import Announce, Effects, ForgetDriver
+from host.vhost_user.actions import Effects, EmitEvent, ForgetDriver
 from host.vhost_user.config_change import notify_config_change
 from host.vhost_user.session import Handling, Session, u64_of
 from protocol.errors import VhostUserError
@@ -38,7 +38,7 @@ def set_status(session: Session, message: Message) -> Effects:
         # virtio 1.2, 3.1.1: the driver reads the status again to see whether the device takes its features.
         status &= ~DeviceStatus.FEATURES_OK
     session.status = status | session.status & DeviceStatus.DEVICE_NEEDS_RESET  # which only a reset clears
-    yield Announce("status", {"status": int(session.status), "status_names": status_names(session.status)})
+    yield EmitEvent("status", {"status": int(session.status), "status_names": status_names(session.status)})
     yield from notify_config_change(session)
 
 
@@ -55,4 +55,4 @@ def reset_device(session: Session, _message: Message) -> Effects:
     session.features_accepted = session.config_change_pending = session.needs_reset_pending = False
     session.balloon.reset()
     yield ForgetDriver()
-    yield Announce("reset", {})
+    yield EmitEvent("reset", {})

@@ -6,7 +6,7 @@ Source: vhost-user specification, "Front-end message types", "Protocol features"
 from typing import Final
 
 from host.vhost_user import ring_control
-from host.vhost_user.actions import Announce, DropMigration, Effects, ReplaceMemory, SetBackendChannel, SetVringFile
+from host.vhost_user.actions import DropMigration, Effects, EmitEvent, ReplaceMemory, SetBackendChannel, SetVringFile
 from host.vhost_user.config_change import notify_config_change
 from host.vhost_user.device_requests import reset_device
 from host.vhost_user.session import Handling, MustClose, RefusedDriver, Session, u64_of
@@ -76,7 +76,7 @@ def set_features(session: Session, message: Message) -> Effects:
     session.features_accepted = True
     queues = [queue.value for queue in queue_order(features)]
     names = feature_bit_names(features)
-    yield Announce("features", {"negotiated": features, "feature_names": names, "queues": queues})
+    yield EmitEvent("features", {"negotiated": features, "feature_names": names, "queues": queues})
     if not features & PROTOCOL_FEATURES:
         # "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled
         # state." User Mode Linux loses bit 30 on a second SET_FEATURES and then never enables a ring.

@@ -4,8 +4,8 @@ Source: vhost-user specification, "Ring states". :mod:`host.vhost_user.vring` ha
 """
 
 from host.vhost_user.actions import (
-    Announce,
     Effects,
+    EmitEvent,
     ForgetDriver,
     LogRing,
     StartRing,
@@ -108,7 +108,7 @@ def run_wanted(session: Session, asked: Vring | None = None) -> Effects:
     set_up = {vring.index for vring in session.vrings if vring.is_set_up}
     running = {vring.index for vring in session.vrings if vring.running and vring.has_role}
     if session.queue_numbers.learn(set_up, running, negotiated=session.features, offered=session.offered):
-        yield Announce("queue_numbers", {"dialect": session.queue_numbers.dialect.value})
+        yield EmitEvent("queue_numbers", {"dialect": session.queue_numbers.dialect.value})
     for vring in session.vrings:
         if (vring.running and vring.has_role) or not vring.is_wanted:
             continue
@@ -125,7 +125,7 @@ def run_wanted(session: Session, asked: Vring | None = None) -> Effects:
                 continue
             dialect = session.queue_numbers.dialect.value
             reason = f"there is no queue {vring.index} by the {dialect} numbers"
-            yield Announce("queue_unknown", {"queue": vring.index, "reason": reason})
+            yield EmitEvent("queue_unknown", {"queue": vring.index, "reason": reason})
         yield from pause(session, vring)
         if vring.state is RingState.BROKEN:
             continue
@@ -165,7 +165,7 @@ def _log_of(session: Session, vring: Vring) -> RingLog | None:
 def _park(vring: Vring, reason: str) -> Effects:
     if reason != vring.parked:
         vring.parked = reason
-        yield Announce("queue_stopped", {"queue": vring.index, "reason": reason})
+        yield EmitEvent("queue_stopped", {"queue": vring.index, "reason": reason})
 
 
 def _start_ring(session: Session, vring: Vring, queue: BalloonQueue | None) -> StartRing:

@@ -85,7 +85,7 @@ class EventLog:
         if not isinstance(error, BrokenPipeError):  # the reader closed the pipe on purpose
             _complain(f"events: {self.broken}: no more are written")
 
-    def _tell_full(self, error: OSError) -> None:
+    def _report_full(self, error: OSError) -> None:
         _complain(f"events: {reason(error)}: they wait for room")
 
     def close(self) -> None:
@@ -135,7 +135,7 @@ class EventLog:
             self.broken = None
 
     def _writer(self, file: FileIO) -> EventWriter:
-        return EventWriter(file, self._build_lost, self._tell_full, self._give_up)
+        return EventWriter(file, self._build_lost, self._report_full, self._give_up)
 
     def _build_lost(self, count: int) -> str:
         return self._build_line("events_lost", {"count": count})

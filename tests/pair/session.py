@@ -15,9 +15,9 @@ from host.vhost_user.actions import (
     Action,
     ActionResult,
     AddRegion,
-    Announce,
     DropMigration,
     DropRegion,
+    EmitEvent,
     FinishState,
     ForgetDriver,
     KickRing,
@@ -107,9 +107,9 @@ def describe(action: Action) -> str:
             return f"kick ring {index}"
         case SendBackendRequest(data=data):
             return f"send {data.hex()}"
-        case Announce(event="status" | "queue_numbers" as event, fields=fields):
+        case EmitEvent(event="status" | "queue_numbers" as event, fields=fields):
             return f"{event} {fields.get('status', fields.get('dialect'))}"
-        case Announce(event="reset"):
+        case EmitEvent(event="reset"):
             return "reset"
         case LogRing(index=index, log=log):
             return f"log {index} {'off' if log is None else [hex(address) for address in log]}"
@@ -127,9 +127,9 @@ def describe(action: Action) -> str:
             return f"load fd {fd}"
         case FinishState() | DropMigration() | ForgetDriver():
             return re.sub("(?=[A-Z])", " ", type(action).__name__).strip().lower()
-        case Announce(event="features", fields=fields):
+        case EmitEvent(event="features", fields=fields):
             return f"features {fields['negotiated']:#x}"
-        case Announce(event=event, fields=fields):
+        case EmitEvent(event=event, fields=fields):
             return f"{event} {fields.get('request', fields.get('queue'))}"
         case _:
             assert_never(action)
@@ -229,7 +229,7 @@ class Shell:
             case SendBackendRequest():
                 started = any(vring.started for vring in self.session.vrings)
                 assert started, "a request of our own while all rings are stopped"
-            case Announce():
+            case EmitEvent():
                 pass
         return None
 

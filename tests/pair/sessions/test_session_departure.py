@@ -2,7 +2,7 @@
 
 import pytest
 
-from host.vhost_user.actions import Announce
+from host.vhost_user.actions import EmitEvent
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_payloads import VringState
 from tests.pair.session import BIT_30, FEATURES, PROTOCOL_FEATURES, REGION, Shell, negotiated, ring_address, set_up
@@ -187,7 +187,7 @@ def test_ring_that_the_ordered_numbers_do_not_know_is_told_of() -> None:
     shell = numbered(STATS | REPORTING, REPORTING, "fixed")
     set_up_as_qemu(shell, 0, 1, 2)
     assert roles(shell) == {0: "inflate", 1: "deflate", 2: None}
-    told = [action.fields for action in shell.actions if isinstance(action, Announce)]
+    told = [action.fields for action in shell.actions if isinstance(action, EmitEvent)]
     assert told.count({"queue": 2, "reason": "there is no queue 2 by the fixed numbers"}) == 1
     shell.ring("ENABLE", 2, 0)
     shell.ring("ENABLE", 2, 1)
