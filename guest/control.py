@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from protocol.errors import BalloonError
+from protocol.process.accept_loop import AcceptLoop, open_streams
 from protocol.process.listening_socket import OWNER_ALONE, ListeningSocket
 
 DEADLINE: Final = 5.0
@@ -40,7 +41,7 @@ class ControlServer:
         self._deadline = deadline
         self._clients: set[asyncio.Task[None]] = set()
         self._commands: set[asyncio.Task[str]] = set()
-        self._server: asyncio.Server | None = None
+        self._accepting = AcceptLoop(listener.socket, "a client of the control socket", self._on_accept)
 
     @classmethod
     async def open(cls, path: Path, answers: Answers, *, deadline: float = DEADLINE) -> "ControlServer":
@@ -51,29 +52,32 @@ class ControlServer:
         """
         listener = ListeningSocket(path, "--control", OWNER_ALONE)
         server = cls(listener, answers, deadline)
-        server._server = await asyncio.start_unix_server(server._on_connected, sock=listener.socket, limit=LINE_MAX)
+        server._accepting.start()
         return server
 
     async def close(self) -> None:
         """Stop listening, disconnect the clients, and remove the socket file if it is still this server's."""
-        if self._server is not None:
-            self._server.close()
+        if not self._listener.closed:
+            self._accepting.stop()
         for task in (*self._clients, *self._commands):
             task.cancel()
         await asyncio.gather(*self._clients, *self._commands, return_exceptions=True)
         self._listener.close()
 
-    def _on_connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Not a coroutine: asyncio would keep the tasks of clients to itself, and close() could not end them.
+    def _on_accept(self, sock: socket.socket) -> None:
         if len(self._clients) >= CONNECTIONS:
-            writer.write(f"{_ERROR}too many connections\n".encode())
-            writer.close()
+            with contextlib.suppress(OSError), sock:
+                sock.send(f"{_ERROR}too many connections\n".encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             return
-        client = asyncio.create_task(self._serve(reader, writer))
+        client = asyncio.create_task(self._serve(sock))
         self._clients.add(client)
         client.add_done_callback(self._clients.discard)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, sock: socket.socket) -> None:
+        streams = await open_streams(sock, LINE_MAX)
+        if streams is None:
+            return
+        reader, writer = streams
         try:
             # A client may disconnect at any time.
             with contextlib.suppress(OSError, TimeoutError):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import resource
@@ -31,6 +30,7 @@ from host.qmp.qmp import build_version
 from host.vhost_user.queue_numbers import AUTO, QueueNumbers
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
 from protocol.errors import BalloonError
+from protocol.process.accept_loop import AcceptLoop
 from protocol.process.command_line import DISTRIBUTION, version
 from protocol.process.events import EventLog
 from protocol.process.listening_socket import BY_UMASK, OWNER_ALONE, ListeningSocket, SocketAccess, inherited_socket
@@ -150,37 +150,16 @@ class Daemon:
             print(f"vhost-user-balloon: {task.get_name()}", file=sys.stderr)
 
     async def _listen(self, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        sock.setblocking(False)
-        loop.add_reader(sock.fileno(), self._accept, sock)
+        accepting = AcceptLoop(sock, "a virtual machine", self._serve)
+        accepting.start()
         address = _printable_address(sock)
         self._events.emit("listening", socket_path=address, pid=os.getpid())
         log.info("listening on %s", address)
         try:
             await self._stop.wait()
         finally:
-            loop.remove_reader(sock.fileno())
+            accepting.stop()
             sock.close()
-
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            sock, _ = listener.accept()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                return
-            # The connection stays in the backlog, so the listener stays readable: look again later, do not spin.
-            log.warning("cannot accept a virtual machine: %s", error.strerror)
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(listener.fileno())
-            loop.call_later(1.0, self._resume_accepting, listener)
-            return
-        self._serve(sock)
-
-    def _resume_accepting(self, listener: socket.socket) -> None:
-        if listener.fileno() >= 0 and not self._stop.is_set():
-            asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
 
     def _serve(self, sock: socket.socket) -> None:
         self._last_vm += 1

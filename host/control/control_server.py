@@ -6,7 +6,6 @@ The commands of one client are carried out one after another, those of different
 
 import asyncio
 import contextlib
-import errno
 import logging
 import socket
 import time
@@ -16,6 +15,7 @@ from typing import Any, Final
 from host.control.latest_value import LatestValue
 from host.qmp.qmp import QmpError, QmpSession, Request, build_error, build_event, build_greeting
 from protocol.errors import FramingError
+from protocol.process.accept_loop import AcceptLoop, open_streams
 from protocol.process.listening_socket import ListeningSocket
 
 log = logging.getLogger(__name__)
@@ -25,8 +25,6 @@ UNREAD_MAX: Final = 1 << 20
 """Bytes that may wait for one client to read them."""
 SEND_TIMEOUT: Final = 10.0
 """Seconds that a client may take to read enough that the next answer fits into the buffer."""
-ACCEPT_RETRY: Final = 1.0
-"""Seconds between two tries to accept while the process has no descriptor left."""
 BALLOON_CHANGE_INTERVAL: Final = 1.0
 """Least seconds between two BALLOON_CHANGE events of one virtual machine, as in QEMU."""
 
@@ -102,50 +100,29 @@ class ControlServer:
         self._greeting = build_greeting(version)
         self._clients: dict[asyncio.Task[None], _Client] = {}
         self._opening: set[asyncio.Task[None]] = set()
-        self._retry: asyncio.TimerHandle | None = None
-        self._starved = False
+        self._accepting: AcceptLoop | None = None
         self._balloons: dict[int, LatestValue[int]] = {}
 
     async def start(self) -> None:
         """Accept clients from now on."""
-        self._listener.socket.setblocking(False)
-        self._watch()
+        self._accepting = AcceptLoop(self._listener.socket, "a client of the control socket", self._on_accept)
+        self._accepting.start()
 
-    def _watch(self) -> None:
-        self._retry = None
-        asyncio.get_running_loop().add_reader(self._listener.socket.fileno(), self._accept)
-
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.socket.accept()
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                return  # no client waits, or it has gone again
-            # The client stays in the backlog, so the socket stays readable: look again later, do not spin.
-            if not self._starved:
-                log.warning("cannot accept a client of the control socket: %s", error.strerror)
-            self._starved = True
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._listener.socket.fileno())
-            self._retry = loop.call_later(ACCEPT_RETRY, self._watch)
-            return
-        self._starved = False
+    def _on_accept(self, sock: socket.socket) -> None:
         task = asyncio.create_task(self._open(sock))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
 
     async def _open(self, sock: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            self._on_connected(*await asyncio.open_unix_connection(sock=sock, limit=_CHUNK))
+        if (streams := await open_streams(sock, _CHUNK)) is not None:
+            self._on_connected(*streams)
 
     async def close(self) -> None:
         """Stop listening and disconnect all clients; commands under way are cancelled."""
         for balloon in self._balloons.values():
             balloon.close()
-        if self._retry is not None:
-            self._retry.cancel()
-        if not self._listener.closed:
-            asyncio.get_running_loop().remove_reader(self._listener.socket.fileno())
+        if self._accepting is not None and not self._listener.closed:
+            self._accepting.stop()
         for opening in tuple(self._opening):
             opening.cancel()
         await asyncio.gather(*self._opening, return_exceptions=True)

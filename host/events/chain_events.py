@@ -33,8 +33,8 @@ _EVENT_OF: Final = {
 class ChainEvents:
     """Writes the events about one virtual machine's chains, until :meth:`close`.
 
-    ``emit`` writes an event. ``emit_limited`` does so within the limits of :mod:`host.events.event_limit`: for ``statistics``
-    and ``refused``, which a driver can cause to no purpose of its own.
+    ``emit`` writes an event. ``emit_limited`` does so within the limits of :mod:`host.events.event_limit`: for
+    ``statistics`` and ``refused``, which a driver can cause to no purpose of its own.
     """
 
     def __init__(self, emit: Callable[..., None], emit_limited: Callable[..., None]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import protocol.process.accept_loop
 from host.control import control_server as control
 from host.control.control_commands import ControlCommands
 from host.control.control_server import ControlServer
@@ -261,7 +262,7 @@ async def test_interval_is_each_virtual_machines_own(tmp_path: Path) -> None:
 async def test_lack_of_descriptors_is_told_once_and_clients_come_in_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(control, "ACCEPT_RETRY", 0.001)
+    monkeypatch.setattr(protocol.process.accept_loop, "ACCEPT_RETRY", 0.001)
     refusals = 5
     accept = socket.socket.accept
 
