@@ -29,6 +29,7 @@ from host.peers.peers import Peers
 from host.qmp.qmp import build_version
 from host.vhost_user.queue_numbers import AUTO, QueueNumbers
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
+from protocol.balloon_config import BalloonConfig
 from protocol.errors import BalloonError
 from protocol.process.accept_loop import AcceptLoop
 from protocol.process.command_line import DISTRIBUTION, version
@@ -36,7 +37,6 @@ from protocol.process.events import EventLog
 from protocol.process.listening_socket import BY_UMASK, OWNER_ALONE, ListeningSocket, SocketAccess, inherited_socket
 from protocol.vhost_user import ProtocolFeature
 from protocol.virtio import LOG_ALL, feature_mask
-from protocol.virtio_balloon import BalloonConfig
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@
 
 checkout=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 
-say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+say() { printf '%s: %s\n' "$0" "$*" >&2; }
 
 fail() {
     say "$*"
@@ -155,4 +155,32 @@ prepare_pictures() {
         flock "$lock_fd"
         install_locks "${python%/bin/python}" scripts/laboratory/requirements.lock
     ) || true
+}
+
+# The name under which a program complains: as it was typed.
+export VHOST_USER_BALLOON_TYPED=$0
+
+# help_at_once MODULE ARGUMENT...: becomes the program if it is only asked about itself, which needs no environment.
+help_at_once() {
+    local module=$1 argument base
+    shift
+    for argument in "$@"; do
+        case $argument in
+        --) return ;;
+        -h | --help | --version)
+            base=$(find_python) || exit
+            export PYTHONPATH=$checkout${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
+            exec "$base" -m "$module" "$@"
+            ;;
+        esac
+    done
+}
+
+# run_module LOCK MODULE ARGUMENT...: prepares the environment and becomes the program.
+run_module() {
+    local lock=$1 module=$2
+    shift 2
+    help_at_once "$module" "$@"
+    prepare_environment "$lock"
+    exec "$python" -m "$module" "$@"
 }

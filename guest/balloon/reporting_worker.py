@@ -6,9 +6,10 @@ import time
 from guest.balloon.virtio_balloon import report_buffers
 from guest.mm.reporting.page_reporting import PageReporter, Report
 from guest.vhost_user.attachment import Attachment
+from protocol.balloon_config import BalloonConfig
 from protocol.memory import PAGE_SIZE
 from protocol.process.events import EventLog
-from protocol.virtio_balloon import BalloonConfig, BalloonQueue
+from protocol.virtio_balloon import BalloonQueue
 
 
 class ReportingWorker:

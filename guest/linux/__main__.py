@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line, without COMMAND."""
     parser = Parser(
         prog=PROGRAM,
-        usage=f"{PROGRAM} --socket-path PATH [options] [-- COMMAND...]",
+        usage="%(prog)s --socket-path PATH [options] [-- COMMAND...]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
     )

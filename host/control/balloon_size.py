@@ -7,9 +7,10 @@ from typing import Final
 from host.control.connection_interface import ConnectionInterface
 from host.control.guest_ram import GuestRam
 from host.control.latest_value import LatestValue
+from protocol.balloon_config import BalloonConfig
 from protocol.errors import BalloonError
 from protocol.virtio import has_feature
-from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT, BalloonConfig, BalloonFeature
+from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT, BalloonFeature
 
 BALLOON_INTERVAL: Final = 0.05
 """Least seconds between two ``balloon`` events of one virtual machine: a driver can write ``actual`` all the time."""

@@ -1,6 +1,7 @@
 """The common part of all command lines: the parser, one-line errors, the version."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -10,6 +11,9 @@ from typing import NoReturn, TypeVar
 from protocol.errors import BalloonError, UsageError
 
 DISTRIBUTION = "vhost-user-balloon"
+
+_TYPED = os.environ.pop("VHOST_USER_BALLOON_TYPED", None)
+"""What the user typed to start this program, where a script in between knows it. Children have names of their own."""
 
 Value = TypeVar("Value")
 
@@ -28,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *, prog: str, description: str, epilog: str, usage: str | None = None) -> None:
         super().__init__(
-            prog=prog,
+            prog=_TYPED or prog,
             description=description,
             epilog=epilog,
             usage=usage,
@@ -99,7 +103,7 @@ def reason(error: OSError | ValueError) -> str:
 
 def _complain(program: str, message: str, status: int) -> int:
     if sys.stderr is not None:
-        print(f"{program}: {message}", file=sys.stderr)
+        print(f"{_TYPED or program}: {message}", file=sys.stderr)
     return status
 
 

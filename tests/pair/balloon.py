@@ -20,8 +20,8 @@ from host.balloon.virtio_balloon import VirtioBalloon
 from host.connection import Connection
 from host.peers.peers import Peers
 from host.vhost_user.session import Session
+from protocol.balloon_config import BalloonConfig
 from protocol.process.events import EventLog
-from protocol.virtio_balloon import BalloonConfig
 from tests.harness.processes import DEADLINE
 
 MIB: Final = 1 << 20

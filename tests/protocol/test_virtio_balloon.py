@@ -6,14 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.balloon_config import CONFIG_ACTUAL, CONFIG_POISON_VAL, CONFIG_SIZE, BalloonConfig
 from protocol.virtio_balloon import (
-    CONFIG_ACTUAL,
-    CONFIG_POISON_VAL,
-    CONFIG_SIZE,
     PFN_SHIFT,
     PFN_SIZE,
     QUEUES_MAX,
-    BalloonConfig,
     BalloonFeature,
     BalloonQueue,
     feature_bit_names,

@@ -72,6 +72,32 @@ def test_help_of_scripts_test_needs_nothing_installed(checkout: Path) -> None:
     assert not (checkout / ".venv").exists()
 
 
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"test"}))
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_program_says_what_it_is_without_an_environment(tmp_path: Path, name: str, option: str) -> None:
+    """With the standard library alone: `-S` keeps the interpreter from what is installed here."""
+    checkout = tmp_path / "checkout"
+    for package in ("guest", "host", "protocol", "scripts"):
+        shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
+    bare = tmp_path / "python3"
+    bare.write_text(f'#!/usr/bin/env bash\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    done = run(checkout / "scripts" / name, option, PYTHON=str(bare))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: {checkout}/scripts/{name}" if option == "--help" else f"{checkout}/scripts/")
+    assert not (checkout / ".venv").exists()
+
+
+def test_error_names_the_command_as_it_was_typed(checkout: Path) -> None:
+    shutil.rmtree(checkout / "host")
+    for package in ("host", "protocol", "guest"):
+        shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (checkout / "requirements.lock").write_text((ROOT / "requirements.lock").read_text())
+    done = run(Path("scripts/vhost-user-balloon"), "--fd", "x", directory=checkout, PYTHON=sys.executable)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("scripts/vhost-user-balloon: argument --fd: invalid int value: 'x'")
+
+
 def test_python_too_old_is_one_clear_line(checkout: Path, tools: Path) -> None:
     old = tools / "python3"
     old.write_text("#!/usr/bin/env bash\nexit 1\n")  # what `sys.exit(version < wanted)` does in an old one
@@ -79,7 +105,7 @@ def test_python_too_old_is_one_clear_line(checkout: Path, tools: Path) -> None:
     done = run(checkout / "scripts/demo", PATH=str(tools))
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("demo: Python 3.11 or newer is needed")
+    assert done.stderr.startswith(f"{checkout}/scripts/demo: Python 3.11 or newer is needed")
 
 
 def test_environment_is_made_once_by_two_at_once_and_reused_by_the_next(checkout: Path, tmp_path: Path) -> None:
@@ -112,7 +138,9 @@ def test_installation_that_fails_ends_with_one_clear_line_and_is_tried_again(che
         done = run(checkout / "scripts/vhost-user-balloon", PYTHON=sys.executable)
         assert done.returncode == 1
         assert done.stdout == ""
-        assert done.stderr.splitlines()[-1].startswith("vhost-user-balloon: cannot install requirements.lock")
+        assert done.stderr.splitlines()[-1].startswith(
+            f"{checkout}/scripts/vhost-user-balloon: cannot install requirements.lock"
+        )
 
 
 def test_checkout_that_cannot_be_written_gets_an_environment_in_the_users_cache(checkout: Path, tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from typing import Any, Final
 import pytest
 
 from guest.vhost_user.frontend import Frontend
+from protocol.balloon_config import BalloonConfig
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_payloads import DeviceConfig, DeviceStateTransfer, LogDescription, VringAddress, VringState
 from protocol.virtio import LOG_ALL, PROTOCOL_FEATURES, feature_mask
-from protocol.virtio_balloon import BalloonConfig
 from tests.end_to_end.conftest import Scene
 from tests.harness.processes import DEADLINE, DaemonProcess, open_fds, unchanged_fds, until
 from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, MIB, Client, TestQueue, VirtualMachine

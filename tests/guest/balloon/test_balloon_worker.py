@@ -15,11 +15,12 @@ from guest.mm.page_alloc import PageAllocator
 from guest.ram import GuestRam
 from guest.vhost_user.attachment import Attachment
 from guest.virtqueue.virtqueue import Buffer
+from protocol.balloon_config import BalloonConfig
 from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.process.events import EventLog
 from protocol.virtio import feature_mask
-from protocol.virtio_balloon import BalloonConfig, BalloonFeature, BalloonQueue, queue_order
+from protocol.virtio_balloon import BalloonFeature, BalloonQueue, queue_order
 from tests.harness.processes import DEADLINE
 
 PAGES: Final = 4096

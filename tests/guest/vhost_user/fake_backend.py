@@ -16,13 +16,14 @@ from guest.vhost_user.attachment import Attachment
 from guest.vhost_user.attachment_options import AttachmentOptions
 from guest.virtqueue.ring_memory import allocate_rings
 from host.balloon.offered_features import OFFERED
+from protocol.balloon_config import BalloonConfig
 from protocol.memory import PAGE_SIZE
 from protocol.split_ring import SplitRing
 from protocol.vhost_user import BackendRequest, FrontendRequest, ProtocolFeature, form_of
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_ack, build_message, build_own_reply
 from protocol.vhost_user_payloads import DeviceConfig, InflightDescription, Payload, VringState
 from protocol.virtio import PROTOCOL_FEATURES, feature_mask
-from protocol.virtio_balloon import BalloonConfig, BalloonFeature
+from protocol.virtio_balloon import BalloonFeature
 from tests.harness.processes import DEADLINE
 
 REPORTING: Final = 2

@@ -9,13 +9,14 @@ import pytest
 from guest.ram import GuestRam
 from guest.virtqueue.ring_memory import QUEUE_SIZE, RingOptions
 from guest.virtqueue.virtqueue import QueueFullError
+from protocol.balloon_config import BalloonConfig
 from protocol.errors import SessionEnded, VhostUserError
 from protocol.units import MIB
 from protocol.vhost_user import BackendRequest, FrontendRequest
 from protocol.vhost_user_codec import Channel, Message, MessageReader, build_ack, build_message
 from protocol.vhost_user_payloads import DeviceConfig, MemoryTable, Payload, VringAddress, VringState
 from protocol.virtio import FeatureBit, feature_mask, has_feature
-from protocol.virtio_balloon import BalloonConfig, BalloonFeature, BalloonQueue
+from protocol.virtio_balloon import BalloonFeature, BalloonQueue
 from tests.guest.vhost_user.fake_backend import BLOCK, REPORTING, FakeBackend, Guest, fake_backend
 
 # -- coming up --------------------------------------------------------------------------------------------------------

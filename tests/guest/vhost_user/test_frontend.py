@@ -7,6 +7,7 @@ from typing import TypeVar
 import pytest
 
 from guest.vhost_user.frontend import Call, Frontend, QueueSetup
+from protocol.balloon_config import BalloonConfig
 from protocol.errors import VhostUserError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
 from protocol.vhost_user import FrontendRequest, ProtocolFeature
@@ -20,7 +21,6 @@ from protocol.vhost_user_payloads import (
     VringState,
 )
 from protocol.virtio import DeviceStatus, feature_mask
-from protocol.virtio_balloon import BalloonConfig
 
 Result = TypeVar("Result")
 

@@ -10,9 +10,10 @@ from host.balloon.balloon_statistics import STATISTICS_BYTES_MAX, BalloonStatist
 from host.balloon.virtio_balloon import PFN_BYTES_MAX, Outcome, VirtioBalloon
 from host.memory.discard_plan import DeviceMemory, DiscardPlan, Refusal
 from host.virtqueue.virtqueue import Buffer, Chain
+from protocol.balloon_config import BalloonConfig
 from protocol.errors import VirtqueueError
 from protocol.memory import FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
-from protocol.virtio_balloon import BalloonConfig, BalloonQueue
+from protocol.virtio_balloon import BalloonQueue
 
 P = 4096
 ARRAY = 0x10_0000

@@ -13,7 +13,8 @@ from host.memory.guest_memory import RegionFile
 from host.migration.device_state import DeviceState, parse_state
 from host.migration.travelling_state import build_state, restore_state
 from host.vhost_user.device_setup import DeviceSetup
-from protocol.virtio_balloon import BalloonConfig, BalloonQueue, QueueDialect
+from protocol.balloon_config import BalloonConfig
+from protocol.virtio_balloon import BalloonQueue, QueueDialect
 
 
 class Machine:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from host.balloon.offered_features import OFFERED
 from host.vhost_user.actions import StartRing
 from host.vhost_user.session import MEM_SLOTS, OFFERED_PROTOCOL_FEATURES, MustClose
+from protocol.balloon_config import BalloonConfig
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
 from protocol.vhost_user import BackendRequest, FrontendRequest
 from protocol.vhost_user_codec import Message
 from protocol.vhost_user_payloads import DeviceConfig, MemoryTable, VringFile, VringState
-from protocol.virtio_balloon import BalloonConfig
 from tests.pair.session import FEATURES, MIB, PROTOCOL_FEATURES, REGION, Shell, negotiated, set_up
 from tests.protocol.messages import raw
 

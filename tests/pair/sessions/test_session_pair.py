@@ -8,10 +8,11 @@ from guest.balloon.virtio_balloon import accept_features
 from guest.vhost_user.frontend import Frontend
 from host.balloon.offered_features import OFFERED
 from host.memory.discard_plan import Refusal
+from protocol.balloon_config import BalloonConfig
 from protocol.errors import VhostUserError
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_payloads import DeviceConfig
-from protocol.virtio_balloon import BalloonConfig, BalloonQueue
+from protocol.virtio_balloon import BalloonQueue
 from tests.pair.session import BIT_30, FEATURES, PROTOCOL_FEATURES, REGION, Shell, negotiated, queue_setup, set_up
 
 QUEUES = ("inflate", "deflate", "reporting")

@@ -14,7 +14,7 @@ from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, MIB
 from scripts.benchmarks import bare_loop, memory_manager, table
-from scripts.benchmarks.__main__ import FIGURES, choose, main
+from scripts.benchmarks.__main__ import main
 from scripts.benchmarks.bare_loop import BareLoop
 from scripts.benchmarks.figures import (
     QUICK,
@@ -37,6 +37,7 @@ from scripts.benchmarks.memory_manager import (
     slower_by,
     walked_per_block,
 )
+from scripts.benchmarks.registry import FIGURES, choose
 from scripts.benchmarks.rig import Daemon, Machine
 
 AT_LEAST = Figure(name="rate", title="a rate", unit="of bare rate", bar=0.95, at_least=True)

@@ -1,0 +1,71 @@
+"""The configuration space of the balloon on the wire.
+
+Source: virtio 1.2, 5.5.4."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from construct import Int32ul, Struct
+
+CONFIG_SIZE: Final = 16
+"""Bytes of the whole configuration space: four 32-bit fields."""
+
+CONFIG_ACTUAL: Final = range(4, 8)
+CONFIG_POISON_VAL: Final = range(12, 16)
+"""Byte positions of the two fields that a driver may write (virtio 1.2, 5.5.4)."""
+
+_CONFIG = Struct("num_pages" / Int32ul, "actual" / Int32ul, "free_page_hint_cmd_id" / Int32ul, "poison_val" / Int32ul)
+
+assert _CONFIG.sizeof() == CONFIG_SIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalloonConfig:
+    """The configuration space (virtio 1.2, 5.5.4). Little-endian on the wire, always.
+
+    ``num_pages`` is the size that the host asks for and ``actual`` the size that the driver says the balloon has, both
+    in 4096-byte pages. ``poison_val`` is the 32-bit pattern that free pages of the guest hold.
+    """
+
+    num_pages: int = 0
+    actual: int = 0
+    free_page_hint_cmd_id: int = 0
+    poison_val: int = 0
+
+    def build(self) -> bytes:
+        """Return the 16 bytes of the configuration space."""
+        return bytes(
+            _CONFIG.build(
+                {
+                    "num_pages": self.num_pages,
+                    "actual": self.actual,
+                    "free_page_hint_cmd_id": self.free_page_hint_cmd_id,
+                    "poison_val": self.poison_val,
+                }
+            )
+        )
+
+    @staticmethod
+    def parse(data: bytes) -> "BalloonConfig":
+        """Return the configuration that ``data`` begins with; fields beyond its end read as zero."""
+        parsed = _CONFIG.parse(data[:CONFIG_SIZE].ljust(CONFIG_SIZE, b"\0"))
+        return BalloonConfig(
+            num_pages=parsed.num_pages,
+            actual=parsed.actual,
+            free_page_hint_cmd_id=parsed.free_page_hint_cmd_id,
+            poison_val=parsed.poison_val,
+        )
+
+    def written_by_driver(self, offset: int, data: bytes, *, poison_writable: bool) -> "BalloonConfig":
+        """Return the configuration after a driver wrote ``data`` at byte ``offset``.
+
+        A write may be wider than the field: QEMU sends the whole window whenever the guest writes a field. Only
+        bytes that fall on ``actual``, and on ``poison_val`` where that is still writable, take effect.
+        """
+        current = bytearray(self.build())
+        writable = {*CONFIG_ACTUAL, *(CONFIG_POISON_VAL if poison_writable else ())}
+        for position, byte in enumerate(data, offset):
+            if position in writable:
+                current[position] = byte
+        new = BalloonConfig.parse(bytes(current))
+        return replace(self, actual=new.actual, poison_val=new.poison_val)
