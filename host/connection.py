@@ -90,7 +90,7 @@ class Connection:
         self._helpers = helpers = member.helpers
         self._messages = MessageChannel(sock, member)
         self._memory = GuestMemory(helpers.close)
-        self._migration = Migration(self, helpers)
+        self._migration = Migration(self._take_state, self._restore_state, helpers)
         self._files = [
             QueueFiles(
                 relieve_log=self._migration.relieve, close_by=helpers.close_by, on_failure=self._on_signal_failure
@@ -343,11 +343,11 @@ class Connection:
 
     # -- the state that travels -------------------------------------------------------------------------------------
 
-    def take_state(self) -> DeviceState:
+    def _take_state(self) -> DeviceState:
         """Return the device's state, for the back-end at the virtual machine's destination."""
         return build_state(self.balloon, self.control, self.metrics)
 
-    def restore_state(self, state: DeviceState) -> None:
+    def _restore_state(self, state: DeviceState) -> None:
         """Go on from the state that the back-end at the virtual machine's source has left."""
         restore_state(state, self.balloon, self.control, self.metrics)
         self._session.state_restored()

@@ -30,7 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "host.ring": {"host.virtqueue", "host.descriptors", "host.memory", "host.balloon", "host.vhost_user"},
     "host.events": {"host.ring"},
     "host.qmp": set(),
-    "host.control": {"host.memory", "host.balloon", "host.vhost_user", "host.ring", "host.qmp"},
+    "host.control": {"host.memory", "host.balloon", "host.vhost_user", "host.ring", "host.qmp", "host.events"},
     "host.migration": {
         "host.virtqueue",
         "host.descriptors",

@@ -3,10 +3,10 @@
 :class:`host.connection.Connection` and its rings provide it.
 """
 
-from collections import Counter
 from typing import Protocol
 
 from host.balloon.virtio_balloon import VirtioBalloon
+from host.events.metrics import VmMetrics
 from host.memory.guest_memory import RegionFile
 from host.vhost_user.device_setup import DeviceSetup
 from protocol.virtio_balloon import BalloonQueue
@@ -22,16 +22,6 @@ class QueueInterface(Protocol):
         """Return when every chain that was taken before has been served."""
 
 
-class Traffic(Protocol):
-    """Counters of one virtual machine: see :class:`host.events.metrics.VmMetrics`. Sizes are bytes, ``refused`` counts
-    ranges by reason."""
-
-    reports: int
-    reported_bytes: int
-    discarded_bytes: int
-    refused: Counter[str]
-
-
 class ConnectionInterface(Protocol):
     """One session: see :class:`host.connection.Connection`."""
 
@@ -44,7 +34,7 @@ class ConnectionInterface(Protocol):
         """Process id of the front-end."""
 
     @property
-    def metrics(self) -> Traffic:
+    def metrics(self) -> VmMetrics:
         """Counters of the guest's requests and their outcome."""
 
     @property

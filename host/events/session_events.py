@@ -1,7 +1,7 @@
 """The events of sessions, limited across the sessions of one user.
 
 Within a session :mod:`host.events.event_limit` bounds them. A front-end that connects and closes in a loop would fill a
-disk all the same, with a few events of each session. So a user's sessions have a budget. A session beyond it is silent
+disk nevertheless, with a few events of each session. So a user's sessions have a budget. A session beyond it is silent
 for its first second: if it ends by then it is only counted, else its events are written from there on.
 """
 

@@ -57,7 +57,7 @@ _system_call.argtypes = (
     ctypes.c_void_p,
     ctypes.c_int,
 )
-_nobody_waits = ctypes.c_uint32(0)
+_no_waiter = ctypes.c_uint32(0)
 
 
 def set_bit(address: int, bit: int) -> None:
@@ -69,7 +69,7 @@ def set_bit(address: int, bit: int) -> None:
     operation = (_FUTEX_OP_OR | _FUTEX_OP_OPARG_SHIFT) << 28 | bit << 12
     done = _system_call(
         _futex,
-        ctypes.addressof(_nobody_waits),
+        ctypes.addressof(_no_waiter),
         _FUTEX_WAKE_OP | _FUTEX_PRIVATE_FLAG,
         0,
         None,

@@ -1,8 +1,9 @@
 """One virtual machine's dirty log, inflight file and state on the move, with their descriptors."""
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from host.inflight.inflight_file import FileRegion, InflightFile, make_inflight_file
 from host.inflight.inflight_virtqueue import open_tracked
@@ -30,21 +31,20 @@ from protocol.errors import VhostUserError, VirtqueueError
 from protocol.ring_formats import Ring
 
 
-class Device(Protocol):
-    """What is needed of the device whose state travels: see :class:`host.connection.Connection`."""
-
-    def take_state(self) -> DeviceState:
-        """Return the state as it is."""
-
-    def restore_state(self, state: DeviceState) -> None:
-        """Go on from ``state``."""
-
-
 class Migration:
-    """Performs the actions of :mod:`host.vhost_user.migration_requests`, and owns what they bring."""
+    """Performs the actions of :mod:`host.vhost_user.migration_requests`, and owns what they bring.
 
-    def __init__(self, device: Device, helpers: Helpers) -> None:
-        self._device = device
+    ``take_state`` returns the state that travels as it is, ``restore_state`` has the device go on from another.
+    """
+
+    def __init__(
+        self,
+        take_state: Callable[[], DeviceState],
+        restore_state: Callable[[DeviceState], None],
+        helpers: Helpers,
+    ) -> None:
+        self._take_state = take_state
+        self._restore_state = restore_state
         self._helpers = helpers
         self._log_file: CallFile | None = None
         self._stream: StateTransfer | None = None
@@ -132,7 +132,7 @@ class Migration:
                     self._helpers.close_by(self.inflight.close)
                 self.inflight = file
             case SaveState(fd=fd):
-                data = self._device.take_state().build()
+                data = self._take_state().build()
                 await self._begin(fd, data, unclaimed)
             case LoadState(fd=fd):
                 await self._begin(fd, None, unclaimed)
@@ -170,7 +170,7 @@ class Migration:
         finally:
             self._transfer = None
         if data is not None:
-            self._device.restore_state(parse_state(data))
+            self._restore_state(parse_state(data))
 
     async def _give_up(self) -> None:
         if self._transfer is not None:

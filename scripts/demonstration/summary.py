@@ -49,7 +49,7 @@ class RoundResult:
         if self.reporting and not self.b_completed:
             if self.b_corrupted_pages:
                 return f"with reporting VM B found {self.b_corrupted_pages} corrupted pages"
-            return "with reporting VM B ran out of memory all the same"
+            return "with reporting VM B ran out of memory nevertheless"
         if not self.reporting and self.stopped_by is None:
             return "without reporting VM B should have run out of memory, and did not"
         return None

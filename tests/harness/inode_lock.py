@@ -1,4 +1,4 @@
-"""Holds up whoever works on a file: with the lock of its inode, for as long as a test likes.
+"""Holds up every process that works on a file: with the lock of its inode, for as long as a test likes.
 
 ``write`` to a file of tmpfs takes that lock and then reads what it is to write. Here that is memory whose faults a
 userfaultfd catches and leaves unanswered (``man 2 userfaultfd``).

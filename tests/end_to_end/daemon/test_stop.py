@@ -1,4 +1,4 @@
-"""The daemon's own end: at a signal, whoever holds it up."""
+"""The daemon's own end: at a signal, also while a peer holds it up."""
 
 import contextlib
 import os

@@ -32,8 +32,8 @@ def test_expected_outcome_has_no_problem() -> None:
     ("result", "problem"),
     [
         (replace(WITH, b_corrupted_pages=3), "with reporting VM B found 3 corrupted pages"),
-        (replace(WITH, stopped_by="x"), "with reporting VM B ran out of memory all the same"),
-        (replace(WITH, b_verified_pages=0), "with reporting VM B ran out of memory all the same"),
+        (replace(WITH, stopped_by="x"), "with reporting VM B ran out of memory nevertheless"),
+        (replace(WITH, b_verified_pages=0), "with reporting VM B ran out of memory nevertheless"),
         (replace(WITHOUT, stopped_by=None), "without reporting VM B should have run out of memory, and did not"),
     ],
 )
@@ -112,7 +112,7 @@ def test_sentence_that_says_it_all_is_last_and_what_led_to_it_is_on_the_same_scr
     )
     assert any("with reporting" in line and "without" in line for line in lines[-23:])
     failed = texts(replace(WITH, stopped_by="x"), WITHOUT)
-    assert failed[-1] == "Not as expected: with reporting VM B ran out of memory all the same."
+    assert failed[-1] == "Not as expected: with reporting VM B ran out of memory nevertheless."
 
 
 def test_reports_of_a_kernel_that_cannot_be_told_to_be_silent_are_explained() -> None:
