@@ -305,7 +305,17 @@ class Connection:
             files.send_call = partial(self._send_request, build_message(BackendRequest.VRING_CALL, state))
             files.send_err = partial(self._send_request, build_message(BackendRequest.VRING_ERR, state))
         opened = open_ring(action, self._memory, self._migration.open_virtqueue)
-        service = RingService(action, opened, files, self._memory, self.balloon, self._member.workers, self._on_turn)
+        member = self._member
+        service = RingService(
+            action,
+            opened,
+            files,
+            self._memory,
+            self.balloon,
+            member.workers,
+            self._on_turn,
+            member.large_chains,
+        )
         service.start()
         self._services[action.index] = service
 

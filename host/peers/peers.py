@@ -11,11 +11,13 @@ sessions                :data:`SESSIONS_MAX`        by their descriptors
 descriptors             half of what is shared      three quarters of it
 helpers                 ``HELPERS_MAX``             by the processes
 workers                 ``PROCESS_WORKERS_MAX``     ``USER_WORKERS_MAX``
+chains of over 4096     by the user                 1 in hand
 memory regions          by their descriptors, and 509 for each session
 ======================  ==========================  ============================
 """
 
 import resource
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
@@ -42,10 +44,14 @@ class PeerLimitError(VhostUserError):
 class Membership:
     """One session of a peer, which counts what it holds. It has the peer's helpers and workers."""
 
-    def __init__(self, peers: "Peers", peer: PeerId, helpers: Helpers, workers: Executor) -> None:
+    def __init__(
+        self, peers: "Peers", peer: PeerId, helpers: Helpers, workers: Executor, large_chains: threading.Lock
+    ) -> None:
         self.peer = peer
         self.helpers = helpers
         self.workers = workers
+        self.large_chains = large_chains
+        """The lock of its user: held while a large chain of one of the user's rings is in hand."""
         self.held: Callable[[], int] = int
         """Returns how many descriptors the session has received and still holds."""
         self._peers = peers
@@ -66,13 +72,15 @@ class Peers:
         """Share out the threads of ``executor``. Raises like :class:`Workers`."""
         self._workers = Workers(executor)
         self._members: dict[PeerId, list[Membership]] = {}
+        self._large_chains: dict[int, threading.Lock] = {}
 
     def join(self, peer: PeerId) -> Membership:
         """Return the membership of a new session of ``peer``. It counts, even if :meth:`check_session` refuses it."""
         others = self._members.setdefault(peer, [])
         workers = self._workers.share(peer)
         helpers = others[0].helpers if others else Helpers(workers)
-        member = Membership(self, peer, helpers, workers)
+        large_chains = self._large_chains.setdefault(peer.uid, threading.Lock())
+        member = Membership(self, peer, helpers, workers, large_chains)
         others.append(member)
         return member
 

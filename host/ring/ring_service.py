@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -41,6 +42,10 @@ log = logging.getLogger(__name__)
 
 CHAINS_PER_TURN: Final = 16
 """Chains that a worker serves before other queues get their turn."""
+
+LARGE_CHAIN: Final = 4096
+"""Buffers of a chain from which on one user has only one in hand at a time. A driver's chain has at most as many as its
+ring; 32,768 of them take megabytes and a good part of a second, and a process may have hundreds of rings."""
 
 LINGER_MS: Final = 1
 """Milliseconds that a worker waits for the next kick before it leaves the watch to the event loop again."""
@@ -71,7 +76,8 @@ class RingService:
     """Serves one queue from :meth:`start` until :meth:`stop`.
 
     ``on_turn`` is called on the event loop after each worker's turn, and in the course of a long one with the chains
-    served so far. Once ``broken`` the driver has broken a rule, and the ring is not touched again.
+    served so far. ``large_chains`` is held while a chain of more than :data:`LARGE_CHAIN` buffers is in hand. Once
+    ``broken`` the driver has broken a rule, and the ring is not touched again.
 
     Who owns what. The event loop alone writes ``_state``, ``_patience_ends``, ``_poller``, ``_idle``, ``_stopped`` and
     ``_give_back_wanted``. The worker that has the ring alone uses ``_ring``, ``_held``, ``_held_says``,
@@ -88,6 +94,7 @@ class RingService:
         balloon: VirtioBalloon,
         executor: Executor,
         on_turn: Callable[[int, Turn], None],
+        large_chains: threading.Lock,
     ) -> None:
         self.index = action.index
         self.queue = action.queue
@@ -97,6 +104,7 @@ class RingService:
         self._balloon = balloon
         self._executor = executor
         self._on_turn = on_turn
+        self._large_chains = large_chains
         self._loop = asyncio.get_running_loop()
         # The event loop's.
         self._state = ServiceState.IDLE
@@ -323,31 +331,60 @@ class RingService:
                 continue
             if self._mapped.lost:
                 return  # the chain consists of zeros, or of remains of an old one
-            outcome = self._balloon.serve(self.queue, chain, self._memory.device, self._memory.read)
-            try:
-                discarded = self._discard(outcome.plan)
-            finally:
-                if self.queue is BalloonQueue.INFLATE:
-                    self._balloon.parts.finish()
-            if discarded is None:
+            if chain.buffers <= LARGE_CHAIN:
+                if not self._serve_chain(turn, chain, base, begin):
+                    return
+                continue
+            if not self._large_chains.acquire(blocking=False):
+                # Another one of the user's is in hand. This one is not kept in memory until that is done.
                 ring.unpop(chain)
-                return
-            if outcome.hold:
-                # A driver has one such buffer. If a second one comes, the first goes back: one is held.
-                self._give_back_held()
-                self._held, self._held_says = chain, outcome.statistics
-                if self._was_kept(base, outcome):
-                    turn.chains += 1  # its content was passed on when it was first taken
-                    continue
-            else:
-                ring.add_used(chain.head, 0)
-                if ring.needs_notification():
-                    self._files.signal_call()
-            end = time.monotonic()
-            turn.chains += 1
-            turn.served.append(ServedChain(self.queue, outcome, end, end - begin, discarded))
-            if end - turn.handed_over > HAND_OVER_INTERVAL:
-                self._hand_over(turn, end)
+                del chain
+                if not self._wait_for_large_chains():
+                    return
+                continue
+            try:
+                if not self._serve_chain(turn, chain, base, begin):
+                    return
+            finally:
+                self._large_chains.release()
+
+    def _wait_for_large_chains(self) -> bool:
+        # Whether a large chain may be taken now, and the ring is not to stop meanwhile.
+        while not self._large_chains.acquire(timeout=RELIEF_INTERVAL):
+            if self._state is _STOPPING:
+                return False
+        self._large_chains.release()
+        return True
+
+    def _serve_chain(self, turn: Turn, chain: Chain, base: int, begin: float) -> bool:
+        # False when the ring is to stop, and the chain was put back.
+        ring = self._ring
+        outcome = self._balloon.serve(self.queue, chain, self._memory.device, self._memory.read)
+        try:
+            discarded = self._discard(outcome.plan)
+        finally:
+            if self.queue is BalloonQueue.INFLATE:
+                self._balloon.parts.finish()
+        if discarded is None:
+            ring.unpop(chain)
+            return False
+        if outcome.hold:
+            # A driver has one such buffer. If a second one comes, the first goes back: one is held.
+            self._give_back_held()
+            self._held, self._held_says = chain, outcome.statistics
+            if self._was_kept(base, outcome):
+                turn.chains += 1  # its content was passed on when it was first taken
+                return True
+        else:
+            ring.add_used(chain.head, 0)
+            if ring.needs_notification():
+                self._files.signal_call()
+        end = time.monotonic()
+        turn.chains += 1
+        turn.served.append(ServedChain(self.queue, outcome, end, end - begin, discarded))
+        if end - turn.handed_over > HAND_OVER_INTERVAL:
+            self._hand_over(turn, end)
+        return True
 
     def _was_kept(self, base: int, outcome: Outcome) -> bool:
         # Statistics do not become newer when a ring stops and goes on. New ones are requested if they were asked for in

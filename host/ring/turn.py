@@ -24,7 +24,9 @@ class ServedChain:
 
     def __post_init__(self) -> None:
         # Here, on the worker: a hostile chain has thousands of ranges, and the event loop serves all machines.
-        self.refused = self.outcome.plan.refused_by_reason()
+        plan = self.outcome.plan
+        self.refused = plan.refused_by_reason()
+        plan.discards, plan.refused = [], []  # done, and thousands of them may wait for the loop
 
 
 @dataclass(slots=True)

@@ -50,6 +50,11 @@ class Chain(NamedTuple):
     writable: list[Buffer]
     indirect_table: Buffer | None
 
+    @property
+    def buffers(self) -> int:
+        """How many buffers it has."""
+        return len(self.readable) + len(self.writable)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RingFeatures:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -68,6 +69,7 @@ class Bench:
         self.queue = TestQueue(self.ram, REPORTING, OFFERED)
         self.files = QueueFiles(kick=KickFile(os.dup(self.queue.kick_fd)), call=CallFile(os.dup(self.queue.call_fd)))
         self.executor = HandExecutor()
+        self.large_chains = threading.Lock()
         self.turns: list[Turn] = []
         self.balloon = VirtioBalloon(features=OFFERED)
         self.base = 0
@@ -97,6 +99,7 @@ class Bench:
             self.balloon,
             self.executor,
             lambda _, turn: self.turns.append(turn),
+            self.large_chains,
         )
         service.start()
         return service

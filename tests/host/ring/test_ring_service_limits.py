@@ -165,3 +165,54 @@ async def test_kick_by_message_while_a_worker_reads_the_descriptor_is_not_lost(
     assert bench.served == 1
     await service.stop()
     os.close(kicks)
+
+
+def offer_large_chain(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a chain available that counts as large: two pages."""
+    monkeypatch.setattr(host.ring.ring_service, "LARGE_CHAIN", 1)
+    bench.ram.touch(DATA_AT, 2 * PAGE_SIZE)
+    bench.queue.driver.add((), [(GUEST_BASE + DATA_AT + at, PAGE_SIZE) for at in (0, PAGE_SIZE)])
+
+
+@pytest.mark.asyncio
+async def test_large_chain_waits_for_the_one_in_hand_of_the_same_user(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer_large_chain(bench, monkeypatch)
+    service = bench.start()
+    bench.large_chains.acquire()
+    worker = asyncio.create_task(asyncio.to_thread(bench.executor.run_one))
+    await asyncio.wait([worker], timeout=3 * host.ring.ring_service.RELIEF_INTERVAL)
+    assert not worker.done()
+    assert len(bench.ram.pages() & {DATA_AT, DATA_AT + PAGE_SIZE}) == 2
+    bench.large_chains.release()
+    await worker
+    await settle()
+    assert (bench.served, bench.ram.pages()) == (1, set())
+    assert not bench.large_chains.locked()
+    await service.stop()
+
+
+@pytest.mark.asyncio
+async def test_large_chain_that_waits_is_put_back_when_its_ring_is_to_stop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer_large_chain(bench, monkeypatch)
+    service = bench.start()
+    bench.large_chains.acquire()
+    worker = asyncio.create_task(asyncio.to_thread(bench.executor.run_one))
+    assert await asyncio.wait_for(service.stop(), DEADLINE) == 0
+    await worker
+    assert (bench.served, bench.queue.ring.used[1]) == (0, 0)
+    bench.large_chains.release()
+
+
+@pytest.mark.asyncio
+async def test_small_chain_waits_for_no_large_one(bench: Bench) -> None:
+    bench.report()
+    service = bench.start()
+    bench.large_chains.acquire()
+    bench.executor.run_one()
+    await settle()
+    assert bench.served == 1
+    await service.stop()
