@@ -157,9 +157,6 @@ prepare_pictures() {
     ) || true
 }
 
-# The name under which a program complains: as it was typed.
-export VHOST_USER_BALLOON_TYPED=$0
-
 # help_at_once MODULE ARGUMENT...: becomes the program if it is only asked about itself, which needs no environment.
 help_at_once() {
     local module=$1 argument base
@@ -170,7 +167,7 @@ help_at_once() {
         -h | --help | --version)
             base=$(find_python) || exit
             export PYTHONPATH=$checkout${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
-            exec "$base" -m "$module" "$@"
+            become "$base" "$module" "$@"
             ;;
         esac
     done
@@ -182,5 +179,12 @@ run_module() {
     shift 2
     help_at_once "$module" "$@"
     prepare_environment "$lock"
-    exec "$python" -m "$module" "$@"
+    become "$python" "$module" "$@"
+}
+
+# become INTERPRETER MODULE ARGUMENT...: the program names itself as it was typed.
+become() {
+    local interpreter=$1
+    shift
+    VHOST_USER_BALLOON_TYPED=$0 exec "$interpreter" -m "$@"
 }

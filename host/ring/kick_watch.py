@@ -1,6 +1,7 @@
 """Waits for the driver's kicks: on the event loop while no worker has the ring, else on the worker."""
 
 import asyncio
+import contextlib
 import logging
 import select
 from collections.abc import Callable
@@ -49,6 +50,14 @@ class KickWatch:
         except OSError as error:  # the limit of watches, or no memory
             raise VhostUserError(f"the kick descriptor of queue {self._queue} cannot be waited for") from error
         self._poll.register(kick.fd, select.POLLIN)
+
+    def drop(self) -> None:
+        """Take a kick that came before :meth:`start`, where that can be done without a worker: it was for something
+        else."""
+        kick = self._kick
+        if kick is not None and not kick.held_by_others:
+            with contextlib.suppress(VirtqueueError):  # found again, and told, by the first look
+                kick.take()
 
     def resume(self) -> None:
         """Watch on the event loop again, now or as soon as that can be done. No kick is lost meanwhile."""

@@ -132,15 +132,16 @@ class RingService:
         Raises:
             VhostUserError: the kick descriptor cannot be waited for. The ring is unmapped then.
         """
+        if self._is_stale:
+            self._files.kept = None
+            self._kick.drop()
         try:
             self._kick.start()
         except VhostUserError:
             self._memory.unmap_ring(self.index, self._mapped)
             raise
-        if self._is_new_driver:
-            self._files.kept = None
-            if self.queue is BalloonQueue.FREE_PAGE:
-                self._balloon.hinting.forget_driver()
+        if self._is_new_driver and self.queue is BalloonQueue.FREE_PAGE:
+            self._balloon.hinting.forget_driver()
         if self._is_stale:
             return
         self._move(ServiceEvent.KICK)

@@ -108,3 +108,18 @@ def test_driver_that_goes_wrong_without_end_does_not_flood_the_events(daemon: Da
     refused = len(daemon.events.all("refused", vm=number))
     assert refused <= EVENTS_PER_SECOND * (hints[-1]["t"] - hints[0]["t"] + 2)
     assert refused + sum(event["count"] for event in daemon.events.all("suppressed", vm=number)) == rounds * burst
+
+
+def test_statistics_of_a_new_driver_are_told_although_they_say_what_the_last_ones_said(
+    daemon: DaemonProcess, machine: VirtualMachine
+) -> None:
+    vm = machine.client.number
+    machine.offer(STATS, statistics((4, 5)))
+    daemon.events.wait("statistics", vm=vm, memfree=5)
+    machine.ask(FrontendRequest.RESET_DEVICE)
+    machine.client.perform(machine.frontend.accept(machine.features))
+    for queue in machine.queues:
+        queue.renew()
+        machine.start(queue)
+    machine.offer(STATS, statistics((4, 5)))
+    daemon.events.wait_for_count("statistics", 2, vm=vm, memfree=5)

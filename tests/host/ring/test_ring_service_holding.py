@@ -145,16 +145,6 @@ async def test_buffer_of_a_ring_that_goes_on_elsewhere_or_says_something_else_is
 
 
 @pytest.mark.asyncio
-async def test_buffer_of_a_new_driver_is_told_although_it_says_what_the_last_one_said(bench: Bench) -> None:
-    service = await held(bench)
-    await service.stop()
-    bench.queue.renew()
-    service = await held(bench)
-    assert answers(bench) == [100, 100]
-    await service.stop()
-
-
-@pytest.mark.asyncio
 async def test_request_that_comes_before_the_kept_buffer_is_found_again_is_not_lost(bench: Bench) -> None:
     service = await held(bench)
     bench.base = await service.stop()

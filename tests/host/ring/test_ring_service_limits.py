@@ -216,3 +216,23 @@ async def test_small_chain_waits_for_no_large_one(bench: Bench) -> None:
     await settle()
     assert bench.served == 1
     await service.stop()
+
+
+@pytest.mark.asyncio
+async def test_kick_from_before_does_not_bring_back_a_ring_that_has_changed(bench: Bench) -> None:
+    service = bench.start()
+    bench.executor.run_one()
+    await settle()
+    bench.base = await service.stop()
+    bench.files.token += 1  # not as it was left
+    bench.queue.kick()
+    service = bench.start(resumes=True)
+    bench.report()
+    await settle()
+    assert bench.executor.waiting == []
+    bench.queue.kick()
+    await settle()
+    bench.executor.run_one()
+    await settle()
+    assert bench.served == 1
+    await service.stop()
