@@ -22,6 +22,7 @@ from host.connection import Connection, unreleased_sessions
 from host.control.control_commands import ControlCommands, logical_size
 from host.control.control_server import ControlServer
 from host.control.guest_ram import RESERVE_BYTES
+from host.control.status import status_lines
 from host.control.vm_control import VmControl
 from host.events.session_events import SessionEvents, SessionLimit
 from host.migration.dirty_log import CAN_LOG
@@ -101,6 +102,7 @@ class Daemon:
         self._session_limit = SessionLimit(events.emit)
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_vm = 0
+        self._started = time.monotonic()
         self._stop = asyncio.Event()
 
     @property
@@ -142,12 +144,10 @@ class Daemon:
             await self._finish()
 
     def _print_status(self) -> None:
-        state = "none are written" if self._events.broken else "written"
-        print(
-            f"vhost-user-balloon: {len(self._vms)} connected, {self._last_vm} so far; events: {state}", file=sys.stderr
-        )
-        for task in self._tasks:
-            print(f"vhost-user-balloon: {task.get_name()}", file=sys.stderr)
+        vms = {number: vm.info() for number, vm in self._vms.items()}
+        uptime = time.monotonic() - self._started
+        for line in status_lines(vms, sessions=self._last_vm, uptime=uptime, events=self._events.broken):
+            print(f"{DISTRIBUTION}: {line}", file=sys.stderr)
 
     async def _listen(self, sock: socket.socket) -> None:
         accepting = AcceptLoop(sock, "a virtual machine", self._serve)
