@@ -26,6 +26,13 @@ PACKED: Final = Figure(
     bar=1.0,
     at_least=False,
 )
+DIRECT: Final = Figure(
+    name="direct-descs",
+    title="the same over a split ring in direct descriptors, as Linux 7.2 makes them, against an indirect table",
+    unit="of indirect",
+    bar=1.3,
+    at_least=False,
+)
 LARGE: Final = Figure(
     name="large-ring",
     title=f"the same over a split ring of {QUEUE_SIZE_MAX} entries against one of {_ORDINARY}",
@@ -71,11 +78,16 @@ def _packed(bench: Bench) -> Iterator[Result]:
     yield from _compare(bench, PACKED, RingOptions(packed=True), RingOptions())
 
 
+def _direct(bench: Bench) -> Iterator[Result]:
+    yield from _compare(bench, DIRECT, RingOptions(indirect=False), RingOptions())
+
+
 def _large(bench: Bench) -> Iterator[Result]:
     yield from _compare(bench, LARGE, RingOptions(size=QUEUE_SIZE_MAX), RingOptions(size=_ORDINARY))
 
 
 BENCHMARKS: Final = (
     Benchmark(figures=(PACKED,), measure=_packed),
+    Benchmark(figures=(DIRECT,), measure=_direct),
     Benchmark(figures=(LARGE,), measure=_large),
 )
