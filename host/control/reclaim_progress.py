@@ -12,7 +12,7 @@ from host.ring.turn import ServedChain
 from protocol.errors import BalloonError
 from protocol.virtio_balloon import BalloonQueue
 
-STALL: Final = 3.0
+STALL: Final = 5.0
 """Seconds without progress after which the driver counts as stalled."""
 
 LONGEST: Final = 60.0

@@ -23,7 +23,7 @@ from concurrent.futures import Executor
 from typing import Final
 
 from host.peers.helpers import Helpers
-from host.peers.workers import PeerId, Workers
+from host.peers.workers import PeerId, Workers, WorkerShare
 from protocol.errors import VhostUserError
 from protocol.vhost_user import FDS_MAX
 
@@ -45,7 +45,7 @@ class Membership:
     """One session of a peer, which counts what it holds. It has the peer's helpers and workers."""
 
     def __init__(
-        self, peers: "Peers", peer: PeerId, helpers: Helpers, workers: Executor, large_chains: threading.Lock
+        self, peers: "Peers", peer: PeerId, helpers: Helpers, workers: WorkerShare, large_chains: threading.Lock
     ) -> None:
         self.peer = peer
         self.helpers = helpers

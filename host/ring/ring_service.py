@@ -6,8 +6,8 @@ a small one does not wait for the loop. At most one worker serves a queue at a t
 and makes the ring's state single-threaded; the loop touches it only while no worker does.
 
 Drivers report in bursts, one chain outstanding: the next kick follows an interrupt within microseconds. So a worker
-that has emptied the ring waits for that kick itself for a moment, which saves the way through the loop. A worker
-handles a bounded number of chains and then queues up again after the other queues' workers.
+that has emptied the ring waits for that kick itself for a moment, which saves the way through the loop. After a bounded
+number of chains a worker queues up again, if other queues wait for one or the loop for the end of its turn.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from functools import partial
 from typing import Final
 
@@ -26,6 +25,7 @@ from host.balloon.virtio_balloon import Outcome, VirtioBalloon
 from host.memory.discard import punch_hole
 from host.memory.discard_plan import DiscardPlan, Refusal, joined
 from host.memory.guest_memory import GuestMemory
+from host.peers.workers import WorkerShare
 from host.ring.kick_watch import KickWatch
 from host.ring.opened_ring import OpenedRing
 from host.ring.queue_files import KeptBuffer, QueueFiles
@@ -41,7 +41,10 @@ from protocol.virtio_balloon import BalloonQueue
 log = logging.getLogger(__name__)
 
 CHAINS_PER_TURN: Final = 16
-"""Chains that a worker serves before other queues get their turn."""
+"""Chains that a worker serves before other queues get their turn, if they want one."""
+
+KICKS_IN_VAIN: Final = 16
+"""Kicks without a chain, one after the other, that end a turn. A turn without any chain is followed by a rest."""
 
 LARGE_CHAIN: Final = 4096
 """Buffers of a chain from which on one user has only one in hand at a time. A driver's chain has at most as many as its
@@ -50,7 +53,7 @@ ring; 32,768 of them take megabytes and a good part of a second, and a process m
 LINGER_MS: Final = 1
 """Milliseconds that a worker waits for the next kick before it leaves the watch to the event loop again."""
 
-HAND_OVER_INTERVAL: Final = 0.02
+HAND_OVER_INTERVAL: Final = 0.05
 """Seconds after which a worker passes the served chains to the event loop. While the loop handles them, the two compete
 for the interpreter and the guest waits, so this is not done for each chain."""
 
@@ -69,6 +72,7 @@ POLL_INTERVAL: Final = 0.005
 """Seconds between looks at a ring whose driver gave no kick descriptor (bit 8 of SET_VRING_KICK: polling)."""
 
 
+_WORKING: Final = ServiceState.WORKING
 _STOPPING: Final = ServiceState.STOPPING  # looked at for each range: an enumeration's members are slow to look up
 
 
@@ -92,7 +96,7 @@ class RingService:
         files: QueueFiles,
         memory: GuestMemory,
         balloon: VirtioBalloon,
-        executor: Executor,
+        workers: WorkerShare,
         on_turn: Callable[[int, Turn], None],
         large_chains: threading.Lock,
     ) -> None:
@@ -102,7 +106,7 @@ class RingService:
         self._files = files
         self._memory = memory
         self._balloon = balloon
-        self._executor = executor
+        self._workers = workers
         self._on_turn = on_turn
         self._large_chains = large_chains
         self._loop = asyncio.get_running_loop()
@@ -180,7 +184,7 @@ class RingService:
         self._state = TRANSITIONS[self._state, event]
         if self._state is ServiceState.WORKING:  # to which no transition leads while a worker has the ring
             self._kick.stop()
-            self._executor.submit(self._serve)
+            self._workers.submit(self._serve)
 
     def _turn_done(self, turn: Turn) -> None:
         self._move(turn.end)
@@ -304,13 +308,15 @@ class RingService:
         if self._files.kept is None and self._state is not _STOPPING:
             self._give_back_if_wanted()
         self._serve_chains(turn)
-        # Kicks count as well as chains, so that kicks without a chain do not keep this thread.
-        for _ in range(CHAINS_PER_TURN):
-            if turn.end is ServiceEvent.MORE or self._state is _STOPPING or not self._kick.take(LINGER_MS):
-                return
+        in_vain = 0
+        while turn.end is not ServiceEvent.MORE and self._state is _WORKING and self._kick.take(LINGER_MS):
+            before = turn.chains
             self._serve_chains(turn)
-        if turn.chains == 0:
-            turn.end = ServiceEvent.SPURIOUS
+            in_vain = in_vain + 1 if turn.chains == before else 0
+            if in_vain == KICKS_IN_VAIN:
+                if turn.chains == 0:
+                    turn.end = ServiceEvent.SPURIOUS
+                return
 
     def _hand_over(self, turn: Turn, now: float) -> None:
         # The loop handles these chains while this thread is busy with the next.
@@ -320,7 +326,7 @@ class RingService:
     def _serve_chains(self, turn: Turn) -> None:
         ring = self._ring
         while self._state is not _STOPPING:
-            if turn.chains == CHAINS_PER_TURN:
+            if turn.chains >= CHAINS_PER_TURN and self._is_wanted():
                 turn.end = ServiceEvent.MORE
                 return
             begin = time.monotonic()
@@ -348,6 +354,11 @@ class RingService:
                     return
             finally:
                 self._large_chains.release()
+
+    def _is_wanted(self) -> bool:
+        # Whether the loop or another queue waits for the end of this turn. Without that a driver at work keeps its
+        # worker: a way through the loop takes as long as an empty report.
+        return self._state is not _WORKING or bool(self._idle) or self._workers.are_wanted
 
     def _wait_for_large_chains(self) -> bool:
         # Whether a large chain may be taken now, and the ring is not to stop meanwhile.

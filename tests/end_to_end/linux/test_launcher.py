@@ -98,7 +98,7 @@ class Launcher:
         return found
 
     def check_nothing_left(self) -> None:
-        assert self.processes() == []
+        until(lambda: self.processes() == [], "no process of the kernel")
         assert list(self.scratch.iterdir()) == []
 
 

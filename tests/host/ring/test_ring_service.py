@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from host.balloon.offered_features import OFFERED
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.memory.guest_memory import GuestMemory
+from host.peers.workers import WorkerShare
 from host.ring.eventfd_signal import EventfdSignal
 from host.ring.kick_file import KickFile
 from host.ring.opened_ring import open_ring
@@ -34,11 +35,16 @@ from tests.harness.processes import DEADLINE
 from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, QUEUE_SIZE, REPORTING, USER_BASE, Ram, TestQueue
 
 
-class HandExecutor(Executor):
-    """Runs what it was given when the test says so."""
+class HandExecutor(WorkerShare):
+    """Runs what it was given when the test says so. ``wanted`` says that other queues wait for a worker."""
 
     def __init__(self) -> None:
         self.waiting: list[Callable[[], object]] = []
+        self.wanted = False
+
+    @property
+    def are_wanted(self) -> bool:
+        return self.wanted
 
     def submit(self, fn: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
         self.waiting.append(lambda: fn(*arguments, **named))
@@ -163,6 +169,7 @@ async def test_queue_never_has_two_workers(bench: Bench) -> None:
 
 @pytest.mark.asyncio
 async def test_worker_gives_way_after_its_share(bench: Bench) -> None:
+    bench.executor.wanted = True
     for _ in range(CHAINS_PER_TURN + 3):
         bench.report()
     service = bench.start()
@@ -173,6 +180,32 @@ async def test_worker_gives_way_after_its_share(bench: Bench) -> None:
     bench.executor.run_one()
     await settle()
     assert bench.served == CHAINS_PER_TURN + 3
+    await service.stop()
+
+
+@pytest.mark.asyncio
+async def test_worker_that_is_not_wanted_elsewhere_serves_all_there_is(bench: Bench) -> None:
+    for _ in range(CHAINS_PER_TURN + 3):
+        bench.report()
+    service = bench.start()
+    bench.executor.run_one()
+    await settle()
+    assert (bench.served, bench.executor.waiting) == (CHAINS_PER_TURN + 3, [])
+    await service.stop()
+
+
+@pytest.mark.asyncio
+async def test_turn_ends_after_its_share_for_one_that_waits_for_its_end(bench: Bench) -> None:
+    for _ in range(CHAINS_PER_TURN + 3):
+        bench.report()
+    service = bench.start()
+    settled = asyncio.create_task(service.settled())
+    await settle()
+    bench.executor.run_one()
+    await settle()
+    assert settled.done()
+    assert bench.served == CHAINS_PER_TURN
+    bench.executor.run_one()
     await service.stop()
 
 
