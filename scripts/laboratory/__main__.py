@@ -28,6 +28,7 @@ example:
   scripts/lab                                  all experiments, in about two minutes; data and pictures in build/lab
   scripts/lab pace boundary-cost --output /tmp/lab
   scripts/lab sweep --quick --json -           a short run, with its data as JSON on standard output
+  scripts/lab pace --format svg --format pdf   pictures for a page and for paper
   scripts/lab walk-through                     one free block: notify, boundary, report, acknowledge, drain
 
   scripts/lab timeline                         one real Linux guest for about 20 seconds
@@ -56,7 +57,14 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         type=Path,
         default=Path("build/lab"),
-        help="write CSV and PNG files into DIR (default: %(default)s)",
+        help="write data (CSV) and pictures into DIR (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--format",
+        dest="formats",
+        action="append",
+        choices=pictures.FORMATS,
+        help="of the pictures (repeatable, default: png)",
     )
     parser.add_argument("--json", metavar="PATH", help="also write all data as JSON to PATH, - for standard output")
     parser.add_argument("--quick", action="store_true", help="compute very little: it shows that everything runs")
@@ -100,8 +108,8 @@ def _run_one(experiment: Experiment, arguments: argparse.Namespace, out: TextIO)
     try:
         pictures.save_rows(data, outcome.rows)
         written = [data]
-        if pictures.can_draw():
-            written.append(data.with_suffix(".png"))
+        for name in dict.fromkeys(arguments.formats or pictures.FORMATS[:1]) if pictures.can_draw() else ():
+            written.append(data.with_suffix(f".{name}"))
             pictures.save_picture(written[-1], experiment, outcome.rows)
     except OSError as error:
         raise BalloonError(f"--output {arguments.output}: {error.strerror or error}") from error

@@ -1,5 +1,6 @@
 """An experiment and its outcome: tables for people, rows for programs, a picture of the rows."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,28 @@ Row = dict[str, Any]
 
 Progress = Callable[[str], None]
 """Called with a line on what is being computed."""
+
+
+def least(column: str) -> str:
+    """Return the name of the column with the least value of ``column``."""
+    return f"{column}_least"
+
+
+def most(column: str) -> str:
+    """Return the name of the column with the greatest value of ``column``."""
+    return f"{column}_most"
+
+
+def summarise(runs: Sequence[Row], columns: Sequence[str]) -> Row:
+    """Return one row for runs of the same thing: the median of each of ``columns``, with its least and most.
+
+    The other columns are those of the first run; ``runs`` is their number.
+    """
+    row = {**runs[0], "runs": len(runs)}
+    for column in columns:
+        values = [run[column] for run in runs]
+        row |= {column: statistics.median(values), least(column): min(values), most(column): max(values)}
+    return row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

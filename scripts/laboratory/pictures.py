@@ -1,4 +1,4 @@
-"""The rows of an experiment as files: CSV always, PNG where matplotlib is installed."""
+"""The rows of an experiment as files: CSV always, pictures where matplotlib is installed."""
 
 import csv
 import importlib.util
@@ -10,6 +10,10 @@ from scripts.laboratory.experiment import Experiment, Row
 
 INCHES: Final = (9.0, 4.8)
 DOTS_PER_INCH: Final = 100
+
+FORMATS: Final = ("png", "svg", "pdf")
+_NO_DATE: Final = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""Metadata of each format that leaves the time out: the same rows give the same file."""
 
 NO_PICTURES: Final = (
     "no pictures: they need matplotlib; scripts/lab installs it where it can, or: pip install vhost-user-balloon[plot]"
@@ -35,14 +39,18 @@ def save_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def save_picture(path: Path, experiment: Experiment, rows: Sequence[Row]) -> None:
-    """Draw the rows into a PNG.
+    """Draw the rows into a file, whose suffix is one of ``FORMATS``.
 
     Raises:
         ImportError: matplotlib is not installed.
         OSError: the file cannot be written.
     """
+    import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=INCHES, layout="constrained")
     experiment.draw(figure, rows)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
+    kind = path.suffix.removeprefix(".")
+    # SVG names its parts by random numbers unless it is given a salt.
+    with matplotlib.rc_context({"svg.hashsalt": experiment.name}):
+        figure.savefig(path, format=kind, dpi=DOTS_PER_INCH, metadata=_NO_DATE[kind])
