@@ -16,6 +16,7 @@ from guest.simulation import Simulation
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB
 from scripts.laboratory.experiment import Experiment, Outcome, Progress, Row, Table
+from scripts.laboratory.style import LOOKS, caption
 
 SIZES: Final = (1, 8, 32, 128)
 """GiB of memory, all of it free."""
@@ -100,6 +101,7 @@ def run(quick: bool, progress: Progress) -> Outcome:
             ' apart; the kernel\'s own comment says "about 30 seconds".',
             "No page is present yet, so the device needs 3 us a range and 150 us a report: what is left is the pace"
             " that the reporter sets itself. boundary has none: 0.1 s, then flat out.",
+            "Nothing here depends on chance: the times are the same on every run.",
         ),
         rows=rows,
     )
@@ -109,22 +111,24 @@ def draw(figure: Any, rows: Sequence[Row]) -> None:
     """Draw the share of free memory that was reported over time."""
     axes = figure.subplots()
     figure.suptitle("How fast an idle guest is reported")
-    for colour, gib in zip(("tab:blue", "tab:orange", "tab:green", "tab:purple"), SIZES, strict=True):
+    end = {"marker": "o", "color": "black", "linestyle": "none", "markersize": 14, "fillstyle": "none"}
+    ends = []
+    for look, gib in zip(LOOKS, sorted({row["free_gib"] for row in rows}), strict=False):
         passes = [row for row in rows if row["free_gib"] == gib and row["reporter"] == "rotation"]
-        if passes:
-            times = [0.0, *(row["begin_seconds"] for row in passes)]
-            shares = [0.0, *(100 * row["reported_gib"] / gib for row in passes)]
-            axes.step(times, shares, where="post", color=colour, label=f"rotation, {gib} GiB free")
-            axes.plot([predict(gib)[1] * DELAY], [100], "o", color=colour, markersize=9, fillstyle="none")
-    axes.plot([], [], "o", color="black", markersize=9, fillstyle="none", label="end by arithmetic")
+        times = [0.0, *(row["begin_seconds"] for row in passes)]
+        shares = [0.0, *(100 * row["reported_gib"] / gib for row in passes)]
+        axes.step(times, shares, where="post", label=f"rotation, {gib} GiB free", **look.of_line())
+        ends.append(passes[0]["predicted_passes"] * DELAY)
+    axes.plot(ends, [100] * len(ends), label="end by arithmetic", **end)
     slowest = max(row["end_seconds"] for row in rows if row["reporter"] == "boundary")
-    axes.plot([0, 0.1, slowest], [0, 0, 100], "--", color="black", label="boundary, any of these")
-    axes.set_xlabel("seconds since the device came")
+    axes.plot([0, 0.1, slowest], [0, 0, 100], label="boundary, any of these", **LOOKS[-1].of_line(markevery=[2]))
+    axes.set_xlabel("time since the device came (seconds)")
     axes.set_ylabel("free memory that the host was told of (%)")
     axes.set_xlim(left=0)
-    axes.set_ylim(0, 104)
+    axes.set_ylim(0, 106)
     axes.grid(True, alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower right", handlelength=3.5)
+    caption(figure, "Virtual time, without any chance: the same on every run. A marker is the beginning of a pass.")
 
 
 EXPERIMENT: Final = Experiment(

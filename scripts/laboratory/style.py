@@ -25,8 +25,8 @@ class Look:
         return {**style, "linewidth": 1.6, "markersize": 7, **changes}
 
     def of_bars(self, **changes: Any) -> dict[str, Any]:
-        """Return the arguments of bars."""
-        return {"color": self.colour, "hatch": self.hatch, "edgecolor": "black", "linewidth": 0.6, **changes}
+        """Return the arguments of bars. They are paler than lines, so that their spread is seen before them."""
+        return {"facecolor": (self.colour, 0.7), "hatch": self.hatch, "edgecolor": "black", "linewidth": 0.6, **changes}
 
 
 LOOKS: Final = (
@@ -39,8 +39,8 @@ LOOKS: Final = (
 )
 """No two share a colour, marker, line style or hatch. Series without a name take them in this order."""
 
-REPORTERS: Final = {"boundary": LOOKS[0], "rotation": LOOKS[1], "scan": LOOKS[3]}
-SOURCES: Final = {"simulated": LOOKS[0], "published": LOOKS[1]}
+REPORTER_LOOKS: Final = {"boundary": LOOKS[0], "rotation": LOOKS[1], "scan": LOOKS[3]}
+SOURCE_LOOKS: Final = {"simulated": LOOKS[0], "published": LOOKS[4]}
 
 ERRORS: Final[dict[str, Any]] = {"ecolor": "black", "elinewidth": 1.2, "capsize": 4}
 """How bars show their spread."""

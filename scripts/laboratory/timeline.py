@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from protocol.units import MIB
 from scripts.laboratory.experiment import Row, Table
+from scripts.laboratory.style import LOOKS, Look, caption
 
 CAUSES: Final = {"report": "reported", "inflate": "inflated", "hint": "hinted"}
 """The daemon's events of returned memory, and the guest's way to return it."""
@@ -19,7 +20,12 @@ CHART_WIDTH: Final = 48
 
 CHART_SECONDS: Final = 0.5
 
-_COLOURS: Final = {"report": "tab:blue", "inflate": "tab:orange", "hint": "tab:green"}
+_MEMORY_LOOKS: Final = {"memory": LOOKS[5], "balloon": LOOKS[3], "target": LOOKS[1]}
+_CAUSE_LOOKS: Final = dict(zip(CAUSES, (LOOKS[0], LOOKS[3], LOOKS[2]), strict=True))
+_LEGEND_AT: Final = 0.68
+"""In the longest phase, as a share of it: the memory that it began with is given back by then."""
+_MARKER_DISTANCE: Final = 0.07
+"""Between two markers of a line, in diagonals of the panel: one for each of hundreds of rows would cover it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,12 @@ def chart(rows: Sequence[Row]) -> Table:
     return Table(title="The guest's memory", header=header, rows=aligned)
 
 
+def _line(look: Look, **changes: Any) -> dict[str, Any]:
+    # Each look begins its markers elsewhere: lines that lie on each other show the markers of all.
+    first = _MARKER_DISTANCE * LOOKS.index(look) / len(LOOKS)
+    return look.of_line(markevery=(first, _MARKER_DISTANCE), markersize=5, **changes)
+
+
 def draw(figure: Any, rows: Sequence[Row]) -> None:
     """Draw cost and balloon over time, and below what came back for which reason."""
     memory, causes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -115,19 +127,22 @@ def draw(figure: Any, rows: Sequence[Row]) -> None:
     end = rows[-1]["seconds"]
     samples = [row for row in rows if row["event"] == "memory"]
     memory.plot(
-        [row["seconds"] for row in samples], [row["mib"] for row in samples], color="black", label="the guest costs"
+        [row["seconds"] for row in samples],
+        [row["mib"] for row in samples],
+        label="the guest costs",
+        **_line(_MEMORY_LOOKS["memory"], linestyle="-"),
     )
-    for event, style, label in (("balloon", "-", "balloon"), ("target", ":", "balloon target")):
+    for event, label in (("balloon", "balloon"), ("target", "balloon target")):
         steps = [(0.0, 0.0), *((row["seconds"], row["mib"]) for row in rows if row["event"] == event)]
         steps.append((end, steps[-1][1]))
-        memory.step(*zip(*steps, strict=True), where="post", color="tab:red", linestyle=style, label=label)
+        memory.step(*zip(*steps, strict=True), where="post", label=label, **_line(_MEMORY_LOOKS[event]))
     for cause, words in CAUSES.items():
         sums = [(0.0, 0.0)]
         for row in rows:
             if row["event"] == cause:
                 sums.append((row["seconds"], sums[-1][1] + row["mib"]))
         sums.append((end, sums[-1][1]))
-        causes.step(*zip(*sums, strict=True), where="post", color=_COLOURS[cause], label=words)
+        causes.step(*zip(*sums, strict=True), where="post", label=words, **_line(_CAUSE_LOOKS[cause]))
     top = max(row["mib"] for row in samples)
     phases = phases_of(rows)
     for number, phase in enumerate(phases, 1):
@@ -139,10 +154,14 @@ def draw(figure: Any, rows: Sequence[Row]) -> None:
     memory.set_title("    ".join(names[:half]) + "\n" + "    ".join(names[half:]), fontsize=9)
     memory.set_ylim(0, top * 1.2)
     memory.set_xlim(0, end)
-    memory.set_ylabel("MiB")
-    memory.legend(loc="center", bbox_to_anchor=(0.47, 0.6), fontsize=8)
-    causes.set_ylabel("given back (MiB)")
-    causes.set_xlabel("seconds")
+    memory.set_ylabel("memory (MiB)")
+    longest = max(phases, key=lambda phase: phase.end - phase.begin)
+    middle = longest.begin + _LEGEND_AT * (longest.end - longest.begin)
+    place = {"bbox_to_anchor": (middle, 0.62), "bbox_transform": memory.get_xaxis_transform()}
+    memory.legend(loc="center", fontsize=8, **place)
+    causes.set_ylabel("given back,\nin total (MiB)")
+    causes.set_xlabel("time (seconds)")
     causes.legend(loc="upper left", fontsize=8)
     for axes in (memory, causes):
         axes.grid(True, alpha=0.3)
+    caption(figure, "Measured in real time: one run.")

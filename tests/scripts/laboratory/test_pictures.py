@@ -10,7 +10,7 @@ import pytest
 from scripts.laboratory import pace, pictures
 from scripts.laboratory.__main__ import main
 from scripts.laboratory.experiment import Row, summarise
-from scripts.laboratory.style import LOOKS, REPORTERS, SOURCES, error_bars
+from scripts.laboratory.style import LOOKS, REPORTER_LOOKS, SOURCE_LOOKS, error_bars
 
 needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed"
@@ -27,7 +27,7 @@ def test_looks_differ_in_every_aspect(aspect: str) -> None:
 
 
 def test_named_series_have_looks_of_their_own() -> None:
-    for names in (REPORTERS, SOURCES):
+    for names in (REPORTER_LOOKS, SOURCE_LOOKS):
         assert all(first != second for first, second in itertools.combinations(names.values(), 2))
         assert set(names.values()) <= set(LOOKS)
 
@@ -36,7 +36,7 @@ def test_look_is_passed_on_and_can_be_changed() -> None:
     look = LOOKS[1]
     line, bars = look.of_line(markersize=3), look.of_bars()
     assert (line["color"], line["marker"], line["linestyle"], line["markersize"]) == (*_shown(look), 3)
-    assert (bars["color"], bars["hatch"]) == (look.colour, look.hatch)
+    assert (bars["facecolor"][0], bars["hatch"]) == (look.colour, look.hatch)
 
 
 def _shown(look: Any) -> tuple[Any, ...]:
