@@ -25,7 +25,7 @@ WALK_THROUGH: Final = "walk-through"
 
 _EPILOG: Final = """\
 example:
-  scripts/lab                                  all experiments, in about two minutes; data and pictures in build/lab
+  scripts/lab                                  all experiments, in about five minutes; data and pictures in build/lab
   scripts/lab pace boundary-cost --output /tmp/lab
   scripts/lab sweep --quick --json -           a short run, with its data as JSON on standard output
   scripts/lab pace --format svg --format pdf   pictures for a page and for paper
