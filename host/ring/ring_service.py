@@ -338,11 +338,8 @@ class RingService:
                 continue
             if self._mapped.lost:
                 return  # the chain consists of zeros, or of remains of an old one
-            if chain.buffers <= LARGE_CHAIN:
-                if not self._serve_chain(turn, chain, base, begin):
-                    return
-                continue
-            if not self._large_chains.acquire(blocking=False):
+            large = chain.buffers > LARGE_CHAIN
+            if large and not self._large_chains.acquire(blocking=False):
                 # Another one of the user's is in hand. This one is not kept in memory until that is done.
                 ring.unpop(chain)
                 del chain
@@ -353,7 +350,8 @@ class RingService:
                 if not self._serve_chain(turn, chain, base, begin):
                     return
             finally:
-                self._large_chains.release()
+                if large:
+                    self._large_chains.release()
 
     def _is_wanted(self) -> bool:
         # Whether the loop or another queue waits for the end of this turn. Without that a driver at work keeps its
