@@ -103,6 +103,7 @@ def test_workloads_beside_each_other_run_on_different_cpus() -> None:
     assert used == {0, 1}
 
 
+@pytest.mark.long
 def test_seed_gives_the_same_lists_on_several_cpus() -> None:
     views = []
     for _ in range(2):

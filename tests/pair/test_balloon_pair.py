@@ -198,6 +198,7 @@ async def test_device_that_is_gone_when_its_driver_is_inserted_again(
     assert "attached again" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.asyncio
 @pytest.mark.parametrize("byte", [0, 0xAA])
 async def test_free_pages_hold_the_pattern_after_any_use_by_the_device(

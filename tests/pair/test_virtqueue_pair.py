@@ -150,6 +150,7 @@ TestVirtqueueMachine.settings = settings(max_examples=150, stateful_step_count=6
 FORMATS = pytest.mark.parametrize("memory_of", [RingMemory, PackedRingMemory], ids=["split", "packed"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("event_idx", [False, True], ids=["flags", "event index"])
 @FORMATS
 def test_indices_wrap_past_65535_with_a_full_ring(memory_of: type[AnyRingMemory], event_idx: bool) -> None:

@@ -27,6 +27,7 @@ def simulate(reporter: str, workload: Workload, *, real_machine: bool) -> tuple[
     return simulation, "".join(lines)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("real_machine", [False, True], ids=["one-zone", "x86-64"])
 @pytest.mark.parametrize("reporter", REPORTERS)
 def test_replay_has_the_same_views_and_the_same_reports(reporter: str, real_machine: bool) -> None:

@@ -39,6 +39,7 @@ def test_seed_does_the_same_to_the_last_bit(text: str) -> None:
     assert pagetypeinfo(first.allocator) == pagetypeinfo(second.allocator)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", EXAMPLES[2:])
 def test_seed_that_differs_does_something_else(text: str) -> None:
     assert VirtualRun().run(parse_workload(text), 1).trace != VirtualRun().run(parse_workload(text), 2).trace
@@ -70,6 +71,7 @@ def test_churn_stopped_half_way_is_replayed_into_the_identical_buddyinfo() -> No
     assert list(replayed.allocator.zones[0].free_list.next) == list(recorded.allocator.zones[0].free_list.next)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "text",
     [

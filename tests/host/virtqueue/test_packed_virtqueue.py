@@ -236,6 +236,7 @@ def test_ring_of_any_content_ends_in_chains_of_bounded_length_or_in_a_refusal(
     assert serves or bytes(ring.memory.memory) == before
 
 
+@pytest.mark.long
 @given(memory=st.binary(min_size=72, max_size=72), base=st.integers(0, 2**32 - 1), event_idx=st.booleans())
 @settings(max_examples=500)
 def test_random_memory_ends_in_chains_or_in_a_refusal(memory: bytes, base: int, event_idx: bool) -> None:
