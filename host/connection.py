@@ -74,9 +74,16 @@ Emit = Callable[..., None]
 
 
 class Connection:
-    """Runs one session over a connected socket, which it owns."""
+    """Runs one session over a connected socket, which it owns. ``are_written`` says whether events are, at present."""
 
-    def __init__(self, sock: socket.socket, session: Session, peers: Peers, emit: Emit) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        session: Session,
+        peers: Peers,
+        emit: Emit,
+        are_written: Callable[[], bool] = lambda: True,
+    ) -> None:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         pid, uid, _ = struct.unpack("3i", credentials)
         self.peer_pid: int = pid
@@ -105,7 +112,7 @@ class Connection:
         self._lock = asyncio.Lock()
         self._disconnected: asyncio.Future[None] = self._loop.create_future()
         self.metrics = VmMetrics()
-        self._chain_events = ChainEvents(emit, self._emit_limited)
+        self._chain_events = ChainEvents(emit, self._emit_limited, are_written)
         self._event_limit = EventLimit()
         self.control = VmControl(self)
         member.held = self._held

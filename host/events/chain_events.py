@@ -6,7 +6,7 @@ that adds up the events gets the same totals.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from host.events.event_limit import EventLimit
@@ -34,14 +34,21 @@ class ChainEvents:
     """Writes the events about one virtual machine's chains, until :meth:`close`.
 
     ``emit`` writes an event. ``emit_limited`` does so within the limits of :mod:`host.events.event_limit`: for
-    ``statistics`` and ``refused``, which a driver can cause to no purpose of its own.
+    ``statistics`` and ``refused``, which a driver can cause to no purpose of its own. While ``are_written`` says no,
+    nothing is made: the worker that serves the driver waits for the interpreter meanwhile.
     """
 
-    def __init__(self, emit: Callable[..., None], emit_limited: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        emit: Callable[..., None],
+        emit_limited: Callable[..., None],
+        are_written: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._emit = emit
         self._emit_limited = emit_limited
+        self._are_written = are_written
         self._limit = EventLimit(CHAIN_EVENTS_PER_SECOND)
-        self._sums: dict[str, dict[str, Any]] = {}
+        self._pending: dict[str, list[ServedChain]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def chain_served(self, chain: ServedChain) -> None:
@@ -50,12 +57,14 @@ class ChainEvents:
         However many ranges a hostile chain has refused, there is one ``refused`` event for each reason: ``gpa`` is the
         first range's address, ``bytes`` and ``ranges`` are sums.
         """
+        if not self._are_written():
+            return
         finished = round(chain.finished, 6)
         statistics = chain.outcome.statistics
         if statistics is not None:
             self._emit_limited("statistics", t=finished, **statistics.values)
         elif chain.queue is not None:
-            self._emit_or_sum(_EVENT_OF[chain.queue], t=finished, **_fields_of(chain, chain.queue))
+            self._emit_or_sum(_EVENT_OF[chain.queue], chain)
         for refused in chain.refused:
             self._emit_limited(
                 "refused",
@@ -66,21 +75,13 @@ class ChainEvents:
                 ranges=refused.ranges,
             )
 
-    def _emit_or_sum(self, event: str, **fields: object) -> None:
-        # In a sum ``chains`` is the number of chains, sizes and seconds are sums, and other fields are those of the
-        # last chain.
+    def _emit_or_sum(self, event: str, chain: ServedChain) -> None:
         loop = asyncio.get_running_loop()
         # After a sum that is pending: the events of one name stay in order.
-        if event not in self._sums and self._limit.allows(event, loop.time()):
-            self._emit(event, **fields)
+        if event not in self._pending and self._limit.allows(event, loop.time()):
+            self._emit(event, **_fields_of(chain))
             return
-        total = self._sums.setdefault(event, {"chains": 0})
-        total["chains"] += 1
-        for name, value in fields.items():
-            if name in _SUMMED:
-                total[name] = total.get(name, 0) + value
-            elif value is not None or name not in total:
-                total[name] = value
+        self._pending.setdefault(event, []).append(chain)
         if self._timer is None:
             self._timer = loop.call_later(SUM_INTERVAL, self._emit_sums)
 
@@ -92,22 +93,35 @@ class ChainEvents:
 
     def _emit_sums(self) -> None:
         self._timer = None
-        sums, self._sums = self._sums, {}
-        for event, total in sums.items():
-            self._emit(event, **total | {"seconds": round(total["seconds"], 6)})
+        pending, self._pending = self._pending, {}
+        for event, chains in pending.items():
+            self._emit(event, **_sum_of([_fields_of(chain) for chain in chains]))
 
 
-def _fields_of(chain: ServedChain, queue: BalloonQueue) -> dict[str, object]:
+def _sum_of(chains: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    # ``chains`` is the number of chains, sizes and seconds are sums, other fields those of the last chain with a value.
+    total: dict[str, object] = {"chains": len(chains)}
+    for name in chains[-1]:
+        values = [fields[name] for fields in chains]
+        if name in _SUMMED:
+            total[name] = sum(values)
+        else:
+            total[name] = next((value for value in reversed(values) if value is not None), None)
+    return total | {"seconds": round(sum(fields["seconds"] for fields in chains), 6)}
+
+
+def _fields_of(chain: ServedChain) -> dict[str, Any]:
     outcome = chain.outcome
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
+        "t": round(chain.finished, 6),
         "ranges": outcome.plan.ranges,
         "bytes": outcome.plan.bytes,
         "discarded_bytes": chain.discarded_bytes,
         "refused_bytes": sum(refused.bytes for refused in chain.refused),
         "seconds": round(chain.seconds, 6),
     }
-    if queue in (BalloonQueue.INFLATE, BalloonQueue.DEFLATE):
+    if chain.queue in (BalloonQueue.INFLATE, BalloonQueue.DEFLATE):
         fields["pages"] = outcome.pages
-    elif queue is BalloonQueue.FREE_PAGE:
+    elif chain.queue is BalloonQueue.FREE_PAGE:
         fields |= {"command_id": outcome.hint_id, "command": outcome.command_id}
     return fields

@@ -64,6 +64,10 @@ class EventLog:
         self.is_standard_output = is_standard_output
         self.broken: str | None = None
 
+    def are_written(self) -> bool:
+        """Whether there is a stream, and it has not failed."""
+        return self._stream is not None
+
     def emit(self, event: str, **fields: object) -> None:
         """Write one event with the current time, or with the time ``t`` of when it happened. A write
         error is not raised."""
