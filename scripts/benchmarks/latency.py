@@ -23,6 +23,13 @@ ROUND_TRIP: Final = Figure(
     bar=250,
     at_least=False,
 )
+ROUND_TRIP_TAIL: Final = Figure(
+    name="trip-99",
+    title="the same, 99th percentile, with an event file",
+    unit="us",
+    bar=500,
+    at_least=False,
+)
 INTERFERENCE: Final = Figure(
     name="interference",
     title="kick to used entry of an empty report while another machine's 128 MiB are being discarded, 99th percentile",
@@ -33,22 +40,37 @@ INTERFERENCE: Final = Figure(
 
 
 def _round_trip(bench: Bench) -> Iterator[Result]:
-    count = bench.scale.round_trips
-    with (
-        Daemon(bench.directory) as daemon,
-        Machine(daemon.socket_path, _RANGE * _PER_REPORT) as machine,
-        BareLoop(bench.bare_loop, machine.ram.fd) as loop,
-    ):
-        bench.progress(f"{ROUND_TRIP.name}, {count} samples")
-        ranges = [(number * _RANGE, _RANGE) for number in range(_PER_REPORT)]
-        trips = [end - begin for begin, end in (machine.report(ranges) for _ in range(_WARM_UP + count))][_WARM_UP:]
-        bare = [loop.punch(0, _RANGE, _PER_REPORT) for _ in range(count)]
+    trips, bare = _trips(bench, ROUND_TRIP)
     yield Result(
         figure=ROUND_TRIP,
         value=statistics.median(trips) * 1e6,
         reference=f"the bare {_PER_REPORT} calls ({bench.bare_language}) {statistics.median(bare) * 1e6:.0f} us;"
         f" 99th percentile of the round trip {percentile(trips, 99) * 1e6:.0f} us",
     )
+
+
+def _round_trip_tail(bench: Bench) -> Iterator[Result]:
+    trips, bare = _trips(bench, ROUND_TRIP_TAIL, "--events", str(bench.directory / "events"))
+    yield Result(
+        figure=ROUND_TRIP_TAIL,
+        value=percentile(trips, 99) * 1e6,
+        reference=f"of the bare {_PER_REPORT} calls ({bench.bare_language}) {percentile(bare, 99) * 1e6:.0f} us;"
+        f" median of the round trip {statistics.median(trips) * 1e6:.0f} us",
+    )
+
+
+def _trips(bench: Bench, figure: Figure, *options: str) -> tuple[list[float], list[float]]:
+    # Seconds of each round trip, and of each run of the bare calls.
+    count = bench.scale.round_trips
+    with (
+        Daemon(bench.directory, *options) as daemon,
+        Machine(daemon.socket_path, _RANGE * _PER_REPORT) as machine,
+        BareLoop(bench.bare_loop, machine.ram.fd) as loop,
+    ):
+        bench.progress(f"{figure.name}, {count} samples")
+        ranges = [(number * _RANGE, _RANGE) for number in range(_PER_REPORT)]
+        trips = [end - begin for begin, end in (machine.report(ranges) for _ in range(_WARM_UP + count))][_WARM_UP:]
+        return trips, [loop.punch(0, _RANGE, _PER_REPORT) for _ in range(count)]
 
 
 _BREATH: Final = 0.0002
@@ -105,5 +127,6 @@ def _interference(bench: Bench) -> Iterator[Result]:
 
 BENCHMARKS: Final = (
     Benchmark(figures=(ROUND_TRIP,), measure=_round_trip),
+    Benchmark(figures=(ROUND_TRIP_TAIL,), measure=_round_trip_tail),
     Benchmark(figures=(INTERFERENCE,), measure=_interference),
 )
