@@ -23,7 +23,6 @@ from host.migration.device_state import DeviceState
 from host.migration.migration import Migration
 from host.migration.travelling_state import build_state, restore_state
 from host.peers.peers import PeerLimitError, Peers
-from host.peers.workers import PeerId
 from host.ring.kick_file import KickFile
 from host.ring.opened_ring import open_ring
 from host.ring.queue_files import CallFile, QueueFiles
@@ -92,7 +91,7 @@ class Connection:
         """User of that process."""
         self._session = session
         self._peers = peers
-        self._member = member = peers.join(PeerId(uid, pid))
+        self._member = member = peers.join(peers.identify(uid, pid))
         self.emit = emit
         self._helpers = helpers = member.helpers
         self._messages = MessageChannel(sock, member)

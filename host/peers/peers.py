@@ -11,7 +11,7 @@ sessions                :data:`SESSIONS_MAX`        by their descriptors
 descriptors             half of what is shared      three quarters of it
 helpers                 ``HELPERS_MAX``             by the processes
 workers                 ``PROCESS_WORKERS_MAX``     ``USER_WORKERS_MAX``
-chains of over 4096     by the user                 1 in hand
+chains of over 4096     1 in hand                   by the processes
 memory regions          by their descriptors, and 509 for each session
 ======================  ==========================  ============================
 """
@@ -51,7 +51,7 @@ class Membership:
         self.helpers = helpers
         self.workers = workers
         self.large_chains = large_chains
-        """The lock of its user: held while a large chain of one of the user's rings is in hand."""
+        """The lock of its process: held while a large chain of one of the process's rings is in hand."""
         self.held: Callable[[], int] = int
         """Returns how many descriptors the session has received and still holds."""
         self._peers = peers
@@ -72,14 +72,21 @@ class Peers:
         """Share out the threads of ``executor``. Raises like :class:`Workers`."""
         self._workers = Workers(executor)
         self._members: dict[PeerId, list[Membership]] = {}
-        self._large_chains: dict[int, threading.Lock] = {}
+        self._nameless = 0
+
+    def identify(self, uid: int, pid: int) -> PeerId:
+        """Return whose a session is. Processes of another pid namespace have no number here (0): each of their sessions
+        is a peer of its own, with a number below zero."""
+        if pid == 0:
+            self._nameless += 1
+        return PeerId(uid, pid or -self._nameless)
 
     def join(self, peer: PeerId) -> Membership:
         """Return the membership of a new session of ``peer``. It counts, even if :meth:`check_session` refuses it."""
         others = self._members.setdefault(peer, [])
         workers = self._workers.share(peer)
         helpers = others[0].helpers if others else Helpers(workers)
-        large_chains = self._large_chains.setdefault(peer.uid, threading.Lock())
+        large_chains = others[0].large_chains if others else threading.Lock()
         member = Membership(self, peer, helpers, workers, large_chains)
         others.append(member)
         return member

@@ -46,7 +46,6 @@ class Workers:
         self._of_process: Counter[PeerId] = Counter()
         self._of_user: Counter[int] = Counter()
         self._waiting: deque[tuple[PeerId, Callable[[], None]]] = deque()
-        self._unstarted = 0
         self._short = False
         try:
             executor.submit(int)
@@ -56,11 +55,6 @@ class Workers:
     def share(self, peer: PeerId) -> "WorkerShare":
         """Return an executor with the workers that ``peer`` may have."""
         return WorkerShare(self, peer)
-
-    @property
-    def are_wanted(self) -> bool:
-        """Whether an action waits for a worker, of any peer: those at work should let go."""
-        return bool(self._waiting) or self._unstarted > 0
 
     def submit(self, peer: PeerId, action: Callable[[], None]) -> None:
         """Have a worker do ``action``, as soon as ``peer`` may have one more."""
@@ -81,8 +75,6 @@ class Workers:
             del self._of_process[peer]
 
     def _start(self, peer: PeerId, action: Callable[[], None]) -> None:
-        with self._lock:
-            self._unstarted += 1
         try:
             self._executor.submit(self._work, peer, action)
         except (RuntimeError, MemoryError):
@@ -92,8 +84,6 @@ class Workers:
             self._short = True
 
     def _work(self, peer: PeerId, action: Callable[[], None]) -> None:
-        with self._lock:
-            self._unstarted -= 1
         try:
             action()
         finally:
@@ -113,11 +103,6 @@ class WorkerShare(Executor):
     def __init__(self, workers: Workers, peer: PeerId) -> None:
         self._workers = workers
         self._peer = peer
-
-    @property
-    def are_wanted(self) -> bool:
-        """Whether an action waits for a worker, see :attr:`Workers.are_wanted`."""
-        return self._workers.are_wanted
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()

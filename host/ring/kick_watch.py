@@ -35,6 +35,7 @@ class KickWatch:
         self._poll = select.poll()
         self._later: asyncio.TimerHandle | None = None
         self._is_short = False
+        self._drops = False
 
     def start(self) -> None:
         """Watch on the event loop.
@@ -51,13 +52,27 @@ class KickWatch:
             raise VhostUserError(f"the kick descriptor of queue {self._queue} cannot be waited for") from error
         self._poll.register(kick.fd, select.POLLIN)
 
-    def drop(self) -> None:
-        """Take a kick that came before :meth:`start`, where that can be done without a worker: it was for something
-        else."""
+    def drop(self) -> bool:
+        """Take kicks that came before :meth:`start`: they were for something else. Return whether a worker has to."""
         kick = self._kick
-        if kick is not None and not kick.held_by_others:
-            with contextlib.suppress(VirtqueueError):  # found again, and told, by the first look
-                kick.take()
+        if kick is None or kick.gone:
+            return False
+        if kick.held_by_others:
+            self.unread = self._drops = True
+            return True
+        with contextlib.suppress(VirtqueueError):  # found again, and told, by the first look
+            kick.take()
+        return False
+
+    def take_unread(self) -> bool:
+        """On a worker: take what is to be read. Return whether it is a kick that counts.
+
+        Raises:
+            VirtqueueError: the descriptor cannot be read.
+        """
+        self.unread = False
+        drops, self._drops = self._drops, False
+        return self.take() and not drops
 
     def resume(self) -> None:
         """Watch on the event loop again, now or as soon as that can be done. No kick is lost meanwhile."""

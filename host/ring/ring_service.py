@@ -6,8 +6,9 @@ a small one does not wait for the loop. At most one worker serves a queue at a t
 and makes the ring's state single-threaded; the loop touches it only while no worker does.
 
 Drivers report in bursts, one chain outstanding: the next kick follows an interrupt within microseconds. So a worker
-that has emptied the ring waits for that kick itself for a moment, which saves the way through the loop. After a bounded
-number of chains a worker queues up again, if other queues wait for one or the loop for the end of its turn.
+that has emptied the ring waits for that kick itself for a moment, which saves the way through the loop. A worker
+handles a bounded number of chains and then queues up again after the other queues' workers. It begins anew only when
+the loop has taken in what it served: so a flood of chains waits for the loop, and not the other way round.
 """
 
 import asyncio
@@ -35,25 +36,21 @@ from host.vhost_user.actions import StartRing
 from host.vhost_user.device_setup import KickMethod
 from host.virtqueue.virtqueue import Chain, OnWrite
 from protocol.errors import VhostUserError, VirtqueueError
-from protocol.memory import FileRange
 from protocol.virtio_balloon import BalloonQueue
 
 log = logging.getLogger(__name__)
 
 CHAINS_PER_TURN: Final = 16
-"""Chains that a worker serves before other queues get their turn, if they want one."""
-
-KICKS_IN_VAIN: Final = 16
-"""Kicks without a chain, one after the other, that end a turn. A turn without any chain is followed by a rest."""
+"""Chains that a worker serves before other queues get their turn."""
 
 LARGE_CHAIN: Final = 4096
-"""Buffers of a chain from which on one user has only one in hand at a time. A driver's chain has at most as many as its
-ring; 32,768 of them take megabytes and a good part of a second, and a process may have hundreds of rings."""
+"""Buffers of a chain from which on one process has only one in hand at a time. A driver's chain has at most as many as
+its ring; 32,768 of them take megabytes and a good part of a second, and a process may have hundreds of rings."""
 
 LINGER_MS: Final = 1
 """Milliseconds that a worker waits for the next kick before it leaves the watch to the event loop again."""
 
-HAND_OVER_INTERVAL: Final = 0.05
+HAND_OVER_INTERVAL: Final = 0.02
 """Seconds after which a worker passes the served chains to the event loop. While the loop handles them, the two compete
 for the interpreter and the guest waits, so this is not done for each chain."""
 
@@ -72,7 +69,6 @@ POLL_INTERVAL: Final = 0.005
 """Seconds between looks at a ring whose driver gave no kick descriptor (bit 8 of SET_VRING_KICK: polling)."""
 
 
-_WORKING: Final = ServiceState.WORKING
 _STOPPING: Final = ServiceState.STOPPING  # looked at for each range: an enumeration's members are slow to look up
 
 
@@ -136,9 +132,6 @@ class RingService:
         Raises:
             VhostUserError: the kick descriptor cannot be waited for. The ring is unmapped then.
         """
-        if self._is_stale:
-            self._files.kept = None
-            self._kick.drop()
         try:
             self._kick.start()
         except VhostUserError:
@@ -147,6 +140,9 @@ class RingService:
         if self._is_new_driver and self.queue is BalloonQueue.FREE_PAGE:
             self._balloon.hinting.forget_driver()
         if self._is_stale:
+            self._files.kept = None
+            if self._kick.drop():
+                self._move(ServiceEvent.KICK)  # for the worker to read what is there
             return
         self._move(ServiceEvent.KICK)
         if self.kick_method is KickMethod.POLLING:
@@ -298,25 +294,21 @@ class RingService:
                 self._files.signal_call()
 
     def _serve_bursts(self, turn: Turn) -> None:
-        if self._kick.unread:
-            self._kick.unread = False
-            if self._kick.take():
-                self._is_stale = False
+        if self._kick.unread and self._kick.take_unread():
+            self._is_stale = False
         if self._is_stale:
             return
         # A buffer that was kept over a stop is in the ring, and is found again in this turn.
         if self._files.kept is None and self._state is not _STOPPING:
             self._give_back_if_wanted()
         self._serve_chains(turn)
-        in_vain = 0
-        while turn.end is not ServiceEvent.MORE and self._state is _WORKING and self._kick.take(LINGER_MS):
-            before = turn.chains
-            self._serve_chains(turn)
-            in_vain = in_vain + 1 if turn.chains == before else 0
-            if in_vain == KICKS_IN_VAIN:
-                if turn.chains == 0:
-                    turn.end = ServiceEvent.SPURIOUS
+        # Kicks count as well as chains, so that kicks without a chain do not keep this thread.
+        for _ in range(CHAINS_PER_TURN):
+            if turn.end is ServiceEvent.MORE or self._state is _STOPPING or not self._kick.take(LINGER_MS):
                 return
+            self._serve_chains(turn)
+        if turn.chains == 0:
+            turn.end = ServiceEvent.SPURIOUS
 
     def _hand_over(self, turn: Turn, now: float) -> None:
         # The loop handles these chains while this thread is busy with the next.
@@ -326,7 +318,7 @@ class RingService:
     def _serve_chains(self, turn: Turn) -> None:
         ring = self._ring
         while self._state is not _STOPPING:
-            if turn.chains >= CHAINS_PER_TURN and self._is_wanted():
+            if turn.chains == CHAINS_PER_TURN:
                 turn.end = ServiceEvent.MORE
                 return
             begin = time.monotonic()
@@ -338,33 +330,25 @@ class RingService:
                 continue
             if self._mapped.lost:
                 return  # the chain consists of zeros, or of remains of an old one
-            large = chain.buffers > LARGE_CHAIN
-            if large and not self._large_chains.acquire(blocking=False):
-                # Another one of the user's is in hand. This one is not kept in memory until that is done.
-                ring.unpop(chain)
-                del chain
-                if not self._wait_for_large_chains():
-                    return
-                continue
-            try:
+            if chain.buffers <= LARGE_CHAIN:
                 if not self._serve_chain(turn, chain, base, begin):
                     return
-            finally:
-                if large:
-                    self._large_chains.release()
+                continue
+            # One of a process at a time: the others are not kept in memory meanwhile.
+            ring.unpop(chain)
+            del chain
+            if not self._serve_large_chain(turn, base, begin):
+                return
 
-    def _is_wanted(self) -> bool:
-        # Whether the loop or another queue waits for the end of this turn. Without that a driver at work keeps its
-        # worker: a way through the loop takes as long as an empty report.
-        return self._state is not _WORKING or bool(self._idle) or self._workers.are_wanted
-
-    def _wait_for_large_chains(self) -> bool:
-        # Whether a large chain may be taken now, and the ring is not to stop meanwhile.
+    def _serve_large_chain(self, turn: Turn, base: int, begin: float) -> bool:
         while not self._large_chains.acquire(timeout=RELIEF_INTERVAL):
             if self._state is _STOPPING:
                 return False
-        self._large_chains.release()
-        return True
+        try:
+            chain = self._ring.pop()  # the driver may have made another of it
+            return chain is None or self._serve_chain(turn, chain, base, begin)
+        finally:
+            self._large_chains.release()
 
     def _serve_chain(self, turn: Turn, chain: Chain, base: int, begin: float) -> bool:
         # False when the ring is to stop, and the chain was put back.
@@ -415,6 +399,7 @@ class RingService:
             if punch_hole(files[number].fd, offset, length) == 0:
                 discarded += length
             else:
-                address = self._memory.table.guest_of(FileRange(number, offset, length))
-                plan.refuse(Refusal.DISCARD_FAILED, address, length)
+                for place in plan.discards:
+                    if place.region == number and offset <= place.offset < offset + length:
+                        plan.refuse(Refusal.DISCARD_FAILED, self._memory.table.guest_of(place), place.length)
         return discarded

@@ -36,15 +36,10 @@ from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, QUEUE_SIZE, REPOR
 
 
 class HandExecutor(WorkerShare):
-    """Runs what it was given when the test says so. ``wanted`` says that other queues wait for a worker."""
+    """Runs what it was given when the test says so."""
 
     def __init__(self) -> None:
         self.waiting: list[Callable[[], object]] = []
-        self.wanted = False
-
-    @property
-    def are_wanted(self) -> bool:
-        return self.wanted
 
     def submit(self, fn: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
         self.waiting.append(lambda: fn(*arguments, **named))
@@ -169,7 +164,6 @@ async def test_queue_never_has_two_workers(bench: Bench) -> None:
 
 @pytest.mark.asyncio
 async def test_worker_gives_way_after_its_share(bench: Bench) -> None:
-    bench.executor.wanted = True
     for _ in range(CHAINS_PER_TURN + 3):
         bench.report()
     service = bench.start()
@@ -180,32 +174,6 @@ async def test_worker_gives_way_after_its_share(bench: Bench) -> None:
     bench.executor.run_one()
     await settle()
     assert bench.served == CHAINS_PER_TURN + 3
-    await service.stop()
-
-
-@pytest.mark.asyncio
-async def test_worker_that_is_not_wanted_elsewhere_serves_all_there_is(bench: Bench) -> None:
-    for _ in range(CHAINS_PER_TURN + 3):
-        bench.report()
-    service = bench.start()
-    bench.executor.run_one()
-    await settle()
-    assert (bench.served, bench.executor.waiting) == (CHAINS_PER_TURN + 3, [])
-    await service.stop()
-
-
-@pytest.mark.asyncio
-async def test_turn_ends_after_its_share_for_one_that_waits_for_its_end(bench: Bench) -> None:
-    for _ in range(CHAINS_PER_TURN + 3):
-        bench.report()
-    service = bench.start()
-    settled = asyncio.create_task(service.settled())
-    await settle()
-    bench.executor.run_one()
-    await settle()
-    assert settled.done()
-    assert bench.served == CHAINS_PER_TURN
-    bench.executor.run_one()
     await service.stop()
 
 
