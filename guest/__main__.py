@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -24,9 +25,11 @@ def _run(arguments: argparse.Namespace) -> int:
     from guest.command_line import vmm_options
     from guest.vmm import VirtualMachine
     from protocol.process.events import open_event_log
+    from protocol.process.stray_signals import ignore_stray_signals
     from protocol.virtio_ring import refuse_big_endian
 
     refuse_big_endian()
+    ignore_stray_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT))
     options = vmm_options(arguments)
     events = open_event_log(arguments.events, time.monotonic)
 

@@ -126,7 +126,7 @@ class VirtualMachine:
 
     async def _run(self) -> int:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGUSR1, self._print_buddyinfo)
         await self._until_stopped(self._device.attach(), None)

@@ -217,13 +217,14 @@ def check_machine() -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from host.daemon import (
+        STOP_SIGNALS,
         Daemon,
         DaemonOptions,
         hold_stop_signals,
-        ignore_stray_signals,
     )  # late: --help and --print-capabilities are quick
     from protocol.process.events import open_event_log
     from protocol.process.listening_socket import SocketAccess
+    from protocol.process.stray_signals import ignore_stray_signals
     from protocol.virtio_ring import refuse_big_endian
 
     def access(mode: int | None, group: int | None, default: int | None) -> SocketAccess:
@@ -231,7 +232,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     refuse_big_endian()
     check_machine()
-    ignore_stray_signals()
+    ignore_stray_signals(STOP_SIGNALS)
     _check_combinations(arguments)
     options = DaemonOptions(
         socket_path=arguments.socket_path,
@@ -257,6 +258,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with contextlib.closing(events), contextlib.closing(Daemon(options, events)) as daemon, asyncio.Runner() as runner:
         runner.get_loop()  # before there is a coroutine that would be left unawaited if there are no descriptors
         runner.run(daemon.run())
+        hold_stop_signals()  # one more must not cut the end short
         if daemon.held_up:
             daemon.close()
             events.close()

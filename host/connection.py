@@ -408,6 +408,6 @@ async def _wait_for_release(release: asyncio.Task[None], patience: float) -> Non
     if done:
         await release
         return
-    log.warning("a worker is held up by a front-end that has gone; what it uses is kept until it comes back")
+    log.warning("a call for a front-end that has gone has not returned; what it uses is kept until it does")
     _unreleased.add(release)
     release.add_done_callback(_unreleased.discard)

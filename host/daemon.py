@@ -49,8 +49,8 @@ queues, so guests that are slow on purpose leave enough for the others."""
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 """Signals that stop the daemon."""
 
-FDS_LEAST: Final = 64
-"""Open files that the daemon itself and two virtual machines take."""
+FDS_LEAST: Final = 256
+"""Open files with which two virtual machines of one user have their share, see :mod:`host.peers.peers`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +144,8 @@ class Daemon:
             await self._finish()
 
     def _print_status(self) -> None:
+        if sys.stderr is None:  # closed, and `print` would take standard output, the events'
+            return
         vms = {number: vm.info() for number, vm in self._vms.items()}
         uptime = time.monotonic() - self._started
         for line in status_lines(vms, sessions=self._last_vm, uptime=uptime, events=self._events.broken):
@@ -279,15 +281,6 @@ def _printable_address(sock: socket.socket) -> str:
 def hold_stop_signals() -> None:
     """Let the signals that stop the daemon wait until it runs, and can remove what it has made by then."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-
-
-def ignore_stray_signals() -> None:
-    """Ignore the signals that would end the process by default and have no use here, and until the daemon runs also
-    those that it handles without ending."""
-    stray = {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF}
-    stray |= {signal.SIGPIPE, signal.SIGIO, signal.SIGPWR}
-    for number in (*stray, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def raise_fd_limit() -> None:

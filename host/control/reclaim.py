@@ -91,7 +91,7 @@ class Reclaimer:
         if method is ReclaimMethod.INFLATE and min(sizes, default=PAGE_SIZE) > PAGE_SIZE and not tells:
             raise BalloonError(
                 f"nothing can be reclaimed by inflating: the guest's memory is in huge pages of {min(sizes)} bytes, "
-                "and without MUST_TELL_HOST smaller pages are not collected"
+                "and smaller pages are collected only with MUST_TELL_HOST (--features must-tell-host=on)"
             )
         # The free page queue need not run yet: with kicks in-band a ring starts with its first kick, which comes with
         # the driver's answer to a command id.

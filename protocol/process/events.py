@@ -154,7 +154,9 @@ class EventLog:
 
 
 def _complain(message: str) -> None:
-    # The terminal may have been closed.
+    # The terminal may have been closed. `print` would take standard output for a missing standard error.
+    if sys.stderr is None:
+        return
     with contextlib.suppress(OSError, ValueError):
         print(message, file=sys.stderr)
 

@@ -122,7 +122,7 @@ class _FileLock:
     def release(self) -> None:
         """Remove the file and let the lock go, in this order."""
         with contextlib.suppress(OSError):
-            if self._is_in_place():
+            if self._is_in_place() and os.fstat(self._fd).st_size == 0:  # else it is somebody's file
                 os.unlink(self._path)
         os.close(self._fd)
 

@@ -139,7 +139,7 @@ class ProgramProcess:
         """Take what is on standard error so far as expected; more of it is a failure at the end."""
         os.ftruncate(self._stderr.fileno(), 0)
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: int) -> None:
         """Send a signal."""
         self.process.send_signal(number)
 

@@ -1,5 +1,6 @@
 """What happens in the life of a session between the emulated guest and a real daemon, and what it does to memory."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ from guest.control import ask
 from host.qmp.ask import ask as ask_daemon
 from protocol.errors import BalloonError
 from tests.harness.processes import DaemonProcess, ProgramProcess, doomed_daemon, until
+from tests.harness.signals import stray_signals
 
 MIB: Final = 1 << 20
 MACHINE: Final = (
@@ -174,3 +176,20 @@ def test_next_daemon_resumes_what_the_last_one_left(ring: str, notify: str, tmp_
         assert said.count("\n") == 5, said
     finally:
         guest.kill()
+
+
+def test_stray_signals_do_not_end_the_guest_and_a_closed_terminal_ends_it_in_order(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    control = tmp_path / "control"
+    with ProgramProcess(
+        "guest", "--socket-path", str(daemon.socket_path), "--memory", "64M", "--control", str(control), "--hold"
+    ) as guest:
+        guest.events.wait("booted")
+        for number in stray_signals(but={signal.SIGUSR1, signal.SIGHUP}):
+            guest.signal(number)
+        assert "Node 0" in ask(control, "buddyinfo")
+        guest.signal(signal.SIGHUP)
+        assert guest.wait() == 0
+    assert not control.exists()
+    assert not control.with_name("control.lock").exists()

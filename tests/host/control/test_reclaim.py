@@ -366,7 +366,7 @@ async def test_reclaim_that_cannot_be_done_is_refused() -> None:
 async def test_guest_in_huge_pages_is_not_inflated_for_nothing() -> None:
     machine = FakeMachine(STATS_VQ)
     machine.region_files = [RegionFile(-1, 2 * MIB, sealed=True, identity=(0, 0))]
-    with pytest.raises(BalloonError, match="huge pages of 2097152 bytes, and without MUST_TELL"):
+    with pytest.raises(BalloonError, match="huge pages of 2097152 bytes, and smaller pages are collected only"):
         await machine.control.reclaim()
     assert machine.fields("target") == []
     collecting = FakeMachine(STATS_VQ | 1)

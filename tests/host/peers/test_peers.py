@@ -72,3 +72,11 @@ def test_reserve_has_room_for_a_message_that_is_not_counted_yet() -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert RESERVE > FDS_MAX
     assert shared_descriptors() == limit - RESERVE
+
+
+def test_front_ends_of_another_pid_namespace_are_peers_of_their_own(peers: Peers) -> None:
+    """They all have the number 0 here."""
+    one, two = (peers.identify(1000, 0) for _ in range(2))
+    assert one != two
+    assert peers.join(one).helpers is not peers.join(two).helpers
+    assert peers.identify(1000, 7) == peers.identify(1000, 7)
