@@ -293,10 +293,15 @@ class Connection:
         return None
 
     def _emit_limited(self, event: str, **fields: object) -> None:
-        # Events that a front-end can cause at any rate.
-        if self._event_limit.allows(event, self._loop.time()):
-            self._emit_suppressed(event)
-            self.emit(event, **fields)
+        # What a front-end can cause as often as it likes.
+        now = self._loop.time()
+        if not self._event_limit.allows(event, now):
+            return
+        if not self._member.may_emit(now):
+            self._event_limit.suppress(event)
+            return
+        self._emit_suppressed(event)
+        self.emit(event, **fields)
 
     def _emit_suppressed(self, event: str) -> None:
         if count := self._event_limit.take_suppressed(event):

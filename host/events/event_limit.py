@@ -30,6 +30,10 @@ class EventLimit:
         self._suppressed[event] += 1
         return False
 
+    def suppress(self, event: str) -> None:
+        """Count ``event``, which was allowed, as not written for another reason."""
+        self._suppressed[event] += 1
+
     def take_suppressed(self, event: str) -> int:
         """Return how many events of this name were not written since this was last asked."""
         return self._suppressed.pop(event, 0)

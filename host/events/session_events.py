@@ -2,21 +2,24 @@
 
 Within a session :mod:`host.events.event_limit` bounds them. A front-end that connects and closes in a loop would fill a
 disk nevertheless, with a few events of each session. So a user's sessions have a budget. A session beyond it is silent
-for its first second: if it ends by then it is only counted, else its events are written from there on.
+for a second, draws on the budget again, and so on; if it ends meanwhile it is only counted. A session that stays is
+told of after a minute in any case.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-SESSIONS_BURST: Final = 500
+SESSIONS_BURST: Final = 2000
 """Sessions of one user that may begin at once, each with its events: all the machines of a host that starts."""
 
 SESSIONS_PER_SECOND: Final = 10.0
 """Sessions of one user that may begin in a second for ever: about 2 GB of events a day."""
 
 SETTLED_AFTER: Final = 1.0
-"""Seconds after which a session is no longer one of a loop."""
+LONGEST_SILENCE: Final = 60.0
+"""Seconds after which a session is no longer one of a loop and draws on the budget again, twice as long each time, and
+seconds after which it is told of in any case."""
 
 REPORT_INTERVAL: Final = 1.0
 """Seconds of silent sessions in one event."""
@@ -69,6 +72,7 @@ class SessionEvents:
         self._connected: dict[str, Any] = {}
         self._suppressed = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._silence = 0.0
         self.audible = False
 
     def begin(self, uid: int, pid: int) -> None:
@@ -76,13 +80,16 @@ class SessionEvents:
         loop = asyncio.get_running_loop()
         self._uid = uid
         self._connected = {"t": round(loop.time(), 6), "pid": pid}
-        if self._limit.allows(uid, loop.time()):
-            self._speak()
-        else:
-            self._timer = loop.call_later(SETTLED_AFTER, self._speak)
+        self._speak_if_allowed()
 
-    def _speak(self) -> None:
+    def _speak_if_allowed(self) -> None:
+        loop = asyncio.get_running_loop()
         self._timer = None
+        if not self._limit.allows(self._uid, loop.time()) and self._silence < LONGEST_SILENCE:
+            wait = max(SETTLED_AFTER, self._silence)
+            self._silence += wait
+            self._timer = loop.call_later(wait, self._speak_if_allowed)
+            return
         self.audible = True
         self._emit("connected", **self._connected)
         self._on_audible()

@@ -12,6 +12,7 @@ descriptors             half of what is shared      three quarters of it
 helpers                 ``HELPERS_MAX``             by the processes
 workers                 ``PROCESS_WORKERS_MAX``     ``USER_WORKERS_MAX``
 chains of over 4096     1 in hand                   by the processes
+events                  by the user                 100 a second
 memory regions          by their descriptors, and 509 for each session
 ======================  ==========================  ============================
 """
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
 
+from host.peers.event_budget import EventBudget
 from host.peers.helpers import Helpers
 from host.peers.workers import PeerId, Workers, WorkerShare
 from protocol.errors import VhostUserError
@@ -60,6 +62,10 @@ class Membership:
         """Check that the session may have so many more descriptors. Raises :class:`PeerLimitError`."""
         self._peers.check(self.peer, descriptors)
 
+    def may_emit(self, now: float) -> bool:
+        """Return whether its user may cause one more event at ``now`` (seconds), and count it then."""
+        return self._peers.events.take(self.peer.uid, now)
+
     def leave(self) -> None:
         """Stop counting: the session has released its descriptors."""
         self._peers.leave(self)
@@ -73,6 +79,7 @@ class Peers:
         self._workers = Workers(executor)
         self._members: dict[PeerId, list[Membership]] = {}
         self._nameless = 0
+        self.events = EventBudget()
 
     def identify(self, uid: int, pid: int) -> PeerId:
         """Return whose a session is. Processes of another pid namespace have no number here (0): each of their sessions

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -136,10 +137,18 @@ def run_in_shell(line: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_descriptor_limit_too_low_is_one_line(tmp_path: Path) -> None:
-    for limit in (9, 12, 63):
+    for limit in (9, 12, 255):
         result = run_in_shell(f"ulimit -n {limit}; exec {{}} --socket-path {tmp_path}/s --control {tmp_path}/c")
-        assert_refused(result, f"at most {limit} open files are allowed (ulimit -n), and 64 are needed")
+        assert_refused(result, f"at most {limit} open files are allowed (ulimit -n), and 256 are needed")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_least_descriptor_limit_serves_two_machines_of_one_process(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path) as daemon:
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (256, 256))
+        with VirtualMachine(daemon.socket_path) as one, VirtualMachine(daemon.socket_path) as two:
+            one.check_alive()
+            two.check_alive()
 
 
 def test_closed_standard_output_is_one_line_where_it_is_needed(tmp_path: Path) -> None:

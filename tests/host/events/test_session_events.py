@@ -7,6 +7,7 @@ import pytest
 
 import host.events.session_events
 from host.events.session_events import SESSIONS_BURST, SessionEvents, SessionLimit
+from tests.harness.processes import DEADLINE
 
 USER, OTHER = 1000, 1001
 
@@ -73,12 +74,16 @@ async def test_brief_sessions_beyond_the_budget_are_counted(monkeypatch: pytest.
 @pytest.mark.asyncio
 async def test_session_beyond_the_budget_that_stays_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.events.session_events, "SESSIONS_BURST", 0)
-    monkeypatch.setattr(host.events.session_events, "SETTLED_AFTER", 0.0)
+    monkeypatch.setattr(host.events.session_events, "SETTLED_AFTER", 0.001)
+    monkeypatch.setattr(host.events.session_events, "LONGEST_SILENCE", 0.002)
     log = Log()
-    session = one_session(log, SessionLimit(log.emit))
-    assert not session.audible
+    told = asyncio.Event()
+    session = SessionEvents(log.emit, SessionLimit(log.emit), told.set)
+    session.begin(USER, 7)
+    session.emit("features")
     before = asyncio.get_running_loop().time()
-    await asyncio.sleep(0)
+    assert log.events == []
+    await asyncio.wait_for(told.wait(), DEADLINE)
     await asyncio.sleep(0)
     session.emit("report")
     session.end(reason="front-end gone")
