@@ -256,6 +256,7 @@ def _run(arguments: argparse.Namespace) -> int:
     _share_the_interpreter()
     hold_stop_signals()
     with contextlib.closing(events), contextlib.closing(Daemon(options, events)) as daemon, asyncio.Runner() as runner:
+        daemon.on_overdue = _leave_threads_behind
         runner.get_loop()  # before there is a coroutine that would be left unawaited if there are no descriptors
         runner.run(daemon.run())
         hold_stop_signals()  # one more must not cut the end short

@@ -413,6 +413,7 @@ async def _wait_for_release(release: asyncio.Task[None], patience: float) -> Non
     if done:
         await release
         return
-    log.warning("a call for a front-end that has gone has not returned; what it uses is kept until it does")
+    if patience == RELEASE_PATIENCE:  # else the daemon stops
+        log.warning("a call for a front-end that has gone has not returned; what it uses is kept until it does")
     _unreleased.add(release)
     release.add_done_callback(_unreleased.discard)

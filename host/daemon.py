@@ -9,7 +9,9 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +50,10 @@ queues, so guests that are slow on purpose leave enough for the others."""
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 """Signals that stop the daemon."""
+
+STOP_DEADLINE: Final = 0.8
+"""Seconds that the sessions together have to end when the daemon stops. With hundreds of workers in the middle of
+hostile chains the event loop gets too little of the interpreter for it."""
 
 FDS_LEAST: Final = 256
 """Open files with which two virtual machines of one user have their share, see :mod:`host.peers.peers`."""
@@ -102,6 +108,8 @@ class Daemon:
         self._session_limit = SessionLimit(events.emit)
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_vm = 0
+        self.on_overdue: Callable[[], None] = _wait_longer
+        """Called on a thread of its own when the end of all sessions takes longer than :data:`STOP_DEADLINE`."""
         self._started = time.monotonic()
         self._stop = asyncio.Event()
 
@@ -249,9 +257,14 @@ class Daemon:
         if self._control is not None:
             await self._control.close()
         self._sockets.close()  # after the control server, which has the event loop watch its socket
+        self._peers.close()
+        overdue = threading.Timer(STOP_DEADLINE, self.on_overdue)
+        overdue.daemon = True
+        overdue.start()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        overdue.cancel()
         self._session_limit.flush()
         self._executor.shutdown(wait=False, cancel_futures=True)  # a worker that is held up is not waited for
 
@@ -281,6 +294,10 @@ def _printable_address(sock: socket.socket) -> str:
 def hold_stop_signals() -> None:
     """Let the signals that stop the daemon wait until it runs, and can remove what it has made by then."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def _wait_longer() -> None:
+    pass
 
 
 def raise_fd_limit() -> None:

@@ -81,6 +81,10 @@ class Peers:
         self._nameless = 0
         self.events = EventBudget()
 
+    def close(self) -> None:
+        """Take note that the daemon stops: that no worker can be had any more is not worth a word."""
+        self._workers.close()
+
     def identify(self, uid: int, pid: int) -> PeerId:
         """Return whose a session is. Processes of another pid namespace have no number here (0): each of their sessions
         is a peer of its own, with a number below zero."""

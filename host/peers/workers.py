@@ -52,6 +52,10 @@ class Workers:
         except (RuntimeError, MemoryError):
             raise BalloonError("no thread can be started: the limit of threads or of memory is reached") from None
 
+    def close(self) -> None:
+        """Have no shortage told from now on: the executor is about to be shut down."""
+        self._short = True
+
     def share(self, peer: PeerId) -> "WorkerShare":
         """Return an executor with the workers that ``peer`` may have."""
         return WorkerShare(self, peer)
