@@ -27,8 +27,8 @@ ROOMS: dict[str, set[str]] = {
     "host.inflight": {"host.virtqueue", "host.descriptors"},
     "host.balloon": {"host.virtqueue", "host.memory"},
     "host.vhost_user": {"host.virtqueue", "host.inflight", "host.balloon"},
-    "host.ring": {"host.virtqueue", "host.descriptors", "host.memory", "host.balloon", "host.vhost_user", "host.peers"},
-    "host.events": {"host.ring"},
+    "host.ring": {"host.virtqueue", "host.descriptors", "host.memory", "host.balloon", "host.vhost_user"},
+    "host.events": {"host.ring", "host.peers"},
     "host.qmp": set(),
     "host.control": {"host.memory", "host.balloon", "host.vhost_user", "host.ring", "host.qmp", "host.events"},
     "host.migration": {

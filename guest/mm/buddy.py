@@ -186,16 +186,19 @@ class Buddy:
     def _join(self, migratetype: int, buddy: int, order: int) -> bool:
         # Whether a block of a pageblock or more may merge with its buddy: with its like, or one ordinary type with
         # another. Linux 7.2 then gives the buddy the block's type: its parts belong on the lists of one type.
-        block = buddy >> self.pageblock_order
-        buddy_type = self.pageblock_migratetype[block]
+        buddy_type = self.pageblock_migratetype[buddy >> self.pageblock_order]
         if migratetype == buddy_type:
             return True
         if not (MERGEABLE[migratetype] and MERGEABLE[buddy_type]):
             return False
         if self.claims_pageblocks:
-            nr_blocks = 1 << order - self.pageblock_order
-            self.pageblock_migratetype[block : block + nr_blocks] = bytes([migratetype]) * nr_blocks
+            self.change_pageblock_range(buddy, order, migratetype)
         return True
+
+    def change_pageblock_range(self, pfn: int, order: int, migratetype: int) -> None:
+        """Give each pageblock of the block ``pfn`` of ``order``, a pageblock or more, the type ``migratetype``."""
+        block, nr_blocks = pfn >> self.pageblock_order, 1 << order - self.pageblock_order
+        self.pageblock_migratetype[block : block + nr_blocks] = bytes([migratetype]) * nr_blocks
 
     def move_to_free_list(self, zone: Zone, pfn: int, order: int, migratetype: int) -> None:
         """Put a free block on the list of ``migratetype``. It stays reported, but the boundary moves off it."""
@@ -273,9 +276,8 @@ class Buddy:
         for order in range(self.pageblock_order + 1, MAX_ORDER + 1):
             head = pfn & -(1 << order)
             if BUDDY_ORDER[self.mem_map[head]] == order and self._of_unlike_types(head, order):
-                block, nr_blocks = head >> self.pageblock_order, 1 << order - self.pageblock_order
-                moved_pages = 1 << order
-                self.pageblock_migratetype[block : block + nr_blocks] = bytes([migratetype]) * nr_blocks
+                nr_blocks, moved_pages = 1 << order - self.pageblock_order, 1 << order
+                self.change_pageblock_range(head, order, migratetype)
                 self.move_to_free_list(zone, head, order, migratetype)
         if not moved_pages:
             moved_pages, _ = self.move_freepages_block(pfn, migratetype)

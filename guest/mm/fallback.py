@@ -67,13 +67,6 @@ def _pages_compatible(allocator: Buddy, start_type: int, old_type: int, free_pag
     return free_pages
 
 
-def _retag(allocator: Buddy, pfn: int, order: int, migratetype: int) -> None:
-    # change_pageblock_range: every pageblock of a block that has one or more.
-    block = pfn >> allocator.pageblock_order
-    nr_blocks = 1 << (order - allocator.pageblock_order)
-    allocator.pageblock_migratetype[block : block + nr_blocks] = bytes([migratetype]) * nr_blocks
-
-
 def _boost(allocator: Buddy, zone: Zone) -> None:
     # Types that come to share a pageblock are what kswapd is to prevent by keeping more pages free.
     if boost_watermark(zone, allocator.pageblock_nr_pages):
@@ -107,7 +100,7 @@ def _steal_suitable_fallback(
     if old_type == MigrateType.HIGHATOMIC:
         whole_block = False
     elif order >= pageblock_order:
-        _retag(allocator, pfn, order, start_type)
+        allocator.change_pageblock_range(pfn, order, start_type)
         whole_block = False
     else:
         _boost(allocator, zone)
@@ -136,7 +129,7 @@ def _claim(allocator: Buddy, zone: Zone, order: int, migratetype: int, least: in
 def _try_to_claim_block(allocator: Buddy, zone: Zone, pfn: int, order: int, start_type: int, old_type: int) -> bool:
     # Bring the block and its pageblocks to `start_type`; False when too much of the pageblock is in use otherwise.
     if order >= allocator.pageblock_order:
-        _retag(allocator, pfn, order, start_type)
+        allocator.change_pageblock_range(pfn, order, start_type)
         allocator.move_to_free_list(zone, pfn, order, start_type)
         return True
     _boost(allocator, zone)
@@ -147,7 +140,7 @@ def _try_to_claim_block(allocator: Buddy, zone: Zone, pfn: int, order: int, star
     if _pages_compatible(allocator, start_type, old_type, *counted) < allocator.pageblock_nr_pages // 2:
         return False
     allocator.move_freepages_block(start, start_type)
-    _retag(allocator, start, allocator.pageblock_order, start_type)
+    allocator.change_pageblock_range(start, allocator.pageblock_order, start_type)
     return True
 
 

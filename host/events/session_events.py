@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
+from host.peers.user_budget import UserBudget
+
 SESSIONS_BURST: Final = 2000
 """Sessions of one user that may begin at once, each with its events: all the machines of a host that starts."""
 
@@ -33,17 +35,13 @@ class SessionLimit:
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
-        self._budgets: dict[int, tuple[float, float]] = {}
+        self._budget = UserBudget(SESSIONS_BURST, SESSIONS_PER_SECOND)
         self._silent: dict[int, int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def allows(self, uid: int, now: float) -> bool:
         """Return whether a session of ``uid`` that begins at ``now`` (seconds) may be told of at once."""
-        left, since = self._budgets.get(uid, (float(SESSIONS_BURST), now))
-        left = min(left + (now - since) * SESSIONS_PER_SECOND, float(SESSIONS_BURST))
-        allowed = left >= 1.0
-        self._budgets[uid] = (left - allowed, now)
-        return allowed
+        return self._budget.take(uid, now)
 
     def count_silent(self, uid: int) -> None:
         """Count a session that ended without an event."""

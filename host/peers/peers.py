@@ -23,9 +23,9 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
 
-from host.peers.event_budget import EventBudget
 from host.peers.helpers import Helpers
-from host.peers.workers import PeerId, Workers, WorkerShare
+from host.peers.user_budget import UserBudget
+from host.peers.workers import PeerId, Workers
 from protocol.errors import VhostUserError
 from protocol.vhost_user import FDS_MAX
 
@@ -34,6 +34,13 @@ SESSIONS_MAX: Final = 256
 
 SESSION_DESCRIPTORS: Final = 20
 """Descriptors that the daemon itself needs for a session: its socket, and the mappings of its rings and its log."""
+
+EVENTS_BURST: Final = 5000.0
+"""Events that all sessions of a user together may cause at once with their messages and with what is refused to them: a
+few hundred machines that start. Within a session :mod:`host.events.event_limit` bounds each kind of event."""
+
+EVENTS_PER_SECOND: Final = 100.0
+"""Events of one user in a second for ever: about 2 GB a day."""
 
 RESERVE: Final = FDS_MAX + 67
 """Descriptors reserved for the daemon: one message's, before they are counted, its own files and control clients."""
@@ -47,7 +54,7 @@ class Membership:
     """One session of a peer, which counts what it holds. It has the peer's helpers and workers."""
 
     def __init__(
-        self, peers: "Peers", peer: PeerId, helpers: Helpers, workers: WorkerShare, large_chains: threading.Lock
+        self, peers: "Peers", peer: PeerId, helpers: Helpers, workers: Executor, large_chains: threading.Lock
     ) -> None:
         self.peer = peer
         self.helpers = helpers
@@ -79,7 +86,7 @@ class Peers:
         self._workers = Workers(executor)
         self._members: dict[PeerId, list[Membership]] = {}
         self._nameless = 0
-        self.events = EventBudget()
+        self.events = UserBudget(EVENTS_BURST, EVENTS_PER_SECOND)
 
     def close(self) -> None:
         """Take note that the daemon stops: that no worker can be had any more is not worth a word."""

@@ -56,9 +56,9 @@ class Workers:
         """Have no shortage told from now on: the executor is about to be shut down."""
         self._short = True
 
-    def share(self, peer: PeerId) -> "WorkerShare":
+    def share(self, peer: PeerId) -> Executor:
         """Return an executor with the workers that ``peer`` may have."""
-        return WorkerShare(self, peer)
+        return _Share(self, peer)
 
     def submit(self, peer: PeerId, action: Callable[[], None]) -> None:
         """Have a worker do ``action``, as soon as ``peer`` may have one more."""
@@ -101,9 +101,7 @@ class Workers:
                 self._start(*following)
 
 
-class WorkerShare(Executor):
-    """The workers that one peer may have."""
-
+class _Share(Executor):
     def __init__(self, workers: Workers, peer: PeerId) -> None:
         self._workers = workers
         self._peer = peer

@@ -18,6 +18,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from functools import partial
 from typing import Final
 
@@ -26,7 +27,6 @@ from host.balloon.virtio_balloon import Outcome, VirtioBalloon
 from host.memory.discard import punch_hole
 from host.memory.discard_plan import DiscardPlan, Refusal, joined
 from host.memory.guest_memory import GuestMemory
-from host.peers.workers import WorkerShare
 from host.ring.kick_watch import KickWatch
 from host.ring.opened_ring import OpenedRing
 from host.ring.queue_files import KeptBuffer, QueueFiles
@@ -92,7 +92,7 @@ class RingService:
         files: QueueFiles,
         memory: GuestMemory,
         balloon: VirtioBalloon,
-        workers: WorkerShare,
+        workers: Executor,
         on_turn: Callable[[int, Turn], None],
         large_chains: threading.Lock,
     ) -> None:

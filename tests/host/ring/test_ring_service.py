@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 from host.balloon.offered_features import OFFERED
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.memory.guest_memory import GuestMemory
-from host.peers.workers import WorkerShare
 from host.ring.eventfd_signal import EventfdSignal
 from host.ring.kick_file import KickFile
 from host.ring.opened_ring import open_ring
@@ -35,7 +34,7 @@ from tests.harness.processes import DEADLINE
 from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, QUEUE_SIZE, REPORTING, USER_BASE, Ram, TestQueue
 
 
-class HandExecutor(WorkerShare):
+class HandExecutor(Executor):
     """Runs what it was given when the test says so."""
 
     def __init__(self) -> None:

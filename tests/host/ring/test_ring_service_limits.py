@@ -175,7 +175,7 @@ def offer_large_chain(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.asyncio
-async def test_large_chain_waits_for_the_one_in_hand_of_the_same_user(
+async def test_large_chain_waits_for_the_one_in_hand_of_the_same_process(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer_large_chain(bench, monkeypatch)
