@@ -1,0 +1,1 @@
+"""The clauses that are judged: what the specifications say in numbered statements."""

@@ -1,0 +1,87 @@
+"""Runs cases against a target, one after another, each with a fresh one."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+from protocol.errors import BalloonError
+from scripts.check.suite import Case
+from scripts.check.verdict import Outcome, Result, TargetError, Verdict
+
+Target = TypeVar("Target")
+
+Open = Callable[[], AbstractContextManager[Target]]
+"""Makes a fresh target for a case. Raises TargetError if the target cannot be reached."""
+
+
+def run_cases(cases: Sequence[Case[Target]], fresh: Open[Target]) -> Iterator[Result]:
+    """Run ``cases`` and yield a result after each.
+
+    A target that can no longer be reached after a case did not survive it: the case FAILs, and those left are NOT
+    EXERCISED.
+
+    Raises:
+        TargetError: the target could not be reached for the first case.
+    """
+    last: Result | None = None
+    for number, case in enumerate(cases):
+        try:
+            with fresh() as target:
+                if last is not None:
+                    yield last
+                last = _run_case(case, target)
+        except TargetError as error:
+            if last is None:
+                raise
+            yield _ended_by(last, str(error))
+            yield from (_not_reached(left, str(error)) for left in cases[number:])
+            return
+    if last is not None:
+        yield _after_all(last, fresh)
+
+
+def _run_case(case: Case[Target], target: Target) -> Result:
+    begin = time.monotonic()
+    verdict, broken, reason = Verdict.PASS, tuple[str, ...](), ""
+    try:
+        case.run(target)
+    except Outcome as outcome:
+        verdict, reason = outcome.verdict, outcome.reason
+        broken = outcome.clauses or case.clauses
+    except (BalloonError, OSError) as error:
+        # In the part of the case that a well-behaved counterpart does: the target refused it, or went away.
+        verdict, reason, broken = Verdict.FAIL, str(error) or type(error).__name__, case.clauses
+    return Result(
+        case=case.name,
+        verdict=verdict,
+        clauses=case.clauses,
+        broken=broken,
+        reason=reason,
+        seconds=time.monotonic() - begin,
+    )
+
+
+def _after_all(last: Result, fresh: Open[Target]) -> Result:
+    try:
+        with fresh():
+            return last
+    except TargetError as error:
+        return _ended_by(last, str(error))
+
+
+def _not_reached(case: Case[Target], why: str) -> Result:
+    reason = f"the target is gone: {why}"
+    return Result(case=case.name, verdict=Verdict.NOT_EXERCISED, clauses=case.clauses, reason=reason)
+
+
+def _ended_by(result: Result, why: str) -> Result:
+    reason = f"{result.reason}; afterwards: {why}" if result.reason else f"the target did not survive: {why}"
+    return Result(
+        case=result.case,
+        verdict=Verdict.FAIL,
+        clauses=result.clauses,
+        broken=result.broken or result.clauses,
+        reason=reason,
+        seconds=result.seconds,
+    )
