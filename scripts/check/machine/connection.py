@@ -1,0 +1,211 @@
+"""A front-end's connection to a back-end, which can send anything and looks closely at what comes back."""
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from guest.vhost_user.frontend import Call
+from protocol.errors import BalloonError, VhostUserError
+from protocol.vhost_user import FDS_MAX, HEADER_SIZE, PAYLOAD_MAX, FrontendRequest, form_of
+from protocol.vhost_user_codec import build_message, parse_payload
+from protocol.vhost_user_payloads import U64, Payload
+from scripts.check.machine.deadline import DEADLINE
+from scripts.check.verdict import Failed, TargetError
+
+REPLY_FLAGS: Final = 0x5
+"""Version 1 and REPLY: what the flags of every reply are. Front-ends compare for equality."""
+
+Observer = Callable[[str, bytes, Sequence[int]], None]
+"""Is shown every message as ``"sent"`` or ``"received"``, its bytes and its descriptors."""
+
+Result = TypeVar("Result")
+
+
+class HungUpError(BalloonError):
+    """The back-end ended the connection."""
+
+
+class FrontendConnection:
+    """A connected socket to the back-end. Every wait has a deadline (:data:`DEADLINE`).
+
+    ``observe`` is shown what is sent and received. ``fds`` are the descriptors that came with the last reply; the
+    connection closes them with the next.
+    """
+
+    def __init__(self, path: Path | socket.socket, observe: Observer | None = None) -> None:
+        """Connect.
+
+        Raises:
+            TargetError: there is no socket, or it takes no connection.
+        """
+        self.socket = path if isinstance(path, socket.socket) else connect(path)
+        self.socket.settimeout(DEADLINE)
+        self.fds: tuple[int, ...] = ()
+        self._observe = observe
+
+    # -- sending ----------------------------------------------------------------------------------------------------
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Send bytes, with file descriptors on the first of them.
+
+        Raises:
+            HungUpError: the back-end ended the connection.
+        """
+        if self._observe is not None:
+            self._observe("sent", data, fds)
+        try:
+            if fds:
+                data = data[socket.send_fds(self.socket, [data], list(fds)) :]
+            if data:
+                self.socket.sendall(data)
+        except TimeoutError as error:
+            raise Failed(f"the back-end did not read {len(data)} bytes for {DEADLINE:g} s") from error
+        except ConnectionError as error:
+            raise HungUpError("the back-end ended the connection") from error
+
+    def request(
+        self, request: FrontendRequest, payload: Payload = None, fds: Sequence[int] = (), *, need_reply: bool = False
+    ) -> None:
+        """Send one well-formed message."""
+        self.send(build_message(request, payload, need_reply=need_reply), fds)
+
+    # -- receiving --------------------------------------------------------------------------------------------------
+
+    def raw_reply(self) -> tuple[int, int, bytes]:
+        """Return the next reply as it is: request number, flags, payload.
+
+        Raises:
+            Failed: there is none in time, or its size is beyond every message's.
+            HungUpError: the back-end ended the connection.
+        """
+        self._drop_fds()
+        header = self._exactly(HEADER_SIZE)
+        request, flags, size = struct.unpack("<III", header)
+        if size > PAYLOAD_MAX:
+            raise Failed(f"a reply's header {header.hex()} announces {size} bytes of payload")
+        payload = self._exactly(size)
+        if self._observe is not None:
+            self._observe("received", header + payload, self.fds)
+        return request, flags, payload
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            try:
+                piece, fds, _, _ = socket.recv_fds(self.socket, size - len(data), FDS_MAX)
+            except TimeoutError as error:
+                raise Failed(f"no reply within {DEADLINE:g} s ({len(data)} of {size} bytes came)") from error
+            except ConnectionError as error:
+                raise HungUpError("the back-end ended the connection") from error
+            self.fds += tuple(fds)
+            if not piece:
+                raise HungUpError("the back-end ended the connection")
+            data += piece
+        return data
+
+    def reply_to(self, request: FrontendRequest) -> bytes:
+        """Return the payload of the next reply, which has to be one to ``request`` with the flags of a reply.
+
+        Raises:
+            Failed: it is not.
+        """
+        number, flags, payload = self.raw_reply()
+        if number != request:
+            raise Failed(f"a reply to request {number} came after {request.name} ({int(request)})")
+        if flags != REPLY_FLAGS:
+            raise Failed(f"the reply to {request.name} has flags {flags:#x} instead of {REPLY_FLAGS:#x}")
+        return payload
+
+    # -- both -------------------------------------------------------------------------------------------------------
+
+    def ask(self, request: FrontendRequest, payload: Payload = None, fds: Sequence[int] = ()) -> Payload:
+        """Send one message with NEED_REPLY and return the answer: the value of the request's own reply, or the number
+        of the acknowledgement, which is 0 for done."""
+        self.request(request, payload, fds, need_reply=True)
+        return self._value(request, self.reply_to(request))
+
+    def query(self, request: FrontendRequest, payload: Payload = None, fds: Sequence[int] = ()) -> Payload:
+        """Send a message that has a reply of its own, without NEED_REPLY, and return that reply's value."""
+        self.request(request, payload, fds)
+        return self._value(request, self.reply_to(request))
+
+    def number(self, request: FrontendRequest) -> int:
+        """Return the 64-bit number that a query such as GET_FEATURES is answered with."""
+        value = self.query(request)
+        assert isinstance(value, int)
+        return value
+
+    @staticmethod
+    def _value(request: FrontendRequest, payload: bytes) -> Payload:
+        form = form_of(request).reply or U64
+        if not payload:
+            return None
+        try:
+            return parse_payload(form, payload)
+        except VhostUserError as error:
+            raise Failed(f"the reply to {request.name} is malformed: {payload.hex()}: {error}") from error
+
+    def perform(self, calls: Generator[Call, Payload, Result]) -> Result:
+        """Carry out the steps of a sans-IO front-end; return its result."""
+        answer: Payload = None
+        try:
+            call = next(calls)
+            while True:
+                self.send(call.data, call.fds)
+                answer = self._value(call.request, self.reply_to(call.request)) if call.reply_expected else None
+                call = calls.send(answer)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+
+    def is_usable(self) -> bool:
+        """Return whether the connection still answers GET_FEATURES."""
+        try:
+            self.number(FrontendRequest.GET_FEATURES)
+        except (HungUpError, Failed):
+            return False
+        return True
+
+    def ends(self, seconds: float = DEADLINE) -> bool:
+        """Return whether the back-end ends the connection within ``seconds``; what it sends before is dropped."""
+        self.socket.settimeout(seconds)
+        try:
+            while self.socket.recv(PAYLOAD_MAX):
+                pass
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            return True
+        finally:
+            self.socket.settimeout(DEADLINE)
+        return True
+
+    def _drop_fds(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = ()
+
+    def close(self) -> None:
+        """Close the connection and the descriptors of the last reply."""
+        self._drop_fds()
+        self.socket.close()
+
+
+def connect(path: Path) -> socket.socket:
+    """Return a socket connected to the one at ``path``.
+
+    Raises:
+        TargetError: there is none, or it takes no connection.
+    """
+    ours = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    ours.settimeout(DEADLINE)
+    try:
+        ours.connect(str(path))
+    except OSError as error:
+        ours.close()
+        why = "no connection was taken in time" if isinstance(error, TimeoutError) else error.strerror or str(error)
+        raise TargetError(f"{path}: {why}") from error
+    return ours
