@@ -13,7 +13,7 @@ Target = TypeVar("Target")
 
 CaseFunction = Callable[[Target], None]
 
-_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*(/(split|packed))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,8 @@ class Suite(Generic[Target]):
     ) -> Callable[[CaseFunction[Target]], CaseFunction[Target]]:
         """Return a decorator that adds a function as the case ``name``. Its docstring's first line says what is right.
 
-        The name is made of lower case words joined by dashes and does not occur twice.
+        The name is made of lower case words joined by dashes and does not occur twice. A case that is tried with both
+        ring formats has two, ``name/split`` and ``name/packed``.
         """
         assert _NAME.fullmatch(name), name
         assert name not in self._cases, name
@@ -85,7 +86,8 @@ class Suite(Generic[Target]):
     def chosen(self, patterns: Sequence[str], *, quick: bool = False) -> list[Case[Target]]:
         """Return the cases that one of ``patterns`` means, all without a pattern; of these the quick ones if asked.
 
-        A pattern is a case's name or a clause's id, with ``*`` and ``?`` as in a shell; ids compare without case.
+        A pattern is a case's name, with or without the ring format, or a clause's id, with ``*`` and ``?`` as in a
+        shell; ids compare without case.
 
         Raises:
             UsageError: a pattern means none of the cases.
@@ -101,4 +103,7 @@ class Suite(Generic[Target]):
 
 def _means(pattern: str, case: Case[Target]) -> bool:
     ids = (clause.lower() for clause in case.clauses)
-    return fnmatch.fnmatchcase(case.name, pattern) or any(fnmatch.fnmatchcase(one, pattern.lower()) for one in ids)
+    names = (case.name, case.name.partition("/")[0])
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names) or any(
+        fnmatch.fnmatchcase(one, pattern.lower()) for one in ids
+    )

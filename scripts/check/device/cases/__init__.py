@@ -1,0 +1,1 @@
+"""The cases of a balloon device, by what they are about."""

@@ -1,0 +1,83 @@
+"""What a case of a device is given, and the suite that the cases belong to."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Final, Self
+
+from scripts.check.machine.machine import Device, Machine
+from scripts.check.machine.vhost_user_device import VhostUserDevice, VhostUserMachine
+from scripts.check.suite import CaseFunction, Suite
+from scripts.check.verdict import skip
+
+
+class Trial:
+    """The device under test, for one case. ``packed`` is the ring format that the case is about.
+
+    Machines are taken down with the trial, and each before the next is brought up: a device may serve one at a time.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.packed = False
+        self._stack = ExitStack()
+
+    def machine(self, **options: Any) -> Machine:
+        """Bring the device up in the trial's ring format: see :meth:`Device.machine`."""
+        self._stack.close()
+        options.setdefault("packed", self.packed)
+        return self._stack.enter_context(self.device.machine(**options))
+
+    def vhost_user(self, **options: Any) -> VhostUserMachine:
+        """As :meth:`machine`, for a case that needs vhost-user messages; NOT EXERCISED with another target."""
+        if not isinstance(self.device, VhostUserDevice):
+            skip("the target is not reached by vhost-user messages")
+        machine = self.machine(**options)
+        assert isinstance(machine, VhostUserMachine)
+        return machine
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+SUITE: Final = Suite[Trial]("device")
+"""The cases of a balloon device. A module of cases adds its own when it is imported: see ``all_cases``."""
+
+
+def ring_case(
+    name: str,
+    *,
+    clauses: Sequence[str] = (),
+    edges: Sequence[int] = (),
+    peers: Sequence[str] = (),
+    quick: bool = False,
+) -> Callable[[CaseFunction[Trial]], CaseFunction[Trial]]:
+    """As :meth:`Suite.case`, once for each ring format: the cases are called ``name/split`` and ``name/packed``.
+
+    Clauses of the other format are left out: those of split rings begin with S, those of packed ones with P.
+    """
+
+    def add(run: CaseFunction[Trial]) -> CaseFunction[Trial]:
+        for packed, others in ((False, "P-"), (True, "S-")):
+            mine = [clause for clause in clauses if not clause.startswith(others)]
+            format_name = "packed" if packed else "split"
+            SUITE.case(f"{name}/{format_name}", clauses=mine, edges=edges, peers=peers, quick=quick)(
+                _in_format(run, packed)
+            )
+        return run
+
+    return add
+
+
+def _in_format(run: CaseFunction[Trial], packed: bool) -> CaseFunction[Trial]:
+    def run_in_format(trial: Trial) -> None:
+        trial.packed = packed
+        run(trial)
+
+    run_in_format.__doc__ = run.__doc__
+    return run_in_format
