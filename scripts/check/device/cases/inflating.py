@@ -1,0 +1,249 @@
+"""Inflating and deflating: what goes with a page frame number, and when."""
+
+import struct
+from typing import Final
+
+from protocol.memory import PAGE_SIZE
+from protocol.virtio import feature_mask
+from protocol.virtio_balloon import PFN_SHIFT, BalloonFeature, BalloonQueue
+from scripts.check.device.trial import SUITE, Trial, ring_case
+from scripts.check.machine.machine import WANTED, Machine
+from scripts.check.machine.memory_file import DATA_AT, MIB, as_ranges, page_pattern
+from scripts.check.verdict import Found, require
+
+PFNS_OF_LINUX: Final = 256
+"""Page frame numbers of one buffer of Linux's driver."""
+
+
+def judge_inflated(machine: Machine, before: set[int], given: set[int]) -> None:
+    """Judge what a device did to the pages ``given``: a device may leave them, and harm no other."""
+    kept = machine.memory.present() & given
+    if kept == given:
+        raise Found(f"the device acknowledged and took nothing: {as_ranges(kept)} are still there", "F-discard")
+    machine.check_gone(before, given, "M-safe")
+
+
+def send_raw_pfns(machine: Machine, kind: BalloonQueue, data: bytes) -> int:
+    """Send bytes as an array of page frame numbers; return the used length."""
+    queue = machine.queue(kind)
+    queue.offer_data(data)
+    return queue.collect()[0].length
+
+
+@ring_case("inflate-exact", clauses=("BI-13", "M-safe", "S-17", "P-16"), quick=True, peers=("firecracker/inflate",))
+def inflate_exact(trial: Trial) -> None:
+    """Of the pages in memory exactly those whose numbers were sent go, and the used length is 0."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 2 * MIB)
+    before = machine.memory.present()
+    given = [DATA_AT + PAGE_SIZE * n for n in range(512) if n % 3 == 0]
+    used = machine.inflate(*given)
+    judge_inflated(machine, before, set(given))
+    require(
+        used.length == 0,
+        f"the used length is {used.length}, but the buffer of page frame numbers is not for the device to write",
+        "S-17",
+        "P-16",
+    )
+
+
+@ring_case("inflate-as-linux", clauses=("BI-13", "M-safe"), quick=True)
+def inflate_as_linux(trial: Trial) -> None:
+    """Buffers of 256 numbers in ascending order take 8 MiB, each its own MiB before it comes back."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 9 * MIB)
+    before = machine.memory.present()
+    given = [DATA_AT + PAGE_SIZE * n for n in range(8 * PFNS_OF_LINUX)]
+    for start in range(0, len(given), PFNS_OF_LINUX):
+        machine.inflate(*given[start : start + PFNS_OF_LINUX])
+    judge_inflated(machine, before, set(given))
+
+
+@ring_case("inflate-descending", clauses=("M-safe",))
+def inflate_descending(trial: Trial) -> None:
+    """The order of the numbers does not matter: descending, and shuffled by a fixed step."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 2 * MIB)
+    before = machine.memory.present()
+    down = [DATA_AT + PAGE_SIZE * n for n in reversed(range(128))]
+    shuffled = [DATA_AT + MIB + PAGE_SIZE * (n * 37 % 128) for n in range(128)]
+    machine.inflate(*down)
+    machine.inflate(*shuffled)
+    judge_inflated(machine, before, {*down, *shuffled})
+
+
+@SUITE.case("inflate-duplicates", clauses=("M-safe", "F-inflate-twice"), peers=("villain/L0004",))
+def inflate_duplicates(trial: Trial) -> None:
+    """The same number twice in a buffer, and in two buffers, does no harm."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+    before = machine.memory.present()
+    machine.inflate(DATA_AT, DATA_AT, DATA_AT + PAGE_SIZE)
+    machine.inflate(DATA_AT)
+    judge_inflated(machine, before, {DATA_AT, DATA_AT + PAGE_SIZE})
+    machine.check_alive()
+
+
+@SUITE.case(
+    "inflate-beyond-memory", clauses=("M-safe",), edges=(134,), peers=("public/cloud-hypervisor-8177",), quick=True
+)
+def inflate_beyond(trial: Trial) -> None:
+    """Numbers beyond the memory are ignored, and the others of the same buffer keep their meaning."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+    before = machine.memory.present()
+    end = machine.address(machine.memory.size) >> PFN_SHIFT
+    good = machine.address(DATA_AT) >> PFN_SHIFT
+    numbers = [end, end + 1, 0xFFFF_FFFF, good, 0x8000_0000, end + 0x10000]
+    send_raw_pfns(machine, BalloonQueue.INFLATE, struct.pack(f"<{len(numbers)}I", *numbers))
+    judge_inflated(machine, before, {DATA_AT})
+    machine.check_alive()
+
+
+@SUITE.case("inflate-odd-length", clauses=("M-safe",), peers=("villain/L0007",), quick=True)
+def inflate_odd_length(trial: Trial) -> None:
+    """A buffer whose length is no multiple of 4 takes whole numbers or nothing, and comes back."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+    before = machine.memory.present()
+    number = struct.pack("<I", machine.address(DATA_AT) >> PFN_SHIFT)
+    for data in (number[:1], number[:3], number + b"\x01", number + b"\x01\x02\x03"):
+        send_raw_pfns(machine, BalloonQueue.INFLATE, data)
+        lost = before - machine.memory.present() - {DATA_AT}
+        require(not lost, f"{len(data)} bytes {data.hex()} took {as_ranges(lost)}", "M-safe")
+    machine.check_alive()
+
+
+@SUITE.case("inflate-over-two-buffers", clauses=("S-2", "M-safe"), quick=True)
+def inflate_framing(trial: Trial) -> None:
+    """A number may begin in one buffer of a chain and end in the next: the device must not assume any framing."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+    before = machine.memory.present()
+    given = [DATA_AT + 2 * n * PAGE_SIZE for n in range(4)]
+    data = struct.pack("<4I", *(machine.address(at) >> PFN_SHIFT for at in given))
+    queue = machine.queue(BalloonQueue.INFLATE)
+    machine.memory.write(queue.buffers, data[:6])
+    machine.memory.write(queue.buffers + 256, data[6:])
+    queue.offer([(machine.address(queue.buffers), 6), (machine.address(queue.buffers + 256), 10)], ())
+    queue.collect()
+    lost = before - machine.memory.present()
+    require(not lost - set(given), f"pages that were not given are gone: {as_ranges(lost - set(given))}", "S-2")
+    if lost != set(given):
+        raise Found(
+            f"four numbers in buffers of 6 and 10 bytes took {as_ranges(lost) or 'nothing'}: the device counts numbers "
+            "by buffer",
+            "S-2",
+        )
+
+
+@SUITE.case("inflate-large-array", clauses=("M-safe",), peers=("public/cloud-hypervisor-8177",))
+def inflate_large(trial: Trial) -> None:
+    """A buffer of 16,384 numbers, most beyond the memory, comes back within the deadline."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+    before = machine.memory.present()
+    far = machine.address(machine.memory.size) >> PFN_SHIFT
+    numbers = [machine.address(DATA_AT) >> PFN_SHIFT, *range(far, far + 16383)]
+    send_raw_pfns(machine, BalloonQueue.INFLATE, struct.pack(f"<{len(numbers)}I", *numbers))
+    judge_inflated(machine, before, {DATA_AT})
+
+
+@ring_case("inflate-no-late-discard", clauses=("BI-13", "BI-9"), edges=(131,), quick=True)
+def inflate_not_late(trial: Trial) -> None:
+    """What is written after the deflate was acknowledged stays."""
+    machine = trial.machine()
+    given = [DATA_AT + PAGE_SIZE * n for n in range(PFNS_OF_LINUX)]
+    for _ in range(12):
+        machine.memory.touch(DATA_AT, MIB)
+        machine.inflate(*given)
+        machine.deflate(*given)
+        machine.memory.touch(DATA_AT, MIB)
+    machine.barrier()
+    lost = machine.memory.spoilt(given)
+    require(not lost, f"pages changed after their deflate was acknowledged: {as_ranges(lost)}", "BI-13")
+
+
+@ring_case("deflate-harmless", clauses=("M-safe", "S-17", "P-16"), quick=True)
+def deflate_harmless(trial: Trial) -> None:
+    """A deflate of pages that are in use changes none of them and brings none into being."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+    before = machine.memory.present()
+    used = machine.deflate(*(DATA_AT + PAGE_SIZE * n for n in range(16)))
+    lost = before - machine.memory.present()
+    require(not lost, f"a deflate discarded {as_ranges(lost)}", "M-safe")
+    require(not machine.memory.spoilt(before), "a deflate changed pages", "M-safe")
+    require(used.length == 0, f"the used length of a deflate is {used.length} instead of 0", "S-17", "P-16")
+
+
+@ring_case("deflate-content", clauses=("BI-14",), quick=True)
+def deflate_content(trial: Trial) -> None:
+    """A page that was inflated and deflated reads as zeros or as before, and can be written."""
+    machine = trial.machine(wanted=WANTED | feature_mask(BalloonFeature.MUST_TELL_HOST))
+    machine.memory.touch(DATA_AT, 4 * PAGE_SIZE)
+    machine.inflate(DATA_AT)
+    machine.deflate(DATA_AT)
+    seen = machine.memory.read(DATA_AT, PAGE_SIZE)
+    require(
+        seen in (bytes(PAGE_SIZE), page_pattern(DATA_AT)),
+        f"a deflated page holds {seen[:16].hex()}..., neither zeros nor what it held",
+        "BI-14",
+    )
+    machine.memory.touch(DATA_AT, PAGE_SIZE)
+    machine.barrier()
+    require(not machine.memory.spoilt({DATA_AT}), "a deflated page changed after it was used again", "BI-14")
+
+
+@SUITE.case("inflate-buffer-untouched", clauses=("S-4", "P-3", "M-safe"), quick=True)
+def inflate_buffer_untouched(trial: Trial) -> None:
+    """The device does not write the buffer that it reads the numbers from."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+    queue = machine.queue(BalloonQueue.INFLATE)
+    data = struct.pack("<16I", *(machine.address(DATA_AT + n * PAGE_SIZE) >> PFN_SHIFT for n in range(16)))
+    send_raw_pfns(machine, BalloonQueue.INFLATE, data)
+    seen = machine.memory.read(queue.buffers, len(data))
+    require(seen == data, f"the buffer held {data.hex()} and holds {seen.hex()}", "S-4", "P-3")
+
+
+@SUITE.case("inflate-own-buffer", clauses=("M-safe",), edges=(112,))
+def inflate_own_buffer(trial: Trial) -> None:
+    """The number of the page in which the numbers are does no harm to the device."""
+    machine = trial.machine()
+    queue = machine.queue(BalloonQueue.INFLATE)
+    send_raw_pfns(machine, BalloonQueue.INFLATE, struct.pack("<I", machine.address(queue.buffers) >> PFN_SHIFT))
+    machine.check_alive()
+
+
+@SUITE.case("inflate-own-ring", clauses=("M-safe", "F-ring"), edges=(112,))
+def inflate_own_ring(trial: Trial) -> None:
+    """The number of a page of the ring itself does not take the ring from the device."""
+    machine = trial.machine()
+    queue = machine.queue(BalloonQueue.INFLATE)
+    pages = range(queue.place, queue.place + queue.layout.bytes, PAGE_SIZE)
+    data = struct.pack(f"<{len(pages)}I", *(machine.address(at) >> PFN_SHIFT for at in pages))
+    machine.memory.write(queue.buffers, data)
+    queue.offer([(machine.address(queue.buffers), len(data))], ())
+    machine.barrier()
+    if not queue.gives_nothing_back(0.05):
+        machine.check_alive()
+        return
+    gone = {at for at in pages if at not in machine.memory.present(queue.place, queue.place + queue.layout.bytes)}
+    if gone:
+        raise Found(f"the device discards pages of its own ring ({as_ranges(gone)}), which then is empty", "F-ring")
+
+
+@SUITE.case("inflate-writable-buffer", clauses=("S-4", "M-safe"))
+def inflate_writable(trial: Trial) -> None:
+    """A buffer of numbers that is marked as device-writable, a driver's mistake, does no harm."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+    before = machine.memory.present()
+    queue = machine.queue(BalloonQueue.INFLATE)
+    machine.memory.write(queue.buffers, struct.pack("<I", machine.address(DATA_AT) >> PFN_SHIFT))
+    queue.offer((), [(machine.address(queue.buffers), 4)])
+    machine.barrier()
+    queue.gives_nothing_back(0.05)
+    lost = before - machine.memory.present() - {DATA_AT}
+    require(not lost, f"pages that were not given are gone: {as_ranges(lost)}", "M-safe")
