@@ -5,6 +5,7 @@ from scripts.check.device.cases import (
     configuration,
     hinting,
     inflating,
+    life_cycle,
     notifications,
     packed_chains,
     poisoning,
@@ -27,6 +28,7 @@ MODULES = (
     chains,
     split_chains,
     packed_chains,
+    life_cycle,
 )
 """The modules of cases, each of which has added its own to the suite."""
 

@@ -1,0 +1,168 @@
+"""Features, bringing up, reset: what a device does before it is served, and after it was told to stop."""
+
+from protocol.errors import BalloonError
+from protocol.memory import PAGE_SIZE
+from protocol.virtio import FeatureBit, feature_mask, has_feature
+from protocol.virtio_balloon import (
+    BalloonFeature,
+    BalloonQueue,
+    QueueDialect,
+    feature_bit_names,
+    queue_numbers,
+)
+from scripts.check.device.trial import SUITE, Trial, ring_case
+from scripts.check.machine.deadline import becomes_true
+from scripts.check.machine.machine import WANTED, Machine
+from scripts.check.machine.memory_file import DATA_AT, as_ranges
+from scripts.check.machine.raw_ring import Raw, comes_back, put_chain
+from scripts.check.verdict import Failed, Found, require, skip
+
+
+@SUITE.case("features-offered", clauses=("G-7", "G-22"), edges=(32,), quick=True)
+def offered(trial: Trial) -> None:
+    """VERSION_1 is offered, and the offer is the same each time it is asked for."""
+    machine = trial.machine()
+    machine.barrier()
+    require(
+        has_feature(trial.device.offered, FeatureBit.VERSION_1),
+        f"VERSION_1 is not offered: {trial.device.offered:#x}",
+        "G-22",
+    )
+
+
+@SUITE.case("features-subset", clauses=("G-8",), edges=(33,), quick=True)
+def subset(trial: Trial) -> None:
+    """Every offered feature may be left out, one at a time, and all of them but VERSION_1."""
+    device = trial.device
+    bits = [bit for bit in range(41) if has_feature(device.offered & WANTED, bit) and bit != FeatureBit.VERSION_1]
+    for wanted in [WANTED & ~(1 << bit) for bit in bits] + [feature_mask(FeatureBit.VERSION_1)]:
+        names = ", ".join(feature_bit_names(device.offered & WANTED & ~wanted))
+        try:
+            machine = trial.machine(wanted=wanted, dialect=QueueDialect.NEGOTIATED)
+        except BalloonError as error:
+            raise Failed(f"without {names} the device cannot be brought up: {error}", "G-8") from error
+        machine.memory.touch(DATA_AT, 4 * PAGE_SIZE)
+        machine.inflate(DATA_AT)
+        left = machine.memory.present(DATA_AT, DATA_AT + 4 * PAGE_SIZE)
+        require(len(left) >= 3, f"without {names} an inflated page took {as_ranges(left)} along", "M-safe")
+
+
+@SUITE.case("queues-as-numbered", clauses=("F-queue-numbers",), edges=(89, 90), quick=True)
+def as_numbered(trial: Trial) -> None:
+    """Which number the reporting queue has when statistics or hints are not negotiated: a finding."""
+    if not has_feature(trial.device.offered, BalloonFeature.PAGE_REPORTING):
+        skip("the device does not offer PAGE_REPORTING")
+    seen = {}
+    for without in (BalloonFeature.STATS_VQ, BalloonFeature.FREE_PAGE_HINT):
+        if has_feature(trial.device.offered, without):
+            wanted = WANTED & ~feature_mask(without)
+            seen[without.name] = _dialects_that_work(trial, wanted)
+    if not seen:
+        skip("the device offers neither statistics nor hints: all ways to number agree")
+    words = "; ".join(f"without {name}: {' and '.join(found) or 'none works'}" for name, found in seen.items())
+    raise Found(f"queues are numbered as {words}", "F-queue-numbers")
+
+
+def _dialects_that_work(trial: Trial, wanted: int) -> list[str]:
+    offered = trial.device.offered
+    numbers: dict[int, QueueDialect] = {}
+    for dialect in QueueDialect:
+        order = queue_numbers(dialect, negotiated=offered & wanted, offered=offered)
+        index = next(index for index, kind in order.items() if kind is BalloonQueue.REPORTING)
+        numbers.setdefault(index, dialect)
+    return [f"{index} ({dialect.value})" for index, dialect in numbers.items() if _serves(trial, wanted, dialect)]
+
+
+def _serves(trial: Trial, wanted: int, dialect: QueueDialect) -> bool:
+    try:
+        machine = trial.machine(wanted=wanted, dialect=dialect)
+        machine.memory.touch(DATA_AT, PAGE_SIZE)
+        machine.reporting.offer((), machine.buffers([(DATA_AT, PAGE_SIZE)]))
+        machine.reporting.kick()
+        return becomes_true(lambda: DATA_AT not in machine.memory.present(), 0.5)
+    except (BalloonError, Failed):
+        return False
+
+
+@ring_case("before-running", clauses=("G-1",), edges=(81,), quick=True)
+def before_running(trial: Trial) -> None:
+    """Nothing is taken from a ring before the device is to serve it; then it is, without another kick."""
+    machine = trial.machine(run=False)
+    machine.memory.touch(DATA_AT, 2 * PAGE_SIZE)
+    put_chain(machine.reporting, [Raw(machine.address(DATA_AT), PAGE_SIZE, 2)], kick=False)
+    machine.barrier()
+    early = {DATA_AT} - machine.memory.present()
+    require(not early, "a page was discarded before the device was told to run", "G-1")
+    require(not comes_back(machine.reporting, seconds=0.05), "a buffer was used before DRIVER_OK", "G-1")
+    machine.run()
+    machine.reporting.kick()
+    require(comes_back(machine.reporting), "a buffer that was there before the device ran is not served", "G-1")
+
+
+@ring_case("reset-stops", clauses=("G-10", "G-11"), edges=(87, 88), peers=("public/cloud-hypervisor-1120",), quick=True)
+def reset_stops(trial: Trial) -> None:
+    """After a reset the device touches neither rings nor pages, whatever is in the rings."""
+    machine = trial.machine()
+    machine.report((DATA_AT, PAGE_SIZE))
+    machine.memory.touch(DATA_AT, 4 * PAGE_SIZE)
+    before = machine.memory.present()
+    machine.reset()
+    machine.reporting.driver.add((), machine.buffers([(DATA_AT, PAGE_SIZE)]))
+    ring = machine.memory.read(machine.reporting.place, machine.reporting.layout.bytes)
+    machine.reporting.kick()
+    machine.barrier()
+    _untouched(machine, ring)
+    machine.check_gone(before, set(), "G-11")
+
+
+def _untouched(machine: Machine, ring: bytes) -> None:
+    queue = machine.reporting
+    require(queue.gives_nothing_back(0.1), "the device used a buffer after the reset", "G-11")
+    now = machine.memory.read(queue.place, queue.layout.bytes)
+    require(now == ring, "the device wrote into the ring after the reset", "G-11")
+
+
+@ring_case(
+    "reset-in-mid-report", clauses=("G-11", "M-safe"), edges=(49, 88), peers=("public/openvmm-3915",), quick=True
+)
+def reset_in_mid_report(trial: Trial) -> None:
+    """What the driver writes after a reset stays, also when a large report was on its way."""
+    block = 4 << 20
+    machine = trial.machine()
+    for number in range(8):
+        machine.memory.touch(DATA_AT + number * block, block)
+    machine.reporting.offer((), machine.buffers((DATA_AT + n * block, block) for n in range(8)))
+    machine.reset()
+    machine.memory.touch(DATA_AT, 64 * PAGE_SIZE)
+    machine.memory.touch(DATA_AT + 7 * block, 64 * PAGE_SIZE)
+    again = {DATA_AT + n * PAGE_SIZE for n in range(64)} | {DATA_AT + 7 * block + n * PAGE_SIZE for n in range(64)}
+    machine.barrier()
+    if not becomes_true(lambda: bool(machine.memory.spoilt(again)), 0.1):
+        return
+    raise Failed(f"pages changed after the reset: {as_ranges(machine.memory.spoilt(again))}", "G-11")
+
+
+@SUITE.case("brought-up-again", clauses=("G-10",), edges=(148,), quick=True)
+def brought_up_again(trial: Trial) -> None:
+    """The device can be brought up many times, each time with empty rings and a balloon of size 0."""
+    for _ in range(8):
+        machine = trial.machine()
+        actual = machine.read_config(4, 4)
+        require(actual == bytes(4), f"actual is {actual.hex()} for a driver that has just begun", "G-10")
+        machine.write_config(4, b"\x10\0\0\0")
+        machine.check_alive()
+
+
+@SUITE.case("broken-ring-asks-for-reset", clauses=("G-2", "G-3"), quick=True)
+def asks_for_reset(trial: Trial) -> None:
+    """A device that gave a ring up says that it needs a reset, and serves after one."""
+    machine = trial.machine()
+    machine.needs_reset()
+    queue = machine.reporting
+    queue.split.avail[2] = 0xFFFF
+    queue.split.avail[1] = 1
+    queue.kick()
+    machine.barrier()
+    if not becomes_true(machine.needs_reset, 1.0):
+        raise Found("the device does not ask for a reset after a head beyond the table", "G-2")
+    trial.machine().check_alive()
