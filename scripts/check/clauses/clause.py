@@ -36,3 +36,21 @@ class Clause:
     level: Level
     statement: str
     section: str
+
+
+DEVICE = frozenset({Bound.DEVICE})
+DRIVER = frozenset({Bound.DRIVER})
+BOTH = DEVICE | DRIVER
+FRONT_END = frozenset({Bound.FRONT_END})
+BACK_END = frozenset({Bound.BACK_END})
+
+Row = tuple[str, frozenset[Bound], Level, str]
+"""A clause without its section: id, who is bound, how strictly, and the statement."""
+
+
+def section(name: str, *rows: Row) -> tuple[Clause, ...]:
+    """Return the clauses of one section."""
+    return tuple(
+        Clause(id=id_, bound=bound, level=level, statement=statement, section=name)
+        for id_, bound, level, statement in rows
+    )

@@ -66,7 +66,7 @@ def whole_window(trial: Trial) -> None:
     machine.check_alive()
 
 
-@SUITE.case("config-write-flags", clauses=("V-config-flags",), edges=(138,), quick=True)
+@SUITE.case("config-write-flags", clauses=("V-45",), edges=(138,), quick=True)
 def write_flags(trial: Trial) -> None:
     """A write with the flag that Cloud Hypervisor sets takes effect as one without."""
     machine = trial.vhost_user()
@@ -89,7 +89,7 @@ def beyond(trial: Trial) -> None:
         seen[size] = len(answer.data) if isinstance(answer, DeviceConfig) else None
     wrong = {size: length for size, length in seen.items() if length not in (size, 0, None)}
     if wrong:
-        raise Failed(f"GET_CONFIG was answered with another size: {wrong}", "V-config-size")
+        raise Failed(f"GET_CONFIG was answered with another size: {wrong}", "V-44")
     if any(not seen[size] for size in (8, 12, CONFIG_SIZE)):
         raise Found(f"bytes that GET_CONFIG answers for each size asked for: {seen}", "F-config-size")
 

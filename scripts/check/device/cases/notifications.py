@@ -37,7 +37,7 @@ def ask_for_interrupt(queue: DriverQueue, wanted: bool) -> None:
     full_fence()
 
 
-@ring_case("kick-only-when-asked", clauses=("S-16", "S-19", "P-15", "V-event-idx"), edges=(118, 119), quick=True)
+@ring_case("kick-only-when-asked", clauses=("S-16", "S-19", "P-15"), edges=(118, 119), quick=True)
 def only_when_asked(trial: Trial) -> None:
     """A driver that kicks only when the device asks for it is served every time, with EVENT_IDX."""
     machine = trial.machine()

@@ -1,0 +1,147 @@
+"""What binds the balloon and its driver: virtio 1.2, 5.5."""
+
+from typing import Final
+
+from scripts.check.clauses.clause import BOTH, DEVICE, DRIVER, Clause, Level, section
+
+_M, _S, _Y = Level.MUST, Level.SHOULD, Level.MAY
+
+BALLOON: Final[tuple[Clause, ...]] = (
+    *section(
+        "virtio 1.2, 5.5.3",
+        ("BF-1", DRIVER, _S, "The driver takes MUST_TELL_HOST where it is offered."),
+        (
+            "BF-2",
+            DRIVER,
+            _S,
+            "The driver leaves PAGE_POISON out unless it fills deflated pages with the poison at once.",
+        ),
+        (
+            "BF-3",
+            DRIVER,
+            _M,
+            "A driver that relies on the content of free pages takes PAGE_REPORTING with PAGE_POISON only.",
+        ),
+        ("BF-4", DEVICE, _Y, "The device may refuse features without MUST_TELL_HOST where it has offered it."),
+        ("BF-5", DEVICE, _M, "A legacy device serves drivers that did not take MUST_TELL_HOST."),
+        ("BC-1", BOTH, _M, "The fields of the configuration space are little-endian, for legacy drivers too."),
+    ),
+    *section(
+        "virtio 1.2, 5.5.6.1",
+        (
+            "BI-1",
+            DRIVER,
+            _S,
+            "The driver gives pages when num_pages is larger than actual; the device shows what it wants.",
+        ),
+        ("BI-2", DRIVER, _Y, "The driver may take pages back when num_pages is smaller than actual."),
+        ("BI-3", DRIVER, _Y, "The driver may give pages when num_pages is not smaller than actual."),
+        (
+            "BI-4",
+            DRIVER,
+            _M,
+            "Without DEFLATE_ON_OOM the driver takes no page when num_pages is not larger than actual.",
+        ),
+        ("BI-5", DRIVER, _Y, "With DEFLATE_ON_OOM the driver may take pages at any time if it needs them to go on."),
+        ("BI-6", DRIVER, _M, "The driver tells of pages that it takes back through the deflate queue."),
+        ("BI-7", DRIVER, _M, "With MUST_TELL_HOST a page is not used before its deflate is acknowledged."),
+        ("BI-8", DRIVER, _Y, "Without MUST_TELL_HOST a page may be used before its deflate is acknowledged."),
+        ("BI-9", DRIVER, _M, "A page is not used between being put on the inflate queue and the acknowledgement."),
+        ("BI-10", DRIVER, _M, "The deflate of a page is not asked for before its inflate is acknowledged."),
+        ("BI-11", DRIVER, _M, "The driver updates actual after the number of pages in the balloon has changed."),
+        ("BI-12", DRIVER, _Y, "The driver may update actual once for many pages."),
+    ),
+    *section(
+        "virtio 1.2, 5.5.6.2",
+        (
+            "BI-13",
+            DEVICE,
+            _Y,
+            "A page may change from the moment its number is seen until the inflate is acknowledged, not later.",
+        ),
+        (
+            "BI-14",
+            DEVICE,
+            _Y,
+            "With MUST_TELL_HOST a page may change until its deflate was seen and acknowledged, not later.",
+        ),
+        ("BI-15", DRIVER, _M, "A legacy driver writes the four bytes of actual in one operation."),
+    ),
+    *section(
+        "virtio 1.2, 5.5.6.3",
+        ("BS-1", DRIVER, _M, "At most one buffer is available in the statistics queue."),
+        ("BS-2", DRIVER, _M, "One readable buffer is available in the statistics queue after the device was set up."),
+        ("BS-3", DRIVER, _M, "After the statistics buffer was used, the driver makes one available again."),
+        ("BS-4", DRIVER, _M, "The buffer is filled before it is made available, with an entry for each statistic."),
+        (
+            "BS-5",
+            DRIVER,
+            _M,
+            "The buffer's length is a multiple of an entry's (the text's 6 is an error: an entry has 10 bytes).",
+        ),
+        ("BS-6", DRIVER, _Y, "The entries of the buffer may be in any order."),
+        ("BS-7", DRIVER, _Y, "The driver may give a part of the statistics."),
+        ("BS-8", DRIVER, _M, "Each buffer has the same set of statistics."),
+        ("BS-9", DEVICE, _M, "The device ignores tags that it does not know."),
+        ("BS-10", DEVICE, _M, "The device takes the statistics in any order."),
+        ("BS-11", BOTH, _M, "With a legacy driver the statistics are in the guest's byte order."),
+    ),
+    *section(
+        "virtio 1.2, 5.5.6.5",
+        ("BH-1", DRIVER, _M, "Each readable buffer of the hinting queue has 4 bytes."),
+        ("BH-2", DRIVER, _M, "A round begins with a readable buffer that holds the device's current command id."),
+        ("BH-3", DRIVER, _M, "The current command id is not sent more than once."),
+        ("BH-4", DRIVER, _S, "The driver hints free pages in writable buffers while the command id is 2 or larger."),
+        ("BH-5", DRIVER, _S, "The driver stops hinting when the command id becomes STOP (0) or DONE (1)."),
+        ("BH-6", DRIVER, _M, "A driver without more pages ends the round with a readable buffer that holds STOP."),
+        ("BH-7", DRIVER, _Y, "Hinted pages may be released even before their buffer was used."),
+        ("BH-8", DRIVER, _M, "Hinted pages are taken for uninitialised when they are used again."),
+        ("BH-9", DRIVER, _M, "Pages that are released before DONE are initialised by the driver."),
+        ("BH-10", DRIVER, _S, "The driver releases all hinted pages once the command id is DONE."),
+        ("BH-11", DEVICE, _S, "The device shows STOP whenever it cannot use hints."),
+        ("BH-12", DEVICE, _M, "The device does not use a command id again before the driver has sent STOP for it."),
+        ("BH-13", DEVICE, _M, "The device ignores pages that were hinted under another id than the current one."),
+        ("BH-14", DEVICE, _Y, "A hinted page may change only if the guest did not write it since the id was issued."),
+        ("BH-15", DEVICE, _M, "The device does not change hinted pages after it has shown DONE."),
+        ("BH-16", DEVICE, _M, "The device shows DONE when hints are no longer needed."),
+        ("BH-17", BOTH, _M, "With a legacy driver the command id is in the guest's byte order."),
+    ),
+    *section(
+        "virtio 1.2, 5.5.6.6",
+        ("BP-1", DRIVER, _M, "Deflated pages are filled with the poison when they are used again."),
+        ("BP-2", DRIVER, _M, "The poison is written before DRIVER_OK."),
+        ("BP-3", DRIVER, _M, "The poison is not changed while DRIVER_OK is set."),
+        (
+            "BP-4",
+            DEVICE,
+            _Y,
+            "The device may take the poison for a hint of what free pages hold, where it was negotiated.",
+        ),
+    ),
+    *section(
+        "virtio 1.2, 5.5.6.7",
+        (
+            "BR-1",
+            DRIVER,
+            _M,
+            "Without PAGE_POISON every reported page is taken for uninitialised when it is used again.",
+        ),
+        ("BR-2", DRIVER, _M, "With PAGE_POISON pages are filled with the poison before they are reported."),
+        (
+            "BR-3",
+            BOTH,
+            _M,
+            "A reported page is not used before the acknowledgement, and not changed by the device after it.",
+        ),
+        ("BR-4", DRIVER, _Y, "The driver may report pages at any time after DRIVER_OK."),
+        ("BR-5", DRIVER, _S, "The driver prefers large pages."),
+        ("BR-6", DRIVER, _S, "The driver does not touch reported pages without need."),
+        (
+            "BR-7",
+            DEVICE,
+            _Y,
+            "Without PAGE_POISON a page may change from the moment the report is seen until it is acknowledged.",
+        ),
+        ("BR-8", DEVICE, _M, "With PAGE_POISON the content of a reported page changes to nothing but the poison."),
+    ),
+)
