@@ -3,9 +3,10 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn, TypeVar
 
 from protocol.errors import BalloonError, UsageError
@@ -69,9 +70,11 @@ def path_option(text: str) -> Path:
     return Path(text)
 
 
-def run_command(program: str, command: Callable[[], int]) -> int:
+def run_command(
+    program: str, command: Callable[[], int], *, statuses: Mapping[type[BalloonError], int] = MappingProxyType({})
+) -> int:
     """Run ``command`` and return its exit status; a :class:`BalloonError` or OSError becomes one line and status 2
-    (usage) or 1.
+    (usage), that of ``statuses`` for its type, or 1.
 
     A closed standard output and Ctrl-C end the program without a message, with the status that a shell expects.
     """
@@ -83,7 +86,7 @@ def run_command(program: str, command: Callable[[], int]) -> int:
     except UsageError as error:
         return _complain(program, str(error), 2)
     except BalloonError as error:
-        return _complain(program, str(error), 1)
+        return _complain(program, str(error), statuses.get(type(error), 1))
     except BrokenPipeError:
         give_up_standard_output()
         return 141

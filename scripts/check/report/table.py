@@ -48,10 +48,10 @@ class TableReport:
             self._write("clauses:")
             for one in told:
                 self._clause(one)
-        if left := [one.clause.id for one in summary.clauses if one.verdict is Verdict.NOT_EXERCISED]:
-            self._write("")
-            self._write(f"{len(left)} clauses were not exercised:")
-            self._paragraph(", ".join(left))
+        for verdict in (Verdict.PASS, Verdict.NOT_EXERCISED):
+            if ids := [one.clause.id for one in summary.clauses if one.verdict is verdict]:
+                self._write(f"{self._painted(verdict)} {len(ids)} clauses")
+                self._paragraph(", ".join(ids))
         self._write("")
         counts = ", ".join(f"{summary.count(verdict)} {verdict.value}" for verdict in Verdict)
         exercised = sum(one.verdict is not Verdict.NOT_EXERCISED for one in summary.clauses)

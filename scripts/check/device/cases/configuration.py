@@ -66,7 +66,7 @@ def whole_window(trial: Trial) -> None:
     machine.check_alive()
 
 
-@SUITE.case("config-write-flags", clauses=("V-45",), edges=(138,), quick=True)
+@SUITE.case("config-write-flags", clauses=("V-45", "F-config-flags"), edges=(138,), quick=True)
 def write_flags(trial: Trial) -> None:
     """A write with the flag that Cloud Hypervisor sets takes effect as one without."""
     machine = trial.vhost_user()

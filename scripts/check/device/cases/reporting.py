@@ -44,7 +44,12 @@ def check_used_length(used: UsedBuffer, given: int) -> None:
     raise Failed(f"the used length of a report of {given} bytes is {used.length} instead of 0", "S-17", "P-16")
 
 
-@ring_case("report-exact", clauses=("BR-7", "M-safe", "S-17", "P-16"), edges=(104, 115, 126), quick=True)
+@ring_case(
+    "report-exact",
+    clauses=("BR-7", "M-safe", "S-17", "P-16", "F-discard", "F-used-length"),
+    edges=(104, 115, 126),
+    quick=True,
+)
 def report_exact(trial: Trial) -> None:
     """Of the pages in memory exactly those of a report are discarded, and its used length is 0."""
     machine = trial.machine()

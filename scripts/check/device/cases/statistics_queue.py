@@ -37,7 +37,7 @@ def survives(machine: Machine, data: bytes) -> None:
     machine.check_alive()
 
 
-@ring_case("statistics-first-buffer", clauses=("BS-9", "BS-10"), edges=(132,), quick=True)
+@ring_case("statistics-first-buffer", clauses=("BS-9", "BS-10", "F-statistics-storm"), edges=(132,), quick=True)
 def first_buffer(trial: Trial) -> None:
     """The driver's first buffer is taken and comes back only when the device wants new numbers."""
     machine = trial.machine()

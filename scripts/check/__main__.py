@@ -1,0 +1,67 @@
+"""``balloon-check``: judge balloon devices, vhost-user back-ends and balloon drivers, clause by clause."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from protocol.process.command_line import Parser, run_command
+from scripts.check.device import command as device
+from scripts.check.verdict import TargetError
+from scripts.stop_signals import signals_as_exceptions
+
+PROGRAM: Final = "balloon-check"
+
+NOT_JUDGED: Final = 3
+"""Exit status when the target could not be judged."""
+
+
+class Command(NamedTuple):
+    """A sub-command: its name, what it does, its examples, its options, and how it runs."""
+
+    name: str
+    does: str
+    examples: str
+    add_to: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS: Final = (Command("device", "judge a balloon device", device.EXAMPLES, device.add_to, device.run),)
+
+
+def make_parser() -> Parser:
+    """Return the parser of the whole program."""
+    parser = Parser(
+        prog=PROGRAM,
+        description=(
+            "Judges balloon devices, vhost-user back-ends and balloon drivers, clause by clause of the specifications."
+        ),
+        epilog=(
+            "exit status: 0 without a FAIL, 1 with one, 2 for a wrong option, 3 when the target could not be judged\n\n"
+            "example:\n  balloon-check device --socket-path /tmp/balloon.sock"
+        ),
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    for one in COMMANDS:
+        description = one.does[0].upper() + one.does[1:] + "."
+        below = commands.add_parser(one.name, help=one.does, prog=PROGRAM, description=description, epilog=one.examples)
+        below.prog = f"{parser.prog} {one.name}"
+        one.add_to(below)
+        below.set_defaults(run=one.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    arguments = make_parser().parse_args(argv)
+
+    def run() -> int:
+        status: int = arguments.run(arguments)
+        return status
+
+    with signals_as_exceptions():
+        return run_command(PROGRAM, run, statuses={TargetError: NOT_JUDGED})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

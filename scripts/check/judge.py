@@ -1,0 +1,141 @@
+"""A run from its options to its exit status: cases chosen, run, and reported in the forms that were asked for."""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, TextIO, TypeVar
+
+from protocol.errors import BalloonError, UsageError
+from protocol.process.command_line import option_type, path_option, reason
+from scripts.check.clauses.clause import Bound
+from scripts.check.clauses.table import CLAUSES
+from scripts.check.report.clause_verdicts import judge_clauses
+from scripts.check.report.json_report import JsonReport
+from scripts.check.report.junit import JunitReport
+from scripts.check.report.ktap import KtapReport
+from scripts.check.report.reporter import Reporter, Summary
+from scripts.check.report.table import TableReport
+from scripts.check.run import Open, run_cases
+from scripts.check.suite import Case, Suite
+from scripts.check.verdict import Result
+
+FORMATS: Final = ("table", "ktap", "junit", "json")
+
+Target = TypeVar("Target")
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every judging command has: what to run, and how to report it."""
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help="a case or a clause's id, with * and ? as in a shell (default: all)"
+    )
+    parser.add_argument("--list", action="store_true", help="list the cases, what each says is right, and its clauses")
+    parser.add_argument("--quick", action="store_true", help="only the cases that take little time")
+    parser.add_argument("-v", "--verbose", action="store_true", help="a line for each case that passes, too")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="table", help="what standard output gets (default: %(default)s)"
+    )
+    for name in FORMATS[1:]:
+        parser.add_argument(
+            f"--{name}",
+            metavar="FILE",
+            type=option_type(path_option),
+            help=f"write the report as {name} to FILE as well",
+        )
+
+
+def list_cases(suite: Suite[Target], patterns: Sequence[str], *, quick: bool) -> int:
+    """Print the cases that are meant. Return the exit status."""
+    for case in suite.chosen(patterns, quick=quick):
+        print(f"{case.name}{' (quick)' if case.quick else ''}")
+        print(f"    {case.says}")
+        about = [*case.clauses, *(f"edge case {number}" for number in case.edges), *case.peers]
+        if about:
+            print(f"    [{', '.join(about)}]")
+    return 0
+
+
+def judge(
+    arguments: argparse.Namespace,
+    cases: Sequence[Case[Target]],
+    fresh: Open[Target],
+    target: str,
+    bound: Sequence[Bound],
+) -> int:
+    """Run ``cases`` and report them. Return the exit status: 0, or 1 if a case failed.
+
+    Raises:
+        TargetError: the target cannot be reached at all.
+        BalloonError: a report cannot be written.
+    """
+    with ExitStack() as stack:
+        reporters = _reporters(arguments, stack)
+        for reporter in reporters:
+            reporter.begin(target, len(cases))
+        begin = time.monotonic()
+        results: list[Result] = []
+        for result in run_cases(cases, fresh):
+            results.append(result)
+            for reporter in reporters:
+                reporter.result(result)
+        summary = Summary(
+            target=target,
+            results=results,
+            clauses=judge_clauses(results, CLAUSES, bound),
+            seconds=time.monotonic() - begin,
+        )
+        for reporter in reporters:
+            reporter.end(summary)
+    return 1 if summary.failed else 0
+
+
+def _reporters(arguments: argparse.Namespace, stack: ExitStack) -> list[Reporter]:
+    made: list[Reporter] = [_reporter(arguments.format, sys.stdout, verbose=arguments.verbose)]
+    for name in FORMATS[1:]:
+        path: Path | None = getattr(arguments, name)
+        if path is not None:
+            made.append(_reporter(name, stack.enter_context(_open(path, name)), verbose=False))
+    return made
+
+
+def _open(path: Path, name: str) -> TextIO:
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise BalloonError(f"--{name}: {reason(error)}") from error
+
+
+def _reporter(name: str, stream: TextIO, *, verbose: bool) -> Reporter:
+    write = _writer(stream)
+    if name == "ktap":
+        return KtapReport(write)
+    if name == "junit":
+        return JunitReport(write)
+    if name == "json":
+        return JsonReport(write)
+    colours = stream.isatty() and "NO_COLOR" not in os.environ
+    width = min(shutil.get_terminal_size((80, 24)).columns, 120)
+    return TableReport(write, width=width, colours=colours, verbose=verbose)
+
+
+def _writer(stream: TextIO) -> Callable[[str], None]:
+    def write(line: str) -> None:
+        print(line, file=stream, flush=True)
+
+    return write
+
+
+def need(value: Path | None, option: str) -> Path:
+    """Return the value of an option that is needed.
+
+    Raises:
+        UsageError: it was not given.
+    """
+    if value is None:
+        raise UsageError(f"{option} is needed")
+    return value
