@@ -123,4 +123,4 @@ def reserved_event_flags(trial: Trial) -> None:
     machine = trial.machine()
     machine.reporting.packed.driver_event[0] = 3 << 16
     full_fence()
-    machine.check_alive()
+    machine.check_survives()
