@@ -27,6 +27,7 @@ def read(trial: Trial) -> None:
 def windows(trial: Trial) -> None:
     """Any part of the space reads as the same bytes."""
     machine = trial.machine()
+    machine.write_config(ACTUAL_AT, b"\1\2\3\4")
     whole = machine.read_config(0, 8)
     for offset in range(8):
         for length in range(1, 9 - offset):

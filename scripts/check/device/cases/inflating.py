@@ -6,7 +6,9 @@ from typing import Final
 from protocol.memory import PAGE_SIZE
 from protocol.virtio import feature_mask
 from protocol.virtio_balloon import PFN_SHIFT, BalloonFeature, BalloonQueue
+from scripts.check.device.cases.reporting import LATE
 from scripts.check.device.trial import SUITE, Trial, ring_case
+from scripts.check.machine.deadline import stays_true
 from scripts.check.machine.machine import WANTED, Machine
 from scripts.check.machine.memory_file import DATA_AT, MIB, as_ranges, page_pattern
 from scripts.check.verdict import Found, require
@@ -160,6 +162,7 @@ def inflate_not_late(trial: Trial) -> None:
         machine.deflate(*given)
         machine.memory.touch(DATA_AT, MIB)
     machine.barrier()
+    stays_true(lambda: not machine.memory.spoilt(given), LATE)
     lost = machine.memory.spoilt(given)
     require(not lost, f"pages changed after their deflate was acknowledged: {as_ranges(lost)}", "BI-13")
 
