@@ -12,7 +12,7 @@ from host.inflight.inflight_virtqueue import open_tracked
 from host.virtqueue.virtqueue import DeviceVirtqueue, RingFeatures
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.packed_ring import FRESH_BASE, PackedRing
-from tests.pair.ring_memory import BASE, AnyDriver, AnyRingMemory, PackedRingMemory, RingMemory
+from scripts.check.model.ring_memory import BASE, AnyDriver, AnyRingMemory, PackedRingMemory, RingMemory
 
 SIZE = 8
 

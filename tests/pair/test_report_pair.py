@@ -10,7 +10,7 @@ from host.memory.discard_plan import DeviceMemory, DiscardPlan
 from host.virtqueue.virtqueue import Buffer
 from protocol.memory import FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
 from protocol.virtio_balloon import BalloonQueue
-from tests.pair.ring_memory import BASE, RingMemory
+from scripts.check.model.ring_memory import BASE, RingMemory
 
 MIB = 1 << 20
 REPORTING, POISON = 1 << 5, 1 << 4

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.pair.ring_memory import AnyRingMemory, PackedRingMemory, RingMemory, halves
+from scripts.check.model.ring_memory import AnyRingMemory, PackedRingMemory, RingMemory, halves
 
 SIZE = 8
 

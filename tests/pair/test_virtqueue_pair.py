@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from guest.virtqueue.virtqueue import QueueFullError, UsedBuffer
 from host.virtqueue.virtqueue import Buffer, Chain
-from tests.pair.ring_memory import AnyRingMemory, PackedRingMemory, RingMemory, halves
+from scripts.check.model.ring_memory import AnyRingMemory, PackedRingMemory, RingMemory, halves
 
 SIZES = st.integers(1, 256)
 BEGINNINGS = st.one_of(st.just(0), st.integers(65536 - 300, 65535), st.integers(0, 200000))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from protocol.errors import BalloonError, UsageError
 from scripts.check.broken.all_faults import ALL_FAULTS
 from scripts.check.broken.fault import Fault
+from scripts.check.broken.fence_faults import FENCE_FAULTS, try_fence
 from scripts.check.device.all_cases import DEVICE_CASES
 from scripts.check.device.trial import Trial
 from scripts.check.machine.deadline import becomes_true
@@ -61,24 +62,45 @@ def add_to(parser: "Parser") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Try the faults, list them, or serve one. Return the exit status: 1 if one was not caught."""
-    for name in [*arguments.faults, *([arguments.serve] if arguments.serve else [])]:
-        if name not in ALL_FAULTS:
-            raise UsageError(f"no fault is called {name!r}{nearest([name], ALL_FAULTS)} (see --list)")
-    chosen = [ALL_FAULTS[name] for name in arguments.faults] or list(ALL_FAULTS.values())
-    if arguments.list:
-        for fault in chosen:
-            print(f"{fault.name}\n    {fault.says}\n    [{', '.join(fault.caught_by)}]")
-        return 0
     if arguments.serve:
-        if arguments.socket_path is None:
-            raise UsageError("--serve needs --socket-path")
-        argv = serving(arguments.serve, Path(arguments.socket_path))
-        os.execve(argv[0], argv, module_environment())
-    missed = [trying.fault.name for trying in try_faults(chosen) if not trying.is_caught]
-    print(f"{len(chosen) - len(missed)} of {len(chosen)} faults caught")
+        return _serve(arguments.serve, arguments.socket_path)
+    known = [*ALL_FAULTS, *FENCE_FAULTS]
+    for name in arguments.faults:
+        if name not in known:
+            raise UsageError(f"no fault is called {name!r}{nearest([name], known)} (see --list)")
+    names = arguments.faults or known
+    devices = [ALL_FAULTS[name] for name in names if name in ALL_FAULTS]
+    fences = [FENCE_FAULTS[name] for name in names if name in FENCE_FAULTS]
+    if arguments.list:
+        for fault in devices:
+            print(f"{fault.name}\n    {fault.says}\n    [{', '.join(fault.caught_by)}]")
+        for fence in fences:
+            print(f"{fence.name}\n    {fence.says}\n    [the wake-up model]")
+        return 0
+    missed = [trying.fault.name for trying in try_faults(devices) if not trying.is_caught]
+    for fence in fences:
+        result = try_fence(fence)
+        print(
+            f"{'caught' if result.verdict in CAUGHT else 'MISSED'}  {fence.name}\n        {_line(result)}", flush=True
+        )
+        missed += [] if result.verdict in CAUGHT else [fence.name]
+    print(f"{len(names) - len(missed)} of {len(names)} faults caught")
     if missed:
         raise BalloonError(f"not caught: {', '.join(missed)}")
     return 0
+
+
+def _serve(name: str, socket_path: str | None) -> int:
+    if name not in ALL_FAULTS:
+        raise UsageError(f"no fault of a device is called {name!r}{nearest([name], ALL_FAULTS)} (see --list)")
+    if socket_path is None:
+        raise UsageError("--serve needs --socket-path")
+    argv = serving(name, Path(socket_path))
+    os.execve(argv[0], argv, module_environment())
+
+
+def _line(result: Result) -> str:
+    return f"{result.verdict.value} {result.case}: {result.reason}"
 
 
 def try_faults(chosen: list[Fault]) -> Iterator[Trying]:
@@ -87,7 +109,7 @@ def try_faults(chosen: list[Fault]) -> Iterator[Trying]:
         for trying in pool.map(try_fault, chosen):
             print(f"{'caught' if trying.is_caught else 'MISSED'}  {trying.fault.name}", flush=True)
             for one in trying.results:
-                print(f"        {one.verdict.value} {one.case}: {one.reason}", flush=True)
+                print(f"        {_line(one)}", flush=True)
             yield trying
 
 

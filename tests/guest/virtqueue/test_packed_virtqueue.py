@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from guest.virtqueue.virtqueue import QueueFullError, UsedBuffer
 from protocol.errors import VirtqueueError
 from protocol.packed_ring import PACKED_DESCRIPTOR, WRAP_COUNTER, used_bits
-from tests.pair.ring_memory import PackedRingMemory
+from scripts.check.model.ring_memory import PackedRingMemory
 
 NEXT, WRITE, INDIRECT, AVAIL, USED = 1, 2, 4, 0x80, 0x8000
 

@@ -10,7 +10,7 @@ from guest.virtqueue.virtqueue import QueueFullError, UsedBuffer
 from protocol.errors import VirtqueueError
 from protocol.split_ring import DESCRIPTOR, Descriptor
 from protocol.virtio_ring import needs_event
-from tests.pair.ring_memory import BASE, RingMemory
+from scripts.check.model.ring_memory import BASE, RingMemory
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 

@@ -5,7 +5,7 @@ import pytest
 from host.virtqueue.virtqueue import Chain
 from protocol.errors import VirtqueueError
 from protocol.packed_ring import FRESH_BASE, PACKED_DESCRIPTOR, WRAP_COUNTER, available_bits
-from tests.pair.ring_memory import PackedRingMemory
+from scripts.check.model.ring_memory import PackedRingMemory
 
 INDIRECT = 4
 

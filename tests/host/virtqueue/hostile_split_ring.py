@@ -5,7 +5,7 @@ import pytest
 from host.virtqueue.virtqueue import Chain
 from protocol.errors import VirtqueueError
 from protocol.split_ring import DESCRIPTOR, Descriptor
-from tests.pair.ring_memory import RingMemory
+from scripts.check.model.ring_memory import RingMemory
 
 TABLE_CAPACITY = 1100
 """Descriptors that fit past the ring, where tests put their indirect tables."""

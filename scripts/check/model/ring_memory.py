@@ -13,7 +13,7 @@ from protocol.packed_ring import FRESH_BASE, WRAP_COUNTER, PackedRing, used_bits
 from protocol.ring_formats import RingLayout
 from protocol.split_ring import SplitRing
 from protocol.virtio_ring import DESCRIPTOR_SIZE
-from tests.pair.store_buffer import Processor
+from scripts.check.model.store_buffer import Processor
 
 BASE = 0x4000_0000
 """Guest address of the first byte. Not zero, so that an address is never mistaken for an offset."""
