@@ -35,7 +35,7 @@ def refuses(target: Target, bad: Iterable[Bad], again: Callable[[], object], *, 
 
     ``again`` negotiates on a new connection, where the back-end has ended the one before.
     """
-    outcomes = []
+    outcomes: list[Outcome | None] = []
     ended = True
     for message in bad:
         if ended:
@@ -56,9 +56,9 @@ def judged(what: str, answer: Answer, done: Done = Failed) -> Outcome | None:
     match answer.kind:
         case Kind.REFUSED:
             return None
-        case Kind.ACCEPTED if done is None:
-            return None
         case Kind.ACCEPTED:
+            if done is None:
+                return None
             return done(f"{what} was answered with {answer.data.hex() or 'an empty payload'}, as if it had been done")
         case Kind.HUNG_UP:
             return Found(f"{what} ended the connection instead of being refused; QEMU then loses the device")
@@ -72,7 +72,7 @@ _ORDER: Sequence[type[Outcome]] = (Failed, Found, NotExercised)
 
 
 def raise_worst(outcomes: Sequence[Outcome | None]) -> None:
-    """Raise the worst kind of outcome with the reasons of all of that kind. NotExercised counts if nothing was tried."""
+    """Raise the worst kind of outcome with its reasons. NotExercised counts only if nothing passed."""
     there = [outcome for outcome in outcomes if outcome is not None]
     passed = len(outcomes) > len(there)
     for kind in _ORDER:

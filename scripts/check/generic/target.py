@@ -12,6 +12,7 @@ from protocol.vhost_user_codec import build_payload
 from protocol.vhost_user_payloads import U64, MemoryTable, Payload, VringFile, VringState
 from protocol.virtio import PROTOCOL_FEATURES, FeatureBit, feature_mask, has_feature
 from scripts.check.generic.ring import Ring, whole
+from scripts.check.generic.watched_file import WatchedPipe
 from scripts.check.machine.connection import REPLY_FLAGS, FrontendConnection, HungUpError
 from scripts.check.machine.memory_file import MIB, MemoryFile
 from scripts.check.verdict import Failed, require, skip
@@ -115,6 +116,10 @@ class Target:
         """Close ``thing`` at the end of the case; return it."""
         self._stack.callback(thing.close)
         return thing
+
+    def keep_pipe(self, *, reading: bool = False) -> WatchedPipe:
+        """Return a pipe that tells when the back-end has closed the end that it was given."""
+        return self.keep(WatchedPipe(reading=reading))
 
     def keep_fd(self, fd: int) -> int:
         """Close a descriptor of ours at the end of the case; return it."""
@@ -275,23 +280,23 @@ class Target:
             number, reply_flags, reply = self._reply_or_silence(request)
         except HungUpError:
             return Answer(Kind.HUNG_UP)
-        if number == 0:
+        if number < 0:
             return Answer(Kind.SILENT)
-        require(number == request, f"request {request} was answered by a reply to {number}", "V-reply")
+        require(number == request, f"request {request} was answered by a reply to {number}", "V-2")
         require(
             reply_flags == REPLY_FLAGS,
             f"the reply to request {request} has flags {reply_flags:#x} instead of {REPLY_FLAGS:#x}",
-            "V-reply",
+            "V-2",
         )
         return Answer(_kind_of(request, reply, replies=replies), reply)
 
     def _reply_or_silence(self, request: int) -> tuple[int, int, bytes]:
-        """Return the next reply, or one to request 0 if GET_FEATURES, sent after ``request``, is answered first."""
+        """Return the next reply, or one to request -1 if GET_FEATURES, sent after ``request``, is answered first."""
         with suppress(HungUpError):  # it may have answered before it ended the connection
             self.connection.request(FrontendRequest.GET_FEATURES)
         reply = self.connection.raw_reply()
         if reply[0] == FrontendRequest.GET_FEATURES != request:
-            return 0, 0, b""
+            return -1, 0, b""
         with suppress(HungUpError):
             self.connection.reply_to(FrontendRequest.GET_FEATURES)
         return reply

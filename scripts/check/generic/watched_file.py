@@ -7,12 +7,8 @@ the last descriptor and the last mapping of that open file are gone, wherever th
 import fcntl
 import os
 import select
-from collections.abc import Callable
 
 from scripts.check.machine.deadline import DEADLINE, becomes_true
-
-Released = Callable[[float], bool]
-"""Waits so many seconds for the other process to give a file up; returns whether it did."""
 
 
 class WatchedMemory:
@@ -48,16 +44,21 @@ class WatchedMemory:
 
 
 class WatchedPipe:
-    """A pipe whose writing end :attr:`fd` is handed over; the reading end hangs up when all writing ends are closed."""
+    """A pipe of which one end, :attr:`fd`, is handed over. The other end tells when that one is closed everywhere.
 
-    def __init__(self) -> None:
-        self._reading, self.fd = os.pipe2(os.O_CLOEXEC)
+    The writing end is handed over, or with ``reading`` the reading end.
+    """
+
+    def __init__(self, *, reading: bool = False) -> None:
+        self._ours, self.fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        if reading:
+            self._ours, self.fd = self.fd, self._ours
 
     def is_released(self, seconds: float = DEADLINE) -> bool:
-        """Close our writing end; return whether the other process has none within ``seconds``."""
+        """Close our descriptor of the end; return whether the other process has none within ``seconds``."""
         self._drop()
         poll = select.poll()
-        poll.register(self._reading, 0)  # a hang-up is always reported
+        poll.register(self._ours, 0)  # a hang-up is always reported
         return bool(poll.poll(seconds * 1000))
 
     def _drop(self) -> None:
@@ -68,4 +69,4 @@ class WatchedPipe:
     def close(self) -> None:
         """Close both ends."""
         self._drop()
-        os.close(self._reading)
+        os.close(self._ours)

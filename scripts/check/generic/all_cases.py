@@ -1,0 +1,10 @@
+"""All generic cases: each module of cases adds its own to the suite."""
+
+from typing import Final
+
+from scripts.check.generic import framing_cases, negotiation_cases
+from scripts.check.generic.suite import SUITE, GenericSuite
+
+MODULES: Final = (framing_cases, negotiation_cases)
+
+GENERIC_CASES: Final[GenericSuite] = SUITE
