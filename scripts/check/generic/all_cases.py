@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from scripts.check.generic import framing_cases, negotiation_cases
+from scripts.check.generic import framing_cases, memory_cases, negotiation_cases, slot_cases
 from scripts.check.generic.suite import SUITE, GenericSuite
 
-MODULES: Final = (framing_cases, negotiation_cases)
+MODULES: Final = (framing_cases, negotiation_cases, memory_cases, slot_cases)
 
 GENERIC_CASES: Final[GenericSuite] = SUITE
