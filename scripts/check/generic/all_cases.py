@@ -2,9 +2,16 @@
 
 from typing import Final
 
-from scripts.check.generic import framing_cases, memory_cases, negotiation_cases, slot_cases
+from scripts.check.generic import (
+    framing_cases,
+    memory_cases,
+    negotiation_cases,
+    ring_life_cases,
+    ring_setup_cases,
+    slot_cases,
+)
 from scripts.check.generic.suite import SUITE, GenericSuite
 
-MODULES: Final = (framing_cases, negotiation_cases, memory_cases, slot_cases)
+MODULES: Final = (framing_cases, negotiation_cases, memory_cases, slot_cases, ring_setup_cases, ring_life_cases)
 
 GENERIC_CASES: Final[GenericSuite] = SUITE

@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple, Protocol, TypeVar
 
+from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import HEADER, VERSION, FrontendRequest, HeaderFlag, ProtocolFeature, form_of
 from protocol.vhost_user_codec import build_payload
-from protocol.vhost_user_payloads import U64, MemoryTable, Payload, VringFile, VringState
+from protocol.vhost_user_payloads import U64, LogDescription, MemoryTable, Payload, VringFile, VringState
 from protocol.virtio import PROTOCOL_FEATURES, FeatureBit, feature_mask, has_feature
-from scripts.check.generic.ring import Ring, whole
+from scripts.check.generic.ring import GUEST_BASE, Ring, whole
 from scripts.check.generic.watched_file import WatchedPipe
 from scripts.check.machine.connection import REPLY_FLAGS, FrontendConnection, HungUpError
 from scripts.check.machine.memory_file import MIB, MemoryFile
 from scripts.check.verdict import Failed, require, skip
 
 MEMORY_BYTES: Final = 32 * MIB
+
+LOG_BYTES: Final = (GUEST_BASE + MEMORY_BYTES) // PAGE_SIZE // 8
+"""Size of a dirty log that covers the memory: a bit for each page from guest address 0."""
 
 NEED_REPLY: Final = VERSION | HeaderFlag.NEED_REPLY
 
@@ -245,6 +249,14 @@ class Target:
         assert isinstance(state, VringState)
         require(state.index == ring.index, f"GET_VRING_BASE of queue {ring.index} was answered for {state.index}")
         return state.num
+
+    def set_log(self) -> int:
+        """Give the back-end a dirty log for the whole memory; return its descriptor."""
+        fd = self.keep_fd(os.memfd_create("balloon-check-log", os.MFD_CLOEXEC))
+        os.ftruncate(fd, LOG_BYTES)
+        answer = self.connection.query(FrontendRequest.SET_LOG_BASE, LogDescription(LOG_BYTES, 0), (fd,))
+        require(answer == 0, f"SET_LOG_BASE was answered with {answer}")
+        return fd
 
     def check_alive(self) -> None:
         """Raise :class:`Failed` unless the connection answers GET_FEATURES with the same features as ever."""
