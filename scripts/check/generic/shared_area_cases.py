@@ -1,4 +1,4 @@
-"""Areas that both sides share: inflight records and the dirty log (vhost-user, "Inflight I/O tracking", "Migration")."""
+"""Areas that both sides share: inflight records, the dirty log (vhost-user, "Inflight I/O tracking", "Migration")."""
 
 import os
 from typing import Final
