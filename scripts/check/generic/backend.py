@@ -5,7 +5,6 @@ its own. Many back-ends serve one front-end at a time, and some end with it: so 
 is made, and a program of ours is started again when it has ended.
 """
 
-import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,6 @@ _TO_END: Final = 2.0
 
 _SOCKETS: Final = Path("/proc/net/unix")
 _ACCEPTS: Final = 0x10000  # SO_ACCEPTCON, in the flags there
-_CREDENTIALS: Final = struct.Struct("<iII")  # struct ucred, unix(7)
 
 _NEEDED_TO_ASK: Final = feature_mask(ProtocolFeature.MQ, ProtocolFeature.CONFIGURE_MEM_SLOTS)
 
@@ -198,14 +196,7 @@ def _facts_of(path: Path, connection: FrontendConnection) -> Facts:
         protocol_features=protocol_features,
         queues=queues,
         slots=slots,
-        pid=_pid_of(connection.socket),
     )
-
-
-def _pid_of(connected: socket.socket) -> int:
-    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid: int = _CREDENTIALS.unpack(credentials)[0]
-    return pid
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from scripts.check.generic.judging import Bad, judged, raise_worst, refuses
 from scripts.check.generic.suite import SUITE
 from scripts.check.generic.target import NEED_REPLY, Kind, Target
 from scripts.check.generic.watched_file import WatchedPipe
-from scripts.check.machine.connection import HungUpError
+from scripts.check.machine.connection import REPLY_FLAGS, HungUpError
 from scripts.check.verdict import Failed, Found, require, skip
 
 UNKNOWN = 1000
@@ -20,7 +20,10 @@ UNKNOWN = 1000
 @SUITE.case("message-in-pieces", clauses=("V-3",), edges=(1,))
 def message_in_pieces(target: Target) -> None:
     """A message whose bytes come one by one is served once it is complete."""
-    for data in (build_message(FrontendRequest.GET_FEATURES), build_message(FrontendRequest.SET_FEATURES, 0)):
+    for data in (
+        build_message(FrontendRequest.GET_FEATURES),
+        build_message(FrontendRequest.SET_VRING_NUM, VringState(0, 64)),
+    ):
         for at in range(len(data)):
             target.connection.send(data[at : at + 1])
     target.connection.reply_to(FrontendRequest.GET_FEATURES)
@@ -61,9 +64,17 @@ def reply_header(target: Target) -> None:
     queries += [FrontendRequest.GET_MAX_MEM_SLOTS] * target.has(ProtocolFeature.CONFIGURE_MEM_SLOTS)
     for query in queries:
         connection.query(query)
-        if target.acknowledges:
-            connection.ask(query)
+    if target.acknowledges:
+        connection.ask(FrontendRequest.SET_VRING_NUM, VringState(0, 64))
+    echoing = []
+    for query in queries:
+        connection.request(query, need_reply=True)
+        _, flags, _ = connection.raw_reply()
+        if flags != REPLY_FLAGS:
+            echoing.append(f"{query.name} {flags:#x}")
     target.check_alive()  # one reply only to each
+    if echoing:
+        raise Found(f"NEED_REPLY changes the flags of a request's own reply, which is to be 0x5: {', '.join(echoing)}")
 
 
 @SUITE.case("version-other-than-1", clauses=("V-1",), edges=(4,))
@@ -131,7 +142,7 @@ def payload_too_short(target: Target) -> None:
 def payload_too_long(target: Target) -> None:
     """A payload that is longer than its message's is refused, or what is too much is left aside."""
     bad = [
-        Bad("SET_FEATURES with 12 bytes", FrontendRequest.SET_FEATURES, struct.pack("<QI", 0, 7)),
+        Bad("SET_FEATURES with 12 bytes", FrontendRequest.SET_FEATURES, struct.pack("<QI", target.features, 7)),
         Bad("SET_VRING_NUM with 16 bytes", FrontendRequest.SET_VRING_NUM, struct.pack("<IIQ", 0, 64, 7)),
         Bad("SET_OWNER with 4 bytes", FrontendRequest.SET_OWNER, bytes(4)),
     ]

@@ -7,7 +7,7 @@ circumstances), which is worth telling, because a front-end such as QEMU then ha
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from protocol.errors import BalloonError
 from protocol.vhost_user import FrontendRequest
@@ -59,7 +59,7 @@ def judged(what: str, answer: Answer, done: Done = Failed) -> Outcome | None:
         case Kind.ACCEPTED:
             if done is None:
                 return None
-            return done(f"{what} was answered with {answer.data.hex() or 'an empty payload'}, as if it had been done")
+            return done(f"{what} was answered with {_words(answer.data)}, as if it had been done")
         case Kind.HUNG_UP:
             return Found(f"{what} ended the connection instead of being refused; QEMU then loses the device")
         case Kind.SILENT:
@@ -67,6 +67,14 @@ def judged(what: str, answer: Answer, done: Done = Failed) -> Outcome | None:
         case Kind.UNHEARD:
             return NotExercised(f"without REPLY_ACK there is no telling whether {what} was refused")
 
+
+def _words(reply: bytes) -> str:
+    if not any(reply):
+        return "0"
+    return reply.hex() if len(reply) <= _SHOWN else f"{reply[:_SHOWN].hex()} and more"
+
+
+_SHOWN: Final = 24
 
 _ORDER: Sequence[type[Outcome]] = (Failed, Found, NotExercised)
 

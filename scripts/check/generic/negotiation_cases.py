@@ -62,7 +62,7 @@ def protocol_features_not_offered(target: Target) -> None:
         for bit in (missing.bit_length() - 1, (missing & -missing).bit_length() - 1)
         for kept in (target.facts.protocol_features & feature_mask(ProtocolFeature.REPLY_ACK),)
     ]
-    refuses(target, bad, target.negotiate, done=Found)
+    refuses(target, bad, target.negotiate)
 
 
 @SUITE.case("in-band-alone", clauses=("V-18",), edges=(23,))

@@ -117,6 +117,10 @@ def log_base(target: Target) -> None:
     answer = target.attempt(_LOG, LogDescription(LOG_BYTES, 0), (fd,))
     require(answer.kind is Kind.ACCEPTED, f"SET_LOG_BASE with NEED_REPLY was {answer.kind.value}")
     target.check_alive()
+    if any(answer.data):
+        raise Found(
+            f"SET_LOG_BASE is answered with {answer.data.hex()}: where only 0 counts as done, it is taken for refused"
+        )
 
 
 @SUITE.case("log-beyond-its-file", clauses=("V-48",), edges=(142,), peers=("DPDK CVE-2020-10722",))
