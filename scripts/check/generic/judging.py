@@ -1,0 +1,107 @@
+"""What is right when a back-end is sent something wrong.
+
+With REPLY_ACK a back-end has to say whether it carried a message out: 0 is done, anything else failed (vhost-user,
+"VHOST_USER_PROTOCOL_F_REPLY_ACK"). So a message that cannot have been carried out must not be acknowledged with 0, and
+one with NEED_REPLY must be answered. A back-end may end the connection instead ("Communication": only in exceptional
+circumstances), which is worth telling, because a front-end such as QEMU then has lost the device.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+from protocol.errors import BalloonError
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_payloads import Payload
+from scripts.check.generic.target import NEED_REPLY, Answer, Kind, Target
+from scripts.check.verdict import Failed, Found, NotExercised, Outcome
+
+
+class Bad(NamedTuple):
+    """A message that is wrong: in words, and its parts. ``payload`` may be raw bytes."""
+
+    what: str
+    request: int
+    payload: Payload | bytes = None
+    fds: Sequence[int] = ()
+    flags: int = NEED_REPLY
+
+
+Done = type[Outcome] | None
+"""What it means when a wrong message is acknowledged as done: Failed, Found, or None where the text allows it."""
+
+
+def refuses(target: Target, bad: Iterable[Bad], again: Callable[[], object], *, done: Done = Failed) -> None:
+    """Send each message of ``bad``; raise the worst outcome of them with all its reasons.
+
+    ``again`` negotiates on a new connection, where the back-end has ended the one before.
+    """
+    outcomes: list[Outcome | None] = []
+    ended = True
+    for message in bad:
+        if ended:
+            if outcomes:
+                target.reconnect()
+            again()
+        answer = target.attempt(message.request, message.payload, message.fds, flags=message.flags)
+        outcome = judged(message.what, answer, done)
+        ended = not target.connection.is_usable()
+        if ended and answer.kind is Kind.REFUSED:
+            outcome = Found(f"{message.what} was refused and the connection then ended, although it could go on")
+        outcomes.append(outcome)
+    raise_worst(outcomes)
+
+
+def judged(what: str, answer: Answer, done: Done = Failed) -> Outcome | None:
+    """Return the outcome of one wrong message, None for what is right."""
+    match answer.kind:
+        case Kind.REFUSED:
+            return None
+        case Kind.ACCEPTED:
+            if done is None:
+                return None
+            return done(f"{what} was answered with {_words(answer.data)}, as if it had been done")
+        case Kind.HUNG_UP:
+            return Found(f"{what} ended the connection instead of being refused; QEMU then loses the device")
+        case Kind.SILENT:
+            return Failed(f"{what} was sent with NEED_REPLY and was not answered")
+        case Kind.UNHEARD:
+            return NotExercised(f"without REPLY_ACK there is no telling whether {what} was refused")
+
+
+def _words(reply: bytes) -> str:
+    if not any(reply):
+        return "0"
+    return reply.hex() if len(reply) <= _SHOWN else f"{reply[:_SHOWN].hex()} and more"
+
+
+_SHOWN: Final = 24
+
+_ORDER: Sequence[type[Outcome]] = (Failed, Found, NotExercised)
+
+
+def raise_worst(outcomes: Sequence[Outcome | None]) -> None:
+    """Raise the worst kind of outcome with its reasons. NotExercised counts only if nothing passed."""
+    there = [outcome for outcome in outcomes if outcome is not None]
+    passed = len(outcomes) > len(there)
+    for kind in _ORDER:
+        reasons = list(dict.fromkeys(outcome.reason for outcome in there if isinstance(outcome, kind)))
+        if reasons and not (kind is NotExercised and passed):
+            shown = "; ".join(reasons[:4])
+            more = f"; and {len(reasons) - 4} more" if len(reasons) > 4 else ""
+            raise kind(shown + more, *dict.fromkeys(one for outcome in there for one in outcome.clauses))
+
+
+def survives(target: Target) -> None:
+    """Raise Found unless the connection is still of use."""
+    try:
+        target.check_alive()
+    except (BalloonError, Failed) as error:
+        raise Found("the connection was ended; QEMU then loses the device") from error
+
+
+def request_name(request: int) -> str:
+    """Return the name of a request, or its number."""
+    try:
+        return FrontendRequest(request).name
+    except ValueError:
+        return f"request {request}"

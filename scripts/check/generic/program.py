@@ -1,0 +1,95 @@
+"""The program of a back-end that is started for the cases, because it ends with its front-end."""
+
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+from typing import Final
+
+from protocol.errors import UsageError
+from scripts.check.machine.deadline import DEADLINE
+from scripts.check.verdict import TargetError
+
+_STDERR_BYTES: Final = 65536
+"""How much of the end of standard error is looked at for its last line."""
+
+
+class Program:
+    """A command that is started, again each time that it has ended.
+
+    It runs in a process group of its own and without a terminal. The socket is the caller's matter.
+    """
+
+    def __init__(self, command: str) -> None:
+        """Take a command line, quoted as in a shell.
+
+        Raises:
+            UsageError: it is empty, or a quotation mark is missing.
+        """
+        try:
+            self.words = shlex.split(command)
+        except ValueError as error:
+            raise UsageError(f"{command!r} is no command line: {error}") from error
+        if not self.words:
+            raise UsageError("an empty command to start the back-end with")
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (open for the life of the object)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the command. It must not run.
+
+        Raises:
+            TargetError: it cannot be started.
+        """
+        assert self._process is None or self._process.poll() is not None
+        os.ftruncate(self._stderr.fileno(), 0)
+        try:
+            self._process = subprocess.Popen(
+                self.words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise TargetError(f"{self.words[0]}: {error.strerror or error}") from error
+
+    def status(self) -> int | None:
+        """Return the exit status, negative for a signal, None while the command runs. 0 before it is started."""
+        return 0 if self._process is None else self._process.poll()
+
+    def how_it_ended(self) -> str:
+        """Say how the command ended, with the last line of its standard error."""
+        status = self.status()
+        if status is None:
+            return f"{self.words[0]} runs"
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        line = self._last_line()
+        return f"{self.words[0]} {how}" + (f": {line}" if line else "")
+
+    def _last_line(self) -> str:
+        size = os.fstat(self._stderr.fileno()).st_size
+        tail = os.pread(self._stderr.fileno(), _STDERR_BYTES, max(0, size - _STDERR_BYTES))
+        lines = tail.decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def end(self) -> None:
+        """End the command and what it started, first with SIGTERM; wait for it."""
+        process = self._process
+        if process is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if process.poll() is not None:
+                break
+            os.killpg(process.pid, number)
+            try:
+                process.wait(DEADLINE)
+            except subprocess.TimeoutExpired:
+                continue
+        self._process = None
+
+    def close(self) -> None:
+        """End the command and forget what it wrote."""
+        self.end()
+        self._stderr.close()
