@@ -10,6 +10,8 @@ from protocol.process.command_line import option_type, path_option
 from scripts.check.clauses.clause import Bound
 from scripts.check.device.all_cases import DEVICE_CASES
 from scripts.check.device.trial import Trial
+from scripts.check.generic.all_cases import GENERIC_CASES
+from scripts.check.generic.backend import open_backend
 from scripts.check.judge import add_report_options, judge, list_cases
 from scripts.check.machine.machine import Device
 from scripts.check.machine.vhost_user_device import VhostUserDevice
@@ -23,6 +25,8 @@ EXAMPLES = """examples:
   balloon-check device --socket-path /tmp/balloon.sock --quick --json result.json
   balloon-check device --socket-path /tmp/balloon.sock 'report-*' S-17
   balloon-check device --qemu
+  balloon-check device --generic --socket-path /tmp/blk.sock
+  balloon-check device --generic --socket-path /tmp/fs.sock --start 'virtiofsd --socket-path=/tmp/fs.sock'
 """
 
 
@@ -37,12 +41,32 @@ def add_to(parser: "Parser") -> None:
         const="qemu-system-x86_64",
         help="the balloon in QEMU itself, which is started for it (default: %(const)s)",
     )
+    parser.add_argument(
+        "--generic",
+        action="store_true",
+        help="only what is vhost-user's own: the cases of a back-end for a device of any type",
+    )
+    parser.add_argument(
+        "--start",
+        metavar="COMMAND",
+        help="with --generic: the command that makes the back-end listen, run again when it has ended",
+    )
+    parser.add_argument(
+        "--qmp",
+        metavar="PATH",
+        type=path,
+        help="the back-end's control socket, where it takes QMP: for the cases that ask for a balloon",
+    )
     parser.add_argument("--ring", choices=("split", "packed"), help="only cases of this ring format (default: both)")
     add_report_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge the device. Return the exit status."""
+    if arguments.generic:
+        return _run_generic(arguments)
+    if arguments.start is not None:
+        raise UsageError("--start goes with --generic")
     chosen = DEVICE_CASES.chosen(arguments.cases, quick=arguments.quick)
     if arguments.ring is not None:
         other = "/packed" if arguments.ring == "split" else "/split"
@@ -53,6 +77,17 @@ def run(arguments: argparse.Namespace) -> int:
         return list_cases(DEVICE_CASES, [case.name for case in chosen], quick=False)
     with open_device(arguments) as device:
         return judge(arguments, chosen, lambda: Trial(device), device.name, [Bound.DEVICE])
+
+
+def _run_generic(arguments: argparse.Namespace) -> int:
+    if arguments.qemu is not None or arguments.socket_path is None:
+        raise UsageError("--generic needs --socket-path")
+    chosen = GENERIC_CASES.chosen(arguments.cases, quick=arguments.quick)
+    if arguments.list:
+        return list_cases(GENERIC_CASES, [case.name for case in chosen], quick=False)
+    with open_backend(arguments.socket_path, arguments.start) as backend:
+        name = f"the back-end at {arguments.socket_path}"
+        return judge(arguments, chosen, backend.fresh, name, [Bound.BACK_END])
 
 
 @contextmanager
@@ -66,7 +101,7 @@ def open_device(arguments: argparse.Namespace) -> Iterator[Device]:
     if (arguments.socket_path is None) == (arguments.qemu is None):
         raise UsageError("name one target: --socket-path or --qemu")
     if arguments.socket_path is not None:
-        yield VhostUserDevice(arguments.socket_path)
+        yield VhostUserDevice(arguments.socket_path, qmp=arguments.qmp)
         return
     with closing(QtestDevice(arguments.qemu)) as device:
         yield device

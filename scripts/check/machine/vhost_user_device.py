@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from guest.vhost_user.frontend import WANTED_PROTOCOL_FEATURES, Frontend, QueueSetup
+from host.qmp.qmp_client import QmpClient
 from protocol.errors import VhostUserError
-from protocol.memory import GuestAddress, MemoryRegion, UserAddress
+from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
 from protocol.ring_formats import RingLayout
 from protocol.vhost_user import BackendRequest, FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Channel, Message, MessageReader
@@ -185,8 +186,9 @@ class VhostUserDevice(Device):
         TargetError: the back-end cannot be reached, does not answer, or is no balloon.
     """
 
-    def __init__(self, path: Path, observe: Observer | None = None) -> None:
+    def __init__(self, path: Path, observe: Observer | None = None, qmp: Path | None = None) -> None:
         self.path = path
+        self._qmp = qmp
         self.name = f"the back-end at {path}"
         self._observe = observe
         try:
@@ -226,3 +228,11 @@ class VhostUserDevice(Device):
         if run:
             machine.run()
         return machine
+
+    def resize(self, machine: Machine, pages: int) -> None:
+        """Ask for a balloon of ``pages`` by the QMP command ``balloon``, whose value is what the machine keeps."""
+        if self._qmp is None:
+            super().resize(machine, pages)
+            return
+        with QmpClient(self._qmp) as client:
+            client.command("balloon", value=machine.memory.size - pages * PAGE_SIZE)
