@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from protocol.process.command_line import Parser, run_command
 from scripts.check.broken import command as broken
 from scripts.check.device import command as device
+from scripts.check.driver import command as driver
 from scripts.check.verdict import TargetError
 from scripts.stop_signals import signals_as_exceptions
 
@@ -29,6 +30,7 @@ class Command(NamedTuple):
 
 COMMANDS: Final = (
     Command("device", "judge a balloon device", device.EXAMPLES, device.add_to, device.run),
+    Command("driver", "be a device and judge the driver that attaches", driver.EXAMPLES, driver.add_to, driver.run),
     Command("broken", "try the cases on devices with a fault each", broken.EXAMPLES, broken.add_to, broken.run),
 )
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from scripts.check.clauses.clause import DEVICE, Clause, Level, section
+from scripts.check.clauses.clause import BOTH, DEVICE, DRIVER, Clause, Level, section
 
 _M, _U = Level.MUST, Level.UNSTATED
 
@@ -16,18 +16,20 @@ FINDINGS: Final[tuple[Clause, ...]] = (
         "not stated",
         ("F-discard", DEVICE, _U, "Whether pages that were given away are discarded at all."),
         ("F-used-length", DEVICE, _U, "The used length of a report, in whose buffers nothing is written."),
-        ("F-direction", DEVICE, _U, "Whether a report may be in readable buffers."),
-        ("F-alignment", DEVICE, _U, "What becomes of a range that is no whole number of pages."),
-        ("F-range", DEVICE, _U, "What becomes of a report with a range that is not memory."),
+        ("F-direction", BOTH, _U, "Whether a report may be in readable buffers."),
+        ("F-alignment", BOTH, _U, "What becomes of a range that is no whole number of pages."),
+        ("F-range", BOTH, _U, "What becomes of a report with a range that is not memory."),
         ("F-ring", DEVICE, _U, "What becomes of a range that covers the ring itself."),
         ("F-duplicates", DEVICE, _U, "What becomes of a range that is reported twice."),
         ("F-empty", DEVICE, _U, "What becomes of a buffer of no bytes."),
         ("F-inflate-twice", DEVICE, _U, "What becomes of a page that is inflated twice."),
         ("F-indirect", DEVICE, _U, "How long an indirect table may be."),
-        ("F-queue-numbers", DEVICE, _U, "Which number a queue has where another does not exist."),
-        ("F-statistics-tags", DEVICE, _U, "What the statistics from tag 10 on mean."),
+        ("F-queue-numbers", BOTH, _U, "Which number a queue has where another does not exist."),
+        ("F-statistics-tags", BOTH, _U, "What the statistics from tag 10 on mean."),
         ("F-statistics-storm", DEVICE, _U, "How often the device asks for statistics."),
         ("F-actual", DEVICE, _U, "Whether a new driver finds what the last one wrote into actual."),
+        ("F-features", DRIVER, _U, "Which offered features the driver leaves out."),
+        ("F-report-pace", DRIVER, _U, "How many ranges a report has, of what size, and how often reports come."),
         ("F-config-write", DEVICE, _U, "What becomes of a driver's write to a field that is the device's."),
         ("F-config-size", DEVICE, _U, "How many bytes the configuration space has."),
         ("F-config-flags", DEVICE, _U, "What the flags of SET_CONFIG mean to the back-end."),

@@ -1,0 +1,138 @@
+"""The balloon, statistics and hints, as the scenario asked for them."""
+
+import struct
+from itertools import pairwise
+from typing import Final
+
+from protocol.balloon_statistics import STATISTIC_SIZE
+from protocol.virtio_balloon import BalloonFeature
+from scripts.check.driver.observation import Observed, SeenChain
+from scripts.check.driver.suite import SUITE
+from scripts.check.verdict import Failed, Found, require, skip
+
+STOP: Final = 0
+
+
+def _inflated(seen: Observed) -> list[SeenChain]:
+    if "balloon" not in seen.marks:
+        skip("no balloon was asked for")
+    chains = seen.of("inflate")
+    if not chains:
+        raise Found(f"the driver gave no page for a balloon of {seen.marks['balloon']} bytes", "BI-1")
+    return chains
+
+
+@SUITE.case("driver-inflates", clauses=("BI-1", "BI-11"))
+def inflates(seen: Observed) -> None:
+    """The driver gives the pages that are asked for, and says so in actual."""
+    _inflated(seen)
+    wanted, reached = seen.marks["balloon"], seen.marks.get("reached", 0)
+    if reached == wanted:
+        return
+    given = sum(len(chain.bytes) // 4 for chain in seen.of("inflate")) * 4096
+    if reached == 0 and given:
+        raise Failed(f"the driver gave {given} bytes and wrote no actual", "BI-11")
+    raise Found(f"{wanted} bytes were asked for, and actual came to {reached}", "BI-1")
+
+
+@SUITE.case("driver-inflated-untouched", clauses=("BI-9",))
+def untouched(seen: Observed) -> None:
+    """No page is used between being put on the inflate queue and the acknowledgement."""
+    touched = [at for chain in _inflated(seen) for at in chain.touched]
+    if touched:
+        raise Failed(
+            f"{len(touched)} pages were used before their inflate was acknowledged, the first at {touched[0]:#x}"
+        )
+
+
+@SUITE.case("driver-inflate-form", clauses=("BI-6", "S-3"))
+def form(seen: Observed) -> None:
+    """Page frame numbers come in device-readable buffers of whole numbers."""
+    for chain in (*_inflated(seen), *seen.of("deflate")):
+        require(not chain.writable, f"the {chain.queue} queue has a device-writable buffer", "S-3")
+        length = sum(size for _, size in chain.readable)
+        require(length % 4 == 0, f"{length} bytes of page frame numbers are no whole number of them", "BI-6")
+
+
+@SUITE.case("driver-deflates", clauses=("BI-2", "BI-6", "BI-10"))
+def deflates(seen: Observed) -> None:
+    """The driver takes pages back through the deflate queue, and only pages that it gave."""
+    _inflated(seen)
+    strange = seen.faults_of("deflated_not_inflated")
+    require(not strange, f"{len(strange)} pages were deflated that were not in the balloon", "BI-10")
+    if seen.marks.get("left", 0):
+        raise Found(f"{seen.marks['left']} bytes stayed in the balloon after none was asked for", "BI-2")
+    if not seen.of("deflate"):
+        raise Failed("the balloon became smaller without a deflate", "BI-6")
+
+
+def _statistics(seen: Observed) -> list[SeenChain]:
+    if not seen.has(BalloonFeature.STATS_VQ):
+        skip("the driver did not negotiate STATS_VQ")
+    chains = seen.of("stats")
+    if not chains:
+        raise Failed("the driver never made a statistics buffer available", "BS-2")
+    return chains
+
+
+@SUITE.case("driver-statistics", clauses=("BS-2", "BS-3", "BS-4"))
+def statistics(seen: Observed) -> None:
+    """A statistics buffer is there from the start, filled, and another one after each that was used."""
+    chains = _statistics(seen)
+    require(any(chain.bytes for chain in chains), "every statistics buffer was empty", "BS-4")
+    asked = seen.marks.get("statistics", 0)
+    if asked and len(chains) <= asked:
+        raise Failed(f"statistics were asked for {asked} times, and {len(chains)} buffers came", "BS-3")
+
+
+@SUITE.case("driver-statistics-one", clauses=("BS-1",))
+def one_buffer(seen: Observed) -> None:
+    """At most one statistics buffer is available."""
+    more = sum(chain.ahead > 0 for chain in _statistics(seen))
+    require(not more, f"{more} statistics buffers came while the one before was in hand", "BS-1")
+
+
+@SUITE.case("driver-statistics-form", clauses=("BS-5", "BS-8", "S-3"))
+def statistics_form(seen: Observed) -> None:
+    """Buffers have whole entries, in device-readable memory, and the same statistics each time."""
+    sets: list[list[int]] = []
+    for chain in _statistics(seen):
+        require(not chain.writable, "statistics come in a device-writable buffer", "S-3")
+        data = chain.bytes
+        require(len(data) % STATISTIC_SIZE == 0, f"{len(data)} bytes are no whole number of entries of 10", "BS-5")
+        sets.append([tag for tag, _ in struct.iter_unpack("<HQ", data)])
+    for first, second in pairwise(sets):
+        require(set(first) == set(second), f"the statistics were {sorted(first)} and then {sorted(second)}", "BS-8")
+
+
+@SUITE.case("driver-statistics-order", clauses=("F-statistics-tags",))
+def statistics_order(seen: Observed) -> None:
+    """Which statistics come, and in which order: a finding."""
+    tags = [str(tag) for tag, _ in struct.iter_unpack("<HQ", _statistics(seen)[-1].bytes)]
+    raise Found(f"statistics come in the order {', '.join(tags)}", "F-statistics-tags")
+
+
+def _hints(seen: Observed) -> list[SeenChain]:
+    if not seen.has(BalloonFeature.FREE_PAGE_HINT):
+        skip("the driver did not negotiate FREE_PAGE_HINT")
+    chains = seen.of("free_page")
+    if not chains:
+        skip("no round of hints was begun, or the driver gave none")
+    return chains
+
+
+@SUITE.case("driver-hint-commands", clauses=("BH-1", "BH-2", "BH-3", "BH-6"))
+def hint_commands(seen: Observed) -> None:
+    """Commands have 4 bytes; a round begins with its id, which comes once, and ends with STOP."""
+    commands: list[int] = []
+    chains = _hints(seen)
+    for chain in chains:
+        if chain.readable:
+            length = sum(size for _, size in chain.readable)
+            require(length == 4, f"a command has {length} bytes", "BH-1")
+            commands.append(int.from_bytes(chain.bytes, "little"))
+    require(bool(chains[0].readable), "the first buffer of a round is no command", "BH-2")
+    ids = [command for command in commands if command != STOP]
+    require(len(ids) == len(set(ids)), f"command ids came more than once: {ids}", "BH-3")
+    if commands and commands[-1] != STOP:
+        raise Found(f"the last command is {commands[-1]:#x}, not STOP", "BH-6")
