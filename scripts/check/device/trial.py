@@ -59,14 +59,16 @@ def ring_case(
 ) -> Callable[[CaseFunction[Trial]], CaseFunction[Trial]]:
     """As :meth:`Suite.case`, once for each ring format: the cases are called ``name/split`` and ``name/packed``.
 
-    Clauses of the other format are left out: those of split rings begin with S, those of packed ones with P.
+    Clauses of the other format are left out: those of split rings begin with S, those of packed ones with P. A quick
+    case is one with the packed ring only if a clause of that format is about it.
     """
 
     def add(run: CaseFunction[Trial]) -> CaseFunction[Trial]:
         for packed, others in ((False, "P-"), (True, "S-")):
             mine = [clause for clause in clauses if not clause.startswith(others)]
             format_name = "packed" if packed else "split"
-            SUITE.case(f"{name}/{format_name}", clauses=mine, edges=edges, peers=peers, quick=quick)(
+            soon = quick and (not packed or any(clause.startswith("P-") for clause in mine))
+            SUITE.case(f"{name}/{format_name}", clauses=mine, edges=edges, peers=peers, quick=soon)(
                 _in_format(run, packed)
             )
         return run

@@ -109,7 +109,7 @@ def indirect_write_flag(trial: Trial) -> None:
     harms_nothing(machine, "S-10")
 
 
-@ring_case("chain-indirect-length", clauses=("S-6", "P-13"), edges=(98,), quick=True)
+@ring_case("chain-indirect-length", clauses=("S-6", "P-13"), edges=(98,))
 def indirect_length(trial: Trial) -> None:
     """A table of no bytes, of no whole number of descriptors, or of 4 GiB harms nothing."""
     for length in (0, 1, 8, 15, 17, 24, 0xFFFF_FFF0, 0xFFFF_FFFF):
@@ -118,7 +118,7 @@ def indirect_length(trial: Trial) -> None:
         judge(machine)
 
 
-@ring_case("chain-indirect-in-indirect", clauses=("S-7", "P-13"), edges=(99,), quick=True)
+@ring_case("chain-indirect-in-indirect", clauses=("S-7", "P-13"), edges=(99,))
 def indirect_in_indirect(trial: Trial) -> None:
     """A table that names a table harms nothing."""
     machine = machine_with_pages(trial, indirect=True)
@@ -127,7 +127,7 @@ def indirect_in_indirect(trial: Trial) -> None:
     judge(machine)
 
 
-@ring_case("chain-indirect-and-next", clauses=("S-9", "P-13"), edges=(100,), quick=True)
+@ring_case("chain-indirect-and-next", clauses=("S-9", "P-13"), edges=(100,))
 def indirect_and_next(trial: Trial) -> None:
     """INDIRECT and NEXT in one descriptor harm nothing."""
     machine = machine_with_pages(trial, indirect=True)
@@ -137,7 +137,7 @@ def indirect_and_next(trial: Trial) -> None:
     judge(machine)
 
 
-@ring_case("chain-indirect-not-negotiated", clauses=("S-6", "P-13"), edges=(97,), quick=True)
+@ring_case("chain-indirect-not-negotiated", clauses=("S-6", "P-13"), edges=(97,))
 def indirect_not_negotiated(trial: Trial) -> None:
     """An indirect table of a driver that did not negotiate them harms nothing, its page included."""
     machine = trial.machine(wanted=WITHOUT_INDIRECT)
@@ -148,7 +148,7 @@ def indirect_not_negotiated(trial: Trial) -> None:
     require(any(seen), "the table, which no report named, was discarded", "M-safe")
 
 
-@ring_case("chain-indirect-outside", clauses=("M-safe",), edges=(103,), quick=True)
+@ring_case("chain-indirect-outside", clauses=("M-safe",), edges=(103,))
 def indirect_outside(trial: Trial) -> None:
     """A table outside of the memory, over its end, or at an address that wraps harms nothing."""
     for place in ("outside", "over the end", "wraps"):
@@ -187,7 +187,7 @@ def readable_after_writable(trial: Trial) -> None:
     judge(machine)
 
 
-@ring_case("chain-unknown-flags", clauses=("M-safe",), quick=True)
+@ring_case("chain-unknown-flags", clauses=("M-safe",))
 def unknown_flags(trial: Trial) -> None:
     """Flags of a descriptor that have no meaning harm nothing."""
     for flags in (0x8, 0x40, 0x3F00):
@@ -205,7 +205,7 @@ def over_four_gib(trial: Trial) -> None:
     judge(machine)
 
 
-@ring_case("chain-table-unwritten", clauses=("S-4", "P-3"), edges=(114,), quick=True)
+@ring_case("chain-table-unwritten", clauses=("S-4", "P-3"), edges=(114,))
 def table_unwritten(trial: Trial) -> None:
     """The device writes no descriptor of a split ring, and of no indirect table."""
     machine = machine_with_pages(trial, indirect=True)

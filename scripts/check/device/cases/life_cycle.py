@@ -122,9 +122,7 @@ def _untouched(machine: Machine, ring: bytes) -> None:
     require(now == ring, "the device wrote into the ring after the reset", "G-11")
 
 
-@ring_case(
-    "reset-in-mid-report", clauses=("G-11", "M-safe"), edges=(49, 88), peers=("public/openvmm-3915",), quick=True
-)
+@ring_case("reset-in-mid-report", clauses=("G-11", "M-safe"), edges=(49, 88), peers=("public/openvmm-3915",))
 def reset_in_mid_report(trial: Trial) -> None:
     """What the driver writes after a reset stays, also when a large report was on its way."""
     block = 4 << 20

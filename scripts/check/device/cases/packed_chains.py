@@ -42,7 +42,7 @@ def odd_size(trial: Trial) -> None:
         machine.check_alive()
 
 
-@SUITE.case("packed-chain-over-the-end", clauses=("P-2", "P-16"), edges=(123,), quick=True)
+@SUITE.case("packed-chain-over-the-end", clauses=("P-2", "P-16"), edges=(123,))
 def over_the_end(trial: Trial) -> None:
     """A list that begins at the end of the ring goes on at its beginning, with the wrap counter flipped."""
     trial.packed = True
@@ -59,7 +59,7 @@ def over_the_end(trial: Trial) -> None:
         require(len(queue.collect(3)) == 3, f"turn {turn}: not all came back", "P-16")
 
 
-@SUITE.case("packed-unavailable-untouched", clauses=("P-4",), quick=True)
+@SUITE.case("packed-unavailable-untouched", clauses=("P-4",))
 def unavailable(trial: Trial) -> None:
     """A descriptor whose bits say that it is not available is not used."""
     for flags in (0, VIRTQ_DESC_F_USED, AVAIL_USED):
@@ -82,7 +82,7 @@ def longer_than_ring(trial: Trial) -> None:
     judge(machine, "P-8")
 
 
-@SUITE.case("packed-indirect-in-list", clauses=("P-13", "M-safe"), edges=(101,), quick=True)
+@SUITE.case("packed-indirect-in-list", clauses=("P-13", "M-safe"), edges=(101,))
 def indirect_in_list(trial: Trial) -> None:
     """An indirect descriptor within a list, which the packed format forbids, harms nothing."""
     machine = _machine(trial, indirect=True)
@@ -92,7 +92,7 @@ def indirect_in_list(trial: Trial) -> None:
     judge(machine)
 
 
-@SUITE.case("packed-id-beyond-ring", clauses=("M-safe",), edges=(124,), quick=True)
+@SUITE.case("packed-id-beyond-ring", clauses=("M-safe",), edges=(124,))
 def id_beyond_ring(trial: Trial) -> None:
     """An id beyond the ring's size, which is the driver's to choose, comes back or stops the queue."""
     machine = _machine(trial)
@@ -104,7 +104,7 @@ def id_beyond_ring(trial: Trial) -> None:
         require(seen == 0xFFFF, f"the buffer had id 65535, the used descriptor has {seen}", "P-16")
 
 
-@SUITE.case("packed-write-flag-of-used", clauses=("P-16",), quick=True)
+@SUITE.case("packed-write-flag-of-used", clauses=("P-16",))
 def write_flag_of_used(trial: Trial) -> None:
     """A used descriptor whose device wrote nothing has a length of 0, or no WRITE flag."""
     machine = _machine(trial)
@@ -116,7 +116,7 @@ def write_flag_of_used(trial: Trial) -> None:
     require(flags & AVAIL_USED == AVAIL_USED, f"flags {flags:#x} are not those of a used descriptor", "P-16")
 
 
-@SUITE.case("packed-reserved-event-flags", clauses=("P-15",), quick=True)
+@SUITE.case("packed-reserved-event-flags", clauses=("P-15",))
 def reserved_event_flags(trial: Trial) -> None:
     """The reserved value of the driver's event flags stops nothing."""
     trial.packed = True

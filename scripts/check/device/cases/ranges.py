@@ -55,7 +55,7 @@ def must_come_back(back: bool, what: str) -> None:
         )
 
 
-@ring_case("range-outside-memory", clauses=("M-safe", "F-range"), edges=(109,), quick=True)
+@ring_case("range-outside-memory", clauses=("M-safe", "F-range"), edges=(109,))
 def outside(trial: Trial) -> None:
     """A range outside of the memory is skipped, and its report comes back."""
     machine, before = prepared(trial)
@@ -91,7 +91,7 @@ def over_the_end(trial: Trial) -> None:
     must_come_back(back, "a range that ends outside of the memory")
 
 
-@ring_case("range-wraps", clauses=("M-safe", "F-range"), edges=(108,), quick=True)
+@ring_case("range-wraps", clauses=("M-safe", "F-range"), edges=(108,))
 def wraps(trial: Trial) -> None:
     """A range whose end is beyond 2^64 takes nothing."""
     machine, before = prepared(trial)
@@ -137,7 +137,7 @@ def unaligned_is(trial: Trial) -> None:
     raise Found(f"of 16 KiB that begin 512 bytes into a page, the device discards {gone} whole pages", "F-alignment")
 
 
-@ring_case("range-empty", clauses=("M-safe", "F-empty"), edges=(107,), quick=True)
+@ring_case("range-empty", clauses=("M-safe", "F-empty"), edges=(107,))
 def empty(trial: Trial) -> None:
     """A range of no bytes takes nothing, and a good one beside it keeps its meaning or is left."""
     machine, before = prepared(trial)
@@ -199,7 +199,7 @@ def many_tiny(trial: Trial) -> None:
     must_come_back(put_and_look(machine, before, pieces), "many pieces of pages")
 
 
-@ring_case("range-neighbours-in-chain", clauses=("M-safe", "BR-7"), quick=True)
+@ring_case("range-neighbours-in-chain", clauses=("M-safe", "BR-7"))
 def neighbours(trial: Trial) -> None:
     """Ranges that touch each other, in any order, are taken as they are: no more and no less."""
     machine, before = prepared(trial)

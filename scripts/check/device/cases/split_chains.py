@@ -31,7 +31,7 @@ def _page(machine: Machine, flags: int = WRITE, following: int = 0, number: int 
     return Descriptor(machine.address(DATA_AT + number * PAGE_SIZE), PAGE_SIZE, flags, following)
 
 
-@SUITE.case("split-head-beyond-table", clauses=("M-safe",), edges=(93,), quick=True)
+@SUITE.case("split-head-beyond-table", clauses=("M-safe",), edges=(93,))
 def head_beyond(trial: Trial) -> None:
     """A head that is no descriptor of the table harms nothing."""
     for head in (128, 129, 0x7FFF, 0xFFFF):
@@ -40,7 +40,7 @@ def head_beyond(trial: Trial) -> None:
         judge(machine)
 
 
-@SUITE.case("split-next-beyond-table", clauses=("M-safe",), edges=(94,), quick=True)
+@SUITE.case("split-next-beyond-table", clauses=("M-safe",), edges=(94,))
 def next_beyond(trial: Trial) -> None:
     """A link that leaves the table harms nothing."""
     for following in (128, 0xFFFF):
@@ -59,7 +59,7 @@ def loop(trial: Trial) -> None:
         judge(machine, "S-5")
 
 
-@SUITE.case("split-loop-in-table", clauses=("S-5", "M-safe"), edges=(95,), quick=True)
+@SUITE.case("split-loop-in-table", clauses=("S-5", "M-safe"), edges=(95,))
 def loop_in_table(trial: Trial) -> None:
     """An indirect table whose entries link in a circle is not walked for ever."""
     machine = machine_with_pages(trial, indirect=True)
@@ -70,7 +70,7 @@ def loop_in_table(trial: Trial) -> None:
     judge(machine, "S-5")
 
 
-@SUITE.case("split-avail-jumps", clauses=("S-13", "M-safe"), edges=(92,), quick=True)
+@SUITE.case("split-avail-jumps", clauses=("S-13", "M-safe"), edges=(92,))
 def avail_jumps(trial: Trial) -> None:
     """An available index that is further ahead than the ring is long harms nothing."""
     for ahead in (129, 0x4000, 0xFFFF):
@@ -79,7 +79,7 @@ def avail_jumps(trial: Trial) -> None:
         judge(machine)
 
 
-@SUITE.case("split-avail-full", clauses=("S-22",), edges=(92,), quick=True)
+@SUITE.case("split-avail-full", clauses=("S-22",), edges=(92,))
 def avail_full(trial: Trial) -> None:
     """An available index that is ahead by the ring's length is served: the ring is full."""
     machine = machine_with_pages(trial, size=16)
@@ -89,7 +89,7 @@ def avail_full(trial: Trial) -> None:
     harms_nothing(machine)
 
 
-@SUITE.case("split-head-twice", clauses=("M-safe",), quick=True)
+@SUITE.case("split-head-twice", clauses=("M-safe",))
 def head_twice(trial: Trial) -> None:
     """The same head twice in the available ring harms nothing."""
     machine = machine_with_pages(trial)
@@ -115,7 +115,7 @@ def direct_then_indirect(trial: Trial) -> None:
     harms_nothing(machine, may_go=frozenset(gone))
 
 
-@SUITE.case("split-heads-anywhere", clauses=("S-17",), quick=True)
+@SUITE.case("split-heads-anywhere", clauses=("S-17",))
 def heads_anywhere(trial: Trial) -> None:
     """Descriptors may lie anywhere in the table; the used element names the head."""
     machine = machine_with_pages(trial)
@@ -127,7 +127,7 @@ def heads_anywhere(trial: Trial) -> None:
     harms_nothing(machine)
 
 
-@SUITE.case("split-chain-as-long-as-ring", clauses=("S-8",), quick=True)
+@SUITE.case("split-chain-as-long-as-ring", clauses=("S-8",))
 def as_long_as_ring(trial: Trial) -> None:
     """A chain of as many descriptors as the ring has is served."""
     machine = machine_with_pages(trial, size=32)
