@@ -239,12 +239,8 @@ def check_machine() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from host.daemon import (
-        STOP_SIGNALS,
-        Daemon,
-        DaemonOptions,
-        hold_stop_signals,
-    )  # late: --help and --print-capabilities are quick
+    # Late: --help and --print-capabilities are quick.
+    from host.daemon import STOP_SIGNALS, Daemon, DaemonOptions, hold_stop_signals
     from protocol.process.events import open_event_log
     from protocol.process.listening_socket import SocketAccess
     from protocol.process.stray_signals import ignore_stray_signals

@@ -1,6 +1,7 @@
 """The drafts DEVICE_INIT_REPORTED and DEVICE_INIT_ON_INFLATE between the emulated guest and the device."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ async def test_pattern_that_the_device_cannot_leave_keeps_pages_and_none_is_init
 @pytest.mark.asyncio
 async def test_reported_blocks_are_initialised_and_used_as_they_are(tmp_path: Path) -> None:
     work = Later(Memhog(size=32 * MIB, hold=0))
-    options = {"reporter": "boundary", "reporting_delay": 0.01, "high_water_mark": 1}
+    options: dict[str, Any] = {"reporter": "boundary", "reporting_delay": 0.01, "high_water_mark": 1}
     async with running_pair(tmp_path / "s", OFFERED | REPORTED, work, draft=DRAFT_FEATURES, **options) as pair:
         await pair.until(lambda: sum(event["bytes"] for event in pair.events("report")) > 32 * MIB)
         work.may_begin = True
@@ -79,7 +80,7 @@ async def test_reported_blocks_are_initialised_and_used_as_they_are(tmp_path: Pa
 @pytest.mark.asyncio
 @pytest.mark.parametrize(("offered", "draft"), [(OFFERED, DRAFT_FEATURES), (OFFERED | DRAFT_FEATURES, 0)])
 async def test_drafts_need_both_sides(tmp_path: Path, offered: int, draft: int) -> None:
-    options = {"reporter": "boundary", "reporting_delay": 0.01, "high_water_mark": 1}
+    options: dict[str, Any] = {"reporter": "boundary", "reporting_delay": 0.01, "high_water_mark": 1}
     async with running_pair(tmp_path / "s", offered, num_pages=PAGES, draft=draft, **options) as pair:
         await pair.until_actual(PAGES)
         await pair.until(lambda: pair.events("report"))
