@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from protocol.process.command_line import Parser, run_command
+from scripts.check.broken import command as broken
 from scripts.check.device import command as device
 from scripts.check.verdict import TargetError
 from scripts.stop_signals import signals_as_exceptions
@@ -26,7 +27,10 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], int]
 
 
-COMMANDS: Final = (Command("device", "judge a balloon device", device.EXAMPLES, device.add_to, device.run),)
+COMMANDS: Final = (
+    Command("device", "judge a balloon device", device.EXAMPLES, device.add_to, device.run),
+    Command("broken", "try the cases on devices with a fault each", broken.EXAMPLES, broken.add_to, broken.run),
+)
 
 
 def make_parser() -> Parser:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, TextIO, TypeVar
 
-from protocol.errors import BalloonError, UsageError
+from protocol.errors import BalloonError
 from protocol.process.command_line import option_type, path_option, reason
 from scripts.check.clauses.clause import Bound
 from scripts.check.clauses.table import CLAUSES
@@ -128,14 +128,3 @@ def _writer(stream: TextIO) -> Callable[[str], None]:
         print(line, file=stream, flush=True)
 
     return write
-
-
-def need(value: Path | None, option: str) -> Path:
-    """Return the value of an option that is needed.
-
-    Raises:
-        UsageError: it was not given.
-    """
-    if value is None:
-        raise UsageError(f"{option} is needed")
-    return value

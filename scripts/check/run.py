@@ -3,13 +3,16 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from protocol.errors import BalloonError
 from scripts.check.suite import Case
 from scripts.check.verdict import Outcome, Result, TargetError, Verdict
 
 Target = TypeVar("Target")
+
+SURVIVES: Final = "M-alive"
+"""The clause that a target breaks that does not survive a case."""
 
 Open = Callable[[], AbstractContextManager[Target]]
 """Makes a fresh target for a case. Raises TargetError if the target cannot be reached."""
@@ -49,6 +52,8 @@ def _run_case(case: Case[Target], target: Target) -> Result:
     except Outcome as outcome:
         verdict, reason = outcome.verdict, outcome.reason
         broken = outcome.clauses or case.clauses
+    except TargetError as error:
+        verdict, reason, broken = Verdict.FAIL, str(error), (SURVIVES,)
     except (BalloonError, OSError) as error:
         # In the part of the case that a well-behaved counterpart does: the target refused it, or went away.
         verdict, reason, broken = Verdict.FAIL, str(error) or type(error).__name__, case.clauses
@@ -81,7 +86,7 @@ def _ended_by(result: Result, why: str) -> Result:
         case=result.case,
         verdict=Verdict.FAIL,
         clauses=result.clauses,
-        broken=result.broken or result.clauses,
+        broken=(*result.broken, SURVIVES),
         reason=reason,
         seconds=result.seconds,
     )

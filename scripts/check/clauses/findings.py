@@ -10,6 +10,7 @@ FINDINGS: Final[tuple[Clause, ...]] = (
     *section(
         "follows from virtio 1.2, 2.7.5, 5.5.6.2 and 5.5.6.7",
         ("M-safe", DEVICE, _M, "The device changes no byte of memory that no buffer gave it; a page in use stays."),
+        ("M-alive", DEVICE, _M, "What a driver does wrong ends no process and costs no other machine."),
     ),
     *section(
         "not stated",
@@ -26,6 +27,7 @@ FINDINGS: Final[tuple[Clause, ...]] = (
         ("F-queue-numbers", DEVICE, _U, "Which number a queue has where another does not exist."),
         ("F-statistics-tags", DEVICE, _U, "What the statistics from tag 10 on mean."),
         ("F-statistics-storm", DEVICE, _U, "How often the device asks for statistics."),
+        ("F-actual", DEVICE, _U, "Whether a new driver finds what the last one wrote into actual."),
         ("F-config-write", DEVICE, _U, "What becomes of a driver's write to a field that is the device's."),
         ("F-config-size", DEVICE, _U, "How many bytes the configuration space has."),
         ("F-config-flags", DEVICE, _U, "What the flags of SET_CONFIG mean to the back-end."),

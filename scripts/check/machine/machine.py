@@ -16,7 +16,7 @@ from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import PFN_SHIFT, BalloonFeature, BalloonQueue, QueueDialect
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.memory_file import MemoryFile, as_ranges
-from scripts.check.verdict import Failed, skip
+from scripts.check.verdict import Failed, Found, NotExercised, skip
 
 WANTED: Final = feature_mask(
     FeatureBit.VERSION_1,
@@ -109,6 +109,28 @@ class Machine(ABC):
             raise Failed(
                 f"afterwards the device no longer works: it left {as_ranges(there)}, gave back all but one page"
             )
+
+    def check_survives(self) -> None:
+        """Check, after a mistake of the driver, that the device still works, or says that it needs a reset.
+
+        Raises:
+            Found: the queues stand still, and the device does not say why.
+            Failed: the device harms pages.
+        """
+        try:
+            self.check_alive()
+        except Failed as failed:
+            if not self.wants_reset():
+                raise Found(
+                    f"a mistake of the driver stops the device without a word: {failed.reason}", "G-2"
+                ) from failed
+
+    def wants_reset(self) -> bool:
+        """Return whether the device asks for a reset; False where it has no way to."""
+        try:
+            return self.needs_reset()
+        except NotExercised:
+            return False
 
     # -- what was discarded -----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from scripts.check.machine.deadline import becomes_true
 from scripts.check.machine.machine import WANTED, Machine
 from scripts.check.machine.memory_file import DATA_AT, as_ranges
 from scripts.check.machine.raw_ring import Raw, comes_back, put_chain, table_of, used_count
-from scripts.check.verdict import Found, NotExercised, require, skip
+from scripts.check.verdict import Found, require, skip
 
 WRITE: Final = VIRTQ_DESC_F_WRITE
 NEXT: Final = VIRTQ_DESC_F_NEXT
@@ -46,7 +46,7 @@ def harms_nothing(machine: Machine, *clauses: str, may_go: frozenset[int] = froz
     require(not lost, f"pages are gone that were not given: {as_ranges(lost)}", "M-safe", *clauses)
     spoilt = machine.memory.spoilt(pages & machine.memory.present())
     require(not spoilt, f"pages changed: {as_ranges(spoilt)}", "M-safe", *clauses)
-    if not other_queue_is_served(machine) and not wants_reset(machine):
+    if not machine.wants_reset() and not other_queue_is_served(machine):
         raise Found("a broken chain stops the other queues too, and the device does not ask for a reset", "G-2")
 
 
@@ -55,14 +55,6 @@ def other_queue_is_served(machine: Machine) -> bool:
     other = machine.queue(BalloonQueue.DEFLATE)
     other.offer_data(bytes(4))
     return becomes_true(lambda: other.take_used() is not None, 2.0)
-
-
-def wants_reset(machine: Machine) -> bool:
-    """Return whether the device asks for a reset; False where it has no way to."""
-    try:
-        return machine.needs_reset()
-    except NotExercised:
-        return False
 
 
 def page(machine: Machine, number: int = 0) -> Raw:

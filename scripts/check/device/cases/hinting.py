@@ -108,7 +108,7 @@ def odd_command(trial: Trial) -> None:
         queue.offer_data(bytes(range(length)))
     machine.barrier()
     queue.gives_nothing_back(0.02)
-    machine.check_alive()
+    machine.check_survives()
 
 
 @SUITE.case("hint-id-is-the-devices", clauses=("BH-12", "F-config-write"))

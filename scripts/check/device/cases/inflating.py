@@ -6,7 +6,9 @@ from typing import Final
 from protocol.memory import PAGE_SIZE
 from protocol.virtio import feature_mask
 from protocol.virtio_balloon import PFN_SHIFT, BalloonFeature, BalloonQueue
+from scripts.check.device.cases.reporting import LATE
 from scripts.check.device.trial import SUITE, Trial, ring_case
+from scripts.check.machine.deadline import stays_true
 from scripts.check.machine.machine import WANTED, Machine
 from scripts.check.machine.memory_file import DATA_AT, MIB, as_ranges, page_pattern
 from scripts.check.verdict import Found, require
@@ -81,7 +83,7 @@ def inflate_duplicates(trial: Trial) -> None:
     machine.inflate(DATA_AT, DATA_AT, DATA_AT + PAGE_SIZE)
     machine.inflate(DATA_AT)
     judge_inflated(machine, before, {DATA_AT, DATA_AT + PAGE_SIZE})
-    machine.check_alive()
+    machine.check_survives()
 
 
 @SUITE.case(
@@ -97,7 +99,7 @@ def inflate_beyond(trial: Trial) -> None:
     numbers = [end, end + 1, 0xFFFF_FFFF, good, 0x8000_0000, end + 0x10000]
     send_raw_pfns(machine, BalloonQueue.INFLATE, struct.pack(f"<{len(numbers)}I", *numbers))
     judge_inflated(machine, before, {DATA_AT})
-    machine.check_alive()
+    machine.check_survives()
 
 
 @SUITE.case("inflate-odd-length", clauses=("M-safe",), peers=("villain/L0007",), quick=True)
@@ -111,7 +113,7 @@ def inflate_odd_length(trial: Trial) -> None:
         send_raw_pfns(machine, BalloonQueue.INFLATE, data)
         lost = before - machine.memory.present() - {DATA_AT}
         require(not lost, f"{len(data)} bytes {data.hex()} took {as_ranges(lost)}", "M-safe")
-    machine.check_alive()
+    machine.check_survives()
 
 
 @SUITE.case("inflate-over-two-buffers", clauses=("S-2", "M-safe"), quick=True)
@@ -160,6 +162,7 @@ def inflate_not_late(trial: Trial) -> None:
         machine.deflate(*given)
         machine.memory.touch(DATA_AT, MIB)
     machine.barrier()
+    stays_true(lambda: not machine.memory.spoilt(given), LATE)
     lost = machine.memory.spoilt(given)
     require(not lost, f"pages changed after their deflate was acknowledged: {as_ranges(lost)}", "BI-13")
 
@@ -213,7 +216,7 @@ def inflate_own_buffer(trial: Trial) -> None:
     machine = trial.machine()
     queue = machine.queue(BalloonQueue.INFLATE)
     send_raw_pfns(machine, BalloonQueue.INFLATE, struct.pack("<I", machine.address(queue.buffers) >> PFN_SHIFT))
-    machine.check_alive()
+    machine.check_survives()
 
 
 @SUITE.case("inflate-own-ring", clauses=("M-safe", "F-ring"), edges=(112,))
@@ -226,12 +229,11 @@ def inflate_own_ring(trial: Trial) -> None:
     machine.memory.write(queue.buffers, data)
     queue.offer([(machine.address(queue.buffers), len(data))], ())
     machine.barrier()
-    if not queue.gives_nothing_back(0.05):
-        machine.check_alive()
-        return
+    queue.gives_nothing_back(0.05)
     gone = {at for at in pages if at not in machine.memory.present(queue.place, queue.place + queue.layout.bytes)}
     if gone:
         raise Found(f"the device discards pages of its own ring ({as_ranges(gone)}), which then is empty", "F-ring")
+    machine.check_survives()
 
 
 @SUITE.case("inflate-writable-buffer", clauses=("S-4", "M-safe"))

@@ -31,7 +31,7 @@ def put_and_look(machine: Machine, before: set[int], chain: Sequence[Raw], may_g
     chain for a bad range costs the guest what else was in the report.
     """
     put_chain(machine.reporting, chain)
-    back = comes_back(machine.reporting, seconds=1.0)
+    back = comes_back(machine.reporting, seconds=0.3)
     machine.barrier()
     after = machine.memory.present()
     if lost := before - after - may_go:
@@ -47,7 +47,7 @@ def put_and_look(machine: Machine, before: set[int], chain: Sequence[Raw], may_g
     return back
 
 
-def must_come_back(back: bool, what: str) -> None:
+def must_come_back(machine: Machine, back: bool, what: str) -> None:
     """Raise a finding unless the chain came back."""
     if not back:
         raise Found(
@@ -61,7 +61,7 @@ def outside(trial: Trial) -> None:
     machine, before = prepared(trial)
     end = machine.address(machine.memory.size)
     chain = [Raw(end, PAGE_SIZE, WRITE), Raw(end + (1 << 40), MIB, WRITE), Raw((1 << 63) + PAGE_SIZE, PAGE_SIZE, WRITE)]
-    must_come_back(put_and_look(machine, before, chain), "a range outside of the memory")
+    must_come_back(machine, put_and_look(machine, before, chain), "a range outside of the memory")
 
 
 @ring_case("range-good-beside-bad", clauses=("M-safe", "F-range"), edges=(109,), quick=True)
@@ -72,7 +72,7 @@ def good_beside_bad(trial: Trial) -> None:
     given = [(DATA_AT, PAGE_SIZE), (DATA_AT + 4 * PAGE_SIZE, PAGE_SIZE)]
     first, second = (Raw(*one, WRITE) for one in machine.buffers(given))
     back = put_and_look(machine, before, [first, Raw(end, PAGE_SIZE, WRITE), second], pages_of(*given))
-    must_come_back(back, "one range outside of the memory")
+    must_come_back(machine, back, "one range outside of the memory")
     if kept := machine.memory.present() & pages_of(*given):
         raise Found(f"one bad range of a report makes the device leave {as_ranges(kept)}, which were good", "F-range")
 
@@ -88,7 +88,7 @@ def over_the_end(trial: Trial) -> None:
         [Raw(machine.address(start), 16 * PAGE_SIZE, WRITE)],
         pages_of((start, 2 * PAGE_SIZE)),
     )
-    must_come_back(back, "a range that ends outside of the memory")
+    must_come_back(machine, back, "a range that ends outside of the memory")
 
 
 @ring_case("range-wraps", clauses=("M-safe", "F-range"), edges=(108,))
@@ -120,7 +120,7 @@ def unaligned(trial: Trial) -> None:
         first = -(-offset // PAGE_SIZE) * PAGE_SIZE
         inner = set(range(first, (offset + length) // PAGE_SIZE * PAGE_SIZE, PAGE_SIZE))
         back = put_and_look(machine, before, [Raw(machine.address(offset), length, WRITE)], inner)
-        must_come_back(back, f"{length} bytes at an offset of {offset % PAGE_SIZE} in a page")
+        must_come_back(machine, back, f"{length} bytes at an offset of {offset % PAGE_SIZE} in a page")
 
 
 @ring_case("range-unaligned-is", clauses=("F-alignment",), edges=(111,))
@@ -170,7 +170,7 @@ def of_the_ring(trial: Trial) -> None:
     ring = machine.memory.present(queue.place, queue.place + end)
     if len(ring) < end // PAGE_SIZE:
         raise Found("the device discards pages of its own ring, which then is empty", "F-ring")
-    must_come_back(back, "the pages of its own ring")
+    must_come_back(machine, back, "the pages of its own ring")
 
 
 @ring_case("range-of-another-ring", clauses=("M-safe", "F-ring"), edges=(112,))
@@ -196,7 +196,7 @@ def many_tiny(trial: Trial) -> None:
     """A chain as long as the ring, of pieces of a page each, takes no page."""
     machine, before = prepared(trial)
     pieces = [Raw(machine.address(DATA_AT + 64 * n), 64, WRITE) for n in range(machine.reporting.layout.size)]
-    must_come_back(put_and_look(machine, before, pieces), "many pieces of pages")
+    must_come_back(machine, put_and_look(machine, before, pieces), "many pieces of pages")
 
 
 @ring_case("range-neighbours-in-chain", clauses=("M-safe", "BR-7"))

@@ -34,7 +34,7 @@ def survives(machine: Machine, data: bytes) -> None:
     machine.queue(BalloonQueue.STATS).offer_data(data)
     machine.barrier()
     machine.check_gone(before, set(), "M-safe")
-    machine.check_alive()
+    machine.check_survives()
 
 
 @ring_case("statistics-first-buffer", clauses=("BS-9", "BS-10", "F-statistics-storm"), edges=(132,), quick=True)
@@ -44,7 +44,7 @@ def first_buffer(trial: Trial) -> None:
     queue = machine.queue(BalloonQueue.STATS)
     queue.offer_data(build_statistics(STATISTICS))
     returns = _returns(queue, build_statistics(STATISTICS))
-    machine.check_alive()
+    machine.check_survives()
     if returns > STORM:
         raise Found(
             f"the device gave the statistics buffer back {returns} times in 0.2 s: a driver that answers at once, as "
@@ -73,7 +73,7 @@ def second_buffer(trial: Trial) -> None:
     queue.offer_data(data)
     queue.offer_data(data)
     machine.barrier()
-    machine.check_alive()
+    machine.check_survives()
 
 
 @SUITE.case("statistics-buffer-untouched", clauses=("S-4", "P-3"), quick=True)
@@ -83,7 +83,7 @@ def buffer_untouched(trial: Trial) -> None:
     queue = machine.queue(BalloonQueue.STATS)
     data = build_statistics(STATISTICS)
     queue.offer_data(data)
-    machine.check_alive()
+    machine.check_survives()
     seen = machine.memory.read(queue.buffers, len(data))
     require(seen == data, f"the buffer held {data.hex()} and holds {seen.hex()}", "S-4", "P-3")
     used = queue.take_used()
@@ -130,7 +130,7 @@ def framing(trial: Trial) -> None:
     machine.memory.write(queue.buffers + 512, data[13:])
     queue.offer([(machine.address(queue.buffers), 13), (machine.address(queue.buffers + 512), len(data) - 13)], ())
     machine.barrier()
-    machine.check_alive()
+    machine.check_survives()
 
 
 @SUITE.case("statistics-writable-buffer", clauses=("S-4",))
@@ -141,4 +141,4 @@ def writable(trial: Trial) -> None:
     machine.memory.write(queue.buffers, build_statistics(STATISTICS))
     queue.offer((), [(machine.address(queue.buffers), len(build_statistics(STATISTICS)))])
     machine.barrier()
-    machine.check_alive()
+    machine.check_survives()

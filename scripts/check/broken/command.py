@@ -1,0 +1,134 @@
+"""``balloon-check broken``: run each broken device against the cases that have to catch it."""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from protocol.errors import BalloonError, UsageError
+from scripts.check.broken.all_faults import ALL_FAULTS
+from scripts.check.broken.fault import Fault
+from scripts.check.device.all_cases import DEVICE_CASES
+from scripts.check.device.trial import Trial
+from scripts.check.machine.deadline import becomes_true
+from scripts.check.machine.vhost_user_device import VhostUserDevice
+from scripts.check.names import nearest
+from scripts.check.run import run_cases
+from scripts.check.verdict import Result, TargetError, Verdict
+from scripts.child_processes import module_environment, python_module
+
+if TYPE_CHECKING:
+    from protocol.process.command_line import Parser
+
+EXAMPLES: Final = """examples:
+  balloon-check broken --list
+  balloon-check broken one-page-too-many acknowledged-first
+  balloon-check broken --serve one-page-too-many --socket-path /tmp/broken.sock
+"""
+
+FEATURES: Final = "packed=on,free-page-hint=on,page-poison=on,must-tell-host=on"
+"""Every feature that a case may need."""
+
+START_SECONDS: Final = 10.0
+CAUGHT: Final = (Verdict.FAIL, Verdict.FINDING)
+
+
+class Trying(NamedTuple):
+    """A fault and what the cases that have to catch it said."""
+
+    fault: Fault
+    results: list[Result]
+
+    @property
+    def is_caught(self) -> bool:
+        """Whether each of the cases noticed."""
+        return len(self.results) == len(self.fault.caught_by) and all(one.verdict in CAUGHT for one in self.results)
+
+
+def add_to(parser: "Parser") -> None:
+    """Add the options of the command."""
+    parser.add_argument("faults", nargs="*", metavar="FAULT", help="the faults to try (default: all)")
+    parser.add_argument("--list", action="store_true", help="list the faults and the cases that have to catch each")
+    parser.add_argument("--serve", metavar="FAULT", help="be the daemon with this fault, at --socket-path")
+    parser.add_argument("--socket-path", metavar="PATH", help="the socket of --serve")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Try the faults, list them, or serve one. Return the exit status: 1 if one was not caught."""
+    for name in [*arguments.faults, *([arguments.serve] if arguments.serve else [])]:
+        if name not in ALL_FAULTS:
+            raise UsageError(f"no fault is called {name!r}{nearest([name], ALL_FAULTS)} (see --list)")
+    chosen = [ALL_FAULTS[name] for name in arguments.faults] or list(ALL_FAULTS.values())
+    if arguments.list:
+        for fault in chosen:
+            print(f"{fault.name}\n    {fault.says}\n    [{', '.join(fault.caught_by)}]")
+        return 0
+    if arguments.serve:
+        if arguments.socket_path is None:
+            raise UsageError("--serve needs --socket-path")
+        argv = serving(arguments.serve, Path(arguments.socket_path))
+        os.execve(argv[0], argv, module_environment())
+    missed = [trying.fault.name for trying in try_faults(chosen) if not trying.is_caught]
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} faults caught")
+    if missed:
+        raise BalloonError(f"not caught: {', '.join(missed)}")
+    return 0
+
+
+def try_faults(chosen: list[Fault]) -> Iterator[Trying]:
+    """Try each fault, two at a time, and yield what came of it; a line is printed for each."""
+    with ThreadPoolExecutor(2) as pool:
+        for trying in pool.map(try_fault, chosen):
+            print(f"{'caught' if trying.is_caught else 'MISSED'}  {trying.fault.name}", flush=True)
+            for one in trying.results:
+                print(f"        {one.verdict.value} {one.case}: {one.reason}", flush=True)
+            yield trying
+
+
+def serving(name: str, path: Path) -> list[str]:
+    """Return the command that is the daemon with fault ``name`` at ``path``."""
+    module = "scripts.check.broken.serve"
+    return python_module(module, name, "--socket-path", str(path), "--features", FEATURES)
+
+
+def try_fault(fault: Fault) -> Trying:
+    """Run the cases that have to catch ``fault`` against a daemon that has it.
+
+    Raises:
+        BalloonError: the daemon does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="balloon-broken-") as scratch:
+        path = Path(scratch) / "socket"
+        process = subprocess.Popen(
+            serving(fault.name, path),
+            env=module_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            return Trying(fault, _results(fault, path, process))
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _results(fault: Fault, path: Path, process: "subprocess.Popen[bytes]") -> list[Result]:
+    def is_there() -> bool:
+        with contextlib.suppress(TargetError):
+            VhostUserDevice(path)
+            return True
+        return process.poll() is not None
+
+    begin = time.monotonic()
+    if not becomes_true(is_there, START_SECONDS) or process.poll() is not None:
+        raise BalloonError(f"the daemon with the fault {fault.name} did not start ({time.monotonic() - begin:.1f} s)")
+    device = VhostUserDevice(path)
+    cases = [DEVICE_CASES[name] for name in fault.caught_by]
+    return list(run_cases(cases, lambda: Trial(device)))

@@ -1,0 +1,145 @@
+"""A QEMU that is driven over its qtest socket: started, asked, and ended in every case."""
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Final, TextIO
+
+from host.qmp.qmp_client import QmpClient
+from scripts.check.verdict import TargetError
+
+START_SECONDS: Final = 20.0
+"""Seconds in which QEMU has to connect. A cold start from a slow disk takes several."""
+
+ANSWER_SECONDS: Final = 10.0
+
+SUFFIX: Final = {1: "b", 2: "w", 4: "l", 8: "q"}
+"""How qtest names accesses by their bytes: ``readl``, ``writeb``."""
+
+
+class QemuProcess:
+    """One QEMU with the memory file and the balloon of a microvm.
+
+    Raises:
+        TargetError: it cannot be started, is too old, or does not connect.
+    """
+
+    def __init__(self, qemu: str, memory: Path, memory_bytes: int, properties: str) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="balloon-check-")
+        place = Path(self._directory.name)
+        self.qmp_path = place / "qmp"
+        self._complaints = place / "stderr"
+        self._stream: TextIO | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with listener:
+                listener.bind(str(place / "qtest"))
+                listener.listen(1)
+                listener.settimeout(0.2)
+                self._start([qemu, *_arguments(place, memory, memory_bytes, properties)])
+                self._connection = self._accept(listener)
+        except BaseException:
+            self.close()
+            raise
+        self._connection.settimeout(ANSWER_SECONDS)
+        self._stream = self._connection.makefile("rw", encoding="ascii", newline="\n")
+
+    def _start(self, argv: list[str]) -> None:
+        setpriv = shutil.which("setpriv")
+        follow = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+        if shutil.which(argv[0]) is None:
+            raise TargetError(f"{argv[0]}: no such program (a case's name goes before --qemu)")
+        with self._complaints.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [*follow, *argv], stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True
+            )
+
+    def _accept(self, listener: socket.socket) -> socket.socket:
+        for _ in range(int(START_SECONDS / 0.2)):
+            with contextlib.suppress(TimeoutError):
+                return listener.accept()[0]
+            if self.has_ended():
+                raise TargetError(f"QEMU does not start: {self._last_words()}")
+        raise TargetError(f"QEMU did not connect within {START_SECONDS:g} s")
+
+    def has_ended(self) -> bool:
+        """Return whether the process has ended."""
+        return self._process is None or self._process.poll() is not None
+
+    def ask(self, line: str) -> list[str]:
+        """Send a qtest command; return the words of the answer after OK.
+
+        Raises:
+            TargetError: QEMU has ended, does not answer, or says FAIL.
+        """
+        assert self._stream is not None
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+            while True:
+                answer = self._stream.readline()
+                if not answer:
+                    raise TargetError(f"QEMU ended during {line!r}: {self._last_words()}")
+                words = answer.split()
+                if words[:1] == ["OK"]:
+                    return words[1:]
+                if words[:1] != ["IRQ"]:
+                    raise TargetError(f"QEMU answered {line!r} with {answer.strip()!r}")
+        except (OSError, ValueError) as error:
+            raise TargetError(f"QEMU does not answer {line!r}: {error}; {self._last_words()}") from error
+
+    def read(self, address: int, width: int) -> int:
+        """Return ``width`` bytes at a guest physical address."""
+        return int(self.ask(f"read{SUFFIX[width]} {address:#x}")[0], 16)
+
+    def write(self, address: int, width: int, value: int) -> None:
+        """Store ``width`` bytes at a guest physical address."""
+        self.ask(f"write{SUFFIX[width]} {address:#x} {value:#x}")
+
+    def set_balloon(self, logical_bytes: int) -> None:
+        """Ask the machine for a size of ``logical_bytes``, as QEMU counts: its memory less the balloon."""
+        with QmpClient(self.qmp_path) as client:
+            client.command("balloon", value=logical_bytes)
+
+    def _last_words(self) -> str:
+        how = "it does not answer"
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = self._process.wait(2.0)
+                how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+        lines = self._complaints.read_text(errors="replace").split("\n") if self._complaints.exists() else []
+        said = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
+        return f"{how}: {said}"
+
+    def close(self) -> None:
+        """End the process and remove its files."""
+        if self._stream is not None:
+            with contextlib.suppress(OSError):
+                self._stream.close()
+            self._connection.close()
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._directory.cleanup()
+
+
+def _arguments(place: Path, memory: Path, memory_bytes: int, properties: str) -> list[str]:
+    backend = f"memory-backend-file,id=ram,size={memory_bytes},mem-path={memory},share=on"
+    return [
+        "-M", "microvm,memory-backend=ram",
+        "-m", f"{memory_bytes >> 20}M",
+        "-object", backend,
+        "-object", "iothread,id=hints",
+        "-global", "virtio-mmio.force-legacy=false",
+        "-accel", "tcg",
+        "-qtest", f"unix:{place / 'qtest'}",
+        "-qtest-log", "none",
+        "-qmp", f"unix:{place / 'qmp'},server=on,wait=off",
+        "-nodefaults", "-no-user-config", "-display", "none",
+        "-device", f"virtio-balloon-device,{properties}",
+    ]  # fmt: skip

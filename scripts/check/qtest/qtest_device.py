@@ -1,0 +1,199 @@
+"""QEMU's in-process balloon as a :class:`Device`, and the machine that plays its driver by registers."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from protocol.memory import PAGE_SIZE
+from protocol.ring_formats import RingLayout
+from protocol.virtio import DEVICE_ID_BALLOON, DeviceStatus
+from protocol.virtio_balloon import QueueDialect, queue_numbers
+from scripts.check.machine.driver_queue import DriverQueue
+from scripts.check.machine.machine import QUEUE_SIZE, WANTED, Device, Machine, accepted
+from scripts.check.machine.memory_file import MEMORY_BYTES, RINGS_AT, MemoryFile
+from scripts.check.qtest.qemu_process import QemuProcess
+from scripts.check.qtest.virtio_mmio import (
+    INTERRUPT_CONFIG,
+    INTERRUPT_USED,
+    Bus,
+    Register,
+    VirtioMmio,
+)
+from scripts.check.verdict import Failed, TargetError, skip
+
+SLOTS_AT: Final = 0xFEB0_0000
+SLOT_BYTES: Final = 512
+SLOTS: Final = 24
+"""The places of virtio-mmio devices of a microvm. A device takes the last that is free."""
+
+PROPERTIES: Final = "free-page-reporting=on,free-page-hint=on,iothread=hints,deflate-on-oom=on,packed=on,page-poison=on"
+
+
+class QtestMachine(Machine):
+    """A driver of registers. Interrupts are those of the device as a whole."""
+
+    def __init__(
+        self,
+        memory: MemoryFile,
+        device: VirtioMmio,
+        features: int,
+        layouts: dict[int, RingLayout],
+        dialect: QueueDialect,
+        offered: int,
+    ) -> None:
+        super().__init__(memory, 0, features)
+        self.device = device
+        self._used = False
+        self._config = False
+        kinds = queue_numbers(dialect, negotiated=features, offered=offered)
+        for index, layout in layouts.items():
+            self.queues[index] = DriverQueue(
+                memory,
+                0,
+                index,
+                kinds.get(index),
+                layout,
+                features,
+                send_kick=lambda index=index: self.device.write(Register.QUEUE_NOTIFY, index),  # type: ignore[misc]
+                take_interrupt=self._take_used,
+            )
+
+    def set_up(self) -> None:
+        """Place the queues."""
+        for index, queue in self.queues.items():
+            first, second, third = (queue.place + at for at in queue.layout.offsets)
+            self.device.set_up_queue(index, queue.layout.size, (first, second, third))
+
+    def run(self) -> None:
+        """Set DRIVER_OK."""
+        status = self.device.read(Register.STATUS)
+        self.device.write(Register.STATUS, status | DeviceStatus.DRIVER_OK)
+
+    def _look(self) -> None:
+        status = self.device.read(Register.INTERRUPT_STATUS)
+        if status:
+            self.device.write(Register.INTERRUPT_ACK, status)
+        self._used |= bool(status & INTERRUPT_USED)
+        self._config |= bool(status & INTERRUPT_CONFIG)
+
+    def _take_used(self) -> bool:
+        self._look()
+        taken, self._used = self._used, False
+        return taken
+
+    def config_changed(self) -> bool:
+        """Return whether there was a configuration interrupt since this was last called."""
+        self._look()
+        taken, self._config = self._config, False
+        return taken
+
+    def read_config(self, offset: int, length: int) -> bytes:
+        """Return bytes of the configuration space."""
+        return self.device.read_config(offset, length)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Write bytes of the configuration space."""
+        self.device.write_config(offset, data)
+
+    def barrier(self) -> None:
+        """Return when every register access was carried out: QEMU answers each."""
+        self.device.read(Register.STATUS)
+
+    def reset(self) -> None:
+        """Reset the device."""
+        self.device.write(Register.STATUS, 0)
+
+    def needs_reset(self) -> bool:
+        """Return whether the device status says so."""
+        return bool(self.device.read(Register.STATUS) & DeviceStatus.DEVICE_NEEDS_RESET)
+
+    def close(self) -> None:
+        """Reset the device, and have its memory empty again."""
+        with contextlib.suppress(TargetError):
+            self.reset()
+        for queue in self.queues.values():
+            queue.close()
+        self.memory.discard(RINGS_AT, self.memory.size - RINGS_AT)
+
+
+class QtestDevice(Device):
+    """The balloon of a QEMU that is started for it, and again after it ended in a case.
+
+    Raises:
+        TargetError: QEMU cannot be started, or has no such device.
+    """
+
+    def __init__(self, qemu: str) -> None:
+        self._qemu = qemu
+        self._directory = tempfile.TemporaryDirectory(prefix="balloon-check-", dir=_memory_directory())
+        self._path = Path(self._directory.name) / "memory"
+        self._memory = MemoryFile(MEMORY_BYTES, self._path)
+        self._process: QemuProcess | None = None
+        try:
+            self._registers = self._start()
+            self.offered = self._registers.offered()
+        except BaseException:
+            self.close()
+            raise
+        self.name = f"the balloon of {qemu}"
+
+    def _start(self) -> VirtioMmio:
+        self._process = QemuProcess(self._qemu, self._path, self._memory.size, PROPERTIES)
+        bus = Bus(self._process.read, self._process.write)
+        for slot in reversed(range(SLOTS)):
+            device = VirtioMmio(bus, SLOTS_AT + slot * SLOT_BYTES)
+            if device.is_virtio(DEVICE_ID_BALLOON):
+                return device
+        raise TargetError(f"{self._qemu}: there is no balloon on the bus of its microvm")
+
+    def machine(
+        self,
+        *,
+        wanted: int = WANTED,
+        packed: bool = False,
+        size: int = QUEUE_SIZE,
+        dialect: QueueDialect = QueueDialect.OFFERED,
+        run: bool = True,
+    ) -> QtestMachine:
+        """Bring the device up: see :meth:`Device.machine`. A queue is as long as asked for, or as it can be."""
+        features = accepted(self.offered, wanted, packed=packed)
+        if self._process is None or self._process.has_ended():
+            self._registers = self._start()
+        device = self._registers
+        device.write(Register.STATUS, 0)
+        status = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
+        device.write(Register.STATUS, status)
+        device.accept(features)
+        device.write(Register.STATUS, status | DeviceStatus.FEATURES_OK)
+        if not device.read(Register.STATUS) & DeviceStatus.FEATURES_OK:
+            raise Failed(f"the device refuses the features {features:#x}, all of which it offers", "G-8")
+        layouts = {}
+        for index in sorted(queue_numbers(dialect, negotiated=features, offered=self.offered)):
+            most = device.queue_size_max(index)
+            if most == 0:
+                raise Failed(f"the device has no queue {index}")
+            layouts[index] = RingLayout(min(size, most), packed)
+        machine = QtestMachine(self._memory, device, features, layouts, dialect, self.offered)
+        machine.set_up()
+        if run:
+            machine.run()
+        return machine
+
+    def resize(self, machine: Machine, pages: int) -> None:
+        """Ask for a balloon of ``pages`` by QMP."""
+        if self._process is None:
+            skip("QEMU has ended")
+        self._process.set_balloon(self._memory.size - pages * PAGE_SIZE)
+
+    def close(self) -> None:
+        """End QEMU and remove its memory."""
+        if self._process is not None:
+            self._process.close()
+        self._memory.close()
+        self._directory.cleanup()
+
+
+def _memory_directory() -> str | None:
+    # A file system in memory, where there is one: it knows holes page by page, and no disk is written.
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
