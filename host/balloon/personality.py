@@ -18,6 +18,7 @@ from typing import Final
 from host.balloon.offered_features import OFFERED, TRANSPORT
 from host.memory.discard_plan import Ragged, RangeRules
 from protocol.balloon_config import CONFIG_SIZE, DRIVER_FIELDS
+from protocol.memory import PAGE_SIZE
 from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue, QueueDialect
 
@@ -47,7 +48,9 @@ class Personality:
     - ``ranges``: what becomes of a reported range that is not whole pages, or not in one region.
     - ``poison_keeps``: the queues whose pages a pattern other than zero keeps from being discarded.
     - ``serves``: the queues that it looks at. It takes no chain from any other.
-    - ``breaks_out_of_range``: whether a reported range outside of memory ends the service of the queue.
+    - ``outside_max``: the bytes outside of memory that one report may name; more of them end the service of the queue.
+      None is no limit.
+    - ``breaks_empty``: whether a descriptor of no bytes ends the service of its queue.
     """
 
     name: str
@@ -62,7 +65,8 @@ class Personality:
     ranges: RangeRules = field(default_factory=RangeRules)
     poison_keeps: frozenset[BalloonQueue] = _ALL_QUEUES
     serves: frozenset[BalloonQueue] = _ALL_QUEUES
-    breaks_out_of_range: bool = False
+    outside_max: int | None = None
+    breaks_empty: bool = False
 
     @property
     def writable_config(self) -> frozenset[int]:
@@ -89,7 +93,8 @@ _TEXT: Final = Personality(
 _QEMU: Final = Personality(
     name="qemu",
     source="QEMU hw/virtio/virtio-balloon.c: virtio_balloon_handle_report, virtio_balloon_config_size; the properties' "
-    "defaults, with free-page-reporting=on",
+    "defaults, with free-page-reporting=on. virtqueue_map_desc (hw/virtio/virtio.c) maps what is no memory into one "
+    "bounce buffer of a page, and more of it, or a descriptor of no bytes, breaks the device",
     features=TRANSPORT
     | feature_mask(
         FeatureBit.RING_EVENT_IDX,
@@ -100,7 +105,10 @@ _QEMU: Final = Personality(
     ),
     queue_numbers=QueueDialect.OFFERED,
     config_by_features=True,
+    ranges=RangeRules(clamps=True),
     poison_keeps=frozenset({BalloonQueue.REPORTING}),
+    outside_max=PAGE_SIZE,
+    breaks_empty=True,
 )
 
 _FIRECRACKER: Final = Personality(
@@ -155,7 +163,7 @@ _LIBKRUN: Final = Personality(
     takes_readable=True,
     ranges=RangeRules(ragged=Ragged.ROUNDED_UP),
     serves=frozenset({BalloonQueue.REPORTING}),
-    breaks_out_of_range=True,
+    outside_max=0,
 )
 
 PERSONALITIES: Final[Mapping[str, Personality]] = MappingProxyType(

@@ -156,6 +156,8 @@ class VirtioBalloon:
         Raises:
             VirtqueueError: what a device-readable buffer names lies outside the guest's memory.
         """
+        if self.personality.breaks_empty and any(not length for _, length in chain.readable + chain.writable):
+            raise VirtqueueError(f"{self.personality.name} ends at a descriptor of no bytes")
         if queue is not BalloonQueue.STATS:  # Linux offers its first statistics buffer before it writes poison_val
             self.settled_for = self.drivers
         if queue is BalloonQueue.REPORTING:
@@ -206,12 +208,12 @@ class VirtioBalloon:
         habits = self.personality
         pages = chain.readable + chain.writable if habits.takes_readable else chain.writable
         plan = self._plan_ranges(BalloonQueue.REPORTING, pages, chain, memory, habits.ranges)
-        if habits.breaks_out_of_range:
-            for reason, address, length in plan.refused:
-                if reason is Refusal.OUT_OF_RANGE:
-                    raise VirtqueueError(
-                        f"{habits.name} ends at a report of {length} bytes at {address:#x}, outside of memory"
-                    )
+        if habits.outside_max is not None:
+            outside = sum(each.length for each in plan.refused if each.reason is Refusal.OUT_OF_RANGE)
+            if habits.ranges.clamps:
+                outside += sum(_beyond_the_region(buffer, memory) for buffer in pages)
+            if outside > habits.outside_max:
+                raise VirtqueueError(f"{habits.name} ends at a report of {outside} bytes outside of memory")
         if not habits.takes_readable:
             # The text does not say which direction; a device must not change, so not discard, a read-only buffer.
             plan.refuse_all(Refusal.READABLE, chain.readable)
@@ -291,6 +293,13 @@ def _write_array(buffers: list[Buffer], data: bytes, write_guest: WriteGuest) ->
             write_guest(address, part)
             written += len(part)
     return written
+
+
+def _beyond_the_region(buffer: Buffer, memory: DeviceMemory) -> int:
+    # Bytes of a buffer after the end of the region that it begins in.
+    address, length = buffer
+    number = memory.table.find_guest(address)
+    return 0 if number is None else max(0, address + length - memory.table.regions[number].guest_end)
 
 
 def _is_covered(place: FileRange, ranges: list[FileRange]) -> bool:

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +14,7 @@ from host.balloon.personality import PERSONALITIES
 from protocol.virtio_balloon import QueueDialect
 from scripts.check.machine.vhost_user_device import VhostUserDevice
 from scripts.check.personalities.observations import OBSERVATIONS, Subject
+from scripts.check.qtest.qtest_device import QtestDevice
 from scripts.child_processes import Child, Children, python_module
 from scripts.json_output import open_json
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 EXAMPLES: Final = """examples:
   balloon-check personalities
   balloon-check personalities --personality qemu --personality firecracker --json -
+  balloon-check personalities --qemu
 """
 
 START_SECONDS: Final = 20.0
@@ -32,7 +34,10 @@ _ALL_QUEUES: Final = "statistics=on,free-page-hint=on"
 _LABEL: Final = 30
 _COLUMN_MIN: Final = 12
 
-Table = Mapping[str, Mapping[str, str]]
+QEMU: Final = "QEMU itself"
+"""The column of ``--qemu``."""
+
+Table = dict[str, dict[str, str]]
 """What was seen, by observation and personality."""
 
 
@@ -44,6 +49,13 @@ def add_to(parser: "Parser") -> None:
         action="append",
         help="only this personality (repeatable; default: all)",
     )
+    parser.add_argument(
+        "--qemu",
+        metavar="PATH",
+        nargs="?",
+        const="qemu-system-x86_64",
+        help="a column for the balloon in QEMU itself, which is started for it with all features (default: %(const)s)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the table as JSON to FILE, - for standard output")
 
 
@@ -52,13 +64,17 @@ def run(arguments: argparse.Namespace) -> int:
     names = list(dict.fromkeys(arguments.personality or PERSONALITIES))
     with open_json(arguments.json) as stream:
         table = observe_all(names)
+        if arguments.qemu is not None:
+            with contextlib.closing(QtestDevice(arguments.qemu)) as device:
+                _observe(table, QEMU, Subject(device, QueueDialect.OFFERED), Subject(device, QueueDialect.OFFERED))
+        columns = list(names) + [QEMU] * (arguments.qemu is not None)
         if stream is not None:
             rows = [{"observation": observation, "seen": seen} for observation, seen in table.items()]
             sources = {name: PERSONALITIES[name].source for name in names}
-            json.dump({"personalities": names, "sources": sources, "rows": rows}, stream, indent=2)
+            json.dump({"columns": columns, "sources": sources, "rows": rows}, stream, indent=2)
             stream.write("\n")
     if arguments.json != "-":
-        for line in table_lines(names, table, shutil.get_terminal_size((140, 24)).columns):
+        for line in table_lines(columns, table, shutil.get_terminal_size((140, 24)).columns):
             print(line)
     return 0
 
@@ -70,14 +86,18 @@ def observe_all(names: Sequence[str]) -> Table:
         BalloonError: a daemon does not start.
         TargetError: it does not answer.
     """
-    table: dict[str, dict[str, str]] = {observation.name: {} for observation in OBSERVATIONS}
+    table: Table = {observation.name: {} for observation in OBSERVATIONS}
     with _daemons(names) as sockets:
         for name in names:
             dialect = PERSONALITIES[name].queue_numbers or QueueDialect.NEGOTIATED
             plain, all_queues = (Subject(VhostUserDevice(path), dialect) for path in sockets[name])
-            for observation in OBSERVATIONS:
-                table[observation.name][name] = observation.seen(all_queues if observation.all_queues else plain)
+            _observe(table, name, plain, all_queues)
     return table
+
+
+def _observe(table: Table, column: str, plain: Subject, all_queues: Subject) -> None:
+    for observation in OBSERVATIONS:
+        table[observation.name][column] = observation.seen(all_queues if observation.all_queues else plain)
 
 
 @contextlib.contextmanager
