@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from guest.balloon.balloon_worker import BalloonWorker
 from guest.balloon.reporting_worker import ReportingWorker
-from guest.balloon.virtio_balloon import accept_features
+from guest.balloon.virtio_balloon import WANTED, accept_features
 from guest.ram import GuestRam
 from guest.vhost_user.attachment import Attachment
 from guest.vhost_user.attachment_options import AttachmentOptions
@@ -44,7 +44,7 @@ class BalloonDevice:
         self._workers = workers
         self._notice = notice
         self._options = AttachmentOptions(
-            accept_features=partial(accept_features, page_poison=options.page_poison),
+            accept_features=partial(accept_features, wanted=WANTED | options.draft, page_poison=options.page_poison),
             ring=options.ring,
             page_poison=options.page_poison,
             in_band=options.in_band,

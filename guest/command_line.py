@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
+from guest.balloon.initialised_pages import DRAFTS
 from guest.linux_profile import LINUX_7_2, PROFILES
 from guest.mm.views.vmstat import VIEWS
 from guest.mm.x86.pci_hole import PCI_HOLES, pci_hole_of_size
@@ -15,6 +16,7 @@ from protocol.errors import BalloonError, UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.process.command_line import Parser, option_type, path_option
 from protocol.units import GIB, parse_size
+from protocol.virtio import feature_mask
 
 MEMORY_MIN: Final = 16 << 20
 MEMORY_MAX: Final = 16 << 40
@@ -159,6 +161,14 @@ def _add_virtqueues(parser: argparse.ArgumentParser) -> None:
         help="how kicks and interrupts travel: eventfd (default), or as messages of the session",
     )
     rings.add_argument(
+        "--draft",
+        choices=tuple(DRAFTS),
+        action="append",
+        default=[],
+        help="accept this feature of a draft of the specification if it is offered: the device says which reported or "
+        "inflated pages read as zeros, and these are not cleared again (repeatable)",
+    )
+    rings.add_argument(
         "--reconnect",
         choices=("fresh", "resume"),
         default="fresh",
@@ -295,6 +305,7 @@ def vmm_options(arguments: argparse.Namespace) -> VmmOptions:
             in_order=arguments.in_order == "on",
         ),
         page_poison=None if byte is None else byte * 0x0101_0101,  # poison_val has 32 bits; the kernel's is a byte
+        draft=feature_mask(*(DRAFTS[name] for name in arguments.draft)),
         in_band=arguments.notify == "in-band",
         resume=arguments.reconnect == "resume",
     )

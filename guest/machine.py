@@ -39,6 +39,14 @@ class Recorder(Protocol):
         """A phase of a workload begins."""
 
 
+class KnownContent(Protocol):
+    """What the device has said of the content of free pages; :class:`guest.balloon.initialised_pages.InitialisedPages`
+    is one."""
+
+    def take(self, pfn: int, pages: int) -> int:
+        """Pages are taken into use. Return how many of them do not hold what was said."""
+
+
 @dataclass(slots=True, eq=False)
 class Block:
     """2**order pages in use from page frame ``pfn``, holding the pattern of ``stamp``. Compaction may move it."""
@@ -53,7 +61,8 @@ class Machine:
 
     ``on_phase`` is called with the name of each new phase of a workload, ``on_corruption`` with each corrupted block:
     pfn, order, number of corrupted pages. ``recorder``, which may be set later, is called at every allocation, free and
-    phase. With ``poison`` free pages hold a pattern, and a page that has lost it counts as corrupted when allocated.
+    phase. With ``poison`` free pages hold a pattern, and a page that has lost it counts as corrupted when allocated. So
+    does a page that is not as ``known`` says.
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class Machine:
         *,
         recorder: Recorder | None = None,
         poison: PagePoison | None = None,
+        known: KnownContent | None = None,
     ) -> None:
         self.allocator = allocator
         self.scheduler = Scheduler(allocator)
@@ -73,6 +83,7 @@ class Machine:
         self._on_corruption = on_corruption
         self.recorder = recorder
         self._poison = poison
+        self._known = known
         allocator.vmscan.migrate = self.migrate
         self._last_stamp = 0
         self._blocks: dict[int, Block] = {}
@@ -88,8 +99,7 @@ class Machine:
         if pfn is None:
             self.failed_allocations += 1
             return None
-        if self._poison is not None:
-            self._check_poison(self._poison, pfn, order)
+        self._check_free_pages(pfn, order)
         self._last_stamp += 1
         self._content.fill(pfn, 1 << order, self._last_stamp)
         self.allocated_pages += 1 << order
@@ -115,8 +125,8 @@ class Machine:
         if block is None or block.order != order:
             return False
         self.verify(block)
+        self._check_free_pages(new_pfn, order)
         if self._poison is not None:
-            self._check_poison(self._poison, new_pfn, order)
             self._poison.restore(old_pfn, 1 << order)
         self._content.fill(new_pfn, 1 << order, block.stamp)
         del self._blocks[old_pfn]
@@ -132,8 +142,10 @@ class Machine:
         if corrupted:
             self._count_corrupted(block.pfn, block.order, corrupted)
 
-    def _check_poison(self, poison: PagePoison, pfn: int, order: int) -> None:
-        spoilt = poison.count_spoilt(pfn, 1 << order)
+    def _check_free_pages(self, pfn: int, order: int) -> None:
+        spoilt = 0 if self._known is None else self._known.take(pfn, 1 << order)
+        if self._poison is not None:
+            spoilt = max(spoilt, self._poison.count_spoilt(pfn, 1 << order))
         if spoilt:
             self._count_corrupted(pfn, order, spoilt)
 

@@ -22,6 +22,7 @@ class PagePoison:
 
     def __init__(self, view: Callable[[int, int], memoryview], byte: int) -> None:
         self._view = view
+        self.byte = byte
         self._chunk = bytes([byte]) * (_CHUNK_PAGES * PAGE_SIZE)
         self._word = int.from_bytes(self._chunk[:8], "little")
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from guest.balloon.balloon_worker import BalloonWorker
+from guest.balloon.initialised_pages import InitialisedPages
 from guest.balloon.reporting_worker import ReportingWorker
 from guest.balloon_device import BalloonDevice
 from guest.boot_memory import make_allocator, memory_hole, shape_free_lists
@@ -57,6 +58,7 @@ class VirtualMachine:
         self._allocator = make_allocator(options)
         self._ram = GuestRam(options.memory, hole=memory_hole(self._allocator.zones))
         self._poison = self._make_poison()
+        self._initialised = InitialisedPages(self._ram.view) if options.draft else None
         self._rings = allocate_rings(self._allocator, options.ring)
         if options.buddyinfo is not None:
             shape_free_lists(self._allocator, options.buddyinfo)
@@ -68,10 +70,17 @@ class VirtualMachine:
             self._on_corruption,
             recorder=self._make_recorder(),
             poison=self._poison,
+            known=self._initialised,
         )
-        self._reporting = ReportingWorker(self._make_reporter(), events)
+        self._reporting = ReportingWorker(self._make_reporter(), events, self._initialised)
         self._balloon = BalloonWorker(
-            self._machine, self._ram, events, lambda: self._oom_kills, self._poison, options.profile.statistics
+            self._machine,
+            self._ram,
+            events,
+            lambda: self._oom_kills,
+            self._poison,
+            options.profile.statistics,
+            self._initialised,
         )
         self._device = BalloonDevice(options, self._ram, self._rings, events, (self._reporting, self._balloon), _say)
         self._stop = asyncio.Event()
@@ -204,7 +213,10 @@ class VirtualMachine:
         machine.verify_all()
         self._allocator.validate()
         self._emit_memory()
-        self._events.emit("finished", verified_pages=machine.verified_pages, corrupted_pages=machine.corrupted_pages)
+        draft = {} if self._initialised is None else {"uncleared_pages": self._initialised.uncleared_pages}
+        self._events.emit(
+            "finished", verified_pages=machine.verified_pages, corrupted_pages=machine.corrupted_pages, **draft
+        )
         _print(f"verified {machine.verified_pages} pages, corrupted {machine.corrupted_pages}", self._events)
         for name in self._options.views:
             _print(VIEWS[name](self._allocator).rstrip("\n"), self._events)

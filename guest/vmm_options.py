@@ -46,6 +46,8 @@ class VmmOptions:
     ring: RingOptions = field(default_factory=RingOptions)
     page_poison: int | None = None
     """The pattern of free pages, one byte four times; None leaves their content undefined."""
+    draft: int = 0
+    """Features of drafts that the driver accepts, of ``guest.balloon.initialised_pages.DRAFT_FEATURES``."""
     in_band: bool = False
     resume: bool = False
     """How kicks and interrupts travel, and whether a new back-end goes on with the rings of the last one."""

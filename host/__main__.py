@@ -18,7 +18,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from host.balloon.balloon_statistics import STATISTICS_INTERVAL_MAX
-from host.balloon.offered_features import FEATURE_NAMES, OFFERED, feature_names, parse_features, switch_features
+from host.balloon.offered_features import (
+    FEATURE_NAMES,
+    OFFERED,
+    check_dependencies,
+    feature_names,
+    parse_features,
+    switch_features,
+)
+from host.balloon.personality import OURS, PERSONALITIES
 from host.control.guest_ram import RESERVE_BYTES
 from host.memory.sigbus import guard_mappings
 from host.vhost_user.queue_numbers import AUTO, CHOICES
@@ -108,6 +116,13 @@ def _add_device_options(device: argparse._ArgumentGroup) -> None:
         "is pinned or must stay (VFIO, postcopy, snapshots)",
     )
     device.add_argument(
+        "--personality",
+        choices=tuple(PERSONALITIES),
+        default=OURS.name,
+        help=f"behave like another device, to try a driver with its habits; --features and --queue-numbers still count "
+        f"(default: {OURS.name})",
+    )
+    device.add_argument(
         "--features",
         metavar="NAME=on|off,...",
         type=option_type(parse_features),
@@ -123,9 +138,8 @@ def _add_device_options(device: argparse._ArgumentGroup) -> None:
     device.add_argument(
         "--queue-numbers",
         choices=CHOICES,
-        default=AUTO,
-        help="how drivers number the queues where some do not exist: found out from what they set up (auto, default), "
-        "by the negotiated or the offered features, or fixed as in the specification",
+        help="how drivers number the queues where some do not exist: found out from what they set up (auto), by the "
+        "negotiated or the offered features, or fixed as in the specification (default: as --personality has it: auto)",
     )
     device.add_argument(
         "--in-band",
@@ -203,7 +217,16 @@ def _features(arguments: argparse.Namespace) -> int:
         poison = arguments.page_poison == "on"
         if switches.setdefault("page-poison", poison) is not poison:
             raise UsageError(f"--page-poison {arguments.page_poison}: --features says otherwise")
-    return switch_features(OFFERED, switches)
+    features = switch_features(PERSONALITIES[arguments.personality].features, switches)
+    check_dependencies(features)
+    return features
+
+
+def _queue_numbers(arguments: argparse.Namespace) -> str:
+    if arguments.queue_numbers is not None:
+        return str(arguments.queue_numbers)
+    dialect = PERSONALITIES[arguments.personality].queue_numbers
+    return AUTO if dialect is None else dialect.value
 
 
 def check_machine() -> None:
@@ -216,12 +239,8 @@ def check_machine() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from host.daemon import (
-        STOP_SIGNALS,
-        Daemon,
-        DaemonOptions,
-        hold_stop_signals,
-    )  # late: --help and --print-capabilities are quick
+    # Late: --help and --print-capabilities are quick.
+    from host.daemon import STOP_SIGNALS, Daemon, DaemonOptions, hold_stop_signals
     from protocol.process.events import open_event_log
     from protocol.process.listening_socket import SocketAccess
     from protocol.process.stray_signals import ignore_stray_signals
@@ -240,7 +259,7 @@ def _run(arguments: argparse.Namespace) -> int:
         features=_features(arguments),
         discard=arguments.discard == "punch",
         balloon_pages=_balloon_pages(arguments.balloon),
-        queue_numbers=arguments.queue_numbers,
+        queue_numbers=_queue_numbers(arguments),
         in_band=arguments.in_band == "on",
         control_path=arguments.control,
         statistics_interval=arguments.statistics_interval,
@@ -249,6 +268,7 @@ def _run(arguments: argparse.Namespace) -> int:
         guest_reserve=arguments.guest_reserve,
         socket_access=access(arguments.socket_mode, arguments.socket_group, None),
         control_access=access(arguments.control_mode, arguments.control_group, 0o600),
+        personality=PERSONALITIES[arguments.personality],
     )
     events = open_event_log(arguments.events, time.monotonic)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from host.balloon.free_page_hinting import COMMAND_ID_FIRST, COMMAND_IDS, FreePageHinting
+from host.balloon.personality import OURS, Personality
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.connection import Connection, unreleased_sessions
 from host.control.control_commands import ControlCommands, logical_size
@@ -67,7 +68,8 @@ class DaemonOptions:
     messages. ``control_path`` is the path of the control socket, None without one. Statistics are requested every
     ``statistics_interval`` seconds, or for 0 only on demand. ``name_from`` says whether a guest has the name of its
     process (``pid``) or of the ``socket``. ``guest_memory`` is the memory of each guest in bytes, 0 if that is not
-    stated, and ``guest_reserve`` the bytes that its balloon leaves it at least.
+    stated, and ``guest_reserve`` the bytes that its balloon leaves it at least. ``personality`` has the habits of the
+    device, apart from its features and queue numbers, which are options of their own.
     """
 
     socket_path: Path | None
@@ -84,6 +86,7 @@ class DaemonOptions:
     guest_reserve: int = RESERVE_BYTES
     socket_access: SocketAccess = BY_UMASK
     control_access: SocketAccess = OWNER_ALONE
+    personality: Personality = OURS
 
 
 class Daemon:
@@ -184,6 +187,7 @@ class Daemon:
             config=BalloonConfig(num_pages=self._options.balloon_pages),
             discard=self._options.discard,
             hinting=hinting,
+            personality=self._options.personality.offering(self._options.features),
         )
         in_band = feature_mask(ProtocolFeature.INBAND_NOTIFICATIONS)
         session = Session(

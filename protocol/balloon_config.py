@@ -2,7 +2,8 @@
 
 Source: virtio 1.2, 5.5.4."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Container
+from dataclasses import dataclass
 from typing import Final
 
 from construct import Int32ul, Struct
@@ -13,6 +14,8 @@ CONFIG_SIZE: Final = 16
 CONFIG_ACTUAL: Final = range(4, 8)
 CONFIG_POISON_VAL: Final = range(12, 16)
 """Byte positions of the two fields that a driver may write (virtio 1.2, 5.5.4)."""
+
+DRIVER_FIELDS: Final = frozenset({*CONFIG_ACTUAL, *CONFIG_POISON_VAL})
 
 _CONFIG = Struct("num_pages" / Int32ul, "actual" / Int32ul, "free_page_hint_cmd_id" / Int32ul, "poison_val" / Int32ul)
 
@@ -56,16 +59,14 @@ class BalloonConfig:
             poison_val=parsed.poison_val,
         )
 
-    def written_by_driver(self, offset: int, data: bytes, *, poison_writable: bool) -> "BalloonConfig":
+    def written_by_driver(self, offset: int, data: bytes, *, writable: Container[int]) -> "BalloonConfig":
         """Return the configuration after a driver wrote ``data`` at byte ``offset``.
 
         A write may be wider than the field: QEMU sends the whole window whenever the guest writes a field. Only
-        bytes that fall on ``actual``, and on ``poison_val`` where that is still writable, take effect.
+        bytes at positions that are ``writable`` take effect: as the specification has it ``actual`` and ``poison_val``.
         """
         current = bytearray(self.build())
-        writable = {*CONFIG_ACTUAL, *(CONFIG_POISON_VAL if poison_writable else ())}
         for position, byte in enumerate(data, offset):
             if position in writable:
                 current[position] = byte
-        new = BalloonConfig.parse(bytes(current))
-        return replace(self, actual=new.actual, poison_val=new.poison_val)
+        return BalloonConfig.parse(bytes(current))

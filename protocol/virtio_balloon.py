@@ -18,7 +18,17 @@ PFN_SIZE: Final = 4
 
 
 class BalloonFeature(IntEnum):
-    """Bit numbers of the balloon's own features (virtio 1.2, 5.5.3)."""
+    """Bit numbers of the balloon's own features (virtio 1.2, 5.5.3), and two of drafts.
+
+    DEVICE_INIT_REPORTED and DEVICE_INIT_ON_INFLATE are proposed (oasis-tcs/virtio-spec #244 and #242): numbers and
+    meaning may change. StratoVirt has a private feature of its own, MESSAGE_VQ, on bit 6.
+
+    - DEVICE_INIT_REPORTED: the used length of a report says how many of its bytes, from the first on, are initialised.
+    - DEVICE_INIT_ON_INFLATE: a device-writable bitmap follows the page numbers of an inflate chain. Bit ``i`` of it,
+      the lowest of a byte first, says that page ``i`` is initialised; the used length is the bytes of the bitmap.
+
+    Initialised pages hold zeros, or ``poison_val`` where PAGE_POISON is negotiated.
+    """
 
     MUST_TELL_HOST = 0
     STATS_VQ = 1
@@ -26,10 +36,14 @@ class BalloonFeature(IntEnum):
     FREE_PAGE_HINT = 3
     PAGE_POISON = 4
     PAGE_REPORTING = 5
+    DEVICE_INIT_REPORTED = 6
+    DEVICE_INIT_ON_INFLATE = 7
 
 
 _FEATURE_NAMES: Final = {
     BalloonFeature.STATS_VQ: "statistics",
+    BalloonFeature.DEVICE_INIT_REPORTED: "draft-init-reported",
+    BalloonFeature.DEVICE_INIT_ON_INFLATE: "draft-init-on-inflate",
     FeatureBit.RING_PACKED: "packed",
     FeatureBit.RING_INDIRECT_DESC: "indirect",
     FeatureBit.RING_EVENT_IDX: "event-idx",

@@ -20,6 +20,7 @@ from guest.balloon.free_page_hinting import (
     Hint,
     SendBlock,
 )
+from guest.balloon.initialised_pages import InitialisedPages, initialised_pfns
 from guest.linux_profile import LINUX_7_2
 from guest.machine import Machine
 from guest.mm.pageblock import MigrateType
@@ -32,7 +33,8 @@ from protocol.balloon_statistics import STATISTIC_SIZE, StatisticTag, build_stat
 from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.process.events import EventLog
-from protocol.virtio_balloon import PFN_SIZE, BalloonQueue
+from protocol.virtio import has_feature
+from protocol.virtio_balloon import PFN_SIZE, BalloonFeature, BalloonQueue
 
 _COMMAND_SIZE = 4
 
@@ -58,13 +60,18 @@ class DriverBuffers:
         """The command id that ends one."""
         return self.command + _COMMAND_SIZE
 
+    @property
+    def bitmap(self) -> int:
+        """Which pages of one message are initialised (DEVICE_INIT_ON_INFLATE)."""
+        return self.stop + _COMMAND_SIZE
+
 
 class BalloonWorker:
     """The work items of the balloon driver. The page for its buffers is allocated at once, and kept.
 
     ``oom_kills`` says how many workloads have ended because memory ran out. With ``poison``, pages that the device has
     had are filled with its pattern before they are free (virtio 1.2, 5.5.6.6.1). ``statistics`` are those that the
-    driver sends.
+    driver sends. ``initialised`` has the pages that need no filling, where the device says which (a draft).
 
     Raises:
         UsageError: the machine has no page for the buffers.
@@ -78,6 +85,7 @@ class BalloonWorker:
         oom_kills: Callable[[], int],
         poison: PagePoison | None = None,
         statistics: Sequence[StatisticTag] = LINUX_7_2.statistics,
+        initialised: InitialisedPages | None = None,
     ) -> None:
         self._machine = machine
         self._ram = ram
@@ -85,6 +93,7 @@ class BalloonWorker:
         self._oom_kills = oom_kills
         self._poison = poison
         self._statistics = statistics
+        self._initialised = initialised
         page = machine.allocator.alloc_pages(0, MigrateType.UNMOVABLE)
         if page is None:
             raise UsageError("too little memory for the balloon driver's buffers")
@@ -107,6 +116,8 @@ class BalloonWorker:
     def attach(self, attachment: Attachment) -> None:
         """Serve this device from now on. The balloon keeps its size."""
         self._attachment = attachment
+        if self._initialised is not None:
+            self._initialised.attach(attachment.features, 0 if self._poison is None else self._poison.byte)
         self._balloon.attach(attachment.features, attachment.config.actual, attachment.config.num_pages)
         if BalloonQueue.FREE_PAGE in attachment.queues:
             self._hinting = FreePageHinting(self._machine.allocator, attachment.queue_size, on_release=self._on_release)
@@ -150,9 +161,14 @@ class BalloonWorker:
             self._poison.fill(pfn, pages)
 
     def _on_pages_released(self, pfns: "array[int]") -> None:
-        if self._poison is not None:
+        poison, known = self._poison, self._initialised
+        if poison is not None:
+            filled = known if known is not None and known.holds(poison.byte) else ()
             for pfn in pfns:
-                self._poison.fill(pfn, 1)
+                if pfn not in filled:
+                    poison.fill(pfn, 1)
+                    if known is not None:
+                        known.forget(pfn, 1)
 
     # -- the size ---------------------------------------------------------------------------------------------------
 
@@ -177,13 +193,33 @@ class BalloonWorker:
             case TellHost(queue, pfns):
                 data = pfns.tobytes()
                 self._ram.write(self._buffers.pfns, data)
-                return await attachment.queues[queue].post([(self._buffers.pfns, len(data))]) is not None
+                message = [(self._buffers.pfns, len(data))]
+                known = self._initialised
+                if known is None or queue is not BalloonQueue.INFLATE:
+                    return await attachment.queues[queue].post(message) is not None
+                return await self._inflate(attachment, known, pfns, message)
             case UpdateSize(actual):
                 await attachment.write_config(CONFIG_ACTUAL.start, actual.to_bytes(len(CONFIG_ACTUAL), "little"))
                 return not attachment.lost.done()
             case OutOfPuff(seconds):
                 await asyncio.sleep(seconds)
                 return True
+
+    async def _inflate(
+        self, attachment: Attachment, known: InitialisedPages, pfns: "array[int]", message: list[Buffer]
+    ) -> bool:
+        # As for any message; the bitmap of DEVICE_INIT_ON_INFLATE goes with it where that is negotiated.
+        for pfn in pfns:
+            known.forget(pfn, 1)
+        place = self._buffers.bitmap, -(-len(pfns) // 8)
+        has_bitmap = has_feature(attachment.features, BalloonFeature.DEVICE_INIT_ON_INFLATE)
+        used = await attachment.queues[BalloonQueue.INFLATE].post(message, [place] if has_bitmap else ())
+        if used is None:
+            return False
+        if has_bitmap:
+            for pfn in initialised_pfns(pfns, bytes(self._ram.view(place[0], min(used, place[1])))):
+                known.add(pfn, 1)
+        return True
 
     def _on_out_of_memory(self, _order: int, _migratetype: int) -> bool:
         pages = self._balloon.out_of_memory()
@@ -225,6 +261,8 @@ class BalloonWorker:
 
     def _hint_buffers(self, hint: Hint) -> dict[str, list[Buffer]]:
         if isinstance(hint, SendBlock):
+            if self._initialised is not None:
+                self._initialised.forget(hint.pfn, 1 << VIRTIO_BALLOON_HINT_BLOCK_ORDER)
             return {"writable": [(hint.pfn * PAGE_SIZE, _hinted_bytes(1))]}
         stops = hint.command_id == VIRTIO_BALLOON_CMD_ID_STOP
         address = self._buffers.stop if stops else self._buffers.command

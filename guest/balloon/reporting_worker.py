@@ -3,19 +3,25 @@
 import asyncio
 import time
 
+from guest.balloon.initialised_pages import InitialisedPages
 from guest.balloon.virtio_balloon import report_buffers
 from guest.mm.reporting.page_reporting import PageReporter, Report
 from guest.vhost_user.attachment import Attachment
 from protocol.balloon_config import BalloonConfig
 from protocol.memory import PAGE_SIZE
 from protocol.process.events import EventLog
-from protocol.virtio_balloon import BalloonQueue
+from protocol.virtio import has_feature
+from protocol.virtio_balloon import BalloonFeature, BalloonQueue
 
 
 class ReportingWorker:
-    """The delayed work of ``reporter``; None reports nothing."""
+    """The delayed work of ``reporter``; None reports nothing. ``initialised`` learns of pages that the device has
+    initialised, if it says which (DEVICE_INIT_REPORTED, a draft)."""
 
-    def __init__(self, reporter: PageReporter | None, events: EventLog) -> None:
+    def __init__(
+        self, reporter: PageReporter | None, events: EventLog, initialised: InitialisedPages | None = None
+    ) -> None:
+        self._initialised = initialised
         self._reporter = reporter
         self._events = events
         self._attachment: Attachment | None = None
@@ -69,16 +75,35 @@ class ReportingWorker:
                 return
 
     async def _report(self, report: Report) -> bool:
-        if self._attachment is None:
+        attachment = self._attachment
+        if attachment is None:
             return False
         begin = time.monotonic()
-        used = await self._attachment.queues[BalloonQueue.REPORTING].post(writable=report_buffers(report.blocks))
-        acknowledged = used is not None  # the used length is ignored, as in Linux
-        if acknowledged:
-            self._events.emit(
-                "report",
-                entries=len(report.blocks),
-                bytes=report.pages * PAGE_SIZE,
-                seconds=round(time.monotonic() - begin, 6),
-            )
-        return acknowledged
+        if self._initialised is not None:
+            for pfn, order in report.blocks:
+                self._initialised.forget(pfn, 1 << order)
+        used = await attachment.queues[BalloonQueue.REPORTING].post(writable=report_buffers(report.blocks))
+        if used is None:
+            return False
+        fields: dict[str, int] = {}
+        # Without that feature the used length is ignored, as in Linux.
+        if self._initialised is not None and has_feature(attachment.features, BalloonFeature.DEVICE_INIT_REPORTED):
+            fields["initialised_bytes"] = _note_initialised(self._initialised, report, used)
+        self._events.emit(
+            "report",
+            entries=len(report.blocks),
+            bytes=report.pages * PAGE_SIZE,
+            seconds=round(time.monotonic() - begin, 6),
+            **fields,
+        )
+        return True
+
+
+def _note_initialised(initialised: InitialisedPages, report: Report, used: int) -> int:
+    # The used length counts the bytes of the report from its first block on. Returns those that the blocks have.
+    left = used // PAGE_SIZE
+    for pfn, order in report.blocks:
+        pages = min(left, 1 << order)
+        initialised.add(pfn, pages)
+        left -= pages
+    return (used // PAGE_SIZE - left) * PAGE_SIZE

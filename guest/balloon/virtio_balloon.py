@@ -31,11 +31,13 @@ def accept_features(offered: int, *, wanted: int = WANTED, page_poison: int | No
     virtballoon_validate: a guest that relies on the pattern may report pages only to a device that knows the pattern.
     """
     features = offered & wanted
-    if page_poison is None:
-        return features
-    if has_feature(offered, BalloonFeature.PAGE_POISON):
-        return features | feature_mask(BalloonFeature.PAGE_POISON)
-    return features & ~feature_mask(BalloonFeature.PAGE_REPORTING)
+    if page_poison is not None and has_feature(offered, BalloonFeature.PAGE_POISON):
+        features |= feature_mask(BalloonFeature.PAGE_POISON)
+    elif page_poison is not None:
+        features &= ~feature_mask(BalloonFeature.PAGE_REPORTING)
+    if not has_feature(features, BalloonFeature.PAGE_REPORTING):
+        features &= ~feature_mask(BalloonFeature.DEVICE_INIT_REPORTED)  # it is about reports
+    return features
 
 
 def report_buffers(blocks: Sequence[tuple[int, int]]) -> list[Buffer]:

@@ -11,10 +11,12 @@ from protocol.errors import UsageError
 from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import BalloonFeature
 
-OFFERED: Final = feature_mask(
-    FeatureBit.VERSION_1,
-    FeatureBit.VHOST_USER_F_PROTOCOL_FEATURES,
-    FeatureBit.VHOST_F_LOG_ALL,
+TRANSPORT: Final = feature_mask(
+    FeatureBit.VERSION_1, FeatureBit.VHOST_USER_F_PROTOCOL_FEATURES, FeatureBit.VHOST_F_LOG_ALL
+)
+"""Feature bits that are always offered: those of the vhost-user session, and of a device that is no legacy one."""
+
+OFFERED: Final = TRANSPORT | feature_mask(
     FeatureBit.RING_EVENT_IDX,
     FeatureBit.RING_INDIRECT_DESC,
     BalloonFeature.PAGE_REPORTING,
@@ -24,7 +26,8 @@ OFFERED: Final = feature_mask(
 """Feature bits that the device offers unless told otherwise.
 
 Not among them: FREE_PAGE_HINT, see :mod:`host.balloon.free_page_hinting`; and MUST_TELL_HOST, which makes a driver wait
-for the acknowledgement when it takes pages back, and this device does nothing in that time.
+for the acknowledgement when it takes pages back, and this device does nothing in that time; and the two of drafts, see
+:mod:`host.balloon.device_init`.
 """
 
 FEATURE_NAMES: Final[Mapping[str, int]] = MappingProxyType(
@@ -39,6 +42,8 @@ FEATURE_NAMES: Final[Mapping[str, int]] = MappingProxyType(
         "indirect": FeatureBit.RING_INDIRECT_DESC,
         "event-idx": FeatureBit.RING_EVENT_IDX,
         "in-order": FeatureBit.IN_ORDER,
+        "draft-init-reported": BalloonFeature.DEVICE_INIT_REPORTED,
+        "draft-init-on-inflate": BalloonFeature.DEVICE_INIT_ON_INFLATE,
     }
 )
 """Bit numbers by the names that people use for them."""
@@ -74,3 +79,16 @@ def switch_features(features: int, switches: Mapping[str, bool]) -> int:
 def feature_names(features: int) -> list[str]:
     """Return the names of the feature bits that are set in ``features``; bits without a name are left out."""
     return [name for name, bit in FEATURE_NAMES.items() if has_feature(features, bit)]
+
+
+def check_dependencies(features: int) -> None:
+    """Check the feature word ``features`` of an offer: a device must not offer a feature without those that it needs
+    (virtio 1.2, 2.2.2).
+
+    Raises:
+        UsageError: it has a feature without the one that this feature is about.
+    """
+    if has_feature(features, BalloonFeature.DEVICE_INIT_REPORTED) and not has_feature(
+        features, BalloonFeature.PAGE_REPORTING
+    ):
+        raise UsageError("--features: draft-init-reported needs page-reporting")

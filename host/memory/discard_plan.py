@@ -53,6 +53,32 @@ class RefusedRanges(NamedTuple):
     ranges: int
 
 
+class Ragged(Enum):
+    """What becomes of a range that is not whole pages of the region's file."""
+
+    KEPT = "kept"
+    """It is refused whole."""
+    ROUNDED_UP = "rounded_up"
+    """As madvise(2) has it: one with an unaligned address is refused, and an unaligned length is rounded up to whole
+    pages of 4096 bytes; of larger pages those that are covered then are discarded."""
+    ZEROED = "zeroed"
+    """As fallocate(2) has it with FALLOC_FL_PUNCH_HOLE: whole pages are discarded, the rest is filled with zeros."""
+
+
+@dataclass(frozen=True, slots=True)
+class RangeRules:
+    """How ranges are judged that consist of anything but whole pages of one region.
+
+    With ``clamps`` a range that begins in a region and leaves it is cut at the region's end, else it is refused.
+    """
+
+    ragged: Ragged = Ragged.KEPT
+    clamps: bool = False
+
+
+STRICT: Final = RangeRules()
+
+
 @dataclass(slots=True)
 class DiscardPlan:
     """The ranges of one chain: those to discard, and those to keep."""
@@ -180,7 +206,9 @@ class DeviceMemory:
         place = self.table.translate_guest(address, PAGE_SIZE)
         return None if place is None else (place.region, self.is_protected(place))
 
-    def plan(self, buffers: Iterable[Buffer], off_limits: Buffer | None = None) -> DiscardPlan:
+    def plan(
+        self, buffers: Iterable[Buffer], off_limits: Buffer | None = None, rules: RangeRules = STRICT
+    ) -> DiscardPlan:
         """Return which of ``buffers`` are discarded and which are refused.
 
         ``off_limits`` is one more guest range to keep: the indirect table of the chain.
@@ -205,7 +233,7 @@ class DeviceMemory:
             ):
                 discards.append(FileRange(region, address + shift, length))
                 continue
-            judged = self._judge(address, length, spared)
+            judged = self._judge(address, length, spared, rules)
             if isinstance(judged, Refusal):
                 plan.refuse(judged, address, length)
                 continue
@@ -213,14 +241,27 @@ class DeviceMemory:
         plan.ranges, plan.bytes = ranges, total
         return plan
 
-    def _judge(self, address: int, length: int, spared: FileRange | None) -> FileRange | Refusal:
+    def _judge(self, address: int, length: int, spared: FileRange | None, rules: RangeRules) -> FileRange | Refusal:
         if length == 0:
             return Refusal.EMPTY
         place = self.table.translate_guest(address, length)
         if place is None:
-            return Refusal.OUT_OF_RANGE if self.table.find_guest(address) is None else Refusal.CROSSES_REGIONS
+            number = self.table.find_guest(address)
+            if number is None:
+                return Refusal.OUT_OF_RANGE
+            if not rules.clamps:
+                return Refusal.CROSSES_REGIONS
+            place = self.table.translate_guest(address, self.table.regions[number].guest_end - address)
+            assert place is not None
         # fallocate would round inward and then write zeros to the ragged edges: the check has to be ours.
-        if (place.offset | length) & (self.page_sizes[place.region] - 1):
+        page = self.page_sizes[place.region]
+        if rules.ragged is Ragged.ROUNDED_UP and place.offset % page == 0:
+            whole = -(-place.length // PAGE_SIZE) * PAGE_SIZE // page * page
+            rounded = self.table.translate_guest(address, whole) if whole else None
+            if rounded is None:
+                return Refusal.UNALIGNED
+            place = rounded
+        if rules.ragged is not Ragged.ZEROED and (place.offset | place.length) & (page - 1):
             return Refusal.UNALIGNED
         if self.is_protected(place) or (spared is not None and self._overlap(place, spared)):
             return Refusal.RING_MEMORY

@@ -209,3 +209,28 @@ class GuestMemory:
         if len(data) != length:
             raise VirtqueueError(f"the guest's memory ends before {length} bytes at guest address {address:#x}")
         return data
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store ``data`` at guest ``address``. It is mapped for that: a file of huge pages takes no other writes, and
+        write(2) would lengthen a file that was cut short.
+
+        Raises:
+            VirtqueueError: the place does not lie in one region, or the file ends before its end.
+        """
+        place = self.table.translate_guest(address, len(data))
+        if place is None:
+            raise VirtqueueError(f"{len(data)} bytes at guest address {address:#x} are outside the guest's memory")
+        file = self.files[place.region]
+        granularity = max(_MAP_GRANULARITY, file.page_size)
+        start = place.offset // granularity * granularity
+        end = -(-(place.offset + place.length) // granularity) * granularity
+        try:
+            guarded = GuardedMapping(file.fd, end - start, start)
+        except (OSError, ValueError) as error:
+            raise VirtqueueError(f"guest address {address:#x} cannot be mapped for writing: {error}") from error
+        try:
+            guarded.mapping[place.offset - start : place.offset - start + len(data)] = data
+            if guarded.lost:
+                raise VirtqueueError(f"the guest's memory ends before {len(data)} bytes at guest address {address:#x}")
+        finally:
+            guarded.close()

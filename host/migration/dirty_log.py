@@ -1,7 +1,8 @@
 """The dirty log: a bitmap in which a front-end that moves a virtual machine reads which pages the device has written.
 
 One bit is one page of 4096 bytes, by guest address. The device's writes into rings are logged; statistics, the
-configuration space and hints do not write to guest memory. A *discard* changes a page to zeros and is not logged: the
+configuration space and hints do not write to guest memory, and the bitmap of DEVICE_INIT_ON_INFLATE is not written
+while a log is kept. A *discard* changes a page to zeros and is not logged: the
 destination may keep the old content of a page that a guest reported, hinted or put into the balloon, because by virtio
 1.2, 5.5.6 the driver cannot rely on that content; and with PAGE_POISON, where it can, a page is discarded only if its
 content was zeros before.

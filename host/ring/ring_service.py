@@ -296,7 +296,7 @@ class RingService:
     def _serve_bursts(self, turn: Turn) -> None:
         if self._kick.unread and self._kick.take_unread():
             self._is_stale = False
-        if self._is_stale:
+        if self._is_stale or not self._balloon.serves(self.queue):
             return
         # A buffer that was kept over a stop is in the ring, and is found again in this turn.
         if self._files.kept is None and self._state is not _STOPPING:
@@ -370,7 +370,7 @@ class RingService:
                 turn.chains += 1  # its content was passed on when it was first taken
                 return True
         else:
-            ring.add_used(chain.head, 0)
+            ring.add_used(chain.head, self._balloon.used_length(self.queue, chain, outcome, self._memory.write))
             if ring.needs_notification():
                 self._files.signal_call()
         end = time.monotonic()

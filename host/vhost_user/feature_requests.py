@@ -15,7 +15,7 @@ from protocol.memory import RegionTable
 from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Message
 from protocol.virtio import LOG_ALL, PROTOCOL_FEATURES, FeatureBit, feature_mask, has_feature
-from protocol.virtio_balloon import QUEUES_MAX, feature_bit_names, queue_order
+from protocol.virtio_balloon import QUEUES_MAX, BalloonFeature, feature_bit_names, queue_order
 
 _VERSION_1_ONLY: Final = feature_mask(FeatureBit.RING_PACKED, FeatureBit.IN_ORDER)
 """Features that a legacy driver cannot accept: its feature word has 32 bits (virtio 1.2, 2.2.3)."""
@@ -68,8 +68,11 @@ def set_features(session: Session, message: Message) -> Effects:
     newer = features & _VERSION_1_ONLY
     if newer and not has_feature(features, FeatureBit.VERSION_1):
         raise RefusedDriver(f"feature bits {newer:#x} were accepted without VERSION_1")
-    if (features ^ session.features) & ~LOG_ALL:
-        yield from ring_control.pause_all(session)  # what runs has the old features' queue order and ring rules
+    # What runs has the old features' queue order and ring rules; and a bitmap that is written into memory has to be
+    # written before the front-end begins to log.
+    in_place = 0 if has_feature(features, BalloonFeature.DEVICE_INIT_ON_INFLATE) else LOG_ALL
+    if (features ^ session.features) & ~in_place:
+        yield from ring_control.pause_all(session)
     if queue_order(features) != queue_order(session.features):
         session.queue_numbers.forget()
     session.features = session.balloon.features = features

@@ -31,6 +31,9 @@ INDIRECT_MAX: Final = 1024
 ReadGuest = Callable[[int, int], bytes]
 """Reads ``length`` bytes at a guest address; raises :class:`VirtqueueError` where there is no such memory."""
 
+WriteGuest = Callable[[int, bytes], None]
+"""Stores bytes at a guest address; raises :class:`VirtqueueError` where there is no such memory."""
+
 OnWrite = Callable[[int, int, int], None]
 """Called after a store into a ring: the part (0, 1 or 2, in the order of SET_VRING_ADDR's fields), offset, length."""
 

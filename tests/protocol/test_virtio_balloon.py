@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.balloon_config import CONFIG_ACTUAL, CONFIG_POISON_VAL, CONFIG_SIZE, BalloonConfig
+from protocol.balloon_config import CONFIG_ACTUAL, CONFIG_POISON_VAL, CONFIG_SIZE, DRIVER_FIELDS, BalloonConfig
 from protocol.virtio_balloon import (
     PFN_SHIFT,
     PFN_SIZE,
@@ -29,10 +29,12 @@ FEATURES = {
     "PAGE_POISON": 4,
     "PAGE_REPORTING": 5,
 }
+# oasis-tcs/virtio-spec #244 and #242.
+DRAFTS = {"DEVICE_INIT_REPORTED": 6, "DEVICE_INIT_ON_INFLATE": 7}
 
 
 def test_feature_bits_are_the_ones_of_the_text() -> None:
-    assert {bit.name: int(bit) for bit in BalloonFeature} == FEATURES
+    assert {bit.name: int(bit) for bit in BalloonFeature} == FEATURES | DRAFTS
 
 
 def test_page_frame_numbers_are_32_bits_and_count_4096_bytes() -> None:
@@ -99,19 +101,19 @@ def test_bytes_past_the_configuration_are_ignored() -> None:
 
 def test_user_mode_linux_writes_actual_alone() -> None:
     config = BalloonConfig(num_pages=7, poison_val=9)
-    written = config.written_by_driver(4, (256).to_bytes(4, "little"), poison_writable=False)
+    written = config.written_by_driver(4, (256).to_bytes(4, "little"), writable=CONFIG_ACTUAL)
     assert written == BalloonConfig(num_pages=7, actual=256, poison_val=9)
 
 
 def test_qemu_writes_the_whole_window_and_only_actual_changes() -> None:
     config = BalloonConfig(num_pages=7, actual=1, free_page_hint_cmd_id=2, poison_val=9)
-    written = config.written_by_driver(0, b"\xff" * 16, poison_writable=False)
+    written = config.written_by_driver(0, b"\xff" * 16, writable=CONFIG_ACTUAL)
     assert written == BalloonConfig(num_pages=7, actual=0xFFFF_FFFF, free_page_hint_cmd_id=2, poison_val=9)
 
 
 def test_whole_window_changes_the_poison_value_too_where_that_is_writable() -> None:
     written = BalloonConfig(num_pages=7, free_page_hint_cmd_id=2).written_by_driver(
-        0, b"\xaa" * 16, poison_writable=True
+        0, b"\xaa" * 16, writable=DRIVER_FIELDS
     )
     assert written == BalloonConfig(num_pages=7, actual=0xAAAA_AAAA, free_page_hint_cmd_id=2, poison_val=0xAAAA_AAAA)
 
@@ -121,7 +123,7 @@ def test_write_changes_exactly_the_writable_bytes_it_covers(
     config: BalloonConfig, offset: int, data: bytes, poison: bool
 ) -> None:
     before = config.build()
-    after = config.written_by_driver(offset, data, poison_writable=poison).build()
+    after = config.written_by_driver(offset, data, writable=DRIVER_FIELDS if poison else CONFIG_ACTUAL).build()
     for position in range(16):
         writable = 4 <= position <= 7 or (poison and 12 <= position <= 15)
         covered = offset <= position < offset + len(data)

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from host.balloon.offered_features import FEATURE_NAMES
+from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import FrontendRequest
 from tests.harness.processes import DEADLINE, ROOT, DaemonProcess, ProgramProcess, until
 from tests.harness.signals import stray_signals
-from tests.harness.virtual_machine import Client, VirtualMachine
+from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, Client, TestQueue, VirtualMachine
 
 
 def run_daemon(*options: str, fd: int | None = None) -> subprocess.CompletedProcess[str]:
@@ -70,6 +71,12 @@ def assert_refused(result: subprocess.CompletedProcess[str], text: str, status: 
             "--features says otherwise",
             USAGE,
         ),
+        (
+            ("--socket-path", "{}/s", "--features", "page-reporting=off,draft-init-reported=on"),
+            "draft-init-reported needs page-reporting",
+            USAGE,
+        ),
+        (("--socket-path", "{}/s", "--personality", "bhyve"), "--personality", USAGE),
         (("--socket-path", "{}/s", "--queue-numbers", "dense"), "--queue-numbers", USAGE),
         (("--socket-path", "{}/s", "--statistics-interval", "-1"), "not from 0 to 4294967295: -1", USAGE),
         (("--socket-path", "{}/s", "--statistics-interval", "1.5"), "not a number of whole seconds: '1.5'", USAGE),
@@ -249,6 +256,30 @@ def test_features_are_offered_as_asked(tmp_path: Path) -> None:
         client.close()
     assert isinstance(offered, int)
     assert [offered >> bit & 1 for bit in (34, 4, 29, 28, 5)] == [1, 1, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "number"), [((), 3), (("--queue-numbers", "fixed"), 4), (("--features", "statistics=off"), 2)]
+)
+def test_option_of_its_own_counts_more_than_a_personality(
+    tmp_path: Path, options: tuple[str, ...], number: int
+) -> None:
+    """Firecracker numbers by what it offers; this driver declines the statistics."""
+    with (
+        DaemonProcess(tmp_path, "--personality", "firecracker", *options) as daemon,
+        VirtualMachine(daemon.socket_path, run=False) as vm,
+    ):
+        assert vm.features >> 28 & 0b11 == 0  # neither indirect nor event-idx
+        vm.set_memory()
+        page = DATA_AT
+        vm.ram.touch(page, PAGE_SIZE)
+        queue = TestQueue(vm.ram, number, vm.features)
+        vm.start(queue)
+        queue.driver.add((), [(GUEST_BASE + page, PAGE_SIZE)])
+        queue.kick()
+        queue.collect()
+        assert vm.ram.pages() == set()
+        queue.close()
 
 
 @pytest.mark.parametrize("choice", ["auto", "negotiated", "offered", "fixed"])

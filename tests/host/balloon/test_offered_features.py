@@ -2,7 +2,14 @@
 
 import pytest
 
-from host.balloon.offered_features import FEATURE_NAMES, OFFERED, feature_names, parse_features, switch_features
+from host.balloon.offered_features import (
+    FEATURE_NAMES,
+    OFFERED,
+    check_dependencies,
+    feature_names,
+    parse_features,
+    switch_features,
+)
 from protocol.errors import UsageError
 from protocol.virtio_balloon import feature_bit_names
 
@@ -14,6 +21,8 @@ NUMBERS = {
     "free-page-hint": 3,
     "page-poison": 4,
     "page-reporting": 5,
+    "draft-init-reported": 6,
+    "draft-init-on-inflate": 7,
     "indirect": 28,
     "event-idx": 29,
     "packed": 34,
@@ -69,3 +78,10 @@ def test_bits_without_a_name_are_left_out() -> None:
 
 def test_events_name_features_as_the_option_does() -> None:
     assert all(feature_bit_names(1 << bit) == [name] for name, bit in FEATURE_NAMES.items())
+
+
+def test_feature_needs_the_one_that_it_is_about() -> None:
+    check_dependencies(1 << 5 | 1 << 6)
+    check_dependencies(1 << 7)
+    with pytest.raises(UsageError, match="draft-init-reported needs page-reporting"):
+        check_dependencies(1 << 6)

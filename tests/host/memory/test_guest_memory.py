@@ -222,3 +222,27 @@ def test_packed_ring_is_mapped_like_any_other(memory: GuestMemory, ram: Ram) -> 
     assert memory.device.is_protected(FileRange(0, 0x6000, 1))
     memory.unmap_ring(2, mapped)
     assert mappings() == before
+
+
+def test_written_bytes_are_the_guests(memory: GuestMemory, ram: Ram) -> None:
+    memory.write(0x10000 + PAGE_SIZE - 2, b"abcd")  # over the edge of a page
+    assert os.pread(ram.fd, 6, PAGE_SIZE - 3) == b"\0abcd\0"
+    assert memory.read(0x10000 + PAGE_SIZE - 2, 4) == b"abcd"
+
+
+@pytest.mark.parametrize("address", [0, 0x10000 - 1, 0x10000 + SIZE - 1])
+def test_write_outside_of_memory_is_refused(memory: GuestMemory, address: int) -> None:
+    with pytest.raises(VirtqueueError, match="outside the guest's memory"):
+        memory.write(address, b"ab")
+
+
+def test_write_does_not_lengthen_a_file_that_was_cut_short() -> None:
+    other = Ram(SIZE, sealed=False)
+    memory = GuestMemory()
+    memory.replace(RegionTable([region()]), [os.dup(other.fd)])
+    os.ftruncate(other.fd, PAGE_SIZE)
+    with pytest.raises(VirtqueueError, match="cannot be mapped for writing"):
+        memory.write(0x10000 + 2 * PAGE_SIZE, b"ab")
+    assert os.fstat(other.fd).st_size == PAGE_SIZE
+    memory.close()
+    other.close()

@@ -1,0 +1,135 @@
+"""``balloon-check personalities``: what balloon devices do differently, as a table."""
+
+import argparse
+import contextlib
+import json
+import shutil
+import tempfile
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from host.balloon.personality import PERSONALITIES
+from protocol.virtio_balloon import QueueDialect
+from scripts.check.machine.vhost_user_device import VhostUserDevice
+from scripts.check.personalities.observations import OBSERVATIONS, Subject
+from scripts.check.qtest.qtest_device import QtestDevice
+from scripts.child_processes import Child, Children, python_module
+from scripts.json_output import open_json
+
+if TYPE_CHECKING:
+    from protocol.process.command_line import Parser
+
+EXAMPLES: Final = """examples:
+  balloon-check personalities
+  balloon-check personalities --personality qemu --personality firecracker --json -
+  balloon-check personalities --qemu
+"""
+
+START_SECONDS: Final = 20.0
+"""Seconds in which a daemon has to listen, on a busy machine."""
+
+_ALL_QUEUES: Final = "statistics=on,free-page-hint=on"
+_LABEL: Final = 30
+_COLUMN_MIN: Final = 12
+
+QEMU: Final = "QEMU itself"
+"""The column of ``--qemu``."""
+
+Table = dict[str, dict[str, str]]
+"""What was seen, by observation and personality."""
+
+
+def add_to(parser: "Parser") -> None:
+    """Add the options of the command."""
+    parser.add_argument(
+        "--personality",
+        choices=tuple(PERSONALITIES),
+        action="append",
+        help="only this personality (repeatable; default: all)",
+    )
+    parser.add_argument(
+        "--qemu",
+        metavar="PATH",
+        nargs="?",
+        const="qemu-system-x86_64",
+        help="a column for the balloon in QEMU itself, which is started for it with all features (default: %(const)s)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the table as JSON to FILE, - for standard output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Observe all personalities. Return the exit status: 0, as there is nothing to judge."""
+    names = list(dict.fromkeys(arguments.personality or PERSONALITIES))
+    with open_json(arguments.json) as stream:
+        table = observe_all(names)
+        if arguments.qemu is not None:
+            with contextlib.closing(QtestDevice(arguments.qemu)) as device:
+                _observe(table, QEMU, Subject(device, QueueDialect.OFFERED), Subject(device, QueueDialect.OFFERED))
+        columns = list(names) + [QEMU] * (arguments.qemu is not None)
+        if stream is not None:
+            rows = [{"observation": observation, "seen": seen} for observation, seen in table.items()]
+            sources = {name: PERSONALITIES[name].source for name in names}
+            json.dump({"columns": columns, "sources": sources, "rows": rows}, stream, indent=2)
+            stream.write("\n")
+    if arguments.json != "-":
+        for line in table_lines(columns, table, shutil.get_terminal_size((140, 24)).columns):
+            print(line)
+    return 0
+
+
+def observe_all(names: Sequence[str]) -> Table:
+    """Return what is seen of each of the personalities.
+
+    Raises:
+        BalloonError: a daemon does not start.
+        TargetError: it does not answer.
+    """
+    table: Table = {observation.name: {} for observation in OBSERVATIONS}
+    with _daemons(names) as sockets:
+        for name in names:
+            dialect = PERSONALITIES[name].queue_numbers or QueueDialect.NEGOTIATED
+            plain, all_queues = (Subject(VhostUserDevice(path), dialect) for path in sockets[name])
+            _observe(table, name, plain, all_queues)
+    return table
+
+
+def _observe(table: Table, column: str, plain: Subject, all_queues: Subject) -> None:
+    for observation in OBSERVATIONS:
+        table[observation.name][column] = observation.seen(all_queues if observation.all_queues else plain)
+
+
+@contextlib.contextmanager
+def _daemons(names: Sequence[str]) -> Iterator[dict[str, tuple[Path, Path]]]:
+    # Two of each, all started before the first is waited for: as it is, and one that offers all queues.
+    with tempfile.TemporaryDirectory(prefix="balloon-check-") as place, Children(Path(place)) as children:
+        started: list[Child] = []
+        sockets: dict[str, tuple[Path, Path]] = {}
+        for name in names:
+            for suffix, more in (("", ()), ("-all", ("--features", _ALL_QUEUES))):
+                stem = Path(place) / f"{name}{suffix}"
+                events = stem.with_suffix(".events")
+                options = ("--socket-path", f"{stem}.sock", "--personality", name, "--events", str(events), *more)
+                started.append(children.start(name, python_module("host", *options), events.name))
+            sockets[name] = Path(place) / f"{name}.sock", Path(place) / f"{name}-all.sock"
+        for child in started:
+            child.wait_for_event("listening", START_SECONDS)
+        yield sockets
+
+
+def table_lines(names: Sequence[str], table: Table, width: int) -> Iterator[str]:
+    """Yield the table, a column for each of ``names``, cells wrapped so that all fits into ``width`` columns of text
+    where that is possible."""
+    column = max(_COLUMN_MIN, (width - _LABEL) // len(names) - 2)
+    yield from _row("", list(names), column)
+    yield "-" * (_LABEL + len(names) * (column + 2))
+    for observation, seen in table.items():
+        yield from _row(observation, [seen[name] for name in names], column)
+
+
+def _row(label: str, cells: Sequence[str], column: int) -> Iterator[str]:
+    wrapped = [textwrap.wrap(label, _LABEL), *(textwrap.wrap(cell, column) or [""] for cell in cells)]
+    for number in range(max(map(len, wrapped))):
+        first, *others = (cell[number] if number < len(cell) else "" for cell in wrapped)
+        yield (first.ljust(_LABEL) + "".join(f"  {cell:{column}}" for cell in others)).rstrip()
