@@ -9,6 +9,7 @@ from protocol.process.command_line import Parser, run_command
 from scripts.check.broken import command as broken
 from scripts.check.device import command as device
 from scripts.check.driver import command as driver
+from scripts.check.personalities import command as personalities
 from scripts.check.verdict import TargetError
 from scripts.stop_signals import signals_as_exceptions
 
@@ -32,6 +33,13 @@ COMMANDS: Final = (
     Command("device", "judge a balloon device", device.EXAMPLES, device.add_to, device.run),
     Command("driver", "be a device and judge the driver that attaches", driver.EXAMPLES, driver.add_to, driver.run),
     Command("broken", "try the cases on devices with a fault each", broken.EXAMPLES, broken.add_to, broken.run),
+    Command(
+        "personalities",
+        "show what balloon devices do differently",
+        personalities.EXAMPLES,
+        personalities.add_to,
+        personalities.run,
+    ),
 )
 
 
