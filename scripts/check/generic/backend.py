@@ -22,6 +22,9 @@ from scripts.check.verdict import Failed, TargetError
 _TO_END: Final = 2.0
 """Seconds that a program may take to end after its front-end has gone."""
 
+_TO_SHOW: Final = 0.3
+"""Seconds after its first front-end in which a program shows that it serves but one."""
+
 _SOCKETS: Final = Path("/proc/net/unix")
 _ACCEPTS: Final = 0x10000  # SO_ACCEPTCON, in the flags there
 
@@ -29,7 +32,7 @@ _NEEDED_TO_ASK: Final = feature_mask(ProtocolFeature.MQ, ProtocolFeature.CONFIGU
 
 
 class Backend:
-    """A back-end that listens at ``path``. ``facts`` is what it offers."""
+    """A back-end that listens at ``path``. ``facts`` is what it offers; ``ends_with_front_end`` is a program's habit."""
 
     def __init__(self, path: Path, program: Program | None, observe: Observer | None = None) -> None:
         self.path = path
@@ -38,6 +41,7 @@ class Backend:
         self._spare: FrontendConnection | None = None
         self._crash = ""
         self.facts = Facts()
+        self.ends_with_front_end = False
 
     def learn(self) -> None:
         """Connect and ask what is offered.
@@ -50,6 +54,7 @@ class Backend:
             self.facts = _facts_of(self.path, connection)
         finally:
             connection.close()
+        self.ends_with_front_end = self.program is not None and becomes_true(self._has_ended, _TO_SHOW)
 
     @contextmanager
     def fresh(self) -> Iterator[Target]:
@@ -73,8 +78,21 @@ class Backend:
         return self._greeted()
 
     def connected(self) -> FrontendConnection:
-        """Return a new connection on which nothing was sent."""
+        """Return a new connection on which nothing was sent. The one before has to be closed.
+
+        Raises:
+            TargetError: the back-end takes none.
+        """
+        if self.program is not None and self.ends_with_front_end and becomes_true(self._has_ended, _TO_END):
+            self._start(self.program)
         return FrontendConnection(connect(self.path), self._observe)
+
+    def second(self) -> FrontendConnection | None:
+        """Return another connection beside the one that there is, None if the back-end takes none."""
+        try:
+            return FrontendConnection(connect(self.path), self._observe)
+        except TargetError:
+            return None
 
     def check_survival(self, target: Target) -> None:
         """Close the target's connections; check that a program of ours is not ended by a signal.

@@ -215,6 +215,8 @@ def session_leaves_nothing(target: Target) -> None:
 @SUITE.case("hundred-sessions", clauses=("V-8",), edges=(148,), peers=("DPDK CVE-2020-10726",), quick=False)
 def hundred_sessions(target: Target) -> None:
     """A hundred sessions, one after another, leave the back-end with as many descriptors and mappings as one."""
+    if target.backend.ends_with_front_end:
+        skip("the back-end's process ends with its front-end")
     pid = target.pid
     before = _count(pid)
     for number in range(100):
@@ -224,19 +226,20 @@ def hundred_sessions(target: Target) -> None:
             ring = target.ring()
             target.start(ring)
     target.reconnect()
-    if not Path(f"/proc/{pid}/fd").exists():
-        skip("the back-end's process ends with its front-end")
     # A helper, a buffer or a poll set may have come to stay, one for each session may not.
     few = 20
     flat = becomes_true(lambda: all(now <= then + few for now, then in zip(_count(pid), before, strict=True)))
-    require(flat, f"descriptors and mappings of process {pid}: {before} before 100 sessions, {_count(pid)} after")
+    require(
+        flat, f"descriptors and shared mappings of process {pid}: {before} before 100 sessions, {_count(pid)} after"
+    )
 
 
 def _count(pid: int) -> tuple[int, int]:
-    """Return the number of descriptors and of mappings of a process."""
+    """Return the number of descriptors and of shared mappings of a process. Private ones are its own matter: stacks."""
     try:
         descriptors = len(os.listdir(f"/proc/{pid}/fd"))
-        return descriptors, len(Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines())
+        mappings = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
+        return descriptors, sum(line.split(maxsplit=2)[1][3] == "s" for line in mappings)
     except OSError as error:
         skip(f"the descriptors of process {pid} may not be seen: {error.strerror}")
 
@@ -248,10 +251,11 @@ def second_front_end(target: Target) -> None:
     ring = target.ring()
     ring.start_at(2)
     target.start(ring, 2)
-    other = target.backend.connected()
-    with contextlib.closing(other):
-        other.send(bytes(5))
-        target.check_alive()
+    other = target.backend.second()
+    if other is not None:
+        with contextlib.closing(other), contextlib.suppress(HungUpError):
+            other.send(bytes(5))
+    target.check_alive()
     base = target.stop(ring)
     require(base == 2, f"while a second front-end came and went, the first one's ring went from 2 to {base}")
 
