@@ -32,7 +32,10 @@ _NEEDED_TO_ASK: Final = feature_mask(ProtocolFeature.MQ, ProtocolFeature.CONFIGU
 
 
 class Backend:
-    """A back-end that listens at ``path``. ``facts`` is what it offers; ``ends_with_front_end`` is a program's habit."""
+    """A back-end that listens at ``path``.
+
+    ``facts`` is what it offers. ``ends_with_front_end`` tells that a program of ours serves one front-end and ends.
+    """
 
     def __init__(self, path: Path, program: Program | None, observe: Observer | None = None) -> None:
         self.path = path
@@ -64,6 +67,8 @@ class Backend:
             TargetError: the back-end does not answer.
         """
         target = Target(self, self._greeted())
+        if self.program is not None:
+            self.program.mark()
         try:
             yield target
         finally:

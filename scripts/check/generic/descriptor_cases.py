@@ -8,7 +8,7 @@ from typing import Final
 
 from protocol.vhost_user import FDS_MAX, FrontendRequest, ProtocolFeature
 from protocol.vhost_user_payloads import MemoryTable, VringFile, VringState
-from scripts.check.generic.judging import Bad, raise_worst
+from scripts.check.generic.judging import CLOSED_LATE, KEPT, Bad, raise_worst
 from scripts.check.generic.memory_cases import region
 from scripts.check.generic.ring import Ring
 from scripts.check.generic.suite import SUITE
@@ -41,9 +41,9 @@ def descriptors_that_may_not_be(target: Target) -> None:
         at_once = pipe.is_released(0.5)
         target.reconnect()
         if not at_once and not pipe.is_released(_SOON):
-            outcomes.append(Failed(f"a descriptor that came with {message.what} outlives the connection"))
+            outcomes.append(Failed(f"{message.what}{KEPT}"))
         elif not at_once:
-            outcomes.append(Found(f"a descriptor that came with {message.what} is closed only with the connection"))
+            outcomes.append(Found(f"{message.what}{CLOSED_LATE}"))
     raise_worst(outcomes)
 
 
@@ -52,7 +52,7 @@ def _unwanted(target: Target) -> Iterator[Bad]:
     yield Bad("SET_OWNER", FrontendRequest.SET_OWNER, None, one)
     yield Bad("SET_FEATURES", FrontendRequest.SET_FEATURES, target.features, two)
     yield Bad("SET_VRING_NUM", FrontendRequest.SET_VRING_NUM, VringState(0, 64), one)
-    yield Bad("SET_VRING_CALL without one", _CALL, VringFile(0, False), one)
+    yield Bad("SET_VRING_CALL that announces none", _CALL, VringFile(0, False), one)
     yield Bad("SET_VRING_CALL with two", _CALL, VringFile(0, True), two)
     yield Bad("a message too short", FrontendRequest.SET_FEATURES, bytes(3), one)
     yield Bad("request 1000", 1000, None, two)

@@ -46,7 +46,7 @@ def refuses(target: Target, bad: Iterable[Bad], again: Callable[[], object], *, 
         outcome = judged(message.what, answer, done)
         ended = not target.connection.is_usable()
         if ended and answer.kind is Kind.REFUSED:
-            outcome = Found(f"{message.what} was refused and the connection then ended, although it could go on")
+            outcome = Found(f"{message.what}: refused, and the connection then ended, although it could go on")
         outcomes.append(outcome)
     raise_worst(outcomes)
 
@@ -59,7 +59,7 @@ def judged(what: str, answer: Answer, done: Done = Failed) -> Outcome | None:
         case Kind.ACCEPTED:
             if done is None:
                 return None
-            return done(f"{what} was answered with {_words(answer.data)}, as if it had been done")
+            return done(f"{what}: answered with {_words(answer.data)}, as if it had been done")
         case Kind.HUNG_UP:
             return Found(what + _HUNG_UP)
         case Kind.SILENT:
@@ -77,13 +77,13 @@ def _words(reply: bytes) -> str:
 _SHOWN: Final = 24
 _NAMED: Final = 4
 
-_HUNG_UP: Final = " ended the connection instead of being refused; QEMU then loses the device"
-_SILENT: Final = " was sent with NEED_REPLY and was not answered"
-_UNHEARD: Final = ": without REPLY_ACK there is no telling whether it was refused"
-_DONE: Final = " was answered with 0, as if it had been done"
-_CLOSED_LATE: Final = " is closed only with the connection"
-_KEPT: Final = " outlives the connection"
-_TAILS: Final = (_HUNG_UP, _SILENT, _UNHEARD, _DONE, _CLOSED_LATE, _KEPT)
+_HUNG_UP: Final = ": the connection was ended instead of a refusal; QEMU then loses the device"
+_SILENT: Final = ": not answered, although sent with NEED_REPLY"
+_UNHEARD: Final = ": without REPLY_ACK there is no telling whether that was refused"
+_DONE: Final = ": answered with 0, as if it had been done"
+CLOSED_LATE: Final = ": the descriptor is closed only with the connection"
+KEPT: Final = ": the descriptor outlives the connection"
+_TAILS: Final = (_HUNG_UP, _SILENT, _UNHEARD, _DONE, CLOSED_LATE, KEPT)
 """What is said of several messages at a time."""
 
 _ORDER: Sequence[type[Outcome]] = (Failed, Found, NotExercised)
