@@ -7,7 +7,7 @@ is made, and a program of ours is started again when it has ended.
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -186,7 +186,8 @@ def _greet(path: Path, connection: FrontendConnection) -> int:
         TargetError: what is at the other end is no vhost-user back-end, or none that serves us.
     """
     try:
-        connection.request(FrontendRequest.GET_FEATURES)
+        with suppress(HungUpError):  # it may have said something before
+            connection.request(FrontendRequest.GET_FEATURES)
         reply = connection.raw_reply()
     except HungUpError as error:
         raise TargetError(f"{path}: the connection was closed instead of an answer to GET_FEATURES") from error

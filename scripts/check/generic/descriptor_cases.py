@@ -13,7 +13,7 @@ from scripts.check.generic.memory_cases import region
 from scripts.check.generic.ring import Ring
 from scripts.check.generic.suite import SUITE
 from scripts.check.generic.target import Kind, Target
-from scripts.check.generic.watched_file import WatchedMemory, WatchedPipe
+from scripts.check.generic.watched_file import WatchedMemory, WatchedPipe, still_held
 from scripts.check.machine.connection import HungUpError
 from scripts.check.machine.deadline import becomes_true
 from scripts.check.machine.memory_file import MIB
@@ -21,6 +21,7 @@ from scripts.check.verdict import Failed, Found, Outcome, require, skip
 
 _KICK, _CALL, _ERR = FrontendRequest.SET_VRING_KICK, FrontendRequest.SET_VRING_CALL, FrontendRequest.SET_VRING_ERR
 
+_AT_ONCE: Final = 0.5
 _SOON: Final = 2.0
 _O_CLOEXEC: Final = 0o2000000
 
@@ -33,18 +34,18 @@ _O_CLOEXEC: Final = 0o2000000
 )
 def descriptors_that_may_not_be(target: Target) -> None:
     """Descriptors on a message that has none, or of a refused one, are closed, at the latest with the connection."""
-    outcomes: list[Outcome | None] = []
+    target.negotiate()
+    pipes: dict[str, WatchedPipe] = {}
     for message in _unwanted(target):
-        target.negotiate()
-        pipe = target.keep_pipe()
+        if not target.connection.is_usable():
+            target.begin_again()
+        pipe = pipes[message.what] = target.keep_pipe()
         target.attempt(message.request, message.payload, (pipe.fd,) * len(message.fds))
-        at_once = pipe.is_released(0.5)
-        target.reconnect()
-        if not at_once and not pipe.is_released(_SOON):
-            outcomes.append(Failed(f"{message.what}{KEPT}"))
-        elif not at_once:
-            outcomes.append(Found(f"{message.what}{CLOSED_LATE}"))
-    raise_worst(outcomes)
+    late = still_held(pipes, _AT_ONCE) if target.connection.is_usable() else []
+    target.reconnect()
+    kept = still_held(pipes, _SOON)
+    outcomes: list[Outcome | None] = [Failed(what + KEPT) for what in kept]
+    raise_worst([*outcomes, *(Found(what + CLOSED_LATE) for what in late if what not in kept)])
 
 
 def _unwanted(target: Target) -> Iterator[Bad]:
@@ -64,19 +65,18 @@ def _unwanted(target: Target) -> Iterator[Bad]:
 def descriptors_as_many_as_can_be(target: Target) -> None:
     """Of 253 descriptors on one message none is kept after the connection, whether the message is refused or not."""
     outcomes: list[Outcome | None] = []
+    pipes: dict[str, WatchedPipe] = {}
     for what, request, payload in (
         ("SET_VRING_KICK", _KICK, VringFile(0, True)),
         ("SET_MEM_TABLE", FrontendRequest.SET_MEM_TABLE, MemoryTable((region(),))),
     ):
-        target.negotiate()
-        pipe = target.keep_pipe()
+        target.begin_again()
+        pipe = pipes[f"{what} with 253 descriptors"] = target.keep_pipe()
         answer = target.attempt(request, payload, (pipe.fd,) * FDS_MAX)
         if answer.kind is Kind.ACCEPTED:
             outcomes.append(Found(f"{what} with 253 descriptors was acknowledged with 0"))
-        target.reconnect()
-        if not pipe.is_released(_SOON):
-            outcomes.append(Failed(f"of 253 descriptors on {what} some outlive the connection"))
-    raise_worst(outcomes)
+    target.reconnect()
+    raise_worst([*outcomes, *(Failed(what + KEPT) for what in still_held(pipes, _SOON))])
 
 
 @SUITE.case("descriptors-with-every-byte", clauses=("V-6",), edges=(12,), peers=("DPDK CVE-2019-14818",))
@@ -207,8 +207,7 @@ def session_leaves_nothing(target: Target) -> None:
     for request, pipe in pipes.items():
         target.do(request, VringFile(0, True), (pipe.fd,))
     target.reconnect()
-    kept = [request.name for request, pipe in pipes.items() if not pipe.is_released(_SOON)]
-    kept += ["SET_MEM_TABLE"] if not memory.is_released(_SOON) else []
+    kept = still_held({"SET_MEM_TABLE": memory, **{request.name: pipe for request, pipe in pipes.items()}}, _SOON)
     require(not kept, f"descriptors outlive their connection: {', '.join(kept)}")
 
 
