@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Final
 
+from host.balloon.personality import PERSONALITIES
+
 if TYPE_CHECKING:
     from protocol.process.command_line import Parser
 
