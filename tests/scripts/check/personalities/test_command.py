@@ -9,8 +9,9 @@ import pytest
 
 from host.balloon.personality import PERSONALITIES
 from protocol.process.command_line import Parser
-from scripts.check.personalities.command import QEMU, add_to, run, table_lines
+from scripts.check.personalities.command import QEMU, run, table_lines
 from scripts.check.personalities.observations import OBSERVATIONS
+from scripts.check.personalities.options import add_to
 
 
 def arguments(*words: str) -> argparse.Namespace:

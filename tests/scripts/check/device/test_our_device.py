@@ -1,0 +1,106 @@
+"""The whole device run against our daemon: every MUST is kept, and each finding is one that is known."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.check.__main__ import main
+from scripts.check.device.all_cases import DEVICE_CASES
+from tests.harness.processes import ROOT, DaemonProcess
+
+KNOWN = {
+    "queues-as-numbered": "both numberings of drivers are understood",
+    "range-unaligned-is": "ragged ranges are kept",
+    "range-readable": "what is device-readable is not changed, so not discarded",
+}
+"""What our device does where the text says nothing."""
+
+FEATURES = ["--features", "packed=on,free-page-hint=on,page-poison=on,must-tell-host=on,in-order=off"]
+
+
+def judged(result: Path, *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
+    """Run ``balloon-check device``; return its exit status and the results by case."""
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.check", "device", *arguments, "--json", str(result)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=240,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.returncode, {one["case"]: one for one in json.loads(result.read_text())["results"]}
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("ring", ["split", "packed"])
+def test_every_must_is_kept(tmp_path: Path, ring: str) -> None:
+    control = tmp_path / "control.sock"
+    with DaemonProcess(tmp_path, *FEATURES, "--control", str(control)) as daemon:
+        arguments = ("--socket-path", str(daemon.socket_path), "--qmp", str(control), "--ring", ring)
+        status, results = judged(tmp_path / "result.json", *arguments)
+    failed = {case: one["reason"] for case, one in results.items() if one["verdict"] == "FAIL"}
+    assert failed == {}
+    found = {case.partition("/")[0] for case, one in results.items() if one["verdict"] == "FINDING"}
+    assert found == set(KNOWN)
+    untried = {case for case, one in results.items() if one["verdict"] == "NOT EXERCISED"}
+    assert untried <= {"used-flags-with-event-idx/packed"}
+    assert status == 0
+
+
+@pytest.mark.processes
+def test_balloon_of_qemu_is_judged(tmp_path: Path) -> None:
+    """It fails for what its text forbids, and for nothing else."""
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("no qemu-system-x86_64 on PATH")
+    status, results = judged(tmp_path / "result.json", "--qemu", "--quick")
+    failed = {case for case, one in results.items() if one["verdict"] == "FAIL"}
+    # It looks for an indirect table at the head of a chain only (hw/virtio/virtio.c), against virtio 1.2, 2.7.5.3.2.
+    assert failed == {"split-direct-then-indirect"}
+    assert status == 1
+    passed = [case for case, one in results.items() if one["verdict"] == "PASS"]
+    assert {"report-exact/split", "report-exact/packed", "poison-kept/split", "inflate-exact/split"} <= set(passed)
+    assert len(passed) > 70
+
+
+def test_cases_are_listed_with_their_clauses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["device", "--list", "report-exact"]) == 0
+    text = capsys.readouterr().out
+    assert "report-exact/split (quick)" in text
+    assert "edge case 126" in text
+
+
+def test_quick_run_has_the_cases_that_matter_most() -> None:
+    quick = {case.name for case in DEVICE_CASES.chosen([], quick=True)}
+    assert {"report-exact/split", "report-exact/packed", "kick-only-when-asked/split", "poison-kept/split"} <= quick
+    assert len(quick) < len(DEVICE_CASES) * 2 / 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["device"], 2, "name one target"),
+        (["device", "--socket-path", "/a", "--qemu"], 2, "name one target"),
+        (["device", "--socket-path", "/nowhere/balloon.sock"], 3, "/nowhere/balloon.sock: No such file"),
+        (["device", "--qemu", "/nowhere/qemu"], 3, "/nowhere/qemu: no such program"),
+        (["device", "--socket-path", "/a", "S-99"], 2, "no case or clause is called 'S-99'"),
+        (["device", "--start", "true", "--socket-path", "/a"], 2, "--start goes with --generic"),
+        (["device", "--generic"], 2, "--generic needs --socket-path"),
+        (["driver"], 2, "--socket-path is needed"),
+        (["driver", "--socket-path", "/a", "--misbehave", "one-page-to-many"], 2, "such as one-page-too-many"),
+        (["driver", "--socket-path", "/a", "--seconds", "0"], 2, "seconds are above 0"),
+        (["broken", "one-page-to-many"], 2, "such as one-page-too-many"),
+        (["broken", "--serve", "one-page-too-many"], 2, "--serve needs --socket-path"),
+    ],
+)
+def test_mistake_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, words: str) -> None:
+    assert main(arguments) == status
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1

@@ -1,0 +1,80 @@
+"""Drivers that are judged: our emulated guest, and an unmodified Linux."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.processes import ROOT
+
+
+def judged(directory: Path, start: str, *arguments: str) -> tuple[int, str, dict[str, Any]]:
+    """Judge the driver that a command brings; return exit status, standard error, and the results by case."""
+    result = directory / "result.json"
+    path = directory / "check.sock"
+    command = f"{sys.executable} -P -m {start.replace('SOCKET', str(path))}"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "scripts.check", "driver", "--socket-path", str(path), "--start", command),
+            *("--json", str(result), *arguments),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=200,
+        check=False,
+    )
+    results = json.loads(result.read_text())["results"] if result.exists() else []
+    return done.returncode, done.stderr, {one["case"]: one for one in results}
+
+
+def kept(results: dict[str, Any]) -> set[str]:
+    """Return the cases that passed."""
+    return {case for case, one in results.items() if one["verdict"] == "PASS"}
+
+
+MUST = {
+    "driver-attached",
+    "driver-features",
+    "driver-ring-rules",
+    "driver-kicks",
+    "driver-report-untouched",
+    "driver-report-once",
+    "driver-inflates",
+    "driver-inflated-untouched",
+    "driver-inflate-form",
+    "driver-deflates",
+    "driver-statistics",
+    "driver-statistics-one",
+    "driver-statistics-form",
+}
+
+
+@pytest.mark.processes
+def test_our_driver_is_judged(tmp_path: Path) -> None:
+    status, _, results = judged(tmp_path, "guest --socket-path SOCKET --memory 256M --workload idle", "--seconds", "8")
+    assert kept(results) >= MUST, {case: one["reason"] for case, one in results.items()}
+    assert status == 0
+
+
+@pytest.mark.real_kernel
+def test_linux_is_judged(tmp_path: Path) -> None:
+    linux = "guest.linux --socket-path SOCKET --memory 256M -- sleep 60"
+    status, _, results = judged(tmp_path, linux, "--seconds", "12")
+    assert kept(results) >= MUST, {case: one["reason"] for case, one in results.items()}
+    assert "32 ranges" in results["driver-report-pace"]["reason"]
+    assert status == 0
+
+
+@pytest.mark.processes
+def test_driver_that_does_not_attach_is_one_line(tmp_path: Path) -> None:
+    status, error, results = judged(tmp_path, "protocol.nothing", "--attach-seconds", "10")
+    assert status == 3
+    assert "ended with status 1 before it attached" in error
+    assert "Traceback" not in error
+    assert results == {}
