@@ -63,7 +63,7 @@ def test_personalities_differ_as_published(tmp_path: Path, capsys: pytest.Captur
         for name, value in zip(names, expected, strict=True):
             assert value in (None, rows[observation][name]), (observation, name, rows[observation][name])
     printed = capsys.readouterr().out
-    assert all(name in printed for name in names)
+    assert all(name.partition("-")[0] in printed for name in names)  # a long one is broken at its dash
 
 
 @pytest.mark.parametrize("width", [140, 200])
