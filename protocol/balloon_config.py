@@ -4,18 +4,10 @@ Source: virtio 1.2, 5.5.4."""
 
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import Final
 
 from construct import Int32ul, Struct
 
-CONFIG_SIZE: Final = 16
-"""Bytes of the whole configuration space: four 32-bit fields."""
-
-CONFIG_ACTUAL: Final = range(4, 8)
-CONFIG_POISON_VAL: Final = range(12, 16)
-"""Byte positions of the two fields that a driver may write (virtio 1.2, 5.5.4)."""
-
-DRIVER_FIELDS: Final = frozenset({*CONFIG_ACTUAL, *CONFIG_POISON_VAL})
+from protocol.virtio_balloon import CONFIG_SIZE
 
 _CONFIG = Struct("num_pages" / Int32ul, "actual" / Int32ul, "free_page_hint_cmd_id" / Int32ul, "poison_val" / Int32ul)
 

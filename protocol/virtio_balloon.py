@@ -120,3 +120,12 @@ def queue_numbers(dialect: QueueDialect, *, negotiated: int, offered: int) -> Ma
 
 NUM_PAGES_MAX: Final = (1 << 32) - 1
 """Most 4096-byte pages that ``num_pages`` and ``actual`` can count (le32)."""
+
+CONFIG_SIZE: Final = 16
+"""Bytes of the whole configuration space: four 32-bit fields."""
+
+CONFIG_ACTUAL: Final = range(4, 8)
+CONFIG_POISON_VAL: Final = range(12, 16)
+"""Byte positions of the two fields that a driver may write (virtio 1.2, 5.5.4)."""
+
+DRIVER_FIELDS: Final = frozenset({*CONFIG_ACTUAL, *CONFIG_POISON_VAL})

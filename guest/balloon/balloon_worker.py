@@ -28,13 +28,13 @@ from guest.page_poison import PagePoison
 from guest.ram import GuestRam
 from guest.vhost_user.attachment import Attachment
 from guest.virtqueue.virtqueue import Buffer
-from protocol.balloon_config import CONFIG_ACTUAL, BalloonConfig
+from protocol.balloon_config import BalloonConfig
 from protocol.balloon_statistics import STATISTIC_SIZE, StatisticTag, build_statistics
 from protocol.errors import UsageError
 from protocol.memory import PAGE_SIZE
 from protocol.process.events import EventLog
 from protocol.virtio import has_feature
-from protocol.virtio_balloon import PFN_SIZE, BalloonFeature, BalloonQueue
+from protocol.virtio_balloon import CONFIG_ACTUAL, PFN_SIZE, BalloonFeature, BalloonQueue
 
 _COMMAND_SIZE = 4
 

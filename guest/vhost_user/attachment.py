@@ -19,14 +19,14 @@ from guest.vhost_user.frontend import Call
 from guest.vhost_user.request_channel import Result
 from guest.vhost_user.session import Session, in_time
 from guest.virtqueue.ring_memory import RingMemory
-from protocol.balloon_config import CONFIG_POISON_VAL, BalloonConfig
+from protocol.balloon_config import BalloonConfig
 from protocol.errors import SessionEnded, VhostUserError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
 from protocol.vhost_user import BackendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Message
 from protocol.vhost_user_payloads import InflightDescription, Payload, VringState
 from protocol.virtio import has_feature
-from protocol.virtio_balloon import BalloonFeature, BalloonQueue, queue_order
+from protocol.virtio_balloon import CONFIG_POISON_VAL, BalloonFeature, BalloonQueue, queue_order
 
 RESUME_INTERVAL: Final = 0.2
 """Seconds between two attempts to find the back-end again."""

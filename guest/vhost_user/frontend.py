@@ -12,7 +12,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from protocol.balloon_config import CONFIG_SIZE, BalloonConfig
+from protocol.balloon_config import BalloonConfig
 from protocol.errors import VhostUserError
 from protocol.memory import MemoryRegion, UserAddress
 from protocol.vhost_user import FrontendRequest, ProtocolFeature, form_of
@@ -29,6 +29,7 @@ from protocol.vhost_user_payloads import (
     VringState,
 )
 from protocol.virtio import LOG_ALL, PROTOCOL_FEATURES, DeviceStatus, feature_mask, has_feature
+from protocol.virtio_balloon import CONFIG_SIZE
 
 WANTED_PROTOCOL_FEATURES = feature_mask(
     ProtocolFeature.MQ,

@@ -17,10 +17,9 @@ from typing import Final
 
 from host.balloon.offered_features import OFFERED, TRANSPORT
 from host.memory.discard_plan import Ragged, RangeRules
-from protocol.balloon_config import CONFIG_SIZE, DRIVER_FIELDS
 from protocol.memory import PAGE_SIZE
 from protocol.virtio import FeatureBit, feature_mask, has_feature
-from protocol.virtio_balloon import BalloonFeature, BalloonQueue, QueueDialect
+from protocol.virtio_balloon import CONFIG_SIZE, DRIVER_FIELDS, BalloonFeature, BalloonQueue, QueueDialect
 
 _ALL_QUEUES: Final = frozenset(BalloonQueue)
 

@@ -15,12 +15,12 @@ from host.balloon.free_page_hinting import COMMAND_ID_SIZE, FreePageHinting
 from host.balloon.personality import OURS, Personality, ReportLength
 from host.memory.discard_plan import STRICT, DeviceMemory, DiscardPlan, RangeRules, Refusal
 from host.virtqueue.virtqueue import Buffer, Chain, ReadGuest, WriteGuest
-from protocol.balloon_config import CONFIG_POISON_VAL, BalloonConfig
+from protocol.balloon_config import BalloonConfig
 from protocol.balloon_statistics import STATISTIC_SIZE
 from protocol.errors import VirtqueueError
 from protocol.memory import PAGE_SIZE, FileRange
 from protocol.virtio import LOG_ALL, has_feature
-from protocol.virtio_balloon import PFN_SHIFT, PFN_SIZE, BalloonFeature, BalloonQueue
+from protocol.virtio_balloon import CONFIG_POISON_VAL, PFN_SHIFT, PFN_SIZE, BalloonFeature, BalloonQueue
 
 PFN_BYTES_MAX: Final = 64 << 10
 """Most bytes of page frame numbers that one chain may carry. Linux sends 1 KiB."""

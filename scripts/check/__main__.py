@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from protocol.process.command_line import Parser, run_command
-from scripts.check.broken import command as broken
-from scripts.check.device import command as device
-from scripts.check.driver import command as driver
-from scripts.check.personalities import command as personalities
+from scripts.check.broken import options as broken
+from scripts.check.device import options as device
+from scripts.check.driver import options as driver
+from scripts.check.personalities import options as personalities
 from scripts.check.verdict import TargetError
 from scripts.stop_signals import signals_as_exceptions
 
@@ -29,16 +29,43 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], int]
 
 
+# What a command runs is imported when it runs: `--help` works without the packages that it needs.
+
+
+def _run_device(arguments: argparse.Namespace) -> int:
+    from scripts.check.device.command import run
+
+    return run(arguments)
+
+
+def _run_driver(arguments: argparse.Namespace) -> int:
+    from scripts.check.driver.command import run
+
+    return run(arguments)
+
+
+def _run_broken(arguments: argparse.Namespace) -> int:
+    from scripts.check.broken.command import run
+
+    return run(arguments)
+
+
+def _run_personalities(arguments: argparse.Namespace) -> int:
+    from scripts.check.personalities.command import run
+
+    return run(arguments)
+
+
 COMMANDS: Final = (
-    Command("device", "judge a balloon device", device.EXAMPLES, device.add_to, device.run),
-    Command("driver", "be a device and judge the driver that attaches", driver.EXAMPLES, driver.add_to, driver.run),
-    Command("broken", "try the cases on devices with a fault each", broken.EXAMPLES, broken.add_to, broken.run),
+    Command("device", "judge a balloon device", device.EXAMPLES, device.add_to, _run_device),
+    Command("driver", "be a device and judge the driver that attaches", driver.EXAMPLES, driver.add_to, _run_driver),
+    Command("broken", "try the cases on devices with a fault each", broken.EXAMPLES, broken.add_to, _run_broken),
     Command(
         "personalities",
         "show what balloon devices do differently",
         personalities.EXAMPLES,
         personalities.add_to,
-        personalities.run,
+        _run_personalities,
     ),
 )
 

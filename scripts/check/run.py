@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Final, TypeVar
 
 from protocol.errors import BalloonError
@@ -29,17 +29,18 @@ def run_cases(cases: Sequence[Case[Target]], fresh: Open[Target]) -> Iterator[Re
     """
     last: Result | None = None
     for number, case in enumerate(cases):
-        try:
-            with fresh() as target:
-                if last is not None:
-                    yield last
-                last = _run_case(case, target)
-        except TargetError as error:
-            if last is None:
-                raise
-            yield _ended_by(last, str(error))
-            yield from (_not_reached(left, str(error)) for left in cases[number:])
-            return
+        with ExitStack() as stack:
+            try:
+                target = stack.enter_context(fresh())
+            except TargetError as error:
+                if last is None:
+                    raise
+                yield _ended_by(last, str(error))
+                yield from (_not_reached(left, str(error)) for left in cases[number:])
+                return
+            if last is not None:
+                yield last
+            last = _run_case(case, target)
     if last is not None:
         yield _after_all(last, fresh)
 

@@ -14,14 +14,14 @@ import host.control.reclaim_progress
 from host.balloon.offered_features import OFFERED
 from host.control.reclaim_progress import ReclaimMethod
 from host.vhost_user.device_setup import DeviceSetup, KickMethod, RingFormat
-from protocol.balloon_config import CONFIG_ACTUAL, BalloonConfig
+from protocol.balloon_config import BalloonConfig
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import BackendRequest, FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Channel, Message, MessageReader
 from protocol.vhost_user_payloads import DeviceConfig, VringFile, VringState
 from protocol.virtio import FeatureBit, feature_mask
-from protocol.virtio_balloon import BalloonFeature, BalloonQueue, QueueDialect
+from protocol.virtio_balloon import CONFIG_ACTUAL, BalloonFeature, BalloonQueue, QueueDialect
 from tests.harness.processes import DEADLINE, until
 from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, INFLATE, WANTED, VirtualMachine
 from tests.host.ring.gate import gated_discard

@@ -6,8 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.balloon_config import CONFIG_ACTUAL, CONFIG_POISON_VAL, CONFIG_SIZE, DRIVER_FIELDS, BalloonConfig
+from protocol.balloon_config import BalloonConfig
 from protocol.virtio_balloon import (
+    CONFIG_ACTUAL,
+    CONFIG_POISON_VAL,
+    CONFIG_SIZE,
+    DRIVER_FIELDS,
     PFN_SHIFT,
     PFN_SIZE,
     QUEUES_MAX,

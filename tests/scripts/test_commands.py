@@ -10,7 +10,17 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
-COMMANDS: Final = ("test", "demo", "bench", "lab", "qemu", "vhost-user-balloon", "balloon-guest", "balloon-linux")
+COMMANDS: Final = (
+    "test",
+    "demo",
+    "bench",
+    "lab",
+    "qemu",
+    "vhost-user-balloon",
+    "balloon-guest",
+    "balloon-linux",
+    "balloon-check",
+)
 
 # What the bootstrap needs besides Python; a PATH with nothing else shows that it needs nothing else.
 TOOLS: Final = ("bash", "dirname", "readlink", "uname", "sha256sum", "cut", "mkdir", "flock", "mv", "env", "cat")

@@ -25,13 +25,7 @@ from scripts.check.verdict import Result, TargetError, Verdict
 from scripts.child_processes import module_environment, python_module
 
 if TYPE_CHECKING:
-    from protocol.process.command_line import Parser
-
-EXAMPLES: Final = """examples:
-  balloon-check broken --list
-  balloon-check broken one-page-too-many acknowledged-first
-  balloon-check broken --serve one-page-too-many --socket-path /tmp/broken.sock
-"""
+    pass
 
 FEATURES: Final = "packed=on,free-page-hint=on,page-poison=on,must-tell-host=on"
 """Every feature that a case may need."""
@@ -50,14 +44,6 @@ class Trying(NamedTuple):
     def is_caught(self) -> bool:
         """Whether each of the cases noticed."""
         return len(self.results) == len(self.fault.caught_by) and all(one.verdict in CAUGHT for one in self.results)
-
-
-def add_to(parser: "Parser") -> None:
-    """Add the options of the command."""
-    parser.add_argument("faults", nargs="*", metavar="FAULT", help="the faults to try (default: all)")
-    parser.add_argument("--list", action="store_true", help="list the faults and the cases that have to catch each")
-    parser.add_argument("--serve", metavar="FAULT", help="be the daemon with this fault, at --socket-path")
-    parser.add_argument("--socket-path", metavar="PATH", help="the socket of --serve")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ is made, and a program of ours is started again when it has ended.
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,9 @@ from scripts.check.verdict import Failed, TargetError
 _TO_END: Final = 2.0
 """Seconds that a program may take to end after its front-end has gone."""
 
+_TO_SHOW: Final = 0.3
+"""Seconds after its first front-end in which a program shows that it serves but one."""
+
 _SOCKETS: Final = Path("/proc/net/unix")
 _ACCEPTS: Final = 0x10000  # SO_ACCEPTCON, in the flags there
 
@@ -29,7 +32,10 @@ _NEEDED_TO_ASK: Final = feature_mask(ProtocolFeature.MQ, ProtocolFeature.CONFIGU
 
 
 class Backend:
-    """A back-end that listens at ``path``. ``facts`` is what it offers."""
+    """A back-end that listens at ``path``.
+
+    ``facts`` is what it offers. ``ends_with_front_end`` tells that a program of ours serves one front-end and ends.
+    """
 
     def __init__(self, path: Path, program: Program | None, observe: Observer | None = None) -> None:
         self.path = path
@@ -38,6 +44,7 @@ class Backend:
         self._spare: FrontendConnection | None = None
         self._crash = ""
         self.facts = Facts()
+        self.ends_with_front_end = False
 
     def learn(self) -> None:
         """Connect and ask what is offered.
@@ -50,6 +57,7 @@ class Backend:
             self.facts = _facts_of(self.path, connection)
         finally:
             connection.close()
+        self.ends_with_front_end = self.program is not None and becomes_true(self._has_ended, _TO_SHOW)
 
     @contextmanager
     def fresh(self) -> Iterator[Target]:
@@ -59,6 +67,8 @@ class Backend:
             TargetError: the back-end does not answer.
         """
         target = Target(self, self._greeted())
+        if self.program is not None:
+            self.program.mark()
         try:
             yield target
         finally:
@@ -73,8 +83,21 @@ class Backend:
         return self._greeted()
 
     def connected(self) -> FrontendConnection:
-        """Return a new connection on which nothing was sent."""
+        """Return a new connection on which nothing was sent. The one before has to be closed.
+
+        Raises:
+            TargetError: the back-end takes none.
+        """
+        if self.program is not None and self.ends_with_front_end and becomes_true(self._has_ended, _TO_END):
+            self._start(self.program)
         return FrontendConnection(connect(self.path), self._observe)
+
+    def second(self) -> FrontendConnection | None:
+        """Return another connection beside the one that there is, None if the back-end takes none."""
+        try:
+            return FrontendConnection(connect(self.path), self._observe)
+        except TargetError:
+            return None
 
     def check_survival(self, target: Target) -> None:
         """Close the target's connections; check that a program of ours is not ended by a signal.
@@ -163,7 +186,8 @@ def _greet(path: Path, connection: FrontendConnection) -> int:
         TargetError: what is at the other end is no vhost-user back-end, or none that serves us.
     """
     try:
-        connection.request(FrontendRequest.GET_FEATURES)
+        with suppress(HungUpError):  # it may have said something before
+            connection.request(FrontendRequest.GET_FEATURES)
         reply = connection.raw_reply()
     except HungUpError as error:
         raise TargetError(f"{path}: the connection was closed instead of an answer to GET_FEATURES") from error

@@ -46,7 +46,7 @@ def refuses(target: Target, bad: Iterable[Bad], again: Callable[[], object], *, 
         outcome = judged(message.what, answer, done)
         ended = not target.connection.is_usable()
         if ended and answer.kind is Kind.REFUSED:
-            outcome = Found(f"{message.what} was refused and the connection then ended, although it could go on")
+            outcome = Found(f"{message.what}: refused, and the connection then ended, although it could go on")
         outcomes.append(outcome)
     raise_worst(outcomes)
 
@@ -59,13 +59,13 @@ def judged(what: str, answer: Answer, done: Done = Failed) -> Outcome | None:
         case Kind.ACCEPTED:
             if done is None:
                 return None
-            return done(f"{what} was answered with {_words(answer.data)}, as if it had been done")
+            return done(f"{what}: answered with {_words(answer.data)}, as if it had been done")
         case Kind.HUNG_UP:
-            return Found(f"{what} ended the connection instead of being refused; QEMU then loses the device")
+            return Found(what + _HUNG_UP)
         case Kind.SILENT:
-            return Failed(f"{what} was sent with NEED_REPLY and was not answered")
+            return Failed(what + _SILENT)
         case Kind.UNHEARD:
-            return NotExercised(f"without REPLY_ACK there is no telling whether {what} was refused")
+            return NotExercised(what + _UNHEARD)
 
 
 def _words(reply: bytes) -> str:
@@ -75,6 +75,16 @@ def _words(reply: bytes) -> str:
 
 
 _SHOWN: Final = 24
+_NAMED: Final = 4
+
+_HUNG_UP: Final = ": the connection was ended instead of a refusal; QEMU then loses the device"
+_SILENT: Final = ": not answered, although sent with NEED_REPLY"
+_UNHEARD: Final = ": without REPLY_ACK there is no telling whether that was refused"
+_DONE: Final = ": answered with 0, as if it had been done"
+CLOSED_LATE: Final = ": the descriptor is closed only with the connection"
+KEPT: Final = ": the descriptor outlives the connection"
+_TAILS: Final = (_HUNG_UP, _SILENT, _UNHEARD, _DONE, CLOSED_LATE, KEPT)
+"""What is said of several messages at a time."""
 
 _ORDER: Sequence[type[Outcome]] = (Failed, Found, NotExercised)
 
@@ -86,9 +96,20 @@ def raise_worst(outcomes: Sequence[Outcome | None]) -> None:
     for kind in _ORDER:
         reasons = list(dict.fromkeys(outcome.reason for outcome in there if isinstance(outcome, kind)))
         if reasons and not (kind is NotExercised and passed):
-            shown = "; ".join(reasons[:4])
-            more = f"; and {len(reasons) - 4} more" if len(reasons) > 4 else ""
-            raise kind(shown + more, *dict.fromkeys(one for outcome in there for one in outcome.clauses))
+            raise kind(_joined(reasons), *dict.fromkeys(one for outcome in there for one in outcome.clauses))
+
+
+def _joined(reasons: Sequence[str]) -> str:
+    """Return reasons as one sentence; what is true of several messages is said once."""
+    groups: dict[str, list[str]] = {}
+    for reason in reasons:
+        tail = next((tail for tail in _TAILS if reason.endswith(tail)), "")
+        groups.setdefault(tail or reason, []).append(reason.removesuffix(tail))
+    parts = []
+    for tail, heads in groups.items():
+        more = f" and {len(heads) - _NAMED} more" if len(heads) > _NAMED else ""
+        parts.append(", ".join(heads[:_NAMED]) + (more + tail if tail in _TAILS else ""))
+    return "; ".join(parts)
 
 
 def survives(target: Target) -> None:

@@ -12,11 +12,11 @@ from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
 from protocol.vhost_user import REGIONS_PER_TABLE, FrontendRequest
 from protocol.vhost_user_codec import build_payload
 from protocol.vhost_user_payloads import MEMORY_TABLE, MemoryTable
-from scripts.check.generic.judging import Bad, judged, raise_worst, refuses, survives
+from scripts.check.generic.judging import KEPT, Bad, judged, raise_worst, refuses, survives
 from scripts.check.generic.ring import GUEST_BASE, USER_BASE, whole
 from scripts.check.generic.suite import SUITE
 from scripts.check.generic.target import MEMORY_BYTES, Kind, Target
-from scripts.check.generic.watched_file import WatchedMemory
+from scripts.check.generic.watched_file import WatchedMemory, still_held
 from scripts.check.machine.memory_file import MIB, MemoryFile
 from scripts.check.verdict import Failed, Found, NotExercised, require, skip
 
@@ -233,18 +233,15 @@ def many_tables(target: Target) -> None:
 @SUITE.case("refused-table-is-given-up", clauses=("V-6",), edges=(11, 37), peers=("DPDK CVE-2019-14818",))
 def refused_table_is_given_up(target: Target) -> None:
     """The descriptors of a refused memory table are closed, and nothing of them stays mapped."""
-    outcomes = []
+    tables: dict[str, WatchedMemory] = {}
     for what, regions, count in _REFUSED:
-        target.negotiate()
-        memory = target.keep(WatchedMemory(_REGION))
+        target.begin_again()
+        memory = tables[f"a memory table {what}"] = target.keep(WatchedMemory(_REGION))
         answer = target.attempt(FrontendRequest.SET_MEM_TABLE, MemoryTable(regions), (memory.fd,) * count)
-        accepted = answer.kind in (Kind.ACCEPTED, Kind.UNHEARD)
-        if not memory.is_released(0 if accepted else 2.0) and not accepted:
-            outcomes.append(Failed(f"a memory table {what} was {answer.kind.value}, but its descriptors are kept"))
-        target.reconnect()
-        if not memory.is_released(2.0):
-            outcomes.append(Failed(f"the descriptors of a memory table {what} outlive the connection"))
-    raise_worst(outcomes)
+        if answer.kind is Kind.REFUSED and not memory.is_released(1.0):
+            raise Failed(f"a memory table {what}: refused, but its descriptors are kept")
+    target.reconnect()
+    raise_worst([Failed(what + KEPT) for what in still_held(tables, 2.0)])
 
 
 def _refused() -> Iterator[tuple[str, tuple[MemoryRegion, ...], int]]:

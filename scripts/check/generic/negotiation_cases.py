@@ -84,7 +84,11 @@ def features_not_offered(target: Target) -> None:
     target.negotiate()
     missing = ~target.facts.features & feature_mask(*range(64))
     bad = [
-        Bad(f"SET_FEATURES with bit {bit}, not offered,", FrontendRequest.SET_FEATURES, target.features | 1 << bit)
+        Bad(
+            f"SET_FEATURES with bit {bit}, not offered",
+            FrontendRequest.SET_FEATURES,
+            target.features | 1 << bit,
+        )
         for bit in (missing.bit_length() - 1, (missing & -missing).bit_length() - 1)
     ]
     refuses(target, bad, target.negotiate)

@@ -33,7 +33,8 @@ class Program:
             raise UsageError(f"{command!r} is no command line: {error}") from error
         if not self.words:
             raise UsageError("an empty command to start the back-end with")
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (open for the life of the object)
+        self._stderr = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (open for the life of the object)
+        self._said = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -43,7 +44,7 @@ class Program:
             TargetError: it cannot be started.
         """
         assert self._process is None or self._process.poll() is not None
-        os.ftruncate(self._stderr.fileno(), 0)
+        self.mark()
         try:
             self._process = subprocess.Popen(
                 self.words,
@@ -68,9 +69,16 @@ class Program:
         line = self._last_line()
         return f"{self.words[0]} {how}" + (f": {line}" if line else "")
 
+    def mark(self) -> None:
+        """Have only what is written to standard error from now on count for :meth:`how_it_ended`."""
+        self._said = self._stderr_size()
+
+    def _stderr_size(self) -> int:
+        return os.fstat(self._stderr.fileno()).st_size
+
     def _last_line(self) -> str:
-        size = os.fstat(self._stderr.fileno()).st_size
-        tail = os.pread(self._stderr.fileno(), _STDERR_BYTES, max(0, size - _STDERR_BYTES))
+        start = max(self._said, self._stderr_size() - _STDERR_BYTES)
+        tail = os.pread(self._stderr.fileno(), _STDERR_BYTES, start)
         lines = tail.decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 

@@ -31,6 +31,18 @@ def base_comes_back(target: Target) -> None:
         target.reconnect()
 
 
+@SUITE.case("base-of-a-stopped-ring", clauses=("V-36", "V-9"), edges=(84,))
+def base_of_a_stopped_ring(target: Target) -> None:
+    """GET_VRING_BASE of a ring that was set up and not started, or was stopped before, is answered with its base."""
+    target.negotiated()
+    ring = target.ring()
+    ring.start_at(12)
+    target.set_up(ring, 12)
+    for _ in range(2):
+        base = target.stop(ring)
+        require(base == 12, f"a stopped ring at index 12 is at {base}")
+
+
 @SUITE.case("stopped-and-started-again", clauses=("V-36",), edges=(86,), peers=("QEMU", "public/rust-vmm-vhost-180"))
 def stopped_and_started_again(target: Target) -> None:
     """A ring that was stopped is started again, many times, on one connection."""

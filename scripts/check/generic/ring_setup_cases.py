@@ -102,7 +102,7 @@ def _with_address(target: Target, what: str, address: VringAddress) -> Outcome |
     answer = target.attempt(_ADDR, address)
     outcome = judged(what, answer, None)
     if answer.kind is Kind.ACCEPTED:
-        outcome = judged(f"{what}, when it was started,", target.attempt(_KICK, VringFile(0, True), (ring.kick,)), None)
+        outcome = judged(f"{what}, when it was started", target.attempt(_KICK, VringFile(0, True), (ring.kick,)), None)
         if target.connection.is_usable():
             target.attempt(_ENABLE, VringState(0, 1))
             ring.kick_it()

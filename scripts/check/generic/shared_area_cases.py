@@ -158,7 +158,7 @@ def log_without_descriptor(target: Target) -> None:
 
 @SUITE.case("log-stays-clean", clauses=("V-49",), edges=(143,), peers=("public/dpdk-vhost-vfe-75",))
 def log_stays_clean(target: Target) -> None:
-    """On an idle ring no page of the data is marked in the log while it is on, and none at all while it is off."""
+    """After logging was turned off again nothing is marked in the log."""
     target.need(ProtocolFeature.LOG_SHMFD)
     if not target.facts.offers(FeatureBit.VHOST_F_LOG_ALL):
         skip("the back-end does not offer VHOST_F_LOG_ALL")

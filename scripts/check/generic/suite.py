@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from protocol.errors import BalloonError
 from scripts.check.generic.target import Target
 from scripts.check.suite import CaseFunction, Suite
 from scripts.check.verdict import Failed, Outcome
@@ -35,11 +36,11 @@ def _surviving(run: CaseFunction[Target]) -> CaseFunction[Target]:
     def run_and_look(target: Target) -> None:
         try:
             run(target)
-        except Outcome as outcome:
+        except (Outcome, BalloonError) as outcome:
             try:
                 target.backend.check_survival(target)
             except Failed as crash:
-                raise Failed(f"{crash.reason} ({outcome.reason})") from outcome
+                raise Failed(f"{crash.reason} ({outcome})") from outcome
             raise
         target.backend.check_survival(target)
 

@@ -76,12 +76,16 @@ class Connector(Protocol):
     """Makes connections to the back-end."""
 
     facts: Facts
+    ends_with_front_end: bool
 
     def reconnected(self) -> FrontendConnection:
         """Return a new connection that answers. The one before has to be closed."""
 
     def connected(self) -> FrontendConnection:
-        """Return a new connection on which nothing was sent."""
+        """Return a new connection on which nothing was sent. The one before has to be closed."""
+
+    def second(self) -> FrontendConnection | None:
+        """Return another connection beside the one that there is, None if the back-end takes none."""
 
     def check_survival(self, target: "Target") -> None:
         """Raise :class:`Failed` if the back-end crashed."""

@@ -7,8 +7,24 @@ the last descriptor and the last mapping of that open file are gone, wherever th
 import fcntl
 import os
 import select
+import time
+from collections.abc import Mapping
+from typing import Protocol
 
 from scripts.check.machine.deadline import DEADLINE, becomes_true
+
+
+class Watched(Protocol):
+    """A file of which a descriptor was handed over."""
+
+    def is_released(self, seconds: float = DEADLINE) -> bool:
+        """Close our own descriptor; return whether the other process gives the file up within ``seconds``."""
+
+
+def still_held(watched: Mapping[str, Watched], seconds: float) -> list[str]:
+    """Return the names of those that are not given up within ``seconds`` in all."""
+    end = time.monotonic() + seconds
+    return [name for name, one in watched.items() if not one.is_released(max(0.0, end - time.monotonic()))]
 
 
 class WatchedMemory:

@@ -19,13 +19,7 @@ from scripts.child_processes import Child, Children, python_module
 from scripts.json_output import open_json
 
 if TYPE_CHECKING:
-    from protocol.process.command_line import Parser
-
-EXAMPLES: Final = """examples:
-  balloon-check personalities
-  balloon-check personalities --personality qemu --personality firecracker --json -
-  balloon-check personalities --qemu
-"""
+    pass
 
 START_SECONDS: Final = 20.0
 """Seconds in which a daemon has to listen, on a busy machine."""
@@ -39,24 +33,6 @@ QEMU: Final = "QEMU itself"
 
 Table = dict[str, dict[str, str]]
 """What was seen, by observation and personality."""
-
-
-def add_to(parser: "Parser") -> None:
-    """Add the options of the command."""
-    parser.add_argument(
-        "--personality",
-        choices=tuple(PERSONALITIES),
-        action="append",
-        help="only this personality (repeatable; default: all)",
-    )
-    parser.add_argument(
-        "--qemu",
-        metavar="PATH",
-        nargs="?",
-        const="qemu-system-x86_64",
-        help="a column for the balloon in QEMU itself, which is started for it with all features (default: %(const)s)",
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the table as JSON to FILE, - for standard output")
 
 
 def run(arguments: argparse.Namespace) -> int:

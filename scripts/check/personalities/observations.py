@@ -4,10 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from protocol.balloon_config import CONFIG_POISON_VAL, CONFIG_SIZE, BalloonConfig
+from protocol.balloon_config import BalloonConfig
 from protocol.memory import PAGE_SIZE
 from protocol.virtio import feature_mask, has_feature
-from protocol.virtio_balloon import BalloonFeature, BalloonQueue, QueueDialect, feature_bit_names
+from protocol.virtio_balloon import (
+    CONFIG_POISON_VAL,
+    CONFIG_SIZE,
+    BalloonFeature,
+    BalloonQueue,
+    QueueDialect,
+    feature_bit_names,
+)
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import WANTED, Device, Machine
 from scripts.check.machine.memory_file import DATA_AT

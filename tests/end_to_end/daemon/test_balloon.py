@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from protocol.balloon_config import CONFIG_POISON_VAL
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_payloads import DeviceConfig, VringState
 from protocol.virtio import feature_mask
-from protocol.virtio_balloon import BalloonFeature
+from protocol.virtio_balloon import CONFIG_POISON_VAL, BalloonFeature
 from tests.end_to_end.conftest import Scene
 from tests.harness.processes import DaemonProcess
 from tests.harness.virtual_machine import (

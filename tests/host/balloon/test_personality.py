@@ -11,11 +11,11 @@ from host.balloon.personality import OURS, PERSONALITIES, Personality
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.memory.discard_plan import DeviceMemory, DiscardPlan
 from host.virtqueue.virtqueue import Buffer, Chain
-from protocol.balloon_config import CONFIG_SIZE, BalloonConfig
+from protocol.balloon_config import BalloonConfig
 from protocol.errors import VirtqueueError
 from protocol.memory import FileRange, GuestAddress, MemoryRegion, RegionTable, UserAddress
 from protocol.virtio import has_feature
-from protocol.virtio_balloon import BalloonFeature, BalloonQueue, QueueDialect
+from protocol.virtio_balloon import CONFIG_SIZE, BalloonFeature, BalloonQueue, QueueDialect
 
 PAGE = 4096
 BASE = 1 << 30

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from host.virtqueue.virtqueue import INDIRECT_MAX, Buffer, Chain
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.packed_ring import FRESH_BASE, PACKED_DESCRIPTOR, WRAP_COUNTER, used_bits
-from tests.host.virtqueue.hostile_packed_ring import Hostile
 from scripts.check.model.ring_memory import BASE
+from tests.host.virtqueue.hostile_packed_ring import Hostile
 
 NEXT, WRITE, INDIRECT, AVAIL, USED = 1, 2, 4, 0x80, 0x8000
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from host.virtqueue.virtqueue import INDIRECT_MAX, Buffer, Chain
 from protocol.errors import VirtqueueError
 from protocol.split_ring import Descriptor
-from tests.host.virtqueue.hostile_split_ring import Hostile
 from scripts.check.model.ring_memory import BASE
+from tests.host.virtqueue.hostile_split_ring import Hostile
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 

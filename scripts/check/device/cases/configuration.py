@@ -3,10 +3,11 @@
 import struct
 from typing import Final
 
-from protocol.balloon_config import CONFIG_SIZE, BalloonConfig
+from protocol.balloon_config import BalloonConfig
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_payloads import DeviceConfig
+from protocol.virtio_balloon import CONFIG_SIZE
 from scripts.check.device.trial import SUITE, Trial
 from scripts.check.machine.deadline import becomes_true
 from scripts.check.verdict import Failed, Found, require

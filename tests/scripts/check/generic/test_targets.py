@@ -1,0 +1,82 @@
+"""What is no vhost-user back-end is told from one by one clear line, before a case is judged."""
+
+import shlex
+import socket
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import UsageError
+from scripts.check.generic.backend import open_backend
+from scripts.check.machine import connection
+from scripts.check.verdict import TargetError
+from tests.harness.scripted_server import answering
+
+
+def complaint(path: Path, start: str | None = None) -> str:
+    """Return the line that says why there is no back-end at ``path``."""
+    with pytest.raises(TargetError) as caught, open_backend(path, start):
+        pass
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_no_socket(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    assert complaint(path) == f"{path}: No such file or directory"
+
+
+def test_no_listener(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+    assert complaint(path) == f"{path}: Connection refused"
+
+
+def test_peer_that_hangs_up_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with answering(path):
+        assert complaint(path) == f"{path}: the connection was closed instead of an answer to GET_FEATURES"
+
+
+def test_peer_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "DEADLINE", 0.2)
+    path = tmp_path / "socket"
+    with answering(path, b"", b""):
+        assert complaint(path) == f"{path}: GET_FEATURES: no reply within 0.2 s (0 of 12 bytes came)"
+
+
+def test_peer_that_answers_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with answering(path, b"HTTP/1.1 400", b""):
+        assert "bytes of payload" in complaint(path)
+
+
+def test_peer_that_answers_another_request(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with answering(path, bytes([2, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0]) + bytes(8), b""):
+        assert "no vhost-user back-end: GET_FEATURES was answered with 0200000005000000" in complaint(path)
+
+
+@pytest.mark.parametrize("command", ["", "  ", "'half a quotation"])
+def test_command_that_is_none(tmp_path: Path, command: str) -> None:
+    with pytest.raises(UsageError), open_backend(tmp_path / "socket", command):
+        pass
+
+
+@pytest.mark.processes
+def test_command_that_does_not_exist(tmp_path: Path) -> None:
+    assert complaint(tmp_path / "socket", "/nowhere/back-end") == "/nowhere/back-end: No such file or directory"
+
+
+@pytest.mark.processes
+def test_command_that_ends_says_why(tmp_path: Path) -> None:
+    script = "echo first >&2; echo cannot open the disk >&2; exit 3"
+    message = complaint(tmp_path / "socket", f"sh -c {shlex.quote(script)}")
+    assert message == "sh ended with status 3: cannot open the disk"
+
+
+@pytest.mark.processes
+def test_command_that_is_killed(tmp_path: Path) -> None:
+    assert complaint(tmp_path / "socket", "sh -c 'kill -SEGV $$'") == "sh was ended by SIGSEGV"
