@@ -43,10 +43,10 @@ VIRTUAL_MACHINES: Final[tuple[Peer, ...]] = (
     *peers(
         "tp-libvirt/",
         ("freepagereporting", "Memory comes back with reporting on, and stays without it."),
-        ("period", "Polling of statistics is switched on and off."),
     ),
     *peers(
         "tp-libvirt/",
+        ("period", "Polling of statistics is switched on and off."),
         ("autodeflate", "The autodeflate attribute arrives in the monitor's command line."),
         ("setmem", "More than the maximum is refused, and a machine without a balloon says so."),
         not_applicable=_MONITOR,
@@ -57,8 +57,9 @@ VIRTUAL_MACHINES: Final[tuple[Peer, ...]] = (
             "statistics_life",
             "Statistics are unknown before a driver and after a reset, then as many as the driver has.",
         ),
-        ("fuzz_71649", "Rings with any content do not end the device."),
+        not_applicable=_MONITOR,
     ),
+    *peers("qemu/", ("fuzz_71649", "Rings with any content do not end the device.")),
     *peers(
         "qemu-device-init/",
         ("inflate", "An inflated page is told as initialised in the bitmap, and reads as zeros."),
