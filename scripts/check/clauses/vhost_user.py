@@ -95,7 +95,7 @@ VHOST_USER: Final[tuple[Clause, ...]] = (
             _M,
             "GET_CONFIG is answered with as many bytes as were asked for, or with none for an error.",
         ),
-        ("V-45", BACK_END, _S, "SET_CONFIG changes only what a driver may write."),
+        ("V-45", BACK_END, _M, "SET_CONFIG changes only what a driver may write."),
     ),
     *section(
         'vhost-user, "Inflight I/O tracking"',

@@ -22,7 +22,7 @@ def _inflated(seen: Observed) -> list[SeenChain]:
     return chains
 
 
-@SUITE.case("driver-inflates", clauses=("BI-1", "BI-11"))
+@SUITE.case("driver-inflates", clauses=("BI-1", "BI-11"), peers=("tp-qemu/balloon_check", "stratovirt/fun_001"))
 def inflates(seen: Observed) -> None:
     """The driver gives the pages that are asked for, and says so in actual."""
     _inflated(seen)
@@ -54,7 +54,7 @@ def form(seen: Observed) -> None:
         require(length % 4 == 0, f"{length} bytes of page frame numbers are no whole number of them", "BI-6")
 
 
-@SUITE.case("driver-deflates", clauses=("BI-2", "BI-6", "BI-10"))
+@SUITE.case("driver-deflates", clauses=("BI-2", "BI-6", "BI-10"), peers=("tp-qemu/balloon_check", "stratovirt/fun_001"))
 def deflates(seen: Observed) -> None:
     """The driver takes pages back through the deflate queue, and only pages that it gave."""
     _inflated(seen)

@@ -161,7 +161,7 @@ def table_on_disk(target: Target) -> None:
         target.check_alive()
 
 
-@SUITE.case("new-table-on-a-running-ring", clauses=("V-24",), edges=(47,), peers=("QEMU",))
+@SUITE.case("new-table-on-a-running-ring", clauses=("V-24",), edges=(47,), peers=("QEMU", "tp-qemu/balloon_memhp"))
 def new_table_on_a_running_ring(target: Target) -> None:
     """A new memory table with the same memory, as for a plugged DIMM, leaves a running ring where it is."""
     target.negotiated()

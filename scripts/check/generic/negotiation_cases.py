@@ -232,7 +232,9 @@ def device_state_errors(target: Target) -> None:
     refuses(target, bad, lambda: target.negotiate(more=feature_mask(ProtocolFeature.DEVICE_STATE)))
 
 
-@SUITE.case("configuration-space-windows", clauses=("V-44",), peers=("public/rust-vmm-vhost-29", "public/ch-7615"))
+@SUITE.case(
+    "configuration-space-windows", clauses=("V-44",), peers=("public/rust-vmm-vhost-29", "public/cloud-hypervisor-7615")
+)
 def configuration_space_windows(target: Target) -> None:
     """GET_CONFIG of any window is answered with as many bytes as were asked for, or with none."""
     target.need(ProtocolFeature.CONFIG)

@@ -43,7 +43,12 @@ def base_of_a_stopped_ring(target: Target) -> None:
         require(base == 12, f"a stopped ring at index 12 is at {base}")
 
 
-@SUITE.case("stopped-and-started-again", clauses=("V-36",), edges=(86,), peers=("QEMU", "public/rust-vmm-vhost-180"))
+@SUITE.case(
+    "stopped-and-started-again",
+    clauses=("V-36",),
+    edges=(86,),
+    peers=("QEMU", "public/rust-vmm-vhost-180", "tp-qemu/balloon_stop_continue"),
+)
 def stopped_and_started_again(target: Target) -> None:
     """A ring that was stopped is started again, many times, on one connection."""
     target.negotiated()

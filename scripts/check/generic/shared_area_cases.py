@@ -35,7 +35,7 @@ def _area(target: Target, queues: int) -> tuple[InflightDescription, int]:
     return area, target.keep_fd(os.dup(fds[0]))
 
 
-@SUITE.case("inflight-area", clauses=("V-46",), edges=(149,), peers=("public/ch-2931",))
+@SUITE.case("inflight-area", clauses=("V-46",), edges=(149,), peers=("public/cloud-hypervisor-2931",))
 def inflight_area(target: Target) -> None:
     """GET_INFLIGHT_FD is answered with 24 bytes and one descriptor of a file that holds the area."""
     target.need(ProtocolFeature.INFLIGHT_SHMFD)
@@ -50,7 +50,12 @@ def inflight_area(target: Target) -> None:
     require(asked == told, f"for (queues, size) {asked} the inflight area is described as {told}")
 
 
-@SUITE.case("inflight-area-given-back", clauses=("V-47",), edges=(149,), peers=("public/ch-3503", "public/ch-2931"))
+@SUITE.case(
+    "inflight-area-given-back",
+    clauses=("V-47",),
+    edges=(149,),
+    peers=("public/cloud-hypervisor-3503", "public/cloud-hypervisor-2931"),
+)
 def inflight_area_given_back(target: Target) -> None:
     """The area is taken back before the rings are set up, on this connection and on the next, and rings start."""
     target.need(ProtocolFeature.INFLIGHT_SHMFD)

@@ -70,7 +70,13 @@ def region_without_its_descriptor(target: Target) -> None:
     refuses(target, bad, target.negotiate)
 
 
-@SUITE.case("region-too-many", clauses=("V-25",), edges=(52,), peers=("public/ch-2340", "libvhost-user"), quick=False)
+@SUITE.case(
+    "region-too-many",
+    clauses=("V-25",),
+    edges=(52,),
+    peers=("public/cloud-hypervisor-2340", "libvhost-user"),
+    quick=False,
+)
 def region_too_many(target: Target) -> None:
     """As many regions as GET_MAX_MEM_SLOTS tells can be added, and not one more."""
     _begin(target)
@@ -97,7 +103,9 @@ def region_too_many(target: Target) -> None:
     target.do(_ADD, small(0), (target.memory.fd,))
 
 
-@SUITE.case("region-twice", clauses=("V-22",), edges=(42,), peers=("public/ch-2340", "public/rust-vmm-vhost-224"))
+@SUITE.case(
+    "region-twice", clauses=("V-22",), edges=(42,), peers=("public/cloud-hypervisor-2340", "public/rust-vmm-vhost-224")
+)
 def region_twice(target: Target) -> None:
     """A region that overlaps one that is there is refused."""
     _begin(target)
@@ -126,7 +134,9 @@ def _added(target: Target) -> None:
         target.do(_ADD, region(0), (target.memory.fd,))
 
 
-@SUITE.case("remove-twice", clauses=("V-26",), edges=(53,), peers=("public/ch-2340", "public/rust-vmm-vhost-224"))
+@SUITE.case(
+    "remove-twice", clauses=("V-26",), edges=(53,), peers=("public/cloud-hypervisor-2340", "public/rust-vmm-vhost-224")
+)
 def remove_twice(target: Target) -> None:
     """A region that was removed cannot be removed again."""
     _begin(target)

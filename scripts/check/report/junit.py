@@ -23,7 +23,7 @@ class JunitReport:
         """Write the document: one suite, a test case for each case, findings as its output."""
         suite = ElementTree.Element(
             "testsuite",
-            name=f"balloon-check {summary.target}",
+            name=f"balloon-check {_printable(summary.target)}",
             tests=str(len(summary.results)),
             failures=str(summary.count(Verdict.FAIL)),
             errors="0",

@@ -15,7 +15,7 @@ from scripts.check.verdict import Failed, Found, require
 ACTUAL_AT: Final = 4
 
 
-@SUITE.case("config-read", clauses=("G-12", "BC-1"), edges=(136,), quick=True)
+@SUITE.case("config-read", clauses=("G-12", "BC-1"), edges=(136,), peers=("villain/L0037",), quick=True)
 def read(trial: Trial) -> None:
     """Each field can be read before the queues are served, and reads the same again."""
     machine = trial.machine(run=False)
@@ -24,7 +24,13 @@ def read(trial: Trial) -> None:
         require(first == second, f"the field at {offset} reads {first.hex()}, then {second.hex()}", "G-12")
 
 
-@SUITE.case("config-windows", clauses=("G-13",), edges=(136,), peers=("public/rust-vmm-vhost-29",), quick=True)
+@SUITE.case(
+    "config-windows",
+    clauses=("G-13",),
+    edges=(136,),
+    peers=("public/rust-vmm-vhost-29", "stratovirt/config_001"),
+    quick=True,
+)
 def windows(trial: Trial) -> None:
     """Any part of the space reads as the same bytes."""
     machine = trial.machine()
@@ -40,7 +46,7 @@ def windows(trial: Trial) -> None:
             )
 
 
-@SUITE.case("config-actual", clauses=("BC-1", "BI-11"), edges=(137,), quick=True)
+@SUITE.case("config-actual", clauses=("BC-1", "BI-11"), edges=(137,), peers=("villain/L0038",), quick=True)
 def actual(trial: Trial) -> None:
     """What a driver writes into ``actual`` is there, little-endian, and nothing else changes."""
     machine = trial.machine()
@@ -106,7 +112,13 @@ def huge_actual(trial: Trial) -> None:
     machine.check_alive()
 
 
-@SUITE.case("config-resize-tells", clauses=("G-3", "BI-1"), edges=(87,), quick=True)
+@SUITE.case(
+    "config-resize-tells",
+    clauses=("G-3", "BI-1"),
+    edges=(87,),
+    peers=("firecracker/num_pages", "villain/L0200"),
+    quick=True,
+)
 def resize_tells(trial: Trial) -> None:
     """A request for a balloon of another size is shown in num_pages and told by a configuration interrupt."""
     machine = trial.machine()

@@ -48,7 +48,11 @@ def id_shown(trial: Trial) -> None:
     "hint-without-round",
     clauses=("BH-13", "BH-15"),
     edges=(135,),
-    peers=("firecracker/hinting_no_cmd_set",),
+    peers=(
+        "firecracker/hinting_no_cmd_set",
+        "firecracker/hinting_invalid_cmd",
+        "firecracker/hinting_stale_inflight_requests",
+    ),
     quick=True,
 )
 def without_round(trial: Trial) -> None:
@@ -66,7 +70,7 @@ def without_round(trial: Trial) -> None:
     "hint-after-stop",
     clauses=("BH-13", "BH-15"),
     edges=(135,),
-    peers=("firecracker/hinting_stale_post_stop",),
+    peers=("firecracker/hinting_stale_post_stop", "villain/L0044"),
     quick=True,
 )
 def after_stop(trial: Trial) -> None:
@@ -96,7 +100,7 @@ def without_id(trial: Trial) -> None:
 @SUITE.case(
     "hint-odd-command",
     clauses=("BH-1",),
-    peers=("firecracker/hinting_invalid_cmd", "firecracker/hinting_misaligned_value"),
+    peers=("firecracker/hinting_misaligned_value",),
     quick=True,
 )
 def odd_command(trial: Trial) -> None:

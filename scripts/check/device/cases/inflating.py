@@ -32,7 +32,12 @@ def send_raw_pfns(machine: Machine, kind: BalloonQueue, data: bytes) -> int:
     return queue.collect()[0].length
 
 
-@ring_case("inflate-exact", clauses=("BI-13", "M-safe", "S-17", "P-16"), quick=True, peers=("firecracker/inflate",))
+@ring_case(
+    "inflate-exact",
+    clauses=("BI-13", "M-safe", "S-17", "P-16"),
+    quick=True,
+    peers=("firecracker/inflate", "crosvm/desc_parsing_inflate", "stratovirt/inflate_001", "villain/L0001"),
+)
 def inflate_exact(trial: Trial) -> None:
     """Of the pages in memory exactly those whose numbers were sent go, and the used length is 0."""
     machine = trial.machine()
@@ -49,7 +54,12 @@ def inflate_exact(trial: Trial) -> None:
     )
 
 
-@ring_case("inflate-as-linux", clauses=("BI-13", "M-safe"), quick=True)
+@ring_case(
+    "inflate-as-linux",
+    clauses=("BI-13", "M-safe"),
+    peers=("firecracker/rss_memory_lower", "firecracker/size_reduction"),
+    quick=True,
+)
 def inflate_as_linux(trial: Trial) -> None:
     """Buffers of 256 numbers in ascending order take 8 MiB, each its own MiB before it comes back."""
     machine = trial.machine()
@@ -74,7 +84,7 @@ def inflate_descending(trial: Trial) -> None:
     judge_inflated(machine, before, {*down, *shuffled})
 
 
-@SUITE.case("inflate-duplicates", clauses=("M-safe", "F-inflate-twice"), peers=("villain/L0004",))
+@SUITE.case("inflate-duplicates", clauses=("M-safe", "F-inflate-twice"), peers=("villain/L0009", "villain/L0016"))
 def inflate_duplicates(trial: Trial) -> None:
     """The same number twice in a buffer, and in two buffers, does no harm."""
     machine = trial.machine()
@@ -87,7 +97,11 @@ def inflate_duplicates(trial: Trial) -> None:
 
 
 @SUITE.case(
-    "inflate-beyond-memory", clauses=("M-safe",), edges=(134,), peers=("public/cloud-hypervisor-8177",), quick=True
+    "inflate-beyond-memory",
+    clauses=("M-safe",),
+    edges=(134,),
+    peers=("public/cloud-hypervisor-8177", "villain/L0004", "villain/L0008"),
+    quick=True,
 )
 def inflate_beyond(trial: Trial) -> None:
     """Numbers beyond the memory are ignored, and the others of the same buffer keep their meaning."""
@@ -102,7 +116,7 @@ def inflate_beyond(trial: Trial) -> None:
     machine.check_survives()
 
 
-@SUITE.case("inflate-odd-length", clauses=("M-safe",), peers=("villain/L0007",), quick=True)
+@SUITE.case("inflate-odd-length", clauses=("M-safe",), peers=("villain/L0005", "villain/L0013"), quick=True)
 def inflate_odd_length(trial: Trial) -> None:
     """A buffer whose length is no multiple of 4 takes whole numbers or nothing, and comes back."""
     machine = trial.machine()
@@ -116,7 +130,7 @@ def inflate_odd_length(trial: Trial) -> None:
     machine.check_survives()
 
 
-@SUITE.case("inflate-over-two-buffers", clauses=("S-2", "M-safe"), quick=True)
+@SUITE.case("inflate-over-two-buffers", clauses=("S-2", "M-safe"), peers=("villain/L0015",), quick=True)
 def inflate_framing(trial: Trial) -> None:
     """A number may begin in one buffer of a chain and end in the next: the device must not assume any framing."""
     machine = trial.machine()
@@ -139,7 +153,9 @@ def inflate_framing(trial: Trial) -> None:
         )
 
 
-@SUITE.case("inflate-large-array", clauses=("M-safe",), peers=("public/cloud-hypervisor-8177",))
+@SUITE.case(
+    "inflate-large-array", clauses=("M-safe",), peers=("public/cloud-hypervisor-8177", "villain/L0010", "villain/L0031")
+)
 def inflate_large(trial: Trial) -> None:
     """A buffer of 16,384 numbers, most beyond the memory, comes back within the deadline."""
     machine = trial.machine()
@@ -167,7 +183,9 @@ def inflate_not_late(trial: Trial) -> None:
     require(not lost, f"pages changed after their deflate was acknowledged: {as_ranges(lost)}", "BI-13")
 
 
-@ring_case("deflate-harmless", clauses=("M-safe", "S-17", "P-16"), quick=True)
+@ring_case(
+    "deflate-harmless", clauses=("M-safe", "S-17", "P-16"), peers=("firecracker/deflate", "villain/L0017"), quick=True
+)
 def deflate_harmless(trial: Trial) -> None:
     """A deflate of pages that are in use changes none of them and brings none into being."""
     machine = trial.machine()
@@ -180,7 +198,7 @@ def deflate_harmless(trial: Trial) -> None:
     require(used.length == 0, f"the used length of a deflate is {used.length} instead of 0", "S-17", "P-16")
 
 
-@ring_case("deflate-content", clauses=("BI-14",), quick=True)
+@ring_case("deflate-content", clauses=("BI-14",), peers=("villain/L0002", "villain/L0006"), quick=True)
 def deflate_content(trial: Trial) -> None:
     """A page that was inflated and deflated reads as zeros or as before, and can be written."""
     machine = trial.machine(wanted=WANTED | feature_mask(BalloonFeature.MUST_TELL_HOST))
@@ -219,7 +237,7 @@ def inflate_own_buffer(trial: Trial) -> None:
     machine.check_survives()
 
 
-@SUITE.case("inflate-own-ring", clauses=("M-safe", "F-ring"), edges=(112,))
+@SUITE.case("inflate-own-ring", clauses=("M-safe", "F-ring"), edges=(112,), peers=("villain/L0021",))
 def inflate_own_ring(trial: Trial) -> None:
     """The number of a page of the ring itself does not take the ring from the device."""
     machine = trial.machine()
@@ -236,7 +254,7 @@ def inflate_own_ring(trial: Trial) -> None:
     machine.check_survives()
 
 
-@SUITE.case("inflate-writable-buffer", clauses=("S-4", "M-safe"))
+@SUITE.case("inflate-writable-buffer", clauses=("S-4", "M-safe"), peers=("villain/L0012",))
 def inflate_writable(trial: Trial) -> None:
     """A buffer of numbers that is marked as device-writable, a driver's mistake, does no harm."""
     machine = trial.machine()

@@ -30,7 +30,13 @@ def offered(trial: Trial) -> None:
     )
 
 
-@SUITE.case("features-subset", clauses=("G-8",), edges=(33,), quick=True)
+@SUITE.case(
+    "features-subset",
+    clauses=("G-8",),
+    edges=(33,),
+    peers=("firecracker/virtio_features", "stratovirt/feature_001"),
+    quick=True,
+)
 def subset(trial: Trial) -> None:
     """Every offered feature may be left out, one at a time, and all of them but VERSION_1."""
     device = trial.device
@@ -84,7 +90,7 @@ def _serves(trial: Trial, wanted: int, dialect: QueueDialect) -> bool:
         return False
 
 
-@ring_case("before-running", clauses=("G-1",), edges=(81,), quick=True)
+@ring_case("before-running", clauses=("G-1",), edges=(81,), peers=("public/rust-vmm-vhost-374",), quick=True)
 def before_running(trial: Trial) -> None:
     """Nothing is taken from a ring before the device is to serve it; then it is, without another kick."""
     machine = trial.machine(run=False)
@@ -140,7 +146,12 @@ def reset_in_mid_report(trial: Trial) -> None:
     raise Failed(f"pages changed after the reset: {as_ranges(machine.memory.spoilt(again))}", "G-11")
 
 
-@SUITE.case("brought-up-again", clauses=("G-10", "F-actual"), edges=(148,))
+@SUITE.case(
+    "brought-up-again",
+    clauses=("G-10", "F-actual"),
+    edges=(148,),
+    peers=("tp-qemu/balloon_hotplug", "tp-qemu/driver_load"),
+)
 def brought_up_again(trial: Trial) -> None:
     """The device can be brought up many times, each time with empty rings and a balloon of size 0."""
     left = 0

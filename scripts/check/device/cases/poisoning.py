@@ -28,7 +28,7 @@ def poisoned(trial: Trial, value: int) -> Machine:
     return machine
 
 
-@ring_case("poison-kept", clauses=("BR-8", "BP-4"), edges=(127,), peers=("villain/L0046",), quick=True)
+@ring_case("poison-kept", clauses=("BR-8", "BP-4"), edges=(127,), peers=("villain/L0036",), quick=True)
 def kept(trial: Trial) -> None:
     """With a poison other than zero a reported page holds the poison after the acknowledgement."""
     machine = poisoned(trial, PATTERN)

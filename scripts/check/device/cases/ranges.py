@@ -105,7 +105,7 @@ def wraps(trial: Trial) -> None:
         put_and_look(machine, before, chain, before if chain[0].address < top - PAGE_SIZE else set())
 
 
-@ring_case("range-unaligned", clauses=("M-safe", "F-alignment"), edges=(111,), quick=True)
+@ring_case("range-unaligned", clauses=("M-safe", "F-alignment"), edges=(111,), peers=("villain/L0029",), quick=True)
 def unaligned(trial: Trial) -> None:
     """A range that begins or ends within a page takes whole pages inside of it at most, and zeroes no part of one."""
     for offset, length in (
@@ -137,7 +137,7 @@ def unaligned_is(trial: Trial) -> None:
     raise Found(f"of 16 KiB that begin 512 bytes into a page, the device discards {gone} whole pages", "F-alignment")
 
 
-@ring_case("range-empty", clauses=("M-safe", "F-empty"), edges=(107,))
+@ring_case("range-empty", clauses=("M-safe", "F-empty"), edges=(107,), peers=("villain/L0024",))
 def empty(trial: Trial) -> None:
     """A range of no bytes takes nothing, and a good one beside it keeps its meaning or is left."""
     machine, before = prepared(trial)
@@ -184,14 +184,14 @@ def of_another_ring(trial: Trial) -> None:
         raise Found("the device discards pages of another queue's ring", "F-ring")
 
 
-@ring_case("range-of-all-memory", clauses=("M-safe",), edges=(112,))
+@ring_case("range-of-all-memory", clauses=("M-safe",), edges=(112,), peers=("villain/L0025",))
 def of_all_memory(trial: Trial) -> None:
     """A report of the whole memory, rings included, comes back or costs that machine alone."""
     machine, before = prepared(trial)
     put_and_look(machine, before, [Raw(machine.address(0), machine.memory.size, WRITE)], before)
 
 
-@ring_case("range-many-tiny", clauses=("M-safe", "F-alignment"), edges=(111,))
+@ring_case("range-many-tiny", clauses=("M-safe", "F-alignment"), edges=(111,), peers=("stratovirt/fpr_001",))
 def many_tiny(trial: Trial) -> None:
     """A chain as long as the ring, of pieces of a page each, takes no page."""
     machine, before = prepared(trial)

@@ -53,6 +53,7 @@ def check_used_length(used: UsedBuffer, given: int) -> None:
     "report-exact",
     clauses=("BR-7", "M-safe", "S-17", "P-16", "F-discard", "F-used-length"),
     edges=(104, 115, 126),
+    peers=("firecracker/size_reduction",),
     quick=True,
 )
 def report_exact(trial: Trial) -> None:
@@ -66,7 +67,7 @@ def report_exact(trial: Trial) -> None:
     check_used_length(used, sum(length for _, length in given))
 
 
-@ring_case("report-one-page", clauses=("BR-7", "M-safe"), edges=(153,), quick=True)
+@ring_case("report-one-page", clauses=("BR-7", "M-safe"), edges=(153,), peers=("villain/L0023",), quick=True)
 def report_one_page(trial: Trial) -> None:
     """A report of one page between two others takes that one, at the start and at the end of the memory too."""
     machine = trial.machine()
@@ -89,7 +90,16 @@ def report_last_page(trial: Trial) -> None:
 
 
 @ring_case(
-    "report-as-linux", clauses=("BR-3", "BR-7"), edges=(104, 126), peers=("firecracker/process_reporting",), quick=True
+    "report-as-linux",
+    clauses=("BR-3", "BR-7"),
+    edges=(104, 126),
+    peers=(
+        "firecracker/process_reporting",
+        "tp-qemu/balloon_check.free",
+        "tp-libvirt/freepagereporting",
+        "cloud-hypervisor/free_page_reporting",
+    ),
+    quick=True,
 )
 def report_as_linux(trial: Trial) -> None:
     """Blocks of 4 MiB as Linux reports them are gone when the used entry is there, not later."""

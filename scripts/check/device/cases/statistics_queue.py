@@ -90,7 +90,13 @@ def buffer_untouched(trial: Trial) -> None:
     require(used is None or used.length == 0, f"the used length of statistics is {used and used.length}", "S-17")
 
 
-@SUITE.case("statistics-any-order", clauses=("BS-10",), edges=(133,), quick=True)
+@SUITE.case(
+    "statistics-any-order",
+    clauses=("BS-10",),
+    edges=(133,),
+    peers=("firecracker/stats", "villain/L0019", "villain/L0042"),
+    quick=True,
+)
 def any_order(trial: Trial) -> None:
     """Entries are taken in any order, some or all of them."""
     for tags in (reversed(StatisticTag), [StatisticTag.MEMTOT], list(StatisticTag)):
@@ -98,7 +104,7 @@ def any_order(trial: Trial) -> None:
 
 
 @SUITE.case(
-    "statistics-unknown-tags", clauses=("BS-9", "F-statistics-tags"), edges=(133,), peers=("villain/L0016",), quick=True
+    "statistics-unknown-tags", clauses=("BS-9", "F-statistics-tags"), edges=(133,), peers=("villain/L0032",), quick=True
 )
 def unknown_tags(trial: Trial) -> None:
     """Tags that the device does not know are ignored: Linux's from 10 on, others' private ones."""
@@ -106,7 +112,7 @@ def unknown_tags(trial: Trial) -> None:
     survives(trial.machine(), b"".join(struct.pack("<HQ", tag, 1 << 63) for tag in tags))
 
 
-@SUITE.case("statistics-odd-length", clauses=("BS-5",), edges=(133,), quick=True)
+@SUITE.case("statistics-odd-length", clauses=("BS-5",), edges=(133,), peers=("villain/L0020",), quick=True)
 def odd_length(trial: Trial) -> None:
     """A length that is no multiple of an entry's 10 bytes, or of the text's 6, does no harm."""
     whole = build_statistics(STATISTICS)
@@ -120,7 +126,7 @@ def huge(trial: Trial) -> None:
     survives(trial.machine(), build_statistics(STATISTICS) * 4000)
 
 
-@SUITE.case("statistics-over-two-buffers", clauses=("S-2",))
+@SUITE.case("statistics-over-two-buffers", clauses=("S-2",), peers=("villain/L0030",))
 def framing(trial: Trial) -> None:
     """An entry may begin in one buffer of the chain and end in the next."""
     machine = trial.machine()
