@@ -7,7 +7,8 @@ from typing import Any
 from host.balloon import virtio_balloon
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.ring.ring_service import RingService
-from host.vhost_user import device_requests, feature_requests, ring_control
+from host.vhost_user import device_requests, feature_requests, ring_control, ring_requests
+from host.virtqueue.split_virtqueue import SplitDeviceVirtqueue as Split
 from protocol.balloon_config import BalloonConfig
 from protocol.errors import VhostUserError, VirtqueueError
 from scripts.check.broken.fault import fault, replaced
@@ -218,3 +219,37 @@ def _() -> None:
 
     replaced(VirtioBalloon, "write_config", write)
     replaced(VirtioBalloon, "read_config", read)
+
+
+@fault("enable-ignored", caught_by=("ring-disabled/split", "ring-disabled/packed"))
+def _() -> None:
+    """SET_VRING_ENABLE 0 is acknowledged, and the ring is served on."""
+
+    def make(original: Any) -> Any:
+        def handle(session: Any, message: Any) -> Any:
+            if message.payload.num:
+                yield from original(session, message)
+
+        return handle
+
+    replaced(ring_requests, "set_vring_enable", make)
+
+
+@fault("base-one-ahead", caught_by=("ring-stopped/split",))
+def _() -> None:
+    """GET_VRING_BASE answers one more than the next available index."""
+    replaced(Split, "base", lambda original: property(lambda self: (self.next_avail + 1) & 0xFFFF))
+
+
+@fault("used-index-from-base", caught_by=("ring-used-index-from-memory",))
+def _() -> None:
+    """The used index is taken from SET_VRING_BASE instead of the ring."""
+
+    def make(original: Any) -> Any:
+        def init(self: Any, *rest: Any, **names: Any) -> None:
+            original(self, *rest, **names)
+            self.next_used = self.next_avail
+
+        return init
+
+    replaced(Split, "__init__", make)

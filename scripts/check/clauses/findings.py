@@ -29,6 +29,7 @@ FINDINGS: Final[tuple[Clause, ...]] = (
         ("F-statistics-storm", DEVICE, _U, "How often the device asks for statistics."),
         ("F-actual", DEVICE, _U, "Whether a new driver finds what the last one wrote into actual."),
         ("F-features", DRIVER, _U, "Which offered features the driver leaves out."),
+        ("F-report-time", DEVICE, _U, "How long a large report takes, for which its pages are missing to the guest."),
         ("F-report-pace", DRIVER, _U, "How many ranges a report has, of what size, and how often reports come."),
         ("F-config-write", DEVICE, _U, "What becomes of a driver's write to a field that is the device's."),
         ("F-config-size", DEVICE, _U, "How many bytes the configuration space has."),

@@ -11,6 +11,7 @@ from scripts.check.device.cases import (
     poisoning,
     ranges,
     reporting,
+    sessions,
     split_chains,
     statistics_queue,
 )
@@ -29,6 +30,7 @@ MODULES = (
     split_chains,
     packed_chains,
     life_cycle,
+    sessions,
 )
 """The modules of cases, each of which has added its own to the suite."""
 

@@ -140,6 +140,10 @@ class VhostUserMachine(Machine):
             changed |= isinstance(message, Message) and message.request is BackendRequest.CONFIG_CHANGE_MSG
         return changed
 
+    def close_channel(self) -> None:
+        """Close our end of the back-end's channel."""
+        self._channel.close()
+
     def barrier(self) -> None:
         """Return when every message was handled."""
         self.connection.number(FrontendRequest.GET_FEATURES)
