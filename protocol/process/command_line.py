@@ -31,7 +31,11 @@ class Parser(argparse.ArgumentParser):
     """An argument parser with one-line errors and ``--version``. Abbreviated options are refused: a script that uses
     one breaks when a second option with that beginning is added."""
 
-    def __init__(self, *, prog: str, description: str, epilog: str, usage: str | None = None) -> None:
+    def __init__(
+        self, *, prog: str, description: str, epilog: str, usage: str | None = None, color: bool = True
+    ) -> None:
+        if sys.version_info >= (3, 14):
+            self.color = color  # what Python passes on to a sub-command's parser
         super().__init__(
             prog=_TYPED or prog,
             description=description,

@@ -58,6 +58,9 @@ def _run_case(case: Case[Target], target: Target) -> Result:
     except (BalloonError, OSError) as error:
         # In the part of the case that a well-behaved counterpart does: the target refused it, or went away.
         verdict, reason, broken = Verdict.FAIL, str(error) or type(error).__name__, case.clauses
+    except Exception as error:
+        # A fault of the case, which says nothing about the target and must not end the run.
+        verdict, reason = Verdict.NOT_EXERCISED, f"the case itself has a fault: {type(error).__name__}: {error}"
     return Result(
         case=case.name,
         verdict=verdict,

@@ -129,6 +129,8 @@ class QemuProcess:
 
 
 def _arguments(place: Path, memory: Path, memory_bytes: int, properties: str) -> list[str]:
+    # Without a processor no firmware runs, which would use memory of its own. Packages may lack that accelerator: then
+    # QEMU takes the next.
     backend = f"memory-backend-file,id=ram,size={memory_bytes},mem-path={memory},share=on"
     return [
         "-M", "microvm,memory-backend=ram",
@@ -136,7 +138,7 @@ def _arguments(place: Path, memory: Path, memory_bytes: int, properties: str) ->
         "-object", backend,
         "-object", "iothread,id=hints",
         "-global", "virtio-mmio.force-legacy=false",
-        "-accel", "tcg",
+        "-accel", "qtest", "-accel", "tcg",
         "-qtest", f"unix:{place / 'qtest'}",
         "-qtest-log", "none",
         "-qmp", f"unix:{place / 'qmp'},server=on,wait=off",

@@ -49,10 +49,11 @@ def put_and_look(machine: Machine, before: set[int], chain: Sequence[Raw], may_g
 
 def must_come_back(machine: Machine, back: bool, what: str) -> None:
     """Raise a finding unless the chain came back."""
-    if not back:
-        raise Found(
-            f"a report with {what} does not come back, and a driver that waits for it waits for ever", "F-range"
-        )
+    if back:
+        return
+    if machine.wants_reset():
+        raise Found(f"over a report with {what} the device gives up and asks for a reset", "F-range")
+    raise Found(f"a report with {what} does not come back: a driver that waits for it waits for ever", "F-range")
 
 
 @ring_case("range-outside-memory", clauses=("M-safe", "F-range"), edges=(109,))
@@ -144,7 +145,8 @@ def empty(trial: Trial) -> None:
     good = Raw(machine.address(DATA_AT), PAGE_SIZE, WRITE)
     back = put_and_look(machine, before, [Raw(machine.address(DATA_AT + 4 * PAGE_SIZE), 0, WRITE), good], {DATA_AT})
     if not back:
-        raise Found("a chain with a buffer of no bytes does not come back", "F-empty")
+        then = "the device asks for a reset" if machine.wants_reset() else "the device says nothing"
+        raise Found(f"a chain with a buffer of no bytes does not come back, and {then}", "F-empty")
 
 
 @ring_case("range-readable", clauses=("M-safe", "F-direction"), edges=(105,), quick=True)

@@ -119,11 +119,12 @@ def direct_then_indirect(trial: Trial) -> None:
 def heads_anywhere(trial: Trial) -> None:
     """Descriptors may lie anywhere in the table; the used element names the head."""
     machine = machine_with_pages(trial)
-    chain = {101: _page(machine, WRITE | NEXT, 7), 7: _page(machine, WRITE | NEXT, 127), 127: _page(machine)}
-    _put(machine, chain, [101])
+    last = machine.reporting.layout.size - 1
+    chain = {21: _page(machine, WRITE | NEXT, 7), 7: _page(machine, WRITE | NEXT, last), last: _page(machine)}
+    _put(machine, chain, [21])
     require(comes_back(machine.reporting), "the chain does not come back", "S-17")
     head = used_element(machine.reporting)[0]
-    require(head == 101, f"the chain's head is 101, the used element says {head}", "S-17")
+    require(head == 21, f"the chain's head is 21, the used element says {head}", "S-17")
     harms_nothing(machine)
 
 
