@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from protocol import recording
-from protocol.recording import (
-    Cut,
+from protocol.recording import lines, records
+from protocol.recording.lines import Cut, RecordingError, build_line, read_records
+from protocol.recording.records import (
     FileFact,
     Header,
     Lost,
@@ -15,7 +15,6 @@ from protocol.recording import (
     RangeFate,
     Record,
     RecordedDescriptor,
-    RecordingError,
     Remark,
     RingBroken,
     RingStart,
@@ -26,8 +25,6 @@ from protocol.recording import (
     TakenChain,
     UsedChain,
     WireMessage,
-    build_line,
-    read_records,
 )
 from protocol.vhost_user_codec import Channel
 
@@ -35,7 +32,7 @@ HEADER = Header(t=10.5, time=1_700_000_000.25, program="vhost-user-balloon 1")
 
 RECORDS: list[Record] = [
     HEADER,
-    SessionBegin(t=11, session=1, pid=77, side=recording.BACK_END),
+    SessionBegin(t=11, session=1, pid=77, side=records.BACK_END),
     WireMessage(
         t=11.000001,
         session=1,
@@ -58,7 +55,7 @@ RECORDS: list[Record] = [
         indirect_desc=False,
         in_order=False,
     ),
-    Signal(t=11.3, session=1, ring=2, what=recording.KICK),
+    Signal(t=11.3, session=1, ring=2, what=records.KICK),
     TakenChain(
         t=11.4,
         session=1,
@@ -69,7 +66,7 @@ RECORDS: list[Record] = [
         table=(0x1000, 32),
         indirect=(RecordedDescriptor(0, 1 << 63, 0x200000, 3, 1), RecordedDescriptor(1, 0, 7, 2, 0)),
         left_out=1,
-        ranges=(RangeFate(1 << 63, 0x200000, recording.DISCARDED), RangeFate(0, 7, "unaligned")),
+        ranges=(RangeFate(1 << 63, 0x200000, records.DISCARDED), RangeFate(0, 7, "unaligned")),
         ranges_left_out=2,
         held=True,
         note="command 5",
@@ -95,7 +92,7 @@ def test_record_comes_back_from_its_line(record: Record) -> None:
 
 
 def test_every_kind_is_tried() -> None:
-    assert {type(record) for record in RECORDS} == set(recording._KINDS.values())
+    assert {type(record) for record in RECORDS} == set(lines._KINDS.values())
 
 
 def test_line_is_for_people_too() -> None:
@@ -119,17 +116,17 @@ def test_last_line_may_be_cut_anywhere() -> None:
 
 
 def test_run_may_follow_one_that_was_cut() -> None:
-    begin = SessionBegin(t=1, session=1, pid=0, side=recording.FRONT_END)
-    lines = [*lines_of(HEADER), b'{"t":3,"ses\n', *lines_of(HEADER, begin)]
-    assert list(read_records(lines)) == [HEADER, Cut(2), HEADER, begin]
+    begin = SessionBegin(t=1, session=1, pid=0, side=records.FRONT_END)
+    text = [*lines_of(HEADER), b'{"t":3,"ses\n', *lines_of(HEADER, begin)]
+    assert list(read_records(text)) == [HEADER, Cut(2), HEADER, begin]
 
 
 def test_damage_in_the_middle_is_named_by_its_line() -> None:
-    lines = [*lines_of(HEADER), b"garbage\n", *lines_of(RECORDS[1])]
+    text = [*lines_of(HEADER), b"garbage\n", *lines_of(RECORDS[1])]
     with pytest.raises(RecordingError, match=r"^line 2 is damaged$"):
-        list(read_records(lines))
+        list(read_records(text))
     with pytest.raises(RecordingError, match=r"^line 2 is damaged$"):
-        list(read_records([lines[0], lines[1], lines[1]]))
+        list(read_records([text[0], text[1], text[1]]))
 
 
 @pytest.mark.parametrize(
@@ -137,15 +134,15 @@ def test_damage_in_the_middle_is_named_by_its_line() -> None:
 )
 def test_field_of_another_type_is_damage(change: dict[str, object]) -> None:
     fields = json.loads(build_line(Signal(t=1, session=1, ring=2, what="kick"))) | change
-    lines = [*lines_of(HEADER), json.dumps(fields).encode() + b"\n", *lines_of(RECORDS[1])]
+    text = [*lines_of(HEADER), json.dumps(fields).encode() + b"\n", *lines_of(RECORDS[1])]
     with pytest.raises(RecordingError, match="line 2 is damaged"):
-        list(read_records(lines))
+        list(read_records(text))
 
 
 def test_missing_field_is_damage() -> None:
-    lines = [*lines_of(HEADER), b'{"t":1,"session":1,"record":"signal"}\n', *lines_of(RECORDS[1])]
+    text = [*lines_of(HEADER), b'{"t":1,"session":1,"record":"signal"}\n', *lines_of(RECORDS[1])]
     with pytest.raises(RecordingError, match="line 2 is damaged"):
-        list(read_records(lines))
+        list(read_records(text))
 
 
 @pytest.mark.parametrize(
@@ -168,5 +165,5 @@ def test_file_that_is_no_recording_is_refused(data: list[bytes], says: str) -> N
 def test_kinds_and_fields_of_a_later_version_are_skipped() -> None:
     kick = Signal(t=1, session=1, ring=2, what="kick")
     more = json.loads(build_line(kick)) | {"new_field": 1}
-    lines = [*lines_of(HEADER), b'{"t":1,"session":1,"record":"new"}\n', json.dumps(more).encode() + b"\n"]
-    assert list(read_records(lines)) == [HEADER, kick]
+    text = [*lines_of(HEADER), b'{"t":1,"session":1,"record":"new"}\n', json.dumps(more).encode() + b"\n"]
+    assert list(read_records(text)) == [HEADER, kick]
