@@ -15,7 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from host.balloon.balloon_statistics import STATISTICS_INTERVAL_MAX
 from host.balloon.offered_features import FEATURE_NAMES, OFFERED, feature_names, parse_features, switch_features
@@ -23,11 +23,14 @@ from host.control.guest_ram import RESERVE_BYTES
 from host.memory.sigbus import guard_mappings
 from host.vhost_user.queue_numbers import AUTO, CHOICES
 from protocol.errors import BalloonError, UsageError
-from protocol.process.command_line import DISTRIBUTION, Parser, option_type, path_option, run_command
+from protocol.process.command_line import DISTRIBUTION, Parser, option_type, path_option, run_command, version
 from protocol.units import format_size, parse_size
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
 
 PROGRAM = DISTRIBUTION
+
+RECORD_LIMIT: Final = 1 << 30
+"""Bytes of a recording unless told otherwise."""
 
 _EPILOG = """\
 example:
@@ -70,6 +73,19 @@ def make_parser() -> argparse.ArgumentParser:
     )
     watch = parser.add_argument_group("watching")
     watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
+    watch.add_argument(
+        "--record",
+        metavar="FILE",
+        type=option_type(path_option),
+        help="append what goes over the sockets and through the rings to FILE, for balloon-check explain",
+    )
+    watch.add_argument(
+        "--record-limit",
+        metavar="SIZE",
+        type=option_type(parse_size),
+        default=RECORD_LIMIT,
+        help=f"stop recording when FILE has SIZE bytes (default: {format_size(RECORD_LIMIT)})",
+    )
     watch.add_argument(
         "--name-from",
         choices=("pid", "socket"),
@@ -224,6 +240,7 @@ def _run(arguments: argparse.Namespace) -> int:
     )  # late: --help and --print-capabilities are quick
     from protocol.process.events import open_event_log
     from protocol.process.listening_socket import SocketAccess
+    from protocol.process.recording_file import open_recording
     from protocol.process.stray_signals import ignore_stray_signals
     from protocol.virtio_ring import refuse_big_endian
 
@@ -251,11 +268,19 @@ def _run(arguments: argparse.Namespace) -> int:
         control_access=access(arguments.control_mode, arguments.control_group, 0o600),
     )
     events = open_event_log(arguments.events, time.monotonic)
+    recording = None
+    if arguments.record is not None:
+        recording = open_recording(arguments.record, f"{PROGRAM} {version()}", arguments.record_limit)
 
     guard_mappings()
     _share_the_interpreter()
     hold_stop_signals()
-    with contextlib.closing(events), contextlib.closing(Daemon(options, events)) as daemon, asyncio.Runner() as runner:
+    with (
+        contextlib.closing(events),
+        contextlib.nullcontext() if recording is None else contextlib.closing(recording),
+        contextlib.closing(Daemon(options, events, recording)) as daemon,
+        asyncio.Runner() as runner,
+    ):
         daemon.on_overdue = _leave_threads_behind
         runner.get_loop()  # before there is a coroutine that would be left unawaited if there are no descriptors
         runner.run(daemon.run())
@@ -263,6 +288,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if daemon.held_up:
             daemon.close()
             events.close()
+            if recording is not None:
+                recording.close()
             _leave_threads_behind()
     return 0
 

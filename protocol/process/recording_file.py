@@ -16,9 +16,6 @@ from protocol.process.events import open_for_appending
 from protocol.recording.lines import build_line
 from protocol.recording.records import Header, Lost, Record
 
-LIMIT_DEFAULT: Final = 1 << 30
-"""Bytes at which a recording stops growing unless told otherwise."""
-
 _ROOM_FOR_MARK: Final = 200
 
 
@@ -29,7 +26,7 @@ class RecordingFile:
     the file has ``limit`` bytes: the begin of a session tells most, so recording stops there, with a mark.
     """
 
-    def __init__(self, file: FileIO, program: str, limit: int = LIMIT_DEFAULT) -> None:
+    def __init__(self, file: FileIO, program: str, limit: int) -> None:
         self._lock = threading.Lock()
         self._room = limit - os.fstat(file.fileno()).st_size - _ROOM_FOR_MARK
         self._name = file.name
@@ -98,7 +95,7 @@ def _ends_within_a_line(file: FileIO) -> bool:
         return again.read() != b"\n"
 
 
-def open_recording(path: Path, program: str, limit: int = LIMIT_DEFAULT) -> RecordingFile:
+def open_recording(path: Path, program: str, limit: int = 1 << 30) -> RecordingFile:
     """Open ``path`` of a ``--record`` option for appending, and write the header of a run.
 
     Raises:
