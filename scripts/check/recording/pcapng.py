@@ -1,7 +1,7 @@
 """A recording as a capture file for Wireshark.
 
 Source: the pcapng draft (draft-ietf-opsawg-pcapng): a section header, one interface, an enhanced packet for each
-record. The link type is LINKTYPE_USER0, which :mod:`scripts.check.recording.dissector` takes apart. A packet begins with
+record. The link type is LINKTYPE_USER0, for :mod:`scripts.check.recording.dissector`. A packet begins with
 :data:`PREFIX`; a message goes on with its bytes as they were on the wire, all else with a text.
 """
 
