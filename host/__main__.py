@@ -15,7 +15,8 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from host.balloon.balloon_statistics import STATISTICS_INTERVAL_MAX
 from host.balloon.offered_features import FEATURE_NAMES, OFFERED, feature_names, parse_features, switch_features
@@ -26,6 +27,9 @@ from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import DISTRIBUTION, Parser, option_type, path_option, run_command, version
 from protocol.units import format_size, parse_size
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
+
+if TYPE_CHECKING:
+    from protocol.process.recording_file import RecordingFile
 
 PROGRAM = DISTRIBUTION
 
@@ -240,7 +244,6 @@ def _run(arguments: argparse.Namespace) -> int:
     )  # late: --help and --print-capabilities are quick
     from protocol.process.events import open_event_log
     from protocol.process.listening_socket import SocketAccess
-    from protocol.process.recording_file import open_recording
     from protocol.process.stray_signals import ignore_stray_signals
     from protocol.virtio_ring import refuse_big_endian
 
@@ -268,16 +271,12 @@ def _run(arguments: argparse.Namespace) -> int:
         control_access=access(arguments.control_mode, arguments.control_group, 0o600),
     )
     events = open_event_log(arguments.events, time.monotonic)
-    recording = None
-    if arguments.record is not None:
-        recording = open_recording(arguments.record, f"{PROGRAM} {version()}", arguments.record_limit)
-
     guard_mappings()
     _share_the_interpreter()
     hold_stop_signals()
     with (
         contextlib.closing(events),
-        contextlib.nullcontext() if recording is None else contextlib.closing(recording),
+        _recording(arguments) as recording,  # its thread holds the stop signals too
         contextlib.closing(Daemon(options, events, recording)) as daemon,
         asyncio.Runner() as runner,
     ):
@@ -292,6 +291,15 @@ def _run(arguments: argparse.Namespace) -> int:
                 recording.close()
             _leave_threads_behind()
     return 0
+
+
+def _recording(arguments: argparse.Namespace) -> "AbstractContextManager[RecordingFile | None]":
+    from protocol.process.recording_file import open_recording
+
+    if arguments.record is None:
+        return contextlib.nullcontext()
+    recording = open_recording(arguments.record, f"{PROGRAM} {version()}", arguments.record_limit)
+    return contextlib.closing(recording)
 
 
 def _leave_threads_behind() -> NoReturn:
