@@ -29,6 +29,7 @@ from protocol.units import format_size, parse_size
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
 
 if TYPE_CHECKING:
+    from host.daemon import DaemonOptions
     from protocol.process.recording_file import RecordingFile
 
 PROGRAM = DISTRIBUTION
@@ -76,6 +77,14 @@ def make_parser() -> argparse.ArgumentParser:
         "as NAME=VALUE",
     )
     watch = parser.add_argument_group("watching")
+    _add_watch_options(watch)
+    parser.add_argument(
+        "--print-capabilities", action="store_true", help="print what this back-end is as JSON, ignore the rest, exit"
+    )
+    return parser
+
+
+def _add_watch_options(watch: argparse._ArgumentGroup) -> None:
     watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
     watch.add_argument(
         "--record",
@@ -97,10 +106,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="name guests by their process (default) or by the socket's file name, in query-vms",
     )
     watch.add_argument("-v", "--verbose", action="store_true", help="tell of sessions on standard error")
-    parser.add_argument(
-        "--print-capabilities", action="store_true", help="print what this back-end is as JSON, ignore the rest, exit"
-    )
-    return parser
 
 
 def _add_access_options(group: argparse._ArgumentGroup, which: str, file: str) -> None:
@@ -238,11 +243,8 @@ def check_machine() -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from host.daemon import (
         STOP_SIGNALS,
-        Daemon,
         DaemonOptions,
-        hold_stop_signals,
     )  # late: --help and --print-capabilities are quick
-    from protocol.process.events import open_event_log
     from protocol.process.listening_socket import SocketAccess
     from protocol.process.stray_signals import ignore_stray_signals
     from protocol.virtio_ring import refuse_big_endian
@@ -270,6 +272,13 @@ def _run(arguments: argparse.Namespace) -> int:
         socket_access=access(arguments.socket_mode, arguments.socket_group, None),
         control_access=access(arguments.control_mode, arguments.control_group, 0o600),
     )
+    return _serve(arguments, options)
+
+
+def _serve(arguments: argparse.Namespace, options: "DaemonOptions") -> int:
+    from host.daemon import Daemon, hold_stop_signals
+    from protocol.process.events import open_event_log
+
     events = open_event_log(arguments.events, time.monotonic)
     guard_mappings()
     _share_the_interpreter()

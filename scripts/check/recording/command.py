@@ -6,43 +6,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from protocol.errors import BalloonError, UsageError
-from protocol.process.command_line import option_type, path_option
 from protocol.recording.lines import Cut, RecordingError, read_records
 from protocol.recording.records import Record
 from scripts.check.recording.dissector import build_dissector
 from scripts.check.recording.explain import Explanation, as_json, fault_as_json
-from scripts.check.recording.listing import LISTED_MAX, fault_lines
+from scripts.check.recording.listing import fault_lines
+from scripts.check.recording.options import LISTED_MAX
 from scripts.check.recording.pcapng import PcapngWriter
-
-if TYPE_CHECKING:
-    _SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-
-def add_to(subparsers: "_SubParsers") -> None:
-    """Add the sub-command ``explain``."""
-    parser = subparsers.add_parser(
-        "explain",
-        help="explain a recording that --record has made",
-        description="Prints a recorded session message by message and descriptor by descriptor: what each means, which "
-        "clauses it touches, and where it went wrong.",
-    )
-    parser.add_argument(
-        "file", metavar="FILE", nargs="?", type=option_type(path_option), help="what --record FILE has written"
-    )
-    parser.add_argument("--session", metavar="N", type=int, help="only session N, the machine's number in the events")
-    parser.add_argument("--all", action="store_true", help=f"list more than {LISTED_MAX} descriptors of a chain")
-    parser.add_argument("--faults", action="store_true", help="print what went wrong alone")
-    parser.add_argument("--json", action="store_true", help="one JSON object a record, and one for each session")
-    parser.add_argument(
-        "--pcapng", metavar="OUT", type=option_type(path_option), help="write the recording for Wireshark to OUT"
-    )
-    parser.add_argument(
-        "--dissector", metavar="OUT", type=option_type(path_option), help="write the dissector for Wireshark to OUT"
-    )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,8 @@ from typing import Final
 from protocol.recording.lines import Cut
 from protocol.recording.records import Header, Record, WireMessage
 from scripts.check.recording.judge import Fault, Judge
-from scripts.check.recording.listing import LISTED_MAX, Listing, fault_lines
+from scripts.check.recording.listing import Listing, fault_lines
+from scripts.check.recording.options import LISTED_MAX
 from scripts.check.recording.words import ReadMessage, is_from_back_end, read_message, say, say_file
 
 FAULTS_MAX: Final = 1000

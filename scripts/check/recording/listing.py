@@ -30,13 +30,11 @@ from protocol.vhost_user import HeaderFlag
 from protocol.virtio_ring import VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE
 from scripts.check.recording.clauses_touched import CLAUSES_OF_QUEUE, clauses_of, clauses_of_used
 from scripts.check.recording.judge import Fault
+from scripts.check.recording.options import LISTED_MAX
 from scripts.check.recording.words import ReadMessage, is_from_back_end, say, say_file
 
 WIDTH: Final = 80
 _INDENT: Final = " " * 18
-
-LISTED_MAX: Final = 40
-"""Most descriptors of one chain that are listed; ``--all`` lists them all."""
 
 _REPEATED: Final = ("status", "features")
 """Remarks that say what the message before them said."""

@@ -78,6 +78,10 @@ class Recorder:
         """``data`` was received with ``fds``, which are still open."""
         self._passed(_RECEIVED[self._side][on_channel], data, fds)
 
+    def observe(self, direction: str, data: bytes, fds: Sequence[int] = ()) -> None:
+        """``data`` was ``"sent"`` or ``"received"`` on the socket: the form of a connection's observer."""
+        (self.sent if direction == "sent" else self.received)(data, fds)
+
     def _passed(self, stream: Channel, data: bytes, fds: Sequence[int]) -> None:
         for record in self._streams[stream].feed(time.monotonic(), data, [describe_file(fd) for fd in fds]):
             self._write(record)

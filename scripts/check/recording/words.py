@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from protocol.balloon_config import CONFIG_SIZE, BalloonConfig
+from protocol.balloon_config import BalloonConfig
 from protocol.errors import VhostUserError
 from protocol.memory import MemoryRegion
 from protocol.recording.records import FileFact, WireMessage
@@ -109,7 +109,7 @@ def _file(what: str) -> Callable[[VringFile], str]:
 
 def _config(config: DeviceConfig) -> str:
     text = f"{len(config.data)} bytes at {config.offset}: {config.data.hex(' ', 4)}"
-    if config.offset or len(config.data) < CONFIG_SIZE:
+    if config.offset or len(config.data) < len(BalloonConfig().build()):
         return text
     fields = BalloonConfig.parse(config.data)
     return (

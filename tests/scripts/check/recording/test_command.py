@@ -10,15 +10,15 @@ import pytest
 from protocol.process.command_line import run_command
 from protocol.recording.lines import build_line
 from protocol.recording.records import Header
-from scripts.check.recording import command
+from scripts.check.recording import command, options
 from tests.scripts.check.recording.sessions import Tape
 
 
 def explain(*words: str | Path) -> int:
     parser = argparse.ArgumentParser()
-    command.add_to(parser.add_subparsers())
-    arguments = parser.parse_args(["explain", *map(str, words)])
-    return run_command("balloon-check", lambda: int(arguments.run(arguments)))
+    options.add_to(parser)
+    arguments = parser.parse_args([*map(str, words)])
+    return run_command("balloon-check", lambda: command.run(arguments))
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ def test_front_end_and_back_end_send_different_streams() -> None:
         records: list[Record] = []
         recorder = Recorder(records.append, 4, side)
         recorder.begin(7)
-        recorder.sent(build_message(FrontendRequest.SET_OWNER))
-        recorder.received(build_ack(FrontendRequest.SET_OWNER, 0))
+        recorder.observe("sent", build_message(FrontendRequest.SET_OWNER))
+        recorder.observe("received", build_ack(FrontendRequest.SET_OWNER, 0))
         recorder.received(build_message(BackendRequest.CONFIG_CHANGE_MSG), on_channel=True)
         recorder.sent(build_ack(BackendRequest.CONFIG_CHANGE_MSG, 0), on_channel=True)
         first, second, third, fourth = Channel
