@@ -15,7 +15,8 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from host.balloon.balloon_statistics import STATISTICS_INTERVAL_MAX
 from host.balloon.offered_features import (
@@ -31,11 +32,18 @@ from host.control.guest_ram import RESERVE_BYTES
 from host.memory.sigbus import guard_mappings
 from host.vhost_user.queue_numbers import AUTO, CHOICES
 from protocol.errors import BalloonError, UsageError
-from protocol.process.command_line import DISTRIBUTION, Parser, option_type, path_option, run_command
+from protocol.process.command_line import DISTRIBUTION, Parser, option_type, path_option, run_command, version
 from protocol.units import format_size, parse_size
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
 
+if TYPE_CHECKING:
+    from host.daemon import DaemonOptions
+    from protocol.process.recording_file import RecordingFile
+
 PROGRAM = DISTRIBUTION
+
+RECORD_LIMIT: Final = 1 << 30
+"""Bytes of a recording unless told otherwise."""
 
 _EPILOG = """\
 example:
@@ -77,7 +85,28 @@ def make_parser() -> argparse.ArgumentParser:
         "as NAME=VALUE",
     )
     watch = parser.add_argument_group("watching")
+    _add_watch_options(watch)
+    parser.add_argument(
+        "--print-capabilities", action="store_true", help="print what this back-end is as JSON, ignore the rest, exit"
+    )
+    return parser
+
+
+def _add_watch_options(watch: argparse._ArgumentGroup) -> None:
     watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
+    watch.add_argument(
+        "--record",
+        metavar="FILE",
+        type=option_type(path_option),
+        help="append what goes over the sockets and through the rings to FILE, for balloon-check explain",
+    )
+    watch.add_argument(
+        "--record-limit",
+        metavar="SIZE",
+        type=option_type(parse_size),
+        default=RECORD_LIMIT,
+        help=f"stop recording when FILE has SIZE bytes (default: {format_size(RECORD_LIMIT)})",
+    )
     watch.add_argument(
         "--name-from",
         choices=("pid", "socket"),
@@ -85,10 +114,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="name guests by their process (default) or by the socket's file name, in query-vms",
     )
     watch.add_argument("-v", "--verbose", action="store_true", help="tell of sessions on standard error")
-    parser.add_argument(
-        "--print-capabilities", action="store_true", help="print what this back-end is as JSON, ignore the rest, exit"
-    )
-    return parser
 
 
 def _add_access_options(group: argparse._ArgumentGroup, which: str, file: str) -> None:
@@ -240,8 +265,7 @@ def check_machine() -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     # Late: --help and --print-capabilities are quick.
-    from host.daemon import STOP_SIGNALS, Daemon, DaemonOptions, hold_stop_signals
-    from protocol.process.events import open_event_log
+    from host.daemon import STOP_SIGNALS, DaemonOptions
     from protocol.process.listening_socket import SocketAccess
     from protocol.process.stray_signals import ignore_stray_signals
     from protocol.virtio_ring import refuse_big_endian
@@ -270,12 +294,23 @@ def _run(arguments: argparse.Namespace) -> int:
         control_access=access(arguments.control_mode, arguments.control_group, 0o600),
         personality=PERSONALITIES[arguments.personality],
     )
-    events = open_event_log(arguments.events, time.monotonic)
+    return _serve(arguments, options)
 
+
+def _serve(arguments: argparse.Namespace, options: "DaemonOptions") -> int:
+    from host.daemon import Daemon, hold_stop_signals
+    from protocol.process.events import open_event_log
+
+    events = open_event_log(arguments.events, time.monotonic)
     guard_mappings()
     _share_the_interpreter()
     hold_stop_signals()
-    with contextlib.closing(events), contextlib.closing(Daemon(options, events)) as daemon, asyncio.Runner() as runner:
+    with (
+        contextlib.closing(events),
+        _recording(arguments) as recording,  # its thread holds the stop signals too
+        contextlib.closing(Daemon(options, events, recording)) as daemon,
+        asyncio.Runner() as runner,
+    ):
         daemon.on_overdue = _leave_threads_behind
         runner.get_loop()  # before there is a coroutine that would be left unawaited if there are no descriptors
         runner.run(daemon.run())
@@ -283,8 +318,19 @@ def _run(arguments: argparse.Namespace) -> int:
         if daemon.held_up:
             daemon.close()
             events.close()
+            if recording is not None:
+                recording.close()
             _leave_threads_behind()
     return 0
+
+
+def _recording(arguments: argparse.Namespace) -> "AbstractContextManager[RecordingFile | None]":
+    from protocol.process.recording_file import open_recording
+
+    if arguments.record is None:
+        return contextlib.nullcontext()
+    recording = open_recording(arguments.record, f"{PROGRAM} {version()}", arguments.record_limit)
+    return contextlib.closing(recording)
 
 
 def _leave_threads_behind() -> NoReturn:

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from host.descriptors.received_file import FileKind, kind_at_once
 from host.descriptors.socket_read import receive_bytes
 from host.peers.helpers import Helpers
+from host.recording.session_recording import NOT_RECORDED, SessionRecording
 from protocol.errors import VhostUserError
+from protocol.vhost_user_codec import Channel
 
 
 class BackendChannel:
@@ -24,7 +26,13 @@ class BackendChannel:
     ``on_gone`` is called on the event loop when the front-end has closed its end.
     """
 
-    def __init__(self, fd: int, on_gone: Callable[[], None], helpers: Helpers) -> None:
+    def __init__(
+        self,
+        fd: int,
+        on_gone: Callable[[], None],
+        helpers: Helpers,
+        recording: SessionRecording = NOT_RECORDED,
+    ) -> None:
         """Take ``fd``.
 
         Raises:
@@ -35,6 +43,7 @@ class BackendChannel:
         self._socket = socket.socket(fileno=fd)
         self._helpers = helpers
         self._on_gone = on_gone
+        self._recording = recording
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._waiting: dict[bytes, None] = {}
@@ -47,6 +56,8 @@ class BackendChannel:
         with self._lock:
             if self._closed:
                 return
+            if request not in self._waiting:
+                self._recording.passed(Channel.BACKEND_REQUESTS, request)
             self._waiting[request] = None
             sent = self._flush()
         if not sent:
@@ -96,6 +107,7 @@ class BackendChannel:
             return
         except OSError:
             data = b""
+        self._recording.passed(Channel.FRONTEND_REPLIES, data)
         if not data:
             self.close()
             self._on_gone()

@@ -23,9 +23,8 @@ from host.migration.device_state import DeviceState
 from host.migration.migration import Migration
 from host.migration.travelling_state import build_state, restore_state
 from host.peers.peers import PeerLimitError, Peers
-from host.ring.kick_file import KickFile
-from host.ring.opened_ring import open_ring
-from host.ring.queue_files import CallFile, QueueFiles
+from host.recording.session_recording import NOT_RECORDED, SessionRecording
+from host.ring.queue_files import QueueFiles
 from host.ring.ring_service import RingService
 from host.ring.turn import Turn
 from host.vhost_user import config_change, ring_control
@@ -82,6 +81,7 @@ class Connection:
         peers: Peers,
         emit: Emit,
         are_written: Callable[[], bool] = lambda: True,
+        recording: SessionRecording = NOT_RECORDED,
     ) -> None:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         pid, uid, _ = struct.unpack("3i", credentials)
@@ -94,7 +94,8 @@ class Connection:
         self._member = member = peers.join(peers.identify(uid, pid))
         self.emit = emit
         self._helpers = helpers = member.helpers
-        self._messages = MessageChannel(sock, member)
+        self._recording = recording
+        self._messages = MessageChannel(sock, member, recording)
         self._memory = GuestMemory(helpers.close)
         self._migration = Migration(self._take_state, self._restore_state, helpers)
         self._files = [
@@ -256,6 +257,7 @@ class Connection:
             case StopRing(index=index):
                 service = self._services[index]
                 base = await service.stop()
+                self._recording.ring_stopped(index, base)
                 del self._services[index]
                 return StoppedRing(base, service.broken)  # it may have broken while it was being stopped
             case ReplaceMemory(table=table, fds=fds):
@@ -270,7 +272,8 @@ class Connection:
                 self._memory.drop(table, number)
                 self._memory_changed()
             case SetVringFile(request=request, index=index, fd=fd):
-                self._files[index].set(request, self._vring_file(request, fd))
+                file = self._recording.signal_file(request, index, fd, self._helpers.close)
+                self._files[index].set(request, file)
                 if fd is not None:
                     unclaimed.discard(fd)
             case SetBackendChannel(fd=fd):
@@ -281,6 +284,7 @@ class Connection:
             case SendBackendRequest(data=data):
                 self._send_request(data)
             case EmitEvent(event=event, fields=fields):
+                self._recording.remark(event, fields)
                 self._emit_limited(event, **fields)
             case ForgetDriver():
                 self.control.driver_left()
@@ -315,7 +319,7 @@ class Connection:
             state = VringState(action.index, 0)
             files.send_call = partial(self._send_request, build_message(BackendRequest.VRING_CALL, state))
             files.send_err = partial(self._send_request, build_message(BackendRequest.VRING_ERR, state))
-        opened = open_ring(action, self._memory, self._migration.open_virtqueue)
+        opened = self._recording.open_ring(action, self._memory, self._migration.open_virtqueue)
         member = self._member
         service = RingService(
             action,
@@ -335,11 +339,6 @@ class Connection:
         self._emit_limited("memory", regions=len(table.regions), bytes=table.total_bytes, sealed=self._memory.sealed)
         self.control.memory_changed()
 
-    def _vring_file(self, request: FrontendRequest, fd: int | None) -> KickFile | CallFile | None:
-        if fd is None:
-            return None
-        return KickFile(fd, self._helpers.close) if request is FrontendRequest.SET_VRING_KICK else CallFile(fd)
-
     def _on_signal_failure(self, reason: str) -> None:
         # From a worker.
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
@@ -351,6 +350,7 @@ class Connection:
             self._chain_events.chain_served(chain)
             self.control.chain_served(chain)
         if turn.broken is not None:
+            self._recording.ring_broke(index, str(turn.broken))
             self._emit_limited("queue_stopped", queue=index, reason=str(turn.broken))
             self._broken.put_nowait(index)
 
@@ -379,7 +379,7 @@ class Connection:
     # -- the back-end's own requests --------------------------------------------------------------------------------
 
     def _set_channel(self, fd: int) -> None:
-        channel = BackendChannel(fd, self._drop_channel, self._helpers)
+        channel = BackendChannel(fd, self._drop_channel, self._helpers, self._recording)
         self._drop_channel()
         self._channel = channel
         for index in self._services:

@@ -31,6 +31,8 @@ from host.events.session_events import SessionEvents, SessionLimit
 from host.migration.dirty_log import CAN_LOG
 from host.peers.peers import Peers
 from host.qmp.qmp import build_version
+from host.recording.recorded_session import RecordedSession
+from host.recording.session_recording import NOT_RECORDED
 from host.vhost_user.queue_numbers import AUTO, QueueNumbers
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
 from protocol.balloon_config import BalloonConfig
@@ -39,6 +41,7 @@ from protocol.process.accept_loop import AcceptLoop
 from protocol.process.command_line import DISTRIBUTION, version
 from protocol.process.events import EventLog
 from protocol.process.listening_socket import BY_UMASK, OWNER_ALONE, ListeningSocket, SocketAccess, inherited_socket
+from protocol.process.recording_file import RecordingFile
 from protocol.vhost_user import ProtocolFeature
 from protocol.virtio import LOG_ALL, feature_mask
 
@@ -92,8 +95,10 @@ class DaemonOptions:
 class Daemon:
     """Accepts virtual machines and serves each until it goes away."""
 
-    def __init__(self, options: DaemonOptions, events: EventLog) -> None:
+    def __init__(self, options: DaemonOptions, events: EventLog, recording: RecordingFile | None = None) -> None:
         """Open the socket. No event loop may run yet: a mistyped ``--fd`` could name one of its own sockets.
+
+        ``recording`` is where the sessions are recorded, None for nowhere.
 
         Raises:
             BalloonError: the socket cannot be opened.
@@ -106,6 +111,7 @@ class Daemon:
             self._control = self._open_control(sockets)
             self._sockets = sockets.pop_all()
         self._events = events
+        self._recording = recording
         self._executor = ThreadPoolExecutor(WORKERS_MAX, thread_name_prefix="discard")
         self._peers = Peers(self._executor)
         self._session_limit = SessionLimit(events.emit)
@@ -202,7 +208,9 @@ class Daemon:
             self._control_event("VM_CONNECTED", {"vm": vm, "pid": connection.peer_pid})
 
         events = SessionEvents(partial(self._events.emit, vm=vm), self._session_limit, on_audible)
-        connection = Connection(sock, session, self._peers, events.emit, self._events.are_written)
+        recording = NOT_RECORDED if self._recording is None else RecordedSession(vm, self._recording.write)
+        connection = Connection(sock, session, self._peers, events.emit, self._events.are_written, recording)
+        recording.begin(connection.peer_pid)
         self._give_control(vm, connection)
         events.begin(connection.peer_uid, connection.peer_pid)
         reason = "daemon stops"
@@ -217,6 +225,7 @@ class Daemon:
             reason = "internal error"
         finally:
             self._take_control(vm)
+            recording.end(reason)
             metrics = connection.metrics
             events.end(
                 reason=reason,

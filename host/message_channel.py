@@ -32,6 +32,7 @@ from typing import Final
 from host.descriptors.received_file import FileKind, is_connected_to, kind_at_once, kind_of_file
 from host.descriptors.socket_read import receive, until_ready
 from host.peers.peers import Membership
+from host.recording.session_recording import NOT_RECORDED, SessionRecording
 from host.vhost_user.backend import Reply
 from protocol.errors import FramingError, SessionEnded, VhostUserError
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader
@@ -43,10 +44,11 @@ MESSAGE_TIMEOUT: Final = 10.0
 class MessageChannel:
     """One session's messages over a connected socket, which it owns."""
 
-    def __init__(self, sock: socket.socket, member: Membership) -> None:
+    def __init__(self, sock: socket.socket, member: Membership, recording: SessionRecording = NOT_RECORDED) -> None:
         self._socket = sock
         self._member = member
         self._helpers = member.helpers
+        self._recording = recording
         self._unlooked: list[int] = []
         self._unfit: VhostUserError | None = None
         self._reader = MessageReader(Channel.FRONTEND_REQUESTS)
@@ -99,6 +101,7 @@ class MessageChannel:
         self._unlooked += fds
         fit = await self._look(self._unlooked) if fds else []
         self._unlooked.clear()
+        self._recording.passed(Channel.FRONTEND_REQUESTS, data, fit, len(fds) - len(fit))
         self._reader.feed(data, fit)
         if message_flags & socket.MSG_CTRUNC:
             # Which of them are missing cannot be known.
@@ -160,6 +163,7 @@ class MessageChannel:
             SessionEnded: the front-end has gone or does not read.
         """
         data = reply.data
+        self._recording.passed(Channel.BACKEND_REPLIES, data, reply.fds)
         # Not socket.send_fds(), which forgets its flags. The descriptors ride on the first byte, hence only once.
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", reply.fds))] if reply.fds else []
         flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL

@@ -18,7 +18,8 @@ from tests.harness.syntax import ROOT, imported_modules, name_of, nodes, python_
 # files of a side (`daemon`, `connection`, `vmm`, ...) join rooms and are free to import any of their own side.
 ROOMS: dict[str, set[str]] = {
     "protocol": set(),
-    "protocol.process": set(),
+    "protocol.recording": set(),
+    "protocol.process": {"protocol.recording"},
     # The daemon.
     "host.virtqueue": set(),
     "host.descriptors": set(),
@@ -29,6 +30,15 @@ ROOMS: dict[str, set[str]] = {
     "host.vhost_user": {"host.virtqueue", "host.inflight", "host.balloon"},
     "host.ring": {"host.virtqueue", "host.descriptors", "host.memory", "host.balloon", "host.vhost_user"},
     "host.events": {"host.ring", "host.peers"},
+    "host.recording": {
+        "protocol.recording",
+        "host.virtqueue",
+        "host.descriptors",
+        "host.memory",
+        "host.balloon",
+        "host.vhost_user",
+        "host.ring",
+    },
     "host.qmp": set(),
     "host.control": {"host.memory", "host.balloon", "host.vhost_user", "host.ring", "host.qmp", "host.events"},
     "host.migration": {
@@ -112,6 +122,7 @@ SHELL = re.compile(
     | host/memory/(guest_memory|sigbus|discard)\.py
     | host/inflight/inflight_file\.py
     | host/ring/(ring_service|turn|queue_files|kick_file|kick_watch|signal_file|eventfd_signal)\.py
+    | host/recording/(file_facts|recorded_session|recorded_virtqueue)\.py
     | host/events/(chain_events|session_events)\.py
     | host/qmp/qmp_client\.py
     | host/control/(control_server|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py

@@ -3,20 +3,26 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from host.balloon.virtio_balloon import Outcome
 from host.memory.guest_memory import GuestMemory, MappedRing
 from host.vhost_user.actions import StartRing
-from host.virtqueue.virtqueue import DeviceVirtqueue, ReadGuest
+from host.virtqueue.virtqueue import Chain, DeviceVirtqueue, ReadGuest
 from protocol.ring_formats import Ring
 
 OpenQueue = Callable[[StartRing, Ring, ReadGuest], DeviceVirtqueue]
 """Opens the device's side of a mapped ring as an action says."""
 
 
+Observe = Callable[[Chain, Outcome], None]
+"""Is told, on the worker, of a chain whose outcome was carried out, before it is given back or held."""
+
+
 class OpenedRing(NamedTuple):
-    """A mapping and the virtqueue in it."""
+    """A mapping and the virtqueue in it, and what observes its chains."""
 
     mapped: MappedRing
     virtqueue: DeviceVirtqueue
+    observe: Observe | None = None
 
 
 def open_ring(action: StartRing, memory: GuestMemory, open_queue: OpenQueue) -> OpenedRing:

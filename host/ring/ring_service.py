@@ -120,7 +120,7 @@ class RingService:
         self._give_back_done = 0
         # In turns.
         self._kick = KickWatch(action.index, files.kick, self._on_kick)
-        self._mapped, self._ring = opened
+        self._mapped, self._ring, self._observe = opened
         # A ring that goes on where it stopped is as we left it. If it has changed, its driver has gone and the memory
         # has another use by now (User Mode Linux unloads a driver without a message): it is left alone until a kick.
         self._is_stale = action.resumes and not self._ring.is_as_left(files.token)
@@ -362,6 +362,8 @@ class RingService:
         if discarded is None:
             ring.unpop(chain)
             return False
+        if self._observe is not None:
+            self._observe(chain, outcome)
         if outcome.hold:
             # A driver has one such buffer. If a second one comes, the first goes back: one is held.
             self._give_back_held()

@@ -118,7 +118,7 @@ class EventLog:
         Raises:
             OSError: the file cannot be opened for appending.
         """
-        log = cls.to_file(_open_for_appending(path), clock)
+        log = cls.to_file(open_for_appending(path), clock)
         log._path = path
         return log
 
@@ -128,7 +128,7 @@ class EventLog:
         if self._path is None:
             return
         try:
-            file = _open_for_appending(self._path)
+            file = open_for_appending(self._path)
         except OSError as error:
             _complain(f"events: {reason(error)}: not reopened")
             return
@@ -166,7 +166,7 @@ def format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _open_for_appending(path: str) -> FileIO:
+def open_for_appending(path: str) -> FileIO:
     """Open or create the file at ``path``.
 
     A symbolic link is not followed: in a directory that others may write to, it would have this process append to a

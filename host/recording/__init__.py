@@ -1,0 +1,1 @@
+"""Records a session: its streams, its signals, and the chains of its rings with what became of them."""
