@@ -187,21 +187,7 @@ class Daemon:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve_vm(self, vm: int, sock: socket.socket) -> None:
-        # A driver may have seen command ids of an earlier daemon, and ignores an id equal to the last one it saw.
-        hinting = FreePageHinting(last_id=COMMAND_ID_FIRST + secrets.randbelow(COMMAND_IDS))
-        balloon = VirtioBalloon(
-            config=BalloonConfig(num_pages=self._options.balloon_pages),
-            discard=self._options.discard,
-            hinting=hinting,
-            personality=self._options.personality.offering(self._options.features),
-        )
-        in_band = feature_mask(ProtocolFeature.INBAND_NOTIFICATIONS)
-        session = Session(
-            offered=self._options.features if CAN_LOG else self._options.features & ~LOG_ALL,
-            balloon=balloon,
-            offered_protocol_features=OFFERED_PROTOCOL_FEATURES & (~0 if self._options.in_band else ~in_band),
-            queue_numbers=QueueNumbers.named(self._options.queue_numbers),
-        )
+        session = self._new_session()
 
         def on_audible() -> None:
             log.info("vm %d connected, process %d", vm, connection.peer_pid)
@@ -237,6 +223,23 @@ class Daemon:
             if events.audible:
                 log.info("vm %d disconnected: %s", vm, reason)
                 self._control_event("VM_DISCONNECTED", {"vm": vm, "reason": reason})
+
+    def _new_session(self) -> Session:
+        # A driver may have seen command ids of an earlier daemon, and ignores an id equal to the last one it saw.
+        hinting = FreePageHinting(last_id=COMMAND_ID_FIRST + secrets.randbelow(COMMAND_IDS))
+        balloon = VirtioBalloon(
+            config=BalloonConfig(num_pages=self._options.balloon_pages),
+            discard=self._options.discard,
+            hinting=hinting,
+            personality=self._options.personality.offering(self._options.features),
+        )
+        in_band = feature_mask(ProtocolFeature.INBAND_NOTIFICATIONS)
+        return Session(
+            offered=self._options.features if CAN_LOG else self._options.features & ~LOG_ALL,
+            balloon=balloon,
+            offered_protocol_features=OFFERED_PROTOCOL_FEATURES & (~0 if self._options.in_band else ~in_band),
+            queue_numbers=QueueNumbers.named(self._options.queue_numbers),
+        )
 
     def _give_control(self, vm: int, connection: Connection) -> None:
         vm_control = self._vms[vm] = connection.control
