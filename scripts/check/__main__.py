@@ -9,6 +9,7 @@ from protocol.process.command_line import Parser, run_command
 from scripts.check.broken import options as broken
 from scripts.check.device import options as device
 from scripts.check.driver import options as driver
+from scripts.check.fuzzing import options as fuzzing
 from scripts.check.personalities import options as personalities
 from scripts.check.verdict import TargetError
 from scripts.stop_signals import signals_as_exceptions
@@ -56,6 +57,12 @@ def _run_personalities(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
+def _run_fuzz(arguments: argparse.Namespace) -> int:
+    from scripts.check.fuzzing.command import run
+
+    return run(arguments)
+
+
 COMMANDS: Final = (
     Command("device", "judge a balloon device", device.EXAMPLES, device.add_to, _run_device),
     Command("driver", "be a device and judge the driver that attaches", driver.EXAMPLES, driver.add_to, _run_driver),
@@ -67,6 +74,7 @@ COMMANDS: Final = (
         personalities.add_to,
         _run_personalities,
     ),
+    Command("fuzz", "feed mutated input to what reads a peer's bytes", fuzzing.EXAMPLES, fuzzing.add_to, _run_fuzz),
 )
 
 
