@@ -49,6 +49,8 @@ class RingUnderTest:
         self.logged: list[tuple[int, int]] = []
         self.queue.on_write = self._note_write
         self.taken: list[Chain] = []
+        self.latest: Chain | None = None
+        """The chain that was taken last, while it is not given back: the only one that may be put back."""
 
     def _read_guest(self, address: int, length: int) -> bytes:
         start = address - BASE
@@ -77,14 +79,16 @@ class RingUnderTest:
         if chain.indirect_table is None:
             must(chain.buffers <= self.size, "a chain is longer than its ring")
         self.taken.append(chain)
+        self.latest = chain
         return True
 
     def put_back(self) -> None:
         """Put the last chain back and take it again: it has to be the same one."""
-        if not self.taken:
+        chain, self.latest = self.latest, None
+        if chain is None:
             return
         base = self.queue.base
-        chain = self.taken.pop()
+        self.taken.pop()
         self.queue.unpop(chain)
         try:
             again = self.queue.pop()
@@ -92,6 +96,7 @@ class RingUnderTest:
             again = None  # the driver has changed the ring meanwhile
         if again is not None:
             self.taken.append(again)
+            self.latest = again
         if again == chain:
             must(self.queue.base == base, "a chain taken again has moved the queue to another place")
 
@@ -100,6 +105,8 @@ class RingUnderTest:
         if not self.taken:
             return
         chain = self.taken.pop(which % len(self.taken))
+        if chain is self.latest:
+            self.latest = None
         before = bytes(self.memory)
         self.logged.clear()
         self.queue.add_used(chain.head, length)
