@@ -9,6 +9,7 @@ from protocol.process.command_line import Parser, run_command
 from scripts.check.broken import options as broken
 from scripts.check.device import options as device
 from scripts.check.driver import options as driver
+from scripts.check.fuzzing import options as fuzzing
 from scripts.check.personalities import options as personalities
 from scripts.check.recording import options as recording
 from scripts.check.verdict import TargetError
@@ -63,6 +64,12 @@ def _run_explain(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
+def _run_fuzz(arguments: argparse.Namespace) -> int:
+    from scripts.check.fuzzing.command import run
+
+    return run(arguments)
+
+
 COMMANDS: Final = (
     Command("device", "judge a balloon device", device.EXAMPLES, device.add_to, _run_device),
     Command("driver", "be a device and judge the driver that attaches", driver.EXAMPLES, driver.add_to, _run_driver),
@@ -75,6 +82,7 @@ COMMANDS: Final = (
         _run_personalities,
     ),
     Command("explain", "explain a recorded session", recording.EXAMPLES, recording.add_to, _run_explain),
+    Command("fuzz", "feed mutated input to what reads a peer's bytes", fuzzing.EXAMPLES, fuzzing.add_to, _run_fuzz),
 )
 
 
