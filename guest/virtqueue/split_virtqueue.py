@@ -69,6 +69,11 @@ class SplitDriverVirtqueue(DriverVirtqueue):
         """Where the oldest request lies that the device has not given back, as a base for a device to start from."""
         return self._last_used
 
+    def skip_to(self, index: int) -> None:
+        """Go on at the 16-bit ``index`` of an empty ring whose two indices were set to it."""
+        assert not self._chains
+        self._avail_index = self._kicked_index = self._last_used = index
+
     def add(self, readable: Sequence[Buffer], writable: Sequence[Buffer]) -> int:
         """Make one request available and return its head. The device is not notified: see :meth:`needs_kick`.
 

@@ -110,9 +110,9 @@ def make_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
-    arguments = make_parser().parse_args(argv)
 
     def run() -> int:
+        arguments = make_parser().parse_args(argv)
         status: int = arguments.run(arguments)
         return status
 

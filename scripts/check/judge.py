@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, TextIO, TypeVar
 
-from protocol.errors import BalloonError
+from protocol.errors import UsageError
 from protocol.process.command_line import option_type, path_option, reason
 from scripts.check.clauses.clause import Bound
 from scripts.check.clauses.table import CLAUSES
@@ -71,7 +71,7 @@ def judge(
 
     Raises:
         TargetError: the target cannot be reached at all.
-        BalloonError: a report cannot be written.
+        UsageError: a report's file cannot be opened.
     """
     with ExitStack() as stack:
         reporters = _reporters(arguments, stack)
@@ -107,10 +107,10 @@ def _open(path: Path, name: str) -> TextIO:
     try:
         return path.open("w", encoding="utf-8")
     except OSError as error:
-        raise BalloonError(f"--{name}: {reason(error)}") from error
+        raise UsageError(f"--{name}: {reason(error)}") from error
 
 
-def _reporter(name: str, stream: TextIO, *, verbose: bool) -> Reporter:
+def _reporter(name: str, stream: TextIO | None, *, verbose: bool) -> Reporter:
     write = _writer(stream)
     if name == "ktap":
         return KtapReport(write)
@@ -118,13 +118,14 @@ def _reporter(name: str, stream: TextIO, *, verbose: bool) -> Reporter:
         return JunitReport(write)
     if name == "json":
         return JsonReport(write)
-    colours = stream.isatty() and "NO_COLOR" not in os.environ
+    colours = stream is not None and stream.isatty() and "NO_COLOR" not in os.environ
     width = min(shutil.get_terminal_size((80, 24)).columns, 120)
     return TableReport(write, width=width, colours=colours, verbose=verbose)
 
 
-def _writer(stream: TextIO) -> Callable[[str], None]:
+def _writer(stream: TextIO | None) -> Callable[[str], None]:
     def write(line: str) -> None:
-        print(line, file=stream, flush=True)
+        if stream is not None:  # standard output may be closed
+            print(line, file=stream, flush=True)
 
     return write

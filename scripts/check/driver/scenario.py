@@ -42,7 +42,7 @@ class Scenario:
 
         Raises:
             TargetError: no driver attached within ``attach_seconds``.
-            BalloonError: the device does not start.
+            UsageError: the device does not start with these options.
         """
         control = self._directory / "control"
         with Children(self._directory) as children:
@@ -51,7 +51,10 @@ class Scenario:
             module = "scripts.check.driver.watching_device"
             argv = python_module(module, str(self._lines.path), self._fault or "-", *options)
             self._device = children.start("device", argv, "device.jsonl")
-            self._device.wait_for_event("listening", 15.0)
+            try:
+                self._device.wait_for_event("listening", 15.0)
+            except BalloonError as error:
+                raise UsageError(f"the device does not start: {error}") from error
             self._say(f"waiting for a driver at {self._socket_path}")
             driver = _start(start)
             try:

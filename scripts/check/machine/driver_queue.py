@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from guest.virtqueue.split_virtqueue import SplitDriverVirtqueue
 from guest.virtqueue.virtqueue import Buffer, IndirectTables, UsedBuffer
 from guest.virtqueue.virtqueue_formats import open_virtqueue
 from protocol.errors import VirtqueueError
@@ -78,6 +79,12 @@ class DriverQueue:
         """Begin anew with a zeroed ring and a fresh driver's half, as after a reset."""
         self.ring.release()
         self._renew()
+
+    def begin_at(self, index: int) -> None:
+        """Have a split ring that is stopped and empty go on at ``index``, as one that has served so many buffers."""
+        assert isinstance(self.driver, SplitDriverVirtqueue)
+        self.split.avail[1] = self.split.used[1] = index
+        self.driver.skip_to(index)
 
     # -- places -----------------------------------------------------------------------------------------------------
 

@@ -96,6 +96,29 @@ def inflate_duplicates(trial: Trial) -> None:
     machine.check_survives()
 
 
+@SUITE.case("inflate-high-bits", clauses=("M-safe",), edges=(134,), quick=True)
+def inflate_high_bits(trial: Trial) -> None:
+    """No bit of a page frame number is dropped: with a high bit set it is another page's."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+    before = machine.memory.present()
+    good = machine.address(DATA_AT) >> PFN_SHIFT
+    numbers = [good ^ 1 << bit for bit in (24, 27, 30, 31)]
+    send_raw_pfns(machine, BalloonQueue.INFLATE, struct.pack("<4I", *numbers))
+    machine.check_gone(before, set(), "M-safe")
+
+
+@SUITE.case("inflate-many", clauses=("BI-13", "M-safe"))
+def inflate_many(trial: Trial) -> None:
+    """A buffer of 1024 numbers takes them all, or is left as a whole."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 5 * MIB)
+    before = machine.memory.present()
+    given = [DATA_AT + PAGE_SIZE * n for n in range(1024)]
+    machine.inflate(*given)
+    judge_inflated(machine, before, set(given))
+
+
 @SUITE.case(
     "inflate-beyond-memory",
     clauses=("M-safe",),

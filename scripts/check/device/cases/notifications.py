@@ -7,7 +7,7 @@ from protocol.packed_ring import RING_EVENT_FLAGS_DISABLE, RING_EVENT_FLAGS_ENAB
 from protocol.process.memory_fence import full_fence
 from protocol.split_ring import VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USED_F_NO_NOTIFY
 from protocol.virtio import FeatureBit, feature_mask
-from scripts.check.device.trial import Trial, ring_case
+from scripts.check.device.trial import SUITE, Trial, ring_case
 from scripts.check.machine.deadline import becomes_true
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import WANTED, Machine
@@ -16,6 +16,8 @@ from scripts.check.machine.watcher import RingWatcher
 from scripts.check.verdict import Failed, Found, require, skip
 
 WITHOUT_EVENT_IDX: Final = WANTED & ~feature_mask(FeatureBit.RING_EVENT_IDX)
+
+NEAR_THE_WRAP: Final = 65536 - 60
 
 ROUNDS: Final = 1500
 """Rounds of a driver that kicks only when it is asked to. A lost one stops it; most faults show in the first ten."""
@@ -68,6 +70,27 @@ def _rounds(machine: Machine) -> None:
                 "S-19",
                 "P-15",
             )
+
+
+@SUITE.case("indices-wrap", clauses=("S-16", "S-19"), edges=(96, 120))
+def indices_wrap(trial: Trial) -> None:
+    """When the indices pass 65535 no kick and no interrupt is lost."""
+    machine = trial.vhost_user(size=64)
+    queue = machine.reporting
+    if not queue.event_idx:
+        skip("the device does not offer EVENT_IDX")
+    machine.stop(queue.index)
+    queue.begin_at(NEAR_THE_WRAP)
+    machine.start(queue.index, NEAR_THE_WRAP)
+    for number in range(128):
+        queue.take_interrupt()
+        queue.driver.enable_interrupt()
+        give(machine)
+        if queue.driver.needs_kick():
+            queue.kick()
+        where = f"at index {queue.split.avail[1]}"
+        require(queue.is_interrupted(2.0), f"no interrupt {where}, which the driver asked for ({number})", "S-16")
+        queue.collect()
 
 
 @ring_case("kick-asked-for-when-idle", clauses=("S-19",), edges=(118,), quick=True)

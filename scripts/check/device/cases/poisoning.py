@@ -45,6 +45,18 @@ def kept(trial: Trial) -> None:
         )
 
 
+@SUITE.case("poison-any-value", clauses=("BR-8",), edges=(127,), quick=True)
+def any_value(trial: Trial) -> None:
+    """A poison is other than zero whichever of its bits is set."""
+    for value in (0x1, 0x100, 0x8000_0000, 0x1234_5678):
+        machine = poisoned(trial, value)
+        page = struct.pack("<I", value) * (PAGE_SIZE // 4)
+        machine.memory.write(DATA_AT, page)
+        machine.report((DATA_AT, PAGE_SIZE))
+        seen = machine.memory.read(DATA_AT, PAGE_SIZE)
+        require(seen == page, f"with the poison {value:#x} a page holds {seen[:4].hex()}... after its report", "BR-8")
+
+
 @ring_case("poison-zero", clauses=("BR-8",), edges=(127,), quick=True)
 def zero(trial: Trial) -> None:
     """With poison zero a reported page reads as zeros; it may be discarded."""

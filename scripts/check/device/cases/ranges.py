@@ -124,6 +124,26 @@ def unaligned(trial: Trial) -> None:
         must_come_back(machine, back, f"{length} bytes at an offset of {offset % PAGE_SIZE} in a page")
 
 
+@ring_case("range-high-bits", clauses=("M-safe", "F-range"), edges=(108, 109), quick=True)
+def high_bits(trial: Trial) -> None:
+    """No bit of an address or a length is dropped: with a high bit set a range is another one."""
+    for address_bit, length_bit in ((32, None), (36, None), (44, None), (48, None), (52, None), (63, None), (None, 31)):
+        machine, before = prepared(trial)
+        address, length = machine.address(DATA_AT), PAGE_SIZE
+        if address_bit is not None:
+            address ^= 1 << address_bit
+        if length_bit is not None:
+            length |= 1 << length_bit
+        may_go = before if length_bit is not None else set()
+        put_and_look(machine, before, [Raw(address, length, WRITE)], may_go)
+        left = machine.memory.present()
+        require(
+            length_bit is None or DATA_AT in left or DATA_AT + 4 * PAGE_SIZE not in left,
+            f"of {length:#x} bytes only the first page was discarded: the top bit was dropped",
+            "M-safe",
+        )
+
+
 @ring_case("range-unaligned-is", clauses=("F-alignment",), edges=(111,))
 def unaligned_is(trial: Trial) -> None:
     """What becomes of a range of four pages that begins within a page: a finding."""
