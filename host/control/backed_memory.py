@@ -21,7 +21,8 @@ PATIENCE: Final = 0.5
 
 async def together(answers: Iterable[Awaitable[int | None]]) -> list[int | None]:
     """Return all ``answers``, waited for at the same time."""
-    return list(await asyncio.gather(*answers))
+    asked = list(answers)
+    return list(await asyncio.gather(*asked)) if asked else []
 
 
 class BackedMemory:
