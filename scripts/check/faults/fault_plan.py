@@ -62,6 +62,11 @@ class _ArmedRule:
         self.random = random
         self._matches = 0
 
+    @property
+    def has_matched(self) -> bool:
+        """Whether there was a match."""
+        return self._matches > 0
+
     def strikes(self) -> bool:
         """Count a match; return whether the rule strikes."""
         self._matches += 1
@@ -199,6 +204,11 @@ class SessionPlan:
         for effect in before:
             steps += self._carry_out(effect, now)
         return steps, [step for effect in after for step in self._carry_out(effect, now)]
+
+    def awaits_chains(self) -> frozenset[int]:
+        """Return the queues whose chains have to be counted, since a rule waits for them."""
+        rules = [armed.rule.trigger for armed in self._rules if not armed.has_matched]
+        return frozenset(trigger.queue for trigger in rules if isinstance(trigger, AfterChains))
 
     def _carry_out(self, effect: Effect, at: float) -> list[Step]:
         match effect:

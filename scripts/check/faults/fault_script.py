@@ -245,8 +245,3 @@ class FaultScript:
             if any(isinstance(act, Storm) and (act.signal, act.queue) == (signal, queue) for act in rule.actions):
                 return True
         return False
-
-    @property
-    def watched_queues(self) -> frozenset[int]:
-        """The queues whose chains a rule counts."""
-        return frozenset(rule.trigger.queue for rule in self.rules if isinstance(rule.trigger, AfterChains))

@@ -119,7 +119,6 @@ def test_faults_of_notifications_and_of_chains() -> None:
     assert script.rules[0].actions == (Spurious(10),)
     assert script.rules[1].trigger == AfterChains(count=3, queue=2)
     assert script.rules[1].actions == (Pass(), Reset())
-    assert script.watched_queues == {2}
 
 
 def test_rule_names_the_notifications_that_it_needs() -> None:
