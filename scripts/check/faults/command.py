@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace, observer: Observer = observe_nothing) -> 
     """Run the proxy. Return the exit status. ``observer`` is told everything that is sent."""
     if arguments.list:
         for path in shipped_scripts():
-            print(f"{path.stem:24}  {_summary(path)}")
+            print(f"{path.stem:28}  {_summary(path)}")
         return 0
     for option in ("listen", "connect"):
         if getattr(arguments, option) is None:
@@ -82,7 +82,10 @@ def read_script(path: Path) -> FaultScript:
 
 
 def _summary(path: Path) -> str:
-    return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+    # The beginning of the comment that each of them has.
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
+    return comment.partition(": ")[0].partition(". ")[0]
 
 
 def _check_target(path: Path) -> None:

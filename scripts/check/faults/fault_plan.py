@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final
 
+from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import Channel
+from protocol.virtio_balloon import queue_order
 from scripts.check.faults.fault_script import (
     Action,
     AfterChains,
@@ -28,12 +30,14 @@ from scripts.check.faults.fault_script import (
     OnMessage,
     OnSignal,
     Pass,
+    Queue,
     Reset,
     Rule,
     Side,
     Signal,
     Spurious,
     Storm,
+    Trigger,
 )
 from scripts.check.faults.message_edit import MessageEdit
 from scripts.check.faults.message_pieces import Piece
@@ -99,16 +103,19 @@ class SessionPlan:
 
     def __init__(self, rules: Sequence[_ArmedRule]) -> None:
         self._rules = rules
+        self._features = 0
         self._free_at = dict.fromkeys(Channel, 0.0)
         self._held: dict[Channel, tuple[float, list[Send]]] = {}
 
     def message(self, piece: Piece, now: float) -> list[Step]:
         """Return the steps for a piece that has arrived."""
+        if piece.channel is Channel.FRONTEND_REQUESTS and piece.request == FrontendRequest.SET_FEATURES:
+            self._features = int.from_bytes(piece.payload[:8], "little")
         edit = MessageEdit(piece)
         before, after = list[Effect](), list[Effect]()
         steps = list[Step]()
         for armed in self._rules:
-            if not _is_meant(armed.rule.trigger, piece) or not armed.strikes():
+            if not self._is_meant(armed.rule.trigger, piece) or not armed.strikes():
                 continue
             steps.append(Struck(at=now, line=armed.rule.line, text=armed.rule.text))
             for action in _sort_out(armed.rule.actions, before, after):
@@ -166,7 +173,9 @@ class SessionPlan:
         at, passes, spurious = now, count, 0
         for armed in self._rules:
             trigger = armed.rule.trigger
-            if not isinstance(trigger, OnSignal) or trigger.signal is not signal or trigger.queue not in (None, queue):
+            if not isinstance(trigger, OnSignal) or trigger.signal is not signal:
+                continue
+            if trigger.queue is not None and not self._is_queue(trigger.queue, queue):
                 continue
             if not armed.strikes():
                 continue
@@ -196,7 +205,7 @@ class SessionPlan:
         steps, before, after = list[Step](), list[Effect](), list[Effect]()
         for armed in self._rules:
             trigger = armed.rule.trigger
-            if not isinstance(trigger, AfterChains) or trigger.queue != queue:
+            if not isinstance(trigger, AfterChains) or not self._is_queue(trigger.queue, queue):
                 continue
             if available >= trigger.count and available > used and armed.strikes():
                 steps.append(Struck(at=now, line=armed.rule.line, text=armed.rule.text))
@@ -205,10 +214,45 @@ class SessionPlan:
             steps += self._carry_out(effect, now)
         return steps, [step for effect in after for step in self._carry_out(effect, now)]
 
+    def _is_meant(self, trigger: Trigger, piece: Piece) -> bool:
+        return (
+            isinstance(trigger, OnMessage)
+            and piece.is_message
+            and trigger.channel is piece.channel
+            and trigger.request in (None, piece.request)
+            and (trigger.index is None or self._is_queue(trigger.index, piece.queue))
+        )
+
+    def _is_queue(self, queue: Queue, number: int | None) -> bool:
+        return number is not None and self._number(queue) == number
+
+    def _number(self, queue: Queue) -> int | None:
+        if isinstance(queue, int):
+            return queue
+        order = queue_order(self._features)
+        return order.index(queue) if queue in order else None
+
+    def needs_signal(self, signal: Signal, queue: int) -> bool:
+        """Return whether a rule is about this notification, so that its descriptor has to be in the proxy's hand."""
+        for rule in (armed.rule for armed in self._rules):
+            match rule.trigger:
+                case OnSignal(signal=about, queue=named) if about is signal:
+                    if named is None or self._is_queue(named, queue):
+                        return True
+                case AfterChains(queue=named) if self._is_queue(named, queue):
+                    return True
+                case _:
+                    pass
+            storms = [action for action in rule.actions if isinstance(action, Storm)]
+            if any(storm.signal is signal and self._is_queue(storm.queue, queue) for storm in storms):
+                return True
+        return False
+
     def awaits_chains(self) -> frozenset[int]:
         """Return the queues whose chains have to be counted, since a rule waits for them."""
         rules = [armed.rule.trigger for armed in self._rules if not armed.has_matched]
-        return frozenset(trigger.queue for trigger in rules if isinstance(trigger, AfterChains))
+        queues = [self._number(trigger.queue) for trigger in rules if isinstance(trigger, AfterChains)]
+        return frozenset(queue for queue in queues if queue is not None)
 
     def _carry_out(self, effect: Effect, at: float) -> list[Step]:
         match effect:
@@ -217,7 +261,8 @@ class SessionPlan:
             case Disconnect(side):
                 return [Close(at=at, side=side), Close(at=at + LINGER, side=_OTHER[side])]
             case Storm(signal, queue, count):
-                return _storm(signal, queue, count, at)
+                number = self._number(queue)
+                return [] if number is None else _storm(signal, number, count, at)
             case Reset() | ChangeMemory():
                 # Not into a message that is under way.
                 at = max(at, self._free_at[Channel.FRONTEND_REQUESTS])
@@ -227,16 +272,6 @@ class SessionPlan:
 
 def _storm(signal: Signal, queue: int, count: int, at: float) -> list[Step]:
     return [Notify(at=at + SPURIOUS_GAP * (1 + number), signal=signal, queue=queue) for number in range(count)]
-
-
-def _is_meant(trigger: object, piece: Piece) -> bool:
-    return (
-        isinstance(trigger, OnMessage)
-        and piece.is_message
-        and trigger.channel is piece.channel
-        and trigger.request in (None, piece.request)
-        and trigger.index in (None, piece.queue)
-    )
 
 
 def _sort_out(actions: Sequence[Action], before: list[Effect], after: list[Effect]) -> list[Edit]:

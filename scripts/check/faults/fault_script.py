@@ -9,12 +9,17 @@ from enum import Enum
 from typing import Final, TypeAlias
 
 from protocol.vhost_user_codec import Channel
+from protocol.virtio_balloon import BalloonQueue
 
 RANDOM: Final = "random"
 """A number that is drawn each time."""
 
 Number: TypeAlias = int | str
 """A number, or :data:`RANDOM`."""
+
+
+Queue: TypeAlias = int | BalloonQueue
+"""A queue, by its number or, in a balloon, by what it carries: the number follows from the negotiated features."""
 
 
 class Side(Enum):
@@ -51,7 +56,7 @@ class OnMessage:
 
     channel: Channel
     request: int | None
-    index: int | None = None
+    index: Queue | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,7 @@ class OnSignal:
     """Notifications of ``queue``, of every queue without one."""
 
     signal: Signal
-    queue: int | None
+    queue: Queue | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +72,7 @@ class AfterChains:
     """Once: when ``count`` chains of ``queue`` were made available since its ring started, and one is not used."""
 
     count: int
-    queue: int
+    queue: Queue
 
 
 Trigger: TypeAlias = OnMessage | OnSignal | AfterChains
@@ -201,7 +206,7 @@ class Storm:
     """``count`` notifications of a queue, one each millisecond."""
 
     signal: Signal
-    queue: int
+    queue: Queue
     count: int
 
 
@@ -233,15 +238,3 @@ class FaultScript:
     rules: tuple[Rule, ...] = ()
     seed: int | None = None
     name: str = field(default="", compare=False)
-
-    def names_signal(self, signal: Signal, queue: int) -> bool:
-        """Return whether a rule is about this notification, so that its descriptor has to be in the proxy's hand."""
-        for rule in self.rules:
-            trigger = rule.trigger
-            if isinstance(trigger, OnSignal) and trigger.signal is signal and trigger.queue in (None, queue):
-                return True
-            if isinstance(trigger, AfterChains) and trigger.queue == queue:
-                return True
-            if any(isinstance(act, Storm) and (act.signal, act.queue) == (signal, queue) for act in rule.actions):
-                return True
-        return False

@@ -87,9 +87,7 @@ class Proxy:
             return
         self._events.emit("connected", session=number, pid=_peer(front_end))
         reason = "the proxy was ended"
-        session = ProxySession(
-            number, front_end, back_end, self._plan.session(), self._plan.script, self._events, self._observer
-        )
+        session = ProxySession(number, front_end, back_end, self._plan.session(), self._events, self._observer)
         try:
             reason = await session.run()
         finally:

@@ -14,7 +14,7 @@ from protocol.process.events import EventLog
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import Channel, build_message
 from scripts.check.faults.fault_plan import SessionPlan
-from scripts.check.faults.fault_script import FaultScript, Side, Signal
+from scripts.check.faults.fault_script import Side, Signal
 from scripts.check.faults.inlet import read_pieces
 from scripts.check.faults.message_pieces import NO_FILE, Piece, request_name
 from scripts.check.faults.open_file import OpenFile, to_send
@@ -42,13 +42,11 @@ class ProxySession:
         front_end: socket.socket,
         back_end: socket.socket,
         plan: SessionPlan,
-        script: FaultScript,
         events: EventLog,
         observer: Observer,
     ) -> None:
         self._number = number
         self._plan = plan
-        self._script = script
         self._events = events
         self._observer = observer
         self._loop = asyncio.get_running_loop()
@@ -164,7 +162,7 @@ class ProxySession:
         kind = file.kind()
         if kind is None or kind not in SIGNALS:
             return piece
-        if kind is not FileKind.EVENTFD and not self._script.names_signal(signal, queue):
+        if kind is not FileKind.EVENTFD and not self._plan.needs_signal(signal, queue):
             self._emit("not_replaced", signal=signal.value, queue=queue, kind=kind.value)
             return piece
         relay = SignalRelay(signal, file, kind, lambda count: self._on_signal(signal, queue, count))

@@ -5,6 +5,7 @@ from typing import Final
 
 from protocol.vhost_user import BackendRequest, FrontendRequest
 from protocol.vhost_user_codec import Channel
+from protocol.virtio_balloon import BalloonQueue
 from scripts.check.faults.fault_script import (
     RANDOM,
     Action,
@@ -24,6 +25,7 @@ from scripts.check.faults.fault_script import (
     OnMessage,
     OnSignal,
     Pass,
+    Queue,
     Reorder,
     Reset,
     Rule,
@@ -42,6 +44,7 @@ from scripts.check.faults.script_words import Words
 _U64_MAX: Final = (1 << 64) - 1
 _COUNT_MAX: Final = 100_000
 _REQUESTS: Final = tuple(request.name for request in (*FrontendRequest, *BackendRequest))
+_QUEUES: Final = [queue.value for queue in BalloonQueue]
 _LINES: Final = ("seed", "on", "kick", "call", "after")
 
 
@@ -98,14 +101,14 @@ def _parse_message(words: Words) -> tuple[Trigger, Choice]:
         channel = Channel.FRONTEND_REPLIES if is_reply else Channel.BACKEND_REQUESTS
     else:
         channel = Channel.BACKEND_REPLIES if is_reply else Channel.FRONTEND_REQUESTS
-    index = words.number("a queue", most=0xFFFF_FFFF) if words.accept("index") else None
+    index = _parse_queue(words, 0xFFFF_FFFF) if words.accept("index") else None
     return OnMessage(channel=channel, request=request, index=index), _parse_choice(words)
 
 
 def _parse_signal(signal: Signal) -> Callable[[Words], tuple[Trigger, Choice]]:
     def parse(words: Words) -> tuple[Trigger, Choice]:
         words.expect("queue")
-        queue = None if words.accept("any") else words.number("a queue", most=255)
+        queue = None if words.accept("any") else _parse_queue(words)
         return OnSignal(signal=signal, queue=queue), _parse_choice(words)
 
     return parse
@@ -115,7 +118,7 @@ def _parse_after(words: Words) -> tuple[Trigger, Choice]:
     count = words.number("chains", 1, 0xFFFF_FFFF)
     words.name("`chains`", ("chains", "chain"))
     words.expect("of", "queue")
-    return AfterChains(count=count, queue=words.number("a queue", most=255)), Choice()
+    return AfterChains(count=count, queue=_parse_queue(words)), Choice()
 
 
 def _parse_choice(words: Words) -> Choice:
@@ -214,10 +217,20 @@ def _parse_memory(words: Words) -> Action:
 def _parse_storm(signal: Signal) -> Callable[[Words], Action]:
     def parse(words: Words) -> Action:
         words.expect("queue")
-        queue = words.number("a queue", most=255)
+        queue = _parse_queue(words)
         return Storm(signal, queue, words.number("notifications", 1, _COUNT_MAX))
 
     return parse
+
+
+def _parse_queue(words: Words, most: int = 255) -> Queue:
+    word = words.peek()
+    if word in _QUEUES:
+        words.take()
+        return BalloonQueue(word)
+    if word[:1].isalpha():
+        words.name("a queue: its number, " + _alternatives(_QUEUES), _QUEUES)
+    return words.number("a queue", most=most)
 
 
 def _number_or_random(words: Words, what: str, most: int) -> Number:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import Channel, build_message, build_own_reply
 from protocol.vhost_user_payloads import DeviceConfig, VringFile, VringState
+from protocol.virtio import feature_mask
+from protocol.virtio_balloon import BalloonFeature
 from scripts.check.faults.fault_plan import HOLD, LINGER, SPLIT_GAP, FaultPlan, SessionPlan
 from scripts.check.faults.fault_script import FaultScript, FileType, Side, Signal
 from scripts.check.faults.message_pieces import MessageCutter, Piece
@@ -165,6 +167,28 @@ def test_chains_strike_once_while_one_is_not_used() -> None:
     assert before[1:] == [SendReset(at=1.0)]
     assert after == [Notify(at=1.001, signal=Signal.KICK, queue=2)]
     assert plan.chains(2, 5, 4, 2.0) == ([], [])
+
+
+def test_queue_of_a_balloon_is_found_by_its_name() -> None:
+    plan = session("kick queue reporting: drop\non request any index reporting: drop; call queue stats 1")
+    assert not plan.needs_signal(Signal.KICK, 2)
+    assert len(sends(plan.message(piece(KICK), 0.0))) == 1
+    reporting = feature_mask(BalloonFeature.PAGE_REPORTING)
+    plan.message(piece(build_message(FrontendRequest.SET_FEATURES, reporting)), 0.0)
+    assert [queue for queue in range(6) if plan.needs_signal(Signal.KICK, queue)] == [2]
+    assert len(sends(plan.message(piece(KICK), 0.0))) == 0
+    assert [step for step in plan.signal(Signal.KICK, 2, 1.0) if isinstance(step, Notify)] == []
+    with_stats = reporting | feature_mask(BalloonFeature.STATS_VQ)
+    plan.message(piece(build_message(FrontendRequest.SET_FEATURES, with_stats)), 0.0)
+    assert [queue for queue in range(6) if plan.needs_signal(Signal.KICK, queue)] == [3]
+    assert plan.needs_signal(Signal.CALL, 2)
+
+
+def test_notifications_that_rules_need() -> None:
+    plan = session("kick queue 2: drop\ncall queue any: drop\non request SET_OWNER: kick queue 4 1")
+    assert [queue for queue in range(6) if plan.needs_signal(Signal.KICK, queue)] == [2, 4]
+    assert plan.needs_signal(Signal.CALL, 0)
+    assert session("after 3 chains of queue 2: reset").awaits_chains() == {2}
 
 
 STREAMS = st.lists(st.tuples(st.sampled_from(Channel), st.binary(max_size=60), st.lists(st.integers(), max_size=3)))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from protocol.errors import UsageError
 from protocol.vhost_user import BackendRequest, FrontendRequest
 from protocol.vhost_user_codec import Channel
+from protocol.virtio_balloon import BalloonQueue
 from scripts.check.faults.fault_script import (
     RANDOM,
     Action,
@@ -60,6 +61,7 @@ FRONT, BACK = Channel.FRONTEND_REQUESTS, Channel.BACKEND_REQUESTS
         ),
         ("on back-end reply any", OnMessage(channel=Channel.FRONTEND_REPLIES, request=None), Choice()),
         ("on back-end request 6", OnMessage(channel=BACK, request=6), Choice()),
+        ("kick queue reporting", OnSignal(signal=Signal.KICK, queue=BalloonQueue.REPORTING), Choice()),
         ("kick queue 2", OnSignal(signal=Signal.KICK, queue=2), Choice()),
         (
             "call queue any every 2 with probability 1",
@@ -121,18 +123,16 @@ def test_faults_of_notifications_and_of_chains() -> None:
     assert script.rules[1].actions == (Pass(), Reset())
 
 
-def test_rule_names_the_notifications_that_it_needs() -> None:
-    script = parse_script("kick queue 2: drop\ncall queue any: drop\non request SET_OWNER: kick queue 4 1", "x")
-    kicks = [queue for queue in range(6) if script.names_signal(Signal.KICK, queue)]
-    assert kicks == [2, 4]
-    assert script.names_signal(Signal.CALL, 0)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("seed x", "f:1:6: expected a seed, a number from 0 to 18446744073709551615, found 'x'"),
         ("seed 1\nseed 2", "f:2:1: expected one seed in a script, found 'seed'"),
+        (
+            "kick queue reprting: drop",
+            "f:1:12: expected a queue: its number, inflate, deflate, stats, free_page or reporting, such as reporting, "
+            "found 'reprting'",
+        ),
         ("when", "f:1:1: expected a line of one of seed, on, kick, call or after, found 'when'"),
         ("on message X: drop", "f:1:4: expected `request` or `reply`, found 'message'"),
         (
