@@ -269,6 +269,11 @@ class ProxySession:
         for relay in self._relays.values():
             relay.take()  # a call that came just before the end
             relay.close()
+        # Descriptors are closed with their last reference, and this object is part of a circle.
+        self._relays.clear()
+        self._facts.files.clear()
+        self._steps.clear()
+        self._outlets.clear()
         for sock in (*self._sockets.values(), *self._channel_sockets):
             sock.close()
 
