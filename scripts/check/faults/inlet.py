@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import AsyncIterator
 
 from host.descriptors.socket_read import receive, until_ready
@@ -24,7 +25,9 @@ async def read_pieces(sock: socket.socket, channel: Channel) -> AsyncIterator[Pi
             break
         if not data:
             break
-        for piece in cutter.feed(data, [OpenFile(fd) for fd in fds]):
-            yield piece
+        # Without a reference that outlives a piece: its descriptors are closed with the last one.
+        pieces = deque(cutter.feed(data, [OpenFile(fd) for fd in fds]))
+        while pieces:
+            yield pieces.popleft()
     for piece in cutter.rest():
         yield piece

@@ -108,8 +108,8 @@ class ProxySession:
 
     async def _pass(self, sock: socket.socket, channel: Channel, writer: Side) -> None:
         async for piece in read_pieces(sock, channel):
-            passed = self._prepare(piece)
-            self._schedule(self._plan.message(passed, self._loop.time()))
+            self._schedule(self._plan.message(self._prepare(piece), self._loop.time()))
+            del piece  # its descriptors are closed with the last reference
             await self._outlets[channel].has_room()
             if self._outlets[channel].is_broken and not self._closed:
                 break
