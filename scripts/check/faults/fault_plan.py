@@ -40,7 +40,7 @@ from scripts.check.faults.fault_script import (
     Trigger,
 )
 from scripts.check.faults.message_edit import MessageEdit
-from scripts.check.faults.message_pieces import Piece
+from scripts.check.faults.passing.message_pieces import Piece
 from scripts.check.faults.steps import Close, Notify, Send, SendMemory, SendReset, Step, Struck
 
 SPLIT_GAP: Final = 0.005

@@ -22,7 +22,7 @@ from scripts.check.faults.fault_script import (
     Truncate,
     Withhold,
 )
-from scripts.check.faults.message_pieces import NO_FILE, Piece, payload_form
+from scripts.check.faults.passing.message_pieces import NO_FILE, Piece, payload_form
 
 _HEADER_FIELDS: Final = {Field.REQUEST: 0, Field.FLAGS: 4, Field.SIZE: 8}
 

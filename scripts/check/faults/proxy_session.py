@@ -15,13 +15,13 @@ from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import Channel, build_message
 from scripts.check.faults.fault_plan import SessionPlan
 from scripts.check.faults.fault_script import Side, Signal
-from scripts.check.faults.inlet import read_pieces
-from scripts.check.faults.message_pieces import NO_FILE, Piece, request_name
-from scripts.check.faults.open_file import OpenFile, to_send
-from scripts.check.faults.outlet import Outlet
+from scripts.check.faults.passing.inlet import read_pieces
+from scripts.check.faults.passing.message_pieces import NO_FILE, Piece, request_name
+from scripts.check.faults.passing.open_file import OpenFile, to_send
+from scripts.check.faults.passing.outlet import Outlet
+from scripts.check.faults.passing.signal_relay import SignalRelay
 from scripts.check.faults.ring_watch import RingWatch
 from scripts.check.faults.session_facts import SessionFacts
-from scripts.check.faults.signal_relay import SignalRelay
 from scripts.check.faults.steps import Close, Notify, Send, SendMemory, SendReset, Step, Struck
 
 WATCH_INTERVAL: Final = 0.001

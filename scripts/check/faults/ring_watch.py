@@ -10,7 +10,7 @@ from protocol.memory import FileRange
 from protocol.packed_ring import PackedRing
 from protocol.split_ring import SplitRing
 from scripts.check.faults.chain_count import ChainCount, PackedChainCount, SplitChainCount
-from scripts.check.faults.open_file import OpenFile
+from scripts.check.faults.passing.open_file import OpenFile
 from scripts.check.faults.session_facts import RingPlace, SessionFacts
 
 _POSITION: Final = 0xFFFF

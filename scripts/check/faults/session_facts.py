@@ -10,7 +10,7 @@ from protocol.vhost_user import FrontendRequest, form_of
 from protocol.vhost_user_codec import build_message, parse_payload
 from protocol.vhost_user_payloads import MemoryTable, VringAddress, VringState
 from protocol.virtio import FeatureBit, has_feature
-from scripts.check.faults.message_pieces import Piece
+from scripts.check.faults.passing.message_pieces import Piece
 
 File = TypeVar("File")
 

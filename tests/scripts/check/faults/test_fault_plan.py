@@ -13,7 +13,7 @@ from protocol.virtio import feature_mask
 from protocol.virtio_balloon import BalloonFeature
 from scripts.check.faults.fault_plan import HOLD, LINGER, SPLIT_GAP, FaultPlan, SessionPlan
 from scripts.check.faults.fault_script import FaultScript, FileType, Side, Signal
-from scripts.check.faults.message_pieces import MessageCutter, Piece
+from scripts.check.faults.passing.message_pieces import MessageCutter, Piece
 from scripts.check.faults.script_text import parse_script
 from scripts.check.faults.steps import Close, Notify, Send, SendMemory, SendReset, Step, Struck
 

@@ -11,7 +11,7 @@ from typing import Final
 from host.descriptors.pipe import Pipe
 from host.descriptors.received_file import FileKind
 from scripts.check.faults.fault_script import Signal
-from scripts.check.faults.open_file import OpenFile
+from scripts.check.faults.passing.open_file import OpenFile
 
 _UNIT: Final = 8
 """Bytes of one notification on a pipe or a socket: User Mode Linux reads and writes 64-bit numbers on them."""

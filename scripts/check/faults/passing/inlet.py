@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 from host.descriptors.socket_read import receive, until_ready
 from protocol.vhost_user_codec import Channel
-from scripts.check.faults.message_pieces import MessageCutter, Piece
-from scripts.check.faults.open_file import OpenFile
+from scripts.check.faults.passing.message_pieces import MessageCutter, Piece
+from scripts.check.faults.passing.open_file import OpenFile
 
 
 async def read_pieces(sock: socket.socket, channel: Channel) -> AsyncIterator[Piece]:

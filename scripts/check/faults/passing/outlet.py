@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from host.descriptors.socket_read import until_ready
-from scripts.check.faults.open_file import OpenFile
+from scripts.check.faults.passing.open_file import OpenFile
 
 ROOM: Final = 64
 """Messages that may wait before the stream that they come from is read no further."""
