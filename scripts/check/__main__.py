@@ -9,6 +9,7 @@ from protocol.process.command_line import Parser, run_command
 from scripts.check.broken import options as broken
 from scripts.check.device import options as device
 from scripts.check.driver import options as driver
+from scripts.check.faults import options as faults
 from scripts.check.fuzzing import options as fuzzing
 from scripts.check.personalities import options as personalities
 from scripts.check.recording import options as recording
@@ -70,9 +71,16 @@ def _run_fuzz(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
+def _run_proxy(arguments: argparse.Namespace) -> int:
+    from scripts.check.faults.command import run
+
+    return run(arguments)
+
+
 COMMANDS: Final = (
     Command("device", "judge a balloon device", device.EXAMPLES, device.add_to, _run_device),
     Command("driver", "be a device and judge the driver that attaches", driver.EXAMPLES, driver.add_to, _run_driver),
+    Command("proxy", "pass messages with the faults of a script", faults.EXAMPLES, faults.add_to, _run_proxy),
     Command("broken", "try the cases on devices with a fault each", broken.EXAMPLES, broken.add_to, _run_broken),
     Command(
         "personalities",

@@ -6,12 +6,12 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final
+from typing import IO, Final, Protocol
 
 from guest.linux.kernel_log import kernel_warnings
 from guest.linux.ram_file import RamFile
 from protocol.units import MIB
-from tests.harness.processes import DaemonProcess, ProgramProcess, until
+from tests.harness.processes import ProgramProcess, until
 
 BOOT_DEADLINE: Final = 90.0
 """Seconds to boot. The usual time is 1.5 s; the machine may be busy."""
@@ -22,10 +22,16 @@ RMMOD: Final = "/run/control/busybox rmmod virtio_balloon"
 """The balloon driver in and out, as the guest says it. A kernel that has it built in has no such file."""
 
 
+class BackEnd(Protocol):
+    """A process that listens for a front-end."""
+
+    socket_path: Path
+
+
 class LinuxGuest(ProgramProcess):
     """``balloon-linux`` with a shell as its command. A context manager: leaving it ends the shell and the guest."""
 
-    def __init__(self, daemon: DaemonProcess, directory: Path, *, memory: int = 256 * MIB) -> None:
+    def __init__(self, daemon: BackEnd, directory: Path, *, memory: int = 256 * MIB) -> None:
         """Boot a guest with ``memory`` bytes at ``daemon`` and wait until its shell reads commands.
 
         The kernel's log is ``kernel.log`` in ``directory``.

@@ -106,12 +106,14 @@ class ProgramProcess:
         pass_fds: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
+        command: Sequence[str] = (),
     ) -> None:
+        """Start ``module`` with ``options``; ``command`` are words that come before them."""
         self._stdout = tempfile.TemporaryFile()  # noqa: SIM115  (open for the life of the object)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         reading, writing = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, "--events", f"/dev/fd/{writing}", *options],
+            [sys.executable, "-m", module, *command, "--events", f"/dev/fd/{writing}", *options],
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
             stdin=stdin,
