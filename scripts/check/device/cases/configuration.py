@@ -59,7 +59,7 @@ def actual(trial: Trial) -> None:
         raise Found(f"actual was written as 03020100 and reads {after[4:].hex()}", "BC-1")
 
 
-@SUITE.case("config-write-by-bytes", clauses=("BC-1", "BI-15"), quick=True)
+@SUITE.case("config-write-by-bytes", clauses=("BC-1", "F-config-write"), quick=True)
 def by_bytes(trial: Trial) -> None:
     """``actual`` that is written byte by byte, as a legacy driver may, is there as a whole."""
     machine = trial.machine()
@@ -68,7 +68,7 @@ def by_bytes(trial: Trial) -> None:
     machine.barrier()
     seen = machine.read_config(ACTUAL_AT, 4)
     if seen != b"\1\2\3\4":
-        raise Found(f"actual was written byte by byte as 01020304 and reads {seen.hex()}", "BI-15")
+        raise Found(f"actual was written byte by byte as 01020304 and reads {seen.hex()}", "F-config-write")
 
 
 @SUITE.case("config-write-whole-window", clauses=("F-config-write",), edges=(137,), quick=True)
