@@ -30,7 +30,7 @@ HOLD_SECONDS: Final = 0.02
 """Seconds for which a chain that gave pages away is held. A driver that breaks the rule uses one within that time."""
 
 LOOK_SECONDS: Final = 0.1
-"""Seconds between looks at rings that were not kicked and at pages that are in the balloon."""
+"""Seconds between looks at rings that were not kicked."""
 
 WATCHED: Final = ("reporting", "inflate")
 

@@ -227,11 +227,6 @@ class Device(ABC):
         """
         skip("the target gives no way to ask for a balloon of another size (see --qmp)")
 
-    @property
-    def page_bytes(self) -> int:
-        """Bytes of the smallest range that the device can discard: a page of the memory file."""
-        return PAGE_SIZE
-
 
 def accepted(offered: int, wanted: int, *, packed: bool) -> int:
     """Return the features that a driver accepts; the case is NOT EXERCISED without packed rings if they are wanted."""
