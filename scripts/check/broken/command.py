@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from protocol.errors import BalloonError, UsageError
 from scripts.check.broken.all_faults import ALL_FAULTS
@@ -24,9 +24,6 @@ from scripts.check.run import run_cases
 from scripts.check.verdict import Result, TargetError, Verdict
 from scripts.child_processes import module_environment, python_module
 
-if TYPE_CHECKING:
-    pass
-
 FEATURES: Final = "packed=on,free-page-hint=on,page-poison=on,must-tell-host=on"
 """Every feature that a case may need."""
 
@@ -35,15 +32,20 @@ CAUGHT: Final = (Verdict.FAIL, Verdict.FINDING)
 
 
 class Trying(NamedTuple):
-    """A fault and what the cases that have to catch it said."""
+    """A fault, what the cases that have to catch it said, and what the daemon said of an error of its own."""
 
     fault: Fault
     results: list[Result]
+    crash: str = ""
 
     @property
     def is_caught(self) -> bool:
-        """Whether each of the cases noticed."""
-        return len(self.results) == len(self.fault.caught_by) and all(one.verdict in CAUGHT for one in self.results)
+        """Whether each of the cases noticed. A fault whose code does not run shows nothing, whatever the cases say."""
+        return (
+            not self.crash
+            and len(self.results) == len(self.fault.caught_by)
+            and all(one.verdict in CAUGHT for one in self.results)
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -96,6 +98,8 @@ def try_faults(chosen: list[Fault]) -> Iterator[Trying]:
             print(f"{'caught' if trying.is_caught else 'MISSED'}  {trying.fault.name}", flush=True)
             for one in trying.results:
                 print(f"        {_line(one)}", flush=True)
+            if trying.crash:
+                print(f"        the fault itself fails: {trying.crash}", flush=True)
             yield trying
 
 
@@ -112,19 +116,27 @@ def try_fault(fault: Fault) -> Trying:
         BalloonError: the daemon does not start.
     """
     with tempfile.TemporaryDirectory(prefix="balloon-broken-") as scratch:
-        path = Path(scratch) / "socket"
-        process = subprocess.Popen(
-            serving(fault.name, path),
-            env=module_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        path, said = Path(scratch) / "socket", Path(scratch) / "stderr"
+        with said.open("wb") as stderr:
+            process = subprocess.Popen(
+                serving(fault.name, path),
+                env=module_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
         try:
-            return Trying(fault, _results(fault, path, process))
+            results = _results(fault, path, process)
         finally:
             process.kill()
             process.wait()
+        return Trying(fault, results, crash_of(said.read_text(errors="replace")))
+
+
+def crash_of(said: str) -> str:
+    """Return the last line of a traceback in what the daemon ``said``, empty without one."""
+    _, begin, after = said.partition("Traceback (most recent call last):")
+    return next((line for line in after.splitlines() if line and not line[0].isspace()), "unknown") if begin else ""
 
 
 def _results(fault: Fault, path: Path, process: "subprocess.Popen[bytes]") -> list[Result]:

@@ -23,8 +23,8 @@ def _hole(change: Any) -> None:
 def _planned(change: Any) -> None:
     # Have `change(discards)` alter the list of what a chain discards.
     def make(original: Any) -> Any:
-        def plan(self: Any, buffers: Any, off_limits: Any = None) -> DiscardPlan:
-            planned: DiscardPlan = original(self, buffers, off_limits)
+        def plan(self: Any, *rest: Any) -> DiscardPlan:
+            planned: DiscardPlan = original(self, *rest)
             planned.discards = change(planned.discards)
             return planned
 
@@ -154,8 +154,8 @@ def _() -> None:
     """A range that is no whole number of pages is rounded to the pages that it touches."""
 
     def make(original: Any) -> Any:
-        def judge(self: Any, address: int, length: int, spared: Any) -> Any:
-            judged = original(self, address, length, spared)
+        def judge(self: Any, address: int, length: int, *rest: Any) -> Any:
+            judged = original(self, address, length, *rest)
             if judged is not Refusal.UNALIGNED:
                 return judged
             place = self.table.translate_guest(address, length)
@@ -172,8 +172,8 @@ def _() -> None:
     """A range that is no whole number of pages is passed to fallocate, which zeroes its edges."""
 
     def make(original: Any) -> Any:
-        def judge(self: Any, address: int, length: int, spared: Any) -> Any:
-            judged = original(self, address, length, spared)
+        def judge(self: Any, address: int, length: int, *rest: Any) -> Any:
+            judged = original(self, address, length, *rest)
             return self.table.translate_guest(address, length) if judged is Refusal.UNALIGNED else judged
 
         return judge
@@ -186,8 +186,8 @@ def _() -> None:
     """An address outside of the memory is taken modulo its size."""
 
     def make(original: Any) -> Any:
-        def judge(self: Any, address: int, length: int, spared: Any) -> Any:
-            judged = original(self, address, length, spared)
+        def judge(self: Any, address: int, length: int, *rest: Any) -> Any:
+            judged = original(self, address, length, *rest)
             if judged is not Refusal.OUT_OF_RANGE:
                 return judged
             return FileRange(0, (16 << 20) + address % PAGE_SIZE, PAGE_SIZE)
@@ -202,8 +202,8 @@ def _() -> None:
     """One bad range has the good ones of its report stay."""
 
     def make(original: Any) -> Any:
-        def plan(self: Any, buffers: Any, off_limits: Any = None) -> DiscardPlan:
-            planned: DiscardPlan = original(self, buffers, off_limits)
+        def plan(self: Any, *rest: Any) -> DiscardPlan:
+            planned: DiscardPlan = original(self, *rest)
             if planned.refused:
                 planned.discards = []
             return planned
@@ -219,10 +219,10 @@ def _() -> None:
     replaced(DeviceMemory, "is_protected", lambda original: lambda self, place: False)
 
     def make(original: Any) -> Any:
-        def plan(self: Any, buffers: Any, off_limits: Any = None) -> DiscardPlan:
+        def plan(self: Any, *rest: Any) -> DiscardPlan:
             self._protected = [[] for _ in self._protected]
             self._windows = [None] * len(self._windows)
-            planned: DiscardPlan = original(self, buffers, off_limits)
+            planned: DiscardPlan = original(self, *rest)
             return planned
 
         return plan
@@ -235,10 +235,10 @@ def _() -> None:
     """A chain with a buffer of no bytes is never given back."""
 
     def make(original: Any) -> Any:
-        def judge(self: Any, address: int, length: int, spared: Any) -> Any:
+        def judge(self: Any, address: int, length: int, *rest: Any) -> Any:
             if length == 0:
                 raise VirtqueueError("a buffer of no bytes")
-            return original(self, address, length, spared)
+            return original(self, address, length, *rest)
 
         return judge
 

@@ -6,10 +6,10 @@
 import pytest
 
 from scripts.check.broken.all_faults import ALL_FAULTS
-from scripts.check.broken.command import try_fault
+from scripts.check.broken.command import Trying, crash_of, try_fault
 from scripts.check.broken.fence_faults import FENCE_FAULTS, try_fence
 from scripts.check.device.all_cases import DEVICE_CASES
-from scripts.check.verdict import Verdict
+from scripts.check.verdict import Result, Verdict
 
 SAMPLE = (
     "used-length-one",
@@ -42,6 +42,18 @@ def test_fault_names_cases_that_there_are(name: str) -> None:
     assert fault.caught_by
     assert set(fault.caught_by) <= known
     assert fault.says.endswith(".")
+
+
+def test_fault_whose_own_code_fails_is_not_caught() -> None:
+    said = (
+        'ERROR serving queue 4 failed\nTraceback (most recent call last):\n  File "x", line 1\nTypeError: 2 arguments\n'
+    )
+    assert crash_of(said) == "TypeError: 2 arguments"
+    assert crash_of("vm 1: its memory is 64 MiB\n") == ""
+    fault = ALL_FAULTS["used-length-one"]
+    caught = [Result(case=name, verdict=Verdict.FAIL, clauses=()) for name in fault.caught_by]
+    assert Trying(fault, caught).is_caught
+    assert not Trying(fault, caught, crash_of(said)).is_caught
 
 
 @pytest.mark.processes
