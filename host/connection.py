@@ -324,6 +324,7 @@ class Connection:
             self._memory,
             self.balloon,
             member.workers,
+            self._peers.works_alone,
             self._on_turn,
             member.large_chains,
         )

@@ -26,6 +26,8 @@ from protocol.process.event_writer import EventWriter
 
 Clock = Callable[[], float]
 
+_encode = json.JSONEncoder(separators=(", ", ": ")).encode  # one for all: `json.dumps` would make one for each line
+
 
 class LineStream(Protocol):
     """The destination of events: a text stream, written to at once, or an :class:`EventWriter`."""
@@ -150,7 +152,7 @@ class EventLog:
         assert isinstance(happened, float | int)
         stamp = format_time(self._wall_clock() - (now - happened))
         times = {"t": round(now, 6), "time": stamp, "event": event}
-        return json.dumps({**times, **fields}, separators=(", ", ": ")) + "\n"
+        return _encode({**times, **fields}) + "\n"
 
 
 def _complain(message: str) -> None:
@@ -163,7 +165,7 @@ def _complain(message: str) -> None:
 
 def format_time(seconds: float) -> str:
     """Return ``seconds`` since 1970 as a time of RFC 3339 in UTC, to the microsecond."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _open_for_appending(path: str) -> FileIO:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import host.ring.hand_over
 from host.balloon.offered_features import OFFERED
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.memory.guest_memory import GuestMemory
@@ -69,6 +70,7 @@ class Bench:
         self.queue = TestQueue(self.ram, REPORTING, OFFERED)
         self.files = QueueFiles(kick=KickFile(os.dup(self.queue.kick_fd)), call=CallFile(os.dup(self.queue.call_fd)))
         self.executor = HandExecutor()
+        self.alone = False
         self.large_chains = threading.Lock()
         self.turns: list[Turn] = []
         self.balloon = VirtioBalloon(features=OFFERED)
@@ -98,6 +100,7 @@ class Bench:
             self.memory,
             self.balloon,
             self.executor,
+            lambda: self.alone,
             lambda _, turn: self.turns.append(turn),
             self.large_chains,
         )
@@ -173,6 +176,48 @@ async def test_worker_gives_way_after_its_share(bench: Bench) -> None:
     bench.executor.run_one()
     await settle()
     assert bench.served == CHAINS_PER_TURN + 3
+    await service.stop()
+
+
+@pytest.mark.asyncio
+async def test_worker_that_is_alone_goes_on_until_the_loop_wants_something(bench: Bench) -> None:
+    bench.alone = True
+    for _ in range(3 * CHAINS_PER_TURN):
+        bench.report()
+    service = bench.start()
+    bench.executor.run_one()
+    await settle()
+    assert bench.served == 3 * CHAINS_PER_TURN
+    assert not bench.executor.waiting
+    for _ in range(2 * CHAINS_PER_TURN):
+        bench.report()
+    service.kick()
+    settled = asyncio.create_task(service.settled())
+    await settle()
+    bench.executor.run_one()
+    await settle()
+    assert settled.done()
+    assert bench.served == 4 * CHAINS_PER_TURN
+    bench.executor.run_one()
+    await settle()
+    assert bench.served == 5 * CHAINS_PER_TURN
+    await service.stop()
+
+
+@pytest.mark.asyncio
+async def test_worker_waits_for_a_loop_that_is_late(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.ring.hand_over, "HAND_OVER_INTERVAL", 0.0)
+    bench.alone = True
+    for _ in range(3 * CHAINS_PER_TURN):
+        bench.report()
+    service = bench.start()
+    for turn in range(3):
+        bench.executor.run_one()  # nothing is taken in meanwhile
+        await settle()
+        assert bench.served == (turn + 1) * CHAINS_PER_TURN
+        assert [len(each.served) for each in bench.turns[2 * turn :]] == [1, CHAINS_PER_TURN - 1]
+    bench.executor.run_one()
+    await settle()
     await service.stop()
 
 
