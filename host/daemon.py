@@ -197,8 +197,8 @@ class Daemon:
             log.info("vm %d connected, process %d", vm, connection.peer_pid)
             self._control_event("VM_CONNECTED", {"vm": vm, "pid": connection.peer_pid})
 
-        events = SessionEvents(partial(self._events.emit, vm=vm), self._session_limit, on_audible)
-        connection = Connection(sock, session, self._peers, events.emit, self._events.are_written)
+        events = SessionEvents(partial(self._events.prepare, vm=vm), self._session_limit, on_audible)
+        connection = Connection(sock, session, self._peers, events.emit, self._events.are_written, events.prepare)
         self._give_control(vm, connection)
         events.begin(connection.peer_uid, connection.peer_pid)
         reason = "daemon stops"

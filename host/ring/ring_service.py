@@ -32,7 +32,7 @@ from host.ring.kick_watch import KickWatch
 from host.ring.opened_ring import OpenedRing
 from host.ring.queue_files import KeptBuffer, QueueFiles
 from host.ring.service_state import HAS_WORKER, IS_OVER, TRANSITIONS, ServiceEvent, ServiceState
-from host.ring.turn import ServedChain, Turn
+from host.ring.turn import ChainRecord, ServedChain, Turn
 from host.vhost_user.actions import StartRing
 from host.vhost_user.device_setup import KickMethod
 from host.virtqueue.virtqueue import Chain, OnWrite
@@ -72,10 +72,10 @@ _STOPPING: Final = ServiceState.STOPPING  # looked at for each range: an enumera
 class RingService:
     """Serves one queue from :meth:`start` until :meth:`stop`.
 
-    ``on_turn`` is called on the event loop after each worker's turn, and in the course of a long one with the chains
-    served so far. ``is_alone`` says, on the worker, whether no other queue of the daemon has one. ``large_chains`` is
-    held while a chain of more than :data:`LARGE_CHAIN` buffers is in hand. Once ``broken`` the driver has broken a
-    rule, and the ring is not touched again.
+    ``on_turn`` is called on the event loop after each worker's turn, and in the course of a long one with what was
+    noted so far of the chains in ``record``. ``is_alone`` says, on the worker, whether no other queue of the daemon has
+    one. ``large_chains`` is held while a chain of more than :data:`LARGE_CHAIN` buffers is in hand. Once ``broken`` the
+    driver has broken a rule, and the ring is not touched again.
 
     Who owns what. The event loop alone writes ``_state``, ``_patience_ends``, ``_poller``, ``_idle``, ``_stopped`` and
     ``_give_back_wanted``. The worker that has the ring alone uses ``_ring``, ``_held``, ``_held_says``,
@@ -94,6 +94,7 @@ class RingService:
         workers: Executor,
         is_alone: Callable[[], bool],
         on_turn: Callable[[int, Turn], None],
+        record: ChainRecord,
         large_chains: threading.Lock,
     ) -> None:
         self.index = action.index
@@ -105,7 +106,7 @@ class RingService:
         self._workers = workers
         self._is_alone = is_alone
         self._on_turn = partial(on_turn, action.index)
-        self._hand_over = HandOver(self._on_turn)
+        self._hand_over = HandOver(self._on_turn, record)
         self._large_chains = large_chains
         self._loop = asyncio.get_running_loop()
         # The event loop's.
@@ -277,7 +278,7 @@ class RingService:
                 turn.end = ServiceEvent.BREAK
                 self._files.signal_err()
         finally:
-            self._hand_over.call(self._turn_done, turn)
+            self._hand_over.end(turn, self._turn_done)
 
     def _give_back_if_wanted(self) -> None:
         if (wanted := self._give_back_wanted) != self._give_back_done:
@@ -378,9 +379,7 @@ class RingService:
             if ring.needs_notification():
                 self._files.signal_call()
         end = time.monotonic()
-        turn.chains += 1
-        turn.served.append(ServedChain(self.queue, outcome, end, end - begin, discarded))
-        self._hand_over.pass_on(turn, end)
+        self._hand_over.chain_served(turn, ServedChain(self.queue, outcome, end, end - begin, discarded))
         return True
 
     def _was_kept(self, base: int, outcome: Outcome) -> bool:

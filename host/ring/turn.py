@@ -1,7 +1,9 @@
-"""A worker's turn at a ring: the chains that it served, and how the turn ended."""
+"""A worker's turn at a ring: the chains that it served, what is noted of them, and how the turn ended."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from host.balloon.virtio_balloon import Outcome
 from host.memory.discard_plan import RefusedRanges
@@ -29,12 +31,27 @@ class ServedChain:
         plan.discards, plan.refused = [], []  # done, and thousands of them may wait for the loop
 
 
+class ChainRecord(Protocol):
+    """Takes note of a queue's chains, for the event loop. It is the worker's that has the ring."""
+
+    def chain_served(self, chain: ServedChain) -> None:
+        """Take note of a chain that was served."""
+
+    def pass_on(self) -> Callable[[], None]:
+        """Begin anew, and return what has the event loop take in the chains so far when it is called there."""
+
+
+def _take_nothing() -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Turn:
-    """One turn: the served chains that were not passed to the loop yet, the number of all served, when the loop last
-    got some (CLOCK_MONOTONIC, seconds), how the turn ended, and the error that broke the ring."""
+    """One turn: what has the event loop take in the chains that were not passed to it yet, how many chains this share
+    of the turn has, when the loop last got some (CLOCK_MONOTONIC, seconds), how the turn ended, and the error that
+    broke the ring."""
 
-    served: list[ServedChain] = field(default_factory=list)
+    take_in: Callable[[], None] = _take_nothing
     chains: int = 0
     handed_over: float = field(default_factory=time.monotonic)
     end: ServiceEvent = ServiceEvent.EMPTY

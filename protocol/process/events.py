@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from io import FileIO
 from typing import Protocol
 
@@ -73,11 +74,19 @@ class EventLog:
     def emit(self, event: str, **fields: object) -> None:
         """Write one event with the current time, or with the time ``t`` of when it happened. A write
         error is not raised."""
+        if self._stream is not None:
+            self._write(self._build_line(event, fields))
+
+    def prepare(self, event: str, **fields: object) -> Callable[[], None]:
+        """Build one event, on any thread, and return what writes it, where :meth:`emit` is called."""
+        return partial(self._write, self._build_line(event, fields))
+
+    def _write(self, line: str) -> None:
         stream = self._stream
         if stream is None:
             return
         try:
-            stream.write(self._build_line(event, fields))
+            stream.write(line)
             stream.flush()
         except (OSError, ValueError) as error:
             self._give_up(error)

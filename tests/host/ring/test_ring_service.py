@@ -21,7 +21,7 @@ from host.ring.kick_file import KickFile
 from host.ring.opened_ring import open_ring
 from host.ring.queue_files import CallFile, QueueFiles
 from host.ring.ring_service import CHAINS_PER_TURN, RingService
-from host.ring.turn import Turn
+from host.ring.turn import ServedChain, Turn
 from host.vhost_user.actions import StartRing
 from host.virtqueue.ring_place import RingPlace
 from host.virtqueue.virtqueue import DeviceVirtqueue, ReadGuest, RingFeatures
@@ -54,6 +54,21 @@ def _open_plainly(action: StartRing, ring: Ring, read_guest: ReadGuest) -> Devic
     return open_virtqueue(ring, action.base, action.features, read_guest)
 
 
+class Record:
+    """Notes chains, and has the event loop append those of each hand-over to ``batches``."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[ServedChain]] = []
+        self._chains: list[ServedChain] = []
+
+    def chain_served(self, chain: ServedChain) -> None:
+        self._chains.append(chain)
+
+    def pass_on(self) -> Callable[[], None]:
+        chains, self._chains = self._chains, []
+        return lambda: self.batches.append(chains)
+
+
 class Bench:
     """A guest's memory with one reporting queue, the device's side of it, and its files."""
 
@@ -73,6 +88,7 @@ class Bench:
         self.alone = False
         self.large_chains = threading.Lock()
         self.turns: list[Turn] = []
+        self.record = Record()
         self.balloon = VirtioBalloon(features=OFFERED)
         self.base = 0
 
@@ -101,7 +117,8 @@ class Bench:
             self.balloon,
             self.executor,
             lambda: self.alone,
-            lambda _, turn: self.turns.append(turn),
+            self._on_turn,
+            self.record,
             self.large_chains,
         )
         service.start()
@@ -111,10 +128,19 @@ class Bench:
         """Make one page available, without a kick."""
         self.queue.driver.add((), [(GUEST_BASE + DATA_AT, PAGE_SIZE)])
 
+    def _on_turn(self, _index: int, turn: Turn) -> None:
+        turn.take_in()
+        self.turns.append(turn)
+
+    @property
+    def chains(self) -> list[ServedChain]:
+        """The chains that the event loop has heard of."""
+        return [chain for batch in self.record.batches for chain in batch]
+
     @property
     def served(self) -> int:
-        """Chains that the event loop has heard of."""
-        return sum(len(turn.served) for turn in self.turns)
+        """How many chains the event loop has heard of."""
+        return len(self.chains)
 
     def close(self) -> None:
         self.files.close()
@@ -215,7 +241,7 @@ async def test_worker_waits_for_a_loop_that_is_late(bench: Bench, monkeypatch: p
         bench.executor.run_one()  # nothing is taken in meanwhile
         await settle()
         assert bench.served == (turn + 1) * CHAINS_PER_TURN
-        assert [len(each.served) for each in bench.turns[2 * turn :]] == [1, CHAINS_PER_TURN - 1]
+        assert [len(batch) for batch in bench.record.batches[2 * turn :]] == [1, CHAINS_PER_TURN - 1]
     bench.executor.run_one()
     await settle()
     await service.stop()
