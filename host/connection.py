@@ -16,6 +16,7 @@ from host.balloon.virtio_balloon import VirtioBalloon
 from host.control.vm_control import VmControl
 from host.events.metrics import VmMetrics
 from host.events.queue_events import Prepare
+from host.events.queue_record import QueueRecord
 from host.events.vm_events import Emit, VmEvents
 from host.memory.guest_memory import GuestMemory, RegionFile
 from host.message_channel import MessageChannel
@@ -110,9 +111,9 @@ class Connection:
         self._lock = asyncio.Lock()
         self._disconnected: asyncio.Future[None] = self._loop.create_future()
         self.metrics = VmMetrics()
-        self._events = events = VmEvents(emit, member.may_emit, are_written, prepare)
-        self.control = control = VmControl(self)
-        self._records = [events.record(self.metrics, control.chain_served) for _ in range(QUEUES_MAX)]
+        self._events = VmEvents(emit, member.may_emit, are_written, prepare)
+        self._records: dict[int, QueueRecord] = {}
+        self.control = VmControl(self)
         member.held = self._held
 
     def _held(self) -> int:
@@ -295,6 +296,8 @@ class Connection:
             files.send_call = partial(self._send_request, build_message(BackendRequest.VRING_CALL, state))
             files.send_err = partial(self._send_request, build_message(BackendRequest.VRING_ERR, state))
         opened = open_ring(action, self._memory, self._migration.open_virtqueue)
+        if action.index not in self._records:
+            self._records[action.index] = self._events.record(self.metrics, self.control.chain_served)
         member = self._member
         service = RingService(
             action,

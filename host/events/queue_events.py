@@ -115,6 +115,8 @@ class QueueEvents:
     ``take`` writes on the event loop what was built. While ``are_written`` says no, nothing is made.
     """
 
+    __slots__ = ("_are_written", "_built", "_limit", "_prepare", "_prepare_limited", "take")
+
     def __init__(
         self,
         prepare: Prepare,

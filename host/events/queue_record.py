@@ -20,6 +20,8 @@ class QueueRecord:
     the reports since the last time ``on_chain`` gets the last one only: the controls ask for nothing but its time.
     """
 
+    __slots__ = ("_chains", "_events", "_metrics", "_on_chain", "_vm_metrics")
+
     def __init__(self, events: QueueEvents, metrics: VmMetrics, on_chain: Callable[[ServedChain], None]) -> None:
         self._events = events
         self._vm_metrics = metrics
