@@ -332,7 +332,6 @@ class Connection:
             self._loop.call_soon_threadsafe(partial(self._events.emit_limited, "signal_failed", reason=reason))
 
     def _on_turn(self, index: int, turn: Turn) -> None:
-        turn.take_in()
         if turn.broken is not None:
             self._events.emit_limited("queue_stopped", queue=index, reason=str(turn.broken))
             self._broken.put_nowait(index)

@@ -17,7 +17,7 @@ SUM_INTERVAL: Final = 0.02
 
 
 class ChainEvents:
-    """Writes the events about one virtual machine's chains, until :meth:`close`. Each queue's worker builds them.
+    """Writes the events about one virtual machine's chains, until :meth:`close`. They are built queue by queue.
 
     ``prepare`` builds an event. ``emit_limited`` writes one within the limits of :mod:`host.events.event_limit`. While
     ``are_written`` says no, nothing is made.

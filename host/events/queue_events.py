@@ -1,8 +1,8 @@
-"""The events about one queue's chains, built by the worker that serves the queue.
+"""The events about one queue's chains, built apart from being written.
 
-Building an event takes longer than the rest of what is done about a small chain, and whoever does it has the
-interpreter meanwhile. If the event loop did, the worker and the guest would wait. So the worker does, after it has
-given the chain back, while the driver is busy with that. The event loop only passes on what is ready.
+Building an event takes longer than the rest of what is done about a small chain, and other threads wait for the
+interpreter meanwhile. A worker can build it after it has given the chain back, while the driver is busy with that. Then
+the event loop only passes on what is ready.
 """
 
 from collections.abc import Callable
@@ -108,7 +108,7 @@ class BuiltEvents:
 
 
 class QueueEvents:
-    """Builds the events about the chains of one queue. It is the worker's that has the queue's ring.
+    """Builds the events about the chains of one queue. It belongs to the queue's record.
 
     ``prepare`` builds an event. ``prepare_limited`` does so for one that the limits of :mod:`host.events.event_limit`
     may suppress when it is written: ``statistics`` and ``refused``, which a driver can cause to no purpose of its own.

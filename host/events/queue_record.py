@@ -1,7 +1,8 @@
 """What is noted of one queue's chains: counters, events, and the chains that the balloon's controls have to see.
 
-The worker that serves the queue does all that grows with the number of chains. The event loop takes in the result at
-once, in a time that hardly depends on how many there were: while it is at work, the worker and the guest wait.
+What the event loop does about a chain, the worker and the guest wait for. So a worker that is alone does all that grows
+with the number of chains, and the loop takes in the result at once. With many workers it is the other way round: what
+is done about their chains is left to the event loop, and they wait until it has done it. That bounds them together.
 """
 
 from collections.abc import Callable
@@ -14,13 +15,13 @@ from protocol.virtio_balloon import BalloonQueue
 
 
 class QueueRecord:
-    """The record of one queue. It is the worker's that has the queue's ring.
+    """The record of one queue. It is the worker's that has the queue's ring, else the event loop's.
 
     ``metrics`` are those of the virtual machine, and ``on_chain`` is called with its chains, both on the event loop. Of
     the reports since the last time ``on_chain`` gets the last one only: the controls ask for nothing but its time.
     """
 
-    __slots__ = ("_chains", "_events", "_metrics", "_on_chain", "_vm_metrics")
+    __slots__ = ("_chains", "_events", "_later", "_metrics", "_on_chain", "_vm_metrics")
 
     def __init__(self, events: QueueEvents, metrics: VmMetrics, on_chain: Callable[[ServedChain], None]) -> None:
         self._events = events
@@ -28,18 +29,27 @@ class QueueRecord:
         self._on_chain = on_chain
         self._metrics = VmMetrics()
         self._chains: list[ServedChain] = []
+        self._later: list[ServedChain] = []
 
-    def chain_served(self, chain: ServedChain) -> None:
-        """Take note of a chain that was served."""
-        self._metrics.count(chain)
-        if chain.queue is BalloonQueue.REPORTING:
-            self._chains[:] = (chain,)
-        else:
-            self._chains.append(chain)
-        self._events.chain_served(chain)
+    def chain_served(self, chain: ServedChain, *, at_once: bool) -> None:
+        """Take note of a chain that was served: do what there is to do about it now, or leave it to :meth:`pass_on`."""
+        self._later.append(chain)
+        if at_once:
+            self._work_off()
+
+    def _work_off(self) -> None:
+        later, self._later = self._later, []
+        for chain in later:
+            self._metrics.count(chain)
+            if chain.queue is BalloonQueue.REPORTING:
+                self._chains[:] = (chain,)
+            else:
+                self._chains.append(chain)
+            self._events.chain_served(chain)
 
     def pass_on(self) -> Callable[[], None]:
         """Begin anew, and return what has the event loop take in the chains so far."""
+        self._work_off()
         take_in = partial(self._take_in, self._events.pass_on(), self._metrics, self._chains)
         self._metrics, self._chains = VmMetrics(), []
         return take_in

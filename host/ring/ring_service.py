@@ -72,10 +72,9 @@ _STOPPING: Final = ServiceState.STOPPING  # looked at for each range: an enumera
 class RingService:
     """Serves one queue from :meth:`start` until :meth:`stop`.
 
-    ``on_turn`` is called on the event loop after each worker's turn, and in the course of a long one with what was
-    noted so far of the chains in ``record``. ``is_alone`` says, on the worker, whether no other queue of the daemon has
-    one. ``large_chains`` is held while a chain of more than :data:`LARGE_CHAIN` buffers is in hand. Once ``broken`` the
-    driver has broken a rule, and the ring is not touched again.
+    ``on_turn`` is called on the event loop after each worker's turn, when what was noted in ``record`` is taken in. For
+    ``is_alone`` see :class:`HandOver`. ``large_chains`` is held while a chain of more than :data:`LARGE_CHAIN` buffers
+    is in hand. Once ``broken`` the driver has broken a rule, and the ring is not touched again.
 
     Who owns what. The event loop alone writes ``_state``, ``_patience_ends``, ``_poller``, ``_idle``, ``_stopped`` and
     ``_give_back_wanted``. The worker that has the ring alone uses ``_ring``, ``_held``, ``_held_says``,
@@ -104,9 +103,8 @@ class RingService:
         self._memory = memory
         self._balloon = balloon
         self._workers = workers
-        self._is_alone = is_alone
-        self._on_turn = partial(on_turn, action.index)
-        self._hand_over = HandOver(self._on_turn, record)
+        self._on_turn = on_turn
+        self._hand_over = HandOver(record, is_alone)
         self._large_chains = large_chains
         self._loop = asyncio.get_running_loop()
         # The event loop's.
@@ -186,6 +184,12 @@ class RingService:
             self._workers.submit(self._serve)
 
     def _turn_done(self, turn: Turn) -> None:
+        try:
+            self._hand_over.take_rest()  # before a worker has the ring again: a flood of chains waits for the loop
+        finally:
+            self._let_go(turn)
+
+    def _let_go(self, turn: Turn) -> None:
         self._move(turn.end)
         for idle in self._idle:
             if not idle.done():
@@ -195,7 +199,7 @@ class RingService:
             self._kick.resume()
         elif self._state is ServiceState.RESTING:
             self._kick.resume_after(SPURIOUS_KICK_BACKOFF, self._rested)
-        self._on_turn(turn)
+        self._on_turn(self.index, turn)
 
     def _rested(self) -> None:
         self._move(ServiceEvent.RESTED)
@@ -278,7 +282,7 @@ class RingService:
                 turn.end = ServiceEvent.BREAK
                 self._files.signal_err()
         finally:
-            self._hand_over.end(turn, self._turn_done)
+            self._hand_over.end(partial(self._turn_done, turn))
 
     def _give_back_if_wanted(self) -> None:
         if (wanted := self._give_back_wanted) != self._give_back_done:
@@ -306,10 +310,7 @@ class RingService:
             self._serve_share(turn)
 
     def _may_go_on(self) -> bool:
-        # The loop has not asked for anything, it is not late, and no other queue waits for the interpreter.
-        return (
-            self._state is ServiceState.WORKING and not self._idle and self._hand_over.is_taken_in and self._is_alone()
-        )
+        return self._state is ServiceState.WORKING and not self._idle and self._hand_over.lets_worker_go_on
 
     def _serve_share(self, turn: Turn) -> None:
         self._serve_chains(turn)

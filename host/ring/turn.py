@@ -1,4 +1,4 @@
-"""A worker's turn at a ring: the chains that it served, what is noted of them, and how the turn ended."""
+"""A worker's turn at a ring: the chains that it served, the record of them, and how the turn ended."""
 
 import time
 from collections.abc import Callable
@@ -32,26 +32,20 @@ class ServedChain:
 
 
 class ChainRecord(Protocol):
-    """Takes note of a queue's chains, for the event loop. It is the worker's that has the ring."""
+    """Takes note of a queue's chains. It is the worker's that has the ring, else the event loop's."""
 
-    def chain_served(self, chain: ServedChain) -> None:
-        """Take note of a chain that was served."""
+    def chain_served(self, chain: ServedChain, *, at_once: bool) -> None:
+        """Take note of a chain that was served: do what there is to do about it now, or leave it to :meth:`pass_on`."""
 
     def pass_on(self) -> Callable[[], None]:
         """Begin anew, and return what has the event loop take in the chains so far when it is called there."""
 
 
-def _take_nothing() -> None:
-    pass
-
-
 @dataclass(slots=True)
 class Turn:
-    """One turn: what has the event loop take in the chains that were not passed to it yet, how many chains this share
-    of the turn has, when the loop last got some (CLOCK_MONOTONIC, seconds), how the turn ended, and the error that
-    broke the ring."""
+    """One turn: how many chains this share of it has, when the event loop last got what was noted of some
+    (CLOCK_MONOTONIC, seconds), how the turn ended, and the error that broke the ring."""
 
-    take_in: Callable[[], None] = _take_nothing
     chains: int = 0
     handed_over: float = field(default_factory=time.monotonic)
     end: ServiceEvent = ServiceEvent.EMPTY

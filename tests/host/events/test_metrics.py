@@ -52,20 +52,22 @@ def test_metrics_of_a_queue_are_added_to_those_of_the_machine() -> None:
     assert metrics.refused == {"empty": 3, "unaligned": 3}
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "later"])
 @pytest.mark.asyncio
-async def test_event_loop_takes_in_what_a_queues_worker_has_noted() -> None:
+async def test_event_loop_takes_in_what_a_queues_worker_has_noted(at_once: bool) -> None:
     metrics = VmMetrics()
     seen: list[float] = []
     told: list[str] = []
     events = VmEvents(lambda event, **_: told.append(event), lambda _: True, lambda: True)
     record = events.record(metrics, lambda chain: seen.append(chain.finished))
     for finished in (1.0, 2.0, 3.0):
-        record.chain_served(ServedChain(BalloonQueue.REPORTING, Outcome(), finished, 0.1, 4096))
+        chain = ServedChain(BalloonQueue.REPORTING, Outcome(), finished, 0.1, 4096)
+        record.chain_served(chain, at_once=at_once)
     assert (metrics.reports, seen, told) == (0, [], [])
     record.pass_on()()
     assert (metrics.reports, metrics.discarded_bytes, seen, told) == (3, 3 * 4096, [3.0], 3 * ["report"])
     for finished in (4.0, 5.0):
-        record.chain_served(ServedChain(BalloonQueue.INFLATE, Outcome(pages=1), finished, 0.1))
+        record.chain_served(ServedChain(BalloonQueue.INFLATE, Outcome(pages=1), finished, 0.1), at_once=at_once)
     record.pass_on()()
     record.pass_on()()
     assert (metrics.inflated_pages, seen[1:], told[3:]) == (2, [4.0, 5.0], 2 * ["inflate"])
