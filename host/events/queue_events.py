@@ -107,6 +107,10 @@ class BuiltEvents:
     sum: ChainSum | None = None
 
 
+NOTHING_BUILT: Final = BuiltEvents()
+"""No events. It is not to be changed."""
+
+
 class QueueEvents:
     """Builds the events about the chains of one queue. It belongs to the queue's record.
 
@@ -171,6 +175,8 @@ class QueueEvents:
 
     def pass_on(self) -> BuiltEvents:
         """Begin anew, and return what was built so far."""
+        if not self._built.writes and self._built.sum is None:
+            return NOTHING_BUILT
         built, self._built = self._built, BuiltEvents()
         chains = built.sum
         if chains is not None and chains.finished - chains.began >= SUM_BUILT:

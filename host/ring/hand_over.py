@@ -63,4 +63,4 @@ class HandOver:
 
     def take_rest(self) -> None:
         """On the event loop, while no worker has the ring: take in what the worker has left."""
-        self._record.pass_on()()
+        self._record.take_rest()
