@@ -14,9 +14,10 @@ from typing import Final
 from host.backend_channel import BackendChannel
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.control.vm_control import VmControl
-from host.events.chain_events import ChainEvents
-from host.events.event_limit import EventLimit
 from host.events.metrics import VmMetrics
+from host.events.queue_events import Prepare
+from host.events.queue_record import QueueRecord
+from host.events.vm_events import Emit, VmEvents
 from host.memory.guest_memory import GuestMemory, RegionFile
 from host.message_channel import MessageChannel
 from host.migration.device_state import DeviceState
@@ -67,12 +68,10 @@ which is to its driver as if the daemon had been killed."""
 _unreleased: Final[set[asyncio.Task[None]]] = set()
 """Sessions that have ended except for a worker that is blocked."""
 
-Emit = Callable[..., None]
-"""Writes one event: ``emit(name, **fields)``; the virtual machine's number is added by the daemon."""
-
 
 class Connection:
-    """Runs one session over a connected socket, which it owns. ``are_written`` says whether events are, at present."""
+    """Runs one session over a connected socket, which it owns. For ``emit``, ``are_written`` and ``prepare`` see
+    :class:`host.events.vm_events.VmEvents`."""
 
     def __init__(
         self,
@@ -81,6 +80,7 @@ class Connection:
         peers: Peers,
         emit: Emit,
         are_written: Callable[[], bool] = lambda: True,
+        prepare: Prepare | None = None,
         recording: SessionRecording = NOT_RECORDED,
     ) -> None:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -112,8 +112,8 @@ class Connection:
         self._lock = asyncio.Lock()
         self._disconnected: asyncio.Future[None] = self._loop.create_future()
         self.metrics = VmMetrics()
-        self._chain_events = ChainEvents(emit, self._emit_limited, are_written)
-        self._event_limit = EventLimit()
+        self._events = VmEvents(emit, member.may_emit, are_written, prepare)
+        self._records: dict[int, QueueRecord] = {}
         self.control = VmControl(self)
         member.held = self._held
 
@@ -205,16 +205,11 @@ class Connection:
             for files in self._files:
                 steps.callback(files.close)
             steps.callback(self._drop_channel)
-            steps.callback(self._close_events)
+            steps.callback(self._events.close)
             # A worker may be in the middle of a chain, and finishes it.
             for service in self._services.values():
                 steps.push_async_callback(service.stop)
             steps.callback(self.control.close)
-
-    def _close_events(self) -> None:
-        self._chain_events.close()
-        for event in self._event_limit.suppressed:
-            self._emit_suppressed(event)
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -285,7 +280,7 @@ class Connection:
                 self._send_request(data)
             case EmitEvent(event=event, fields=fields):
                 self._recording.remark(event, fields)
-                self._emit_limited(event, **fields)
+                self._events.emit_limited(event, **fields)
             case ForgetDriver():
                 self.control.driver_left()
                 for files in self._files:
@@ -296,21 +291,6 @@ class Connection:
                 return await self._migration.perform(action, unclaimed)
         return None
 
-    def _emit_limited(self, event: str, **fields: object) -> None:
-        # What a front-end can cause as often as it likes.
-        now = self._loop.time()
-        if not self._event_limit.allows(event, now):
-            return
-        if not self._member.may_emit(now):
-            self._event_limit.suppress(event)
-            return
-        self._emit_suppressed(event)
-        self.emit(event, **fields)
-
-    def _emit_suppressed(self, event: str) -> None:
-        if count := self._event_limit.take_suppressed(event):
-            self.emit("suppressed", of=event, count=count)
-
     async def _start_ring(self, action: StartRing) -> None:
         await self._migration.prepare_virtqueue(action)
         files = self._files[action.index]
@@ -320,6 +300,8 @@ class Connection:
             files.send_call = partial(self._send_request, build_message(BackendRequest.VRING_CALL, state))
             files.send_err = partial(self._send_request, build_message(BackendRequest.VRING_ERR, state))
         opened = self._recording.open_ring(action, self._memory, self._migration.open_virtqueue)
+        if action.index not in self._records:
+            self._records[action.index] = self._events.record(self.metrics, self.control.chain_served)
         member = self._member
         service = RingService(
             action,
@@ -328,7 +310,9 @@ class Connection:
             self._memory,
             self.balloon,
             member.workers,
+            self._peers.works_alone,
             self._on_turn,
+            self._records[action.index],
             member.large_chains,
         )
         service.start()
@@ -336,22 +320,20 @@ class Connection:
 
     def _memory_changed(self) -> None:
         table = self._memory.table
-        self._emit_limited("memory", regions=len(table.regions), bytes=table.total_bytes, sealed=self._memory.sealed)
+        self._events.emit_limited(
+            "memory", regions=len(table.regions), bytes=table.total_bytes, sealed=self._memory.sealed
+        )
         self.control.memory_changed()
 
     def _on_signal_failure(self, reason: str) -> None:
         # From a worker.
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-            self._loop.call_soon_threadsafe(partial(self._emit_limited, "signal_failed", reason=reason))
+            self._loop.call_soon_threadsafe(partial(self._events.emit_limited, "signal_failed", reason=reason))
 
     def _on_turn(self, index: int, turn: Turn) -> None:
-        for chain in turn.served:
-            self.metrics.count(chain)
-            self._chain_events.chain_served(chain)
-            self.control.chain_served(chain)
         if turn.broken is not None:
             self._recording.ring_broke(index, str(turn.broken))
-            self._emit_limited("queue_stopped", queue=index, reason=str(turn.broken))
+            self._events.emit_limited("queue_stopped", queue=index, reason=str(turn.broken))
             self._broken.put_nowait(index)
 
     async def _retire_broken_rings(self) -> None:
@@ -372,7 +354,7 @@ class Connection:
         """Go on from the state that the back-end at the virtual machine's source has left."""
         restore_state(state, self.balloon, self.control, self.metrics)
         self._session.state_restored()
-        self._emit_limited(
+        self._events.emit_limited(
             "state_loaded", target_bytes=state.num_pages << PFN_SHIFT, actual_bytes=state.actual << PFN_SHIFT
         )
 

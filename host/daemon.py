@@ -193,9 +193,10 @@ class Daemon:
             log.info("vm %d connected, process %d", vm, connection.peer_pid)
             self._control_event("VM_CONNECTED", {"vm": vm, "pid": connection.peer_pid})
 
-        events = SessionEvents(partial(self._events.emit, vm=vm), self._session_limit, on_audible)
+        events = SessionEvents(partial(self._events.prepare, vm=vm), self._session_limit, on_audible)
         recording = NOT_RECORDED if self._recording is None else RecordedSession(vm, self._recording.write)
-        connection = Connection(sock, session, self._peers, events.emit, self._events.are_written, recording)
+        written = self._events.are_written
+        connection = Connection(sock, session, self._peers, events.emit, written, events.prepare, recording)
         recording.begin(connection.peer_pid)
         self._give_control(vm, connection)
         events.begin(connection.peer_uid, connection.peer_pid)

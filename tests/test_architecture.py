@@ -121,9 +121,9 @@ SHELL = re.compile(
     | host/peers/(peers|workers|helpers)\.py
     | host/memory/(guest_memory|sigbus|discard)\.py
     | host/inflight/inflight_file\.py
-    | host/ring/(ring_service|turn|queue_files|kick_file|kick_watch|signal_file|eventfd_signal)\.py
+    | host/ring/(ring_service|hand_over|turn|queue_files|kick_file|kick_watch|signal_file|eventfd_signal)\.py
     | host/recording/(file_facts|recorded_session|recorded_virtqueue)\.py
-    | host/events/(chain_events|session_events)\.py
+    | host/events/(chain_events|session_events|vm_events)\.py
     | host/qmp/qmp_client\.py
     | host/control/(control_server|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/balloon/ballooned_pages\.py

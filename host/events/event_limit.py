@@ -13,6 +13,8 @@ is well has nothing refused."""
 class EventLimit:
     """Counts the events of one virtual machine by name, second by second, and allows ``per_second`` of each."""
 
+    __slots__ = ("_per_second", "_second", "_seen", "_suppressed")
+
     def __init__(self, per_second: int = EVENTS_PER_SECOND) -> None:
         self._per_second = per_second
         self._second = 0

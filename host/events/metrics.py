@@ -41,3 +41,14 @@ class VmMetrics:
                 self.hinted_bytes += outcome.plan.bytes
         for refused in chain.refused:
             self.refused[refused.reason.value] += refused.ranges
+
+    def add(self, other: "VmMetrics") -> None:
+        """Add what ``other`` has counted."""
+        self.reports += other.reports
+        self.reported_bytes += other.reported_bytes
+        self.discarded_bytes += other.discarded_bytes
+        self.inflated_pages += other.inflated_pages
+        self.deflated_pages += other.deflated_pages
+        self.hinted_bytes += other.hinted_bytes
+        self.unknown_tags += other.unknown_tags
+        self.refused += other.refused

@@ -8,8 +8,10 @@ told of after a minute in any case.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
+from host.events.queue_events import Prepare
 from host.peers.user_budget import UserBudget
 
 SESSIONS_BURST: Final = 2000
@@ -60,10 +62,11 @@ class SessionLimit:
 
 
 class SessionEvents:
-    """The events of one session. ``on_audible`` is called when it is known to have any: at :meth:`begin` or later."""
+    """The events of one session. ``prepare`` builds one and returns what writes it. ``on_audible`` is called when the
+    session is known to have any: at :meth:`begin` or later."""
 
-    def __init__(self, emit: Emit, limit: SessionLimit, on_audible: Callable[[], None]) -> None:
-        self._emit = emit
+    def __init__(self, prepare: Prepare, limit: SessionLimit, on_audible: Callable[[], None]) -> None:
+        self._prepare = prepare
         self._limit = limit
         self._on_audible = on_audible
         self._uid = 0
@@ -89,15 +92,25 @@ class SessionEvents:
             self._timer = loop.call_later(wait, self._speak_if_allowed)
             return
         self.audible = True
-        self._emit("connected", **self._connected)
+        self.emit("connected", **self._connected)
         self._on_audible()
         if self._suppressed:
-            self._emit("suppressed", of="event", count=self._suppressed)
+            self.emit("suppressed", of="event", count=self._suppressed)
 
     def emit(self, event: str, **fields: object) -> None:
         """Write one event, or count it."""
         if self.audible:
-            self._emit(event, **fields)
+            self._prepare(event, **fields)()
+        else:
+            self._suppressed += 1
+
+    def prepare(self, event: str, **fields: object) -> Callable[[], None]:
+        """On any thread: build one event. Return what writes it, or counts it, on the event loop."""
+        return partial(self._write, self._prepare(event, **fields))
+
+    def _write(self, write: Callable[[], None]) -> None:
+        if self.audible:
+            write()
         else:
             self._suppressed += 1
 
@@ -106,6 +119,6 @@ class SessionEvents:
         if self._timer is not None:
             self._timer.cancel()
         if self.audible:
-            self._emit("disconnected", **fields)
+            self.emit("disconnected", **fields)
         else:
             self._limit.count_silent(self._uid)

@@ -92,6 +92,10 @@ class Peers:
         """Take note that the daemon stops: that no worker can be had any more is not worth a word."""
         self._workers.close()
 
+    def works_alone(self) -> bool:
+        """Return whether not more than one worker is at work for all peers together. From any thread."""
+        return self._workers.at_work <= 1
+
     def identify(self, uid: int, pid: int) -> PeerId:
         """Return whose a session is. Processes of another pid namespace have no number here (0): each of their sessions
         is a peer of its own, with a number below zero."""

@@ -45,12 +45,18 @@ class Workers:
         self._lock = threading.Lock()
         self._of_process: Counter[PeerId] = Counter()
         self._of_user: Counter[int] = Counter()
+        self._at_work = 0
         self._waiting: deque[tuple[PeerId, Callable[[], None]]] = deque()
         self._short = False
         try:
             executor.submit(int)
         except (RuntimeError, MemoryError):
             raise BalloonError("no thread can be started: the limit of threads or of memory is reached") from None
+
+    @property
+    def at_work(self) -> int:
+        """How many workers have an action, or are about to begin one. Actions that wait in line do not count."""
+        return self._at_work
 
     def close(self) -> None:
         """Have no shortage told from now on: the executor is about to be shut down."""
@@ -73,6 +79,7 @@ class Workers:
         return self._of_process[peer] < PROCESS_WORKERS_MAX and self._of_user[peer.uid] < USER_WORKERS_MAX
 
     def _count(self, peer: PeerId, change: int) -> None:
+        self._at_work += change
         self._of_process[peer] += change
         self._of_user[peer.uid] += change
         if not self._of_process[peer]:

@@ -8,11 +8,11 @@ and makes the ring's state single-threaded; the loop touches it only while no wo
 Drivers report in bursts, one chain outstanding: the next kick follows an interrupt within microseconds. So a worker
 that has emptied the ring waits for that kick itself for a moment, which saves the way through the loop. A worker
 handles a bounded number of chains and then queues up again after the other queues' workers. It begins anew only when
-the loop has taken in what it served: so a flood of chains waits for the loop, and not the other way round.
+the loop has taken in what it served: so a flood of chains waits for the loop, and not the other way round. A worker
+that is the only one at work in the daemon goes on at once, as long as the loop keeps up and wants nothing of it.
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 import threading
@@ -27,11 +27,12 @@ from host.balloon.virtio_balloon import Outcome, VirtioBalloon
 from host.memory.discard import punch_hole
 from host.memory.discard_plan import DiscardPlan, Refusal, joined
 from host.memory.guest_memory import GuestMemory
+from host.ring.hand_over import HandOver
 from host.ring.kick_watch import KickWatch
 from host.ring.opened_ring import OpenedRing
 from host.ring.queue_files import KeptBuffer, QueueFiles
 from host.ring.service_state import HAS_WORKER, IS_OVER, TRANSITIONS, ServiceEvent, ServiceState
-from host.ring.turn import ServedChain, Turn
+from host.ring.turn import ChainRecord, ServedChain, Turn
 from host.vhost_user.actions import StartRing
 from host.vhost_user.device_setup import KickMethod
 from host.virtqueue.virtqueue import Chain, OnWrite
@@ -49,10 +50,6 @@ its ring; 32,768 of them take megabytes and a good part of a second, and a proce
 
 LINGER_MS: Final = 1
 """Milliseconds that a worker waits for the next kick before it leaves the watch to the event loop again."""
-
-HAND_OVER_INTERVAL: Final = 0.02
-"""Seconds after which a worker passes the served chains to the event loop. While the loop handles them, the two compete
-for the interpreter and the guest waits, so this is not done for each chain."""
 
 RELIEF_INTERVAL: Final = 0.05
 """Seconds between attempts to free the worker of a ring that is being stopped, when the front-end blocks it."""
@@ -75,14 +72,15 @@ _STOPPING: Final = ServiceState.STOPPING  # looked at for each range: an enumera
 class RingService:
     """Serves one queue from :meth:`start` until :meth:`stop`.
 
-    ``on_turn`` is called on the event loop after each worker's turn, and in the course of a long one with the chains
-    served so far. ``large_chains`` is held while a chain of more than :data:`LARGE_CHAIN` buffers is in hand. Once
-    ``broken`` the driver has broken a rule, and the ring is not touched again.
+    ``on_turn`` is called on the event loop after each worker's turn, when what was noted in ``record`` is taken in. For
+    ``is_alone`` see :class:`HandOver`. ``large_chains`` is held while a chain of more than :data:`LARGE_CHAIN` buffers
+    is in hand. Once ``broken`` the driver has broken a rule, and the ring is not touched again.
 
     Who owns what. The event loop alone writes ``_state``, ``_patience_ends``, ``_poller``, ``_idle``, ``_stopped`` and
     ``_give_back_wanted``. The worker that has the ring alone uses ``_ring``, ``_held``, ``_held_says``,
     ``_signal_first`` and ``_give_back_done``; the loop touches these only while no worker has the ring. So it is with
-    ``_kick``, which says who waits. Both sides clear ``_is_stale`` and neither sets it.
+    ``_kick`` and ``_hand_over``, which say who does what. The worker reads ``_state`` and ``_idle`` to see whether the
+    loop wants the ring. Both sides clear ``_is_stale`` and neither sets it.
     """
 
     def __init__(
@@ -93,7 +91,9 @@ class RingService:
         memory: GuestMemory,
         balloon: VirtioBalloon,
         workers: Executor,
+        is_alone: Callable[[], bool],
         on_turn: Callable[[int, Turn], None],
+        record: ChainRecord,
         large_chains: threading.Lock,
     ) -> None:
         self.index = action.index
@@ -104,6 +104,7 @@ class RingService:
         self._balloon = balloon
         self._workers = workers
         self._on_turn = on_turn
+        self._hand_over = HandOver(record, is_alone)
         self._large_chains = large_chains
         self._loop = asyncio.get_running_loop()
         # The event loop's.
@@ -183,6 +184,12 @@ class RingService:
             self._workers.submit(self._serve)
 
     def _turn_done(self, turn: Turn) -> None:
+        try:
+            self._hand_over.take_rest()  # before a worker has the ring again: a flood of chains waits for the loop
+        finally:
+            self._let_go(turn)
+
+    def _let_go(self, turn: Turn) -> None:
         self._move(turn.end)
         for idle in self._idle:
             if not idle.done():
@@ -275,11 +282,7 @@ class RingService:
                 turn.end = ServiceEvent.BREAK
                 self._files.signal_err()
         finally:
-            self._call_loop(self._turn_done, turn)
-
-    def _call_loop(self, take: Callable[[Turn], None], turn: Turn) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-            self._loop.call_soon_threadsafe(take, turn)
+            self._hand_over.end(partial(self._turn_done, turn))
 
     def _give_back_if_wanted(self) -> None:
         if (wanted := self._give_back_wanted) != self._give_back_done:
@@ -301,19 +304,22 @@ class RingService:
         # A buffer that was kept over a stop is in the ring, and is found again in this turn.
         if self._files.kept is None and self._state is not _STOPPING:
             self._give_back_if_wanted()
+        self._serve_share(turn)
+        while turn.end is ServiceEvent.MORE and self._may_go_on():
+            turn.chains, turn.end = 0, ServiceEvent.EMPTY
+            self._serve_share(turn)
+
+    def _may_go_on(self) -> bool:
+        return self._state is ServiceState.WORKING and not self._idle and self._hand_over.lets_worker_go_on
+
+    def _serve_share(self, turn: Turn) -> None:
         self._serve_chains(turn)
         # Kicks count as well as chains, so that kicks without a chain do not keep this thread.
         for _ in range(CHAINS_PER_TURN):
             if turn.end is ServiceEvent.MORE or self._state is _STOPPING or not self._kick.take(LINGER_MS):
                 return
             self._serve_chains(turn)
-        if turn.chains == 0:
-            turn.end = ServiceEvent.SPURIOUS
-
-    def _hand_over(self, turn: Turn, now: float) -> None:
-        # The loop handles these chains while this thread is busy with the next.
-        served, turn.served, turn.handed_over = turn.served, [], now
-        self._call_loop(partial(self._on_turn, self.index), Turn(served))
+        turn.end = ServiceEvent.MORE if turn.chains else ServiceEvent.SPURIOUS
 
     def _serve_chains(self, turn: Turn) -> None:
         ring = self._ring
@@ -376,10 +382,7 @@ class RingService:
             if ring.needs_notification():
                 self._files.signal_call()
         end = time.monotonic()
-        turn.chains += 1
-        turn.served.append(ServedChain(self.queue, outcome, end, end - begin, discarded))
-        if end - turn.handed_over > HAND_OVER_INTERVAL:
-            self._hand_over(turn, end)
+        self._hand_over.chain_served(turn, ServedChain(self.queue, outcome, end, end - begin, discarded))
         return True
 
     def _was_kept(self, base: int, outcome: Outcome) -> bool:

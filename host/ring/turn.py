@@ -1,7 +1,9 @@
-"""A worker's turn at a ring: the chains that it served, and how the turn ended."""
+"""A worker's turn at a ring: the chains that it served, the record of them, and how the turn ended."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from host.balloon.virtio_balloon import Outcome
 from host.memory.discard_plan import RefusedRanges
@@ -29,12 +31,24 @@ class ServedChain:
         plan.discards, plan.refused = [], []  # done, and thousands of them may wait for the loop
 
 
+class ChainRecord(Protocol):
+    """Takes note of a queue's chains. It is the worker's that has the ring, else the event loop's."""
+
+    def chain_served(self, chain: ServedChain, *, at_once: bool) -> None:
+        """Take note of a chain that was served: do what there is to do about it now, or leave it for later."""
+
+    def pass_on(self) -> Callable[[], None]:
+        """Begin anew, and return what has the event loop take in the chains so far when it is called there."""
+
+    def take_rest(self) -> None:
+        """On the event loop, which has the record: do what is left to do about the chains so far."""
+
+
 @dataclass(slots=True)
 class Turn:
-    """One turn: the served chains that were not passed to the loop yet, the number of all served, when the loop last
-    got some (CLOCK_MONOTONIC, seconds), how the turn ended, and the error that broke the ring."""
+    """One turn: how many chains this share of it has, when the event loop last got what was noted of some
+    (CLOCK_MONOTONIC, seconds), how the turn ended, and the error that broke the ring."""
 
-    served: list[ServedChain] = field(default_factory=list)
     chains: int = 0
     handed_over: float = field(default_factory=time.monotonic)
     end: ServiceEvent = ServiceEvent.EMPTY

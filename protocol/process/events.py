@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from io import FileIO
 from typing import Protocol
 
@@ -25,6 +26,8 @@ from protocol.process.command_line import give_up_standard_output, reason
 from protocol.process.event_writer import EventWriter
 
 Clock = Callable[[], float]
+
+_encode = json.JSONEncoder(separators=(", ", ": ")).encode  # one for all: `json.dumps` would make one for each line
 
 
 class LineStream(Protocol):
@@ -71,11 +74,19 @@ class EventLog:
     def emit(self, event: str, **fields: object) -> None:
         """Write one event with the current time, or with the time ``t`` of when it happened. A write
         error is not raised."""
+        if self._stream is not None:
+            self._write(self._build_line(event, fields))
+
+    def prepare(self, event: str, **fields: object) -> Callable[[], None]:
+        """Build one event, on any thread, and return what writes it, where :meth:`emit` is called."""
+        return partial(self._write, self._build_line(event, fields))
+
+    def _write(self, line: str) -> None:
         stream = self._stream
         if stream is None:
             return
         try:
-            stream.write(self._build_line(event, fields))
+            stream.write(line)
             stream.flush()
         except (OSError, ValueError) as error:
             self._give_up(error)
@@ -150,7 +161,7 @@ class EventLog:
         assert isinstance(happened, float | int)
         stamp = format_time(self._wall_clock() - (now - happened))
         times = {"t": round(now, 6), "time": stamp, "event": event}
-        return json.dumps({**times, **fields}, separators=(", ", ": ")) + "\n"
+        return _encode({**times, **fields}) + "\n"
 
 
 def _complain(message: str) -> None:
@@ -163,7 +174,7 @@ def _complain(message: str) -> None:
 
 def format_time(seconds: float) -> str:
     """Return ``seconds`` since 1970 as a time of RFC 3339 in UTC, to the microsecond."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def open_for_appending(path: str) -> FileIO:

@@ -1,8 +1,15 @@
 """Counters: each queue has its own, and refused ranges are counted by reason."""
 
+from collections.abc import Callable
+from dataclasses import asdict, fields
+
+import pytest
+
 from host.balloon.balloon_statistics import BalloonStatistics
 from host.balloon.virtio_balloon import Outcome
 from host.events.metrics import VmMetrics
+from host.events.queue_record import QueueRecord
+from host.events.vm_events import VmEvents
 from host.memory.discard_plan import Refusal
 from host.ring.turn import ServedChain
 from protocol.virtio_balloon import BalloonQueue
@@ -31,3 +38,47 @@ def test_refused_ranges_are_counted_by_reason() -> None:
     metrics.count(ServedChain(BalloonQueue.REPORTING, outcome, 7.5, 0.0))
     assert (metrics.reports, metrics.reported_bytes) == (1, 15)
     assert metrics.refused == {"empty": 2, "unaligned": 1}
+
+
+def test_metrics_of_a_queue_are_added_to_those_of_the_machine() -> None:
+    metrics, queue = VmMetrics(), VmMetrics()
+    for number, counters in ((1, metrics), (2, queue)):
+        for name in (field.name for field in fields(VmMetrics) if field.name != "refused"):
+            setattr(counters, name, number)
+    metrics.refused.update(empty=1)
+    queue.refused.update(empty=2, unaligned=3)
+    metrics.add(queue)
+    assert {name: value for name, value in asdict(metrics).items() if name != "refused"} == dict.fromkeys(
+        (field.name for field in fields(VmMetrics) if field.name != "refused"), 3
+    )
+    assert metrics.refused == {"empty": 3, "unaligned": 3}
+
+
+def take_at_once(record: QueueRecord) -> None:
+    record.pass_on()()
+
+
+@pytest.mark.parametrize("take", [take_at_once, QueueRecord.take_rest], ids=["in a turn", "after a turn"])
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "later"])
+@pytest.mark.asyncio
+async def test_event_loop_takes_in_what_a_queues_worker_has_noted(
+    at_once: bool, take: Callable[[QueueRecord], None]
+) -> None:
+    metrics = VmMetrics()
+    seen: list[float] = []
+    told: list[float] = []
+    events = VmEvents(lambda _, **fields: told.append(fields["t"]), lambda _: True, lambda: True)
+    record = events.record(metrics, lambda chain: seen.append(chain.finished))
+    for finished in (1.0, 2.0, 3.0):
+        chain = ServedChain(BalloonQueue.REPORTING, Outcome(), finished, 0.1, 4096)
+        record.chain_served(chain, at_once=at_once and finished < 3.0)
+    assert (metrics.reports, seen, told) == (0, [], [])
+    take(record)
+    assert (metrics.reports, metrics.discarded_bytes, seen[-1], told) == (3, 3 * 4096, 3.0, [1.0, 2.0, 3.0])
+    seen.clear()
+    for finished in (4.0, 5.0):
+        record.chain_served(ServedChain(BalloonQueue.INFLATE, Outcome(pages=1), finished, 0.1), at_once=at_once)
+    take(record)
+    take(record)
+    assert (metrics.inflated_pages, seen, told[3:]) == (2, [4.0, 5.0], [4.0, 5.0])
+    events.close()

@@ -1,6 +1,7 @@
 """host/events/session_events.py: a user that connects and closes in a loop fills no disk."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ class Log:
 
 
 def one_session(log: Log, limit: SessionLimit, uid: int = USER) -> SessionEvents:
-    session = SessionEvents(log.emit, limit, log.became_audible)
+    session = SessionEvents(partial(partial, log.emit), limit, log.became_audible)
     session.begin(uid, 7)
     session.emit("features", negotiated=1)
     return session
@@ -78,7 +79,7 @@ async def test_session_beyond_the_budget_that_stays_is_told_of(monkeypatch: pyte
     monkeypatch.setattr(host.events.session_events, "LONGEST_SILENCE", 0.002)
     log = Log()
     told = asyncio.Event()
-    session = SessionEvents(log.emit, SessionLimit(log.emit), told.set)
+    session = SessionEvents(partial(partial, log.emit), SessionLimit(log.emit), told.set)
     session.begin(USER, 7)
     session.emit("features")
     before = asyncio.get_running_loop().time()

@@ -80,3 +80,14 @@ def test_daemon_without_a_single_worker_does_not_start() -> None:
 
     with pytest.raises(BalloonError, match="no thread can be started"):
         Workers(NoThreads())
+
+
+def test_workers_are_counted_from_submission_to_end(pool: ThreadPoolExecutor) -> None:
+    workers, let_go = Workers(pool), threading.Event()
+    assert workers.at_work == 0
+    held = hold(workers, PeerId(1000, 1), PROCESS_WORKERS_MAX + 1, let_go)
+    assert workers.at_work == PROCESS_WORKERS_MAX  # the one in line is not at work
+    let_go.set()
+    assert all(future.result(10) for future in held)
+    pool.shutdown()
+    assert workers.at_work == 0

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import host.ring.hand_over
 from host.balloon.offered_features import OFFERED
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.memory.guest_memory import GuestMemory
@@ -20,7 +21,7 @@ from host.ring.kick_file import KickFile
 from host.ring.opened_ring import open_ring
 from host.ring.queue_files import CallFile, QueueFiles
 from host.ring.ring_service import CHAINS_PER_TURN, RingService
-from host.ring.turn import Turn
+from host.ring.turn import ServedChain, Turn
 from host.vhost_user.actions import StartRing
 from host.virtqueue.ring_place import RingPlace
 from host.virtqueue.virtqueue import DeviceVirtqueue, ReadGuest, RingFeatures
@@ -53,6 +54,26 @@ def _open_plainly(action: StartRing, ring: Ring, read_guest: ReadGuest) -> Devic
     return open_virtqueue(ring, action.base, action.features, read_guest)
 
 
+class Record:
+    """Notes chains, and has the event loop append those of each hand-over to ``batches``."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[ServedChain]] = []
+        self.at_once = 0
+        self._chains: list[ServedChain] = []
+
+    def chain_served(self, chain: ServedChain, *, at_once: bool) -> None:
+        self._chains.append(chain)
+        self.at_once += at_once
+
+    def pass_on(self) -> Callable[[], None]:
+        chains, self._chains = self._chains, []
+        return lambda: self.batches.append(chains)
+
+    def take_rest(self) -> None:
+        self.pass_on()()
+
+
 class Bench:
     """A guest's memory with one reporting queue, the device's side of it, and its files."""
 
@@ -69,8 +90,10 @@ class Bench:
         self.queue = TestQueue(self.ram, REPORTING, OFFERED)
         self.files = QueueFiles(kick=KickFile(os.dup(self.queue.kick_fd)), call=CallFile(os.dup(self.queue.call_fd)))
         self.executor = HandExecutor()
+        self.alone = False
         self.large_chains = threading.Lock()
         self.turns: list[Turn] = []
+        self.record = Record()
         self.balloon = VirtioBalloon(features=OFFERED)
         self.base = 0
 
@@ -98,7 +121,9 @@ class Bench:
             self.memory,
             self.balloon,
             self.executor,
+            lambda: self.alone,
             lambda _, turn: self.turns.append(turn),
+            self.record,
             self.large_chains,
         )
         service.start()
@@ -109,9 +134,14 @@ class Bench:
         self.queue.driver.add((), [(GUEST_BASE + DATA_AT, PAGE_SIZE)])
 
     @property
+    def chains(self) -> list[ServedChain]:
+        """The chains that the event loop has heard of."""
+        return [chain for batch in self.record.batches for chain in batch]
+
+    @property
     def served(self) -> int:
-        """Chains that the event loop has heard of."""
-        return sum(len(turn.served) for turn in self.turns)
+        """How many chains the event loop has heard of."""
+        return len(self.chains)
 
     def close(self) -> None:
         self.files.close()
@@ -168,11 +198,53 @@ async def test_worker_gives_way_after_its_share(bench: Bench) -> None:
     service = bench.start()
     bench.executor.run_one()
     await settle()
-    assert bench.served == CHAINS_PER_TURN
+    assert (bench.served, bench.record.at_once) == (CHAINS_PER_TURN, 0)
     assert len(bench.executor.waiting) == 1  # at the end of the line
     bench.executor.run_one()
     await settle()
     assert bench.served == CHAINS_PER_TURN + 3
+    await service.stop()
+
+
+@pytest.mark.asyncio
+async def test_worker_that_is_alone_goes_on_until_the_loop_wants_something(bench: Bench) -> None:
+    bench.alone = True
+    for _ in range(3 * CHAINS_PER_TURN):
+        bench.report()
+    service = bench.start()
+    bench.executor.run_one()
+    await settle()
+    assert bench.served == bench.record.at_once == 3 * CHAINS_PER_TURN
+    assert not bench.executor.waiting
+    for _ in range(2 * CHAINS_PER_TURN):
+        bench.report()
+    service.kick()
+    settled = asyncio.create_task(service.settled())
+    await settle()
+    bench.executor.run_one()
+    await settle()
+    assert settled.done()
+    assert bench.served == 4 * CHAINS_PER_TURN
+    bench.executor.run_one()
+    await settle()
+    assert bench.served == 5 * CHAINS_PER_TURN
+    await service.stop()
+
+
+@pytest.mark.asyncio
+async def test_worker_waits_for_a_loop_that_is_late(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.ring.hand_over, "HAND_OVER_INTERVAL", 0.0)
+    bench.alone = True
+    for _ in range(3 * CHAINS_PER_TURN):
+        bench.report()
+    service = bench.start()
+    for turn in range(3):
+        bench.executor.run_one()  # nothing is taken in meanwhile
+        await settle()
+        assert bench.served == (turn + 1) * CHAINS_PER_TURN
+        assert [len(batch) for batch in bench.record.batches[2 * turn :]] == [1, CHAINS_PER_TURN - 1]
+    bench.executor.run_one()
+    await settle()
     await service.stop()
 
 

@@ -42,10 +42,9 @@ async def work(bench: Bench) -> None:
 def answers(bench: Bench) -> list[int]:
     """Return the free memory of each statistics buffer that the event loop has heard of."""
     found: list[int] = []
-    for turn in bench.turns:
-        for chain in turn.served:
-            assert chain.outcome.statistics is not None
-            found.append(chain.outcome.statistics.values["memfree"])
+    for chain in bench.chains:
+        assert chain.outcome.statistics is not None
+        found.append(chain.outcome.statistics.values["memfree"])
     return found
 
 
