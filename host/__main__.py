@@ -216,12 +216,8 @@ def check_machine() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from host.daemon import (
-        STOP_SIGNALS,
-        Daemon,
-        DaemonOptions,
-        hold_stop_signals,
-    )  # late: --help and --print-capabilities are quick
+    from host.daemon import Daemon, DaemonOptions  # late: --help and --print-capabilities are quick
+    from host.stop_signals import STOP_SIGNALS, hold_stop_signals
     from protocol.process.events import open_event_log
     from protocol.process.listening_socket import SocketAccess
     from protocol.process.stray_signals import ignore_stray_signals
@@ -250,13 +246,18 @@ def _run(arguments: argparse.Namespace) -> int:
         socket_access=access(arguments.socket_mode, arguments.socket_group, None),
         control_access=access(arguments.control_mode, arguments.control_group, 0o600),
     )
+    hold_stop_signals()  # before the first thread begins, for all threads
     events = open_event_log(arguments.events, time.monotonic)
 
     guard_mappings()
     _share_the_interpreter()
-    hold_stop_signals()
     with contextlib.closing(events), contextlib.closing(Daemon(options, events)) as daemon, asyncio.Runner() as runner:
-        daemon.on_overdue = _leave_threads_behind
+
+        def leave_at_once() -> NoReturn:
+            daemon.close()
+            _leave_threads_behind()
+
+        daemon.on_overdue = leave_at_once
         runner.get_loop()  # before there is a coroutine that would be left unawaited if there are no descriptors
         runner.run(daemon.run())
         hold_stop_signals()  # one more must not cut the end short
