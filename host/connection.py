@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import struct
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Final
@@ -18,6 +17,7 @@ from host.events.metrics import VmMetrics
 from host.events.queue_events import Prepare
 from host.events.queue_record import QueueRecord
 from host.events.vm_events import Emit, VmEvents
+from host.front_end_process import FrontEndProcess, LeftBehind
 from host.memory.guest_memory import GuestMemory, RegionFile
 from host.message_channel import MessageChannel
 from host.migration.device_state import DeviceState
@@ -83,15 +83,11 @@ class Connection:
         prepare: Prepare | None = None,
         recording: SessionRecording = NOT_RECORDED,
     ) -> None:
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid, uid, _ = struct.unpack("3i", credentials)
-        self.peer_pid: int = pid
-        """Process id of the front-end, as the kernel noted it when the socket was connected. Still known at the end."""
-        self.peer_uid: int = uid
-        """User of that process."""
+        process = FrontEndProcess(sock)
+        self.peer_pid, self.peer_uid = process.pid, process.uid
         self._session = session
         self._peers = peers
-        self._member = member = peers.join(peers.identify(uid, pid))
+        self._member = member = peers.join(peers.identify(process.uid, process.pid))
         self.emit = emit
         self._helpers = helpers = member.helpers
         self._recording = recording
@@ -110,6 +106,7 @@ class Connection:
         self._channel: BackendChannel | None = None
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
+        self._left_behind = LeftBehind(process, self._files, self._services, self._lock, helpers)
         self._disconnected: asyncio.Future[None] = self._loop.create_future()
         self.metrics = VmMetrics()
         self._events = VmEvents(emit, member.may_emit, are_written, prepare)
@@ -157,13 +154,14 @@ class Connection:
 
     async def run(self) -> str:
         """Serve the session to its end and release everything. Return the reason of the end, one line."""
-        tasks = [asyncio.create_task(self._serve_messages()), asyncio.create_task(self._retire_broken_rings())]
+        parts = (self._serve_messages(), self._retire_broken_rings(), self._left_behind.empty())
+        tasks = [asyncio.create_task(part) for part in parts]
         patience = RELEASE_PATIENCE
         try:
             ends: list[asyncio.Future[None]] = [*tasks, self._disconnected]
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for end in done - {self._disconnected}:
-                await end  # both tasks end only by an error
+                await end  # the tasks end only by an error
             return "disconnected by command"
         except (SessionEnded, FramingError, MustClose, PeerLimitError) as error:
             return str(error)
@@ -204,6 +202,7 @@ class Connection:
             steps.callback(self._memory.close)
             for files in self._files:
                 steps.callback(files.close)
+            steps.push_async_callback(self._left_behind.close)
             steps.callback(self._drop_channel)
             steps.callback(self._events.close)
             # A worker may be in the middle of a chain, and finishes it.

@@ -33,6 +33,7 @@ from host.peers.peers import Peers
 from host.qmp.qmp import build_version
 from host.recording.recorded_session import RecordedSession
 from host.recording.session_recording import NOT_RECORDED
+from host.stop_signals import STOP_SIGNALS, StopSignals
 from host.vhost_user.queue_numbers import AUTO, QueueNumbers
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
 from protocol.balloon_config import BalloonConfig
@@ -51,13 +52,6 @@ WORKERS_MAX: Final = 256
 """Most threads that discard at the same time. They are started on demand. A guest takes at most one for each of its
 queues, so guests that are slow on purpose leave enough for the others."""
 
-
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-"""Signals that stop the daemon."""
-
-STOP_DEADLINE: Final = 0.8
-"""Seconds that the sessions together have to end when the daemon stops. With hundreds of workers in the middle of
-hostile chains the event loop gets too little of the interpreter for it."""
 
 FDS_LEAST: Final = 256
 """Open files with which two virtual machines of one user have their share, see :mod:`host.peers.peers`."""
@@ -118,7 +112,9 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_vm = 0
         self.on_overdue: Callable[[], None] = _wait_longer
-        """Called on a thread of its own when the end of all sessions takes longer than :data:`STOP_DEADLINE`."""
+        """Called on a thread of its own when the end of all sessions takes too long after a signal. :meth:`close` may
+        be called there."""
+        self._closing = threading.Lock()
         self._started = time.monotonic()
         self._stop = asyncio.Event()
 
@@ -129,7 +125,8 @@ class Daemon:
 
     def close(self) -> None:
         """Remove the sockets that were made here, also if :meth:`run` was never called."""
-        self._sockets.close()
+        with self._closing:
+            self._sockets.close()
 
     def _open_control(self, sockets: contextlib.ExitStack) -> ControlServer | None:
         if self._options.control_path is None:
@@ -142,11 +139,12 @@ class Daemon:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone."""
         loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
+        for number in STOP_SIGNALS:  # where they are not blocked
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._events.reopen)
         loop.add_signal_handler(signal.SIGUSR1, self._print_status)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        stop_signals = StopSignals(partial(loop.call_soon_threadsafe, self._stop.set), lambda: self.on_overdue())
+        stop_signals.start()
         try:
             if self._control is not None:
                 await self._control.start()
@@ -159,6 +157,7 @@ class Daemon:
                 )
         finally:
             await self._finish()
+            stop_signals.close()
 
     def _print_status(self) -> None:
         if sys.stderr is None:  # closed, and `print` would take standard output, the events'
@@ -273,15 +272,11 @@ class Daemon:
         self._stop.set()
         if self._control is not None:
             await self._control.close()
-        self._sockets.close()  # after the control server, which has the event loop watch its socket
+        self.close()  # after the control server, which has the event loop watch its socket
         self._peers.close()
-        overdue = threading.Timer(STOP_DEADLINE, self.on_overdue)
-        overdue.daemon = True
-        overdue.start()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        overdue.cancel()
         self._session_limit.flush()
         self._executor.shutdown(wait=False, cancel_futures=True)  # a worker that is held up is not waited for
 
@@ -306,11 +301,6 @@ def _printable_address(sock: socket.socket) -> str:
     # The name of an abstract socket comes as bytes with a leading zero, which people write as @.
     address: str | bytes = sock.getsockname()
     return address if isinstance(address, str) else "@" + address[1:].decode(errors="backslashreplace")
-
-
-def hold_stop_signals() -> None:
-    """Let the signals that stop the daemon wait until it runs, and can remove what it has made by then."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def _wait_longer() -> None:

@@ -191,8 +191,13 @@ def _name(fd: int) -> str:
 
 def _kind_of_socket(fd: int) -> FileKind:
     sock = socket.socket(fileno=fd)
-    family, kind = sock.family, sock.type
-    sock.detach()
-    if (family, kind) == (socket.AF_UNIX, socket.SOCK_STREAM):
-        return FileKind.SOCKET
-    raise VhostUserError("a socket that is not a unix stream socket is not taken")
+    try:
+        if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+            raise VhostUserError("a socket that is not a unix stream socket is not taken")
+        sock.getpeername()
+    except OSError as error:
+        # A listening one has a backlog, whose connections can hold descriptors that the daemon could not get at.
+        raise VhostUserError("a socket that is not connected is not taken") from error
+    finally:
+        sock.detach()
+    return FileKind.SOCKET

@@ -33,7 +33,8 @@ SESSIONS_MAX: Final = 256
 """Most sessions of one process."""
 
 SESSION_DESCRIPTORS: Final = 20
-"""Descriptors that the daemon itself needs for a session: its socket, and the mappings of its rings and its log."""
+"""Descriptors that the daemon itself needs for a session: its socket, the watch of its process, and the mappings of its
+rings and its log."""
 
 EVENTS_BURST: Final = 5000.0
 """Events that all sessions of a user together may cause at once with their messages and with what is refused to them: a

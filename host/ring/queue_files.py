@@ -121,6 +121,11 @@ class QueueFiles:
         if old is not None:
             self.close_by(old.close)
 
+    def unread(self, *, served: bool) -> list[SignalFile]:
+        """Return the descriptors that are not read in the course of service: the kick is, while the queue is
+        ``served``."""
+        return [file for file in (self.call, self.err, None if served else self.kick) if file is not None]
+
     @property
     def count(self) -> int:
         """How many descriptors there are."""

@@ -36,7 +36,20 @@ def datagram_socket() -> int:
 
 
 def stream_socket() -> int:
+    ours, theirs = socket.socketpair()
+    ours.close()
+    return theirs.detach()
+
+
+def unconnected_socket() -> int:
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM).detach()
+
+
+def listening_socket() -> int:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind("")
+    sock.listen()
+    return sock.detach()
 
 
 def read_end() -> int:
@@ -69,7 +82,9 @@ def test_types_that_are_known_at_once(make: Callable[[], int], kind: FileKind) -
     os.close(fd)
 
 
-@pytest.mark.parametrize("make", [signalfd, timerfd, inet_socket, datagram_socket])
+@pytest.mark.parametrize(
+    "make", [signalfd, timerfd, inet_socket, datagram_socket, unconnected_socket, listening_socket]
+)
 def test_types_that_are_on_no_list(make: Callable[[], int]) -> None:
     fd = make()
     with pytest.raises(VhostUserError, match="is not taken"):
