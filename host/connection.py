@@ -113,7 +113,7 @@ class Connection:
         self.metrics = VmMetrics()
         self._chain_events = ChainEvents(emit, self._emit_limited, are_written)
         self._event_limit = EventLimit()
-        self.control = VmControl(self)
+        self.control = VmControl(self, helpers.look)
         member.held = self._held
 
     def _held(self) -> int:
