@@ -33,6 +33,7 @@ from host.memory.sigbus import guard_mappings
 from host.vhost_user.queue_numbers import AUTO, CHOICES
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import DISTRIBUTION, Parser, option_type, path_option, run_command, version
+from protocol.process.standard_error import drain_standard_error, queued_standard_error
 from protocol.units import format_size, parse_size
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
 
@@ -343,9 +344,9 @@ def _recording(arguments: argparse.Namespace) -> "AbstractContextManager[Recordi
 def _leave_threads_behind() -> NoReturn:
     # The interpreter would wait for its threads, and one that a front-end holds up comes back when that one pleases.
     # What it works on stays open to the end: the number of a closed file may be another file's by then.
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or absent from the start
-            stream.flush()
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or absent from the start
+        sys.stdout.flush()
+    drain_standard_error()
     os._exit(0)
 
 
@@ -406,12 +407,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(words)
     if arguments.ask is not None:
         return run_command(PROGRAM, lambda: _ask(arguments.ask))
-    logging.basicConfig(
-        level=logging.INFO if arguments.verbose else logging.WARNING,
-        format=f"{PROGRAM}: %(message)s",
-        stream=sys.stderr,
-    )
-    return run_command(PROGRAM, lambda: _run(arguments))
+    with queued_standard_error(PROGRAM):
+        logging.basicConfig(
+            level=logging.INFO if arguments.verbose else logging.WARNING,
+            format=f"{PROGRAM}: %(message)s",
+            stream=sys.stderr,
+        )
+        return run_command(PROGRAM, lambda: _run(arguments))
 
 
 if __name__ == "__main__":

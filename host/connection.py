@@ -111,7 +111,7 @@ class Connection:
         self.metrics = VmMetrics()
         self._events = VmEvents(emit, member.may_emit, are_written, prepare)
         self._records: dict[int, QueueRecord] = {}
-        self.control = VmControl(self)
+        self.control = VmControl(self, helpers.look)
         member.held = self._held
 
     def _held(self) -> int:

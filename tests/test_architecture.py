@@ -118,7 +118,7 @@ SHELL = re.compile(
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
     | host/(__main__|daemon|connection|front_end_process|stop_signals|message_channel|backend_channel|netlink)\.py
     | host/descriptors/(received_file|socket_read|pipe)\.py
-    | host/peers/(peers|workers|helpers)\.py
+    | host/peers/(peers|workers|helpers|helper_threads)\.py
     | host/memory/(guest_memory|sigbus|discard)\.py
     | host/inflight/inflight_file\.py
     | host/ring/(ring_service|hand_over|turn|queue_files|kick_file|kick_watch|signal_file|eventfd_signal)\.py

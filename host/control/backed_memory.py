@@ -1,22 +1,26 @@
 """How much memory the host holds for the files of a guest's memory.
 
 A file that a front-end handed over may block the thread that calls ``fstat`` on it, for as long as its owner decides.
-So a separate thread examines duplicates of the descriptors, one thread at a time for each virtual machine, and the
-answer is awaited for half a second.
+So a helper of the front-end's process examines the files, one look at a time for each virtual machine, and all who ask
+meanwhile wait for that one, each for half a second.
 """
 
 import asyncio
-import contextlib
 import os
-import threading
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
+
+from protocol.errors import VhostUserError
 
 BLOCK_BYTES: Final = 512
 """Bytes of one block of ``st_blocks`` (stat(2))."""
 
 PATIENCE: Final = 0.5
 """Time limit for an answer, in seconds."""
+
+Look = Callable[[Iterable[int], Callable[[list[int]], int | None]], "asyncio.Future[int | None]"]
+"""Calls a function with descriptors on a helper, and leaves them open until it has returned: see
+:meth:`host.peers.helpers.Helpers.look`."""
 
 
 async def together(answers: Iterable[Awaitable[int | None]]) -> list[int | None]:
@@ -26,49 +30,36 @@ async def together(answers: Iterable[Awaitable[int | None]]) -> list[int | None]
 
 
 class BackedMemory:
-    """Looks at the files of one virtual machine."""
+    """Looks at the files of one virtual machine, by ``look``. On the event loop."""
 
-    def __init__(self) -> None:
-        self._looks = False
+    def __init__(self, look: Look) -> None:
+        self._look = look
+        self._under_way: asyncio.Future[int | None] | None = None
 
     async def measure(self, fds: Iterable[int]) -> int | None:
-        """Return the bytes allocated to all files of ``fds``, each file once. None after the time limit."""
-        if self._looks:
-            return None
-        copies: list[int] = []
-        try:
-            for fd in fds:
-                copies.append(os.dup(fd))
-            answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-            thread = threading.Thread(target=self._look, args=(copies, answer), name="backed", daemon=True)
-            self._looks = True
-            thread.start()
-        except (OSError, RuntimeError):  # the limit of descriptors or of threads
-            self._looks = False
-            for fd in copies:
-                os.close(fd)
-            return None
+        """Return the bytes allocated to all files of ``fds``, each file once; or what a look that is under way finds.
+
+        None after the time limit, if a file cannot be examined, and at the limit of threads.
+        """
+        if self._under_way is None or self._under_way.done():
+            try:
+                self._under_way = self._look(fds, allocated_bytes)
+            except VhostUserError:
+                return None
         try:
             async with asyncio.timeout(PATIENCE):
-                return await answer
+                return await asyncio.shield(self._under_way)
         except TimeoutError:
             return None
 
-    def _look(self, fds: list[int], answer: "asyncio.Future[int | None]") -> None:
-        sizes: dict[tuple[int, int], int] | None = {}
+
+def allocated_bytes(fds: Iterable[int]) -> int | None:
+    """Return the bytes allocated to all files of ``fds``, each file once. None if one cannot be examined."""
+    sizes: dict[tuple[int, int], int] = {}
+    try:
         for fd in fds:
-            try:
-                status = os.fstat(fd)
-                if sizes is not None:
-                    sizes[status.st_dev, status.st_ino] = status.st_blocks * BLOCK_BYTES
-            except OSError:
-                sizes = None
-            os.close(fd)
-        self._looks = False
-        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-            answer.get_loop().call_soon_threadsafe(_settle, answer, None if sizes is None else sum(sizes.values()))
-
-
-def _settle(answer: "asyncio.Future[int | None]", size: int | None) -> None:
-    if not answer.done():
-        answer.set_result(size)
+            status = os.fstat(fd)
+            sizes[status.st_dev, status.st_ino] = status.st_blocks * BLOCK_BYTES
+    except OSError:
+        return None
+    return sum(sizes.values())

@@ -7,7 +7,7 @@ session through :mod:`host.control.connection_interface`. Everything runs on the
 import time
 from collections.abc import Callable
 
-from host.control.backed_memory import BackedMemory
+from host.control.backed_memory import BackedMemory, Look
 from host.control.balloon_size import BalloonSize
 from host.control.connection_interface import ConnectionInterface
 from host.control.guest_statistics import GuestStatistics, StatisticsRequests
@@ -21,15 +21,16 @@ _GONE = "the virtual machine has gone"
 
 
 class VmControl:
-    """The controls of one virtual machine. ``on_balloon_change`` is called with each new ``actual``, in pages."""
+    """The controls of one virtual machine, whose files are examined by ``look``. ``on_balloon_change`` is called with
+    each new ``actual``, in pages."""
 
-    def __init__(self, connection: ConnectionInterface) -> None:
+    def __init__(self, connection: ConnectionInterface, look: Look) -> None:
         self._connection = connection
         self._gone = False
         self.name = ""
         self._began = time.monotonic()
         self._reported: float | None = None
-        self._backed = BackedMemory()
+        self._backed = BackedMemory(look)
         self._statistics = StatisticsRequests(connection)
         self.size = BalloonSize(connection, self._emit)
         self.reclaimer = Reclaimer(connection, self.size, self._statistics, self._emit)

@@ -9,7 +9,7 @@ what                    of one process              of all processes of a user
 ======================  ==========================  ============================
 sessions                :data:`SESSIONS_MAX`        by their descriptors
 descriptors             half of what is shared      three quarters of it
-helpers                 ``HELPERS_MAX``             by the processes
+helpers                 ``HELPERS_MAX``             ``USER_HELPERS_MAX``
 workers                 ``PROCESS_WORKERS_MAX``     ``USER_WORKERS_MAX``
 chains of over 4096     1 in hand                   by the processes
 events                  by the user                 100 a second
@@ -19,10 +19,13 @@ memory regions          by their descriptors, and 509 for each session
 
 import resource
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
+from weakref import WeakValueDictionary
 
+from host.peers.helper_threads import HelperThreads
 from host.peers.helpers import Helpers
 from host.peers.user_budget import UserBudget
 from host.peers.workers import PeerId, Workers
@@ -86,6 +89,10 @@ class Peers:
         """Share out the threads of ``executor``. Raises like :class:`Workers`."""
         self._workers = Workers(executor)
         self._members: dict[PeerId, list[Membership]] = {}
+        # Kept alive by the sessions that have them, and by the calls that they make: a process that comes back while
+        # calls for its last session are blocked has no further helpers.
+        self._helpers: WeakValueDictionary[PeerId, Helpers] = WeakValueDictionary()
+        self._helper_threads: WeakValueDictionary[int, HelperThreads] = WeakValueDictionary()
         self._nameless = 0
         self.events = UserBudget(EVENTS_BURST, EVENTS_PER_SECOND)
 
@@ -108,11 +115,20 @@ class Peers:
         """Return the membership of a new session of ``peer``. It counts, even if :meth:`check_session` refuses it."""
         others = self._members.setdefault(peer, [])
         workers = self._workers.share(peer)
-        helpers = others[0].helpers if others else Helpers(workers)
+        helpers = self._helpers_of(peer, workers)
         large_chains = others[0].large_chains if others else threading.Lock()
         member = Membership(self, peer, helpers, workers, large_chains)
         others.append(member)
         return member
+
+    def _helpers_of(self, peer: PeerId, workers: Executor) -> Helpers:
+        helpers = self._helpers.get(peer)
+        if helpers is None:
+            threads = self._helper_threads.get(peer.uid)
+            if threads is None:
+                threads = self._helper_threads[peer.uid] = HelperThreads()
+            helpers = self._helpers[peer] = Helpers(workers, threads=threads, process=peer.pid)
+        return helpers
 
     def check_session(self, peer: PeerId) -> None:
         """Check that the newest session of ``peer`` may stay.
@@ -138,7 +154,9 @@ class Peers:
             PeerLimitError: its process, its user or all together would have too many.
         """
         shared = shared_descriptors()
-        held = {other: _held(members) for other, members in self._members.items()}
+        held = Counter({other: helpers.closing for other, helpers in self._helpers.items()})
+        for other, members in self._members.items():
+            held[other] += sum(SESSION_DESCRIPTORS + member.held() for member in members)
         of_user = sum(count for other, count in held.items() if other.uid == peer.uid)
         for who, count, most in (
             (f"process {peer.pid}", held[peer], shared // 2),
@@ -153,7 +171,3 @@ def shared_descriptors() -> int:
     """Return how many descriptors all sessions together may have."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(limit - RESERVE, limit // 2)
-
-
-def _held(members: list[Membership]) -> int:
-    return sum(SESSION_DESCRIPTORS + member.held() for member in members) + members[0].helpers.closing

@@ -23,7 +23,7 @@ from typing import Protocol
 
 from protocol.errors import BalloonError
 from protocol.process.command_line import give_up_standard_output, reason
-from protocol.process.event_writer import EventWriter
+from protocol.process.line_writer import LineWriter
 
 Clock = Callable[[], float]
 
@@ -31,7 +31,7 @@ _encode = json.JSONEncoder(separators=(", ", ": ")).encode  # one for all: `json
 
 
 class LineStream(Protocol):
-    """The destination of events: a text stream, written to at once, or an :class:`EventWriter`."""
+    """The destination of events: a text stream, written to at once, or an :class:`LineWriter`."""
 
     def write(self, line: str, /) -> object:
         """Write one line."""
@@ -143,14 +143,14 @@ class EventLog:
         except OSError as error:
             _complain(f"events: {reason(error)}: not reopened")
             return
-        if isinstance(self._stream, EventWriter):
+        if isinstance(self._stream, LineWriter):
             self._stream.replace(file)
         else:
             self._stream = self._writer(file)
             self.broken = None
 
-    def _writer(self, file: FileIO) -> EventWriter:
-        return EventWriter(file, self._build_lost, self._report_full, self._give_up)
+    def _writer(self, file: FileIO) -> LineWriter:
+        return LineWriter(file, self._build_lost, self._report_full, self._give_up)
 
     def _build_lost(self, count: int) -> str:
         return self._build_line("events_lost", {"count": count})

@@ -11,8 +11,8 @@ from typing import Final
 
 from protocol.errors import BalloonError
 from protocol.process.command_line import reason
-from protocol.process.event_writer import EventWriter
 from protocol.process.events import open_for_appending
+from protocol.process.line_writer import LineWriter
 from protocol.recording.lines import build_line
 from protocol.recording.records import Header, Lost, Record
 
@@ -33,7 +33,7 @@ class RecordingFile:
         self._complained = False
         self._stopped = False
         self._closed = False
-        self._writer = EventWriter(file, _lost_line, self._on_full, self._on_error)
+        self._writer = LineWriter(file, _lost_line, self._on_full, self._on_error, name="recording")
         if _ends_within_a_line(file):
             self._write_line("\n")
         self.write(Header(t=time.monotonic(), time=time.time(), program=program))

@@ -15,6 +15,7 @@ from host.migration.travelling_state import build_state, restore_state
 from host.vhost_user.device_setup import DeviceSetup
 from protocol.balloon_config import BalloonConfig
 from protocol.virtio_balloon import BalloonQueue, QueueDialect
+from tests.host.control.machine import look_at_once
 
 
 class Machine:
@@ -29,7 +30,7 @@ class Machine:
         self.balloon = VirtioBalloon()
         self.metrics = VmMetrics()
         self.region_files: list[RegionFile] = []
-        self.control = VmControl(self)
+        self.control = VmControl(self, look_at_once)
 
     def queue(self, queue: BalloonQueue) -> None:
         return None
@@ -60,7 +61,7 @@ def test_sizes_and_counters_arrive() -> None:
         source, destination = Machine(), Machine()
         source.balloon.config = BalloonConfig(num_pages=512, actual=500, poison_val=0xAA)
         source.balloon.poison_told = True
-        source.control = VmControl(source)
+        source.control = VmControl(source, look_at_once)
         source.metrics.reports = 3
         source.metrics.refused["unaligned"] = 2
         destination.restore(source.build())

@@ -1,6 +1,7 @@
 """The resources of one peer leave the others theirs, and every refusal names its limit."""
 
 import resource
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -66,6 +67,24 @@ def test_sessions_of_a_process_share_its_helpers(peers: Peers) -> None:
     one, two, other = peers.join(GREEDY), peers.join(GREEDY), peers.join(SAME_USER)
     assert one.helpers is two.helpers
     assert one.helpers is not other.helpers
+
+
+@pytest.mark.asyncio
+async def test_process_that_comes_back_has_the_helpers_that_its_last_session_blocked(peers: Peers) -> None:
+    let_go = threading.Event()
+    first, neighbour = peers.join(GREEDY), peers.join(SAME_USER)
+    first.helpers.close_by(let_go.wait)  # type: ignore[arg-type]
+    first.leave()
+    neighbour.held = lambda: SHARED // 2 - SESSION_DESCRIPTORS
+    peers.join(PeerId(1000, 4)).held = lambda: SHARED // 4 - 2 * SESSION_DESCRIPTORS - 1  # and one that is not closed
+    again = peers.join(GREEDY)
+    again.check(0)
+    with pytest.raises(PeerLimitError, match="user 1000: 751 descriptors would be held, 750 is the most"):
+        again.check(1)
+    assert again.helpers.closing == 1
+    let_go.set()
+    await again.helpers.closed()
+    assert again.helpers.closing == 0
 
 
 def test_reserve_has_room_for_a_message_that_is_not_counted_yet() -> None:

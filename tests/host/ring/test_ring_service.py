@@ -3,11 +3,9 @@
 import asyncio
 import errno
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -317,28 +315,6 @@ async def test_kick_that_cannot_be_waited_for_leaves_no_mapping(bench: Bench, mo
 # -- the driver's interrupt -------------------------------------------------------------------------------------------
 
 
-def test_full_call_descriptor_is_passed_over() -> None:
-    ours, theirs = socket.socketpair()
-    fds = [theirs.detach(), os.eventfd(0)]
-    os.eventfd_write(fds[1], (1 << 64) - 2)
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    try:
-        while os.write(writing, bytes(4096)):
-            pass
-    except BlockingIOError:
-        os.set_blocking(writing, True)
-    for fd in (*fds, writing):
-        file = CallFile(fd)
-        for _ in range(1000):
-            file.signal()
-        file.close()
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(fd)
-    ours.close()
-    os.close(reading)
-
-
 class Gullible:
     """A kernel without asynchronous requests, on which every descriptor is found ready: as our look finds it when the
     front-end fills the counter right after it."""
@@ -414,23 +390,4 @@ async def test_front_end_that_fills_the_counter_of_its_dirty_log_holds_no_stop_u
     assert not worker.done()  # waits in write()
     assert await asyncio.wait_for(service.stop(), 5) == 1
     await worker
-    file.close()
-
-
-def test_descriptor_that_could_block_a_signal_is_not_taken(tmp_path: Path) -> None:
-    master, terminal = os.openpty()
-    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-    for fd in (master, terminal, file, os.open("/dev/null", os.O_RDWR)):
-        with pytest.raises(VhostUserError, match="only an eventfd, a pipe or a unix stream socket"):
-            CallFile(fd)
-        os.close(fd)  # still ours
-
-
-def test_signals_leave_the_descriptors_flags_alone() -> None:
-    fd = os.eventfd(0)
-    file = CallFile(fd)
-    file.signal()
-    file.signal()
-    assert os.get_blocking(fd)
-    assert os.eventfd_read(fd) == 2
     file.close()

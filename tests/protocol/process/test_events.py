@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import protocol.process.event_writer
+import protocol.process.line_writer
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog, open_event_log
 
@@ -163,7 +163,7 @@ def read_all(fd: int) -> list[dict[str, Any]]:
 
 
 def test_stalled_reader_delays_nothing_and_gets_a_count_of_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol.process.event_writer, "WAITING_MAX", 1 << 16)
+    monkeypatch.setattr(protocol.process.line_writer, "WAITING_MAX", 1 << 16)
     reading, writing = os.pipe()
     log = open_event_log(f"/dev/fd/{writing}", clock)
     os.close(writing)
@@ -192,7 +192,7 @@ def test_stalled_reader_delays_nothing_and_gets_a_count_of_what_it_missed(monkey
 def test_close_waits_briefly_for_a_stalled_reader(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(protocol.process.event_writer, "CLOSE_TIMEOUT", 0.01)
+    monkeypatch.setattr(protocol.process.line_writer, "CLOSE_TIMEOUT", 0.01)
     reading, writing = os.pipe()
     log = open_event_log(f"/dev/fd/{writing}", clock)
     os.close(writing)
@@ -277,8 +277,8 @@ class SmallDisk(io.FileIO):
 def test_full_disk_loses_no_half_line_and_writing_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(protocol.process.event_writer, "RETRY_INTERVAL", 0.001)
-    monkeypatch.setattr(protocol.process.event_writer, "WAITING_MAX", 1 << 12)
+    monkeypatch.setattr(protocol.process.line_writer, "RETRY_INTERVAL", 0.001)
+    monkeypatch.setattr(protocol.process.line_writer, "WAITING_MAX", 1 << 12)
     path = tmp_path / "events"
     disk = SmallDisk(path, "a")
     disk.room = 250

@@ -1,4 +1,4 @@
-"""Writes the lines of the event stream on a thread of its own, so that a stalled reader does not stall the event loop.
+"""Writes lines on a thread of its own, so that a stalled reader does not stall the event loop: events, standard error.
 
 A pipe whose reader stalls (``| less``) blocks every write, and one event loop serves all virtual machines. Pending
 lines are bounded: those beyond the bound are dropped and counted.
@@ -7,6 +7,7 @@ lines are bounded: those beyond the bound are dropped and counted.
 import errno
 import os
 import select
+import signal
 import stat
 from collections.abc import Callable
 from io import FileIO
@@ -14,7 +15,7 @@ from threading import Condition, Event, Thread
 from typing import Final
 
 WAITING_MAX: Final = 4 << 20
-"""Bytes that may be pending: about twenty thousand events."""
+"""Characters that may be pending: about twenty thousand events."""
 
 WRITE_INTERVAL: Final = 0.002
 """Least seconds between two writes. A single line is written at once, a burst in few writes: each wakes the thread,
@@ -30,7 +31,7 @@ CLOSE_TIMEOUT: Final = 0.5
 """Seconds that the reader has at the end to take the pending lines."""
 
 
-class EventWriter:
+class LineWriter:
     """Owns ``file``, which is unbuffered: the lock of a buffer, held by a write that stalls, would block the
     interpreter's exit.
 
@@ -39,7 +40,8 @@ class EventWriter:
 
     ``on_lost`` returns the line that replaces a number of dropped lines. ``on_full`` is called on the thread with the
     error of the first try, each time that writing has to wait for room on a disk. ``on_error`` is called once, on the
-    thread, with the error that ends all writing. :meth:`write` may be called from any thread.
+    thread, with the error that ends all writing. ``waiting_max`` is the bound of pending lines, in characters, and
+    :data:`WAITING_MAX` if it is not given. :meth:`write` may be called from any thread.
     """
 
     def __init__(
@@ -48,26 +50,34 @@ class EventWriter:
         on_lost: Callable[[int], str],
         on_full: Callable[[OSError], None],
         on_error: Callable[[OSError], None],
+        *,
+        name: str = "events",
+        waiting_max: int | None = None,
     ) -> None:
         self._file = file
         self._next_file: FileIO | None = None
         self._on_lost = on_lost
         self._on_full = on_full
         self._on_error = on_error
+        self._waiting_max = WAITING_MAX if waiting_max is None else waiting_max
         self._changed = Condition()
         self._lines: list[str] = []
         self._waiting = 0
         self._lost = 0
         self._closing = Event()
-        # A daemon thread: one that stalls must not outlive main(). It starts with the first line, so that a process
-        # that forks before that is single-threaded.
-        self._thread = Thread(target=self._run, name="events", daemon=True)
+        # A daemon thread: one that stalls must not outlive main(). It starts with the first line at the latest, so that
+        # a process that forks before that is single-threaded.
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread before the first line comes. Raises RuntimeError at the limit of threads."""
+        self._thread.start()
 
     def write(self, line: str) -> None:
-        """Queue one ASCII line, or drop it."""
+        """Queue one line, or drop it."""
         with self._changed:
             # After a dropped line all are dropped until the thread takes the queue: a gap is reported at its place.
-            if self._lost or self._waiting + len(line) > WAITING_MAX:
+            if self._lost or self._waiting + len(line) > self._waiting_max:
                 self._lost += 1
                 return
             self._lines.append(line)
@@ -88,11 +98,12 @@ class EventWriter:
     def flush(self) -> None:
         """Do nothing: the thread writes every line at once."""
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """Write the pending lines and close the file.
 
         Raises:
-            TimeoutError: the reader did not take it within :data:`CLOSE_TIMEOUT`; the file is left to the thread.
+            TimeoutError: the reader did not take them within ``timeout`` seconds, :data:`CLOSE_TIMEOUT` if it is not
+                given; the file is left to the thread.
         """
         self._closing.set()
         with self._changed:
@@ -101,14 +112,16 @@ class EventWriter:
             self._take_next_file()
             self._file.close()
             return
-        self._thread.join(CLOSE_TIMEOUT)
+        self._thread.join(CLOSE_TIMEOUT if timeout is None else timeout)
         if self._thread.is_alive():
             raise TimeoutError("the reader does not take them")
 
     def _run(self) -> None:
+        # Signals are for the main thread, which blocks those that stop the process while it cannot be stopped.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             while lines := self._next_lines():
-                self._write_all("".join(lines).encode("ascii"))
+                self._write_all("".join(lines).encode("utf-8", "backslashreplace"))
                 self._closing.wait(WRITE_INTERVAL)
         except OSError as error:
             self._on_error(error)
