@@ -3,7 +3,7 @@
 from host.inflight.inflight import InflightTracker, Region, is_uninitialised
 from host.inflight.packed_inflight import PackedTracker
 from host.inflight.split_inflight import SplitTracker
-from host.virtqueue.virtqueue import Chain, DeviceVirtqueue, OnWrite, ReadGuest, RingFeatures
+from host.virtqueue.virtqueue import CHAIN_MAX, Chain, DeviceVirtqueue, OnWrite, ReadGuest, RingFeatures
 from host.virtqueue.virtqueue_formats import open_virtqueue
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.packed_ring import WRAP_COUNTER, PackedRing
@@ -44,14 +44,15 @@ class InflightVirtqueue:
         """Return whether the ring was still as ``token`` says when this device's side was made."""
         return self._queue.is_as_left(token)
 
-    def pop(self) -> Chain | None:
+    def pop(self, longest: int = CHAIN_MAX) -> Chain | None:
         """Take the next available chain, or return None if the ring is empty. It is in flight from now on.
 
         Raises:
+            LongChain: see :meth:`DeviceVirtqueue.pop`.
             VirtqueueError: the ring breaks a rule, or the inflight file cannot be written.
         """
         self._region.flush()
-        chain = self._queue.pop()
+        chain = self._queue.pop(longest)
         if chain is not None:
             try:
                 self._tracker.take(chain)

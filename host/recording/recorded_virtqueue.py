@@ -15,7 +15,7 @@ from host.memory.discard_plan import DiscardPlan, Refusal
 from host.recording.recorded_ring import RecordedPackedRing, RecordedRing, RecordedSplitRing
 from host.ring.opened_ring import OpenQueue
 from host.vhost_user.actions import StartRing
-from host.virtqueue.virtqueue import Chain, OnWrite, ReadGuest
+from host.virtqueue.virtqueue import CHAIN_MAX, Chain, OnWrite, ReadGuest
 from protocol.errors import VirtqueueError
 from protocol.memory import FileRange
 from protocol.packed_ring import PACKED_DESCRIPTOR, PackedRing
@@ -91,17 +91,18 @@ class RecordedVirtqueue:
         """Return whether the ring was still as ``token`` says when this device's side was made."""
         return self._queue.is_as_left(token)
 
-    def pop(self) -> Chain | None:
+    def pop(self, longest: int = CHAIN_MAX) -> Chain | None:
         """Take the next available chain, or return None if the ring is empty.
 
         Raises:
+            LongChain: see :meth:`DeviceVirtqueue.pop`. Nothing is recorded.
             VirtqueueError: the ring breaks a rule. What was read of the chain is recorded.
         """
         self._ring.reads.clear()
         self._table = None
         self._began = time.monotonic()
         try:
-            self._in_hand = self._queue.pop()
+            self._in_hand = self._queue.pop(longest)
         except VirtqueueError as error:
             if self._ring.reads:
                 self._write_chain(self._ring.reads[0].place, note=f"not a chain: {error}")

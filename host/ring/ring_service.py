@@ -35,7 +35,7 @@ from host.ring.service_state import HAS_WORKER, IS_OVER, TRANSITIONS, ServiceEve
 from host.ring.turn import ChainRecord, ServedChain, Turn
 from host.vhost_user.actions import StartRing
 from host.vhost_user.device_setup import KickMethod
-from host.virtqueue.virtqueue import Chain, OnWrite
+from host.virtqueue.virtqueue import Chain, LongChain, OnWrite
 from protocol.errors import VhostUserError, VirtqueueError
 from protocol.virtio_balloon import BalloonQueue
 
@@ -329,30 +329,31 @@ class RingService:
                 return
             begin = time.monotonic()
             base = ring.base
-            chain = ring.pop()
+            try:
+                chain = ring.pop(LARGE_CHAIN)
+            except LongChain:
+                if not self._serve_large_chain(turn, base, begin):
+                    return
+                continue
             if chain is None:
                 if not ring.enable_notification():
                     return
                 continue
             if self._mapped.lost:
                 return  # the chain consists of zeros, or of remains of an old one
-            if chain.buffers <= LARGE_CHAIN:
-                if not self._serve_chain(turn, chain, base, begin):
-                    return
-                continue
-            # One of a process at a time: the others are not kept in memory meanwhile.
-            ring.unpop(chain)
-            del chain
-            if not self._serve_large_chain(turn, base, begin):
+            if not self._serve_chain(turn, chain, base, begin):
                 return
 
     def _serve_large_chain(self, turn: Turn, base: int, begin: float) -> bool:
+        # One of a process at a time is read whole: the others take neither memory nor the interpreter meanwhile.
         while not self._large_chains.acquire(timeout=RELIEF_INTERVAL):
             if self._state is _STOPPING:
                 return False
         try:
             chain = self._ring.pop()  # the driver may have made another of it
-            return chain is None or self._serve_chain(turn, chain, base, begin)
+            if chain is None:
+                return True
+            return not self._mapped.lost and self._serve_chain(turn, chain, base, begin)
         finally:
             self._large_chains.release()
 

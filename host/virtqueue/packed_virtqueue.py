@@ -9,8 +9,10 @@ the buffer back.
 """
 
 from host.virtqueue.virtqueue import (
+    CHAIN_MAX,
     Buffer,
     Chain,
+    LongChain,
     OnWrite,
     ReadGuest,
     RingFeatures,
@@ -88,10 +90,11 @@ class PackedDeviceVirtqueue:
         """Return whether the device event area held ``token`` when this device's side was made."""
         return self._event == token
 
-    def pop(self) -> Chain | None:
+    def pop(self, longest: int = CHAIN_MAX) -> Chain | None:
         """Take the next available list, or return None if the ring is empty.
 
         Raises:
+            LongChain: the list, or its indirect table, has more than ``longest`` descriptors.
             VirtqueueError: the ring breaks a rule. The queue has not moved; it must not be used further.
         """
         ring = self._ring
@@ -108,9 +111,9 @@ class PackedDeviceVirtqueue:
             if flags & VIRTQ_DESC_F_NEXT:
                 raise VirtqueueError("an indirect descriptor in a list of descriptors")
             table = (address, length)
-            self._read_indirect(address, length, readable, writable)
+            self._read_indirect(address, length, readable, writable, longest)
         else:
-            slots, buffer_id = self._read_list(readable, writable)
+            slots, buffer_id = self._read_list(readable, writable, longest)
         if buffer_id in self._slots_of:
             raise VirtqueueError(f"buffer id {buffer_id} is available a second time before it was used")
         if self._in_flight + slots > self._size:
@@ -125,10 +128,10 @@ class PackedDeviceVirtqueue:
             self._order.take(buffer_id)
         return Chain(buffer_id, readable, writable, table)
 
-    def _read_list(self, readable: list[Buffer], writable: list[Buffer]) -> tuple[int, int]:
+    def _read_list(self, readable: list[Buffer], writable: list[Buffer], longest: int) -> tuple[int, int]:
         # Returns how many descriptors the list has, and its buffer id, which stands in the last of them.
         index, bits = self._next_avail, self._avail_bits
-        for count in range(1, self._size + 1):
+        for count in range(1, min(self._size, longest) + 1):
             address, length, buffer_id, flags = self._ring.read_descriptor(index)
             if flags & AVAIL_USED != bits:
                 raise VirtqueueError(f"descriptor {index} of a list is not available though its first one is")
@@ -144,12 +147,16 @@ class PackedDeviceVirtqueue:
             if index == self._size:
                 index = 0
                 bits ^= AVAIL_USED
+        if longest < self._size:
+            raise LongChain
         raise VirtqueueError(f"a list of descriptors is longer than its ring of {self._size}")
 
-    def _read_indirect(self, address: int, length: int, readable: list[Buffer], writable: list[Buffer]) -> None:
+    def _read_indirect(
+        self, address: int, length: int, readable: list[Buffer], writable: list[Buffer], longest: int
+    ) -> None:
         # virtio 1.2, 2.8.7: descriptors follow one another without NEXT, the WRITE flag is the only valid one, and
         # other flags and the buffer id "are reserved and are ignored by the device".
-        data = read_indirect_table(self._read_guest, address, length, self._features, self._size)
+        data = read_indirect_table(self._read_guest, address, length, self._features, self._size, longest)
         for buffer_address, buffer_length, _, flags in PACKED_DESCRIPTOR.iter_unpack(data):
             if flags & VIRTQ_DESC_F_WRITE:
                 writable.append((buffer_address, buffer_length))

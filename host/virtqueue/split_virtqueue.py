@@ -6,8 +6,10 @@ use.
 """
 
 from host.virtqueue.virtqueue import (
+    CHAIN_MAX,
     Buffer,
     Chain,
+    LongChain,
     OnWrite,
     ReadGuest,
     RingFeatures,
@@ -54,10 +56,11 @@ class SplitDeviceVirtqueue:
         """Return whether the used index in the ring was ``token`` when this device's side was made."""
         return self.next_used == token
 
-    def pop(self) -> Chain | None:
+    def pop(self, longest: int = CHAIN_MAX) -> Chain | None:
         """Take the next available chain, or return None if the ring is empty.
 
         Raises:
+            LongChain: the chain has more than ``longest`` buffers, or its indirect table more descriptors.
             VirtqueueError: the ring breaks a rule. ``next_avail`` has not moved; the queue must not be used further.
         """
         ring = self._ring
@@ -68,7 +71,7 @@ class SplitDeviceVirtqueue:
             raise VirtqueueError(f"available index is {waiting} ahead in a ring of {ring.size}")
         order_accesses()  # the entries are read after the index that publishes them
         head = ring.avail[2 + (self.next_avail & self._mask)]
-        chain = self._read_chain(head)
+        chain = self._read_chain(head, longest)
         self.next_avail = (self.next_avail + 1) & 0xFFFF
         if self._order is not None:
             self._order.take(head)
@@ -80,12 +83,12 @@ class SplitDeviceVirtqueue:
         if self._order is not None:
             self._order.untake(chain.head)
 
-    def _read_chain(self, head: int) -> Chain:
+    def _read_chain(self, head: int, longest: int) -> Chain:
         ring = self._ring
         readable: list[Buffer] = []
         writable: list[Buffer] = []
         index = head
-        for _ in range(ring.size):
+        for _ in range(min(ring.size, longest)):
             if index >= ring.size:
                 raise VirtqueueError(f"descriptor index {index} in a ring of {ring.size}")
             address, length, flags, index = ring.read_descriptor(index)
@@ -94,7 +97,7 @@ class SplitDeviceVirtqueue:
                 # an indirect table", and MUST handle direct descriptors followed by one indirect.
                 if flags & VIRTQ_DESC_F_NEXT:
                     raise VirtqueueError(f"descriptor chain {head} goes on after an indirect table")
-                self._read_indirect(address, length, readable, writable)
+                self._read_indirect(address, length, readable, writable, longest)
                 return Chain(head, readable, writable, (address, length))
             if flags & VIRTQ_DESC_F_WRITE:
                 writable.append((address, length))
@@ -102,10 +105,15 @@ class SplitDeviceVirtqueue:
                 add_readable(address, length, readable, writable)
             if not flags & VIRTQ_DESC_F_NEXT:
                 return Chain(head, readable, writable, None)
+        if longest < ring.size:
+            raise LongChain
         raise VirtqueueError(f"descriptor chain {head} is a loop or longer than its ring of {ring.size}")
 
-    def _read_indirect(self, address: int, length: int, readable: list[Buffer], writable: list[Buffer]) -> None:
-        data = read_indirect_table(self._read_guest, address, length, self._features, self._ring.size)
+    def _read_indirect(
+        self, address: int, length: int, readable: list[Buffer], writable: list[Buffer], longest: int
+    ) -> None:
+        room = longest - len(readable) - len(writable)
+        data = read_indirect_table(self._read_guest, address, length, self._features, self._ring.size, room)
         table = list(DESCRIPTOR.iter_unpack(data))
         count = len(table)
         index = 0

@@ -23,10 +23,13 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from protocol.errors import VirtqueueError
-from protocol.virtio_ring import DESCRIPTOR_SIZE
+from protocol.virtio_ring import DESCRIPTOR_SIZE, QUEUE_SIZE_MAX
 
 INDIRECT_MAX: Final = 1024
 """Longest indirect table that is taken for any queue size, in descriptors: QEMU's limit."""
+
+CHAIN_MAX: Final = 2 * QUEUE_SIZE_MAX
+"""Buffers of the longest chain: direct ones of the largest ring, then a table of as many (virtio 1.2, 2.7.5.3)."""
 
 ReadGuest = Callable[[int, int], bytes]
 """Reads ``length`` bytes at a guest address; raises :class:`VirtqueueError` where there is no such memory."""
@@ -57,6 +60,10 @@ class Chain(NamedTuple):
     def buffers(self) -> int:
         """How many buffers it has."""
         return len(self.readable) + len(self.writable)
+
+
+class LongChain(Exception):
+    """The next available chain has more buffers than the caller wants to read at once. The queue has not moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +102,12 @@ class DeviceVirtqueue(Protocol):
         If it was not, its driver has gone and the memory has another use by now: it must not be written.
         """
 
-    def pop(self) -> Chain | None:
+    def pop(self, longest: int = CHAIN_MAX) -> Chain | None:
         """Take the next available chain, or return None if the ring is empty.
 
         Raises:
+            LongChain: the chain has more than ``longest`` buffers, or its indirect table more descriptors. It may also
+                be a loop, which is found when the whole chain is taken.
             VirtqueueError: the ring breaks a rule. The queue has not moved; it must not be used further.
         """
 
@@ -155,11 +164,12 @@ def add_readable(address: int, length: int, readable: list[Buffer], writable: li
 
 
 def read_indirect_table(
-    read_guest: ReadGuest, address: int, length: int, features: RingFeatures, ring_size: int
+    read_guest: ReadGuest, address: int, length: int, features: RingFeatures, ring_size: int, room: int
 ) -> bytes:
     """Return one copy of a whole indirect table: the copy is both checked and used, so later writes have no effect.
 
     Raises:
+        LongChain: it has more than ``room`` descriptors.
         VirtqueueError: indirect tables were not negotiated, ``length`` (bytes) is invalid, or it is outside the memory.
     """
     if not features.indirect_desc:
@@ -170,4 +180,6 @@ def read_indirect_table(
         raise VirtqueueError(
             f"an indirect table of {length} bytes is not 1 to {longest} descriptors of {DESCRIPTOR_SIZE}"
         )
+    if count > room:
+        raise LongChain
     return read_guest(address, length)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from guest.virtqueue.virtqueue import QueueFullError, UsedBuffer
-from host.virtqueue.virtqueue import Buffer, Chain
+from host.virtqueue.virtqueue import Buffer, Chain, LongChain
 from scripts.check.model.ring_memory import AnyRingMemory, PackedRingMemory, RingMemory, halves
 
 SIZES = st.integers(1, 256)
@@ -78,9 +78,18 @@ class VirtqueueMachine(RuleBasedStateMachine):
         self.free_tables -= tables
         self.available.append((head, readable, writable))
 
-    @rule()
-    def pop(self) -> None:
-        chain = self.device.pop()
+    @rule(longest=st.integers(0, 12))
+    def pop(self, longest: int) -> None:
+        base = self.device.base
+        try:
+            chain = self.device.pop(longest)
+        except LongChain:
+            assert self.device.base == base
+            chain = self.device.pop()
+            assert chain is not None
+            assert chain.buffers > longest
+        else:
+            assert chain is None or chain.buffers <= longest
         if not self.available:
             assert chain is None
             return
@@ -199,7 +208,9 @@ def test_chain_may_be_as_long_as_the_largest_ring(memory_of: type[AnyRingMemory]
     driver, device = halves(memory)
     buffers = [(number << 12, 4096) for number in range(32768)]
     driver.add([], buffers)
-    chain = device.pop()
+    with pytest.raises(LongChain):
+        device.pop(32767)
+    chain = device.pop(32768)
     assert chain is not None
     assert chain.writable == buffers
 

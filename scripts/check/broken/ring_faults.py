@@ -204,11 +204,11 @@ def _() -> None:
     """A descriptor is used whatever its AVAIL bit says."""
 
     def make(original: Any) -> Any:
-        def pop(self: Any) -> Any:
+        def pop(self: Any, *rest: Any) -> Any:
             at = 8 * self._next_avail + 7
             if self._ring.words[4 * self._next_avail + 2]:
                 self._ring.halves[at] = self._ring.halves[at] & ~AVAIL_USED | self._avail_bits
-            return original(self)
+            return original(self, *rest)
 
         return pop
 
@@ -324,11 +324,11 @@ def _() -> None:
     """A table that is named by a descriptor with WRITE is refused."""
 
     def make(original: Any) -> Any:
-        def read_chain(self: Any, head: int) -> Any:
+        def read_chain(self: Any, head: int, *rest: Any) -> Any:
             flags = self._ring.read_descriptor(head)[2]
             if flags & 4 and flags & VIRTQ_DESC_F_WRITE:
                 raise VirtqueueError("WRITE on an indirect descriptor")
-            return original(self, head)
+            return original(self, head, *rest)
 
         return read_chain
 
@@ -340,11 +340,11 @@ def _() -> None:
     """An indirect descriptor is understood at the head of a chain only."""
 
     def make(original: Any) -> Any:
-        def read_chain(self: Any, head: int) -> Any:
+        def read_chain(self: Any, head: int, *rest: Any) -> Any:
             _, _, flags, following = self._ring.read_descriptor(head)
             if flags & 1 and following < self._ring.size and self._ring.read_descriptor(following)[2] & 4:
                 raise VirtqueueError("an indirect descriptor that is not the head")
-            return original(self, head)
+            return original(self, head, *rest)
 
         return read_chain
 
@@ -356,9 +356,9 @@ def _() -> None:
     """INDIRECT is not looked at where it was not negotiated: the table's bytes are discarded as a page."""
 
     def make(original: Any) -> Any:
-        def read_chain(self: Any, head: int) -> Any:
+        def read_chain(self: Any, head: int, *rest: Any) -> Any:
             if self._features.indirect_desc:
-                return original(self, head)
+                return original(self, head, *rest)
             address = self._ring.read_descriptor(head)[0]
             return Chain(head, [], [(address & ~0xFFF, 4096)], None)
 
@@ -372,8 +372,8 @@ def _() -> None:
     """Of an indirect table only the first entry is looked at."""
 
     def make(original: Any) -> Any:
-        def read_indirect(self: Any, address: int, length: int, readable: Any, writable: Any) -> None:
-            original(self, address, length, readable, writable)
+        def read_indirect(self: Any, address: int, length: int, readable: Any, writable: Any, *rest: Any) -> None:
+            original(self, address, length, readable, writable, *rest)
             del writable[1:]
 
         return read_indirect
