@@ -1,8 +1,7 @@
 """What is noted of one queue's chains: counters, events, and the chains that the balloon's controls have to see.
 
-What the event loop does about a chain, the worker and the guest wait for. So a worker that is alone does all that grows
-with the number of chains, and the loop takes in the result at once. With many workers it is the other way round: what
-is done about their chains is left to the event loop, and they wait until it has done it. That bounds them together.
+What the event loop does about a chain, every virtual machine waits for. So the worker does all that grows with the
+number of chains, and the loop takes in the result at once.
 """
 
 from collections.abc import Callable
@@ -21,7 +20,7 @@ class QueueRecord:
     the reports since the last time ``on_chain`` gets the last one only: the controls ask for nothing but its time.
     """
 
-    __slots__ = ("_events", "_later", "_metrics", "_noted", "_on_chain", "_vm_metrics")
+    __slots__ = ("_events", "_metrics", "_noted", "_on_chain", "_vm_metrics")
 
     def __init__(self, events: QueueEvents, metrics: VmMetrics, on_chain: Callable[[ServedChain], None]) -> None:
         self._events = events
@@ -29,27 +28,18 @@ class QueueRecord:
         self._on_chain = on_chain
         self._metrics = VmMetrics()
         self._noted: list[ServedChain] = []
-        self._later: list[ServedChain] = []
 
-    def chain_served(self, chain: ServedChain, *, at_once: bool) -> None:
-        """Take note of a chain that was served: do what there is to do about it now, or leave it for later."""
-        self._later.append(chain)
-        if at_once:
-            self._work_off()
-
-    def _work_off(self) -> None:
-        later, self._later = self._later, []
-        for chain in later:
-            self._metrics.count(chain)
-            if chain.queue is BalloonQueue.REPORTING:
-                self._noted[:] = (chain,)
-            else:
-                self._noted.append(chain)
-            self._events.chain_served(chain)
+    def chain_served(self, chain: ServedChain) -> None:
+        """Take note of a chain that was served."""
+        self._metrics.count(chain)
+        if chain.queue is BalloonQueue.REPORTING:
+            self._noted[:] = (chain,)
+        else:
+            self._noted.append(chain)
+        self._events.chain_served(chain)
 
     def pass_on(self) -> Callable[[], None]:
         """Begin anew, and return what has the event loop take in the chains so far."""
-        self._work_off()
         take_in = partial(self._take_in, self._events.pass_on(), self._metrics, self._noted)
         self._metrics, self._noted = VmMetrics(), []
         return take_in
@@ -61,15 +51,6 @@ class QueueRecord:
             self._on_chain(chain)
 
     def take_rest(self) -> None:
-        """On the event loop, which has the record: do what is left to do about the chains so far."""
+        """On the event loop, which has the record: take in the chains that were not passed on."""
         if self._noted:
             self.pass_on()()
-            return
-        if not self._later:
-            return
-        later, self._later = self._later, []
-        for chain in later:
-            self._vm_metrics.count(chain)
-            self._events.chain_served(chain)
-            self._on_chain(chain)
-        self._events.take(self._events.pass_on())

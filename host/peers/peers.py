@@ -10,7 +10,8 @@ what                    of one process              of all processes of a user
 sessions                :data:`SESSIONS_MAX`        by their descriptors
 descriptors             half of what is shared      three quarters of it
 helpers                 ``HELPERS_MAX``             ``USER_HELPERS_MAX``
-workers                 ``PROCESS_WORKERS_MAX``     ``USER_WORKERS_MAX``
+workers                 ``PROCESS_WORKERS``,        ``USER_WORKERS_MAX``
+                        blocked ones more
 chains of over 4096     1 in hand                   by the processes
 events                  by the user                 100 a second
 memory regions          by their descriptors, and 509 for each session

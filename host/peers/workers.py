@@ -2,10 +2,14 @@
 
 A worker is a thread that serves a queue, and a front-end can block it, for example by a lock of its memory's file. So
 a process and a user have a limited number at a time; work beyond that is queued, and delays only themselves.
+
+Workers that are not blocked share one interpreter, and each of them delays those of other processes. So a process has
+few at first, whatever the number of its queues, and more once all of these seem to be blocked.
 """
 
 import logging
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -15,8 +19,15 @@ from protocol.errors import BalloonError
 
 log = logging.getLogger(__name__)
 
+PROCESS_WORKERS: Final = 4
+"""Workers of one process, unless they are blocked."""
+
+PATIENCE: Final = 0.25
+"""Seconds without an action's end after which the workers of a process count as blocked, and it may have twice as many:
+much longer than a turn of a queue takes, also beside the worst driver."""
+
 PROCESS_WORKERS_MAX: Final = 64
-"""Most workers of one process, a quarter of all."""
+"""Most workers of one process with blocked ones, a quarter of all."""
 
 USER_WORKERS_MAX: Final = 192
 """Most workers of all processes of one user. The rest is for the other users."""
@@ -47,6 +58,9 @@ class Workers:
         self._of_user: Counter[int] = Counter()
         self._at_work = 0
         self._waiting: deque[tuple[PeerId, Callable[[], None]]] = deque()
+        self._most: dict[PeerId, int] = {}
+        self._at_an_end: set[PeerId] = set()
+        self._is_watched = False
         self._short = False
         try:
             executor.submit(int)
@@ -71,12 +85,58 @@ class Workers:
         with self._lock:
             if not self._may_have(peer):
                 self._waiting.append((peer, action))
+                self._watch_soon()
                 return
             self._count(peer, 1)
         self._start(peer, action)
 
     def _may_have(self, peer: PeerId) -> bool:
-        return self._of_process[peer] < PROCESS_WORKERS_MAX and self._of_user[peer.uid] < USER_WORKERS_MAX
+        most = self._most.get(peer, PROCESS_WORKERS)
+        return self._of_process[peer] < most and self._of_user[peer.uid] < USER_WORKERS_MAX
+
+    def _watch_soon(self) -> None:
+        # With the lock held.
+        if self._is_watched or self._short:
+            return
+        try:
+            threading.Thread(target=self._watch, daemon=True, name="blocked workers").start()
+        except (RuntimeError, MemoryError):
+            return  # at the limit of threads there would be no further worker either
+        self._is_watched = True
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(PATIENCE)
+            with self._lock:
+                if not self._waiting or self._short:
+                    self._is_watched = False
+                    return
+                self._look()
+                ready = self._take_ready()
+            for entry in ready:
+                self._start(*entry)
+
+    def _look(self) -> None:
+        # With the lock held.
+        for peer in {peer for peer, _ in self._waiting}:
+            most = self._most.get(peer, PROCESS_WORKERS)
+            if peer in self._at_an_end:
+                self._most[peer] = max(most // 2, PROCESS_WORKERS)
+            elif self._of_process[peer] >= most:
+                self._most[peer] = min(2 * most, PROCESS_WORKERS_MAX)
+        self._at_an_end.clear()
+
+    def _take_ready(self) -> list[tuple[PeerId, Callable[[], None]]]:
+        # With the lock held. What may begin is counted as begun.
+        waiting, self._waiting = self._waiting, deque()
+        ready = []
+        for entry in waiting:
+            if self._may_have(entry[0]):
+                self._count(entry[0], 1)
+                ready.append(entry)
+            else:
+                self._waiting.append(entry)
+        return ready
 
     def _count(self, peer: PeerId, change: int) -> None:
         self._at_work += change
@@ -84,6 +144,7 @@ class Workers:
         self._of_user[peer.uid] += change
         if not self._of_process[peer]:
             del self._of_process[peer]
+            self._most.pop(peer, None)
 
     def _start(self, peer: PeerId, action: Callable[[], None]) -> None:
         try:
@@ -100,6 +161,8 @@ class Workers:
         finally:
             with self._lock:
                 self._count(peer, -1)
+                if self._is_watched:
+                    self._at_an_end.add(peer)
                 following = next((entry for entry in self._waiting if self._may_have(entry[0])), None)
                 if following is not None:
                     self._waiting.remove(following)

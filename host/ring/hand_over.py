@@ -20,9 +20,8 @@ class HandOver:
     A loop that is late has at most one hand-over of the queue to take in, and the end of a turn. So neither its pipe
     nor the memory of chains that wait for it grows with the length of a turn.
 
-    ``is_alone`` says, on a worker, whether no other queue of the daemon has one. Then the worker itself does what there
-    is to do about a chain. Else that is left for the end of the turn, when the event loop has the record: its work is
-    what keeps many workers from taking the interpreter for themselves.
+    ``is_alone`` says, on a worker, whether no other queue of the daemon has one. Then the worker goes on after its turn
+    as long as the event loop keeps up.
 
     The worker alone writes ``_passed``, the event loop alone ``_taken``.
     """
@@ -43,7 +42,7 @@ class HandOver:
         """On a worker: take note of a chain, and pass on what was noted so far in ``turn`` if that is due and the event
         loop has taken in the last."""
         turn.chains += 1
-        self._record.chain_served(chain, at_once=self._is_alone())
+        self._record.chain_served(chain)
         if chain.finished - turn.handed_over > HAND_OVER_INTERVAL and self._passed == self._taken:
             turn.handed_over = chain.finished
             self._passed += 1

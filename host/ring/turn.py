@@ -34,14 +34,14 @@ class ServedChain:
 class ChainRecord(Protocol):
     """Takes note of a queue's chains. It is the worker's that has the ring, else the event loop's."""
 
-    def chain_served(self, chain: ServedChain, *, at_once: bool) -> None:
-        """Take note of a chain that was served: do what there is to do about it now, or leave it for later."""
+    def chain_served(self, chain: ServedChain) -> None:
+        """Take note of a chain that was served."""
 
     def pass_on(self) -> Callable[[], None]:
         """Begin anew, and return what has the event loop take in the chains so far when it is called there."""
 
     def take_rest(self) -> None:
-        """On the event loop, which has the record: do what is left to do about the chains so far."""
+        """On the event loop, which has the record: take in the chains that were not passed on."""
 
 
 @dataclass(slots=True)

@@ -54,16 +54,13 @@ def test_metrics_of_a_queue_are_added_to_those_of_the_machine() -> None:
     assert metrics.refused == {"empty": 3, "unaligned": 3}
 
 
-def take_at_once(record: QueueRecord) -> None:
+def pass_on(record: QueueRecord) -> None:
     record.pass_on()()
 
 
-@pytest.mark.parametrize("take", [take_at_once, QueueRecord.take_rest], ids=["in a turn", "after a turn"])
-@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "later"])
+@pytest.mark.parametrize("take", [pass_on, QueueRecord.take_rest], ids=["in a turn", "after a turn"])
 @pytest.mark.asyncio
-async def test_event_loop_takes_in_what_a_queues_worker_has_noted(
-    at_once: bool, take: Callable[[QueueRecord], None]
-) -> None:
+async def test_event_loop_takes_in_what_a_queues_worker_has_noted(take: Callable[[QueueRecord], None]) -> None:
     metrics = VmMetrics()
     seen: list[float] = []
     told: list[float] = []
@@ -71,13 +68,13 @@ async def test_event_loop_takes_in_what_a_queues_worker_has_noted(
     record = events.record(metrics, lambda chain: seen.append(chain.finished))
     for finished in (1.0, 2.0, 3.0):
         chain = ServedChain(BalloonQueue.REPORTING, Outcome(), finished, 0.1, 4096)
-        record.chain_served(chain, at_once=at_once and finished < 3.0)
+        record.chain_served(chain)
     assert (metrics.reports, seen, told) == (0, [], [])
     take(record)
     assert (metrics.reports, metrics.discarded_bytes, seen[-1], told) == (3, 3 * 4096, 3.0, [1.0, 2.0, 3.0])
     seen.clear()
     for finished in (4.0, 5.0):
-        record.chain_served(ServedChain(BalloonQueue.INFLATE, Outcome(pages=1), finished, 0.1), at_once=at_once)
+        record.chain_served(ServedChain(BalloonQueue.INFLATE, Outcome(pages=1), finished, 0.1))
     take(record)
     take(record)
     assert (metrics.inflated_pages, seen, told[3:]) == (2, [4.0, 5.0], [4.0, 5.0])

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from host.peers.workers import PROCESS_WORKERS_MAX, USER_WORKERS_MAX, PeerId, Workers
+from host.peers import workers as workers_module
+from host.peers.workers import PROCESS_WORKERS, PROCESS_WORKERS_MAX, USER_WORKERS_MAX, PeerId, Workers
 from protocol.errors import BalloonError
+from scripts.check.machine.deadline import becomes_true
+from tests.harness.processes import DEADLINE
 
 ALL = 256
 
@@ -85,9 +88,63 @@ def test_daemon_without_a_single_worker_does_not_start() -> None:
 def test_workers_are_counted_from_submission_to_end(pool: ThreadPoolExecutor) -> None:
     workers, let_go = Workers(pool), threading.Event()
     assert workers.at_work == 0
-    held = hold(workers, PeerId(1000, 1), PROCESS_WORKERS_MAX + 1, let_go)
-    assert workers.at_work == PROCESS_WORKERS_MAX  # the one in line is not at work
+    held = hold(workers, PeerId(1000, 1), PROCESS_WORKERS + 1, let_go)
+    assert workers.at_work == PROCESS_WORKERS  # the one in line is not at work
     let_go.set()
     assert all(future.result(10) for future in held)
     pool.shutdown()
     assert workers.at_work == 0
+
+
+def test_process_whose_workers_are_blocked_has_more_of_them(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "PATIENCE", 0.01)
+    workers, let_go = Workers(pool), threading.Event()
+    held = hold(workers, PeerId(1000, 1), PROCESS_WORKERS_MAX + 1, let_go)
+    try:
+        assert becomes_true(lambda: workers.at_work == PROCESS_WORKERS_MAX, DEADLINE)
+    finally:
+        let_go.set()
+    assert all(future.result(10) for future in held)
+
+
+def test_process_whose_actions_end_has_few_workers(pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its number of queues: each worker delays those of other processes."""
+    monkeypatch.setattr(workers_module, "PATIENCE", 10 * DEADLINE)
+    workers = Workers(pool)
+    share = workers.share(PeerId(1000, 1))
+    most = 0
+
+    def action() -> None:
+        nonlocal most
+        most = max(most, workers.at_work)
+
+    done = [share.submit(action) for _ in range(5000)]
+    assert all(future.result(DEADLINE) is None for future in done)
+    assert 1 <= most <= PROCESS_WORKERS
+
+
+def test_process_has_few_workers_again_once_they_are_blocked_no_more(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "PATIENCE", 0.01)
+    workers, let_go, turns, enough = Workers(pool), threading.Event(), threading.Semaphore(0), threading.Event()
+    peer = PeerId(1000, 1)
+    held = hold(workers, peer, PROCESS_WORKERS_MAX, let_go)
+    assert becomes_true(lambda: workers.at_work == PROCESS_WORKERS_MAX, DEADLINE)
+
+    def go_on() -> None:  # as a queue does that always has chains
+        turns.release()
+        if not enough.is_set():
+            workers.submit(peer, go_on)
+
+    for _ in range(PROCESS_WORKERS_MAX):
+        workers.submit(peer, go_on)
+    let_go.set()
+    try:
+        assert becomes_true(lambda: workers.at_work <= PROCESS_WORKERS, DEADLINE)
+    finally:
+        enough.set()
+    assert turns.acquire(timeout=DEADLINE)
+    assert all(future.result(10) for future in held)

@@ -57,12 +57,10 @@ class Record:
 
     def __init__(self) -> None:
         self.batches: list[list[ServedChain]] = []
-        self.at_once = 0
         self._chains: list[ServedChain] = []
 
-    def chain_served(self, chain: ServedChain, *, at_once: bool) -> None:
+    def chain_served(self, chain: ServedChain) -> None:
         self._chains.append(chain)
-        self.at_once += at_once
 
     def pass_on(self) -> Callable[[], None]:
         chains, self._chains = self._chains, []
@@ -196,7 +194,7 @@ async def test_worker_gives_way_after_its_share(bench: Bench) -> None:
     service = bench.start()
     bench.executor.run_one()
     await settle()
-    assert (bench.served, bench.record.at_once) == (CHAINS_PER_TURN, 0)
+    assert bench.served == CHAINS_PER_TURN
     assert len(bench.executor.waiting) == 1  # at the end of the line
     bench.executor.run_one()
     await settle()
@@ -212,7 +210,7 @@ async def test_worker_that_is_alone_goes_on_until_the_loop_wants_something(bench
     service = bench.start()
     bench.executor.run_one()
     await settle()
-    assert bench.served == bench.record.at_once == 3 * CHAINS_PER_TURN
+    assert bench.served == 3 * CHAINS_PER_TURN
     assert not bench.executor.waiting
     for _ in range(2 * CHAINS_PER_TURN):
         bench.report()
