@@ -283,7 +283,7 @@ def _() -> None:
     replaced(virtio_balloon, "_read_pfns", make)
 
 
-@fault("inflate-by-buffer", caught_by=("inflate-over-two-buffers",))
+@fault("inflate-by-buffer", caught_by=("inflate-over-two-buffers/split", "inflate-over-two-buffers/packed"))
 def _() -> None:
     """Numbers are read from each buffer of a chain on its own."""
 
