@@ -24,7 +24,18 @@ from scripts.check.run import run_cases
 from scripts.check.verdict import Result, TargetError, Verdict
 from scripts.child_processes import module_environment, python_module
 
-FEATURES: Final = "packed=on,free-page-hint=on,page-poison=on,must-tell-host=on"
+FEATURES: Final = ",".join(
+    f"{name}=on"
+    for name in (
+        "packed",
+        "in-order",
+        "free-page-hint",
+        "page-poison",
+        "must-tell-host",
+        "draft-init-reported",
+        "draft-init-on-inflate",
+    )
+)
 """Every feature that a case may need."""
 
 START_SECONDS: Final = 10.0

@@ -385,3 +385,47 @@ def _() -> None:
 def _() -> None:
     """A ring that is broken is given up without DEVICE_NEEDS_RESET."""
     replaced(ring_control, "need_reset", lambda original: lambda session: ())
+
+
+@fault("in-order-swapped", caught_by=("in-order/split", "in-order/packed"))
+def _() -> None:
+    """With IN_ORDER a buffer is given back after the next one, where there is one."""
+
+    def is_more(self: Any) -> bool:
+        ring = self._ring
+        if isinstance(self, Split):
+            return bool(ring.avail[1] != self.next_avail)
+        return bool(ring.halves[8 * self._next_avail + 7] & AVAIL_USED == self._avail_bits)
+
+    for virtqueue in (Split, Packed):
+
+        def make(original: Any) -> Any:
+            held: dict[Any, tuple[int, int]] = {}
+
+            def write_used(self: Any, head: int, length: int) -> None:
+                if self not in held and self._order is not None and is_more(self):
+                    held[self] = head, length
+                    return
+                original(self, head, length)
+                if self in held:
+                    original(self, *held.pop(self))
+
+            return write_used
+
+        replaced(virtqueue, "_write_used", make)
+
+
+@fault("packed-list-backwards", caught_by=("inflate-over-two-buffers/packed",))
+def _() -> None:
+    """The descriptors of a list are taken in the other order, the last first."""
+
+    def make(original: Any) -> Any:
+        def pop(self: Any) -> Any:
+            chain = original(self)
+            if chain is not None:
+                chain.readable.reverse()
+            return chain
+
+        return pop
+
+    replaced(Packed, "pop", make)

@@ -4,6 +4,7 @@ from scripts.check.device.cases import (
     chains,
     configuration,
     hinting,
+    in_order,
     inflating,
     life_cycle,
     notifications,
@@ -29,6 +30,7 @@ MODULES = (
     chains,
     split_chains,
     packed_chains,
+    in_order,
     life_cycle,
     sessions,
 )

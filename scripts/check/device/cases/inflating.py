@@ -173,7 +173,7 @@ def inflate_framing(trial: Trial) -> None:
     if lost != set(given):
         raise Found(
             f"four numbers in buffers of 6 and 10 bytes took {as_ranges(lost) or 'nothing'}: the device counts numbers "
-            "by buffer",
+            "by buffer, or takes the buffers in another order",
             clause,
         )
 
