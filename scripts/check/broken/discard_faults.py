@@ -93,7 +93,10 @@ def _() -> None:
     _hole(lambda fd, offset, length: (offset + 0x10000, length))
 
 
-@fault("discards-nothing", caught_by=("report-exact/split", "inflate-exact/split"))
+@fault(
+    "discards-nothing",
+    caught_by=("report-exact/split", "inflate-exact/split", "draft-report/split", "draft-inflate/split"),
+)
 def _() -> None:
     """Reports are acknowledged, and nothing is discarded."""
     replaced(ring_service, "punch_hole", lambda original: lambda fd, offset, length: 0)

@@ -31,6 +31,12 @@ FINDINGS: Final[tuple[Clause, ...]] = (
         ("F-features", DRIVER, _U, "Which offered features the driver leaves out."),
         ("F-report-time", DEVICE, _U, "How long a large report takes, for which its pages are missing to the guest."),
         ("F-report-pace", DRIVER, _U, "How many ranges a report has, of what size, and how often reports come."),
+        (
+            "F-draft",
+            DEVICE,
+            _U,
+            "Of bits 6 and 7, a draft's: the pages that the device says to hold zeros hold them.",
+        ),
         ("F-config-write", DEVICE, _U, "What becomes of a driver's write to a field that is the device's."),
         ("F-config-size", DEVICE, _U, "How many bytes the configuration space has."),
         ("F-config-flags", DEVICE, _U, "What the flags of SET_CONFIG mean to the back-end."),

@@ -3,6 +3,7 @@
 from scripts.check.device.cases import (
     chains,
     configuration,
+    drafts,
     hinting,
     in_order,
     inflating,
@@ -33,6 +34,7 @@ MODULES = (
     in_order,
     life_cycle,
     sessions,
+    drafts,
 )
 """The modules of cases, each of which has added its own to the suite."""
 
