@@ -328,3 +328,24 @@ def _() -> None:
 def _() -> None:
     """Hinted pages are discarded after STOP."""
     replaced(FreePageHinting, "accepts", lambda original: lambda self: self.driver_id is None)
+
+
+@fault("hints-of-another-round", caught_by=("hint-round/split", "hint-round/packed"))
+def _() -> None:
+    """In a round hinted pages are discarded under any command id."""
+    replaced(FreePageHinting, "accepts", lambda original: lambda self: self.is_open and self.driver_id is not None)
+
+
+@fault("hint-id-reused", caught_by=("hint-round-unanswered",))
+def _() -> None:
+    """Every round of hints has the command id 2."""
+
+    def make(original: Any) -> Any:
+        def start(self: Any) -> int:
+            original(self)
+            self.command_id = self.last_id = 2
+            return 2
+
+        return start
+
+    replaced(FreePageHinting, "start", make)

@@ -16,6 +16,7 @@ from scripts.check.device.cases import (
     sessions,
     split_chains,
     statistics_queue,
+    targets,
 )
 from scripts.check.device.trial import SUITE
 
@@ -26,6 +27,7 @@ MODULES = (
     hinting,
     poisoning,
     configuration,
+    targets,
     notifications,
     ranges,
     chains,

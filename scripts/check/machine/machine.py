@@ -7,6 +7,7 @@ What differs between targets is how a device is reached: by vhost-user messages,
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Final, Self
 
@@ -177,6 +178,10 @@ class Machine(ABC):
         """Reset the device. Its queues are not touched any more."""
 
     @abstractmethod
+    def begin_again(self) -> None:
+        """Reset the device and bring it up once more with the same features, as the machine's next driver does."""
+
+    @abstractmethod
     def needs_reset(self) -> bool:
         """Return whether the device says that it needs a reset."""
 
@@ -226,6 +231,22 @@ class Device(ABC):
             NotExercised: the target gives no way to it.
         """
         skip("the target gives no way to ask for a balloon of another size (see --qmp)")
+
+    def pause(self, machine: Machine) -> None:
+        """Stop the machine as its monitor does: its processors and its queues, until :meth:`go_on`."""
+        skip("the target gives no way to stop its machine")
+
+    def go_on(self, machine: Machine) -> None:
+        """Have a paused machine go on where it was."""
+        skip("the target gives no way to stop its machine")
+
+    def hint_round(self, machine: Machine) -> AbstractContextManager[None]:
+        """Have the device ask for hints as long as the context is open, which the driver's STOP may end before.
+
+        Raises:
+            NotExercised: the target gives no way to it.
+        """
+        return skip("the target gives no way to begin a round of hints (see --qmp)")
 
 
 def accepted(offered: int, wanted: int, *, packed: bool) -> int:

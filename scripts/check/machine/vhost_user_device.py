@@ -3,12 +3,13 @@
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from guest.vhost_user.frontend import WANTED_PROTOCOL_FEATURES, Frontend, QueueSetup
-from host.qmp.qmp_client import QmpClient
+from host.qmp.qmp_client import CommandError, QmpClient
 from protocol.errors import VhostUserError
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
 from protocol.ring_formats import RingLayout
@@ -58,6 +59,7 @@ class VhostUserMachine(Machine):
             mmap_offset=0,
         )
         self._descriptors: list[int] = []
+        self._bases: dict[int, int] = {}
         kinds = queue_numbers(dialect, negotiated=features, offered=offered)
         self._kick_of: dict[int, int] = {}
         self._call_of: dict[int, int] = {}
@@ -108,6 +110,23 @@ class VhostUserMachine(Machine):
     def stop(self, index: int) -> int:
         """Stop a queue and return its base."""
         return self.connection.perform(self.frontend.stop_queue(index))
+
+    def pause(self) -> None:
+        """Stop all queues."""
+        self._bases = {index: self.stop(index) for index in self.queues}
+
+    def go_on(self) -> None:
+        """Start all queues where :meth:`pause` stopped them."""
+        for index, base in self._bases.items():
+            self.start(index, base)
+
+    def begin_again(self) -> None:
+        """Reset the device and bring it up once more on this connection."""
+        self.reset()
+        for queue in self.queues.values():
+            queue.renew()
+        self.connection.perform(self.frontend.accept(self.features))
+        self.run()
 
     def run(self) -> None:
         """Send the memory, start all queues, and say DRIVER_OK."""
@@ -240,3 +259,31 @@ class VhostUserDevice(Device):
             return
         with QmpClient(self._qmp) as client:
             client.command("balloon", value=machine.memory.size - pages * PAGE_SIZE)
+
+    def pause(self, machine: Machine) -> None:
+        """Stop the machine's queues, as QEMU does before it stops."""
+        assert isinstance(machine, VhostUserMachine)
+        machine.pause()
+
+    def go_on(self, machine: Machine) -> None:
+        """Start the machine's queues where they were stopped."""
+        assert isinstance(machine, VhostUserMachine)
+        machine.go_on()
+
+    @contextlib.contextmanager
+    def hint_round(self, machine: Machine) -> Iterator[None]:
+        """Have the device ask for hints by this daemon's command ``reclaim``, which ends with the round."""
+        if self._qmp is None:
+            skip("the target gives no way to begin a round of hints (see --qmp)")
+        with QmpClient(self._qmp) as client, ThreadPoolExecutor(1) as pool:
+            try:
+                known = {one["name"] for one in client.command("query-commands")}
+            except CommandError:
+                known = set()
+            if "reclaim" not in known:
+                skip("the control socket has no command that begins a round of hints")
+            running = pool.submit(client.command, "reclaim", method="hint")
+            try:
+                yield
+            finally:
+                running.result()

@@ -2,13 +2,16 @@
 
 import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from host.qmp.qmp_client import CommandError
 from protocol.memory import PAGE_SIZE
 from protocol.ring_formats import RingLayout
 from protocol.virtio import DEVICE_ID_BALLOON, DeviceStatus
 from protocol.virtio_balloon import QueueDialect, queue_numbers
+from scripts.check.machine.deadline import becomes_true
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import QUEUE_SIZE, WANTED, Device, Machine, accepted
 from scripts.check.machine.memory_file import MEMORY_BYTES, RINGS_AT, MemoryFile
@@ -28,6 +31,10 @@ SLOTS: Final = 24
 """The places of virtio-mmio devices of a microvm. A device takes the last that is free."""
 
 PROPERTIES: Final = "free-page-reporting=on,free-page-hint=on,iothread=hints,deflate-on-oom=on,packed=on,page-poison=on"
+
+
+MIGRATION_BYTES_PER_SECOND: Final = 1 << 16
+"""So slow that a migration does not end by itself."""
 
 
 class QtestMachine(Machine):
@@ -64,6 +71,15 @@ class QtestMachine(Machine):
         for index, queue in self.queues.items():
             first, second, third = (queue.place + at for at in queue.layout.offsets)
             self.device.set_up_queue(index, queue.layout.size, (first, second, third))
+
+    def begin_again(self) -> None:
+        """Reset the device and bring it up once more."""
+        self.reset()
+        for queue in self.queues.values():
+            queue.renew()
+        negotiate(self.device, self.features)
+        self.set_up()
+        self.run()
 
     def run(self) -> None:
         """Set DRIVER_OK."""
@@ -117,6 +133,21 @@ class QtestMachine(Machine):
         self.memory.discard(RINGS_AT, self.memory.size - RINGS_AT)
 
 
+def negotiate(device: VirtioMmio, features: int) -> None:
+    """Reset the device and accept ``features``.
+
+    Raises:
+        Failed: it refuses them.
+    """
+    device.write(Register.STATUS, 0)
+    status = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
+    device.write(Register.STATUS, status)
+    device.accept(features)
+    device.write(Register.STATUS, status | DeviceStatus.FEATURES_OK)
+    if not device.read(Register.STATUS) & DeviceStatus.FEATURES_OK:
+        raise Failed(f"the device refuses the features {features:#x}, all of which it offers", "G-8")
+
+
 class QtestDevice(Device):
     """The balloon of a QEMU that is started for it, and again after it ended in a case.
 
@@ -161,13 +192,7 @@ class QtestDevice(Device):
         if self._process is None or self._process.has_ended():
             self._registers = self._start()
         device = self._registers
-        device.write(Register.STATUS, 0)
-        status = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
-        device.write(Register.STATUS, status)
-        device.accept(features)
-        device.write(Register.STATUS, status | DeviceStatus.FEATURES_OK)
-        if not device.read(Register.STATUS) & DeviceStatus.FEATURES_OK:
-            raise Failed(f"the device refuses the features {features:#x}, all of which it offers", "G-8")
+        negotiate(device, features)
         layouts = {}
         for index in sorted(queue_numbers(dialect, negotiated=features, offered=self.offered)):
             most = device.queue_size_max(index)
@@ -182,9 +207,35 @@ class QtestDevice(Device):
 
     def resize(self, machine: Machine, pages: int) -> None:
         """Ask for a balloon of ``pages`` by QMP."""
+        self._monitor("balloon", value=self._memory.size - pages * PAGE_SIZE)
+
+    def pause(self, machine: Machine) -> None:
+        """Stop QEMU's machine."""
+        self._monitor("stop")
+
+    def go_on(self, machine: Machine) -> None:
+        """Have QEMU's machine go on."""
+        self._monitor("cont")
+
+    @contextlib.contextmanager
+    def hint_round(self, machine: Machine) -> Iterator[None]:
+        """Have QEMU ask for hints, which it does while it migrates; that is given up when the context is left."""
+        try:
+            self._monitor("migrate-set-parameters", **{"max-bandwidth": MIGRATION_BYTES_PER_SECOND})
+            self._monitor("migrate", uri="exec:cat > /dev/null")
+        except CommandError as error:
+            skip(f"QEMU does not migrate: {error.description}")
+        try:
+            yield
+        finally:
+            self._monitor("migrate_cancel")
+            if not becomes_true(lambda: self._monitor("query-migrate")["status"] == "cancelled"):
+                raise TargetError("QEMU does not give its migration up")
+
+    def _monitor(self, name: str, **arguments: object) -> Any:
         if self._process is None:
             skip("QEMU has ended")
-        self._process.set_balloon(self._memory.size - pages * PAGE_SIZE)
+        return self._process.monitor(name, **arguments)
 
     def close(self) -> None:
         """End QEMU and remove its memory."""
