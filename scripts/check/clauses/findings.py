@@ -25,6 +25,7 @@ FINDINGS: Final[tuple[Clause, ...]] = (
         ("F-inflate-twice", DEVICE, _U, "What becomes of a page that is inflated twice."),
         ("F-indirect", DEVICE, _U, "How long an indirect table may be."),
         ("F-queue-numbers", BOTH, _U, "Which number a queue has where another does not exist."),
+        ("F-uninvited", DEVICE, _U, "What becomes of a queue whose feature was not accepted."),
         ("F-statistics-tags", BOTH, _U, "What the statistics from tag 10 on mean."),
         ("F-statistics-storm", DEVICE, _U, "How often the device asks for statistics."),
         ("F-actual", DEVICE, _U, "Whether a new driver finds what the last one wrote into actual."),

@@ -213,10 +213,12 @@ class Device(ABC):
         size: int = QUEUE_SIZE,
         dialect: QueueDialect = QueueDialect.NEGOTIATED,
         run: bool = True,
+        uninvited: int = 0,
     ) -> Machine:
         """Bring the device up with the features that are offered of ``wanted``, each ring of ``size`` entries.
 
-        Without ``run`` the last step, which has the device serve its queues, is left to :meth:`Machine.run`.
+        Without ``run`` the last step, which has the device serve its queues, is left to :meth:`Machine.run`. The queues
+        of ``uninvited`` features are set up too, as if they had been accepted.
 
         Raises:
             NotExercised: the device does not offer packed rings, and they are asked for.

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -15,9 +15,9 @@ from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
 from protocol.ring_formats import RingLayout
 from protocol.vhost_user import BackendRequest, FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Channel, Message, MessageReader
-from protocol.vhost_user_payloads import DeviceConfig
+from protocol.vhost_user_payloads import DeviceConfig, Payload
 from protocol.virtio import DeviceStatus, feature_mask
-from protocol.virtio_balloon import QueueDialect, queue_numbers
+from protocol.virtio_balloon import BalloonQueue, QueueDialect, queue_numbers
 from scripts.check.machine.connection import FrontendConnection, HungUpError, Observer
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import QUEUE_SIZE, WANTED, Device, Machine, accepted
@@ -46,10 +46,10 @@ class VhostUserMachine(Machine):
         frontend: Frontend,
         features: int,
         layouts: dict[int, RingLayout],
-        dialect: QueueDialect,
-        offered: int,
+        kinds: Mapping[int, BalloonQueue],
+        memory: MemoryFile,
     ) -> None:
-        super().__init__(MemoryFile(), GUEST_BASE, features)
+        super().__init__(memory, GUEST_BASE, features)
         self.connection = connection
         self.frontend = frontend
         self.region = MemoryRegion(
@@ -60,7 +60,6 @@ class VhostUserMachine(Machine):
         )
         self._descriptors: list[int] = []
         self._bases: dict[int, int] = {}
-        kinds = queue_numbers(dialect, negotiated=features, offered=offered)
         self._kick_of: dict[int, int] = {}
         self._call_of: dict[int, int] = {}
         for index, layout in layouts.items():
@@ -75,11 +74,30 @@ class VhostUserMachine(Machine):
                 send_kick=_writer(self._kick_of[index]),
                 take_interrupt=_taker(self._call_of[index]),
             )
+        self._open_channel()
+
+    def _open_channel(self) -> None:
         self._channel, theirs = socket.socketpair()
         self._channel.setblocking(False)
         self._requests = MessageReader(Channel.BACKEND_REQUESTS)
         with theirs:
-            connection.perform(frontend.set_backend_channel(theirs.fileno()))
+            self.connection.perform(self.frontend.set_backend_channel(theirs.fileno()))
+
+    def disconnect(self) -> None:
+        """End the session without a word; memory and rings stay."""
+        self.connection.close()
+        self._channel.close()
+
+    def go_on_with(self, connection: FrontendConnection, frontend: Frontend) -> None:
+        """Continue in a session that was negotiated, each ring at the place of its oldest buffer that did not come
+        back: with a device that uses buffers in order, that is all which a front-end knows after its back-end has gone.
+        """
+        self.connection, self.frontend = connection, frontend
+        self._open_channel()
+        self.set_memory()
+        for index, queue in self.queues.items():
+            self.start(index, queue.driver.oldest)
+        self.connection.perform(self.frontend.driver_ok())
 
     def _eventfd(self) -> int:
         fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -89,6 +107,14 @@ class VhostUserMachine(Machine):
     def set_memory(self) -> None:
         """Send the memory table."""
         self.connection.perform(self.frontend.set_memory((self.region,), (self.memory.fd,)))
+
+    def send(self, request: FrontendRequest, payload: Payload, fds: Sequence[int] = ()) -> bool:
+        """Send a message that has no reply of its own; return False if the back-end says that it refused it."""
+        if self.frontend.has(ProtocolFeature.REPLY_ACK):
+            return self.connection.ask(request, payload, fds) == 0
+        self.connection.request(request, payload, fds)
+        self.barrier()
+        return True
 
     def setup(self, index: int) -> QueueSetup:
         """Return how a queue is announced."""
@@ -235,22 +261,35 @@ class VhostUserDevice(Device):
         size: int = QUEUE_SIZE,
         dialect: QueueDialect = QueueDialect.NEGOTIATED,
         run: bool = True,
+        uninvited: int = 0,
+        memory: MemoryFile | None = None,
     ) -> VhostUserMachine:
-        """Bring the device up: see :meth:`Device.machine`."""
+        """Bring the device up: see :meth:`Device.machine`. It has ``memory``, which is closed with the machine."""
         features = accepted(self.offered, wanted, packed=packed)
-        numbers = queue_numbers(dialect, negotiated=features, offered=self.offered)
-        connection = self.connect()
+        kinds = queue_numbers(dialect, negotiated=features | uninvited & self.offered, offered=self.offered)
         with contextlib.ExitStack() as unwind:
+            connection, frontend = self._session(features)
             unwind.callback(connection.close)
-            frontend = Frontend(_PROTOCOL_FEATURES)
-            connection.perform(frontend.offer())
-            connection.perform(frontend.accept(features))
-            layouts = {index: RingLayout(size, packed) for index in sorted(numbers)}
-            machine = VhostUserMachine(connection, frontend, features, layouts, dialect, self.offered)
+            layouts = {index: RingLayout(size, packed) for index in sorted(kinds)}
+            machine = VhostUserMachine(connection, frontend, features, layouts, kinds, memory or MemoryFile())
             unwind.pop_all()
         if run:
             machine.run()
         return machine
+
+    def _session(self, features: int) -> tuple[FrontendConnection, Frontend]:
+        # A new connection on which features were accepted.
+        connection, frontend = self.connect(), Frontend(_PROTOCOL_FEATURES)
+        with contextlib.ExitStack() as unwind:
+            unwind.callback(connection.close)
+            connection.perform(frontend.offer())
+            connection.perform(frontend.accept(features))
+            unwind.pop_all()
+        return connection, frontend
+
+    def reconnect(self, machine: VhostUserMachine) -> None:
+        """Give a machine that was disconnected a new session: see :meth:`VhostUserMachine.go_on_with`."""
+        machine.go_on_with(*self._session(machine.features))
 
     def resize(self, machine: Machine, pages: int) -> None:
         """Ask for a balloon of ``pages`` by the QMP command ``balloon``, whose value is what the machine keeps."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ from host.qmp.qmp_client import CommandError
 from protocol.memory import PAGE_SIZE
 from protocol.ring_formats import RingLayout
 from protocol.virtio import DEVICE_ID_BALLOON, DeviceStatus
-from protocol.virtio_balloon import QueueDialect, queue_numbers
+from protocol.virtio_balloon import BalloonQueue, QueueDialect, queue_numbers
 from scripts.check.machine.deadline import becomes_true
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import QUEUE_SIZE, WANTED, Device, Machine, accepted
@@ -46,14 +46,12 @@ class QtestMachine(Machine):
         device: VirtioMmio,
         features: int,
         layouts: dict[int, RingLayout],
-        dialect: QueueDialect,
-        offered: int,
+        kinds: Mapping[int, BalloonQueue],
     ) -> None:
         super().__init__(memory, 0, features)
         self.device = device
         self._used = False
         self._config = False
-        kinds = queue_numbers(dialect, negotiated=features, offered=offered)
         for index, layout in layouts.items():
             self.queues[index] = DriverQueue(
                 memory,
@@ -186,6 +184,7 @@ class QtestDevice(Device):
         size: int = QUEUE_SIZE,
         dialect: QueueDialect = QueueDialect.OFFERED,
         run: bool = True,
+        uninvited: int = 0,
     ) -> QtestMachine:
         """Bring the device up: see :meth:`Device.machine`. A queue is as long as asked for, or as it can be."""
         features = accepted(self.offered, wanted, packed=packed)
@@ -194,12 +193,13 @@ class QtestDevice(Device):
         device = self._registers
         negotiate(device, features)
         layouts = {}
-        for index in sorted(queue_numbers(dialect, negotiated=features, offered=self.offered)):
+        kinds = queue_numbers(dialect, negotiated=features | uninvited & self.offered, offered=self.offered)
+        for index in sorted(kinds):
             most = device.queue_size_max(index)
             if most == 0:
                 raise Failed(f"the device has no queue {index}")
             layouts[index] = RingLayout(min(size, most), packed)
-        machine = QtestMachine(self._memory, device, features, layouts, dialect, self.offered)
+        machine = QtestMachine(self._memory, device, features, layouts, kinds)
         machine.set_up()
         if run:
             machine.run()
