@@ -165,9 +165,9 @@ def unanswered(trial: Trial) -> None:
     for _ in range(2):
         with trial.device.hint_round(machine):
             ids.append(_id_of_round(machine))
-            if len(ids) == 2:
-                machine.queue(BalloonQueue.FREE_PAGE).offer_data(struct.pack("<I", ids[-1]))
-                machine.queue(BalloonQueue.FREE_PAGE).offer_data(struct.pack("<I", STOP))
+            for command in (ids[-1], STOP) if len(ids) == 2 else ():
+                machine.queue(BalloonQueue.FREE_PAGE).offer_data(struct.pack("<I", command))
+                machine.queue(BalloonQueue.FREE_PAGE).collect()
         _check_ended(machine)
     require(
         ids[0] != ids[1],
