@@ -132,6 +132,21 @@ class QemuProcess:
         self._directory.cleanup()
 
 
+def properties_of(qemu: str) -> str:
+    """Return what QEMU says of the properties of its balloon, "" if it cannot be asked."""
+    try:
+        said = subprocess.run(
+            [qemu, "-M", "microvm", "-device", "virtio-balloon-device,help"],
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return said.stdout
+
+
 def _arguments(place: Path, memory: Path, memory_bytes: int, properties: str) -> list[str]:
     # Without a processor no firmware runs, which would use memory of its own. Packages may lack that accelerator: then
     # QEMU takes the next.

@@ -15,7 +15,7 @@ from scripts.check.machine.deadline import becomes_true
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import QUEUE_SIZE, WANTED, Device, Machine, accepted
 from scripts.check.machine.memory_file import MEMORY_BYTES, RINGS_AT, MemoryFile
-from scripts.check.qtest.qemu_process import QemuProcess
+from scripts.check.qtest.qemu_process import QemuProcess, properties_of
 from scripts.check.qtest.virtio_mmio import (
     INTERRUPT_CONFIG,
     INTERRUPT_USED,
@@ -31,6 +31,9 @@ SLOTS: Final = 24
 """The places of virtio-mmio devices of a microvm. A device takes the last that is free."""
 
 PROPERTIES: Final = "free-page-reporting=on,free-page-hint=on,iothread=hints,deflate-on-oom=on,packed=on,page-poison=on"
+
+NEWER_PROPERTIES: Final = ("in_order",)
+"""Properties that are set where QEMU has them."""
 
 
 MIGRATION_BYTES_PER_SECOND: Final = 1 << 16
@@ -159,6 +162,8 @@ class QtestDevice(Device):
         self._path = Path(self._directory.name) / "memory"
         self._memory = MemoryFile(MEMORY_BYTES, self._path)
         self._process: QemuProcess | None = None
+        known = properties_of(qemu)
+        self._properties = ",".join([PROPERTIES, *(f"{name}=on" for name in NEWER_PROPERTIES if f"{name}=" in known)])
         try:
             self._registers = self._start()
             self.offered = self._registers.offered()
@@ -168,7 +173,7 @@ class QtestDevice(Device):
         self.name = f"the balloon of {qemu}"
 
     def _start(self) -> VirtioMmio:
-        self._process = QemuProcess(self._qemu, self._path, self._memory.size, PROPERTIES)
+        self._process = QemuProcess(self._qemu, self._path, self._memory.size, self._properties)
         bus = Bus(self._process.read, self._process.write)
         for slot in reversed(range(SLOTS)):
             device = VirtioMmio(bus, SLOTS_AT + slot * SLOT_BYTES)
