@@ -7,7 +7,7 @@ from typing import Any
 from host.balloon import virtio_balloon
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.ring.ring_service import RingService
-from host.vhost_user import config_change, device_requests, feature_requests, ring_control, ring_requests
+from host.vhost_user import device_requests, feature_requests, ring_control, ring_requests
 from host.virtqueue.split_virtqueue import SplitDeviceVirtqueue as Split
 from protocol.balloon_config import BalloonConfig
 from protocol.errors import VhostUserError, VirtqueueError
@@ -253,69 +253,3 @@ def _() -> None:
         return init
 
     replaced(Split, "__init__", make)
-
-
-@fault("target-not-told", caught_by=("config-resize-tells", "target-while-paused/split"))
-def _() -> None:
-    """num_pages changes, and the driver is not told."""
-    for module in (config_change, device_requests, ring_requests):
-        if hasattr(module, "notify_config_change"):
-            replaced(module, "notify_config_change", lambda original: lambda session: iter(()))
-
-
-@fault("target-lost-in-pause", caught_by=("target-while-paused/split", "target-while-paused/packed"))
-def _() -> None:
-    """A size that is asked for while all rings are stopped is forgotten."""
-
-    def make(original: Any) -> Any:
-        def change_config(session: Any, **fields: int) -> Any:
-            if any(vring.started for vring in session.vrings):
-                yield from original(session, **fields)
-
-        return change_config
-
-    replaced(config_change, "change_config", make)
-
-
-@fault("target-lost-by-reset", caught_by=("target-after-reset",))
-def _() -> None:
-    """A reset of the device sets num_pages to 0."""
-
-    was_reset = [False]
-
-    def reset(original: Any) -> Any:
-        def reset_device(session: Any, message: Any) -> Any:
-            was_reset[0] = True
-            yield from original(session, message)
-
-        return reset_device
-
-    def read(original: Any) -> Any:
-        def read_config(self: Any, offset: int, length: int) -> bytes:
-            if was_reset[0]:
-                self.config = replace(self.config, num_pages=0)
-            data: bytes = original(self, offset, length)
-            return data
-
-        return read_config
-
-    replaced(device_requests, "reset_device", reset)
-    replaced(VirtioBalloon, "read_config", read)
-
-
-@fault("features-once", caught_by=("features-again/split", "features-again/packed"))
-def _() -> None:
-    """Features are refused after they were accepted once."""
-
-    known: list[Any] = []
-
-    def make(original: Any) -> Any:
-        def set_features(session: Any, message: Any) -> Any:
-            if any(one is session for one in known):
-                raise VhostUserError("features were set before")
-            known.append(session)
-            yield from original(session, message)
-
-        return set_features
-
-    replaced(feature_requests, "set_features", make)

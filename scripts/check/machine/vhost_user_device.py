@@ -12,6 +12,7 @@ from guest.vhost_user.frontend import WANTED_PROTOCOL_FEATURES, Frontend, QueueS
 from host.qmp.qmp_client import CommandError, QmpClient
 from protocol.errors import VhostUserError
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
+from protocol.packed_ring import FRESH_BASE
 from protocol.ring_formats import RingLayout
 from protocol.vhost_user import BackendRequest, FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Channel, Message, MessageReader
@@ -129,8 +130,10 @@ class VhostUserMachine(Machine):
             call=self._call_of[index],
         )
 
-    def start(self, index: int, base: int = 0) -> None:
-        """Set a queue up and have it served."""
+    def start(self, index: int, base: int | None = None) -> None:
+        """Set a queue up and have it served from ``base``, from the beginning of a fresh ring without one."""
+        if base is None:
+            base = FRESH_BASE if self.queues[index].layout.packed else 0
         self.connection.perform(self.frontend.start_queue(index, self.setup(index), base))
 
     def stop(self, index: int) -> int:
