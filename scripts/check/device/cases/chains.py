@@ -236,7 +236,7 @@ def table_unwritten(trial: Trial) -> None:
 GIVEN: Final = 8
 """The first pages of the 32, which the rings of :func:`any_content` may name, and so take."""
 
-SEEDS: Final = 16
+SEEDS: Final = 12
 
 
 @ring_case("ring-any-content", clauses=("M-safe", "M-alive"), peers=("qemu/fuzz_71649", "cloud-hypervisor/fuzz"))

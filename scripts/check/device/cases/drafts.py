@@ -214,7 +214,7 @@ def not_negotiated(trial: Trial) -> None:
     )
 
 
-@SUITE.case("draft-negotiation", clauses=("G-7", "G-8"), peers=("qemu-device-init/negotiation",), quick=True)
+@SUITE.case("draft-negotiation", clauses=("G-7", "G-8"), peers=("qemu-device-init/negotiation",), quick=False)
 def negotiation(trial: Trial) -> None:
     """Each of the draft's bits that is offered can be accepted alone or left out; one needs PAGE_REPORTING offered."""
     offered = [bit for bit in (REPORTED, ON_INFLATE) if trial.device.offered & feature_mask(bit)]

@@ -156,7 +156,7 @@ def hint_round(trial: Trial) -> None:
         require(not lost, f"pages changed after the round had ended: {as_ranges(lost)}", "BH-15")
 
 
-@SUITE.case("hint-round-unanswered", clauses=("BH-11", "BH-12"), edges=(135,))
+@SUITE.case("hint-round-unanswered", clauses=("BH-11", "BH-12"), edges=(135,), quick=False)
 def unanswered(trial: Trial) -> None:
     """A round that the driver does not answer ends without it, and its id is not used again: it has not sent STOP."""
     machine = trial.machine()

@@ -185,7 +185,7 @@ def asks_for_reset(trial: Trial) -> None:
     trial.machine().check_alive()
 
 
-@ring_case("memory-truncated", clauses=("M-alive",), edges=(56,), quick=True)
+@ring_case("memory-truncated", clauses=("M-alive",), edges=(56,))
 def memory_truncated(trial: Trial) -> None:
     """A front-end that truncates its memory, under its pages or under its rings, costs its own session at most."""
     for size in (DATA_AT, 0):

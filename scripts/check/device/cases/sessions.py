@@ -125,7 +125,7 @@ def _check_base(queue: DriverQueue, base: int) -> None:
     )
 
 
-@ring_case("reconnected-in-mid-report", clauses=("V-8", "V-32"), edges=(91,), peers=("QEMU",), quick=True)
+@ring_case("reconnected-in-mid-report", clauses=("V-8", "V-32"), edges=(91,), peers=("QEMU",))
 def reconnected(trial: Trial) -> None:
     """A front-end that loses its session in a report starts another at the used index: each buffer comes back once."""
     machine = trial.vhost_user()

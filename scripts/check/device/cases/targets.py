@@ -92,7 +92,7 @@ def many(trial: Trial) -> None:
     machine.check_survives()
 
 
-@SUITE.case("target-small-steps", clauses=("BI-1", "BI-11"), peers=("tp-qemu/balloon_minimum",))
+@SUITE.case("target-small-steps", clauses=("BI-1", "BI-11"), peers=("tp-qemu/balloon_minimum",), quick=False)
 def small_steps(trial: Trial) -> None:
     """A page more at a time, and then the smallest machine that can be asked for, end neither device nor driver."""
     machine = trial.machine()
