@@ -38,7 +38,7 @@ FEATURES: Final = ",".join(
 )
 """Every feature that a case may need."""
 
-START_SECONDS: Final = 10.0
+START_SECONDS: Final = 30.0
 CAUGHT: Final = (Verdict.FAIL, Verdict.FINDING)
 
 

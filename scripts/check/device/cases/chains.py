@@ -222,8 +222,11 @@ def table_unwritten(trial: Trial) -> None:
     machine = machine_with_pages(trial, indirect=True)
     queue = machine.reporting
     table = table_of([page(machine, n) for n in range(4)], packed=trial.packed)
-    put_table(machine, table)
+    machine.memory.write(queue.tables, table)
+    put_chain(queue, [Raw(machine.address(queue.tables), len(table), INDIRECT)], kick=False)
     ring = machine.memory.read(queue.place, 16 * queue.layout.size)
+    full_fence()
+    queue.kick()
     require(comes_back(queue), "a report in an indirect table does not come back", "S-11", "P-13")
     require(machine.memory.read(queue.tables, len(table)) == table, "the device wrote an indirect table", "S-4", "P-3")
     if not trial.packed:
