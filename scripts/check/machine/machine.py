@@ -96,6 +96,7 @@ class Machine(ABC):
 
         Raises:
             Failed: it does not.
+            Found: it gives the buffer back and leaves the page, as the text allows.
         """
         here, other = self.memory.size - 8 * PAGE_SIZE, self.memory.size - 2 * PAGE_SIZE
         kind = BalloonQueue.REPORTING if self.has(BalloonFeature.PAGE_REPORTING) else BalloonQueue.INFLATE
@@ -106,6 +107,8 @@ class Machine(ABC):
         else:
             self.inflate(here)
         there = self.memory.present(here)
+        if there == {here, other}:
+            raise Found(f"the device acknowledged and discarded nothing: {here:#x} is still there", "F-discard")
         if there != {other}:
             raise Failed(
                 f"afterwards the device no longer works: it left {as_ranges(there)}, gave back all but one page"
@@ -115,8 +118,7 @@ class Machine(ABC):
         """Check, after a mistake of the driver, that the device still works, or says that it needs a reset.
 
         Raises:
-            Found: the queues stand still, and the device does not say why.
-            Failed: the device harms pages.
+            Found: the queues stand still, and the device does not say why; or it leaves the page.
         """
         try:
             self.check_alive()
