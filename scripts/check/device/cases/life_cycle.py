@@ -237,7 +237,7 @@ def report_not_negotiated(trial: Trial) -> None:
         return
     machine.reporting.offer((), machine.buffers([(DATA_AT, PAGE_SIZE)]))
     machine.barrier()
-    machine.reporting.gives_nothing_back(0.05)
+    machine.reporting.gives_nothing_back(0.2)
     gone = before - machine.memory.present()
     require(gone <= {DATA_AT}, f"pages that were not given are gone: {as_ranges(gone - {DATA_AT})}", "M-safe")
     machine.check_survives()
