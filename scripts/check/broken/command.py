@@ -24,10 +24,21 @@ from scripts.check.run import run_cases
 from scripts.check.verdict import Result, TargetError, Verdict
 from scripts.child_processes import module_environment, python_module
 
-FEATURES: Final = "packed=on,free-page-hint=on,page-poison=on,must-tell-host=on"
+FEATURES: Final = ",".join(
+    f"{name}=on"
+    for name in (
+        "packed",
+        "in-order",
+        "free-page-hint",
+        "page-poison",
+        "must-tell-host",
+        "draft-init-reported",
+        "draft-init-on-inflate",
+    )
+)
 """Every feature that a case may need."""
 
-START_SECONDS: Final = 10.0
+START_SECONDS: Final = 30.0
 CAUGHT: Final = (Verdict.FAIL, Verdict.FINDING)
 
 
@@ -83,7 +94,7 @@ def _serve(name: str, socket_path: str | None) -> int:
         raise UsageError(f"no fault of a device is called {name!r}{nearest([name], ALL_FAULTS)} (see --list)")
     if socket_path is None:
         raise UsageError("--serve needs --socket-path")
-    argv = serving(name, Path(socket_path))
+    argv = serving(name, "--socket-path", socket_path)
     os.execve(argv[0], argv, module_environment())
 
 
@@ -103,10 +114,9 @@ def try_faults(chosen: list[Fault]) -> Iterator[Trying]:
             yield trying
 
 
-def serving(name: str, path: Path) -> list[str]:
-    """Return the command that is the daemon with fault ``name`` at ``path``."""
-    module = "scripts.check.broken.serve"
-    return python_module(module, name, "--socket-path", str(path), "--features", FEATURES)
+def serving(name: str, *options: str) -> list[str]:
+    """Return the command that is the daemon with fault ``name``, which takes ``options``."""
+    return python_module("scripts.check.broken.serve", name, "--features", FEATURES, *options)
 
 
 def try_fault(fault: Fault) -> Trying:
@@ -116,17 +126,17 @@ def try_fault(fault: Fault) -> Trying:
         BalloonError: the daemon does not start.
     """
     with tempfile.TemporaryDirectory(prefix="balloon-broken-") as scratch:
-        path, said = Path(scratch) / "socket", Path(scratch) / "stderr"
+        path, control, said = (Path(scratch) / name for name in ("socket", "control", "stderr"))
         with said.open("wb") as stderr:
             process = subprocess.Popen(
-                serving(fault.name, path),
+                serving(fault.name, "--socket-path", str(path), "--control", str(control)),
                 env=module_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
             )
         try:
-            results = _results(fault, path, process)
+            results = _results(fault, path, control, process)
         finally:
             process.kill()
             process.wait()
@@ -139,7 +149,7 @@ def crash_of(said: str) -> str:
     return next((line for line in after.splitlines() if line and not line[0].isspace()), "unknown") if begin else ""
 
 
-def _results(fault: Fault, path: Path, process: "subprocess.Popen[bytes]") -> list[Result]:
+def _results(fault: Fault, path: Path, control: Path, process: "subprocess.Popen[bytes]") -> list[Result]:
     def is_there() -> bool:
         with contextlib.suppress(TargetError):
             VhostUserDevice(path)
@@ -149,6 +159,6 @@ def _results(fault: Fault, path: Path, process: "subprocess.Popen[bytes]") -> li
     begin = time.monotonic()
     if not becomes_true(is_there, START_SECONDS) or process.poll() is not None:
         raise BalloonError(f"the daemon with the fault {fault.name} did not start ({time.monotonic() - begin:.1f} s)")
-    device = VhostUserDevice(path)
+    device = VhostUserDevice(path, qmp=control)
     cases = [DEVICE_CASES[name] for name in fault.caught_by]
     return list(run_cases(cases, lambda: Trial(device)))

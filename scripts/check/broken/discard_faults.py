@@ -93,7 +93,10 @@ def _() -> None:
     _hole(lambda fd, offset, length: (offset + 0x10000, length))
 
 
-@fault("discards-nothing", caught_by=("report-exact/split", "inflate-exact/split"))
+@fault(
+    "discards-nothing",
+    caught_by=("report-exact/split", "inflate-exact/split", "draft-report/split", "draft-inflate/split"),
+)
 def _() -> None:
     """Reports are acknowledged, and nothing is discarded."""
     replaced(ring_service, "punch_hole", lambda original: lambda fd, offset, length: 0)
@@ -283,7 +286,7 @@ def _() -> None:
     replaced(virtio_balloon, "_read_pfns", make)
 
 
-@fault("inflate-by-buffer", caught_by=("inflate-over-two-buffers",))
+@fault("inflate-by-buffer", caught_by=("inflate-over-two-buffers/split", "inflate-over-two-buffers/packed"))
 def _() -> None:
     """Numbers are read from each buffer of a chain on its own."""
 
@@ -325,3 +328,24 @@ def _() -> None:
 def _() -> None:
     """Hinted pages are discarded after STOP."""
     replaced(FreePageHinting, "accepts", lambda original: lambda self: self.driver_id is None)
+
+
+@fault("hints-of-another-round", caught_by=("hint-round/split", "hint-round/packed"))
+def _() -> None:
+    """In a round hinted pages are discarded under any command id."""
+    replaced(FreePageHinting, "accepts", lambda original: lambda self: self.is_open and self.driver_id is not None)
+
+
+@fault("hint-id-reused", caught_by=("hint-round-unanswered",))
+def _() -> None:
+    """Every round of hints has the command id 2."""
+
+    def make(original: Any) -> Any:
+        def start(self: Any) -> int:
+            original(self)
+            self.command_id = self.last_id = 2
+            return 2
+
+        return start
+
+    replaced(FreePageHinting, "start", make)

@@ -30,7 +30,7 @@ BALLOON: Final[tuple[Clause, ...]] = (
         "virtio 1.2, 5.5.6.1",
         (
             "BI-1",
-            DRIVER,
+            BOTH,
             _S,
             "The driver gives pages when num_pages is larger than actual; the device shows what it wants.",
         ),

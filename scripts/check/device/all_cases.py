@@ -3,7 +3,9 @@
 from scripts.check.device.cases import (
     chains,
     configuration,
+    drafts,
     hinting,
+    in_order,
     inflating,
     life_cycle,
     notifications,
@@ -14,6 +16,7 @@ from scripts.check.device.cases import (
     sessions,
     split_chains,
     statistics_queue,
+    targets,
 )
 from scripts.check.device.trial import SUITE
 
@@ -24,13 +27,16 @@ MODULES = (
     hinting,
     poisoning,
     configuration,
+    targets,
     notifications,
     ranges,
     chains,
     split_chains,
     packed_chains,
+    in_order,
     life_cycle,
     sessions,
+    drafts,
 )
 """The modules of cases, each of which has added its own to the suite."""
 

@@ -28,10 +28,16 @@ class Trial:
         options.setdefault("packed", self.packed)
         return self._stack.enter_context(self.device.machine(**options))
 
-    def vhost_user(self, **options: Any) -> VhostUserMachine:
-        """As :meth:`machine`, for a case that needs vhost-user messages; NOT EXERCISED with another target."""
+    @property
+    def vhost_user_device(self) -> VhostUserDevice:
+        """The device, for a case that needs vhost-user messages; NOT EXERCISED with another target."""
         if not isinstance(self.device, VhostUserDevice):
             skip("the target is not reached by vhost-user messages")
+        return self.device
+
+    def vhost_user(self, **options: Any) -> VhostUserMachine:
+        """As :meth:`machine`, with a device that is reached by vhost-user messages: see :attr:`vhost_user_device`."""
+        assert self.vhost_user_device is self.device
         machine = self.machine(**options)
         assert isinstance(machine, VhostUserMachine)
         return machine

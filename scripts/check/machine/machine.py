@@ -7,6 +7,7 @@ What differs between targets is how a device is reached: by vhost-user messages,
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Final, Self
 
@@ -95,6 +96,7 @@ class Machine(ABC):
 
         Raises:
             Failed: it does not.
+            Found: it gives the buffer back and leaves the page, as the text allows.
         """
         here, other = self.memory.size - 8 * PAGE_SIZE, self.memory.size - 2 * PAGE_SIZE
         kind = BalloonQueue.REPORTING if self.has(BalloonFeature.PAGE_REPORTING) else BalloonQueue.INFLATE
@@ -105,6 +107,8 @@ class Machine(ABC):
         else:
             self.inflate(here)
         there = self.memory.present(here)
+        if there == {here, other}:
+            raise Found(f"the device acknowledged and discarded nothing: {here:#x} is still there", "F-discard")
         if there != {other}:
             raise Failed(
                 f"afterwards the device no longer works: it left {as_ranges(there)}, gave back all but one page"
@@ -114,8 +118,7 @@ class Machine(ABC):
         """Check, after a mistake of the driver, that the device still works, or says that it needs a reset.
 
         Raises:
-            Found: the queues stand still, and the device does not say why.
-            Failed: the device harms pages.
+            Found: the queues stand still, and the device does not say why; or it leaves the page.
         """
         try:
             self.check_alive()
@@ -177,6 +180,10 @@ class Machine(ABC):
         """Reset the device. Its queues are not touched any more."""
 
     @abstractmethod
+    def begin_again(self) -> None:
+        """Reset the device and bring it up once more with the same features, as the machine's next driver does."""
+
+    @abstractmethod
     def needs_reset(self) -> bool:
         """Return whether the device says that it needs a reset."""
 
@@ -208,10 +215,12 @@ class Device(ABC):
         size: int = QUEUE_SIZE,
         dialect: QueueDialect = QueueDialect.NEGOTIATED,
         run: bool = True,
+        uninvited: int = 0,
     ) -> Machine:
         """Bring the device up with the features that are offered of ``wanted``, each ring of ``size`` entries.
 
-        Without ``run`` the last step, which has the device serve its queues, is left to :meth:`Machine.run`.
+        Without ``run`` the last step, which has the device serve its queues, is left to :meth:`Machine.run`. The queues
+        of ``uninvited`` features are set up too, as if they had been accepted.
 
         Raises:
             NotExercised: the device does not offer packed rings, and they are asked for.
@@ -226,6 +235,22 @@ class Device(ABC):
             NotExercised: the target gives no way to it.
         """
         skip("the target gives no way to ask for a balloon of another size (see --qmp)")
+
+    def pause(self, machine: Machine) -> None:
+        """Stop the machine as its monitor does: its processors and its queues, until :meth:`go_on`."""
+        skip("the target gives no way to stop its machine")
+
+    def go_on(self, machine: Machine) -> None:
+        """Have a paused machine go on where it was."""
+        skip("the target gives no way to stop its machine")
+
+    def hint_round(self, machine: Machine) -> AbstractContextManager[None]:
+        """Have the device ask for hints as long as the context is open, which the driver's STOP may end before.
+
+        Raises:
+            NotExercised: the target gives no way to it.
+        """
+        return skip("the target gives no way to begin a round of hints (see --qmp)")
 
 
 def accepted(offered: int, wanted: int, *, packed: bool) -> int:

@@ -38,6 +38,8 @@ BUFFERS_STRIDE: Final = MIB // 4
 DATA_AT: Final = 16 * MIB
 """Offset of the first page that a case may give away."""
 
+F_SEAL_FUTURE_WRITE: Final = 0x0010  # linux/fcntl.h
+
 assert 16 * QUEUE_SIZE_MAX + 2 * QUEUE_SIZE_MAX + 8 * QUEUE_SIZE_MAX < RING_STRIDE
 assert BUFFERS_AT + RINGS_MAX * BUFFERS_STRIDE <= DATA_AT
 
@@ -46,14 +48,15 @@ class MemoryFile:
     """A memory file, mapped as the process of a virtual machine maps it.
 
     ``path`` names a file in a directory, for a target that opens it by name; without one it is a memfd that cannot be
-    made smaller, which is what virtual machines use.
+    made smaller, which is what virtual machines use, unless it is ``shrinkable``.
     """
 
-    def __init__(self, size: int = MEMORY_BYTES, path: Path | None = None) -> None:
+    def __init__(self, size: int = MEMORY_BYTES, path: Path | None = None, *, shrinkable: bool = False) -> None:
         if path is None:
             self.fd = os.memfd_create("balloon-check", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(self.fd, size)
-            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            if not shrinkable:
+                fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         else:
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.ftruncate(self.fd, size)
@@ -97,6 +100,18 @@ class MemoryFile:
     def discard(self, offset: int, length: int) -> None:
         """Have pages away again that a case has left, as a machine that starts anew has."""
         self.map.madvise(mmap.MADV_REMOVE, offset, length)
+
+    def truncate(self, size: int) -> None:
+        """Take the memory from ``size`` on away from all who have mapped it; a look there then ends their process."""
+        os.ftruncate(self.fd, size)
+
+    def seal_against_writing(self) -> None:
+        """Have the kernel refuse new writable mappings, writes and holes; mappings that there are stay as they are.
+
+        Raises:
+            OSError: the kernel does not know this seal (Linux 5.1 does).
+        """
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
 
     def close(self) -> None:
         """Unmap and close. Views of rings have to be released before."""

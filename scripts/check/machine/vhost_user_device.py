@@ -3,20 +3,22 @@
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from guest.vhost_user.frontend import WANTED_PROTOCOL_FEATURES, Frontend, QueueSetup
-from host.qmp.qmp_client import QmpClient
+from host.qmp.qmp_client import CommandError, QmpClient
 from protocol.errors import VhostUserError
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
+from protocol.packed_ring import FRESH_BASE
 from protocol.ring_formats import RingLayout
 from protocol.vhost_user import BackendRequest, FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Channel, Message, MessageReader
-from protocol.vhost_user_payloads import DeviceConfig
+from protocol.vhost_user_payloads import DeviceConfig, Payload
 from protocol.virtio import DeviceStatus, feature_mask
-from protocol.virtio_balloon import QueueDialect, queue_numbers
+from protocol.virtio_balloon import BalloonQueue, QueueDialect, queue_numbers
 from scripts.check.machine.connection import FrontendConnection, HungUpError, Observer
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import QUEUE_SIZE, WANTED, Device, Machine, accepted
@@ -45,10 +47,10 @@ class VhostUserMachine(Machine):
         frontend: Frontend,
         features: int,
         layouts: dict[int, RingLayout],
-        dialect: QueueDialect,
-        offered: int,
+        kinds: Mapping[int, BalloonQueue],
+        memory: MemoryFile,
     ) -> None:
-        super().__init__(MemoryFile(), GUEST_BASE, features)
+        super().__init__(memory, GUEST_BASE, features)
         self.connection = connection
         self.frontend = frontend
         self.region = MemoryRegion(
@@ -58,7 +60,7 @@ class VhostUserMachine(Machine):
             mmap_offset=0,
         )
         self._descriptors: list[int] = []
-        kinds = queue_numbers(dialect, negotiated=features, offered=offered)
+        self._bases: dict[int, int] = {}
         self._kick_of: dict[int, int] = {}
         self._call_of: dict[int, int] = {}
         for index, layout in layouts.items():
@@ -73,11 +75,30 @@ class VhostUserMachine(Machine):
                 send_kick=_writer(self._kick_of[index]),
                 take_interrupt=_taker(self._call_of[index]),
             )
+        self._open_channel()
+
+    def _open_channel(self) -> None:
         self._channel, theirs = socket.socketpair()
         self._channel.setblocking(False)
         self._requests = MessageReader(Channel.BACKEND_REQUESTS)
         with theirs:
-            connection.perform(frontend.set_backend_channel(theirs.fileno()))
+            self.connection.perform(self.frontend.set_backend_channel(theirs.fileno()))
+
+    def disconnect(self) -> None:
+        """End the session without a word; memory and rings stay."""
+        self.connection.close()
+        self._channel.close()
+
+    def go_on_with(self, connection: FrontendConnection, frontend: Frontend) -> None:
+        """Continue in a session that was negotiated, each ring at the place of its oldest buffer that did not come
+        back: with a device that uses buffers in order, that is all which a front-end knows after its back-end has gone.
+        """
+        self.connection, self.frontend = connection, frontend
+        self._open_channel()
+        self.set_memory()
+        for index, queue in self.queues.items():
+            self.start(index, queue.driver.oldest)
+        self.connection.perform(self.frontend.driver_ok())
 
     def _eventfd(self) -> int:
         fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -87,6 +108,14 @@ class VhostUserMachine(Machine):
     def set_memory(self) -> None:
         """Send the memory table."""
         self.connection.perform(self.frontend.set_memory((self.region,), (self.memory.fd,)))
+
+    def send(self, request: FrontendRequest, payload: Payload, fds: Sequence[int] = ()) -> bool:
+        """Send a message that has no reply of its own; return False if the back-end says that it refused it."""
+        if self.frontend.has(ProtocolFeature.REPLY_ACK):
+            return self.connection.ask(request, payload, fds) == 0
+        self.connection.request(request, payload, fds)
+        self.barrier()
+        return True
 
     def setup(self, index: int) -> QueueSetup:
         """Return how a queue is announced."""
@@ -101,13 +130,32 @@ class VhostUserMachine(Machine):
             call=self._call_of[index],
         )
 
-    def start(self, index: int, base: int = 0) -> None:
-        """Set a queue up and have it served."""
+    def start(self, index: int, base: int | None = None) -> None:
+        """Set a queue up and have it served from ``base``, from the beginning of a fresh ring without one."""
+        if base is None:
+            base = FRESH_BASE if self.queues[index].layout.packed else 0
         self.connection.perform(self.frontend.start_queue(index, self.setup(index), base))
 
     def stop(self, index: int) -> int:
         """Stop a queue and return its base."""
         return self.connection.perform(self.frontend.stop_queue(index))
+
+    def pause(self) -> None:
+        """Stop all queues."""
+        self._bases = {index: self.stop(index) for index in self.queues}
+
+    def go_on(self) -> None:
+        """Start all queues where :meth:`pause` stopped them."""
+        for index, base in self._bases.items():
+            self.start(index, base)
+
+    def begin_again(self) -> None:
+        """Reset the device and bring it up once more on this connection."""
+        self.reset()
+        for queue in self.queues.values():
+            queue.renew()
+        self.connection.perform(self.frontend.accept(self.features))
+        self.run()
 
     def run(self) -> None:
         """Send the memory, start all queues, and say DRIVER_OK."""
@@ -216,22 +264,35 @@ class VhostUserDevice(Device):
         size: int = QUEUE_SIZE,
         dialect: QueueDialect = QueueDialect.NEGOTIATED,
         run: bool = True,
+        uninvited: int = 0,
+        memory: MemoryFile | None = None,
     ) -> VhostUserMachine:
-        """Bring the device up: see :meth:`Device.machine`."""
+        """Bring the device up: see :meth:`Device.machine`. It has ``memory``, which is closed with the machine."""
         features = accepted(self.offered, wanted, packed=packed)
-        numbers = queue_numbers(dialect, negotiated=features, offered=self.offered)
-        connection = self.connect()
+        kinds = queue_numbers(dialect, negotiated=features | uninvited & self.offered, offered=self.offered)
         with contextlib.ExitStack() as unwind:
+            connection, frontend = self._session(features)
             unwind.callback(connection.close)
-            frontend = Frontend(_PROTOCOL_FEATURES)
-            connection.perform(frontend.offer())
-            connection.perform(frontend.accept(features))
-            layouts = {index: RingLayout(size, packed) for index in sorted(numbers)}
-            machine = VhostUserMachine(connection, frontend, features, layouts, dialect, self.offered)
+            layouts = {index: RingLayout(size, packed) for index in sorted(kinds)}
+            machine = VhostUserMachine(connection, frontend, features, layouts, kinds, memory or MemoryFile())
             unwind.pop_all()
         if run:
             machine.run()
         return machine
+
+    def _session(self, features: int) -> tuple[FrontendConnection, Frontend]:
+        # A new connection on which features were accepted.
+        connection, frontend = self.connect(), Frontend(_PROTOCOL_FEATURES)
+        with contextlib.ExitStack() as unwind:
+            unwind.callback(connection.close)
+            connection.perform(frontend.offer())
+            connection.perform(frontend.accept(features))
+            unwind.pop_all()
+        return connection, frontend
+
+    def reconnect(self, machine: VhostUserMachine) -> None:
+        """Give a machine that was disconnected a new session: see :meth:`VhostUserMachine.go_on_with`."""
+        machine.go_on_with(*self._session(machine.features))
 
     def resize(self, machine: Machine, pages: int) -> None:
         """Ask for a balloon of ``pages`` by the QMP command ``balloon``, whose value is what the machine keeps."""
@@ -240,3 +301,31 @@ class VhostUserDevice(Device):
             return
         with QmpClient(self._qmp) as client:
             client.command("balloon", value=machine.memory.size - pages * PAGE_SIZE)
+
+    def pause(self, machine: Machine) -> None:
+        """Stop the machine's queues, as QEMU does before it stops."""
+        assert isinstance(machine, VhostUserMachine)
+        machine.pause()
+
+    def go_on(self, machine: Machine) -> None:
+        """Start the machine's queues where they were stopped."""
+        assert isinstance(machine, VhostUserMachine)
+        machine.go_on()
+
+    @contextlib.contextmanager
+    def hint_round(self, machine: Machine) -> Iterator[None]:
+        """Have the device ask for hints by this daemon's command ``reclaim``, which ends with the round."""
+        if self._qmp is None:
+            skip("the target gives no way to begin a round of hints (see --qmp)")
+        with QmpClient(self._qmp) as client, ThreadPoolExecutor(1) as pool:
+            try:
+                known = {one["name"] for one in client.command("query-commands")}
+            except CommandError:
+                known = set()
+            if "reclaim" not in known:
+                skip("the control socket has no command that begins a round of hints")
+            running = pool.submit(client.command, "reclaim", method="hint")
+            try:
+                yield
+            finally:
+                running.result()

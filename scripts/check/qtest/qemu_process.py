@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from host.qmp.qmp_client import QmpClient
 from scripts.check.verdict import TargetError
@@ -101,10 +101,14 @@ class QemuProcess:
         """Store ``width`` bytes at a guest physical address."""
         self.ask(f"write{SUFFIX[width]} {address:#x} {value:#x}")
 
-    def set_balloon(self, logical_bytes: int) -> None:
-        """Ask the machine for a size of ``logical_bytes``, as QEMU counts: its memory less the balloon."""
+    def monitor(self, name: str, **arguments: object) -> Any:
+        """Carry out a command of QEMU's monitor, and return what it returns.
+
+        Raises:
+            CommandError: QEMU answers with an error.
+        """
         with QmpClient(self.qmp_path) as client:
-            client.command("balloon", value=logical_bytes)
+            return client.command(name, **arguments)
 
     def _last_words(self) -> str:
         how = "it does not answer"
@@ -126,6 +130,21 @@ class QemuProcess:
             self._process.kill()
             self._process.wait()
         self._directory.cleanup()
+
+
+def properties_of(qemu: str) -> str:
+    """Return what QEMU says of the properties of its balloon, "" if it cannot be asked."""
+    try:
+        said = subprocess.run(
+            [qemu, "-M", "microvm", "-device", "virtio-balloon-device,help"],
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return said.stdout
 
 
 def _arguments(place: Path, memory: Path, memory_bytes: int, properties: str) -> list[str]:

@@ -2,17 +2,20 @@
 
 import contextlib
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from host.qmp.qmp_client import CommandError
 from protocol.memory import PAGE_SIZE
 from protocol.ring_formats import RingLayout
 from protocol.virtio import DEVICE_ID_BALLOON, DeviceStatus
-from protocol.virtio_balloon import QueueDialect, queue_numbers
+from protocol.virtio_balloon import BalloonQueue, QueueDialect, queue_numbers
+from scripts.check.machine.deadline import becomes_true
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import QUEUE_SIZE, WANTED, Device, Machine, accepted
 from scripts.check.machine.memory_file import MEMORY_BYTES, RINGS_AT, MemoryFile
-from scripts.check.qtest.qemu_process import QemuProcess
+from scripts.check.qtest.qemu_process import QemuProcess, properties_of
 from scripts.check.qtest.virtio_mmio import (
     INTERRUPT_CONFIG,
     INTERRUPT_USED,
@@ -29,6 +32,13 @@ SLOTS: Final = 24
 
 PROPERTIES: Final = "free-page-reporting=on,free-page-hint=on,iothread=hints,deflate-on-oom=on,packed=on,page-poison=on"
 
+NEWER_PROPERTIES: Final = ("in_order",)
+"""Properties that are set where QEMU has them."""
+
+
+MIGRATION_BYTES_PER_SECOND: Final = 1 << 16
+"""So slow that a migration does not end by itself."""
+
 
 class QtestMachine(Machine):
     """A driver of registers. Interrupts are those of the device as a whole."""
@@ -39,14 +49,12 @@ class QtestMachine(Machine):
         device: VirtioMmio,
         features: int,
         layouts: dict[int, RingLayout],
-        dialect: QueueDialect,
-        offered: int,
+        kinds: Mapping[int, BalloonQueue],
     ) -> None:
         super().__init__(memory, 0, features)
         self.device = device
         self._used = False
         self._config = False
-        kinds = queue_numbers(dialect, negotiated=features, offered=offered)
         for index, layout in layouts.items():
             self.queues[index] = DriverQueue(
                 memory,
@@ -64,6 +72,15 @@ class QtestMachine(Machine):
         for index, queue in self.queues.items():
             first, second, third = (queue.place + at for at in queue.layout.offsets)
             self.device.set_up_queue(index, queue.layout.size, (first, second, third))
+
+    def begin_again(self) -> None:
+        """Reset the device and bring it up once more."""
+        self.reset()
+        for queue in self.queues.values():
+            queue.renew()
+        negotiate(self.device, self.features)
+        self.set_up()
+        self.run()
 
     def run(self) -> None:
         """Set DRIVER_OK."""
@@ -117,6 +134,21 @@ class QtestMachine(Machine):
         self.memory.discard(RINGS_AT, self.memory.size - RINGS_AT)
 
 
+def negotiate(device: VirtioMmio, features: int) -> None:
+    """Reset the device and accept ``features``.
+
+    Raises:
+        Failed: it refuses them.
+    """
+    device.write(Register.STATUS, 0)
+    status = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
+    device.write(Register.STATUS, status)
+    device.accept(features)
+    device.write(Register.STATUS, status | DeviceStatus.FEATURES_OK)
+    if not device.read(Register.STATUS) & DeviceStatus.FEATURES_OK:
+        raise Failed(f"the device refuses the features {features:#x}, all of which it offers", "G-8")
+
+
 class QtestDevice(Device):
     """The balloon of a QEMU that is started for it, and again after it ended in a case.
 
@@ -130,6 +162,8 @@ class QtestDevice(Device):
         self._path = Path(self._directory.name) / "memory"
         self._memory = MemoryFile(MEMORY_BYTES, self._path)
         self._process: QemuProcess | None = None
+        known = properties_of(qemu)
+        self._properties = ",".join([PROPERTIES, *(f"{name}=on" for name in NEWER_PROPERTIES if f"{name}=" in known)])
         try:
             self._registers = self._start()
             self.offered = self._registers.offered()
@@ -139,7 +173,7 @@ class QtestDevice(Device):
         self.name = f"the balloon of {qemu}"
 
     def _start(self) -> VirtioMmio:
-        self._process = QemuProcess(self._qemu, self._path, self._memory.size, PROPERTIES)
+        self._process = QemuProcess(self._qemu, self._path, self._memory.size, self._properties)
         bus = Bus(self._process.read, self._process.write)
         for slot in reversed(range(SLOTS)):
             device = VirtioMmio(bus, SLOTS_AT + slot * SLOT_BYTES)
@@ -155,26 +189,22 @@ class QtestDevice(Device):
         size: int = QUEUE_SIZE,
         dialect: QueueDialect = QueueDialect.OFFERED,
         run: bool = True,
+        uninvited: int = 0,
     ) -> QtestMachine:
         """Bring the device up: see :meth:`Device.machine`. A queue is as long as asked for, or as it can be."""
         features = accepted(self.offered, wanted, packed=packed)
         if self._process is None or self._process.has_ended():
             self._registers = self._start()
         device = self._registers
-        device.write(Register.STATUS, 0)
-        status = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
-        device.write(Register.STATUS, status)
-        device.accept(features)
-        device.write(Register.STATUS, status | DeviceStatus.FEATURES_OK)
-        if not device.read(Register.STATUS) & DeviceStatus.FEATURES_OK:
-            raise Failed(f"the device refuses the features {features:#x}, all of which it offers", "G-8")
+        negotiate(device, features)
         layouts = {}
-        for index in sorted(queue_numbers(dialect, negotiated=features, offered=self.offered)):
+        kinds = queue_numbers(dialect, negotiated=features | uninvited & self.offered, offered=self.offered)
+        for index in sorted(kinds):
             most = device.queue_size_max(index)
             if most == 0:
                 raise Failed(f"the device has no queue {index}")
             layouts[index] = RingLayout(min(size, most), packed)
-        machine = QtestMachine(self._memory, device, features, layouts, dialect, self.offered)
+        machine = QtestMachine(self._memory, device, features, layouts, kinds)
         machine.set_up()
         if run:
             machine.run()
@@ -182,9 +212,35 @@ class QtestDevice(Device):
 
     def resize(self, machine: Machine, pages: int) -> None:
         """Ask for a balloon of ``pages`` by QMP."""
+        self._monitor("balloon", value=self._memory.size - pages * PAGE_SIZE)
+
+    def pause(self, machine: Machine) -> None:
+        """Stop QEMU's machine."""
+        self._monitor("stop")
+
+    def go_on(self, machine: Machine) -> None:
+        """Have QEMU's machine go on."""
+        self._monitor("cont")
+
+    @contextlib.contextmanager
+    def hint_round(self, machine: Machine) -> Iterator[None]:
+        """Have QEMU ask for hints, which it does while it migrates; that is given up when the context is left."""
+        try:
+            self._monitor("migrate-set-parameters", **{"max-bandwidth": MIGRATION_BYTES_PER_SECOND})
+            self._monitor("migrate", uri="exec:cat > /dev/null")
+        except CommandError as error:
+            skip(f"QEMU does not migrate: {error.description}")
+        try:
+            yield
+        finally:
+            self._monitor("migrate_cancel")
+            if not becomes_true(lambda: self._monitor("query-migrate")["status"] == "cancelled"):
+                raise TargetError("QEMU does not give its migration up")
+
+    def _monitor(self, name: str, **arguments: object) -> Any:
         if self._process is None:
             skip("QEMU has ended")
-        self._process.set_balloon(self._memory.size - pages * PAGE_SIZE)
+        return self._process.monitor(name, **arguments)
 
     def close(self) -> None:
         """End QEMU and remove its memory."""

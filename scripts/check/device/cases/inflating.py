@@ -11,6 +11,7 @@ from scripts.check.device.trial import SUITE, Trial, ring_case
 from scripts.check.machine.deadline import stays_true
 from scripts.check.machine.machine import WANTED, Machine
 from scripts.check.machine.memory_file import DATA_AT, MIB, as_ranges, page_pattern
+from scripts.check.machine.raw_ring import Raw, comes_back, put_chain
 from scripts.check.verdict import Found, require
 
 PFNS_OF_LINUX: Final = 256
@@ -153,7 +154,7 @@ def inflate_odd_length(trial: Trial) -> None:
     machine.check_survives()
 
 
-@SUITE.case("inflate-over-two-buffers", clauses=("S-2", "M-safe"), peers=("villain/L0015",), quick=True)
+@ring_case("inflate-over-two-buffers", clauses=("S-2", "P-12", "M-safe"), peers=("villain/L0015",), quick=True)
 def inflate_framing(trial: Trial) -> None:
     """A number may begin in one buffer of a chain and end in the next: the device must not assume any framing."""
     machine = trial.machine()
@@ -167,12 +168,13 @@ def inflate_framing(trial: Trial) -> None:
     queue.offer([(machine.address(queue.buffers), 6), (machine.address(queue.buffers + 256), 10)], ())
     queue.collect()
     lost = before - machine.memory.present()
-    require(not lost - set(given), f"pages that were not given are gone: {as_ranges(lost - set(given))}", "S-2")
+    clause = "P-12" if trial.packed else "S-2"
+    require(not lost - set(given), f"pages that were not given are gone: {as_ranges(lost - set(given))}", clause)
     if lost != set(given):
         raise Found(
             f"four numbers in buffers of 6 and 10 bytes took {as_ranges(lost) or 'nothing'}: the device counts numbers "
-            "by buffer",
-            "S-2",
+            "by buffer, or takes the buffers in another order",
+            clause,
         )
 
 
@@ -290,3 +292,94 @@ def inflate_writable(trial: Trial) -> None:
     queue.gives_nothing_back(0.05)
     lost = before - machine.memory.present() - {DATA_AT}
     require(not lost, f"pages that were not given are gone: {as_ranges(lost)}", "M-safe")
+
+
+@ring_case("inflate-empty", clauses=("M-safe", "F-empty"), peers=("villain/L0003",), quick=True)
+def inflate_empty(trial: Trial) -> None:
+    """A buffer of no bytes, and one of no whole number, take nothing, and come back."""
+    for length in (0, 3):
+        machine = trial.machine()
+        machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+        before = machine.memory.present()
+        queue = machine.queue(BalloonQueue.INFLATE)
+        put_chain(queue, [Raw(machine.address(queue.buffers), length)])
+        back = comes_back(queue, seconds=0.3)
+        machine.check_gone(before, set(), "M-safe")
+        if not back:
+            how = "it asks for a reset" if machine.wants_reset() else "it does not say why"
+            raise Found(f"an inflate of {length} bytes does not come back, and {how}", "F-empty")
+
+
+@SUITE.case("inflate-number-zero", clauses=("M-safe",), edges=(134,), peers=("villain/L0007",), quick=True)
+def inflate_zero(trial: Trial) -> None:
+    """The number 0 means the page at guest address 0, if there is memory, and takes no other."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+    before = machine.memory.present()
+    good = machine.address(DATA_AT) >> PFN_SHIFT
+    send_raw_pfns(machine, BalloonQueue.INFLATE, struct.pack("<3I", 0, good, 0))
+    judge_inflated(machine, before, {DATA_AT})
+    machine.check_survives()
+
+
+@ring_case("inflate-buffer-outside", clauses=("M-safe",), edges=(109,), peers=("villain/L0011",), quick=True)
+def inflate_outside(trial: Trial) -> None:
+    """A buffer of numbers that lies outside of the memory, or leaves it, takes nothing."""
+    for where in ("outside", "over the end", "at an address that wraps"):
+        machine = trial.machine()
+        machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+        before = machine.memory.present()
+        end = machine.address(machine.memory.size)
+        address = {"outside": end + PAGE_SIZE, "over the end": end - 4}.get(where, (1 << 64) - 4)
+        put_chain(machine.queue(BalloonQueue.INFLATE), [Raw(address, 4096)])
+        comes_back(machine.queue(BalloonQueue.INFLATE), seconds=0.1)
+        machine.barrier()
+        lost = before - machine.memory.present()
+        require(not lost, f"an inflate whose numbers lie {where} took {as_ranges(lost)}", "M-safe")
+        machine.memory.discard(machine.memory.size - PAGE_SIZE, PAGE_SIZE)  # the device may have read the last page
+        machine.check_survives()
+
+
+@ring_case("inflate-full-ring", clauses=("S-22", "P-2", "M-safe"), edges=(96,), peers=("villain/L0014",), quick=True)
+def inflate_full_ring(trial: Trial) -> None:
+    """A ring full of inflates comes back whole, each buffer once, and each takes its own page."""
+    machine = trial.machine(size=64)
+    queue = machine.queue(BalloonQueue.INFLATE)
+    machine.memory.touch(DATA_AT, 256 * PAGE_SIZE)
+    before = machine.memory.present()
+    given = [DATA_AT + 2 * n * PAGE_SIZE for n in range(queue.layout.size)]
+    for number, page in enumerate(given):
+        pfn = struct.pack("<I", machine.address(page) >> PFN_SHIFT)
+        machine.memory.write(queue.buffers + 64 * number, pfn)
+    heads = [queue.driver.add([(machine.address(queue.buffers + 64 * n), 4)], ()) for n in range(len(given))]
+    queue.kick()
+    came = [used.head for used in queue.collect(len(heads))]
+    require(sorted(came) == sorted(heads), f"buffers {sorted(heads)} were given, {sorted(came)} came back", "S-22")
+    judge_inflated(machine, before, set(given))
+
+
+@ring_case("inflate-again", clauses=("BI-13", "BI-14"), peers=("firecracker/reinflate_balloon",), quick=True)
+def inflate_again(trial: Trial) -> None:
+    """A page that was inflated, deflated and used goes again when it is inflated again."""
+    machine = trial.machine()
+    given = [DATA_AT + PAGE_SIZE * n for n in range(64)]
+    for _ in range(5):
+        machine.memory.touch(DATA_AT, 128 * PAGE_SIZE)
+        before = machine.memory.present()
+        machine.inflate(*given)
+        judge_inflated(machine, before, set(given))
+        machine.deflate(*given)
+        machine.check_gone(before - set(given), set(), "M-safe")
+
+
+@ring_case("inflate-then-report", clauses=("M-safe", "BR-7"), edges=(154,), peers=("villain/L0026",), quick=True)
+def inflate_then_report(trial: Trial) -> None:
+    """A report of pages that are in the balloon comes back and brings none into being."""
+    machine = trial.machine()
+    machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+    before = machine.memory.present()
+    given = [DATA_AT + PAGE_SIZE * n for n in range(4, 8)]
+    machine.inflate(*given)
+    machine.report((given[0], 4 * PAGE_SIZE))
+    judge_inflated(machine, before, set(given))
+    machine.check_survives()

@@ -1,9 +1,13 @@
 """Features, bringing up, reset: what a device does before it is served, and after it was told to stop."""
 
-from protocol.errors import BalloonError
+import struct
+from contextlib import closing, suppress
+
+from protocol.errors import BalloonError, VhostUserError
 from protocol.memory import PAGE_SIZE
 from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import (
+    PFN_SHIFT,
     BalloonFeature,
     BalloonQueue,
     QueueDialect,
@@ -11,11 +15,13 @@ from protocol.virtio_balloon import (
     queue_numbers,
 )
 from scripts.check.device.trial import SUITE, Trial, ring_case
+from scripts.check.machine.connection import HungUpError
 from scripts.check.machine.deadline import becomes_true
 from scripts.check.machine.machine import WANTED, Machine
-from scripts.check.machine.memory_file import DATA_AT, as_ranges
+from scripts.check.machine.memory_file import DATA_AT, MemoryFile, as_ranges
 from scripts.check.machine.raw_ring import Raw, comes_back, put_chain
-from scripts.check.verdict import Failed, Found, require, skip
+from scripts.check.machine.vhost_user_device import VhostUserMachine
+from scripts.check.verdict import Failed, Found, TargetError, require, skip
 
 
 @SUITE.case("features-offered", clauses=("G-7", "G-22"), edges=(32,), quick=True)
@@ -177,3 +183,63 @@ def asks_for_reset(trial: Trial) -> None:
     if not becomes_true(machine.needs_reset, 1.0):
         raise Found("the device does not ask for a reset after a head beyond the table", "G-2")
     trial.machine().check_alive()
+
+
+@ring_case("memory-truncated", clauses=("M-alive",), edges=(56,))
+def memory_truncated(trial: Trial) -> None:
+    """A front-end that truncates its memory, under its pages or under its rings, costs its own session at most."""
+    for size in (DATA_AT, 0):
+        if not _truncated_beside_another(trial, size):
+            _truncate(trial.vhost_user(memory=MemoryFile(shrinkable=True)), size)
+        trial.machine().check_alive()
+
+
+def _truncated_beside_another(trial: Trial, size: int) -> bool:
+    # Whether the back-end serves two at a time.
+    with closing(trial.vhost_user_device.machine(packed=trial.packed)) as other:
+        try:
+            machine = trial.vhost_user(memory=MemoryFile(shrinkable=True))
+        except (Failed, HungUpError, TargetError):
+            return False
+        _truncate(machine, size)
+        other.check_alive()
+    return True
+
+
+def _truncate(machine: VhostUserMachine, size: int) -> None:
+    machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+    number = struct.pack("<I", machine.address(DATA_AT) >> PFN_SHIFT)
+    machine.memory.write(DATA_AT + PAGE_SIZE, number)
+    machine.reporting.driver.add((), machine.buffers([(DATA_AT, PAGE_SIZE)]))
+    machine.queue(BalloonQueue.INFLATE).driver.add([(machine.address(DATA_AT + PAGE_SIZE), 4)], ())
+    machine.memory.truncate(size)
+    for queue in machine.queues.values():
+        queue.kick()
+    with suppress(HungUpError, Failed):  # it may end the session of such a front-end
+        machine.barrier()
+
+
+@ring_case(
+    "report-not-negotiated", clauses=("M-safe", "F-uninvited"), edges=(33,), peers=("villain/L0022",), quick=True
+)
+def report_not_negotiated(trial: Trial) -> None:
+    """A ring at the number of the reporting queue without PAGE_REPORTING is refused, or has no effect."""
+    reporting = feature_mask(BalloonFeature.PAGE_REPORTING)
+    if not trial.device.offered & reporting:
+        skip("the device does not offer PAGE_REPORTING")
+    machine = trial.machine(wanted=WANTED & ~reporting, uninvited=reporting, run=False)
+    machine.memory.touch(DATA_AT, 16 * PAGE_SIZE)
+    before = machine.memory.present()
+    try:
+        machine.run()
+    except VhostUserError:
+        trial.machine().check_alive()
+        return
+    machine.reporting.offer((), machine.buffers([(DATA_AT, PAGE_SIZE)]))
+    machine.barrier()
+    machine.reporting.gives_nothing_back(0.2)
+    gone = before - machine.memory.present()
+    require(gone <= {DATA_AT}, f"pages that were not given are gone: {as_ranges(gone - {DATA_AT})}", "M-safe")
+    machine.check_survives()
+    if gone:
+        raise Found("the reporting queue of a driver without PAGE_REPORTING discards what is on it", "F-uninvited")

@@ -9,7 +9,7 @@ from scripts.check.device.trial import Trial, ring_case
 from scripts.check.machine.deadline import stays_true
 from scripts.check.machine.machine import Machine, Range
 from scripts.check.machine.memory_file import DATA_AT, MIB, as_ranges, page_pattern
-from scripts.check.verdict import Failed, Found, require
+from scripts.check.verdict import Failed, Found, require, skip
 
 KIB: Final = 1024
 BLOCK: Final = 4 * MIB
@@ -232,3 +232,31 @@ def full_ring(trial: Trial) -> None:
     came = [used.head for used in queue.collect(len(heads))]
     require(sorted(came) == sorted(heads), f"buffers {sorted(heads)} were given, {sorted(came)} came back", "S-17")
     judge_discard(machine, before, pages_of(*given))
+
+
+@ring_case("report-sealed-memory", clauses=("M-alive", "M-safe", "F-discard"), edges=(57, 129), quick=True)
+def sealed_memory(trial: Trial) -> None:
+    """Reports and inflates of memory in which the kernel refuses holes come back, with used length 0."""
+    machine = trial.vhost_user()
+    machine.memory.touch(DATA_AT, 32 * PAGE_SIZE)
+    before = machine.memory.present()
+    try:
+        machine.memory.seal_against_writing()
+    except OSError as error:
+        skip(f"the kernel cannot seal memory against writing: {error.strerror}")
+    given = (DATA_AT, 8 * PAGE_SIZE)
+    for turn in range(3):
+        try:
+            used = machine.report(given)
+            machine.inflate(DATA_AT + 16 * PAGE_SIZE)
+        except Failed as failed:
+            raise Found(
+                f"in memory that is sealed against writing a discard fails, and chain {turn + 1} does not come back: "
+                f"{failed.reason}",
+                "F-discard",
+            ) from failed
+        check_used_length(used, given[1])
+    lost = before - machine.memory.present() - pages_of(given) - {DATA_AT + 16 * PAGE_SIZE}
+    require(not lost, f"pages that were not given are gone: {as_ranges(lost)}", "M-safe")
+    require(not machine.memory.spoilt(before - pages_of(given) - {DATA_AT + 16 * PAGE_SIZE}), "pages changed", "M-safe")
+    trial.machine().check_alive()

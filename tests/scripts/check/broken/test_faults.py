@@ -18,6 +18,8 @@ SAMPLE = (
     "every-second-interrupt",
     "packed-wrap-not-flipped",
     "indirect-at-head-only",
+    "in-order-swapped",
+    "draft-bitmap-backwards",
     "acknowledged-first",
     "discarded-twice",
     "one-page-too-many",

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from scripts.check.clauses.clause import Bound
 from scripts.check.clauses.table import CLAUSES
 from scripts.check.device.all_cases import DEVICE_CASES
 from scripts.check.driver.all_cases import DRIVER_CASES
@@ -42,19 +41,3 @@ def test_reasons_name_clauses_that_there_are() -> None:
     files = [path for path in (ROOT / "scripts/check").rglob("*.py") if "broken" not in path.parts]
     found = {id_ for path in files for id_ in form.findall(path.read_text(encoding="utf-8"))}
     assert found - set(CLAUSES) == set()
-
-
-# What none of our targets offers, or what only a driver's own word could show.
-NOT_EXERCISED = {
-    Bound.DEVICE: {"BF-4", "BF-5", "BS-11", "BH-14", "BH-17", "G-9", "G-14", "G-15", "G-16", "G-20", "G-23", "P-12"},
-    Bound.BACK_END: set(),
-}
-
-
-@pytest.mark.parametrize("bound", list(NOT_EXERCISED))
-def test_clauses_are_exercised_but_for_those_that_are_listed(bound: Bound) -> None:
-    suites: list[Suite[object]] = [DEVICE_CASES, GENERIC_CASES]  # type: ignore[list-item]
-    exercised = {clause for suite in suites for case in suite for clause in case.clauses}
-    bound_ids = {clause.id for clause in CLAUSES.values() if bound in clause.bound}
-    only_found = {id_ for id_ in bound_ids if id_.startswith("F-")}
-    assert bound_ids - exercised - only_found - {"M-alive"} == NOT_EXERCISED[bound]

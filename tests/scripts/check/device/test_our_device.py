@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.check.__main__ import main
+from scripts.check.broken.command import FEATURES as FEATURES_OF_ALL_CASES
 from scripts.check.device.all_cases import DEVICE_CASES
 from tests.harness.processes import ROOT, DaemonProcess
 
@@ -20,7 +21,7 @@ KNOWN = {
 }
 """What our device does where the text says nothing."""
 
-FEATURES = ["--features", "packed=on,free-page-hint=on,page-poison=on,must-tell-host=on,in-order=off"]
+FEATURES = ["--features", FEATURES_OF_ALL_CASES]
 
 
 def judged(result: Path, *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
