@@ -10,7 +10,9 @@ from guest.mm.views.vmstat import VIEWS
 from guest.mm.x86.pci_hole import PCI_HOLES, pci_hole_of_size
 from guest.virtqueue.ring_memory import QUEUE_SIZE, RingOptions
 from guest.vmm_options import ONE_ZONE, X86_64_ZONES, VmmOptions
+from guest.workloads.in_turn import InTurn
 from guest.workloads.memhog import Idle
+from guest.workloads.workload import Workload
 from guest.workloads.workload_options import WORKLOAD_HELP, parse_workload
 from protocol.errors import BalloonError, UsageError
 from protocol.memory import PAGE_SIZE
@@ -240,6 +242,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=[],
         help="see below (default: idle)",
     )
+    work.add_argument("--in-turn", action="store_true", help="one workload after the other (default: all at once)")
     work.add_argument("--seed", metavar="N", type=int, default=0, help="seed of random workloads (default: 0)")
     work.add_argument("--duration", metavar="S", type=option_type(_seconds), help="stop the workloads after S seconds")
     work.add_argument("--hold", action="store_true", help="stay attached when the workloads are done")
@@ -260,6 +263,11 @@ def _read(path: Path) -> str:
         raise UsageError(f"--buddyinfo {path}: {error}") from error
     except OSError as error:
         raise BalloonError(f"--buddyinfo {path}: {error.strerror}") from error
+
+
+def _workloads(arguments: argparse.Namespace) -> tuple[Workload, ...]:
+    workloads: tuple[Workload, ...] = tuple(arguments.workload) or (Idle(),)
+    return (InTurn(workloads),) if arguments.in_turn else workloads
 
 
 def vmm_options(arguments: argparse.Namespace) -> VmmOptions:
@@ -289,7 +297,7 @@ def vmm_options(arguments: argparse.Namespace) -> VmmOptions:
         reporting_delay=arguments.reporting_delay,
         reporting_capacity=arguments.reporting_capacity,
         high_water_mark=arguments.high_water_mark,
-        workloads=tuple(arguments.workload) or (Idle(),),
+        workloads=_workloads(arguments),
         seed=arguments.seed,
         profile=profile,
         duration=arguments.duration,

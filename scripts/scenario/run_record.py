@@ -1,7 +1,7 @@
 """What a run of a scenario leaves: samples, events, decisions, and how each virtual machine ended.
 
-A real run and a virtual run fill the same record. ``results`` writes it, ``score`` sums it up, views and reports read it.
-Sizes are bytes, times are seconds since the run began.
+A real run and a virtual run fill the same record. ``results`` writes it, ``score`` sums it up, views and reports read
+it. Sizes are bytes, times are seconds since the run began.
 """
 
 from collections.abc import Mapping

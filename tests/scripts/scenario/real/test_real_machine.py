@@ -1,0 +1,104 @@
+"""A machine of a real run: its command, and what its events make of it."""
+
+from pathlib import Path
+
+import pytest
+
+from guest.command_line import make_parser
+from protocol.errors import BalloonError
+from protocol.units import MIB
+from scripts.scenario.real.real_machine import RealMachine, guest_command
+from scripts.scenario.run_record import VmState
+from scripts.scenario.scenario import VmKind, VmSpec
+
+
+def test_command_of_an_emulated_machine_is_understood_by_the_guest() -> None:
+    spec = VmSpec(
+        name="a",
+        memory_bytes=512 * MIB,
+        reporter="rotation",
+        reporting={"order": 9, "delay": 0.5, "capacity": 16},
+        workloads=("memhog:size=100M,hold=1", "idle:seconds=2"),
+        cpus=2,
+        profile="6.1",
+    )
+    argv = guest_command(spec, Path("/run/x"), Path("/run/x/socket"), 7, ledger=False)
+    arguments = make_parser().parse_args(argv[argv.index("guest") + 1 :])
+    assert (arguments.memory, arguments.reporter, arguments.reporting_order) == (512 * MIB, "rotation", 9)
+    assert (arguments.reporting_delay, arguments.seed, arguments.cpus, arguments.hold) == (0.5, 7, 2, True)
+    assert len(arguments.workload) == 2
+    assert arguments.in_turn
+
+
+def test_machine_that_reports_nothing_has_no_reporter() -> None:
+    spec = VmSpec(name="a", memory_bytes=MIB, reporter=None)
+    argv = guest_command(spec, Path("/run/x"), Path("/run/x/socket"), 0, ledger=False)
+    assert argv[argv.index("--reporter") + 1] == "off"
+
+
+def test_real_kernel_runs_its_command() -> None:
+    spec = VmSpec(name="l", memory_bytes=256 * MIB, kind=VmKind.LINUX, command="echo hello")
+    argv = guest_command(spec, Path("/run/x"), Path("/run/x/socket"), 0, ledger=False)
+    assert argv[-4:] == ["--", "sh", "-c", "echo hello"]
+
+
+def test_coarse_machine_has_no_process() -> None:
+    spec = VmSpec(name="c", memory_bytes=MIB, kind=VmKind.COARSE)
+    with pytest.raises(BalloonError, match="vm c: a coarse machine has no process: it needs --virtual"):
+        guest_command(spec, Path("/run/x"), Path("/run/x/socket"), 0, ledger=False)
+
+
+def machine() -> RealMachine:
+    return RealMachine(spec=VmSpec(name="a", memory_bytes=64 * MIB), state=VmState.RUNNING)
+
+
+def test_figures_of_the_guest_are_in_the_sample() -> None:
+    vm = machine()
+    vm.apply(
+        {
+            "event": "memory",
+            "t": 1.0,
+            "free_bytes": 40 * MIB,
+            "reported_bytes": 30 * MIB,
+            "allocated_bytes": 20 * MIB,
+            "balloon_bytes": 4 * MIB,
+            "ledger": {"pcp": 4096, "delay": 8192},
+            "page_cache_bytes": MIB,
+        },
+        1.0,
+    )
+    sample = vm.sample()
+    assert (sample.free_bytes, sample.reported_bytes, sample.balloon_bytes) == (40 * MIB, 30 * MIB, 4 * MIB)
+    assert sample.ledger is not None
+    assert (sample.ledger.not_returned_bytes, sample.ledger.page_cache_bytes) == (12288, MIB)
+
+
+@pytest.mark.parametrize(
+    ("events", "state", "reason"),
+    [
+        ([], VmState.FINISHED, ""),
+        ([{"event": "out_of_memory", "t": 1.0}], VmState.FAILED, "a workload ran out of the guest's memory"),
+    ],
+)
+def test_machine_whose_workloads_end(events: list[dict[str, object]], state: VmState, reason: str) -> None:
+    vm = machine()
+    for event in [*events, {"event": "finished", "t": 3.0, "verified_pages": 5, "corrupted_pages": 0}]:
+        vm.apply(event, 3.0)
+    outcome = vm.outcome()
+    assert (outcome.state, outcome.reason, outcome.finished_at, outcome.verified_pages) == (state, reason, 3.0, 5)
+
+
+def test_machine_that_lost_pages_has_failed() -> None:
+    vm = machine()
+    vm.apply({"event": "finished", "t": 3.0, "verified_pages": 5, "corrupted_pages": 2}, 3.0)
+    assert vm.outcome().state is VmState.FAILED
+    assert vm.outcome().reason == "2 pages lost their content"
+
+
+def test_discards_and_their_time_are_counted() -> None:
+    vm = machine()
+    vm.apply_host({"event": "report", "t": 1.0, "discarded_bytes": 4 * MIB, "seconds": 0.01})
+    vm.apply_host({"event": "inflate", "t": 1.0, "discarded_bytes": MIB, "seconds": 0.02})
+    vm.apply_host({"event": "connected", "t": 1.0, "pid": 1})
+    assert vm.discarded_bytes == 5 * MIB
+    assert vm.outcome().reclaim_cpu_seconds == pytest.approx(0.03)
