@@ -3,7 +3,6 @@
 import argparse
 import sys
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 from protocol.errors import UsageError
 from scripts.check.broken.all_faults import ALL_FAULTS
@@ -12,9 +11,7 @@ from scripts.check.driver.all_cases import DRIVER_CASES
 from scripts.check.driver.scenario import observe
 from scripts.check.judge import judge, list_cases
 from scripts.check.names import nearest
-
-if TYPE_CHECKING:
-    pass
+from scripts.check.recording.check_recording import require_writable
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,6 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"no fault is called {fault!r}{nearest([fault], ALL_FAULTS)} (see broken --list)")
     if not 0 < arguments.seconds < 86400 or not 0 < arguments.attach_seconds < 86400:
         raise UsageError("seconds are above 0 and below a day")
+    if arguments.record is not None:
+        require_writable(arguments.record)
     seen = observe(
         arguments.socket_path,
         lambda text: print(text, file=sys.stderr, flush=True),
@@ -37,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         seconds=arguments.seconds,
         start=arguments.start,
         features=arguments.features,
+        record=arguments.record,
     )
     name = f"the driver at {arguments.socket_path}"
     return judge(arguments, chosen, lambda: nullcontext(seen), name, [Bound.DRIVER])

@@ -28,11 +28,14 @@ FEATURES: Final = "packed=on,free-page-hint=on,must-tell-host=on"
 class Scenario:
     """One driver from its attachment to the end. ``say`` is told what is going on."""
 
-    def __init__(self, directory: Path, socket_path: Path, fault: str | None, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, directory: Path, socket_path: Path, fault: str | None, say: Callable[[str], None], record: Path | None
+    ) -> None:
         self._directory = directory
         self._socket_path = socket_path
         self._fault = fault
         self._say = say
+        self._record = record
         self._seen = Observed()
         self._lines = LineTail(directory / "observations")
         self._device: Child | None = None
@@ -48,6 +51,7 @@ class Scenario:
         with Children(self._directory) as children:
             options = ["--socket-path", str(self._socket_path), "--control", str(control)]
             options += ["--events", str(self._directory / "device.jsonl"), "--features", features or FEATURES]
+            options += [] if self._record is None else ["--record", str(self._record)]
             module = "scripts.check.driver.watching_device"
             argv = python_module(module, str(self._lines.path), self._fault or "-", *options)
             self._device = children.start("device", argv, "device.jsonl")
@@ -177,8 +181,9 @@ def observe(
     seconds: float,
     start: str | None = None,
     features: str | None = None,
+    record: Path | None = None,
 ) -> Observed:
     """Watch the driver that attaches at ``socket_path``: see :meth:`Scenario.run`."""
     with tempfile.TemporaryDirectory(prefix="balloon-check-") as scratch:
-        scenario = Scenario(Path(scratch), socket_path, fault, say)
+        scenario = Scenario(Path(scratch), socket_path, fault, say, record)
         return scenario.run(attach_seconds=attach_seconds, seconds=seconds, start=start, features=features)

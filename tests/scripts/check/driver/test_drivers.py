@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from protocol.recording.lines import read_records
+from protocol.recording.records import TakenChain
 from tests.harness.processes import ROOT
 
 
@@ -57,9 +59,14 @@ MUST = {
 
 @pytest.mark.processes
 def test_our_driver_is_judged(tmp_path: Path) -> None:
-    status, _, results = judged(tmp_path, "guest --socket-path SOCKET --memory 256M --workload idle", "--seconds", "8")
+    record = tmp_path / "record"
+    options = ("--seconds", "8", "--record", str(record))
+    status, _, results = judged(tmp_path, "guest --socket-path SOCKET --memory 256M --workload idle", *options)
     assert kept(results) >= MUST, {case: one["reason"] for case, one in results.items()}
     assert status == 0
+    with record.open("rb") as file:
+        chains = [one for one in read_records(file) if isinstance(one, TakenChain)]
+    assert {chain.queue for chain in chains} == {"inflate", "deflate", "stats", "free_page", "reporting"}
 
 
 @pytest.mark.real_kernel
