@@ -3,15 +3,25 @@
 import argparse
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 
 from protocol.errors import UsageError
+from protocol.virtio import FeatureBit
 from scripts.check.broken.all_faults import ALL_FAULTS
 from scripts.check.clauses.clause import Bound
 from scripts.check.driver.all_cases import DRIVER_CASES
+from scripts.check.driver.observation import Observed
 from scripts.check.driver.scenario import observe
 from scripts.check.judge import judge, list_cases
 from scripts.check.names import nearest
 from scripts.check.recording.check_recording import require_writable
+from scripts.check.suite import Case
+
+
+def of_format(case: Case[Observed], *, packed: bool) -> Case[Observed]:
+    """Return ``case`` without the clauses of the ring format that was not used."""
+    others = "S-" if packed else "P-"
+    return replace(case, clauses=tuple(clause for clause in case.clauses if not clause.startswith(others)))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         start=arguments.start,
         features=arguments.features,
         record=arguments.record,
+        in_band=arguments.in_band,
     )
+    chosen = [of_format(case, packed=seen.has(FeatureBit.RING_PACKED)) for case in chosen]
     name = f"the driver at {arguments.socket_path}"
-    return judge(arguments, chosen, lambda: nullcontext(seen), name, [Bound.DRIVER])
+    return judge(arguments, chosen, lambda: nullcontext(seen), name, [Bound.DRIVER, Bound.FRONT_END])

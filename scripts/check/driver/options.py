@@ -36,7 +36,10 @@ def add_to(parser: "Parser") -> None:
     parser.add_argument(
         "--features",
         metavar="NAME=on|off,...",
-        help="what the device offers, in the daemon's words (default: all but page-poison, indirect and event-idx on)",
+        help="what the device offers, in the daemon's words (default: all that no draft defines)",
+    )
+    parser.add_argument(
+        "--in-band", action="store_true", help="offer kicks and interrupts as messages (default: by descriptors alone)"
     )
     parser.add_argument(
         "--misbehave", metavar="FAULT", help="be a device with this fault, to see what the driver does (see broken)"

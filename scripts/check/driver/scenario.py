@@ -1,6 +1,7 @@
 """What the device does while it watches: it waits for a driver, and asks for statistics, a balloon, and hints."""
 
 import contextlib
+import math
 import shlex
 import subprocess
 import tempfile
@@ -11,18 +12,29 @@ from typing import Any, Final
 
 from host.qmp.qmp_client import CommandError, QmpClient
 from protocol.errors import BalloonError, UsageError
+from protocol.recording.lines import Cut, read_records
+from protocol.recording.records import SessionBegin
 from protocol.virtio_balloon import BalloonFeature
-from scripts.check.driver.observation import Observed
+from scripts.check.driver.observation import WRONG_REPLY_SUFFIX, Observed
 from scripts.check.verdict import TargetError
 from scripts.child_processes import Child, Children, LineTail, python_module
 
 BALLOON: Final = 16 << 20
 """Bytes of the balloon that is asked for."""
 
+KEEP_SECONDS: Final = 0.5
+"""Seconds for which the balloon stays as it is."""
+
 REACH_SECONDS: Final = 10.0
 STATISTICS: Final = 3
 
-FEATURES: Final = "packed=on,free-page-hint=on,must-tell-host=on"
+HANG_UP_SECONDS: Final = 3.0
+"""Seconds within which a front-end has hung up after a wrong reply."""
+
+FREE_SECONDS: Final = 1.5
+"""Seconds after which the pages of a round of hints are free again."""
+
+FEATURES: Final = "packed=on,in-order=on,free-page-hint=on,page-poison=on,must-tell-host=on"
 
 
 class Scenario:
@@ -35,12 +47,15 @@ class Scenario:
         self._socket_path = socket_path
         self._fault = fault
         self._say = say
-        self._record = record
+        self._record = record or directory / "record"
+        self._recorded = self._record.stat().st_size if self._record.exists() else 0
         self._seen = Observed()
         self._lines = LineTail(directory / "observations")
         self._device: Child | None = None
 
-    def run(self, *, attach_seconds: float, seconds: float, start: str | None, features: str | None) -> Observed:
+    def run(
+        self, *, attach_seconds: float, seconds: float, start: str | None, features: str | None, in_band: bool
+    ) -> Observed:
         """Watch a driver for ``seconds``.
 
         Raises:
@@ -51,7 +66,7 @@ class Scenario:
         with Children(self._directory) as children:
             options = ["--socket-path", str(self._socket_path), "--control", str(control)]
             options += ["--events", str(self._directory / "device.jsonl"), "--features", features or FEATURES]
-            options += [] if self._record is None else ["--record", str(self._record)]
+            options += ["--record", str(self._record), "--in-band", "on" if in_band else "off"]
             module = "scripts.check.driver.watching_device"
             argv = python_module(module, str(self._lines.path), self._fault or "-", *options)
             self._device = children.start("device", argv, "device.jsonl")
@@ -67,12 +82,48 @@ class Scenario:
                 with QmpClient(control) as client:
                     self._ask(client, begin, seconds)
                 self._wait(lambda: time.monotonic() > begin + seconds, seconds)
+                self._read()
                 self._seen.marks["ended_by_us"] = not self._seen.named("disconnected")
+                if self._seen.marks["ended_by_us"]:
+                    self._seen.marks["end"] = time.monotonic()
+                    self._reply_wrongly(control)
             finally:
                 if driver is not None:
                     _stop(driver)
-            self._read()
+        self._take_records()
         return self._seen
+
+    def _take_records(self) -> None:
+        # What came before the wrong reply: afterwards a front-end may begin anew, or do anything.
+        end = self._seen.marks.get("end", math.inf)
+        with self._record.open("rb") as file:
+            file.seek(self._recorded)
+            lines = (line for line in file if line.strip())
+            records = [one for one in read_records(lines) if not isinstance(one, Cut)]
+        begins = [at for at, one in enumerate(records) if isinstance(one, SessionBegin) and one.t < end]
+        self._seen.records = [one for one in records[begins[-1] if begins else 0 :] if one.t < end]
+
+    def _reply_wrongly(self, control: Path) -> None:
+        # The reply to GET_CONFIG names another request, as the last thing that the front-end is shown.
+        assert self._device is not None
+        memory = self._memory()
+        if memory <= 4 * BALLOON:
+            return
+        self._say("giving a wrong reply")
+        wish = Path(f"{self._lines.path}{WRONG_REPLY_SUFFIX}")
+        wish.touch()
+        with QmpClient(control) as client:
+            self._command(client, "balloon", **{"value": memory - BALLOON, "guest-memory": memory})
+        gone = False
+        end = time.monotonic() + HANG_UP_SECONDS
+        while not gone and time.monotonic() < end:
+            time.sleep(0.05)
+            gone = any(event["event"] == "disconnected" for event in self._device.new_events())
+        if not wish.exists():
+            self._seen.marks["hung_up"] = gone
+
+    def _memory(self) -> int:
+        return max((int(event["bytes"]) for event in self._seen.named("memory")), default=0)
 
     def _read(self) -> None:
         assert self._device is not None
@@ -110,15 +161,23 @@ class Scenario:
         if self._seen.has(BalloonFeature.STATS_VQ):
             self._say("asking for statistics")
             for _ in range(STATISTICS):
-                self._command(client, "query-guest-statistics")
-                self._seen.marks["statistics"] = self._seen.marks.get("statistics", 0) + 1
+                self._ask_statistics(client)
         if self._seen.has(BalloonFeature.FREE_PAGE_HINT):
-            self._say("asking for hints")
-            self._command(client, "reclaim", method="hint")
+            self._hint(client)
         self._resize(client)
 
+    def _hint(self, client: QmpClient) -> None:
+        self._say("asking for hints, and ending a second round early")
+        self._seen.marks["hints"] = time.monotonic()
+        self._command(client, "reclaim", method="hint")
+        self._seen.marks["hinted"] = time.monotonic()
+        if self._seen.has(BalloonFeature.STATS_VQ):
+            time.sleep(FREE_SECONDS)  # the driver releases its pages at its own pace, and tells nothing of it
+            self._ask_statistics(client)
+        self._command(client, "reclaim", method="hint")
+
     def _resize(self, client: QmpClient) -> None:
-        memory = max((int(event["bytes"]) for event in self._seen.named("memory")), default=0)
+        memory = self._memory()
         if memory <= 4 * BALLOON:
             return
         self._say("asking for a balloon, and for none")
@@ -127,9 +186,16 @@ class Scenario:
         self._seen.marks["balloon"] = BALLOON
         self._wait(lambda: self._actual() == BALLOON, REACH_SECONDS)
         self._seen.marks["reached"] = self._actual()
+        self._seen.marks["kept_from"] = time.monotonic()
+        self._wait(lambda: False, KEEP_SECONDS)
+        self._seen.marks["kept_to"] = time.monotonic()
         self._command(client, "balloon", **{"value": memory, "guest-memory": memory})
         self._wait(lambda: self._actual() == 0, REACH_SECONDS)
         self._seen.marks["left"] = self._actual()
+
+    def _ask_statistics(self, client: QmpClient) -> None:
+        self._command(client, "query-guest-statistics")
+        self._seen.marks["statistics"] = self._seen.marks.get("statistics", 0) + 1
 
     def _actual(self) -> int:
         sizes = self._seen.named("balloon")
@@ -182,8 +248,11 @@ def observe(
     start: str | None = None,
     features: str | None = None,
     record: Path | None = None,
+    in_band: bool = False,
 ) -> Observed:
     """Watch the driver that attaches at ``socket_path``: see :meth:`Scenario.run`."""
     with tempfile.TemporaryDirectory(prefix="balloon-check-") as scratch:
         scenario = Scenario(Path(scratch), socket_path, fault, say, record)
-        return scenario.run(attach_seconds=attach_seconds, seconds=seconds, start=start, features=features)
+        return scenario.run(
+            attach_seconds=attach_seconds, seconds=seconds, start=start, features=features, in_band=in_band
+        )

@@ -1,9 +1,9 @@
 """The descriptors of a chain that a driver has offered, as a recording has them: read again from ring and memory."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from protocol.packed_ring import PACKED_DESCRIPTOR
+from protocol.packed_ring import PACKED_DESCRIPTOR, PackedRing
 from protocol.recording.records import RecordedDescriptor
 from protocol.ring_formats import Ring
 from protocol.split_ring import DESCRIPTOR, SplitRing
@@ -24,10 +24,13 @@ class OfferedChain(NamedTuple):
 def read_offered(ring: Ring, first: int, read_guest: ReadGuest) -> OfferedChain:
     """Return the chain that begins at place ``first``. What a driver must not make is read as far as it goes."""
     is_split = isinstance(ring, SplitRing)
+    read: Callable[[Any, int], tuple[int, int, int, int]] = (
+        SplitRing.read_descriptor if is_split else PackedRing.read_descriptor  # not what a recorded ring makes of it
+    )
     found: list[RecordedDescriptor] = []
     at = first
     while len(found) < ring.size and at < ring.size:
-        address, length, third, fourth = ring.read_descriptor(at)
+        address, length, third, fourth = read(ring, at)
         flags, link = (third, fourth) if is_split else (fourth, third)
         found.append(RecordedDescriptor(at, address, length, flags, link))
         if not flags & VIRTQ_DESC_F_NEXT:
