@@ -156,7 +156,7 @@ def _hints(seen: Observed) -> list[SeenChain]:
 
 @SUITE.case("driver-hint-commands", clauses=("BH-1", "BH-2", "BH-3", "BH-6"))
 def hint_commands(seen: Observed) -> None:
-    """Commands have 4 bytes; a round begins with its id, which comes once, and ends with STOP."""
+    """Commands have 4 bytes; a round begins with the device's id, which comes once, and ends with STOP."""
     commands: list[int] = []
     chains = _hints(seen)
     for chain in chains:
@@ -166,6 +166,9 @@ def hint_commands(seen: Observed) -> None:
             commands.append(int.from_bytes(chain.bytes, "little"))
     require(bool(chains[0].readable), "the first buffer of a round is no command", "BH-2")
     ids = [command for command in commands if command != STOP]
+    shown = {event["command_id"] for event in seen.named("hinting") if event["state"] == "start"}
+    for one in ids:
+        require(one in shown or not shown, f"the command id is {one}, and the device showed {sorted(shown)}", "BH-2")
     require(len(ids) == len(set(ids)), f"command ids came more than once: {ids}", "BH-3")
     if commands and commands[-1] != STOP:
         raise Found(f"the last command is {commands[-1]:#x}, not STOP", "BH-6")

@@ -11,7 +11,7 @@ from scripts.check.broken.all_faults import ALL_FAULTS
 from scripts.check.clauses.clause import Bound
 from scripts.check.driver.all_cases import DRIVER_CASES
 from scripts.check.driver.observation import Observed
-from scripts.check.driver.scenario import observe
+from scripts.check.driver.scenario import FEATURES, ScenarioOptions, observe
 from scripts.check.judge import judge, list_cases
 from scripts.check.names import nearest
 from scripts.check.recording.check_recording import require_writable
@@ -38,17 +38,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("seconds are above 0 and below a day")
     if arguments.record is not None:
         require_writable(arguments.record)
-    seen = observe(
-        arguments.socket_path,
-        lambda text: print(text, file=sys.stderr, flush=True),
-        fault=fault,
+    options = ScenarioOptions(
         attach_seconds=arguments.attach_seconds,
         seconds=arguments.seconds,
         start=arguments.start,
-        features=arguments.features,
-        record=arguments.record,
+        features=arguments.features or FEATURES,
         in_band=arguments.in_band,
+        fault=fault,
+        record=arguments.record,
     )
+    seen = observe(arguments.socket_path, options, lambda text: print(text, file=sys.stderr, flush=True))
     chosen = [of_format(case, packed=seen.has(FeatureBit.RING_PACKED)) for case in chosen]
     name = f"the driver at {arguments.socket_path}"
     return judge(arguments, chosen, lambda: nullcontext(seen), name, [Bound.DRIVER, Bound.FRONT_END])

@@ -6,7 +6,9 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,51 +39,75 @@ FREE_SECONDS: Final = 1.5
 FEATURES: Final = "packed=on,in-order=on,free-page-hint=on,page-poison=on,must-tell-host=on"
 
 
+class Act(Enum):
+    """What the device does while it watches, beside waiting."""
+
+    STATISTICS = "statistics"
+    HINTS = "hints"
+    BALLOON = "balloon"
+    WRONG_REPLY = "wrong reply"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioOptions:
+    """How a driver is watched: for ``seconds`` after it came, which is waited for ``attach_seconds``.
+
+    ``start`` is a command that brings it, in ``environment`` or that of this process. ``features`` are offered, in the
+    daemon's words; ``in_band`` offers kicks as messages. With ``fault`` the device has this one. ``record`` is the file
+    of the recording. A balloon of another size is waited for ``patience`` seconds.
+    """
+
+    attach_seconds: float = 60.0
+    seconds: float = 20.0
+    start: str | None = None
+    environment: Mapping[str, str] | None = None
+    features: str = FEATURES
+    in_band: bool = False
+    fault: str | None = None
+    record: Path | None = None
+    acts: frozenset[Act] = frozenset(Act)
+    patience: float = REACH_SECONDS
+
+
 class Scenario:
     """One driver from its attachment to the end. ``say`` is told what is going on."""
 
     def __init__(
-        self, directory: Path, socket_path: Path, fault: str | None, say: Callable[[str], None], record: Path | None
+        self, directory: Path, socket_path: Path, options: ScenarioOptions, say: Callable[[str], None]
     ) -> None:
         self._directory = directory
         self._socket_path = socket_path
-        self._fault = fault
+        self._options = options
         self._say = say
-        self._record = record or directory / "record"
+        self._record = options.record or directory / "record"
         self._recorded = self._record.stat().st_size if self._record.exists() else 0
         self._seen = Observed()
         self._lines = LineTail(directory / "observations")
         self._device: Child | None = None
 
-    def run(
-        self, *, attach_seconds: float, seconds: float, start: str | None, features: str | None, in_band: bool
-    ) -> Observed:
-        """Watch a driver for ``seconds``.
+    def run(self) -> Observed:
+        """Watch a driver.
 
         Raises:
-            TargetError: no driver attached within ``attach_seconds``.
+            TargetError: no driver attached in time.
             UsageError: the device does not start with these options.
         """
+        options = self._options
         control = self._directory / "control"
         with Children(self._directory) as children:
-            options = ["--socket-path", str(self._socket_path), "--control", str(control)]
-            options += ["--events", str(self._directory / "device.jsonl"), "--features", features or FEATURES]
-            options += ["--record", str(self._record), "--in-band", "on" if in_band else "off"]
-            module = "scripts.check.driver.watching_device"
-            argv = python_module(module, str(self._lines.path), self._fault or "-", *options)
-            self._device = children.start("device", argv, "device.jsonl")
+            self._device = children.start("device", self._device_command(control), "device.jsonl")
             try:
                 self._device.wait_for_event("listening", 15.0)
             except BalloonError as error:
                 raise UsageError(f"the device does not start: {error}") from error
             self._say(f"waiting for a driver at {self._socket_path}")
-            driver = _start(start)
+            driver = _start(options.start, options.environment)
             try:
-                self._wait_for_driver(attach_seconds, driver)
+                self._wait_for_driver(options.attach_seconds, driver)
                 begin = time.monotonic()
                 with QmpClient(control) as client:
-                    self._ask(client, begin, seconds)
-                self._wait(lambda: time.monotonic() > begin + seconds, seconds)
+                    self._ask(client, begin, options.seconds)
+                self._wait(lambda: time.monotonic() > begin + options.seconds, options.seconds)
                 self._read()
                 self._seen.marks["ended_by_us"] = not self._seen.named("disconnected")
                 if self._seen.marks["ended_by_us"]:
@@ -92,6 +118,14 @@ class Scenario:
                     _stop(driver)
         self._take_records()
         return self._seen
+
+    def _device_command(self, control: Path) -> list[str]:
+        options = self._options
+        words = ["--socket-path", str(self._socket_path), "--control", str(control)]
+        words += ["--events", str(self._directory / "device.jsonl"), "--features", options.features]
+        words += ["--record", str(self._record), "--in-band", "on" if options.in_band else "off"]
+        module = "scripts.check.driver.watching_device"
+        return python_module(module, str(self._lines.path), options.fault or "-", *words)
 
     def _take_records(self) -> None:
         # What came before the wrong reply: afterwards a front-end may begin anew, or do anything.
@@ -107,7 +141,7 @@ class Scenario:
         # The reply to GET_CONFIG names another request, as the last thing that the front-end is shown.
         assert self._device is not None
         memory = self._memory()
-        if memory <= 4 * BALLOON:
+        if Act.WRONG_REPLY not in self._options.acts or memory <= 4 * BALLOON:
             return
         self._say("giving a wrong reply")
         wish = Path(f"{self._lines.path}{WRONG_REPLY_SUFFIX}")
@@ -158,20 +192,22 @@ class Scenario:
     def _ask(self, client: QmpClient, begin: float, seconds: float) -> None:
         # The kernel reports 2 s after its driver was loaded: what is asked for comes after that.
         self._wait(lambda: time.monotonic() > begin + min(5.0, seconds / 3), seconds)
-        if self._seen.has(BalloonFeature.STATS_VQ):
+        acts = self._options.acts
+        if Act.STATISTICS in acts and self._seen.has(BalloonFeature.STATS_VQ):
             self._say("asking for statistics")
             for _ in range(STATISTICS):
                 self._ask_statistics(client)
-        if self._seen.has(BalloonFeature.FREE_PAGE_HINT):
+        if Act.HINTS in acts and self._seen.has(BalloonFeature.FREE_PAGE_HINT):
             self._hint(client)
-        self._resize(client)
+        if Act.BALLOON in acts:
+            self._resize(client)
 
     def _hint(self, client: QmpClient) -> None:
         self._say("asking for hints, and ending a second round early")
         self._seen.marks["hints"] = time.monotonic()
         self._command(client, "reclaim", method="hint")
         self._seen.marks["hinted"] = time.monotonic()
-        if self._seen.has(BalloonFeature.STATS_VQ):
+        if Act.STATISTICS in self._options.acts and self._seen.has(BalloonFeature.STATS_VQ):
             time.sleep(FREE_SECONDS)  # the driver releases its pages at its own pace, and tells nothing of it
             self._ask_statistics(client)
         self._command(client, "reclaim", method="hint")
@@ -184,13 +220,13 @@ class Scenario:
         if self._command(client, "balloon", **{"value": memory - BALLOON, "guest-memory": memory}) is None:
             return
         self._seen.marks["balloon"] = BALLOON
-        self._wait(lambda: self._actual() == BALLOON, REACH_SECONDS)
+        self._wait(lambda: self._actual() == BALLOON, self._options.patience)
         self._seen.marks["reached"] = self._actual()
         self._seen.marks["kept_from"] = time.monotonic()
         self._wait(lambda: False, KEEP_SECONDS)
         self._seen.marks["kept_to"] = time.monotonic()
         self._command(client, "balloon", **{"value": memory, "guest-memory": memory})
-        self._wait(lambda: self._actual() == 0, REACH_SECONDS)
+        self._wait(lambda: self._actual() == 0, self._options.patience)
         self._seen.marks["left"] = self._actual()
 
     def _ask_statistics(self, client: QmpClient) -> None:
@@ -210,7 +246,7 @@ class Scenario:
         return answer if answer is not None else {}
 
 
-def _start(command: str | None) -> "subprocess.Popen[bytes] | None":
+def _start(command: str | None, environment: Mapping[str, str] | None) -> "subprocess.Popen[bytes] | None":
     if command is None:
         return None
     try:
@@ -223,6 +259,7 @@ def _start(command: str | None) -> "subprocess.Popen[bytes] | None":
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=environment,
             start_new_session=True,
         )
     except OSError as error:
@@ -238,21 +275,7 @@ def _stop(driver: "subprocess.Popen[bytes]") -> None:
     driver.wait()
 
 
-def observe(
-    socket_path: Path,
-    say: Callable[[str], None],
-    *,
-    fault: str | None = None,
-    attach_seconds: float,
-    seconds: float,
-    start: str | None = None,
-    features: str | None = None,
-    record: Path | None = None,
-    in_band: bool = False,
-) -> Observed:
+def observe(socket_path: Path, options: ScenarioOptions, say: Callable[[str], None]) -> Observed:
     """Watch the driver that attaches at ``socket_path``: see :meth:`Scenario.run`."""
     with tempfile.TemporaryDirectory(prefix="balloon-check-") as scratch:
-        scenario = Scenario(Path(scratch), socket_path, fault, say, record)
-        return scenario.run(
-            attach_seconds=attach_seconds, seconds=seconds, start=start, features=features, in_band=in_band
-        )
+        return Scenario(Path(scratch), socket_path, options, say).run()

@@ -163,7 +163,7 @@ def well_behaved() -> Observed:
     seen = Observed(offered=FEATURES | 1 << UNKNOWN_FEATURE, accepted=FEATURES, records=session())
     seen.events = [
         {"event": "features", "t": 1.0, "negotiated": FEATURES},
-        {"event": "hinting", "t": 4.0, "state": "start"},
+        {"event": "hinting", "t": 4.0, "state": "start", "command_id": 2},
         {"event": "hinting", "t": 5.0, "state": "done"},
     ]
     seen.faults = [{"fault": "deflated_filled", "pages": 32, "absent": 0, "filled": 32}]
