@@ -30,6 +30,9 @@ KEEP_SECONDS: Final = 0.5
 REACH_SECONDS: Final = 10.0
 STATISTICS: Final = 3
 
+STATISTICS_APART: Final = 0.1
+"""Seconds before each request for statistics."""
+
 HANG_UP_SECONDS: Final = 3.0
 """Seconds within which a front-end has hung up after a wrong reply."""
 
@@ -195,8 +198,7 @@ class Scenario:
         acts = self._options.acts
         if Act.STATISTICS in acts and self._seen.has(BalloonFeature.STATS_VQ):
             self._say("asking for statistics")
-            for _ in range(STATISTICS):
-                self._ask_statistics(client)
+            self._ask_statistics(client)
         if Act.HINTS in acts and self._seen.has(BalloonFeature.FREE_PAGE_HINT):
             self._hint(client)
         if Act.BALLOON in acts:
@@ -210,6 +212,7 @@ class Scenario:
         if Act.STATISTICS in self._options.acts and self._seen.has(BalloonFeature.STATS_VQ):
             time.sleep(FREE_SECONDS)  # the driver releases its pages at its own pace, and tells nothing of it
             self._ask_statistics(client)
+        self._seen.marks["hints_again"] = time.monotonic()
         self._command(client, "reclaim", method="hint")
 
     def _resize(self, client: QmpClient) -> None:
@@ -230,8 +233,13 @@ class Scenario:
         self._seen.marks["left"] = self._actual()
 
     def _ask_statistics(self, client: QmpClient) -> None:
-        self._command(client, "query-guest-statistics")
-        self._seen.marks["statistics"] = self._seen.marks.get("statistics", 0) + 1
+        # Several times: blocks that are being reported are not free for that moment.
+        for _ in range(STATISTICS):
+            self._wait(lambda: False, STATISTICS_APART)
+            answer = self._command(client, "query-guest-statistics")
+            self._seen.marks["statistics"] = self._seen.marks.get("statistics", 0) + 1
+            if answer is None:
+                return
 
     def _actual(self) -> int:
         sizes = self._seen.named("balloon")

@@ -127,7 +127,12 @@ def changed(*, packed: bool, is_data: bool) -> Observed:
         ("driver-takes-any-content", gone_after_write(), FINDING, "into 3 reported pages"),
         ("driver-relies-on-content", with_features(FEATURES & ~(1 << 4)), FINDING, "0xaaaaaaaa"),
         ("driver-deflated-filled", with_fault("deflated_filled", pages=64, absent=64, filled=0), FINDING, "32 of 96"),
-        ("driver-hint-commands", replaced("free_page", 0, readable=[(MIB, 4)], data="03000000"), FAIL, "showed [2]"),
+        (
+            "driver-hint-commands",
+            replaced("free_page", 0, readable=[(MIB, 4)], data="03000000", t=4.2),
+            FAIL,
+            "device showed 2",
+        ),
         ("driver-hint-commands", replaced("free_page", 0, readable=[(MIB, 8)]), FAIL, "8 bytes"),
         ("driver-hint-commands", replaced("free_page", 0, readable=[], data=""), FAIL, "no command"),
         ("driver-hint-commands", replaced("free_page", 2, readable=[(MIB, 4)], data="02000000"), FAIL, "than once"),
