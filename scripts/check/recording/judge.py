@@ -171,7 +171,10 @@ class Judge:
         form = FRONTEND_REQUEST_FORMS[request]
         negotiated = form.needs is None or has_feature(self._protocol_features, form.needs)
         own = form.reply is not None and (negotiated or not form.reply_is_optional)
-        acks = has_feature(self._protocol_features, ProtocolFeature.REPLY_ACK)
+        features = self._protocol_features
+        if request is FrontendRequest.SET_PROTOCOL_FEATURES:  # which takes effect before it is acknowledged
+            features |= int.from_bytes(message.payload[:8], "little")
+        acks = has_feature(features, ProtocolFeature.REPLY_ACK)
         if own or (acks and message.flags & HeaderFlag.NEED_REPLY):
             self._pending.append((Channel.BACKEND_REPLIES, message.request, request.name))
 
