@@ -116,7 +116,7 @@ def _() -> None:
         "--workload",
         "pagecache:size=48M,hold=0.2,rest=0.3,repeat=90",
     ),
-    seconds=2.0,
+    seconds=4.0,
 )
 def _() -> None:
     """Pages are not filled with the poison when they are freed, although PAGE_POISON was negotiated."""

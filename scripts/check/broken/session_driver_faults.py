@@ -99,7 +99,7 @@ def _() -> None:
 # -- rings ------------------------------------------------------------------------------------------------------------
 
 
-@driver_fault("kicks-never", Act.STATISTICS, caught_by=("driver-kicks",), seconds=1.5)
+@driver_fault("kicks-never", Act.STATISTICS, caught_by=("driver-kicks",), seconds=2.5)
 def _() -> None:
     """The driver never kicks."""
     replaced(Split, "needs_kick", lambda original: lambda self: False)

@@ -202,9 +202,13 @@ def hints_stop(seen: Observed) -> None:
 
 @SUITE.case("driver-hints-released", clauses=("BH-10",))
 def hints_released(seen: Observed) -> None:
-    """The driver releases all hinted pages once the command id is DONE: its statistics say that they are free."""
+    """The driver releases hinted pages once the command id is DONE: it gives them again, or says that they are free."""
     begin, end = seen.marks.get("hints", 0.0), seen.marks.get("hinted", 0.0)
-    hinted = sum(length for chain in _hints(seen) if begin < chain.t < end for _, length in chain.writable)
+    blocks = [one for chain in _hints(seen) if begin < chain.t < end for one in chain.writable]
+    hinted = sum(length for _, length in blocks)
+    later = {one for chain in (*seen.of("free_page"), *seen.of("reporting")) if chain.t > end for one in chain.writable}
+    if not later.isdisjoint(blocks):
+        return
     free = [
         (chain.t, value)
         for chain in (_statistics(seen) if hinted else ())

@@ -27,6 +27,9 @@ BALLOON: Final = 16 << 20
 KEEP_SECONDS: Final = 0.5
 """Seconds for which the balloon stays as it is."""
 
+FILLED_SECONDS: Final = 1.0
+"""Seconds after a deflate in which the device looks whether the pages were filled."""
+
 REACH_SECONDS: Final = 10.0
 STATISTICS: Final = 3
 
@@ -231,6 +234,8 @@ class Scenario:
         self._command(client, "balloon", **{"value": memory, "guest-memory": memory})
         self._wait(lambda: self._actual() == 0, self._options.patience)
         self._seen.marks["left"] = self._actual()
+        if self._seen.has(BalloonFeature.PAGE_POISON):
+            self._wait(lambda: False, FILLED_SECONDS)
 
     def _ask_statistics(self, client: QmpClient) -> None:
         # Several times: blocks that are being reported are not free for that moment.

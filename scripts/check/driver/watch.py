@@ -31,6 +31,9 @@ HOLD_SECONDS: Final = 0.02
 LOOK_SECONDS: Final = 0.1
 """Seconds between looks at rings that were not kicked."""
 
+UNKICKED_LOOKS: Final = 10
+"""Looks at which a chain waits until its kick is missing: one second, for a kick may be a message on a busy machine."""
+
 FILL_SECONDS: Final = 0.5
 """Seconds after which a page that was taken back has to be filled, where the driver says that it does so at once."""
 
@@ -219,7 +222,7 @@ class Watch:
         waits = service._state is ServiceState.IDLE and not service._is_stale and has_chain(service)
         key = id(service)
         self._unkicked[key] = self._unkicked.get(key, 0) + 1 if waits else 0
-        if self._unkicked[key] == 3:
+        if self._unkicked[key] == UNKICKED_LOOKS:
             self.write("unkicked", queue=service.index)
             service._loop.call_soon_threadsafe(service.kick)
 
