@@ -12,7 +12,8 @@ from protocol.vhost_user_codec import Channel
 
 BACK_END: Final = "back-end"
 FRONT_END: Final = "front-end"
-"""The side of a session that wrote its recording."""
+PROXY: Final = "proxy"
+"""Who wrote a recording: a side of its sessions, or a program between both."""
 
 DISCARDED: Final = "discarded"
 """The fate of a range whose pages were given back. Any other fate is the reason why it was kept."""

@@ -1,86 +1,67 @@
-"""``balloon-check broken``: run each broken device against the cases that have to catch it."""
+"""``balloon-check broken``: run each broken device and driver against the cases that have to catch it."""
 
 import argparse
-import contextlib
 import os
-import subprocess
-import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, TypeVar
 
 from protocol.errors import BalloonError, UsageError
+from scripts.check.broken.all_driver_faults import ALL_DRIVER_FAULTS
 from scripts.check.broken.all_faults import ALL_FAULTS
+from scripts.check.broken.devices import serving, try_fault
+from scripts.check.broken.drivers import driving, try_driver
 from scripts.check.broken.fault import Fault
 from scripts.check.broken.fence_faults import FENCE_FAULTS, try_fence
-from scripts.check.device.all_cases import DEVICE_CASES
-from scripts.check.device.trial import Trial
-from scripts.check.machine.deadline import becomes_true
-from scripts.check.machine.vhost_user_device import VhostUserDevice
+from scripts.check.broken.trying import CAUGHT, Trying, line_of
 from scripts.check.names import nearest
-from scripts.check.run import run_cases
-from scripts.check.verdict import Result, TargetError, Verdict
-from scripts.child_processes import module_environment, python_module
+from scripts.child_processes import module_environment
 
-FEATURES: Final = ",".join(
-    f"{name}=on"
-    for name in (
-        "packed",
-        "in-order",
-        "free-page-hint",
-        "page-poison",
-        "must-tell-host",
-        "draft-init-reported",
-        "draft-init-on-inflate",
-    )
-)
-"""Every feature that a case may need."""
+AT_ONCE: Final = 2
+"""Devices that are tried at a time. Most of the time goes into waiting, but some cases look at times."""
 
-START_SECONDS: Final = 30.0
-CAUGHT: Final = (Verdict.FAIL, Verdict.FINDING)
+DRIVERS_AT_ONCE: Final = 4
 
-
-class Trying(NamedTuple):
-    """A fault, what the cases that have to catch it said, and what the daemon said of an error of its own."""
-
-    fault: Fault
-    results: list[Result]
-    crash: str = ""
-
-    @property
-    def is_caught(self) -> bool:
-        """Whether each of the cases noticed. A fault whose code does not run shows nothing, whatever the cases say."""
-        return (
-            not self.crash
-            and len(self.results) == len(self.fault.caught_by)
-            and all(one.verdict in CAUGHT for one in self.results)
-        )
+AnyFault = TypeVar("AnyFault", bound=Fault)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Try the faults, list them, or serve one. Return the exit status: 1 if one was not caught."""
     if arguments.serve:
-        return _serve(arguments.serve, arguments.socket_path)
-    known = [*ALL_FAULTS, *FENCE_FAULTS]
+        return _be(
+            arguments,
+            "--serve",
+            "device",
+            ALL_FAULTS,
+            lambda fault, path: serving(fault.name, "--socket-path", str(path)),
+        )
+    if arguments.drive:
+        return _be(arguments, "--drive", "driver", ALL_DRIVER_FAULTS, driving)
+    known = [*ALL_FAULTS, *ALL_DRIVER_FAULTS, *FENCE_FAULTS]
     for name in arguments.faults:
         if name not in known:
             raise UsageError(f"no fault is called {name!r}{nearest([name], known)} (see --list)")
     names = arguments.faults or known
     devices = [ALL_FAULTS[name] for name in names if name in ALL_FAULTS]
+    drivers = [ALL_DRIVER_FAULTS[name] for name in names if name in ALL_DRIVER_FAULTS]
     fences = [FENCE_FAULTS[name] for name in names if name in FENCE_FAULTS]
     if arguments.list:
-        for fault in devices:
+        for fault in (*devices, *drivers):
             print(f"{fault.name}\n    {fault.says}\n    [{', '.join(fault.caught_by)}]")
         for fence in fences:
             print(f"{fence.name}\n    {fence.says}\n    [the wake-up model]")
         return 0
-    missed = [trying.fault.name for trying in try_faults(devices) if not trying.is_caught]
+    missed = [
+        trying.fault.name
+        for tryings in (_try_all(devices, try_fault, AT_ONCE), _try_all(drivers, try_driver, DRIVERS_AT_ONCE))
+        for trying in tryings
+        if not trying.is_caught
+    ]
     for fence in fences:
         result = try_fence(fence)
         print(
-            f"{'caught' if result.verdict in CAUGHT else 'MISSED'}  {fence.name}\n        {_line(result)}", flush=True
+            f"{'caught' if result.verdict in CAUGHT else 'MISSED'}  {fence.name}\n        {line_of(result)}", flush=True
         )
         missed += [] if result.verdict in CAUGHT else [fence.name]
     print(f"{len(names) - len(missed)} of {len(names)} faults caught")
@@ -89,76 +70,34 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(name: str, socket_path: str | None) -> int:
-    if name not in ALL_FAULTS:
-        raise UsageError(f"no fault of a device is called {name!r}{nearest([name], ALL_FAULTS)} (see --list)")
-    if socket_path is None:
-        raise UsageError("--serve needs --socket-path")
-    argv = serving(name, "--socket-path", socket_path)
+def _serving(fault: Fault, path: Path) -> list[str]:
+    return serving(fault.name, "--socket-path", str(path))
+
+
+def _be(
+    arguments: argparse.Namespace,
+    option: str,
+    side: str,
+    faults: Mapping[str, AnyFault],
+    command: Callable[[AnyFault, Path], list[str]],
+) -> int:
+    # Become the program with the fault that `option` names.
+    name = arguments.serve or arguments.drive
+    if name not in faults:
+        raise UsageError(f"no fault of a {side} is called {name!r}{nearest([name], faults)} (see --list)")
+    if arguments.socket_path is None:
+        raise UsageError(f"{option} needs --socket-path")
+    argv = command(faults[name], Path(arguments.socket_path))
     os.execve(argv[0], argv, module_environment())
 
 
-def _line(result: Result) -> str:
-    return f"{result.verdict.value} {result.case}: {result.reason}"
-
-
-def try_faults(chosen: list[Fault]) -> Iterator[Trying]:
-    """Try each fault, two at a time, and yield what came of it; a line is printed for each."""
-    with ThreadPoolExecutor(2) as pool:
-        for trying in pool.map(try_fault, chosen):
+def _try_all(chosen: Sequence[AnyFault], try_one: Callable[[AnyFault], Trying], at_once: int) -> Iterator[Trying]:
+    # Try each fault, `at_once` at a time, and yield what came of it; a line is printed for each.
+    with ThreadPoolExecutor(at_once) as pool:
+        for trying in pool.map(try_one, chosen):
             print(f"{'caught' if trying.is_caught else 'MISSED'}  {trying.fault.name}", flush=True)
             for one in trying.results:
-                print(f"        {_line(one)}", flush=True)
+                print(f"        {line_of(one)}", flush=True)
             if trying.crash:
                 print(f"        the fault itself fails: {trying.crash}", flush=True)
             yield trying
-
-
-def serving(name: str, *options: str) -> list[str]:
-    """Return the command that is the daemon with fault ``name``, which takes ``options``."""
-    return python_module("scripts.check.broken.serve", name, "--features", FEATURES, *options)
-
-
-def try_fault(fault: Fault) -> Trying:
-    """Run the cases that have to catch ``fault`` against a daemon that has it.
-
-    Raises:
-        BalloonError: the daemon does not start.
-    """
-    with tempfile.TemporaryDirectory(prefix="balloon-broken-") as scratch:
-        path, control, said = (Path(scratch) / name for name in ("socket", "control", "stderr"))
-        with said.open("wb") as stderr:
-            process = subprocess.Popen(
-                serving(fault.name, "--socket-path", str(path), "--control", str(control)),
-                env=module_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-            )
-        try:
-            results = _results(fault, path, control, process)
-        finally:
-            process.kill()
-            process.wait()
-        return Trying(fault, results, crash_of(said.read_text(errors="replace")))
-
-
-def crash_of(said: str) -> str:
-    """Return the last line of a traceback in what the daemon ``said``, empty without one."""
-    _, begin, after = said.partition("Traceback (most recent call last):")
-    return next((line for line in after.splitlines() if line and not line[0].isspace()), "unknown") if begin else ""
-
-
-def _results(fault: Fault, path: Path, control: Path, process: "subprocess.Popen[bytes]") -> list[Result]:
-    def is_there() -> bool:
-        with contextlib.suppress(TargetError):
-            VhostUserDevice(path)
-            return True
-        return process.poll() is not None
-
-    begin = time.monotonic()
-    if not becomes_true(is_there, START_SECONDS) or process.poll() is not None:
-        raise BalloonError(f"the daemon with the fault {fault.name} did not start ({time.monotonic() - begin:.1f} s)")
-    device = VhostUserDevice(path, qmp=control)
-    cases = [DEVICE_CASES[name] for name in fault.caught_by]
-    return list(run_cases(cases, lambda: Trial(device)))

@@ -8,7 +8,9 @@ if TYPE_CHECKING:
 EXAMPLES: Final = """examples:
   balloon-check broken --list
   balloon-check broken one-page-too-many acknowledged-first
+  balloon-check broken reported-twice statistics-never
   balloon-check broken --serve one-page-too-many --socket-path /tmp/broken.sock
+  balloon-check broken --drive statistics-never --socket-path /tmp/check.sock
 """
 
 
@@ -17,4 +19,5 @@ def add_to(parser: "Parser") -> None:
     parser.add_argument("faults", nargs="*", metavar="FAULT", help="the faults to try (default: all)")
     parser.add_argument("--list", action="store_true", help="list the faults and the cases that have to catch each")
     parser.add_argument("--serve", metavar="FAULT", help="be the daemon with this fault, at --socket-path")
-    parser.add_argument("--socket-path", metavar="PATH", help="the socket of --serve")
+    parser.add_argument("--drive", metavar="FAULT", help="be the guest whose driver has this fault, at --socket-path")
+    parser.add_argument("--socket-path", metavar="PATH", help="the socket of --serve or --drive")

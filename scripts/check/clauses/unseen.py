@@ -20,6 +20,7 @@ UNSEEN: Final[Mapping[str, str]] = MappingProxyType(
         "BF-4": "It permits the device to refuse, and vhost-user has no FEATURES_OK to refuse with.",
         "BH-14": "Whether a guest wrote a page since it was hinted is known to the host alone, by dirty logging.",
         "S-18": "Which bytes of a buffer a driver reads is not seen from its device.",
+        "V-53": "The device that watches a driver always offers bit 30: without it there is no configuration space.",
         "P-7": "NOTIFICATION_DATA needs a transport that carries data with a kick, and an eventfd has none.",
     }
 )

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import Final
 
 from protocol.errors import UsageError
 from scripts.check.clauses.clause import Bound
@@ -15,9 +15,9 @@ from scripts.check.judge import judge, list_cases
 from scripts.check.machine.machine import Device
 from scripts.check.machine.vhost_user_device import VhostUserDevice
 from scripts.check.qtest.qtest_device import QtestDevice
+from scripts.check.recording.check_recording import CheckRecording, open_record
 
-if TYPE_CHECKING:
-    pass
+RECORDED_BY: Final = "balloon-check device"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,8 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("no case is left")
     if arguments.list:
         return list_cases(DEVICE_CASES, [case.name for case in chosen], quick=False)
-    with open_device(arguments) as device:
-        return judge(arguments, chosen, lambda: Trial(device), device.name, [Bound.DEVICE])
+    if arguments.qemu is not None and arguments.record is not None:
+        raise UsageError("--record goes with --socket-path: QEMU's own balloon is not reached by messages")
+    with open_record(arguments.record, RECORDED_BY) as file:
+        recording = None if file is None else CheckRecording(file.write)
+        with open_device(arguments, recording) as device:
+            watched = chosen if recording is None else recording.watched(chosen)
+            return judge(arguments, watched, lambda: Trial(device), device.name, [Bound.DEVICE])
 
 
 def _run_generic(arguments: argparse.Namespace) -> int:
@@ -44,14 +49,17 @@ def _run_generic(arguments: argparse.Namespace) -> int:
     chosen = GENERIC_CASES.chosen(arguments.cases, quick=arguments.quick)
     if arguments.list:
         return list_cases(GENERIC_CASES, [case.name for case in chosen], quick=False)
-    with open_backend(arguments.socket_path, arguments.start) as backend:
-        name = f"the back-end at {arguments.socket_path}"
-        return judge(arguments, chosen, backend.fresh, name, [Bound.BACK_END])
+    with open_record(arguments.record, RECORDED_BY) as file:
+        recording = None if file is None else CheckRecording(file.write)
+        with open_backend(arguments.socket_path, arguments.start, recording) as backend:
+            watched = chosen if recording is None else recording.watched(chosen)
+            name = f"the back-end at {arguments.socket_path}"
+            return judge(arguments, watched, backend.fresh, name, [Bound.BACK_END])
 
 
 @contextmanager
-def open_device(arguments: argparse.Namespace) -> Iterator[Device]:
-    """Yield the device that the options name.
+def open_device(arguments: argparse.Namespace, recording: CheckRecording | None = None) -> Iterator[Device]:
+    """Yield the device that the options name; its sessions go to ``recording``.
 
     Raises:
         UsageError: none or two are named.
@@ -60,7 +68,7 @@ def open_device(arguments: argparse.Namespace) -> Iterator[Device]:
     if (arguments.socket_path is None) == (arguments.qemu is None):
         raise UsageError("name one target: --socket-path or --qemu")
     if arguments.socket_path is not None:
-        yield VhostUserDevice(arguments.socket_path, qmp=arguments.qmp)
+        yield VhostUserDevice(arguments.socket_path, qmp=arguments.qmp, recording=recording)
         return
     with closing(QtestDevice(arguments.qemu)) as device:
         yield device

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.process.command_line import option_type, path_option
 from scripts.check.judge import add_report_options
+from scripts.check.recording.options import add_record_option
 
 if TYPE_CHECKING:
     from protocol.process.command_line import Parser
@@ -12,6 +13,7 @@ EXAMPLES: Final = """examples:
   balloon-check device --socket-path /tmp/balloon.sock
   balloon-check device --socket-path /tmp/balloon.sock --quick --json result.json
   balloon-check device --socket-path /tmp/balloon.sock 'report-*' S-17
+  balloon-check device --socket-path /tmp/balloon.sock report-exact --record /tmp/session
   balloon-check device --qemu
   balloon-check device --generic --socket-path /tmp/blk.sock
   balloon-check device --generic --socket-path /tmp/fs.sock --start 'virtiofsd --socket-path=/tmp/fs.sock'
@@ -46,4 +48,5 @@ def add_to(parser: "Parser") -> None:
         help="the back-end's control socket, where it takes QMP: for the cases that ask for a balloon",
     )
     parser.add_argument("--ring", choices=("split", "packed"), help="only cases of this ring format (default: both)")
+    add_record_option(parser, "the sessions of the cases")
     add_report_options(parser)

@@ -1,16 +1,21 @@
 """The balloon, statistics and hints, as the scenario asked for them."""
 
+import math
 import struct
 from itertools import pairwise
 from typing import Final
 
-from protocol.balloon_statistics import STATISTIC_SIZE
+from protocol.balloon_statistics import STATISTIC_SIZE, StatisticTag
+from protocol.memory import PAGE_SIZE
 from protocol.virtio_balloon import BalloonFeature
 from scripts.check.driver.observation import Observed, SeenChain
 from scripts.check.driver.suite import SUITE
 from scripts.check.verdict import Failed, Found, require, skip
 
 STOP: Final = 0
+
+HINTING_STOPS: Final = 0.5
+"""Seconds after which a driver has seen that hints are not wanted any more, and the hints in its ring are taken."""
 
 
 def _inflated(seen: Observed) -> list[SeenChain]:
@@ -22,7 +27,7 @@ def _inflated(seen: Observed) -> list[SeenChain]:
     return chains
 
 
-@SUITE.case("driver-inflates", clauses=("BI-1", "BI-11"), peers=("tp-qemu/balloon_check", "stratovirt/fun_001"))
+@SUITE.case("driver-inflates", clauses=("BI-1", "BI-11", "BC-1"), peers=("tp-qemu/balloon_check", "stratovirt/fun_001"))
 def inflates(seen: Observed) -> None:
     """The driver gives the pages that are asked for, and says so in actual."""
     _inflated(seen)
@@ -32,6 +37,8 @@ def inflates(seen: Observed) -> None:
     given = sum(len(chain.bytes) // 4 for chain in seen.of("inflate")) * 4096
     if reached == 0 and given:
         raise Failed(f"the driver gave {given} bytes and wrote no actual", "BI-11")
+    swapped = int.from_bytes((wanted // PAGE_SIZE).to_bytes(4, "little"), "big") * PAGE_SIZE
+    require(reached != swapped, f"actual came to {reached // PAGE_SIZE:#x} pages, which is big-endian", "BC-1")
     raise Found(f"{wanted} bytes were asked for, and actual came to {reached}", "BI-1")
 
 
@@ -64,6 +71,33 @@ def deflates(seen: Observed) -> None:
         raise Found(f"{seen.marks['left']} bytes stayed in the balloon after none was asked for", "BI-2")
     if not seen.of("deflate"):
         raise Failed("the balloon became smaller without a deflate", "BI-6")
+
+
+@SUITE.case("driver-deflates-only-when-asked", clauses=("BI-4",))
+def deflates_only_when_asked(seen: Observed) -> None:
+    """Without DEFLATE_ON_OOM no page is taken back while num_pages is not smaller than actual."""
+    if seen.has(BalloonFeature.DEFLATE_ON_OOM):
+        skip("the driver negotiated DEFLATE_ON_OOM (--features deflate-on-oom=off)")
+    _inflated(seen)
+    begin, end = seen.marks.get("kept_from", 0.0), seen.marks.get("kept_to", 0.0)
+    early = [chain for chain in seen.of("deflate") if begin < chain.t < end]
+    if early:
+        pages = sum(len(chain.bytes) // 4 for chain in early)
+        raise Failed(f"{pages} pages were taken back while the balloon was as large as it was asked for", "BI-4")
+
+
+@SUITE.case("driver-deflated-untouched", clauses=("BI-7",))
+def deflated_untouched(seen: Observed) -> None:
+    """With MUST_TELL_HOST no page of the balloon is used before its deflate is acknowledged."""
+    if not seen.has(BalloonFeature.MUST_TELL_HOST):
+        skip("the driver did not negotiate MUST_TELL_HOST")
+    deflates = seen.of("deflate")
+    if not deflates:
+        skip("the driver took no page back")
+    touched = [at for chain in deflates for at in chain.touched]
+    if touched:
+        where = f"the first at {touched[0]:#x}"
+        raise Failed(f"{len(touched)} pages were used before their deflate was acknowledged, {where}", "BI-7")
 
 
 def _statistics(seen: Observed) -> list[SeenChain]:
@@ -123,7 +157,8 @@ def _hints(seen: Observed) -> list[SeenChain]:
 
 @SUITE.case("driver-hint-commands", clauses=("BH-1", "BH-2", "BH-3", "BH-6"))
 def hint_commands(seen: Observed) -> None:
-    """Commands have 4 bytes; a round begins with its id, which comes once, and ends with STOP."""
+    """Commands have 4 bytes; a round begins with the device's id, which comes once, and ends with STOP."""
+    starts = [(float(event["t"]), event["command_id"]) for event in seen.named("hinting") if event["state"] == "start"]
     commands: list[int] = []
     chains = _hints(seen)
     for chain in chains:
@@ -131,8 +166,60 @@ def hint_commands(seen: Observed) -> None:
             length = sum(size for _, size in chain.readable)
             require(length == 4, f"a command has {length} bytes", "BH-1")
             commands.append(int.from_bytes(chain.bytes, "little"))
+            shown = [id_ for t, id_ in starts if t < chain.t]
+            if commands[-1] != STOP and shown and commands[-1] != shown[-1]:
+                raise Failed(f"the command id is {commands[-1]}, and the device showed {shown[-1]}", "BH-2")
     require(bool(chains[0].readable), "the first buffer of a round is no command", "BH-2")
     ids = [command for command in commands if command != STOP]
     require(len(ids) == len(set(ids)), f"command ids came more than once: {ids}", "BH-3")
     if commands and commands[-1] != STOP:
         raise Found(f"the last command is {commands[-1]:#x}, not STOP", "BH-6")
+
+
+@SUITE.case("driver-hints-given", clauses=("BH-4",))
+def hints_given(seen: Observed) -> None:
+    """The driver hints free pages in writable buffers while a round is on."""
+    if not any(chain.writable for chain in _hints(seen)):
+        raise Found("a round of hints was on, and the driver gave none in a writable buffer", "BH-4")
+
+
+@SUITE.case("driver-hints-stop", clauses=("BH-5",))
+def hints_stop(seen: Observed) -> None:
+    """The driver stops hinting when the command id becomes STOP or DONE."""
+    hints = [chain for chain in _hints(seen) if chain.writable]
+    states = [(float(event["t"]), str(event["state"])) for event in seen.named("hinting")]
+    ends = [t for t, state in states if state != "start"]
+    if not ends:
+        skip("no round of hints was ended by the device")
+    for end in ends:
+        begins = [t for t, state in states if state == "start" and t > end]
+        until = begins[0] if begins else float("inf")
+        late = [chain for chain in hints if end + HINTING_STOPS < chain.t < until]
+        if late:
+            after = late[-1].t - end
+            raise Found(f"{len(late)} hints came after the round was over, the last {after:.1f} s later", "BH-5")
+
+
+@SUITE.case("driver-hints-released", clauses=("BH-10",))
+def hints_released(seen: Observed) -> None:
+    """The driver releases hinted pages once the command id is DONE: it gives them again, or says that they are free."""
+    begin, end = seen.marks.get("hints", 0.0), seen.marks.get("hinted", 0.0)
+    blocks = [one for chain in _hints(seen) if begin < chain.t < end for one in chain.writable]
+    hinted = sum(length for _, length in blocks)
+    later = {one for chain in (*seen.of("free_page"), *seen.of("reporting")) if chain.t > end for one in chain.writable}
+    if not later.isdisjoint(blocks):
+        return
+    free = [
+        (chain.t, value)
+        for chain in (_statistics(seen) if hinted else ())
+        for tag, value in struct.iter_unpack("<HQ", chain.bytes)
+        if tag == StatisticTag.MEMFREE
+    ]
+    before = [value for t, value in free if t < begin]
+    after = [value for t, value in free if end < t < seen.marks.get("hints_again", math.inf)]
+    if not before or not after:
+        skip("the statistics do not tell how much memory was free before a round of hints and after it")
+    # A block that is being reported is not free for that moment.
+    if max(after) + hinted // 2 < max(before):
+        missing = max(before) - max(after)
+        raise Found(f"{hinted} bytes were hinted, and {missing} bytes fewer were free after the round", "BH-10")

@@ -3,18 +3,25 @@
 import argparse
 import sys
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from protocol.errors import UsageError
+from protocol.virtio import FeatureBit
 from scripts.check.broken.all_faults import ALL_FAULTS
 from scripts.check.clauses.clause import Bound
 from scripts.check.driver.all_cases import DRIVER_CASES
-from scripts.check.driver.scenario import observe
+from scripts.check.driver.observation import Observed
+from scripts.check.driver.scenario import FEATURES, ScenarioOptions, observe
 from scripts.check.judge import judge, list_cases
 from scripts.check.names import nearest
+from scripts.check.recording.check_recording import require_writable
+from scripts.check.suite import Case
 
-if TYPE_CHECKING:
-    pass
+
+def of_format(case: Case[Observed], *, packed: bool) -> Case[Observed]:
+    """Return ``case`` without the clauses of the ring format that was not used."""
+    others = "S-" if packed else "P-"
+    return replace(case, clauses=tuple(clause for clause in case.clauses if not clause.startswith(others)))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,14 +36,18 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"no fault is called {fault!r}{nearest([fault], ALL_FAULTS)} (see broken --list)")
     if not 0 < arguments.seconds < 86400 or not 0 < arguments.attach_seconds < 86400:
         raise UsageError("seconds are above 0 and below a day")
-    seen = observe(
-        arguments.socket_path,
-        lambda text: print(text, file=sys.stderr, flush=True),
-        fault=fault,
+    if arguments.record is not None:
+        require_writable(arguments.record)
+    options = ScenarioOptions(
         attach_seconds=arguments.attach_seconds,
         seconds=arguments.seconds,
         start=arguments.start,
-        features=arguments.features,
+        features=arguments.features or FEATURES,
+        in_band=arguments.in_band,
+        fault=fault,
+        record=arguments.record,
     )
+    seen = observe(arguments.socket_path, options, lambda text: print(text, file=sys.stderr, flush=True))
+    chosen = [of_format(case, packed=seen.has(FeatureBit.RING_PACKED)) for case in chosen]
     name = f"the driver at {arguments.socket_path}"
-    return judge(arguments, chosen, lambda: nullcontext(seen), name, [Bound.DRIVER])
+    return judge(arguments, chosen, lambda: nullcontext(seen), name, [Bound.DRIVER, Bound.FRONT_END])

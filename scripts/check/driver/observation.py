@@ -5,10 +5,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from protocol.recording.records import Record, WireMessage
+from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user_codec import Channel
+from protocol.vhost_user_payloads import Payload
 from protocol.virtio import has_feature
+from scripts.check.recording.words import read_message
 
 Buffer = tuple[int, int]
 """A guest address and a length in bytes."""
+
+UNKNOWN_FEATURE: Final = 55
+"""A feature bit that is offered and has no meaning: it is reserved for the future (virtio 1.2, 6)."""
+
+WRONG_REPLY_SUFFIX: Final = ".wrong-reply"
+"""A file of this name beside that of the observations asks the device for a wrong reply."""
 
 DATA_MAX: Final = 8192
 """Bytes of what a chain has for the device to read that are kept."""
@@ -20,7 +31,9 @@ class SeenChain:
 
     ``data`` is what the device could read of it, in hexadecimal. ``touched`` are guest addresses of pages that were
     discarded at once and were there again before the chain was given back. ``unused`` are those of its writable
-    buffers in which there was nothing that could be discarded. ``avail_flags`` is the driver's word on interrupts.
+    buffers in which there was nothing that could be discarded. ``fills`` says what the first pages of a report held
+    when it came, each a 32-bit number that filled the page, or -1; ``poison`` is the poison_val of that time.
+    ``avail_flags`` is the driver's word on interrupts.
     ``ahead`` is how many chains of the queue the device had in hand.
     """
 
@@ -33,6 +46,8 @@ class SeenChain:
     data: str = ""
     touched: Sequence[int] = ()
     unused: Sequence[Buffer] = ()
+    fills: Sequence[int] = ()
+    poison: int = 0
     avail_flags: int = 0
     ahead: int = 0
 
@@ -51,14 +66,18 @@ class Observed:
     """All that was seen of one driver.
 
     ``events`` are those of the device's process, ``marks`` what the scenario did and when, ``faults`` what the device
-    noticed beside the chains: kicks that did not come, balloon pages that were used.
+    noticed beside the chains: kicks that did not come, balloon pages that were used. ``records`` are what was recorded
+    of the session: messages, signals, chains with their descriptors. ``accepted`` is what the driver accepted, also of
+    what was not offered.
     """
 
     offered: int = 0
+    accepted: int = 0
     chains: list[SeenChain] = field(default_factory=list)
     events: list[Mapping[str, Any]] = field(default_factory=list)
     faults: list[Mapping[str, Any]] = field(default_factory=list)
     marks: dict[str, Any] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
 
     def take_lines(self, lines: Iterable[str]) -> None:
         """Take lines that the process of the device has written."""
@@ -71,8 +90,22 @@ class Observed:
                 self.chains.append(SeenChain(**entry))
             elif kind == "offered":
                 self.offered = entry["features"]
+                self.accepted = entry["accepted"]
             else:
                 self.faults.append({"fault": kind, **entry})
+
+    def requests(self, *wanted: FrontendRequest) -> list[tuple[WireMessage, Payload]]:
+        """Return the front-end's messages of these requests, all without one, each with its payload: None for one that
+        has none or is malformed."""
+        return [
+            (message, read.payload)
+            for message in self.messages(Channel.FRONTEND_REQUESTS)
+            if (read := read_message(message)).request in (wanted or FrontendRequest)
+        ]
+
+    def messages(self, stream: Channel) -> list[WireMessage]:
+        """Return the messages of a stream."""
+        return [one for one in self.records if isinstance(one, WireMessage) and one.stream is stream]
 
     def of(self, queue: str) -> list[SeenChain]:
         """Return the chains of a queue."""

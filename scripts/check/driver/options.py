@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.process.command_line import option_type, path_option
 from scripts.check.judge import add_report_options
+from scripts.check.recording.options import add_record_option
 
 if TYPE_CHECKING:
     from protocol.process.command_line import Parser
@@ -35,9 +36,13 @@ def add_to(parser: "Parser") -> None:
     parser.add_argument(
         "--features",
         metavar="NAME=on|off,...",
-        help="what the device offers, in the daemon's words (default: all but page-poison, indirect and event-idx on)",
+        help="what the device offers, in the daemon's words (default: all that no draft defines)",
+    )
+    parser.add_argument(
+        "--in-band", action="store_true", help="offer kicks and interrupts as messages (default: by descriptors alone)"
     )
     parser.add_argument(
         "--misbehave", metavar="FAULT", help="be a device with this fault, to see what the driver does (see broken)"
     )
+    add_record_option(parser, "the driver's sessions")
     add_report_options(parser)

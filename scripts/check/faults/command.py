@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import stat
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -12,10 +13,10 @@ from protocol.process.events import open_event_log
 from protocol.process.listening_socket import ListeningSocket
 from scripts.check.faults.fault_plan import FaultPlan
 from scripts.check.faults.fault_script import FaultScript
-from scripts.check.faults.proxy import Proxy, observe_nothing
-from scripts.check.faults.proxy_session import Observer
+from scripts.check.faults.proxy import Proxy
 from scripts.check.faults.script_text import parse_script
 from scripts.check.names import nearest
+from scripts.check.recording.check_recording import open_record
 from scripts.check.verdict import TargetError
 
 SCRIPTS: Final = Path(__file__).parent / "scripts"
@@ -26,8 +27,8 @@ _SEED_MAX: Final = (1 << 64) - 1
 _SCRIPT_MAX: Final = 1 << 20
 
 
-def run(arguments: argparse.Namespace, observer: Observer = observe_nothing) -> int:
-    """Run the proxy. Return the exit status. ``observer`` is told everything that is sent."""
+def run(arguments: argparse.Namespace) -> int:
+    """Run the proxy. Return the exit status."""
     if arguments.list:
         for path in shipped_scripts():
             print(f"{path.stem:28}  {_summary(path)}")
@@ -41,16 +42,14 @@ def run(arguments: argparse.Namespace, observer: Observer = observe_nothing) -> 
         raise UsageError(f"--seed {arguments.seed}: not from 0 to {_SEED_MAX}")
     script = FaultScript() if arguments.script is None else read_script(arguments.script)
     _check_target(arguments.connect)
-    events = open_event_log(arguments.events, time.monotonic)
-    try:
-        listener = ListeningSocket(arguments.listen, "--listen")
-        try:
-            proxy = Proxy(listener, arguments.connect, FaultPlan(script, arguments.seed), events, observer)
-            asyncio.run(proxy.run())
-        finally:
-            listener.close()
-    finally:
-        events.close()
+    with (
+        open_record(arguments.record, "balloon-check proxy") as recording,
+        closing(open_event_log(arguments.events, time.monotonic)) as events,
+        closing(ListeningSocket(arguments.listen, "--listen")) as listener,
+    ):
+        record = None if recording is None else recording.write
+        proxy = Proxy(listener, arguments.connect, FaultPlan(script, arguments.seed), events, record)
+        asyncio.run(proxy.run())
     return 0
 
 

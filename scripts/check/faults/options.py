@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from protocol.process.command_line import option_type, path_option
+from scripts.check.recording.options import add_record_option
 
 if TYPE_CHECKING:
     from protocol.process.command_line import Parser
@@ -30,4 +31,5 @@ def add_to(parser: "Parser") -> None:
     )
     parser.add_argument("--seed", metavar="N", type=int, help="replaces the script's seed")
     parser.add_argument("--events", metavar="PATH", help="append events to PATH as JSON, - for standard output")
+    add_record_option(parser, "all sessions, as they were after the faults,")
     parser.add_argument("--list", action="store_true", help="list the scripts that come with the program, and exit")

@@ -6,29 +6,26 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from protocol.errors import BalloonError
 from protocol.process.accept_loop import AcceptLoop
 from protocol.process.events import EventLog
 from protocol.process.listening_socket import ListeningSocket
-from protocol.vhost_user_codec import Channel
+from protocol.recording.records import PROXY, Record
 from scripts.check.faults.fault_plan import FaultPlan
-from scripts.check.faults.proxy_session import Observer, ProxySession
+from scripts.check.faults.proxy_session import ProxySession
+from scripts.check.recording.recorder import Recorder
 from scripts.check.verdict import TargetError
 
 _PEER_CREDENTIALS = struct.Struct("3i")
 
 
-def observe_nothing(_session: int, _stream: Channel, _data: bytes, _fds: Sequence[int]) -> None:
-    """The observer of a proxy that records nothing."""
-
-
 class Proxy:
     """Listens on ``listener`` for front-ends of the back-end at ``target``.
 
-    ``observer`` is told everything that is sent, after the faults.
+    ``record`` is given the records of everything that is sent, after the faults; None records nothing.
     """
 
     def __init__(
@@ -37,13 +34,13 @@ class Proxy:
         target: Path,
         plan: FaultPlan,
         events: EventLog,
-        observer: Observer = observe_nothing,
+        record: Callable[[Record], None] | None = None,
     ) -> None:
         self._listener = listener
         self._target = target
         self._plan = plan
         self._events = events
-        self._observer = observer
+        self._record = record
         self._sessions = 0
         self._tasks = set[asyncio.Task[None]]()
         self._end: asyncio.Future[None] | None = None
@@ -85,13 +82,19 @@ class Proxy:
             elif self._end is not None and not self._end.done():
                 self._end.set_exception(error)
             return
-        self._events.emit("connected", session=number, pid=_peer(front_end))
+        pid = _peer(front_end)
+        self._events.emit("connected", session=number, pid=pid)
+        recorder = None if self._record is None else Recorder(self._record, number, PROXY)
+        if recorder is not None:
+            recorder.begin(pid)
         reason = "the proxy was ended"
-        session = ProxySession(number, front_end, back_end, self._plan.session(), self._events, self._observer)
+        session = ProxySession(number, front_end, back_end, self._plan.session(), self._events, recorder)
         try:
             reason = await session.run()
         finally:
             self._events.emit("disconnected", session=number, reason=reason)
+            if recorder is not None:
+                recorder.end(reason)
 
 
 def _resolve(end: "asyncio.Future[None]") -> None:

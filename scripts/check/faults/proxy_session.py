@@ -6,8 +6,8 @@ import heapq
 import itertools
 import os
 import socket
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
 
 from host.descriptors.received_file import SIGNALS, FileKind
 from protocol.process.events import EventLog
@@ -23,12 +23,11 @@ from scripts.check.faults.passing.signal_relay import SignalRelay
 from scripts.check.faults.ring_watch import RingWatch
 from scripts.check.faults.session_facts import SessionFacts
 from scripts.check.faults.steps import Close, Notify, Send, SendMemory, SendReset, Step, Struck
+from scripts.check.recording.recorder import Recorder
+from scripts.check.recording.words import STRUCK
 
 WATCH_INTERVAL: Final = 0.001
 """Seconds between two looks at a ring whose chains are counted: a driver kicks only when it is asked to."""
-
-Observer: TypeAlias = Callable[[int, Channel, bytes, Sequence[int]], None]
-"""Is told what was sent: the session, the stream, the bytes, and the descriptors, which are still open."""
 
 _SIGNALS: Final = {FrontendRequest.SET_VRING_KICK: Signal.KICK, FrontendRequest.SET_VRING_CALL: Signal.CALL}
 
@@ -43,12 +42,12 @@ class ProxySession:
         back_end: socket.socket,
         plan: SessionPlan,
         events: EventLog,
-        observer: Observer,
+        recorder: Recorder | None,
     ) -> None:
         self._number = number
         self._plan = plan
         self._events = events
-        self._observer = observer
+        self._recorder = recorder
         self._loop = asyncio.get_running_loop()
         self._sockets = {Side.FRONT_END: front_end, Side.BACK_END: back_end}
         self._channel_sockets: list[socket.socket] = []
@@ -93,7 +92,8 @@ class ProxySession:
 
     def _add_outlet(self, channel: Channel, sock: socket.socket) -> None:
         def on_sent(data: bytes, fds: Sequence[int]) -> None:
-            self._observer(self._number, channel, data, fds)
+            if self._recorder is not None:
+                self._recorder.passed(channel, data, fds)
 
         self._outlets[channel] = Outlet(sock, on_sent)
         self._start(self._outlets[channel].run())
@@ -242,6 +242,8 @@ class ProxySession:
                     self._send_request(data, files)
             case Struck(line=line, text=text):
                 self._emit("fault", line=line, rule=text)
+                if self._recorder is not None:
+                    self._recorder.remark(STRUCK, line=line, rule=text)
 
     def _send_request(self, data: bytes, files: Sequence[OpenFile]) -> None:
         self._outlets[Channel.FRONTEND_REQUESTS].put(data, list(files))

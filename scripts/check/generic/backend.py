@@ -15,8 +15,9 @@ from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.virtio import PROTOCOL_FEATURES, feature_mask, has_feature
 from scripts.check.generic.program import Program
 from scripts.check.generic.target import Facts, Target
-from scripts.check.machine.connection import REPLY_FLAGS, FrontendConnection, HungUpError, Observer, connect
+from scripts.check.machine.connection import REPLY_FLAGS, FrontendConnection, HungUpError, connect
 from scripts.check.machine.deadline import DEADLINE, becomes_true
+from scripts.check.recording.check_recording import CheckRecording
 from scripts.check.verdict import Failed, TargetError
 
 _TO_END: Final = 2.0
@@ -37,10 +38,10 @@ class Backend:
     ``facts`` is what it offers. ``ends_with_front_end`` tells that a program of ours serves one front-end and ends.
     """
 
-    def __init__(self, path: Path, program: Program | None, observe: Observer | None = None) -> None:
+    def __init__(self, path: Path, program: Program | None, recording: CheckRecording | None = None) -> None:
         self.path = path
         self.program = program
-        self._observe = observe
+        self._recording = recording
         self._spare: FrontendConnection | None = None
         self._crash = ""
         self.facts = Facts()
@@ -90,12 +91,12 @@ class Backend:
         """
         if self.program is not None and self.ends_with_front_end and becomes_true(self._has_ended, _TO_END):
             self._start(self.program)
-        return FrontendConnection(connect(self.path), self._observe)
+        return FrontendConnection(connect(self.path), self._recording)
 
     def second(self) -> FrontendConnection | None:
         """Return another connection beside the one that there is, None if the back-end takes none."""
         try:
-            return FrontendConnection(connect(self.path), self._observe)
+            return FrontendConnection(connect(self.path), self._recording)
         except TargetError:
             return None
 
@@ -150,7 +151,7 @@ class Backend:
         return self.program is not None and self.program.status() is not None
 
     def _greeted_once(self) -> FrontendConnection:
-        connection = FrontendConnection(connect(self.path), self._observe)
+        connection = FrontendConnection(connect(self.path), self._recording)
         try:
             _greet(self.path, connection)
         except TargetError:
@@ -224,7 +225,7 @@ def _facts_of(path: Path, connection: FrontendConnection) -> Facts:
 
 
 @contextmanager
-def open_backend(path: Path, start: str | None = None, observe: Observer | None = None) -> Iterator[Backend]:
+def open_backend(path: Path, start: str | None = None, recording: CheckRecording | None = None) -> Iterator[Backend]:
     """Yield the back-end that listens at ``path``, or the one that the command ``start`` makes listen there.
 
     Raises:
@@ -232,7 +233,7 @@ def open_backend(path: Path, start: str | None = None, observe: Observer | None 
         UsageError: the command is no command line.
     """
     program = None if start is None else Program(start)
-    backend = Backend(path, program, observe)
+    backend = Backend(path, program, recording)
     try:
         backend.learn()
         yield backend

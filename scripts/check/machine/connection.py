@@ -3,7 +3,7 @@
 import os
 import socket
 import struct
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -13,13 +13,15 @@ from protocol.vhost_user import FDS_MAX, HEADER_SIZE, PAYLOAD_MAX, FrontendReque
 from protocol.vhost_user_codec import build_message, parse_payload
 from protocol.vhost_user_payloads import U64, Payload
 from scripts.check.machine.deadline import DEADLINE
+from scripts.check.recording.check_recording import HUNG_UP, CheckRecording
+from scripts.check.recording.recorder import Recorder
+from scripts.check.recording.words import CLOSED
 from scripts.check.verdict import Failed, TargetError
 
 REPLY_FLAGS: Final = 0x5
 """Version 1 and REPLY: what the flags of every reply are. Front-ends compare for equality."""
 
-Observer = Callable[[str, bytes, Sequence[int]], None]
-"""Is shown every message as ``"sent"`` or ``"received"``, its bytes and its descriptors."""
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7)
 
 Result = TypeVar("Result")
 
@@ -31,11 +33,11 @@ class HungUpError(BalloonError):
 class FrontendConnection:
     """A connected socket to the back-end. Every wait has a deadline (:data:`DEADLINE`).
 
-    ``observe`` is shown what is sent and received. ``fds`` are the descriptors that came with the last reply; the
+    It is a session of ``recording`` where there is one. ``fds`` are the descriptors that came with the last reply; the
     connection closes them with the next.
     """
 
-    def __init__(self, path: Path | socket.socket, observe: Observer | None = None) -> None:
+    def __init__(self, path: Path | socket.socket, recording: CheckRecording | None = None) -> None:
         """Connect.
 
         Raises:
@@ -44,7 +46,12 @@ class FrontendConnection:
         self.socket = path if isinstance(path, socket.socket) else connect(path)
         self.socket.settimeout(DEADLINE)
         self.fds: tuple[int, ...] = ()
-        self._observe = observe
+        self._recording = recording
+        self.recorder: Recorder | None = None
+        """Where this session is recorded, None for nowhere."""
+        if recording is not None:
+            self.recorder = recording.connected(_peer(self.socket))
+        self._is_hung_up = False
 
     # -- sending ----------------------------------------------------------------------------------------------------
 
@@ -54,8 +61,8 @@ class FrontendConnection:
         Raises:
             HungUpError: the back-end ended the connection.
         """
-        if self._observe is not None:
-            self._observe("sent", data, fds)
+        if self.recorder is not None:
+            self.recorder.sent(data, fds)
         try:
             if fds:
                 data = data[socket.send_fds(self.socket, [data], list(fds)) :]
@@ -64,7 +71,7 @@ class FrontendConnection:
         except TimeoutError as error:
             raise Failed(f"the back-end did not read {len(data)} bytes for {DEADLINE:g} s") from error
         except ConnectionError as error:
-            raise HungUpError("the back-end ended the connection") from error
+            raise self._hung_up() from error
 
     def request(
         self, request: FrontendRequest, payload: Payload = None, fds: Sequence[int] = (), *, need_reply: bool = False
@@ -87,8 +94,6 @@ class FrontendConnection:
         if size > PAYLOAD_MAX:
             raise Failed(f"a reply's header {header.hex()} announces {size} bytes of payload")
         payload = self._exactly(size)
-        if self._observe is not None:
-            self._observe("received", header + payload, self.fds)
         return request, flags, payload
 
     def _exactly(self, size: int) -> bytes:
@@ -99,12 +104,18 @@ class FrontendConnection:
             except TimeoutError as error:
                 raise Failed(f"no reply within {DEADLINE:g} s ({len(data)} of {size} bytes came)") from error
             except ConnectionError as error:
-                raise HungUpError("the back-end ended the connection") from error
+                raise self._hung_up() from error
             self.fds += tuple(fds)
             if not piece:
-                raise HungUpError("the back-end ended the connection")
+                raise self._hung_up()
+            if self.recorder is not None:
+                self.recorder.received(piece, fds)
             data += piece
         return data
+
+    def _hung_up(self) -> HungUpError:
+        self._is_hung_up = True
+        return HungUpError(HUNG_UP)
 
     def reply_to(self, request: FrontendRequest) -> bytes:
         """Return the payload of the next reply, which has to be one to ``request`` with the flags of a reply.
@@ -173,14 +184,16 @@ class FrontendConnection:
         """Return whether the back-end ends the connection within ``seconds``; what it sends before is dropped."""
         self.socket.settimeout(seconds)
         try:
-            while self.socket.recv(PAYLOAD_MAX):
-                pass
+            while data := self.socket.recv(PAYLOAD_MAX):
+                if self.recorder is not None:
+                    self.recorder.received(data)
         except TimeoutError:
             return False
         except ConnectionError:
-            return True
+            pass
         finally:
             self.socket.settimeout(DEADLINE)
+        self._is_hung_up = True
         return True
 
     def _drop_fds(self) -> None:
@@ -192,6 +205,15 @@ class FrontendConnection:
         """Close the connection and the descriptors of the last reply."""
         self._drop_fds()
         self.socket.close()
+        recorder, self.recorder = self.recorder, None
+        if recorder is not None and self._recording is not None:
+            self._recording.ended(recorder, HUNG_UP if self._is_hung_up else CLOSED)
+
+
+def _peer(sock: socket.socket) -> int:
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid: int = _CREDENTIALS.unpack(credentials)[0]
+    return pid
 
 
 def connect(path: Path) -> socket.socket:

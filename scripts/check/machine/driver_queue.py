@@ -23,6 +23,8 @@ from scripts.check.machine.memory_file import (
     TABLES_STRIDE,
     MemoryFile,
 )
+from scripts.check.recording.offered_chain import read_offered
+from scripts.check.recording.recorder import Recorder
 from scripts.check.verdict import Failed
 
 TABLES: Final = TABLES_STRIDE // PAGE_SIZE
@@ -34,7 +36,8 @@ class DriverQueue:
 
     ``driver`` is the well-behaved driver's half. ``ring`` are the bare fields, for a driver that is not: see
     :mod:`scripts.check.machine.raw_ring`. ``send_kick`` and ``take_interrupt`` are the target's ways to notify and to
-    be notified; the latter returns whether there was an interrupt since it was last called.
+    be notified; the latter returns whether there was an interrupt since it was last called. ``recorder`` is told of
+    chains and of used buffers.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class DriverQueue:
         *,
         send_kick: Callable[[], None],
         take_interrupt: Callable[[], bool],
+        recorder: Recorder | None = None,
     ) -> None:
         self.index = index
         self.kind = kind
@@ -58,6 +62,7 @@ class DriverQueue:
         self._memory = memory
         self._guest_base = guest_base
         self._features = features
+        self._recorder = recorder
         self._renew()
 
     def _renew(self) -> None:
@@ -74,6 +79,7 @@ class DriverQueue:
             write_guest=lambda address, data: self._memory.write(address - self._guest_base, data),
             in_order=has_feature(self._features, FeatureBit.IN_ORDER),
         )
+        self._next_place = self._noted = 0
 
     def renew(self) -> None:
         """Begin anew with a zeroed ring and a fresh driver's half, as after a reset."""
@@ -117,9 +123,15 @@ class DriverQueue:
 
     # -- the well-behaved driver ------------------------------------------------------------------------------------
 
+    def add(self, readable: Sequence[Buffer], writable: Sequence[Buffer]) -> int:
+        """Make buffers (guest address, bytes) available without a kick, and return the head."""
+        head = self.driver.add(readable, writable)
+        self.note_offered(head)
+        return head
+
     def offer(self, readable: Sequence[Buffer], writable: Sequence[Buffer]) -> int:
         """Make buffers (guest address, bytes) available, kick if the device asks for it, and return the head."""
-        head = self.driver.add(readable, writable)
+        head = self.add(readable, writable)
         if self.driver.needs_kick():
             self.kick()
         return head
@@ -136,9 +148,12 @@ class DriverQueue:
             Failed: the device broke a rule of the ring.
         """
         try:
-            return self.driver.get_used()
+            used = self.driver.get_used()
         except VirtqueueError as error:
             raise Failed(f"queue {self.index}: {error}") from error
+        if used is not None and self._recorder is not None:
+            self._recorder.used(self.index, used.head, used.length)
+        return used
 
     def collect(self, count: int = 1, seconds: float = DEADLINE) -> list[UsedBuffer]:
         """Return ``count`` buffers that the device gives back within ``seconds``, looking at the ring alone.
@@ -167,6 +182,45 @@ class DriverQueue:
     def is_interrupted(self, seconds: float = DEADLINE) -> bool:
         """Return whether the device interrupts within ``seconds``, or has done so since the last look."""
         return becomes_true(self.take_interrupt, seconds)
+
+    # -- what is recorded -------------------------------------------------------------------------------------------
+
+    def note_started(self, base: int) -> None:
+        """Record that the queue is served from ``base`` on."""
+        if self._recorder is not None:
+            self._recorder.ring_started(
+                self.index,
+                "" if self.kind is None else self.kind.value,
+                self.layout.size,
+                packed=self.layout.packed,
+                base=base,
+                event_idx=self.event_idx,
+                indirect_desc=has_feature(self._features, FeatureBit.RING_INDIRECT_DESC),
+                in_order=has_feature(self._features, FeatureBit.IN_ORDER),
+            )
+
+    def note_offered(self, head: int) -> None:
+        """Record the chain with ``head``, which was made available last; nothing without a recording."""
+        if self._recorder is None:
+            return
+        chain = read_offered(self.ring, self._next_place if self.layout.packed else head, self._read_guest)
+        self._next_place = (self._next_place + len(chain.descriptors)) % self.layout.size
+        name = "" if self.kind is None else self.kind.value
+        held = self.kind is BalloonQueue.STATS
+        self._recorder.offered(
+            self.index, name, head, chain.descriptors, table=chain.table, indirect=chain.indirect, held=held
+        )
+
+    def note_used_raw(self, elements: Sequence[tuple[int, int]]) -> None:
+        """Record used elements (head, length) of a fresh ring that were seen there; those before are the same."""
+        if self._recorder is not None:
+            for head, length in elements[self._noted :]:
+                self._recorder.used(self.index, head, length)
+        self._noted = max(self._noted, len(elements))
+
+    def _read_guest(self, address: int, length: int) -> bytes:
+        offset = address - self._guest_base
+        return self._memory.read(offset, length) if 0 <= offset < self._memory.size else b""
 
     @property
     def words(self) -> str:

@@ -45,6 +45,7 @@ def put_packed(queue: DriverQueue, descriptors: Sequence[Raw], *, buffer_id: int
         ring.write_descriptor(at, one.address, one.length, buffer_id)
         order_accesses()
         ring.halves[8 * at + 7] = one.flags | VIRTQ_DESC_F_AVAIL
+    queue.note_offered(buffer_id)
 
 
 def publish_split(queue: DriverQueue, heads: Sequence[int], *, advance: int | None = None) -> None:
@@ -55,6 +56,8 @@ def publish_split(queue: DriverQueue, heads: Sequence[int], *, advance: int | No
         ring.avail[2 + ((index + number) & (ring.size - 1))] = head
     order_accesses()
     ring.avail[1] = (index + (len(heads) if advance is None else advance)) & 0xFFFF
+    for head in heads:
+        queue.note_offered(head)
 
 
 def table_of(descriptors: Sequence[Raw], *, packed: bool, following: Sequence[int] | None = None) -> bytes:
@@ -85,4 +88,7 @@ def used_element(queue: DriverQueue, number: int = FIRST) -> tuple[int, int]:
 
 def comes_back(queue: DriverQueue, count: int = 1, seconds: float = DEADLINE) -> bool:
     """Return whether a fresh ring has ``count`` chains back within ``seconds``."""
-    return becomes_true(lambda: used_count(queue) >= count, seconds)
+    came = becomes_true(lambda: used_count(queue) >= count, seconds)
+    if came:
+        queue.note_used_raw([used_element(queue, number) for number in range(count)])
+    return came

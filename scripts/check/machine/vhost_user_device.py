@@ -19,10 +19,12 @@ from protocol.vhost_user_codec import Channel, Message, MessageReader
 from protocol.vhost_user_payloads import DeviceConfig, Payload
 from protocol.virtio import DeviceStatus, feature_mask
 from protocol.virtio_balloon import BalloonQueue, QueueDialect, queue_numbers
-from scripts.check.machine.connection import FrontendConnection, HungUpError, Observer
+from scripts.check.machine.connection import FrontendConnection, HungUpError
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import QUEUE_SIZE, WANTED, Device, Machine, accepted
 from scripts.check.machine.memory_file import MemoryFile
+from scripts.check.recording.check_recording import CheckRecording
+from scripts.check.recording.recorder import Recorder
 from scripts.check.verdict import Failed, TargetError, skip
 
 GUEST_BASE: Final = 0x1_4000_0000
@@ -63,6 +65,7 @@ class VhostUserMachine(Machine):
         self._bases: dict[int, int] = {}
         self._kick_of: dict[int, int] = {}
         self._call_of: dict[int, int] = {}
+        recorder = connection.recorder
         for index, layout in layouts.items():
             self._kick_of[index], self._call_of[index] = self._eventfd(), self._eventfd()
             self.queues[index] = DriverQueue(
@@ -72,8 +75,9 @@ class VhostUserMachine(Machine):
                 kinds.get(index),
                 layout,
                 features,
-                send_kick=_writer(self._kick_of[index]),
-                take_interrupt=_taker(self._call_of[index]),
+                send_kick=_writer(self._kick_of[index], index, recorder),
+                take_interrupt=_taker(self._call_of[index], index, recorder),
+                recorder=recorder,
             )
         self._open_channel()
 
@@ -135,10 +139,14 @@ class VhostUserMachine(Machine):
         if base is None:
             base = FRESH_BASE if self.queues[index].layout.packed else 0
         self.connection.perform(self.frontend.start_queue(index, self.setup(index), base))
+        self.queues[index].note_started(base)
 
     def stop(self, index: int) -> int:
         """Stop a queue and return its base."""
-        return self.connection.perform(self.frontend.stop_queue(index))
+        base = self.connection.perform(self.frontend.stop_queue(index))
+        if self.connection.recorder is not None:
+            self.connection.recorder.ring_stopped(index, base)
+        return base
 
     def pause(self) -> None:
         """Stop all queues."""
@@ -183,6 +191,8 @@ class VhostUserMachine(Machine):
         changed = False
         with contextlib.suppress(BlockingIOError):
             while data := self._channel.recv(4096):
+                if self.connection.recorder is not None:
+                    self.connection.recorder.received(data, on_channel=True)
                 self._requests.feed(data)
         while (message := self._requests.next_message()) is not None:
             changed |= isinstance(message, Message) and message.request is BackendRequest.CONFIG_CHANGE_MSG
@@ -217,16 +227,24 @@ class VhostUserMachine(Machine):
         self.memory.close()
 
 
-def _writer(fd: int) -> Callable[[], None]:
-    return lambda: os.eventfd_write(fd, 1)
+def _writer(fd: int, index: int, recorder: Recorder | None) -> Callable[[], None]:
+    def kick() -> None:
+        if recorder is not None:
+            recorder.kicked(index)
+        os.eventfd_write(fd, 1)
+
+    return kick
 
 
-def _taker(fd: int) -> Callable[[], bool]:
+def _taker(fd: int, index: int, recorder: Recorder | None) -> Callable[[], bool]:
     def take() -> bool:
         try:
-            return os.eventfd_read(fd) > 0
+            called = os.eventfd_read(fd) > 0
         except BlockingIOError:
             return False
+        if called and recorder is not None:
+            recorder.called(index)
+        return called
 
     return take
 
@@ -238,11 +256,11 @@ class VhostUserDevice(Device):
         TargetError: the back-end cannot be reached, does not answer, or is no balloon.
     """
 
-    def __init__(self, path: Path, observe: Observer | None = None, qmp: Path | None = None) -> None:
+    def __init__(self, path: Path, qmp: Path | None = None, recording: CheckRecording | None = None) -> None:
         self.path = path
         self._qmp = qmp
         self.name = f"the back-end at {path}"
-        self._observe = observe
+        self._recording = recording
         try:
             with contextlib.closing(self.connect()) as connection:
                 self.offered = connection.perform(Frontend().offer())
@@ -254,7 +272,7 @@ class VhostUserDevice(Device):
 
     def connect(self) -> FrontendConnection:
         """Return a fresh connection."""
-        return FrontendConnection(self.path, self._observe)
+        return FrontendConnection(self.path, self._recording)
 
     def machine(
         self,

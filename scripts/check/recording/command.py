@@ -53,7 +53,13 @@ def _explain(arguments: argparse.Namespace, out: TextIO) -> None:
     if arguments.json:
         for session in explanation.sessions:
             faults = [{**fault_as_json(fault), "count": count} for fault, count in session.faults.items()]
-            summary = {"kind": "summary", "run": session.run, "session": session.number, "faults": faults}
+            summary = {
+                "kind": "summary",
+                "run": session.run,
+                "session": session.number,
+                "case": session.case,
+                "faults": faults,
+            }
             print(json.dumps(summary | {"records": session.records, "messages": session.messages}), file=out)
         return
     for line in summary_lines(explanation):
@@ -66,9 +72,10 @@ def summary_lines(explanation: Explanation) -> Iterator[str]:
     for session in explanation.sessions:
         title = f"session {session.number}" if session.number else "outside of sessions"
         run = f", run {session.run}" if several else ""
+        case = f", {session.case}" if session.case else ""
         open_end = "" if session.ended or not session.number else ", without an end"
         yield ""
-        yield f"{title}{run}: {session.messages} messages, {session.records} records{open_end}"
+        yield f"{title}{run}{case}: {session.messages} messages, {session.records} records{open_end}"
         if not session.faults:
             yield "  nothing went wrong"
         for fault, count in session.faults.items():

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from protocol.recording.lines import Cut
-from protocol.recording.records import Header, Record, WireMessage
+from protocol.recording.records import Header, Record, Remark, WireMessage
 from scripts.check.recording.judge import Fault, Judge
 from scripts.check.recording.listing import Listing, fault_lines
 from scripts.check.recording.options import LISTED_MAX
-from scripts.check.recording.words import ReadMessage, is_from_back_end, read_message, say, say_file
+from scripts.check.recording.words import CASE, ReadMessage, is_from_back_end, read_message, say, say_file
 
 FAULTS_MAX: Final = 1000
 """Most different faults of one session that are kept."""
@@ -17,10 +17,12 @@ FAULTS_MAX: Final = 1000
 
 @dataclass(slots=True)
 class SessionSummary:
-    """One session: ``number`` in its run, how many records it has, and its faults with the number of each."""
+    """One session: ``number`` in its run, how many records it has, and its faults with the number of each. ``case`` is
+    the name of the check's case that it is of, "" for none."""
 
     run: int
     number: int
+    case: str = ""
     records: int = 0
     messages: int = 0
     ended: bool = False
@@ -84,6 +86,8 @@ class Explanation:
         faults = judge.follow(record, read)
         summary.records += 1
         summary.messages += isinstance(record, WireMessage)
+        if isinstance(record, Remark) and record.event == CASE:
+            summary.case = str(record.fields.get("name", ""))
         lines = [*self._listing.lines(record, read)]
         for fault in faults:
             summary.add(fault)

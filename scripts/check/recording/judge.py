@@ -35,9 +35,16 @@ from protocol.vhost_user_payloads import VringAddress, VringFile, VringState
 from protocol.virtio import PROTOCOL_FEATURES, DeviceStatus, has_feature
 from protocol.virtio_balloon import feature_bit_names
 from protocol.virtio_ring import VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_WRITE
-from scripts.check.recording.words import ReadMessage, protocol_feature_names
+from scripts.check.recording.words import CLOSED, VERDICT, ReadMessage, protocol_feature_names
+from scripts.check.verdict import Verdict
 
-GOOD_ENDS: Final = ("front-end gone", "daemon stops", "disconnected by command")
+_PROXY_ENDS: Final = (
+    "the front-end closed its connection",
+    "both sides closed their connections",
+    "the proxy was ended",
+)
+
+GOOD_ENDS: Final = ("front-end gone", "daemon stops", "disconnected by command", CLOSED, *_PROXY_ENDS)
 """The reasons of a session's end that are no fault."""
 
 _HARMLESS_FATES: Final = (DISCARDED, "poison", "discard_off", "stale_hint")
@@ -164,7 +171,10 @@ class Judge:
         form = FRONTEND_REQUEST_FORMS[request]
         negotiated = form.needs is None or has_feature(self._protocol_features, form.needs)
         own = form.reply is not None and (negotiated or not form.reply_is_optional)
-        acks = has_feature(self._protocol_features, ProtocolFeature.REPLY_ACK)
+        features = self._protocol_features
+        if request is FrontendRequest.SET_PROTOCOL_FEATURES:  # which takes effect before it is acknowledged
+            features |= int.from_bytes(message.payload[:8], "little")
+        acks = has_feature(features, ProtocolFeature.REPLY_ACK)
         if own or (acks and message.flags & HeaderFlag.NEED_REPLY):
             self._pending.append((Channel.BACKEND_REPLIES, message.request, request.name))
 
@@ -226,6 +236,10 @@ class Judge:
 
     def _remark(self, remark: Remark) -> Iterator[Fault]:
         fields = remark.fields
+        if remark.event == VERDICT and fields.get("verdict") == Verdict.FAIL.value:
+            clauses = fields.get("clauses")
+            ids = tuple(map(str, clauses)) if isinstance(clauses, list) else ()
+            yield Fault(f"{fields.get('name')}: {fields.get('reason')}", ids)
         if remark.event == "message_refused":
             self._refused = str(fields.get("request"))
             yield Fault(f"{fields.get('request')} was refused: {fields.get('reason')}")

@@ -28,6 +28,7 @@ from protocol.recording.records import (
 from protocol.units import format_size
 from protocol.vhost_user import HeaderFlag
 from protocol.virtio_ring import VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE
+from scripts.check.recording import words
 from scripts.check.recording.clauses_touched import CLAUSES_OF_QUEUE, clauses_of, clauses_of_used
 from scripts.check.recording.judge import Fault
 from scripts.check.recording.options import LISTED_MAX
@@ -133,6 +134,12 @@ class Listing:
                 return self._say_used(record)
             case PutBack(ring=ring, head=head):
                 return f"{self._title(record.session, ring)}: chain {head} is put back", ()
+            case Remark(event=words.CASE, fields={"name": name, "says": says}):
+                return f"case {name}: {says}", ()
+            case Remark(event=words.VERDICT, fields={"name": name, "verdict": verdict, "reason": reason}):
+                return f"{verdict} {name}" + (f": {reason}" if reason else ""), ()
+            case Remark(event=words.STRUCK, fields={"line": line, "rule": rule}):
+                return f"the proxy carries out line {line} of its script: {rule}", ()
             case Remark(event=event, fields=fields):
                 return f"{event}: " + ", ".join(f"{name} {value}" for name, value in fields.items()), ()
             case Lost(full=True):
@@ -171,6 +178,8 @@ class Listing:
             why = f": used went from {moved}, {what}"
         elif used.flags >= 0:
             why = f": avail.flags is {used.flags}"
+        if used.old < 0 and not used.call:
+            return text, clauses_of_used(packed=start.packed, event_idx=start.event_idx)  # the driver's side recorded
         call = "a call" if used.call else "no call"
         return f"{text}, {call}{why}", clauses_of_used(packed=start.packed, event_idx=start.event_idx)
 

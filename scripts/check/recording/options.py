@@ -18,6 +18,16 @@ EXAMPLES: Final = """examples:
 """
 
 
+def add_record_option(parser: "ArgumentParser", what: str) -> None:
+    """Add ``--record FILE`` to a command of which ``what`` is recorded."""
+    parser.add_argument(
+        "--record",
+        metavar="FILE",
+        type=option_type(path_option),
+        help=f"append {what} to FILE, message by message and chain by chain, for balloon-check explain",
+    )
+
+
 def add_to(parser: "ArgumentParser") -> None:
     """Add the options of the command."""
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Records a check tool's own connection: the front-end that plays a machine, or the device that judges a driver.
+"""Records a check tool's own connection: the front-end that plays a machine, a device, or a proxy between both.
 
 A connection calls :meth:`Recorder.sent` and :meth:`Recorder.received` with the bytes as they went; everything else is
 optional and makes the explanation richer::
@@ -72,17 +72,18 @@ class Recorder:
 
     def sent(self, data: bytes, fds: Sequence[int] = (), *, on_channel: bool = False) -> None:
         """``data`` was sent with ``fds``, which are still open."""
-        self._passed(_SENT[self._side][on_channel], data, fds)
+        self.passed(_SENT[self._side][on_channel], data, fds)
 
     def received(self, data: bytes, fds: Sequence[int] = (), *, on_channel: bool = False) -> None:
         """``data`` was received with ``fds``, which are still open."""
-        self._passed(_RECEIVED[self._side][on_channel], data, fds)
+        self.passed(_RECEIVED[self._side][on_channel], data, fds)
 
     def observe(self, direction: str, data: bytes, fds: Sequence[int] = ()) -> None:
         """``data`` was ``"sent"`` or ``"received"`` on the socket: the form of a connection's observer."""
         (self.sent if direction == "sent" else self.received)(data, fds)
 
-    def _passed(self, stream: Channel, data: bytes, fds: Sequence[int]) -> None:
+    def passed(self, stream: Channel, data: bytes, fds: Sequence[int] = ()) -> None:
+        """``data`` went on ``stream`` with ``fds``, which are still open."""
         for record in self._streams[stream].feed(time.monotonic(), data, [describe_file(fd) for fd in fds]):
             self._write(record)
 

@@ -26,6 +26,18 @@ from protocol.vhost_user_payloads import (
 from protocol.virtio import has_feature, status_names
 from protocol.virtio_balloon import feature_bit_names
 
+CASE: Final = "case"
+"""The remark that a case of a check begins: its ``name`` and what it ``says`` is right."""
+
+VERDICT: Final = "verdict"
+"""The remark that a case is over: its ``name``, ``verdict``, ``reason`` and the ``clauses`` that it is about."""
+
+STRUCK: Final = "fault"
+"""The remark that a fault of the proxy's script was carried out: its ``line`` and the ``rule``."""
+
+CLOSED: Final = "the check closed the connection"
+"""The reason of a session's end, where a check recorded it and had no more to ask."""
+
 _FROM_BACK_END: Final = (Channel.BACKEND_REPLIES, Channel.BACKEND_REQUESTS)
 
 

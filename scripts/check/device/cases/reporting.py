@@ -227,7 +227,7 @@ def full_ring(trial: Trial) -> None:
     machine.memory.touch(DATA_AT, 256 * PAGE_SIZE)
     before = machine.memory.present()
     given: list[Range] = [(DATA_AT + 2 * n * PAGE_SIZE, PAGE_SIZE) for n in range(queue.layout.size)]
-    heads = [queue.driver.add((), machine.buffers([one])) for one in given]
+    heads = [queue.add((), machine.buffers([one])) for one in given]
     queue.kick()
     came = [used.head for used in queue.collect(len(heads))]
     require(sorted(came) == sorted(heads), f"buffers {sorted(heads)} were given, {sorted(came)} came back", "S-17")

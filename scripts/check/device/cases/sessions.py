@@ -97,7 +97,7 @@ def stopped_in_mid_report(trial: Trial) -> None:
     given = [(DATA_AT + number * BLOCK, BLOCK // 2) for number in range(24)]
     for one in given:
         machine.memory.touch(*one)
-    heads = [queue.driver.add((), machine.buffers([one])) for one in given]
+    heads = [queue.add((), machine.buffers([one])) for one in given]
     queue.kick()
     came: list[int] = []
     base = machine.stop(queue.index)

@@ -1,15 +1,26 @@
-"""Broken devices: each fault names cases that there are, and a sample of them is caught here.
+"""Broken devices and drivers: each fault names cases that there are, and a sample of them is caught here.
 
 ``balloon-check broken`` tries all of them, which takes a minute: continuous integration does.
 """
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from scripts.check.__main__ import main
+from scripts.check.broken.all_driver_faults import ALL_DRIVER_FAULTS
 from scripts.check.broken.all_faults import ALL_FAULTS
-from scripts.check.broken.command import Trying, crash_of, try_fault
+from scripts.check.broken.devices import try_fault
+from scripts.check.broken.drivers import try_driver
 from scripts.check.broken.fence_faults import FENCE_FAULTS, try_fence
+from scripts.check.broken.trying import Trying, crash_of
 from scripts.check.device.all_cases import DEVICE_CASES
+from scripts.check.driver.all_cases import DRIVER_CASES
 from scripts.check.verdict import Result, Verdict
+from tests.harness.processes import ROOT
 
 SAMPLE = (
     "used-length-one",
@@ -32,8 +43,22 @@ SAMPLE = (
 )
 
 
+DRIVER_SAMPLE = (
+    "reported-page-used",
+    "reported-twice",
+    "statistics-once",
+    "hint-id-wrong",
+    "deflated-page-used",
+    "kicks-never",
+    "status-bit-cleared",
+    "poison-late",
+)
+
+
 def test_there_are_faults_enough() -> None:
     assert len(ALL_FAULTS) + len(FENCE_FAULTS) >= 60
+    assert len(ALL_DRIVER_FAULTS) >= 12
+    assert not ALL_DRIVER_FAULTS.keys() & ALL_FAULTS.keys()
     assert len(FENCE_FAULTS) == 8
 
 
@@ -43,6 +68,14 @@ def test_fault_names_cases_that_there_are(name: str) -> None:
     known = {case.name for case in DEVICE_CASES}
     assert fault.caught_by
     assert set(fault.caught_by) <= known
+    assert fault.says.endswith(".")
+
+
+@pytest.mark.parametrize("name", sorted(ALL_DRIVER_FAULTS))
+def test_driver_fault_names_cases_that_there_are(name: str) -> None:
+    fault = ALL_DRIVER_FAULTS[name]
+    assert fault.caught_by
+    assert set(fault.caught_by) <= {case.name for case in DRIVER_CASES}
     assert fault.says.endswith(".")
 
 
@@ -63,6 +96,37 @@ def test_fault_whose_own_code_fails_is_not_caught() -> None:
 def test_fault_is_caught(name: str) -> None:
     trying = try_fault(ALL_FAULTS[name])
     assert trying.is_caught, trying.results
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", DRIVER_SAMPLE)
+def test_driver_fault_is_caught(name: str) -> None:
+    trying = try_driver(ALL_DRIVER_FAULTS[name])
+    assert trying.is_caught, (trying.results, trying.crash)
+
+
+@pytest.mark.processes
+def test_broken_driver_can_be_had_alone(tmp_path: Path) -> None:
+    path = tmp_path / "none"
+    command = [sys.executable, "-m", "scripts.check", "broken", "--drive", "kicks-never", "--socket-path", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False)
+    assert done.returncode == 1
+    assert str(path) in done.stderr  # it is the guest, and looks for a device there
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--drive", "reported-page"), "no fault of a driver is called 'reported-page'"),
+        (("--drive", "reported-twice"), "--drive needs --socket-path"),
+        (("--serve", "reported-twice"), "no fault of a device is called 'reported-twice'"),
+    ],
+)
+def test_mistake_is_one_line(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["broken", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.check.__main__ import main
-from scripts.check.broken.command import FEATURES as FEATURES_OF_ALL_CASES
+from scripts.check.broken.devices import FEATURES as FEATURES_OF_ALL_CASES
 from scripts.check.device.all_cases import DEVICE_CASES
 from tests.harness.processes import ROOT, DaemonProcess
 

@@ -1,65 +1,38 @@
 """The cases of a driver over observations made by hand: what is right passes, each wrong is found."""
 
-import struct
-from typing import Any
-
 import pytest
 
-from protocol.virtio import FeatureBit, feature_mask
-from protocol.virtio_balloon import BalloonFeature
+from scripts.check.clauses.clause import Bound, Clause
+from scripts.check.clauses.table import CLAUSES
+from scripts.check.clauses.unseen import UNSEEN
 from scripts.check.driver.all_cases import DRIVER_CASES
-from scripts.check.driver.observation import Observed, SeenChain
-from scripts.check.verdict import Outcome, Verdict
-
-MIB = 1 << 20
-FEATURES = feature_mask(
-    FeatureBit.VERSION_1,
-    FeatureBit.RING_EVENT_IDX,
-    BalloonFeature.STATS_VQ,
-    BalloonFeature.FREE_PAGE_HINT,
-    BalloonFeature.PAGE_REPORTING,
+from scripts.check.driver.observation import Observed
+from scripts.check.edges.coverage import coverage
+from scripts.check.edges.table import EDGES, PEERS
+from scripts.check.verdict import Verdict
+from tests.scripts.check.driver.observed import (
+    FEATURES,
+    FEWER,
+    MIB,
+    POISON,
+    STATISTICS,
+    chain,
+    replaced,
+    verdict_on,
+    well_behaved,
+    with_event,
+    with_fault,
+    with_features,
+    with_marks,
 )
-STATISTICS = struct.pack("<HQHQ", 4, 1 << 30, 5, 1 << 31)
 
-
-def chain(queue: str, **fields: Any) -> SeenChain:
-    """Return a chain as a well-behaved driver makes it, but for ``fields``."""
-    places = {"inflate": 0, "deflate": 1, "stats": 2, "free_page": 3, "reporting": 4}
-    made: dict[str, Any] = {"t": 3.0, "queue": queue, "index": places[queue], "indirect": False}
-    if queue == "reporting":
-        made |= {"readable": [], "writable": [(64 * MIB, 4 * MIB), (128 * MIB, 4 * MIB)]}
-    else:
-        data = STATISTICS if queue == "stats" else struct.pack("<2I", 100, 101)
-        made |= {"readable": [(MIB, len(data))], "writable": [], "data": data.hex()}
-    return SeenChain(**{**made, **fields})
-
-
-def well_behaved() -> Observed:
-    """Return what a driver without a fault shows."""
-    seen = Observed(offered=FEATURES)
-    seen.events = [{"event": "features", "t": 1.0, "negotiated": FEATURES}]
-    seen.chains = [
-        chain("stats"),
-        chain("stats"),
-        chain("reporting"),
-        chain("free_page", readable=[(MIB, 4)], data="02000000"),
-        chain("free_page", readable=[], writable=[(64 * MIB, 4 * MIB)], data=""),
-        chain("free_page", readable=[(MIB, 4)], data="00000000"),
-        chain("inflate"),
-        chain("deflate"),
-    ]
-    seen.marks = {"balloon": 8192, "reached": 8192, "left": 0, "statistics": 1, "ended_by_us": True}
-    return seen
-
-
-def verdict_on(seen: Observed, case: str) -> tuple[Verdict, str]:
-    """Return the verdict of a case, and its reason."""
-    try:
-        DRIVER_CASES[case].run(seen)
-    except Outcome as outcome:
-        return outcome.verdict, outcome.reason
-    return Verdict.PASS, ""
-
+NOT_TRIED = {
+    "driver-must-tell-host",
+    "driver-deflated-untouched",
+    "driver-relies-on-content",
+    "driver-takes-any-content",
+    "driver-optional-fields",
+}
 
 # What is a finding of every driver.
 TOLD = {"driver-queue-numbers", "driver-report-pace", "driver-statistics-order"}
@@ -70,49 +43,50 @@ def test_well_behaved_driver_passes(case: str) -> None:
     verdict, reason = verdict_on(well_behaved(), case)
     if case in TOLD:
         assert verdict is Verdict.FINDING
-    elif case == "driver-must-tell-host":
+    elif case in NOT_TRIED:
         assert verdict is Verdict.NOT_EXERCISED
     else:
         assert (verdict, reason) == (Verdict.PASS, "")
 
 
-def replaced(queue: str, number: int, **fields: Any) -> Observed:
-    """Return a well-behaved driver but for one chain of a queue."""
-    seen = well_behaved()
-    places = [at for at, one in enumerate(seen.chains) if one.queue == queue]
-    seen.chains[places[number]] = chain(queue, **fields)
-    return seen
-
-
-def with_event(name: str, **fields: Any) -> Observed:
-    """Return a well-behaved driver, and one more event."""
-    seen = well_behaved()
-    seen.events.append({"event": name, "t": 4.0, **fields})
-    return seen
-
-
-def with_fault(name: str, **fields: Any) -> Observed:
-    """Return a well-behaved driver, and something that the device noticed."""
-    seen = well_behaved()
-    seen.faults.append({"fault": name, **fields})
-    return seen
-
-
-def with_marks(**marks: Any) -> Observed:
-    """Return a well-behaved driver in another scenario."""
-    seen = well_behaved()
-    seen.marks |= marks
-    return seen
-
-
-def with_features(features: int) -> Observed:
-    """Return a driver that accepted these features."""
-    seen = well_behaved()
-    seen.events = [{"event": "features", "t": 1.0, "negotiated": features}]
-    return seen
-
-
 FAIL, FINDING = Verdict.FAIL, Verdict.FINDING
+
+
+def without_hints() -> Observed:
+    """Return a driver that begins a round of hints and ends it."""
+    seen = well_behaved()
+    seen.chains = [one for one in seen.chains if one.queue != "free_page" or one.readable]
+    return seen
+
+
+def fewer_free() -> Observed:
+    """Return a driver whose free memory does not come back after a round of hints."""
+    seen = well_behaved()
+    seen.chains = [one for one in seen.chains if one.queue != "free_page" and one.t != 5.5]
+    seen.chains += [
+        chain("free_page", readable=[], writable=[(64 * MIB, 4 * MIB)], data="", t=4.5),
+        chain("stats", data=FEWER.hex(), t=6.0),
+    ]
+    return seen
+
+
+def told_host(**fields: object) -> Observed:
+    """Return a driver with MUST_TELL_HOST and one deflate."""
+    seen = replaced("deflate", 0, **fields)
+    seen.events[0] = {"event": "features", "t": 1.0, "negotiated": FEATURES | 1}
+    return seen
+
+
+def gone_after_write() -> Observed:
+    """Return a driver that went away after the device wrote into what it reported."""
+    seen = with_fault("written", pages=3)
+    seen.marks["ended_by_us"] = False
+    return seen
+
+
+def changed(*, packed: bool, is_data: bool) -> Observed:
+    """Return a driver that changed a buffer that the device had."""
+    return with_fault("changed", queue="inflate", packed=packed, what="byte 3 of its buffers", is_data=is_data)
 
 
 @pytest.mark.parametrize(
@@ -136,10 +110,29 @@ FAIL, FINDING = Verdict.FAIL, Verdict.FINDING
         ("driver-inflates", with_marks(reached=4096), FINDING, "came to 4096"),
         ("driver-deflates", with_fault("deflated_not_inflated", gpa=0), FAIL, "not in the balloon"),
         ("driver-deflates", with_marks(left=4096), FINDING, "stayed in the balloon"),
-        ("driver-statistics", with_marks(statistics=2), FAIL, "asked for 2 times"),
+        ("driver-statistics", with_marks(statistics=3), FAIL, "asked for 3 times"),
         ("driver-statistics-one", replaced("stats", 1, ahead=1), FAIL, "in hand"),
         ("driver-statistics-form", replaced("stats", 1, data="0400"), FAIL, "2 bytes"),
         ("driver-statistics-form", replaced("stats", 1, data=STATISTICS[:10].hex()), FAIL, "[4, 5]"),
+        ("driver-hints-given", without_hints(), FINDING, "gave none"),
+        ("driver-hints-stop", replaced("free_page", 1, readable=[], writable=[(MIB, MIB)], t=6.0), FINDING, "1 hints"),
+        ("driver-hints-released", fewer_free(), FINDING, "4194304 bytes fewer"),
+        ("driver-deflates-only-when-asked", replaced("deflate", 0, t=6.2), FAIL, "2 pages"),
+        ("driver-deflated-untouched", told_host(touched=[4096]), FAIL, "0x1000"),
+        ("driver-inflates", with_marks(balloon=4096, reached=1 << 36), FAIL, "big-endian"),
+        ("driver-buffers-unchanged", changed(packed=False, is_data=True), FAIL, "byte 3"),
+        ("driver-buffers-unchanged", changed(packed=True, is_data=False), FAIL, "byte 3"),
+        ("driver-report-poisoned", replaced("reporting", 0, fills=[POISON, -1], poison=POISON), FAIL, "several values"),
+        ("driver-report-poisoned", replaced("reporting", 0, fills=[0], poison=POISON), FAIL, "held 0x0"),
+        ("driver-takes-any-content", gone_after_write(), FINDING, "into 3 reported pages"),
+        ("driver-relies-on-content", with_features(FEATURES & ~(1 << 4)), FINDING, "0xaaaaaaaa"),
+        ("driver-deflated-filled", with_fault("deflated_filled", pages=64, absent=64, filled=0), FINDING, "32 of 96"),
+        (
+            "driver-hint-commands",
+            replaced("free_page", 0, readable=[(MIB, 4)], data="03000000", t=4.2),
+            FAIL,
+            "device showed 2",
+        ),
         ("driver-hint-commands", replaced("free_page", 0, readable=[(MIB, 8)]), FAIL, "8 bytes"),
         ("driver-hint-commands", replaced("free_page", 0, readable=[], data=""), FAIL, "no command"),
         ("driver-hint-commands", replaced("free_page", 2, readable=[(MIB, 4)], data="02000000"), FAIL, "than once"),
@@ -149,6 +142,12 @@ def test_wrong_is_found(case: str, seen: Observed, verdict: Verdict, words: str)
     found, reason = verdict_on(seen, case)
     assert found is verdict
     assert words in reason
+
+
+def test_every_clause_of_a_driver_has_a_case_or_a_reason() -> None:
+    left = coverage([DRIVER_CASES], EDGES, PEERS, CLAUSES, UNSEEN, [Bound.DRIVER, Bound.FRONT_END])
+    assert [clause.id for clause in left.clauses] == []
+    assert [one for one in left.idle if isinstance(one, Clause)] == []
 
 
 def test_driver_that_goes_away_is_found() -> None:
@@ -170,7 +169,9 @@ def test_block_that_is_reported_again_unused_is_found() -> None:
 def test_lines_are_read_back() -> None:
     seen = Observed()
     first = chain("reporting", touched=[4096], unused=[(64 * MIB, 4 * MIB)])
-    seen.take_lines([first.line(), '{"kind": "offered", "features": 38}', '{"kind": "unkicked", "queue": 2}'])
+    seen.take_lines(
+        [first.line(), '{"kind": "offered", "features": 38, "accepted": 6}', '{"kind": "unkicked", "queue": 2}']
+    )
     assert seen.chains == [first]
-    assert seen.offered == 38
+    assert (seen.offered, seen.accepted) == (38, 6)
     assert seen.faults_of("unkicked") == [{"fault": "unkicked", "queue": 2}]

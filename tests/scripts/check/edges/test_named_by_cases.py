@@ -20,6 +20,8 @@ ALL_SUITES: Final[tuple[Suite[Any], ...]] = (DEVICE_CASES, DRIVER_CASES, GENERIC
 JUDGES: Final[Mapping[Bound, tuple[Suite[Any], ...]]] = {
     Bound.DEVICE: (DEVICE_CASES, GENERIC_CASES),
     Bound.BACK_END: (DEVICE_CASES, GENERIC_CASES),
+    Bound.DRIVER: (DRIVER_CASES,),
+    Bound.FRONT_END: (DRIVER_CASES,),
 }
 """Whose clauses have a case each, or a reason why they cannot, and the suites that judge them."""
 

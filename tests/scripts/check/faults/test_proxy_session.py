@@ -10,17 +10,32 @@ from typing import Final
 import pytest
 
 from protocol.process.events import EventLog
+from protocol.recording.records import PROXY, Record
 from protocol.vhost_user import BackendRequest, FrontendRequest
 from protocol.vhost_user_codec import Channel, build_ack, build_message
 from protocol.vhost_user_payloads import VringFile, VringState
 from scripts.check.faults.fault_plan import FaultPlan
 from scripts.check.faults.proxy_session import ProxySession
 from scripts.check.faults.script_text import parse_script
+from scripts.check.recording.recorder import Recorder
 
 WITHIN: Final = 10.0
 KICK: Final = build_message(FrontendRequest.SET_VRING_KICK, VringFile(0, has_file=True))
 CALL: Final = build_message(FrontendRequest.SET_VRING_CALL, VringFile(0, has_file=True))
 ONE: Final = (1).to_bytes(8, "little")
+
+
+class Tap(Recorder):
+    """A recorder that keeps what was passed: stream, bytes, number of descriptors."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Channel, bytes, int]] = []
+        self.records: list[Record] = []
+        super().__init__(self.records.append, 3, PROXY)
+
+    def passed(self, stream: Channel, data: bytes, fds: Sequence[int] = ()) -> None:
+        self.kept.append((stream, data, len(fds)))
+        super().passed(stream, data, fds)
 
 
 class Ends:
@@ -29,13 +44,10 @@ class Ends:
     def __init__(self) -> None:
         self.front_end, self.proxy_front = socket.socketpair()
         self.back_end, self.proxy_back = socket.socketpair()
-        self.passed: list[tuple[int, Channel, bytes, int]] = []
+        self.tap = Tap()
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         for sock in (self.front_end, self.back_end):
             sock.setblocking(False)
-
-    def observe(self, session: int, channel: Channel, data: bytes, fds: Sequence[int]) -> None:
-        self.passed.append((session, channel, data, len(fds)))
 
     async def send_file(self, message: bytes, fd: int) -> int:
         """Send ``message`` with ``fd`` from the front-end; return the descriptor that the back-end gets."""
@@ -68,7 +80,7 @@ async def session(text: str = "") -> AsyncIterator[Ends]:
     ends = Ends()
     plan = FaultPlan(parse_script(text, "test")).session()
     proxied = ProxySession(
-        3, ends.proxy_front, ends.proxy_back, plan, EventLog(None, asyncio.get_running_loop().time), ends.observe
+        3, ends.proxy_front, ends.proxy_back, plan, EventLog(None, asyncio.get_running_loop().time), ends.tap
     )
     task = asyncio.create_task(proxied.run())
     try:
@@ -89,7 +101,7 @@ async def test_both_streams_pass_and_are_observed() -> None:
         ack = build_ack(FrontendRequest.SET_VRING_KICK, 0)
         ends.back_end.send(ack)
         assert await received(ends.front_end) == ack
-    assert ends.passed == [(3, Channel.FRONTEND_REQUESTS, KICK, 0), (3, Channel.BACKEND_REPLIES, ack, 0)]
+    assert ends.tap.kept == [(Channel.FRONTEND_REQUESTS, KICK, 0), (Channel.BACKEND_REPLIES, ack, 0)]
 
 
 @pytest.mark.asyncio
@@ -210,7 +222,7 @@ async def test_channel_of_the_back_end_passes_and_has_faults() -> None:
         back.close()
         assert await received(mine) == b""
         mine.close()
-    assert {channel for _, channel, _, _ in ends.passed} == set(Channel) - {Channel.BACKEND_REPLIES}
+    assert {channel for channel, _, _ in ends.tap.kept} == set(Channel) - {Channel.BACKEND_REPLIES}
 
 
 @pytest.mark.asyncio

@@ -1,0 +1,79 @@
+"""Tries broken devices: each is our daemon with one fault, which the cases of a device judge."""
+
+import contextlib
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from protocol.errors import BalloonError
+from scripts.check.broken.fault import Fault
+from scripts.check.broken.trying import Trying, crash_of
+from scripts.check.device.all_cases import DEVICE_CASES
+from scripts.check.device.trial import Trial
+from scripts.check.machine.deadline import becomes_true
+from scripts.check.machine.vhost_user_device import VhostUserDevice
+from scripts.check.run import run_cases
+from scripts.check.verdict import Result, TargetError
+from scripts.child_processes import module_environment, python_module
+
+FEATURES: Final = ",".join(
+    f"{name}=on"
+    for name in (
+        "packed",
+        "in-order",
+        "free-page-hint",
+        "page-poison",
+        "must-tell-host",
+        "draft-init-reported",
+        "draft-init-on-inflate",
+    )
+)
+"""Every feature that a case may need."""
+
+START_SECONDS: Final = 30.0
+
+
+def serving(name: str, *options: str) -> list[str]:
+    """Return the command that is the daemon with fault ``name``, which takes ``options``."""
+    return python_module("scripts.check.broken.serve", name, "--features", FEATURES, *options)
+
+
+def try_fault(fault: Fault) -> Trying:
+    """Run the cases that have to catch ``fault`` against a daemon that has it.
+
+    Raises:
+        BalloonError: the daemon does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="balloon-broken-") as scratch:
+        path, control, said = (Path(scratch) / name for name in ("socket", "control", "stderr"))
+        with said.open("wb") as stderr:
+            process = subprocess.Popen(
+                serving(fault.name, "--socket-path", str(path), "--control", str(control)),
+                env=module_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
+        try:
+            results = _results(fault, path, control, process)
+        finally:
+            process.kill()
+            process.wait()
+        return Trying(fault, results, crash_of(said.read_text(errors="replace")))
+
+
+def _results(fault: Fault, path: Path, control: Path, process: "subprocess.Popen[bytes]") -> list[Result]:
+    def is_there() -> bool:
+        with contextlib.suppress(TargetError):
+            VhostUserDevice(path)
+            return True
+        return process.poll() is not None
+
+    begin = time.monotonic()
+    if not becomes_true(is_there, START_SECONDS) or process.poll() is not None:
+        raise BalloonError(f"the daemon with the fault {fault.name} did not start ({time.monotonic() - begin:.1f} s)")
+    device = VhostUserDevice(path, qmp=control)
+    cases = [DEVICE_CASES[name] for name in fault.caught_by]
+    return list(run_cases(cases, lambda: Trial(device)))

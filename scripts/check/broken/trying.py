@@ -1,0 +1,36 @@
+"""What came of a fault that was tried."""
+
+from typing import Final, NamedTuple
+
+from scripts.check.broken.fault import Fault
+from scripts.check.verdict import Result, Verdict
+
+CAUGHT: Final = (Verdict.FAIL, Verdict.FINDING)
+
+
+class Trying(NamedTuple):
+    """A fault, what the cases that have to catch it said, and what the program with it said of an error of its own."""
+
+    fault: Fault
+    results: list[Result]
+    crash: str = ""
+
+    @property
+    def is_caught(self) -> bool:
+        """Whether each of the cases noticed. A fault whose code does not run shows nothing, whatever the cases say."""
+        return (
+            not self.crash
+            and len(self.results) == len(self.fault.caught_by)
+            and all(one.verdict in CAUGHT for one in self.results)
+        )
+
+
+def line_of(result: Result) -> str:
+    """Return a verdict, its case and its reason in one line."""
+    return f"{result.verdict.value} {result.case}: {result.reason}"
+
+
+def crash_of(said: str) -> str:
+    """Return the last line of a traceback in what a program ``said``, empty without one."""
+    _, begin, after = said.partition("Traceback (most recent call last):")
+    return next((line for line in after.splitlines() if line and not line[0].isspace()), "unknown") if begin else ""
