@@ -46,14 +46,15 @@ class MemoryFile:
     """A memory file, mapped as the process of a virtual machine maps it.
 
     ``path`` names a file in a directory, for a target that opens it by name; without one it is a memfd that cannot be
-    made smaller, which is what virtual machines use.
+    made smaller, which is what virtual machines use; with ``sealed`` False it can.
     """
 
-    def __init__(self, size: int = MEMORY_BYTES, path: Path | None = None) -> None:
+    def __init__(self, size: int = MEMORY_BYTES, path: Path | None = None, *, sealed: bool = True) -> None:
         if path is None:
             self.fd = os.memfd_create("balloon-check", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(self.fd, size)
-            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            if sealed:
+                fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         else:
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.ftruncate(self.fd, size)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -47,8 +48,9 @@ class VhostUserMachine(Machine):
         layouts: dict[int, RingLayout],
         dialect: QueueDialect,
         offered: int,
+        memory: MemoryFile | None = None,
     ) -> None:
-        super().__init__(MemoryFile(), GUEST_BASE, features)
+        super().__init__(memory or MemoryFile(), GUEST_BASE, features)
         self.connection = connection
         self.frontend = frontend
         self.region = MemoryRegion(
@@ -115,6 +117,12 @@ class VhostUserMachine(Machine):
         for index in self.queues:
             self.start(index)
         self.connection.perform(self.frontend.driver_ok())
+
+    def wait_for_interrupt(self, index: int, seconds: float) -> bool:
+        """Return whether a queue's interrupt comes within ``seconds``; the processor is left to others meanwhile."""
+        poll = select.poll()
+        poll.register(self._call_of[index], select.POLLIN)
+        return bool(poll.poll(seconds * 1000)) and self.queues[index].take_interrupt()
 
     def read_config(self, offset: int, length: int) -> bytes:
         """Return bytes of the configuration space."""
@@ -216,8 +224,9 @@ class VhostUserDevice(Device):
         size: int = QUEUE_SIZE,
         dialect: QueueDialect = QueueDialect.NEGOTIATED,
         run: bool = True,
+        memory: MemoryFile | None = None,
     ) -> VhostUserMachine:
-        """Bring the device up: see :meth:`Device.machine`."""
+        """Bring the device up: see :meth:`Device.machine`. A ``memory`` of the caller's is closed with the machine."""
         features = accepted(self.offered, wanted, packed=packed)
         numbers = queue_numbers(dialect, negotiated=features, offered=self.offered)
         connection = self.connect()
@@ -227,7 +236,7 @@ class VhostUserDevice(Device):
             connection.perform(frontend.offer())
             connection.perform(frontend.accept(features))
             layouts = {index: RingLayout(size, packed) for index in sorted(numbers)}
-            machine = VhostUserMachine(connection, frontend, features, layouts, dialect, self.offered)
+            machine = VhostUserMachine(connection, frontend, features, layouts, dialect, self.offered, memory)
             unwind.pop_all()
         if run:
             machine.run()
