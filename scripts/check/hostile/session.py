@@ -7,7 +7,7 @@ from random import Random
 from typing import Final, NamedTuple
 
 from protocol.errors import VhostUserError
-from protocol.virtio import FeatureBit, feature_mask
+from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import BalloonFeature
 from scripts.check.hostile.all_acts import ALL_ACTS
 from scripts.check.hostile.attack import Attack, Gone, Stage
@@ -38,7 +38,10 @@ class End(Enum):
 
 
 class Plan(NamedTuple):
-    """What a session does. ``seed`` is that of its acts, ``linger`` how many sessions after it it is closed."""
+    """What a session does. ``seed`` is that of its acts, ``linger`` how many sessions after it it is closed.
+
+    Where the daemon does not offer packed rings, the rings are split.
+    """
 
     number: int
     seed: str
@@ -115,8 +118,9 @@ def _brought_up(device: VhostUserDevice, plan: Plan, random: Random) -> Attack:
     if plan.stage is Stage.CONNECTED:
         return Attack(random, plan.stage, device.connect(), None)
     memory = MemoryFile(MEMORY_BYTES, sealed=plan.sealed)
+    packed = plan.packed and has_feature(device.offered, FeatureBit.RING_PACKED)
     try:
-        machine = device.machine(wanted=plan.features, packed=plan.packed, size=plan.size, run=False, memory=memory)
+        machine = device.machine(wanted=plan.features, packed=packed, size=plan.size, run=False, memory=memory)
     except BaseException:
         with contextlib.suppress(BufferError):  # a ring in it is open
             memory.close()
