@@ -7,6 +7,7 @@ What differs between targets is how a device is reached: by vhost-user messages,
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Final, Self
 
@@ -226,6 +227,16 @@ class Device(ABC):
             NotExercised: the target gives no way to it.
         """
         skip("the target gives no way to ask for a balloon of another size (see --qmp)")
+
+    def hinting_round(self, machine: Machine) -> AbstractContextManager[int]:
+        """Have the device begin a round of free page hinting; the context manager gives the round's command id.
+
+        The round ends at the latest with the context, if the driver has said STOP by then.
+
+        Raises:
+            NotExercised: the target gives no way to it.
+        """
+        skip("the target gives no way to begin a round of hints (see --qmp)")
 
 
 def accepted(offered: int, wanted: int, *, packed: bool) -> int:

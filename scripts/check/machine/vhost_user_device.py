@@ -4,21 +4,25 @@ import contextlib
 import os
 import select
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from guest.vhost_user.frontend import WANTED_PROTOCOL_FEATURES, Frontend, QueueSetup
+from host.balloon.free_page_hinting import COMMAND_ID_DONE
 from host.qmp.qmp_client import QmpClient
-from protocol.errors import VhostUserError
+from protocol.balloon_config import BalloonConfig
+from protocol.errors import BalloonError, VhostUserError
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
 from protocol.ring_formats import RingLayout
 from protocol.vhost_user import BackendRequest, FrontendRequest, ProtocolFeature
 from protocol.vhost_user_codec import Channel, Message, MessageReader
 from protocol.vhost_user_payloads import DeviceConfig
 from protocol.virtio import DeviceStatus, feature_mask
-from protocol.virtio_balloon import QueueDialect, queue_numbers
+from protocol.virtio_balloon import CONFIG_SIZE, QueueDialect, queue_numbers
 from scripts.check.machine.connection import FrontendConnection, HungUpError, Observer
+from scripts.check.machine.deadline import DEADLINE, becomes_true
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import QUEUE_SIZE, WANTED, Device, Machine, accepted
 from scripts.check.machine.memory_file import MemoryFile
@@ -160,6 +164,13 @@ class VhostUserMachine(Machine):
         """Reset the device, or stop its rings where the back-end has no message for that."""
         self.connection.perform(self.frontend.reset(len(self.queues)))
 
+    def bring_up_again(self) -> None:
+        """Bring the device up after a reset, with fresh rings and the same features, in the same session."""
+        for queue in self.queues.values():
+            queue.renew()
+        self.connection.perform(self.frontend.accept(self.features))
+        self.run()
+
     def needs_reset(self) -> bool:
         """Return whether the device status says so; NOT EXERCISED without the protocol feature STATUS."""
         if not self.frontend.has(ProtocolFeature.STATUS):
@@ -249,3 +260,30 @@ class VhostUserDevice(Device):
             return
         with QmpClient(self._qmp) as client:
             client.command("balloon", value=machine.memory.size - pages * PAGE_SIZE)
+
+    @contextlib.contextmanager
+    def hinting_round(self, machine: Machine) -> Iterator[int]:
+        """Begin a round by the daemon's command ``reclaim``, which is answered when the round is over."""
+        if self._qmp is None:
+            with super().hinting_round(machine) as command_id:
+                yield command_id
+            return
+
+        def reclaim(client: QmpClient) -> None:
+            with contextlib.suppress(BalloonError):
+                client.command("reclaim", method="hint")
+
+        def current() -> int:
+            return BalloonConfig.parse(machine.read_config(0, CONFIG_SIZE)).free_page_hint_cmd_id
+
+        with QmpClient(self._qmp, answer_seconds=DEADLINE) as client:
+            thread = threading.Thread(target=reclaim, args=(client,))
+            thread.start()
+            try:
+                if not becomes_true(lambda: current() > COMMAND_ID_DONE or not thread.is_alive()):
+                    raise Failed(f"a round of hints was asked for, and the command id stays {current()}")
+                if current() <= COMMAND_ID_DONE:
+                    skip("the control socket has no command that begins a round of hints")
+                yield current()
+            finally:
+                thread.join()

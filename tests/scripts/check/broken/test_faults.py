@@ -6,9 +6,10 @@
 import pytest
 
 from scripts.check.broken.all_faults import ALL_FAULTS
-from scripts.check.broken.command import Trying, crash_of, try_fault
+from scripts.check.broken.command import Trying, cases_of, crash_of, try_fault
 from scripts.check.broken.fence_faults import FENCE_FAULTS, try_fence
 from scripts.check.device.all_cases import DEVICE_CASES
+from scripts.check.generic.all_cases import GENERIC_CASES
 from scripts.check.verdict import Result, Verdict
 
 SAMPLE = (
@@ -24,6 +25,11 @@ SAMPLE = (
     "rounded-outward",
     "inflate-wrong-shift",
     "poison-ignored",
+    "poison-kept-over-reset",
+    "first-page-of-region-stays",
+    "hint-id-low-byte",
+    "get-base-zero",
+    "fd-leak",
     "hints-after-stop",
     "num-pages-writable",
     "reset-ignored",
@@ -38,10 +44,13 @@ def test_there_are_faults_enough() -> None:
 @pytest.mark.parametrize("name", sorted(ALL_FAULTS))
 def test_fault_names_cases_that_there_are(name: str) -> None:
     fault = ALL_FAULTS[name]
-    known = {case.name for case in DEVICE_CASES}
     assert fault.caught_by
-    assert set(fault.caught_by) <= known
+    assert {case.name for cases in cases_of(fault) for case in cases} == set(fault.caught_by)
     assert fault.says.endswith(".")
+
+
+def test_no_case_of_the_device_has_the_name_of_a_generic_one() -> None:
+    assert not {case.name for case in DEVICE_CASES} & {case.name for case in GENERIC_CASES}
 
 
 def test_fault_whose_own_code_fails_is_not_caught() -> None:
