@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from protocol.errors import BalloonError, UsageError
+from protocol.process.listening_socket import ListeningSocket
 from scripts.check.broken.all_faults import ALL_FAULTS
 from scripts.check.broken.fault import Fault
 from scripts.check.broken.fence_faults import FENCE_FAULTS, try_fence
@@ -82,12 +83,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(name: str, socket_path: str | None) -> int:
+def _serve(name: str, socket_path: Path | None) -> int:
     if name not in ALL_FAULTS:
         raise UsageError(f"no fault of a device is called {name!r}{nearest([name], ALL_FAULTS)} (see --list)")
     if socket_path is None:
         raise UsageError("--serve needs --socket-path")
-    argv = serving(name, Path(socket_path))
+    try:
+        ListeningSocket(socket_path, "--socket-path").close()
+    except BalloonError as error:
+        raise UsageError(str(error)) from error
+    argv = serving(name, socket_path)
     os.execve(argv[0], argv, module_environment())
 
 
