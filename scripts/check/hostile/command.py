@@ -3,8 +3,6 @@
 import argparse
 import contextlib
 import json
-import socket
-import struct
 import sys
 import tempfile
 import time
@@ -122,9 +120,7 @@ def _run(path: Path, place: Path, plans: Sequence[Plan], arguments: argparse.Nam
 
 def _pid_of(device: VhostUserDevice) -> int:
     with contextlib.closing(device.connect()) as connection:
-        credentials = connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid: int = struct.unpack("3i", credentials)[0]
-    return pid
+        return connection.peer_pid
 
 
 def _row(period: Period, state: DaemonState | None = None) -> str:
@@ -140,8 +136,8 @@ def ending(outcome: Outcome) -> Iterator[str]:
         yield f"{count} sessions could not be brought up: {reason}"
     for stall in sorted(outcome.stalls, key=lambda stall: -stall.own)[:_STALLS_SHOWN]:
         yield (
-            f"a report of {stall.seconds * 1000:.0f} ms at {stall.at:.1f} s, in {stall.shared * 1000:.0f} ms of which "
-            "the control was delayed too; open at that time:"
+            f"a report of {stall.seconds * 1000:.0f} ms at {stall.at:.1f} s: {stall.shared * 1000:.0f} ms the control "
+            f"was delayed too, {stall.waited * 1000:.0f} ms there was no processor; open at that time:"
         )
         yield from (f"    {session}" for session in stall.sessions or ("no hostile session",))
     yield from (f"FAIL: {fault}" for fault in outcome.faults)

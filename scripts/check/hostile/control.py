@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.check.hostile.good_machine import PERIOD
-from scripts.check.hostile.samples import SampleWriter
+from scripts.check.hostile.samples import Sample, SampleWriter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.write(asked[1], b"\0")
         os.read(answered[0], 1)
         now = time.monotonic()
-        writer.add(due, now - due)
+        writer.add(Sample(due, now - due))
         due = now + PERIOD
     writer.close()
     os.close(asked[1])

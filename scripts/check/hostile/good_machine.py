@@ -14,7 +14,8 @@ from typing import Final
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
 from protocol.process.command_line import run_command
-from scripts.check.hostile.samples import SampleWriter
+from scripts.check.hostile.processor_wait import ProcessorWait
+from scripts.check.hostile.samples import Sample, SampleWriter
 from scripts.check.machine.memory_file import DATA_AT, MIB
 from scripts.check.machine.vhost_user_device import VhostUserDevice, VhostUserMachine
 from scripts.check.verdict import Outcome
@@ -31,6 +32,8 @@ RANGES: Final = 4
 _STRIDE: Final = 2 * PAGE_SIZE
 _LAST: Final = DATA_AT + 4 * MIB
 _LOOK_EVERY: Final = 100
+_LONG: Final = 0.02
+"""Seconds from which on it is asked for how long of a report's time there was no processor."""
 
 
 class GoodMachine:
@@ -38,6 +41,7 @@ class GoodMachine:
 
     def __init__(self, machine: VhostUserMachine) -> None:
         self._machine = machine
+        self._wait = ProcessorWait(machine.connection.peer_pid)
         self._at = DATA_AT
         self._reports = 0
         self._kept = set(range(DATA_AT + PAGE_SIZE, _LAST, _STRIDE))
@@ -45,7 +49,7 @@ class GoodMachine:
             machine.memory.touch(page, PAGE_SIZE)
         machine.reporting.driver.enable_interrupt()
 
-    def report(self) -> tuple[float, float]:
+    def report(self) -> Sample:
         """Report a few pages; return when they were offered and how long it took until they came back.
 
         Raises:
@@ -58,15 +62,17 @@ class GoodMachine:
             machine.memory.touch(page, PAGE_SIZE)
         self._at = DATA_AT if pages[-1] + _STRIDE >= _LAST else pages[-1] + _STRIDE
         self._reports += 1
+        self._wait.begin()
         begin = time.monotonic()
         queue.offer((), machine.buffers((page, PAGE_SIZE) for page in pages))
         while queue.take_used() is None:
             if not queue.driver.enable_interrupt() and not machine.wait_for_interrupt(queue.index, PATIENCE):
                 raise BalloonError(f"the good machine's report {self._reports} did not come back in {PATIENCE:g} s")
         took = time.monotonic() - begin
+        waited = self._wait.seconds() if took >= _LONG else 0.0
         if self._reports % _LOOK_EVERY == 1:
             self.check()
-        return begin, took
+        return Sample(begin, took, min(took, waited))
 
     def check(self) -> None:
         """Check that exactly what was reported is gone. Raises Failed if not."""
@@ -85,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 good = GoodMachine(machine)
                 due = time.monotonic()
                 while not select.select([stop], [], [], max(0.0, due - time.monotonic()))[0]:
-                    writer.add(*good.report())
+                    writer.add(good.report())
                     due = max(due + PERIOD, time.monotonic())
                 good.check()
         except Outcome as outcome:

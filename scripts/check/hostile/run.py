@@ -21,7 +21,8 @@ STALL: Final = 0.05
 """Seconds that no report of the good machine may be delayed by the daemon."""
 
 GROWTH: Final = 4 * MIB
-"""Bytes of private memory that the daemon may have more at the end than after the first part of the sessions."""
+"""Bytes of private memory that the daemon may have more at the end than after the first half of the sessions: the most
+that it has needed at a time still grows a little, the longer it is tried."""
 
 SETTLE_SECONDS: Final = 20.0
 """Seconds in which the daemon has to have closed everything of sessions that have ended."""
@@ -29,17 +30,18 @@ SETTLE_SECONDS: Final = 20.0
 
 class Stall(NamedTuple):
     """A report that took long: when it began, seconds in all, for how many of them the machine delayed the control
-    too, and the sessions that were open meanwhile."""
+    too, for how many the threads that it depends on waited for a processor, the sessions that were open meanwhile."""
 
     at: float
     seconds: float
     shared: float
+    waited: float
     sessions: tuple[str, ...]
 
     @property
     def own(self) -> float:
         """Seconds that the machine does not explain."""
-        return self.seconds - self.shared
+        return self.seconds - max(self.shared, self.waited)
 
 
 class Period(NamedTuple):
@@ -147,7 +149,8 @@ class Run:
 
     def _stall(self, sample: Sample, control: Sequence[Sample]) -> Stall:
         plans = (plan for begin, end, plan in self._spans if begin < sample.end and end > sample.at)
-        return Stall(sample.at - self._begin, sample.seconds, shared_with(sample, control), tuple(map(str, plans)))
+        shared = shared_with(sample, control)
+        return Stall(sample.at - self._begin, sample.seconds, shared, sample.waited, tuple(map(str, plans)))
 
 
 def stall_faults(stalls: Sequence[Stall]) -> list[str]:
@@ -163,8 +166,8 @@ def stall_faults(stalls: Sequence[Stall]) -> list[str]:
 
 
 def memory_faults(states: Sequence[DaemonState]) -> list[str]:
-    """Return a line if the daemon's memory grows: from the first mark after sessions to the last."""
-    after = [state for state in states if state.sessions]
+    """Return a line if the daemon's memory grows: from the first mark after half of the sessions to the last."""
+    after = [state for state in states if 2 * state.sessions >= states[-1].sessions > 0]
     if len(after) < 2 or (growth := after[-1].private - after[0].private) <= GROWTH:
         return []
     return [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-_RECORD: Final = struct.Struct("<dd")
+_RECORD: Final = struct.Struct("<ddd")
 _AT_ONCE: Final = 50
 
 DELAY_LEAST: Final = 0.002
@@ -15,10 +15,12 @@ DELAY_LEAST: Final = 0.002
 
 
 class Sample(NamedTuple):
-    """One measured time: when it began (CLOCK_MONOTONIC, in seconds), and how long it took."""
+    """One measured time: when it began (CLOCK_MONOTONIC, in seconds), how long it took, and for how long of that the
+    threads that it depends on waited for a processor (0 where it was short)."""
 
     at: float
     seconds: float
+    waited: float = 0.0
 
     @property
     def end(self) -> float:
@@ -33,9 +35,9 @@ class SampleWriter:
         self._file = path.open("ab", buffering=0)
         self._kept: list[bytes] = []
 
-    def add(self, at: float, seconds: float) -> None:
+    def add(self, sample: Sample) -> None:
         """Take one sample."""
-        self._kept.append(_RECORD.pack(at, seconds))
+        self._kept.append(_RECORD.pack(*sample))
         if len(self._kept) == _AT_ONCE:
             self.flush()
 

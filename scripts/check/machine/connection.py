@@ -18,6 +18,8 @@ from scripts.check.verdict import Failed, TargetError
 REPLY_FLAGS: Final = 0x5
 """Version 1 and REPLY: what the flags of every reply are. Front-ends compare for equality."""
 
+_CREDENTIALS: Final = struct.Struct("<iII")  # struct ucred, unix(7)
+
 Observer = Callable[[str, bytes, Sequence[int]], None]
 """Is shown every message as ``"sent"`` or ``"received"``, its bytes and its descriptors."""
 
@@ -45,6 +47,13 @@ class FrontendConnection:
         self.socket.settimeout(DEADLINE)
         self.fds: tuple[int, ...] = ()
         self._observe = observe
+
+    @property
+    def peer_pid(self) -> int:
+        """Id of the process that listens, as the kernel noted it."""
+        credentials = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid: int = _CREDENTIALS.unpack(credentials)[0]
+        return pid
 
     # -- sending ----------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@
 
 import pytest
 
+from scripts.check.__main__ import main
 from scripts.check.broken.all_faults import ALL_FAULTS
 from scripts.check.broken.command import Trying, cases_of, crash_of, try_fault
 from scripts.check.broken.fence_faults import FENCE_FAULTS, try_fence
@@ -76,3 +77,26 @@ def test_fault_is_caught(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(FENCE_FAULTS))
 def test_missing_fence_is_caught(name: str) -> None:
     assert try_fence(FENCE_FAULTS[name]).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/nowhere/socket", "--socket-path /nowhere/socket: No such file or directory"),
+        ("/", "--socket-path /: exists and is not a socket"),
+        ("/tmp/" + 120 * "x", "AF_UNIX path too long"),
+    ],
+)
+def test_device_that_cannot_listen_is_one_line(capsys: pytest.CaptureFixture[str], path: str, reason: str) -> None:
+    assert main(["broken", "--serve", "used-length-one", "--socket-path", path]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("balloon-check: ")
+    assert reason in error
+    assert error.count("\n") == 1
+
+
+def test_empty_path_of_a_device_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["broken", "--serve", "used-length-one", "--socket-path", ""])
+    assert ended.value.code == 2
+    assert "an empty path" in capsys.readouterr().err

@@ -1,9 +1,12 @@
 """Times of the good machine and of the control: figures, and what the machine explains."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
+from scripts.check.hostile.processor_wait import ProcessorWait
 from scripts.check.hostile.samples import Figures, Sample, SampleWriter, between, figures_of, read_samples, shared_with
 
 
@@ -16,11 +19,11 @@ def test_figures() -> None:
 def test_samples_are_read_while_they_are_written(tmp_path: Path) -> None:
     path = tmp_path / "samples"
     writer = SampleWriter(path)
-    writer.add(1.0, 0.25)
+    writer.add(Sample(1.0, 0.25, 0.125))
     writer.flush()
     with path.open("ab") as file:
         file.write(b"half of one")
-    assert read_samples(path) == [Sample(1.0, 0.25)]
+    assert read_samples(path) == [Sample(1.0, 0.25, 0.125)]
     writer.close()
 
 
@@ -43,3 +46,21 @@ def test_samples_of_a_period() -> None:
 )
 def test_what_the_machine_explains(control: list[Sample], shared: float) -> None:
     assert shared_with(Sample(10.0, 0.1), control) == pytest.approx(shared)
+
+
+def test_wait_for_a_processor_is_counted() -> None:
+    wait = ProcessorWait(os.getpid())
+    wait.begin()
+    assert 0 <= wait.seconds() < 5
+    stop = time.monotonic() + 0.05
+    while time.monotonic() < stop:
+        pass
+    assert wait.seconds() >= 0
+    wait.close()
+
+
+def test_process_that_is_not_there_waits_for_nothing() -> None:
+    wait = ProcessorWait(1 << 30)
+    wait.begin()
+    assert 0 <= wait.seconds() < 5
+    wait.close()
