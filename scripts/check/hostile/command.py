@@ -27,8 +27,8 @@ _START_SECONDS: Final = 20.0
 _SHOW_SECONDS: Final = 0.5
 _STALLS_SHOWN: Final = 8
 _HEADING: Final = (
-    f"{'':18}{'good machine, ms':^33}{'control, ms':^24}{'daemon, MiB':^27}\n"
-    f"{'':18}{'reports':>9}{'median':>8}{'p99':>8}{'longest':>8}{'median':>8}{'p99':>8}{'longest':>8}"
+    f"{'':18}{'good machine, ms':^33}{'control, ms':^24}{'others,':>9}{'daemon, MiB':^27}\n"
+    f"{'':18}{'reports':>9}{'median':>8}{'p99':>8}{'longest':>8}{'median':>8}{'p99':>8}{'longest':>8}{'CPUs':>9}"
     f"{'RSS':>9}{'PSS':>9}{'private':>9}{'files':>8}{'threads':>9}"
 )
 
@@ -126,7 +126,7 @@ def _pid_of(device: VhostUserDevice) -> int:
 def _row(period: Period, state: DaemonState | None = None) -> str:
     good, control = period.good, period.control
     times = "".join(f"{one * 1000:8.2f}" for one in (*good[1:], *control[1:]))
-    return f"{period.name:18}{good.samples:9,}{times}{'' if state is None else state}"
+    return f"{period.name:18}{good.samples:9,}{times}{period.others:9.2f}{'' if state is None else state}"
 
 
 def ending(outcome: Outcome) -> Iterator[str]:
@@ -152,7 +152,13 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "faults": outcome.faults,
         "seed": outcome.seed,
         "periods": [
-            {"name": one.name, "good": _figures(one.good), "control": _figures(one.control)} for one in outcome.periods
+            {
+                "name": one.name,
+                "good": _figures(one.good),
+                "control": _figures(one.control),
+                "other_processors": round(one.others, 3),
+            }
+            for one in outcome.periods
         ],
         "daemon": [state._asdict() for state in outcome.states],
         "not_brought_up": outcome.not_brought_up,

@@ -44,6 +44,11 @@ class Companion:
             self.kill()
             raise BalloonError(self.complaint or f"{module} measured nothing within {START_SECONDS:g} s")
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def samples(self) -> list[Sample]:
         """Return all samples so far."""
         return read_samples(self._path)

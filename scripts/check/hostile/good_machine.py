@@ -32,7 +32,7 @@ RANGES: Final = 4
 _STRIDE: Final = 2 * PAGE_SIZE
 _LAST: Final = DATA_AT + 4 * MIB
 _LOOK_EVERY: Final = 100
-_LONG: Final = 0.02
+_LONG: Final = 0.005
 """Seconds from which on it is asked for how long of a report's time there was no processor."""
 
 

@@ -10,6 +10,7 @@ from protocol.errors import BalloonError
 from scripts.check.hostile.attack import Attack
 from scripts.check.hostile.companion import Companion
 from scripts.check.hostile.daemon_state import DaemonState, descriptors_of, state_of
+from scripts.check.hostile.other_load import OtherLoad
 from scripts.check.hostile.samples import Figures, Sample, between, figures_of, shared_with
 from scripts.check.hostile.session import Plan, play
 from scripts.check.machine.deadline import becomes_true
@@ -45,11 +46,13 @@ class Stall(NamedTuple):
 
 
 class Period(NamedTuple):
-    """A part of the run: its name, and the figures of the good machine and of the control in it."""
+    """A part of the run: its name, the figures of the good machine and of the control in it, and how many processors
+    other processes than those of the run took."""
 
     name: str
     good: Figures
     control: Figures
+    others: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,6 +76,7 @@ class Run:
         self._device = device
         self._good = good
         self._control = control
+        self._load = OtherLoad((pid, good.pid, control.pid))
         self._begin = time.monotonic()
         self._mark = self._begin
         self._open: list[tuple[int, float, Plan, Attack]] = []
@@ -134,7 +138,7 @@ class Run:
     def _period(self, name: str, begin: float, end: float) -> Period:
         both = (between(one.samples(), begin, end) for one in (self._good, self._control))
         good, control = (figures_of(samples) for samples in both)
-        return Period(name, good, control)
+        return Period(name, good, control, self._load.processors())
 
     def finish(self) -> None:
         """Judge the whole run."""
@@ -142,10 +146,16 @@ class Run:
             if complaint := companion.stop():
                 self.outcome.faults.append(f"{name}: {complaint}")
         good, control = self._good.samples(), self._control.samples()
-        self.outcome.periods.append(Period("all", figures_of(good), figures_of(control)))
+        self.outcome.periods.append(Period("all", figures_of(good), figures_of(control), self._mean_load()))
         self.outcome.stalls = [self._stall(one, control) for one in good if one.seconds >= STALL]
         self.outcome.faults += stall_faults(self.outcome.stalls)
         self.outcome.faults += memory_faults(self.outcome.states)
+
+    def _mean_load(self) -> float:
+        # The good machine's reports come at an even pace, so that their number stands for the time.
+        periods = self.outcome.periods
+        reports = sum(one.good.samples for one in periods)
+        return sum(one.others * one.good.samples for one in periods) / max(1, reports)
 
     def _stall(self, sample: Sample, control: Sequence[Sample]) -> Stall:
         plans = (plan for begin, end, plan in self._spans if begin < sample.end and end > sample.at)

@@ -1,7 +1,11 @@
 """How a run is judged."""
 
+import os
+import time
+
 from scripts.check.hostile.command import document, ending
 from scripts.check.hostile.daemon_state import DaemonState
+from scripts.check.hostile.other_load import OtherLoad
 from scripts.check.hostile.run import GROWTH, Outcome, Period, Stall, memory_faults, stall_faults
 from scripts.check.hostile.samples import Figures
 
@@ -40,7 +44,7 @@ def test_end_of_a_run_in_words_and_as_json() -> None:
     outcome = Outcome(
         seed=5,
         pid=6,
-        periods=[Period("all", Figures(100, 0.001, 0.002, 0.3), Figures(100, 0.0001, 0.0002, 0.1))],
+        periods=[Period("all", Figures(100, 0.001, 0.002, 0.3), Figures(100, 0.0001, 0.0002, 0.1), 1.5)],
         states=[state(0, 1 << 20)],
         stalls=[stall],
         not_brought_up={"no reply": 2},
@@ -53,7 +57,16 @@ def test_end_of_a_run_in_words_and_as_json() -> None:
     written = document(outcome)
     assert written["verdict"] == "FAIL"
     assert written["periods"][0]["good"]["longest"] == 0.3
+    assert written["periods"][0]["other_processors"] == 1.5
     assert written["daemon"][0]["descriptors"] == 28
     assert written["stalls"][0]["sessions"] == list(stall.sessions)
     outcome.faults.clear()
     assert list(ending(outcome))[-1].startswith("PASS")
+
+
+def test_load_of_others_is_no_less_than_none() -> None:
+    load = OtherLoad([1 << 30])
+    stop = time.monotonic() + 0.05
+    while time.monotonic() < stop:
+        pass
+    assert 0.0 <= load.processors() <= (os.cpu_count() or 1) + 1
