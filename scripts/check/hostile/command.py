@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import resource
 import sys
 import tempfile
 import time
@@ -45,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         for plan in plans:
             print(plan)
         return 0
+    _raise_fd_limit()
     with open_json(arguments.json) as stream, tempfile.TemporaryDirectory(prefix="balloon-hostile-") as place:
         say = _Lines(sys.stderr if arguments.json == "-" else sys.stdout)
         with _daemon(arguments.socket_path, Path(place)) as (path, said):
@@ -57,6 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
             json.dump(document(outcome), stream, indent=2)
             stream.write("\n")
     return 1 if outcome.faults else 0
+
+
+def _raise_fd_limit() -> None:
+    # Eight sessions at a time may have hundreds of descriptors each.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _plans(arguments: argparse.Namespace) -> Sequence[Plan]:

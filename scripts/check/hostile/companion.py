@@ -41,8 +41,10 @@ class Companion:
 
         begun = becomes_true(has_begun, START_SECONDS)
         if not begun or self._process.poll() is not None:
-            self.kill()
-            raise BalloonError(self.complaint or f"{module} measured nothing within {START_SECONDS:g} s")
+            self._kill()
+            complaint = self.complaint
+            self.close()
+            raise BalloonError(complaint or f"{module} measured nothing within {START_SECONDS:g} s")
 
     @property
     def pid(self) -> int:
@@ -73,14 +75,20 @@ class Companion:
         try:
             status = self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self._kill()
             return f"process {self._process.pid} did not end within {END_SECONDS:g} s"
         return "" if status == 0 else self.complaint or f"ended with status {status}"
 
-    def kill(self) -> None:
-        """End it at once."""
+    def _kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+    def close(self) -> None:
+        """End it at once, if it runs, and close its files."""
+        self._kill()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._stderr.close()
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +96,4 @@ class Companion:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.kill()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._stderr.close()
+        self.close()

@@ -196,5 +196,5 @@ def open_companions(path: Path, scratch: Path) -> tuple[Companion, Companion]:
     try:
         return Companion("scripts.check.hostile.good_machine", [str(path)], scratch / "good"), control
     except BaseException:
-        control.kill()
+        control.close()
         raise

@@ -3,6 +3,8 @@
 import json
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from scripts.check.hostile import run
 from scripts.check.hostile.attack import Attack
 from scripts.check.hostile.session import Plan, play
 from scripts.check.machine.vhost_user_device import VhostUserDevice
-from tests.harness.processes import DaemonProcess
+from tests.harness.processes import DaemonProcess, ProgramProcess
 
 pytestmark = pytest.mark.processes
 
@@ -58,6 +60,32 @@ def test_daemon_that_stands_still_is_noticed(
     assert status == 1
     assert max(stall["own"] for stall in seen["stalls"]) > 0.1
     assert "that the machine does not explain" in capsys.readouterr().out
+
+
+@contextmanager
+def broken_daemon(directory: Path, fault: str) -> Iterator[Path]:
+    """A daemon with a fault; yields its socket."""
+    path = directory / "broken.sock"
+    with ProgramProcess("scripts.check.broken.serve", "--socket-path", str(path), command=(fault,)) as daemon:
+        daemon.events.wait("listening")
+        yield path
+
+
+def test_descriptors_that_are_left_open_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SETTLE_SECONDS", 0.5)
+    with broken_daemon(tmp_path, "fd-leak") as path:
+        words = ("--socket-path", str(path), "--only", "14", "--sessions", "3")
+        status, seen = hostile(tmp_path / "result.json", *words)
+    assert status == 1
+    assert any("descriptors are open" in fault for fault in seen["faults"])
+
+
+def test_harm_to_the_good_machine_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with broken_daemon(tmp_path, "one-page-too-many") as path:
+        assert main(["hostile", "--socket-path", str(path), "--sessions", "3"]) == 1
+    error = capsys.readouterr().err
+    assert "the good machine: pages that were not given away are gone" in error
+    assert error.count("\n") == 1
 
 
 def test_sessions_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
