@@ -32,7 +32,7 @@ from scripts.child_processes import module_environment, python_module
 FEATURES: Final = "packed=on,free-page-hint=on,page-poison=on,must-tell-host=on"
 """Every feature that a case may need."""
 
-START_SECONDS: Final = 10.0
+START_SECONDS: Final = 20.0
 CAUGHT: Final = (Verdict.FAIL, Verdict.FINDING)
 
 

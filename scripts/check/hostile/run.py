@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from protocol.errors import BalloonError
-from scripts.check.hostile.attack import Attack
+from scripts.check.hostile.acts.attack import Attack
 from scripts.check.hostile.companion import Companion
 from scripts.check.hostile.daemon_state import DaemonState, descriptors_of, state_of
 from scripts.check.hostile.other_load import OtherLoad

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 from protocol.errors import VhostUserError
 from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import BalloonFeature
-from scripts.check.hostile.all_acts import ALL_ACTS
-from scripts.check.hostile.attack import Attack, Gone, Stage
+from scripts.check.hostile.acts.all_acts import ALL_ACTS
+from scripts.check.hostile.acts.attack import Attack, Gone, Stage
 from scripts.check.machine.connection import HungUpError
 from scripts.check.machine.machine import WANTED
 from scripts.check.machine.memory_file import MIB, MemoryFile

@@ -12,7 +12,7 @@ import pytest
 
 from scripts.check.__main__ import main
 from scripts.check.hostile import run
-from scripts.check.hostile.attack import Attack
+from scripts.check.hostile.acts.attack import Attack
 from scripts.check.hostile.session import Plan, play
 from scripts.check.machine.vhost_user_device import VhostUserDevice
 from tests.harness.processes import DaemonProcess, ProgramProcess

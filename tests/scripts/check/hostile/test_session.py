@@ -5,8 +5,8 @@ import socket
 import threading
 from random import Random
 
-from scripts.check.hostile.all_acts import ALL_ACTS
-from scripts.check.hostile.attack import Attack, Gone, Stage
+from scripts.check.hostile.acts.all_acts import ALL_ACTS
+from scripts.check.hostile.acts.attack import Attack, Gone, Stage
 from scripts.check.hostile.session import End, Plan, plan_of
 from scripts.check.machine.connection import FrontendConnection
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from scripts.check.hostile.attack import Attack, Stage
+from scripts.check.hostile.acts.attack import Attack, Stage
 
 Do = Callable[[Attack], None]
 

@@ -9,8 +9,8 @@ from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
 from protocol.split_ring import DESCRIPTOR, Descriptor
 from scripts.check.fuzzing.corpus import CORPUS, read_inputs
-from scripts.check.hostile.acts import act
-from scripts.check.hostile.attack import Attack, Stage
+from scripts.check.hostile.acts.act import act
+from scripts.check.hostile.acts.attack import Attack, Stage
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.memory_file import DATA_AT
 from scripts.check.machine.raw_ring import Raw, publish_split, put_packed

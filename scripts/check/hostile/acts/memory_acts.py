@@ -5,10 +5,10 @@ import os
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_payloads import InflightDescription, LogDescription, MemoryTable, VringState
-from scripts.check.hostile.acts import act
-from scripts.check.hostile.attack import Attack, Stage
-from scripts.check.hostile.descriptors import memory_file
-from scripts.check.hostile.ring_acts import kick, report
+from scripts.check.hostile.acts.act import act
+from scripts.check.hostile.acts.attack import Attack, Stage
+from scripts.check.hostile.acts.descriptors import memory_file
+from scripts.check.hostile.acts.ring_acts import kick, report
 from scripts.check.machine.memory_file import MIB
 from scripts.check.machine.vhost_user_device import GUEST_BASE, USER_BASE
 

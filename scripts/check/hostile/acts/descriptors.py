@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from scripts.check.hostile.attack import Attack
+from scripts.check.hostile.acts.attack import Attack
 
 _SMALL: Final = 4096
 

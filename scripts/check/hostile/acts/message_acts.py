@@ -21,9 +21,9 @@ from protocol.vhost_user_payloads import (
 )
 from scripts.check.fuzzing.corpus import CORPUS, read_inputs
 from scripts.check.fuzzing.mutation import Mutator
-from scripts.check.hostile.acts import act
-from scripts.check.hostile.attack import Attack, Gone
-from scripts.check.hostile.descriptors import descriptor, memory_file
+from scripts.check.hostile.acts.act import act
+from scripts.check.hostile.acts.attack import Attack, Gone
+from scripts.check.hostile.acts.descriptors import descriptor, memory_file
 from scripts.check.machine.vhost_user_device import GUEST_BASE, USER_BASE
 
 _REQUESTS: Final = tuple(FrontendRequest)
