@@ -145,7 +145,8 @@ def ending(outcome: Outcome) -> Iterator[str]:
     for stall in sorted(outcome.stalls, key=lambda stall: -stall.own)[:_STALLS_SHOWN]:
         yield (
             f"a report of {stall.seconds * 1000:.0f} ms at {stall.at:.1f} s: {stall.shared * 1000:.0f} ms the control "
-            f"was delayed too, {stall.waited * 1000:.0f} ms there was no processor; open at that time:"
+            f"was delayed too, {stall.waited * 1000:.0f} ms there was no processor (all threads together: "
+            f"{stall.together * 1000:.0f} ms); open at that time:"
         )
         yield from (f"    {session}" for session in stall.sessions or ("no hostile session",))
     yield from (f"FAIL: {fault}" for fault in outcome.faults)

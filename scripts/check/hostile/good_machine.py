@@ -69,10 +69,10 @@ class GoodMachine:
             if not queue.driver.enable_interrupt() and not machine.wait_for_interrupt(queue.index, PATIENCE):
                 raise BalloonError(f"the good machine's report {self._reports} did not come back in {PATIENCE:g} s")
         took = time.monotonic() - begin
-        waited = self._wait.seconds() if took >= _LONG else 0.0
+        three, together = self._wait.seconds() if took >= _LONG else (0.0, 0.0)
         if self._reports % _LOOK_EVERY == 1:
             self.check()
-        return Sample(begin, took, min(took, waited))
+        return Sample(begin, took, min(took, three), together)
 
     def check(self) -> None:
         """Check that exactly what was reported is gone. Raises Failed if not."""

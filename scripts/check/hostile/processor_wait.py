@@ -37,13 +37,17 @@ class ProcessorWait:
         self._before = self._counters()
         self._own_before = _waited(self._own) or 0
 
-    def seconds(self) -> float:
-        """Return the seconds waited for a processor since :meth:`begin`. A thread that has ended counts for nothing."""
+    def seconds(self) -> tuple[float, float]:
+        """Return the seconds waited for a processor since :meth:`begin`: by the three, and by all threads together.
+
+        A thread that has ended counts for nothing.
+        """
         self._list()
         waits = {tid: waited - self._before.get(tid, 0) for tid, waited in self._counters().items()}
         own = (_waited(self._own) or 0) - self._own_before
         loop = waits.pop(self._pid, 0)
-        return (own + loop + max(waits.values(), default=0)) * _NANOSECOND
+        three = own + loop + max(waits.values(), default=0)
+        return three * _NANOSECOND, (own + loop + sum(waits.values())) * _NANOSECOND
 
     def _list(self) -> None:
         with contextlib.suppress(OSError):  # the daemon has ended, which the caller finds out

@@ -31,12 +31,13 @@ SETTLE_SECONDS: Final = 20.0
 
 class Stall(NamedTuple):
     """A report that took long: when it began, seconds in all, for how many of them the machine delayed the control
-    too, for how many the threads that it depends on waited for a processor, the sessions that were open meanwhile."""
+    too, ``waited`` and ``together`` of its :class:`Sample`, the sessions that were open meanwhile."""
 
     at: float
     seconds: float
     shared: float
     waited: float
+    together: float
     sessions: tuple[str, ...]
 
     @property
@@ -160,7 +161,8 @@ class Run:
     def _stall(self, sample: Sample, control: Sequence[Sample]) -> Stall:
         plans = (plan for begin, end, plan in self._spans if begin < sample.end and end > sample.at)
         shared = shared_with(sample, control)
-        return Stall(sample.at - self._begin, sample.seconds, shared, sample.waited, tuple(map(str, plans)))
+        begin = sample.at - self._begin
+        return Stall(begin, sample.seconds, shared, sample.waited, sample.together, tuple(map(str, plans)))
 
 
 def stall_faults(stalls: Sequence[Stall]) -> list[str]:

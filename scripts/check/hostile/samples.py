@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-_RECORD: Final = struct.Struct("<ddd")
+_RECORD: Final = struct.Struct("<dddd")
 _AT_ONCE: Final = 50
 
 DELAY_LEAST: Final = 0.002
@@ -15,12 +15,16 @@ DELAY_LEAST: Final = 0.002
 
 
 class Sample(NamedTuple):
-    """One measured time: when it began (CLOCK_MONOTONIC, in seconds), how long it took, and for how long of that the
-    threads that it depends on waited for a processor (0 where it was short)."""
+    """One measured time: when it began (CLOCK_MONOTONIC, in seconds) and how long it took.
+
+    ``waited`` is for how long of that the threads that it depends on waited for a processor, ``together`` the sum of
+    what all threads waited, at the same time or not. Both are 0 where it was short.
+    """
 
     at: float
     seconds: float
     waited: float = 0.0
+    together: float = 0.0
 
     @property
     def end(self) -> float:

@@ -17,12 +17,12 @@ def state(sessions: int, private: int) -> DaemonState:
 
 
 def test_stall_that_the_machine_explains_is_no_fault() -> None:
-    assert stall_faults([Stall(1.0, 0.9, 0.88, 0.0, ()), Stall(2.0, 0.051, 0.0, 0.002, ())]) == []
+    assert stall_faults([Stall(1.0, 0.9, 0.88, 0.0, 0.5, ()), Stall(2.0, 0.051, 0.0, 0.002, 0.5, ())]) == []
 
 
 def test_stall_of_the_daemons_own_is_a_fault() -> None:
     faults = stall_faults(
-        [Stall(1.0, 0.9, 0.2, 0.88, ()), Stall(2.0, 0.08, 0.01, 0.0, ()), Stall(3.0, 0.3, 0.05, 0.1, ())]
+        [Stall(1.0, 0.9, 0.2, 0.88, 0.5, ()), Stall(2.0, 0.08, 0.01, 0.0, 0.5, ()), Stall(3.0, 0.3, 0.05, 0.1, 0.5, ())]
     )
     assert faults == [
         "2 reports of the good machine took over 50 ms that the machine does not explain, one 300 ms, of which 200 ms"
@@ -40,7 +40,7 @@ def test_memory_is_compared_from_the_middle_on() -> None:
 
 
 def test_end_of_a_run_in_words_and_as_json() -> None:
-    stall = Stall(3.0, 0.3, 0.1, 0.0, ("session 4 (running): reports; closes",))
+    stall = Stall(3.0, 0.3, 0.1, 0.0, 0.5, ("session 4 (running): reports; closes",))
     outcome = Outcome(
         seed=5,
         pid=6,

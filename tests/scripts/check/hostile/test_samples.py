@@ -19,11 +19,11 @@ def test_figures() -> None:
 def test_samples_are_read_while_they_are_written(tmp_path: Path) -> None:
     path = tmp_path / "samples"
     writer = SampleWriter(path)
-    writer.add(Sample(1.0, 0.25, 0.125))
+    writer.add(Sample(1.0, 0.25, 0.125, 0.5))
     writer.flush()
     with path.open("ab") as file:
         file.write(b"half of one")
-    assert read_samples(path) == [Sample(1.0, 0.25, 0.125)]
+    assert read_samples(path) == [Sample(1.0, 0.25, 0.125, 0.5)]
     writer.close()
 
 
@@ -51,16 +51,18 @@ def test_what_the_machine_explains(control: list[Sample], shared: float) -> None
 def test_wait_for_a_processor_is_counted() -> None:
     wait = ProcessorWait(os.getpid())
     wait.begin()
-    assert 0 <= wait.seconds() < 5
+    three, together = wait.seconds()
+    assert 0 <= three <= together < 5
     stop = time.monotonic() + 0.05
     while time.monotonic() < stop:
         pass
-    assert wait.seconds() >= 0
+    assert wait.seconds() >= (0, 0)
     wait.close()
 
 
 def test_process_that_is_not_there_waits_for_nothing() -> None:
     wait = ProcessorWait(1 << 30)
     wait.begin()
-    assert 0 <= wait.seconds() < 5
+    three, together = wait.seconds()
+    assert 0 <= three <= together < 5
     wait.close()
