@@ -1,7 +1,8 @@
 """How long threads were ready to run and had no processor, as the kernel counts it.
 
 Source: Linux Documentation/scheduler/sched-stats.rst, "/proc/<pid>/schedstat": time on a processor, time waiting on a
-run queue, both in nanoseconds, and the number of timeslices.
+run queue, both in nanoseconds, and the number of timeslices. A thread whose processor is taken by a hypervisor counts as
+running: that is what "steal" of proc_stat(5) has, in clock ticks of all processors.
 """
 
 import contextlib
@@ -11,6 +12,11 @@ from typing import Final
 _LENGTH: Final = 96
 _NANOSECOND: Final = 1e-9
 _LIST_EVERY: Final = 20
+_STEAL: Final = 8
+"""Place of steal in the first line of /proc/stat, after its name and seven other times."""
+
+_STAT_LENGTH: Final = 256
+_TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class ProcessorWait:
@@ -24,9 +30,11 @@ class ProcessorWait:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._own = os.open("/proc/self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        self._stat = os.open("/proc/stat", os.O_RDONLY | os.O_CLOEXEC)
         self._files: dict[int, int] = {}
         self._before: dict[int, int] = {}
         self._own_before = 0
+        self._stolen_before = 0.0
         self._begun = 0
 
     def begin(self) -> None:
@@ -36,18 +44,23 @@ class ProcessorWait:
         self._begun += 1
         self._before = self._counters()
         self._own_before = _waited(self._own) or 0
+        self._stolen_before = self._stolen()
 
     def seconds(self) -> tuple[float, float]:
         """Return the seconds waited for a processor since :meth:`begin`: by the three, and by all threads together.
 
-        A thread that has ended counts for nothing.
+        What a hypervisor has taken is in both. A thread that has ended counts for nothing.
         """
+        stolen = self._stolen() - self._stolen_before
         self._list()
         waits = {tid: waited - self._before.get(tid, 0) for tid, waited in self._counters().items()}
         own = (_waited(self._own) or 0) - self._own_before
         loop = waits.pop(self._pid, 0)
         three = own + loop + max(waits.values(), default=0)
-        return three * _NANOSECOND, (own + loop + sum(waits.values())) * _NANOSECOND
+        return stolen + three * _NANOSECOND, stolen + (own + loop + sum(waits.values())) * _NANOSECOND
+
+    def _stolen(self) -> float:
+        return int(os.pread(self._stat, _STAT_LENGTH, 0).split(None, _STEAL + 1)[_STEAL]) * _TICK
 
     def _list(self) -> None:
         with contextlib.suppress(OSError):  # the daemon has ended, which the caller finds out
@@ -65,7 +78,7 @@ class ProcessorWait:
 
     def close(self) -> None:
         """Close the counters' files."""
-        for fd in (self._own, *self._files.values()):
+        for fd in (self._own, self._stat, *self._files.values()):
             os.close(fd)
 
 
