@@ -1,7 +1,7 @@
 """How long threads were ready to run and had no processor, as the kernel counts it.
 
 Source: Linux Documentation/scheduler/sched-stats.rst, "/proc/<pid>/schedstat": time on a processor, time waiting on a
-run queue, both in nanoseconds, and the number of timeslices. A thread whose processor is taken by a hypervisor counts as
+run queue, both in nanoseconds, and the number of timeslices. A thread whose processor a hypervisor has taken counts as
 running: that is what "steal" of proc_stat(5) has, in clock ticks of all processors.
 """
 
