@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import resource
@@ -52,6 +53,9 @@ WORKERS_MAX: Final = 256
 """Most threads that discard at the same time. They are started on demand. A guest takes at most one for each of its
 queues, so guests that are slow on purpose leave enough for the others."""
 
+
+FD_TABLE: Final = 16384
+"""Descriptors for which the kernel's table has place from the start: 128 KiB."""
 
 FDS_LEAST: Final = 256
 """Open files with which two virtual machines of one user have their share, see :mod:`host.peers.peers`."""
@@ -320,3 +324,11 @@ def raise_fd_limit() -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and limit < FDS_LEAST:
         raise BalloonError(f"at most {limit} open files are allowed (ulimit -n), and {FDS_LEAST} are needed")
+    _grow_fd_table(FD_TABLE if limit == resource.RLIM_INFINITY else min(limit, FD_TABLE))
+
+
+def _grow_fd_table(size: int) -> None:
+    # With threads Linux waits for an RCU grace period whenever the table grows (fs/file.c, expand_fdtable()): up to
+    # 100 ms for everyone, in the middle of receiving one guest's descriptors. Now there are none yet.
+    with open("/dev/null", "rb") as file, contextlib.suppress(OSError):
+        os.close(fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, size - 1))

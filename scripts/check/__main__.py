@@ -11,6 +11,7 @@ from scripts.check.device import options as device
 from scripts.check.driver import options as driver
 from scripts.check.faults import options as faults
 from scripts.check.fuzzing import options as fuzzing
+from scripts.check.hostile import options as hostile
 from scripts.check.personalities import options as personalities
 from scripts.check.recording import options as recording
 from scripts.check.verdict import TargetError
@@ -71,6 +72,12 @@ def _run_fuzz(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
+def _run_hostile(arguments: argparse.Namespace) -> int:
+    from scripts.check.hostile.command import run
+
+    return run(arguments)
+
+
 def _run_proxy(arguments: argparse.Namespace) -> int:
     from scripts.check.faults.command import run
 
@@ -90,6 +97,7 @@ COMMANDS: Final = (
         _run_personalities,
     ),
     Command("explain", "explain a recorded session", recording.EXAMPLES, recording.add_to, _run_explain),
+    Command("hostile", "play hostile sessions beside a good machine", hostile.EXAMPLES, hostile.add_to, _run_hostile),
     Command("fuzz", "feed mutated input to what reads a peer's bytes", fuzzing.EXAMPLES, fuzzing.add_to, _run_fuzz),
 )
 

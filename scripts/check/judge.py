@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, TextIO, TypeVar
 
-from protocol.errors import UsageError
-from protocol.process.command_line import option_type, path_option, reason
+from protocol.errors import BalloonError, UsageError
+from protocol.process.command_line import option_type, path_option
 from scripts.check.clauses.clause import Bound
 from scripts.check.clauses.table import CLAUSES
 from scripts.check.report.clause_verdicts import judge_clauses
@@ -23,6 +23,7 @@ from scripts.check.report.table import TableReport
 from scripts.check.run import Open, run_cases
 from scripts.check.suite import Case, Suite
 from scripts.check.verdict import Result
+from scripts.report_file import report_file
 
 FORMATS: Final = ("table", "ktap", "junit", "json")
 
@@ -72,6 +73,7 @@ def judge(
     Raises:
         TargetError: the target cannot be reached at all.
         UsageError: a report's file cannot be opened.
+        BalloonError: a report cannot be written.
     """
     with ExitStack() as stack:
         reporters = _reporters(arguments, stack)
@@ -99,15 +101,12 @@ def _reporters(arguments: argparse.Namespace, stack: ExitStack) -> list[Reporter
     for name in FORMATS[1:]:
         path: Path | None = getattr(arguments, name)
         if path is not None:
-            made.append(_reporter(name, stack.enter_context(_open(path, name)), verbose=False))
+            try:
+                stream = stack.enter_context(report_file(path, f"--{name}"))
+            except BalloonError as error:
+                raise UsageError(str(error)) from error
+            made.append(_reporter(name, stream, verbose=False))
     return made
-
-
-def _open(path: Path, name: str) -> TextIO:
-    try:
-        return path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--{name}: {reason(error)}") from error
 
 
 def _reporter(name: str, stream: TextIO | None, *, verbose: bool) -> Reporter:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from protocol.errors import BalloonError, UsageError
-from scripts.check.broken.all_driver_faults import ALL_DRIVER_FAULTS
-from scripts.check.broken.all_faults import ALL_FAULTS
+from protocol.process.listening_socket import ListeningSocket
+from scripts.check.broken.device_faults.all_faults import ALL_FAULTS
 from scripts.check.broken.devices import serving, try_fault
+from scripts.check.broken.driver_faults.all_driver_faults import ALL_DRIVER_FAULTS
 from scripts.check.broken.drivers import driving, try_driver
 from scripts.check.broken.fault import Fault
 from scripts.check.broken.fence_faults import FENCE_FAULTS, try_fence
@@ -87,7 +88,12 @@ def _be(
         raise UsageError(f"no fault of a {side} is called {name!r}{nearest([name], faults)} (see --list)")
     if arguments.socket_path is None:
         raise UsageError(f"{option} needs --socket-path")
-    argv = command(faults[name], Path(arguments.socket_path))
+    if arguments.serve:
+        try:
+            ListeningSocket(arguments.socket_path, "--socket-path").close()
+        except BalloonError as error:
+            raise UsageError(str(error)) from error
+    argv = command(faults[name], arguments.socket_path)
     os.execve(argv[0], argv, module_environment())
 
 

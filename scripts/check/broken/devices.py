@@ -12,9 +12,13 @@ from scripts.check.broken.fault import Fault
 from scripts.check.broken.trying import Trying, crash_of
 from scripts.check.device.all_cases import DEVICE_CASES
 from scripts.check.device.trial import Trial
+from scripts.check.generic.all_cases import GENERIC_CASES
+from scripts.check.generic.backend import open_backend
+from scripts.check.generic.target import Target
 from scripts.check.machine.deadline import becomes_true
 from scripts.check.machine.vhost_user_device import VhostUserDevice
 from scripts.check.run import run_cases
+from scripts.check.suite import Case
 from scripts.check.verdict import Result, TargetError
 from scripts.child_processes import module_environment, python_module
 
@@ -74,6 +78,19 @@ def _results(fault: Fault, path: Path, control: Path, process: "subprocess.Popen
     begin = time.monotonic()
     if not becomes_true(is_there, START_SECONDS) or process.poll() is not None:
         raise BalloonError(f"the daemon with the fault {fault.name} did not start ({time.monotonic() - begin:.1f} s)")
+    of_device, generic = cases_of(fault)
     device = VhostUserDevice(path, qmp=control)
-    cases = [DEVICE_CASES[name] for name in fault.caught_by]
-    return list(run_cases(cases, lambda: Trial(device)))
+    results = list(run_cases(of_device, lambda: Trial(device)))
+    if generic:
+        with open_backend(path) as backend:
+            results += run_cases(generic, backend.fresh)
+    return results
+
+
+def cases_of(fault: Fault) -> tuple[list[Case[Trial]], list[Case[Target]]]:
+    """Return the cases that have to catch ``fault``: those of the device suite and those of ``--generic``."""
+    of_device = {case.name: case for case in DEVICE_CASES}
+    return (
+        [of_device[name] for name in fault.caught_by if name in of_device],
+        [GENERIC_CASES[name] for name in fault.caught_by if name not in of_device],
+    )

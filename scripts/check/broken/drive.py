@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from guest.__main__ import main as run_guest
 from protocol.errors import UsageError
 from protocol.process.command_line import run_command
-from scripts.check.broken.all_driver_faults import ALL_DRIVER_FAULTS
+from scripts.check.broken.driver_faults.all_driver_faults import ALL_DRIVER_FAULTS
 from scripts.check.names import nearest
 
 

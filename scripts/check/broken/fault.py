@@ -10,7 +10,8 @@ Break = Callable[[], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One fault of a device. ``caught_by`` are the cases of the device suite each of which has to catch it.
+    """One fault of a device. ``caught_by`` are the cases of the device suite, or of the generic one, each of which has
+    to catch it.
 
     Caught means that the case ends with FAIL or, for what no MUST forbids, with FINDING.
     """

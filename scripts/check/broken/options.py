@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Final
 
+from protocol.process.command_line import option_type, path_option
+
 if TYPE_CHECKING:
     from protocol.process.command_line import Parser
 
@@ -20,4 +22,6 @@ def add_to(parser: "Parser") -> None:
     parser.add_argument("--list", action="store_true", help="list the faults and the cases that have to catch each")
     parser.add_argument("--serve", metavar="FAULT", help="be the daemon with this fault, at --socket-path")
     parser.add_argument("--drive", metavar="FAULT", help="be the guest whose driver has this fault, at --socket-path")
-    parser.add_argument("--socket-path", metavar="PATH", help="the socket of --serve or --drive")
+    parser.add_argument(
+        "--socket-path", metavar="PATH", type=option_type(path_option), help="the socket of --serve or --drive"
+    )

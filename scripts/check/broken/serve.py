@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from host.__main__ import main as serve
 from protocol.errors import UsageError
 from protocol.process.command_line import run_command
-from scripts.check.broken.all_faults import ALL_FAULTS
+from scripts.check.broken.device_faults.all_faults import ALL_FAULTS
 from scripts.check.names import nearest
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from protocol.errors import UsageError
 from protocol.virtio import FeatureBit
-from scripts.check.broken.all_faults import ALL_FAULTS
+from scripts.check.broken.device_faults.all_faults import ALL_FAULTS
 from scripts.check.clauses.clause import Bound
 from scripts.check.driver.all_cases import DRIVER_CASES
 from scripts.check.driver.observation import Observed

@@ -19,7 +19,7 @@ from host.vhost_user import config_change, feature_requests
 from protocol.process.command_line import run_command
 from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.virtio import has_feature
-from scripts.check.broken.all_faults import ALL_FAULTS
+from scripts.check.broken.device_faults.all_faults import ALL_FAULTS
 from scripts.check.broken.fault import replaced
 from scripts.check.driver.observation import UNKNOWN_FEATURE, WRONG_REPLY_SUFFIX
 from scripts.check.driver.watch import Watch

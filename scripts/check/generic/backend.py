@@ -56,6 +56,11 @@ class Backend:
         connection = self._greeted()
         try:
             self.facts = _facts_of(self.path, connection)
+            if not self.facts.features:
+                raise TargetError(
+                    f"{self.path}: the back-end offers no feature at all, neither VERSION_1 nor protocol features: "
+                    "there is nothing to judge"
+                )
         finally:
             connection.close()
         self.ends_with_front_end = self.program is not None and becomes_true(self._has_ended, _TO_SHOW)
@@ -201,9 +206,30 @@ def _greet(path: Path, connection: FrontendConnection) -> int:
     return int.from_bytes(payload, "little")
 
 
+def _check_step(path: Path, connection: FrontendConnection) -> None:
+    """Check that a message without a reply is not answered: after one that is, no reply belongs to its request.
+
+    Raises:
+        TargetError: it is.
+    """
+    try:
+        connection.request(FrontendRequest.SET_OWNER)
+        connection.request(FrontendRequest.GET_FEATURES)
+        number, flags, payload = connection.raw_reply()
+    except (HungUpError, Failed):
+        return  # the cases find out
+    if number == FrontendRequest.SET_OWNER:
+        seen = struct.pack("<III", number, flags, len(payload)) + payload
+        raise TargetError(
+            f"{path}: SET_OWNER, which has no reply, was answered with {seen[:32].hex()}: the replies after it are out "
+            "of step, and there is nothing to judge"
+        )
+
+
 def _facts_of(path: Path, connection: FrontendConnection) -> Facts:
     """Ask for what is asked for before anything else. What is refused here counts as not offered."""
     features = _greet(path, connection)
+    _check_step(path, connection)
     protocol_features = queues = slots = 0
     try:
         if features & PROTOCOL_FEATURES:

@@ -1,8 +1,6 @@
 """What a generic case is given: a connection to the back-end, memory, rings, and ways to send what is wrong."""
 
 import os
-import socket
-import struct
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -41,8 +39,6 @@ _WANTED: Final = feature_mask(
     ProtocolFeature.CONFIGURE_MEM_SLOTS,
 )
 """Protocol features that are negotiated where they are offered. None of them changes what a message means."""
-
-_CREDENTIALS: Final = struct.Struct("<iII")  # struct ucred, unix(7)
 
 Closable = TypeVar("Closable", bound="HasClose")
 
@@ -181,9 +177,7 @@ class Target:
     @property
     def pid(self) -> int:
         """Id of the process that listens."""
-        credentials = self.connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid: int = _CREDENTIALS.unpack(credentials)[0]
-        return pid
+        return self.connection.peer_pid
 
     @property
     def features(self) -> int:

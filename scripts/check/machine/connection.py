@@ -53,6 +53,13 @@ class FrontendConnection:
             self.recorder = recording.connected(_peer(self.socket))
         self._is_hung_up = False
 
+    @property
+    def peer_pid(self) -> int:
+        """Id of the process that listens, as the kernel noted it."""
+        credentials = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid: int = _CREDENTIALS.unpack(credentials)[0]
+        return pid
+
     # -- sending ----------------------------------------------------------------------------------------------------
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -172,6 +173,12 @@ class VhostUserMachine(Machine):
             self.start(index)
         self.connection.perform(self.frontend.driver_ok())
 
+    def wait_for_interrupt(self, index: int, seconds: float) -> bool:
+        """Return whether a queue's interrupt comes within ``seconds``; the processor is left to others meanwhile."""
+        poll = select.poll()
+        poll.register(self._call_of[index], select.POLLIN)
+        return bool(poll.poll(seconds * 1000)) and self.queues[index].take_interrupt()
+
     def read_config(self, offset: int, length: int) -> bytes:
         """Return bytes of the configuration space."""
         request = DeviceConfig(offset=offset, flags=0, data=bytes(length))
@@ -209,6 +216,13 @@ class VhostUserMachine(Machine):
     def reset(self) -> None:
         """Reset the device, or stop its rings where the back-end has no message for that."""
         self.connection.perform(self.frontend.reset(len(self.queues)))
+
+    def bring_up_again(self) -> None:
+        """Bring the device up after a reset, with fresh rings and the same features, in the same session."""
+        for queue in self.queues.values():
+            queue.renew()
+        self.connection.perform(self.frontend.accept(self.features))
+        self.run()
 
     def needs_reset(self) -> bool:
         """Return whether the device status says so; NOT EXERCISED without the protocol feature STATUS."""

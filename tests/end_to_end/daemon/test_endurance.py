@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from host.daemon import FD_TABLE
 from host.events.event_limit import EVENTS_PER_SECOND
 from host.events.session_events import SESSIONS_BURST
 from protocol.errors import VhostUserError
@@ -89,6 +90,14 @@ def run_session(daemon: DaemonProcess, ram: Ram, number: int) -> set[int]:
     event = daemon.events.wait("disconnected", vm=number)
     assert (event["reports"], event["discarded_bytes"]) == (1, PAGE_SIZE)
     return seen
+
+
+def test_descriptor_table_need_not_grow_while_machines_are_served(scene: Scene) -> None:
+    """With threads each doubling of the table waits for an RCU grace period, on the event loop."""
+    status = Path(f"/proc/{scene.daemon.pid}/status").read_text(encoding="ascii").splitlines()
+    (slots,) = (int(line.split()[1]) for line in status if line.startswith("FDSize:"))
+    limit, _ = resource.prlimit(scene.daemon.pid, resource.RLIMIT_NOFILE)
+    assert slots >= min(limit, FD_TABLE)
 
 
 def test_crowd_connects_reports_and_leaves(scene: Scene) -> None:

@@ -65,8 +65,30 @@ def without_round(trial: Trial) -> None:
     current_id(machine)
     machine.memory.touch(DATA_AT, 5 * MIB)
     before = machine.memory.present()
-    for command in (0x1234, 2, 0xFFFF_FFFF):
+    for command in (0x1234, 2, 0xFFFF_FFFF, 0x100, 0x101, 0x1_0000, 0x1_0001, 0x8000_0000):
         hint(machine, command)
+    machine.check_gone(before, set(), "BH-13")
+
+
+@SUITE.case("hint-of-another-round", clauses=("BH-13", "BH-15"), edges=(135,))
+def of_another_round(trial: Trial) -> None:
+    """In a round only hints under its own id may go: one that differs in any of its 32 bits is another round's."""
+    machine = trial.machine()
+    current_id(machine)
+    machine.memory.touch(DATA_AT, 5 * MIB)
+    before = machine.memory.present()
+    queue = machine.queue(BalloonQueue.FREE_PAGE)
+    with trial.device.hint_round(machine):
+        command = _id_of_round(machine)
+        try:
+            for bit in range(32):
+                if command ^ 1 << bit not in (STOP, DONE):
+                    hint(machine, command ^ 1 << bit)
+                    machine.check_gone(before, set(), "BH-13")
+        finally:
+            for last in (command, STOP):  # which ends the round
+                queue.offer_data(struct.pack("<I", last))
+                queue.collect()
     machine.check_gone(before, set(), "BH-13")
 
 

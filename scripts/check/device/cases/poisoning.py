@@ -10,7 +10,7 @@ from scripts.check.device.cases.reporting import judge_discard, pages_of
 from scripts.check.device.trial import SUITE, Trial, ring_case
 from scripts.check.machine.machine import WANTED, Machine
 from scripts.check.machine.memory_file import DATA_AT
-from scripts.check.verdict import require, skip
+from scripts.check.verdict import Found, require, skip
 
 POISON_VAL_AT: Final = 12
 PATTERN: Final = 0xAAAA_AAAA
@@ -96,3 +96,24 @@ def not_negotiated(trial: Trial) -> None:
     before = machine.memory.present()
     machine.report((DATA_AT, PAGE_SIZE))
     judge_discard(machine, before, pages_of((DATA_AT, PAGE_SIZE)))
+
+
+@SUITE.case("poison-forgotten", clauses=("G-10",), quick=True)
+def forgotten(trial: Trial) -> None:
+    """After a reset the poison is zero again: a driver that writes none must not find the last one's."""
+    features = WANTED | feature_mask(BalloonFeature.PAGE_POISON)
+    machine = trial.vhost_user(wanted=features, run=False)
+    if not machine.has(BalloonFeature.PAGE_POISON):
+        skip("the device does not offer PAGE_POISON")
+    machine.write_config(POISON_VAL_AT, struct.pack("<I", PATTERN))
+    machine.run()
+    machine.memory.touch(DATA_AT, PAGE_SIZE)
+    machine.report((DATA_AT, PAGE_SIZE))
+    machine.reset()
+    machine.bring_up_again()
+    machine.inflate(DATA_AT)
+    left = int.from_bytes(machine.read_config(POISON_VAL_AT, 4), "little")
+    if left:
+        raise Found(
+            f"a driver that has begun after a reset finds the poison {left:#x}, which the last one wrote", "G-10"
+        )

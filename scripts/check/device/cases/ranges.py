@@ -65,6 +65,20 @@ def outside(trial: Trial) -> None:
     must_come_back(machine, put_and_look(machine, before, chain), "a range outside of the memory")
 
 
+@ring_case("range-first-and-last", clauses=("BR-7", "F-discard"), quick=True)
+def first_and_last(trial: Trial) -> None:
+    """The first page of a region of the memory and its last one are pages as all others."""
+    machine = trial.vhost_user()
+    last = machine.memory.size - PAGE_SIZE
+    for page in (0, last):
+        machine.memory.touch(page, PAGE_SIZE)
+    for given in (0, last):
+        machine.report((given, PAGE_SIZE))
+        if given in machine.memory.present(given, given + PAGE_SIZE):
+            which = "last" if given else "first"
+            raise Found(f"the {which} page of the region is acknowledged and not discarded", "F-discard")
+
+
 @ring_case("range-good-beside-bad", clauses=("M-safe", "F-range"), edges=(109,), quick=True)
 def good_beside_bad(trial: Trial) -> None:
     """The good ranges of a report with a bad one keep their meaning, or all are left."""

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from scripts.check.__main__ import main
-from scripts.check.broken.all_driver_faults import ALL_DRIVER_FAULTS
-from scripts.check.broken.all_faults import ALL_FAULTS
-from scripts.check.broken.devices import try_fault
+from scripts.check.broken.device_faults.all_faults import ALL_FAULTS
+from scripts.check.broken.devices import cases_of, try_fault
+from scripts.check.broken.driver_faults.all_driver_faults import ALL_DRIVER_FAULTS
 from scripts.check.broken.drivers import try_driver
 from scripts.check.broken.fence_faults import FENCE_FAULTS, try_fence
 from scripts.check.broken.trying import Trying, crash_of
 from scripts.check.device.all_cases import DEVICE_CASES
 from scripts.check.driver.all_cases import DRIVER_CASES
+from scripts.check.generic.all_cases import GENERIC_CASES
 from scripts.check.verdict import Result, Verdict
 from tests.harness.processes import ROOT
 
@@ -37,6 +38,11 @@ SAMPLE = (
     "rounded-outward",
     "inflate-wrong-shift",
     "poison-ignored",
+    "poison-kept-over-reset",
+    "first-page-of-region-stays",
+    "hint-id-low-byte",
+    "get-base-zero",
+    "fd-leak",
     "hints-after-stop",
     "num-pages-writable",
     "reset-ignored",
@@ -65,9 +71,8 @@ def test_there_are_faults_enough() -> None:
 @pytest.mark.parametrize("name", sorted(ALL_FAULTS))
 def test_fault_names_cases_that_there_are(name: str) -> None:
     fault = ALL_FAULTS[name]
-    known = {case.name for case in DEVICE_CASES}
     assert fault.caught_by
-    assert set(fault.caught_by) <= known
+    assert {case.name for cases in cases_of(fault) for case in cases} == set(fault.caught_by)
     assert fault.says.endswith(".")
 
 
@@ -77,6 +82,10 @@ def test_driver_fault_names_cases_that_there_are(name: str) -> None:
     assert fault.caught_by
     assert set(fault.caught_by) <= {case.name for case in DRIVER_CASES}
     assert fault.says.endswith(".")
+
+
+def test_no_case_of_the_device_has_the_name_of_a_generic_one() -> None:
+    assert not {case.name for case in DEVICE_CASES} & {case.name for case in GENERIC_CASES}
 
 
 def test_fault_whose_own_code_fails_is_not_caught() -> None:
@@ -133,3 +142,26 @@ def test_mistake_is_one_line(words: tuple[str, ...], message: str, capsys: pytes
 @pytest.mark.parametrize("name", sorted(FENCE_FAULTS))
 def test_missing_fence_is_caught(name: str) -> None:
     assert try_fence(FENCE_FAULTS[name]).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/nowhere/socket", "--socket-path /nowhere/socket: No such file or directory"),
+        ("/", "--socket-path /: exists and is not a socket"),
+        ("/tmp/" + 120 * "x", "AF_UNIX path too long"),
+    ],
+)
+def test_device_that_cannot_listen_is_one_line(capsys: pytest.CaptureFixture[str], path: str, reason: str) -> None:
+    assert main(["broken", "--serve", "used-length-one", "--socket-path", path]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("balloon-check: ")
+    assert reason in error
+    assert error.count("\n") == 1
+
+
+def test_empty_path_of_a_device_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["broken", "--serve", "used-length-one", "--socket-path", ""])
+    assert ended.value.code == 2
+    assert "an empty path" in capsys.readouterr().err

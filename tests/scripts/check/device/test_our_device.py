@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from scripts.check.__main__ import main
 from scripts.check.broken.devices import FEATURES as FEATURES_OF_ALL_CASES
 from scripts.check.device.all_cases import DEVICE_CASES
-from tests.harness.processes import ROOT, DaemonProcess
+from tests.harness.processes import DEADLINE, ROOT, DaemonProcess
 
 KNOWN = {
     "queues-as-numbered": "both numberings of drivers are understood",
@@ -105,3 +106,31 @@ def test_mistake_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.processes
+def test_report_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with DaemonProcess(tmp_path) as daemon:
+        words = ["device", "--socket-path", str(daemon.socket_path), "report-one-page/split", "--json", "/dev/full"]
+        assert main(words) == 1
+    assert capsys.readouterr().err == "balloon-check: --json /dev/full: No space left on device\n"
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_run_that_is_interrupted_leaves_no_report(tmp_path: Path, number: signal.Signals) -> None:
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    with DaemonProcess(tmp_path) as daemon:
+        words = ["device", "--socket-path", str(daemon.socket_path), "--json", str(reports / "result.json"), "-v"]
+        check = subprocess.Popen(
+            [sys.executable, "-u", "-m", "scripts.check", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert check.stdout is not None
+        with check.stdout:
+            assert check.stdout.readline().startswith("judging")
+            assert list(reports.iterdir()) != []
+            check.send_signal(number)
+            check.stdout.read()
+        assert check.wait(DEADLINE) == 128 + number
+    assert list(reports.iterdir()) == []

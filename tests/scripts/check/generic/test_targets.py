@@ -2,11 +2,17 @@
 
 import shlex
 import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from protocol.errors import UsageError
+from protocol.vhost_user import HEADER_SIZE, FrontendRequest, form_of
+from scripts.check.__main__ import main
 from scripts.check.generic.backend import open_backend
 from scripts.check.machine import connection
 from scripts.check.verdict import TargetError
@@ -57,6 +63,43 @@ def test_peer_that_answers_another_request(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with answering(path, bytes([2, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0]) + bytes(8), b""):
         assert "no vhost-user back-end: GET_FEATURES was answered with 0200000005000000" in complaint(path)
+
+
+@contextmanager
+def answering_zero(path: Path, *, asked: bool) -> Iterator[None]:
+    """Answer every message, or with ``asked`` those that have a reply, with the number 0, on one connection."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            ours, _ = listener.accept()
+            with ours, suppress(ConnectionError):  # which leaves without reading all
+                while header := ours.recv(HEADER_SIZE, socket.MSG_WAITALL):
+                    request, _, size = struct.unpack("<III", header)
+                    assert not size or ours.recv(size, socket.MSG_WAITALL)
+                    if not asked or form_of(FrontendRequest(request)).reply is not None:
+                        ours.sendall(struct.pack("<IIIQ", request, 5, 8, 0))
+
+        server = threading.Thread(target=serve)
+        server.start()
+        yield
+        server.join()
+
+
+def test_peer_that_answers_everything_with_zero(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with answering_zero(path, asked=False):
+        assert "SET_OWNER, which has no reply, was answered with 030000000500000008000000" in complaint(path)
+
+
+def test_peer_that_offers_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "socket"
+    with answering_zero(path, asked=True):
+        assert main(["device", "--generic", "--socket-path", str(path)]) == 3
+    error = capsys.readouterr().err
+    assert f"{path}: the back-end offers no feature at all" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["", "  ", "'half a quotation"])

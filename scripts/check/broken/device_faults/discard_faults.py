@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import replace
 from typing import Any
 
 from host.balloon import virtio_balloon
@@ -248,6 +249,20 @@ def _() -> None:
     replaced(DeviceMemory, "_judge", make)
 
 
+@fault("first-page-of-region-stays", caught_by=("range-first-and-last/split", "range-first-and-last/packed"))
+def _() -> None:
+    """The first page of a region is never discarded."""
+
+    def later(discards: Any) -> Any:
+        return [
+            place if place.offset else FileRange(place.region, PAGE_SIZE, place.length - PAGE_SIZE)
+            for place in discards
+            if place.offset or place.length > PAGE_SIZE
+        ]
+
+    _planned(later)
+
+
 @fault("inflate-wrong-shift", caught_by=("inflate-exact/split",))
 def _() -> None:
     """Page frame numbers are taken for units of 8 KiB."""
@@ -318,6 +333,22 @@ def _() -> None:
     VirtioBalloon.keeps_pages = property(lambda self: None)  # type: ignore[assignment,method-assign]
 
 
+@fault("poison-kept-over-reset", caught_by=("poison-forgotten",))
+def _() -> None:
+    """A driver that begins after a reset has the poison of the last one."""
+
+    def make(original: Any) -> Any:
+        def forget(self: Any) -> None:
+            poison, told = self.config.poison_val, self.poison_told
+            original(self)
+            self.config, self.poison_told = replace(self.config, poison_val=poison), told
+
+        return forget
+
+    for method in ("reset", "forget_driver"):
+        replaced(VirtioBalloon, method, make)
+
+
 @fault("hints-always", caught_by=("hint-without-round/split", "hint-without-id"))
 def _() -> None:
     """Hinted pages are discarded under any command id."""
@@ -349,3 +380,24 @@ def _() -> None:
         return start
 
     replaced(FreePageHinting, "start", make)
+
+
+@fault("hint-id-low-byte", caught_by=("hint-of-another-round",))
+def _() -> None:
+    """Of the command id of a hint only the low 8 bits are compared with the round's."""
+
+    def accepts(self: Any) -> bool:
+        current, given = self.command_id, self.driver_id
+        return current > 1 and given is not None and given & 0xFF == current & 0xFF and self.ended_id != current
+
+    replaced(FreePageHinting, "accepts", lambda original: accepts)
+
+
+@fault("hint-id-low-byte-always", caught_by=("hint-without-round/split", "hint-without-round/packed"))
+def _() -> None:
+    """Of the command id of a hint only the low 8 bits are compared, with STOP and DONE too."""
+
+    def accepts(self: Any) -> bool:
+        return self.driver_id is not None and self.driver_id & 0xFF == self.command_id & 0xFF and self.driver_id > 1
+
+    replaced(FreePageHinting, "accepts", lambda original: accepts)

@@ -6,11 +6,13 @@ from typing import Any
 
 from host.balloon import virtio_balloon
 from host.balloon.virtio_balloon import VirtioBalloon
+from host.peers.helpers import Helpers
 from host.ring.ring_service import RingService
 from host.vhost_user import device_requests, feature_requests, ring_control, ring_requests
 from host.virtqueue.split_virtqueue import SplitDeviceVirtqueue as Split
 from protocol.balloon_config import BalloonConfig
 from protocol.errors import VhostUserError, VirtqueueError
+from protocol.vhost_user_codec import BadMessage
 from scripts.check.broken.fault import fault, replaced
 
 
@@ -253,3 +255,58 @@ def _() -> None:
         return init
 
     replaced(Split, "__init__", make)
+
+
+@fault("get-base-zero", caught_by=("base-comes-back", "stopped-and-started-again"))
+def _() -> None:
+    """GET_VRING_BASE is always answered with 0."""
+    _base_told(lambda state, given: 0)
+
+
+@fault("get-base-stale", caught_by=("ring-stopped/split",))
+def _() -> None:
+    """GET_VRING_BASE is answered with what SET_VRING_BASE has set."""
+    _base_told(lambda state, given: given.get(state.index, 0))
+
+
+def _base_told(change: Any) -> None:
+    # Have `change(state, what was set by queue)` say which base is told.
+    given: dict[int, int] = {}
+
+    def setting(original: Any) -> Any:
+        def set_vring_base(session: Any, message: Any) -> Any:
+            given[message.payload.index] = message.payload.num
+            yield from original(session, message)
+
+        return set_vring_base
+
+    def getting(original: Any) -> Any:
+        def get_vring_base(session: Any, message: Any) -> Any:
+            state = yield from original(session, message)
+            return replace(state, num=change(state, given))
+
+        return get_vring_base
+
+    replaced(ring_requests, "set_vring_base", setting)
+    replaced(ring_requests, "get_vring_base", getting)
+
+
+@fault("fd-leak", caught_by=("descriptors-that-may-not-be", "replaced-descriptors", "session-leaves-nothing"))
+def _() -> None:
+    """Descriptors that came with messages are not closed."""
+    replaced(Helpers, "close", lambda original: lambda self, fds: None)
+    replaced(Helpers, "close_by", lambda original: lambda self, close: None)
+
+
+@fault("fd-leak-refused", caught_by=("descriptors-that-may-not-be",))
+def _() -> None:
+    """Descriptors that a message may not have are not closed."""
+    from host.connection import Connection  # which takes the handlers of requests as they are when it is imported
+
+    def make(original: Any) -> Any:
+        async def handle(self: Any, message: Any) -> None:
+            await original(self, replace(message, fds=()) if isinstance(message, BadMessage) else message)
+
+        return handle
+
+    replaced(Connection, "_handle", make)

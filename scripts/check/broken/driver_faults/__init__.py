@@ -1,0 +1,1 @@
+"""Drivers with one fault each."""

@@ -1,0 +1,1 @@
+"""What hostile sessions do, an act at a time, and what every act has at hand."""
