@@ -1,0 +1,183 @@
+"""The ledger of all pages of a guest: it is told what happens to them and says what must not have happened.
+
+It knows no allocator and no device. ``page_state`` has the rules.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Final, NamedTuple
+
+from protocol.errors import BalloonError
+from scripts.check.clauses.table import CLAUSES
+from scripts.check.ownership.page_state import (
+    DOUBLE_REPORT,
+    MOVES,
+    OUT_OF_ORDER,
+    RACES,
+    STALE_FLAG,
+    WITH_TELLING,
+    WITHOUT_TELLING,
+    Move,
+    PageEvent,
+    PageState,
+    Race,
+)
+from scripts.check.ownership.pages import Pages
+
+_LOANS: Final = {PageEvent.REPORT: "BR-3", PageEvent.INFLATE: "BI-13", PageEvent.HINT: "BH-15"}
+"""The rule that a discard breaks after the end of each kind of loan."""
+
+_HINTED: Final = (PageState.HINTED, PageState.HINT_USED, PageState.HINT_OVER)
+
+
+class Happening(NamedTuple):
+    """One entry of the ledger's history."""
+
+    event: PageEvent
+    pages: Pages
+
+
+class Violation(BalloonError):
+    """A race. ``pages`` are those in one state among the ones that ``event`` is about; ``source`` is the clause or the
+    function of Linux that has the rule; ``history`` is what happened to the first of them before, the oldest first."""
+
+    def __init__(
+        self, race: Race, event: PageEvent, pages: Pages, state: PageState, history: tuple[PageEvent, ...] = ()
+    ) -> None:
+        self.race = race.name
+        self.source = race.source
+        self.event = event
+        self.pages = pages
+        self.state = state
+        self.history = history
+        where = f"page {pages.first}" if pages.count == 1 else f"pages {pages}"
+        is_are = "is" if pages.count == 1 else "are"
+        super().__init__(f"{race.name}: {event.words} {where}, which {is_are} {state.words} ({self.rule})")
+
+    @property
+    def rule(self) -> str:
+        """What is broken, in words."""
+        clause = CLAUSES.get(self.source)
+        if clause is None:
+            return f"as in Linux {self.source}"
+        return f"{clause.id}, {clause.level.value}: {clause.statement[:-1]}"
+
+
+class PageOwners:
+    """The state of each of ``pages`` pages, all free at first. ``must_tell_host`` says what was negotiated."""
+
+    def __init__(self, pages: int, *, must_tell_host: bool) -> None:
+        self._states = bytearray(pages)
+        self._reported = bytearray(pages)
+        self._moves: dict[tuple[int, int], Move] = {
+            (int(state), int(event)): move
+            for (state, event), move in {**MOVES, **(WITH_TELLING if must_tell_host else WITHOUT_TELLING)}.items()
+        }
+        self.history: list[Happening] = []
+        """Everything that happened, the oldest first."""
+
+    def state(self, pfn: int) -> PageState:
+        """Return the state of one page."""
+        return PageState(self._states[pfn])
+
+    def count(self, state: PageState) -> int:
+        """Return how many pages are in this state."""
+        return self._states.count(state)
+
+    # --- Events ---
+
+    def note(self, event: PageEvent, *ranges: Pages) -> None:
+        """Note that ``event`` has happened to the pages of ``ranges``.
+
+        Raises:
+            Violation: it must not, in the state that the pages are in. Those before them are noted.
+        """
+        for pages in ranges:
+            for part, state in self._parts(pages):
+                move = self._moves.get((state, event))
+                if move is None:
+                    raise self._violation(event, part, PageState(state))
+                self._enter(event, part, move.to)
+            self.history.append(Happening(event, pages))
+
+    def isolate(self, pages: Pages, *, flagged: bool) -> None:
+        """Note that the driver takes a block off the free lists; ``flagged`` says that it is marked as reported.
+
+        Raises:
+            Violation: it must not.
+        """
+        if flagged:
+            state = self.state(pages.first)
+            raise Violation(DOUBLE_REPORT, PageEvent.ISOLATE, pages, state, self._history_of(pages.first))
+        self.note(PageEvent.ISOLATE, pages)
+
+    def done(self) -> None:
+        """Note that the device has shown DONE: the round of hints is over for every page in it."""
+        self._note_all(PageEvent.DONE, _HINTED)
+
+    def reset(self) -> None:
+        """Note that the device is reset: it has given up every page."""
+        states = [PageState(state) for (state, event) in self._moves if event == PageEvent.RESET]
+        self._note_all(PageEvent.RESET, states)
+
+    def check_flags(self, blocks: Iterable[Pages]) -> None:
+        """Compare with the free ``blocks`` that the guest has marked as reported.
+
+        Raises:
+            Violation: one has a page that was not reported, or was used since.
+        """
+        for pages in blocks:
+            if self._reported.count(1, pages.first, pages.end) != pages.count:
+                pfn = self._reported.index(0, pages.first, pages.end)
+                history = self._history_of(pfn)
+                raise Violation(STALE_FLAG, PageEvent.FREE, pages, self.state(pfn), history)
+
+    def _note_all(self, event: PageEvent, states: Iterable[PageState]) -> None:
+        wanted = bytes(states)
+        for part, state in list(self._parts(Pages(0, len(self._states)))):
+            if state in wanted:
+                self._enter(event, part, self._moves[state, event].to)
+                self.history.append(Happening(event, part))
+
+    def _enter(self, event: PageEvent, pages: Pages, state: PageState) -> None:
+        if event in (PageEvent.ALLOCATE, PageEvent.ISOLATE):
+            self._reported[pages.first : pages.end] = bytes(pages.count)
+        elif state is PageState.ACKNOWLEDGED and self._states[pages.first] == PageState.IN_FLIGHT:
+            self._reported[pages.first : pages.end] = b"\1" * pages.count
+        self._states[pages.first : pages.end] = bytes([state]) * pages.count
+
+    def _parts(self, pages: Pages) -> Iterator[tuple[Pages, int]]:
+        # The runs of pages that are in one state, with that state.
+        states = self._states[pages.first : pages.end]
+        assert len(states) == pages.count > 0, pages
+        if states.count(states[0]) == pages.count:
+            yield pages, states[0]
+            return
+        first = pages.first
+        for state, run in groupby(states):
+            count = sum(1 for _ in run)
+            yield Pages(first, count), state
+            first += count
+
+    # --- What went wrong ---
+
+    def _violation(self, event: PageEvent, pages: Pages, state: PageState) -> Violation:
+        race = RACES.get((state, event), Race(OUT_OF_ORDER, "M-safe"))
+        history = self._history_of(pages.first)
+        if event is PageEvent.DISCARD and state not in (PageState.BALLOONED, PageState.DEFLATING, PageState.HINT_OVER):
+            race = _of_last_loan(race, history)
+        return Violation(race, event, pages, state, history)
+
+    def _history_of(self, pfn: int) -> tuple[PageEvent, ...]:
+        return tuple(event for event, pages in self.history if pages.first <= pfn < pages.end)
+
+
+def _of_last_loan(race: Race, history: tuple[PageEvent, ...]) -> Race:
+    # A discard of a page that is not the device's: which rule it breaks follows from how the device had it last.
+    ended_by_reset = False
+    for event in reversed(history):
+        if event in _LOANS:
+            name = "late-discard" if race.name == "early-discard" else race.name
+            return Race(name, "G-11" if ended_by_reset else _LOANS[event])
+        ended_by_reset = ended_by_reset or event is PageEvent.RESET
+    return Race("discard-not-given" if race.name != "discard-in-use" else race.name, race.source)
