@@ -50,8 +50,8 @@ class Violation(BalloonError):
         self.pages = pages
         self.state = state
         self.history = history
-        where = f"page {pages.first}" if pages.count == 1 else f"pages {pages}"
-        is_are = "is" if pages.count == 1 else "are"
+        where = f"page {pages.first}" if pages.length == 1 else f"pages {pages}"
+        is_are = "is" if pages.length == 1 else "are"
         super().__init__(f"{race.name}: {event.words} {where}, which {is_are} {state.words} ({self.rule})")
 
     @property
@@ -73,8 +73,11 @@ class PageOwners:
             (int(state), int(event)): move
             for (state, event), move in {**MOVES, **(WITH_TELLING if must_tell_host else WITHOUT_TELLING)}.items()
         }
+        self._watches = True
         self.history: list[Happening] = []
         """Everything that happened, the oldest first."""
+        self.rounds_over: set[int] = set()
+        """The rounds of hints after which DONE was shown."""
 
     def state(self, pfn: int) -> PageState:
         """Return the state of one page."""
@@ -84,6 +87,10 @@ class PageOwners:
         """Return how many pages are in this state."""
         return self._states.count(state)
 
+    def close(self) -> None:
+        """Note nothing any more: what happens from now on is the end of the world."""
+        self._watches = False
+
     # --- Events ---
 
     def note(self, event: PageEvent, *ranges: Pages) -> None:
@@ -92,7 +99,7 @@ class PageOwners:
         Raises:
             Violation: it must not, in the state that the pages are in. Those before them are noted.
         """
-        for pages in ranges:
+        for pages in ranges if self._watches else ():
             for part, state in self._parts(pages):
                 move = self._moves.get((state, event))
                 if move is None:
@@ -111,8 +118,9 @@ class PageOwners:
             raise Violation(DOUBLE_REPORT, PageEvent.ISOLATE, pages, state, self._history_of(pages.first))
         self.note(PageEvent.ISOLATE, pages)
 
-    def done(self) -> None:
-        """Note that the device has shown DONE: the round of hints is over for every page in it."""
+    def done(self, command_id: int) -> None:
+        """Note that the device has shown DONE after round ``command_id``: it is over for every page in it."""
+        self.rounds_over.add(command_id)
         self._note_all(PageEvent.DONE, _HINTED)
 
     def reset(self) -> None:
@@ -127,7 +135,7 @@ class PageOwners:
             Violation: one has a page that was not reported, or was used since.
         """
         for pages in blocks:
-            if self._reported.count(1, pages.first, pages.end) != pages.count:
+            if self._reported.count(1, pages.first, pages.end) != pages.length:
                 pfn = self._reported.index(0, pages.first, pages.end)
                 history = self._history_of(pfn)
                 raise Violation(STALE_FLAG, PageEvent.FREE, pages, self.state(pfn), history)
@@ -141,16 +149,16 @@ class PageOwners:
 
     def _enter(self, event: PageEvent, pages: Pages, state: PageState) -> None:
         if event in (PageEvent.ALLOCATE, PageEvent.ISOLATE):
-            self._reported[pages.first : pages.end] = bytes(pages.count)
+            self._reported[pages.first : pages.end] = bytes(pages.length)
         elif state is PageState.ACKNOWLEDGED and self._states[pages.first] == PageState.IN_FLIGHT:
-            self._reported[pages.first : pages.end] = b"\1" * pages.count
-        self._states[pages.first : pages.end] = bytes([state]) * pages.count
+            self._reported[pages.first : pages.end] = b"\1" * pages.length
+        self._states[pages.first : pages.end] = bytes([state]) * pages.length
 
     def _parts(self, pages: Pages) -> Iterator[tuple[Pages, int]]:
         # The runs of pages that are in one state, with that state.
         states = self._states[pages.first : pages.end]
-        assert len(states) == pages.count > 0, pages
-        if states.count(states[0]) == pages.count:
+        assert len(states) == pages.length > 0, pages
+        if states.count(states[0]) == pages.length:
             yield pages, states[0]
             return
         first = pages.first
@@ -164,6 +172,8 @@ class PageOwners:
     def _violation(self, event: PageEvent, pages: Pages, state: PageState) -> Violation:
         race = RACES.get((state, event), Race(OUT_OF_ORDER, "M-safe"))
         history = self._history_of(pages.first)
+        if event is PageEvent.ACKNOWLEDGE and _is_after_reset(history):
+            race = Race("acknowledgement-after-reset", "G-11")
         if event is PageEvent.DISCARD and state not in (PageState.BALLOONED, PageState.DEFLATING, PageState.HINT_OVER):
             race = _of_last_loan(race, history)
         return Violation(race, event, pages, state, history)
@@ -172,12 +182,14 @@ class PageOwners:
         return tuple(event for event, pages in self.history if pages.first <= pfn < pages.end)
 
 
+def _is_after_reset(history: tuple[PageEvent, ...]) -> bool:
+    # Whether the last loan of the page, if there was one, was ended by a reset.
+    return next((event for event in reversed(history) if event in (*_LOANS, PageEvent.RESET)), None) is PageEvent.RESET
+
+
 def _of_last_loan(race: Race, history: tuple[PageEvent, ...]) -> Race:
     # A discard of a page that is not the device's: which rule it breaks follows from how the device had it last.
-    ended_by_reset = False
-    for event in reversed(history):
-        if event in _LOANS:
-            name = "late-discard" if race.name == "early-discard" else race.name
-            return Race(name, "G-11" if ended_by_reset else _LOANS[event])
-        ended_by_reset = ended_by_reset or event is PageEvent.RESET
-    return Race("discard-not-given" if race.name != "discard-in-use" else race.name, race.source)
+    loan = next((event for event in reversed(history) if event in _LOANS), None)
+    if loan is None:
+        return Race("discard-not-given" if race.name != "discard-in-use" else race.name, race.source)
+    return Race(race.name, "G-11" if _is_after_reset(history) else _LOANS[loan])

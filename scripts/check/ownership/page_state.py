@@ -4,7 +4,7 @@ Two parties may change a page: the guest that uses it, and the device that disca
 lends a page in three ways, each with a queue of its own::
 
     report    FREE -> ISOLATED -> IN_FLIGHT -> ACKNOWLEDGED -> FREE
-    balloon   FREE -> ISOLATED -> INFLATING -> BALLOONED -> DEFLATING -> ACKNOWLEDGED -> FREE
+    balloon   FREE -> ISOLATED -> INFLATING -> BALLOONED -> DEFLATING -> DEFLATED -> FREE
     hint      FREE -> ISOLATED -> HINTED -> HINT_USED -> HINT_OVER -> FREE
 
 The device may discard in IN_FLIGHT, INFLATING, HINTED and HINT_USED; with MUST_TELL_HOST also in BALLOONED and
@@ -29,18 +29,22 @@ class PageState(IntEnum):
     IN_FLIGHT = 3
     """In a report that the device has not acknowledged."""
     ACKNOWLEDGED = 4
-    """Given back by the device, and not on a free list again: reported or deflated."""
+    """In a report that the device has acknowledged, and not on a free list again."""
     INFLATING = 5
     """On the inflate queue, not acknowledged."""
     BALLOONED = 6
     """In the balloon."""
     DEFLATING = 7
     """On the deflate queue, not acknowledged."""
-    HINTED = 8
+    DEFLATED = 8
+    """Its deflate is acknowledged. It is not on a free list again."""
+    KEPT = 9
+    """In the balloon since before a reset. The device knows nothing of it."""
+    HINTED = 10
     """In a hint that the device has not used."""
-    HINT_USED = 9
+    HINT_USED = 11
     """In a hint that the device has used. The driver keeps the page for the round."""
-    HINT_OVER = 10
+    HINT_OVER = 12
     """The device has shown DONE, or is reset; the driver has still to release the page."""
 
     @property
@@ -58,6 +62,8 @@ _STATE_WORDS: Final = (
     "in flight on the inflate queue",
     "in the balloon",
     "in flight on the deflate queue",
+    "deflated",
+    "in the balloon since before a reset",
     "in flight in a hint",
     "held for the round of hints",
     "held after the round of hints",
@@ -135,7 +141,8 @@ MOVES: Final[Mapping[tuple[PageState, PageEvent], Move]] = MappingProxyType(
         (_S.INFLATING, _E.DISCARD): Move(_S.INFLATING, "BI-13"),
         (_S.INFLATING, _E.ACKNOWLEDGE): Move(_S.BALLOONED, "BI-9"),
         (_S.BALLOONED, _E.DEFLATE): Move(_S.DEFLATING, "BI-6"),
-        (_S.DEFLATING, _E.ACKNOWLEDGE): Move(_S.ACKNOWLEDGED, "BI-7"),
+        (_S.DEFLATING, _E.ACKNOWLEDGE): Move(_S.DEFLATED, "BI-7"),
+        (_S.DEFLATED, _E.FREE): Move(_S.FREE, "BI-7"),
         # Hints. The driver may release a page that the device has used before the round is over.
         (_S.ISOLATED, _E.HINT): Move(_S.HINTED, "BH-4"),
         (_S.HINTED, _E.DISCARD): Move(_S.HINTED, "BH-14"),
@@ -147,10 +154,16 @@ MOVES: Final[Mapping[tuple[PageState, PageEvent], Move]] = MappingProxyType(
         (_S.HINT_OVER, _E.DONE): Move(_S.HINT_OVER, "BH-16"),
         (_S.HINT_OVER, _E.ACKNOWLEDGE): Move(_S.HINT_OVER, "BH-16"),
         (_S.HINT_OVER, _E.FREE): Move(_S.FREE, "BH-10"),
-        # A reset ends every loan but that of the balloon, whose pages the next device is told of again.
+        # A reset ends every loan. The balloon stays inflated: a message that the driver has not seen acknowledged is
+        # sent to the next device.
         (_S.IN_FLIGHT, _E.RESET): Move(_S.ISOLATED, "G-11"),
         (_S.INFLATING, _E.RESET): Move(_S.ISOLATED, "G-11"),
-        (_S.DEFLATING, _E.RESET): Move(_S.BALLOONED, "G-11"),
+        (_S.ACKNOWLEDGED, _E.RESET): Move(_S.ISOLATED, "G-11"),
+        (_S.BALLOONED, _E.RESET): Move(_S.KEPT, "G-11"),
+        (_S.DEFLATING, _E.RESET): Move(_S.KEPT, "G-11"),
+        (_S.DEFLATED, _E.RESET): Move(_S.KEPT, "G-11"),
+        (_S.KEPT, _E.INFLATE): Move(_S.INFLATING, "BI-1"),
+        (_S.KEPT, _E.DEFLATE): Move(_S.DEFLATING, "BI-6"),
         (_S.HINTED, _E.RESET): Move(_S.HINT_OVER, "G-11"),
         (_S.HINT_USED, _E.RESET): Move(_S.HINT_OVER, "G-11"),
     }
@@ -161,6 +174,7 @@ WITHOUT_TELLING: Final[Mapping[tuple[PageState, PageEvent], Move]] = MappingProx
     {
         (_S.BALLOONED, _E.FREE): Move(_S.FREE, "BI-8"),
         (_S.DEFLATING, _E.FREE): Move(_S.FREE, "BI-8"),
+        (_S.KEPT, _E.FREE): Move(_S.FREE, "BI-8"),
     }
 )
 """What is allowed as well without MUST_TELL_HOST: a page leaves the balloon, and the device learns of it later."""
@@ -172,6 +186,8 @@ WITH_TELLING: Final[Mapping[tuple[PageState, PageEvent], Move]] = MappingProxyTy
     }
 )
 """What is allowed as well with MUST_TELL_HOST: a page may change until its deflate is acknowledged."""
+
+_GET_BUF: Final = "drivers/virtio/virtio_ring.c: virtqueue_get_buf"
 
 RACES: Final[Mapping[tuple[PageState, PageEvent], Race]] = MappingProxyType(
     {
@@ -186,6 +202,9 @@ RACES: Final[Mapping[tuple[PageState, PageEvent], Race]] = MappingProxyType(
         (_S.BALLOONED, _E.TOUCH): Race("touch-in-balloon", "BI-6"),
         (_S.BALLOONED, _E.ALLOCATE): Race("touch-in-balloon", "BI-6"),
         (_S.BALLOONED, _E.FREE): Race("deflate-not-told", "BI-7"),
+        (_S.KEPT, _E.TOUCH): Race("touch-in-balloon", "BI-6"),
+        (_S.KEPT, _E.ALLOCATE): Race("touch-in-balloon", "BI-6"),
+        (_S.KEPT, _E.FREE): Race("deflate-not-told", "BI-7"),
         (_S.BALLOONED, _E.INFLATE): Race("double-inflate", "BI-11"),
         (_S.INFLATING, _E.INFLATE): Race("double-inflate", "BI-11"),
         (_S.DEFLATING, _E.TOUCH): Race("deflate-before-reply", "BI-7"),
@@ -208,6 +227,7 @@ RACES: Final[Mapping[tuple[PageState, PageEvent], Race]] = MappingProxyType(
         (_S.INFLATING, _E.REPORT): Race("report-of-ballooned", "BI-9"),
         (_S.BALLOONED, _E.REPORT): Race("report-of-ballooned", "BI-6"),
         (_S.DEFLATING, _E.REPORT): Race("report-of-ballooned", "BI-7"),
+        (_S.KEPT, _E.REPORT): Race("report-of-ballooned", "BI-6"),
         (_S.IN_FLIGHT, _E.ISOLATE): Race("double-report", "mm/page_reporting.c: page_reporting_cycle"),
         (_S.HINTED, _E.HINT): Race("double-hint", "BH-4"),
         (_S.HINT_USED, _E.HINT): Race("double-hint", "BH-4"),
@@ -220,28 +240,27 @@ RACES: Final[Mapping[tuple[PageState, PageEvent], Race]] = MappingProxyType(
         (_S.IN_USE, _E.DISCARD): Race("discard-in-use", "M-safe"),
         (_S.FREE, _E.DISCARD): Race("late-discard", "M-safe"),
         (_S.ACKNOWLEDGED, _E.DISCARD): Race("late-discard", "M-safe"),
-        (_S.ISOLATED, _E.DISCARD): Race("early-discard", "M-safe"),
+        (_S.DEFLATED, _E.DISCARD): Race("late-discard", "M-safe"),
+        (_S.KEPT, _E.DISCARD): Race("late-discard", "M-safe"),
+        (_S.ISOLATED, _E.DISCARD): Race("late-discard", "M-safe"),
         (_S.BALLOONED, _E.DISCARD): Race("late-discard", "BI-13"),
         (_S.DEFLATING, _E.DISCARD): Race("late-discard", "BI-13"),
         (_S.HINT_OVER, _E.DISCARD): Race("discard-after-done", "BH-15"),
         # An acknowledgement of what was not asked.
-        (_S.FREE, _E.ACKNOWLEDGE): Race("double-acknowledgement", "drivers/virtio/virtio_ring.c: virtqueue_get_buf"),
-        (_S.IN_USE, _E.ACKNOWLEDGE): Race("double-acknowledgement", "drivers/virtio/virtio_ring.c: virtqueue_get_buf"),
-        (_S.ACKNOWLEDGED, _E.ACKNOWLEDGE): Race(
-            "double-acknowledgement", "drivers/virtio/virtio_ring.c: virtqueue_get_buf"
-        ),
-        (_S.BALLOONED, _E.ACKNOWLEDGE): Race(
-            "double-acknowledgement", "drivers/virtio/virtio_ring.c: virtqueue_get_buf"
-        ),
-        (_S.HINT_USED, _E.ACKNOWLEDGE): Race(
-            "double-acknowledgement", "drivers/virtio/virtio_ring.c: virtqueue_get_buf"
-        ),
+        (_S.FREE, _E.ACKNOWLEDGE): Race("double-acknowledgement", _GET_BUF),
+        (_S.IN_USE, _E.ACKNOWLEDGE): Race("double-acknowledgement", _GET_BUF),
+        (_S.ACKNOWLEDGED, _E.ACKNOWLEDGE): Race("double-acknowledgement", _GET_BUF),
+        (_S.DEFLATED, _E.ACKNOWLEDGE): Race("double-acknowledgement", _GET_BUF),
+        (_S.BALLOONED, _E.ACKNOWLEDGE): Race("double-acknowledgement", _GET_BUF),
+        (_S.HINT_USED, _E.ACKNOWLEDGE): Race("double-acknowledgement", _GET_BUF),
         # The allocator.
         (_S.FREE, _E.TOUCH): Race("touch-after-free", "mm/page_alloc.c: __free_one_page"),
         (_S.ISOLATED, _E.TOUCH): Race("touch-isolated", "mm/page_alloc.c: __isolate_free_page"),
         (_S.ISOLATED, _E.ALLOCATE): Race("allocate-isolated", "mm/page_alloc.c: __isolate_free_page"),
         (_S.ACKNOWLEDGED, _E.TOUCH): Race("touch-isolated", "mm/page_alloc.c: __isolate_free_page"),
         (_S.ACKNOWLEDGED, _E.ALLOCATE): Race("allocate-isolated", "mm/page_alloc.c: __isolate_free_page"),
+        (_S.DEFLATED, _E.TOUCH): Race("touch-isolated", "mm/page_alloc.c: __free_one_page"),
+        (_S.DEFLATED, _E.ALLOCATE): Race("allocate-isolated", "mm/page_alloc.c: __free_one_page"),
         (_S.IN_USE, _E.ALLOCATE): Race("allocate-in-use", "mm/page_alloc.c: get_page_from_freelist"),
         (_S.IN_USE, _E.ISOLATE): Race("isolate-in-use", "mm/page_alloc.c: __isolate_free_page"),
         (_S.FREE, _E.FREE): Race("double-free", "mm/page_alloc.c: __free_one_page"),

@@ -9,18 +9,18 @@ NOWHERE: Final = -1
 
 
 class Pages(NamedTuple):
-    """``count`` pages from page frame ``first`` on."""
+    """``length`` pages from page frame ``first`` on."""
 
     first: int
-    count: int
+    length: int
 
     @property
     def end(self) -> int:
         """The first page past them."""
-        return self.first + self.count
+        return self.first + self.length
 
     def __str__(self) -> str:
-        return f"{'none' if self.first == NOWHERE else self.first}+{self.count}"
+        return f"{'none' if self.first == NOWHERE else self.first}+{self.length}"
 
 
 def block(pfn: int, order: int) -> Pages:
@@ -28,9 +28,9 @@ def block(pfn: int, order: int) -> Pages:
     return Pages(pfn, 1 << order)
 
 
-def amount(count: int) -> Pages:
+def amount(length: int) -> Pages:
     """Return a number of pages without a place."""
-    return Pages(NOWHERE, count)
+    return Pages(NOWHERE, length)
 
 
 def runs(pfns: Iterable[int]) -> tuple[Pages, ...]:
@@ -39,4 +39,15 @@ def runs(pfns: Iterable[int]) -> tuple[Pages, ...]:
     for _, run in groupby(enumerate(sorted(pfns)), key=lambda numbered: numbered[1] - numbered[0]):
         members = [pfn for _, pfn in run]
         found.append(Pages(members[0], len(members)))
+    return tuple(found)
+
+
+def neighbours_joined(ranges: Iterable[Pages]) -> tuple[Pages, ...]:
+    """Return ``ranges`` without repetitions, one that begins where the one before ends joined to it."""
+    found = list[Pages]()
+    for pages in dict.fromkeys(ranges):
+        if found and found[-1].end == pages.first:
+            found[-1] = Pages(found[-1].first, found[-1].length + pages.length)
+        else:
+            found.append(pages)
     return tuple(found)

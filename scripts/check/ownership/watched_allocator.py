@@ -1,0 +1,67 @@
+"""The guest's allocator, which tells the ledger of every block that enters or leaves its free lists."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from guest.mm.mmzone import Zone
+from guest.mm.page_alloc import PageAllocator
+from guest.mm.page_flags import BUDDY, ORDER_MASK, REPORTED, page_reported
+from guest.mm.pageblock import MAX_ORDER, MigrateType
+from guest.mm.watermark import AllocFlags
+from scripts.check.ownership.page_owners import PageOwners
+from scripts.check.ownership.page_state import PageEvent
+from scripts.check.ownership.pages import Pages, block
+
+_REPORTED_BLOCK: Final = re.compile(
+    bytes((ord("["), BUDDY | REPORTED, ord("-"), BUDDY | REPORTED | MAX_ORDER, ord("]")))
+)
+
+
+class WatchedAllocator(PageAllocator):
+    """A page allocator of ``total_pages`` pages. What it does is not changed."""
+
+    def __init__(self, total_pages: int, owners: PageOwners) -> None:
+        super().__init__(total_pages)
+        self._owners = owners
+        self._takes = PageEvent.ALLOCATE
+
+    @contextmanager
+    def for_the_driver(self) -> Iterator[None]:
+        """A context in which what is allocated is not used, but lent to the device."""
+        self._takes = PageEvent.ISOLATE
+        try:
+            yield
+        finally:
+            self._takes = PageEvent.ALLOCATE
+
+    def alloc_pages(
+        self, order: int, migratetype: MigrateType = MigrateType.MOVABLE, flags: AllocFlags = AllocFlags.NONE
+    ) -> int | None:
+        pfn = super().alloc_pages(order, migratetype, flags)
+        if pfn is not None:
+            self._owners.note(self._takes, block(pfn, order))
+        return pfn
+
+    def free_pages(self, pfn: int, order: int) -> None:
+        self._owners.note(PageEvent.FREE, block(pfn, order))
+        super().free_pages(pfn, order)
+
+    def isolate_free_page(self, zone: Zone, pfn: int, order: int) -> bool:
+        flagged = page_reported(self.mem_map, pfn)
+        isolated = super().isolate_free_page(zone, pfn, order)
+        if isolated:
+            self._owners.isolate(block(pfn, order), flagged=flagged)
+        return isolated
+
+    def putback_isolated_page(self, zone: Zone, pfn: int, order: int) -> bool:
+        self._owners.note(PageEvent.FREE, block(pfn, order))
+        return super().putback_isolated_page(zone, pfn, order)
+
+    def reported_blocks(self) -> list[Pages]:
+        """Return every free block that is marked as reported."""
+        mem_map = self.mem_map
+        return [
+            block(found.start(), mem_map[found.start()] & ORDER_MASK) for found in _REPORTED_BLOCK.finditer(mem_map)
+        ]
