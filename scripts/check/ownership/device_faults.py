@@ -123,23 +123,37 @@ def _(world: World) -> None:
     replaced(device, "acknowledge", make)
 
 
-@fault("put-back-and-acknowledged", *_LATE, "double-acknowledgement")
+@fault("base-before-chain", *_LATE, "double-acknowledgement")
 def _(world: World) -> None:
-    """A device that is stopped gives the chain in hand back, but not in the base: it takes it again when it goes on."""
+    """A split ring is stopped at a base before the chain in hand, which is finished and then taken again."""
     device = world.device
+    in_hand: set[SharedQueue] = set()
+    taken_again: set[SharedQueue] = set()
 
-    def serve_chain(queue: SharedQueue, service: Service, chain: Chain, outcome: Outcome) -> Program:
-        for pages in device.discards(outcome):
-            step = yield device.discard_points(service)
-            if step.action == "put-back":
-                service.ring.unpop(chain)
-                break
-            device.discard(pages)
-        else:
-            yield (Point("acknowledge"),)
-        device.acknowledge(queue, service, chain, outcome)
+    def make_serve(original: Any) -> Any:
+        def serve_chain(queue: SharedQueue, *rest: Any) -> Program:
+            in_hand.add(queue)
+            yield from original(queue, *rest)
+            in_hand.discard(queue)
 
-    replaced(device, "serve_chain", lambda original: serve_chain)
+        return serve_chain
+
+    def make_stop(original: Any) -> Any:
+        def request_stop() -> None:
+            taken_again.update(in_hand if world.options.ring == "split" else ())
+            original()
+
+        return request_stop
+
+    def resume() -> None:
+        for queue in device.queues.values():
+            base = queue.service.ring.base
+            queue.start((base - 1) & 0xFFFF if queue in taken_again else base)
+        taken_again.clear()
+
+    replaced(device, "serve_chain", make_serve)
+    replaced(device, "request_stop", make_stop)
+    replaced(device, "resume", lambda original: resume)
 
 
 @fault("stop-not-awaited", *_LATE, "acknowledgement-after-reset")

@@ -25,7 +25,7 @@ from scripts.check.ownership.pages import Pages, amount
 from scripts.check.ownership.shared_queue import BASE, SHARED_BYTES, Service, SharedMemory, SharedQueue
 from scripts.check.ownership.world_options import WorldOptions
 
-_TARGETS: Final = (0, 0, 1, 2, 5, 300)
+_TARGETS: Final = (0, 0, 1, 2, 5, 300, 4096)
 
 
 def negotiated(options: WorldOptions) -> int:

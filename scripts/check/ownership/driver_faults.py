@@ -37,7 +37,7 @@ def _(world: World) -> None:
     _not_awaited(world, BalloonQueue.REPORTING)
 
 
-@fault("inflate-not-awaited", "deflate-before-acknowledgement")
+@fault("inflate-not-awaited", "deflate-before-acknowledgement", "free-before-acknowledgement")
 def _(world: World) -> None:
     """The deflate of a page is asked for before its inflate is acknowledged."""
     _not_awaited(world, BalloonQueue.INFLATE)
@@ -46,7 +46,8 @@ def _(world: World) -> None:
 @fault("deflate-not-awaited", "deflate-before-reply")
 def _(world: World) -> None:
     """With MUST_TELL_HOST a page is free before the device has acknowledged its deflate."""
-    _not_awaited(world, BalloonQueue.DEFLATE)
+    if world.options.must_tell_host == "on":
+        _not_awaited(world, BalloonQueue.DEFLATE)
 
 
 @fault("out-of-memory-not-told", "deflate-not-told")
@@ -222,7 +223,7 @@ def _(world: World) -> None:
     replaced(world.guest.reporter, "_drain", drain)
 
 
-@fault("hinted-after-release", "hint-after-release", "double-hint")
+@fault("hinted-after-release", "hint-after-release", "double-hint", "hint-of-lent")
 def _(world: World) -> None:
     """A block that was released after a round of hints is hinted again with the next."""
     sent: list[Pages] = []

@@ -6,6 +6,7 @@ where those wait, and between any two calls between which another processor of t
 
 from array import array
 from collections.abc import Mapping
+from itertools import chain, count
 from random import Random
 from typing import Final
 
@@ -40,8 +41,8 @@ REPORTING_DELAY: Final = 0.1
 """Seconds of virtual time from a request to the work."""
 
 _IN_BALLOON: Final = (PageState.BALLOONED, PageState.KEPT)
-_HELD_MAX: Final = 3
-_LENGTHS: Final = (1, 1, 256, 512, 512, 1024)
+_HELD_MAX: Final = 12
+_LENGTHS: Final = (1, 1, 4, 16, 64, 256, 512, 512, 1024, 1024)
 _BLOCK_LENGTHS: Final = frozenset(1 << order for order in range(NR_PAGE_ORDERS))
 _COMMAND: Final = BUFFERS + 2048
 _STOP: Final = _COMMAND + 4
@@ -60,6 +61,8 @@ class GuestSide:
     ) -> None:
         self.now = 0.0
         """Virtual time in seconds."""
+        self.block: Pages | None = None
+        """The block that the task's last step was about, None for an allocation that failed."""
         self._owners = owners
         self._memory = memory
         self.queues = queues
@@ -124,6 +127,7 @@ class GuestSide:
         )
         while True:
             step = yield points
+            self.block = None if step.action == "allocate" else held[step.pages[0].first]
             self.do(step, held)
 
     def do(self, step: Step, held: dict[int, Pages]) -> None:
@@ -133,7 +137,8 @@ class GuestSide:
             order = wanted.length.bit_length() - 1
             pfn = self.allocator.alloc_pages(order)
             if pfn is not None:
-                held[wanted.first if wanted.first >= 0 else pfn] = block(pfn, order)
+                names = chain((wanted.first, pfn), count(TOTAL_PAGES))
+                held[next(name for name in names if name >= 0 and name not in held)] = self.block = block(pfn, order)
         elif step.action == "touch":
             self._owners.note(PageEvent.TOUCH, held[wanted.first])
         else:

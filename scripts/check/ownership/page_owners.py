@@ -3,8 +3,8 @@
 It knows no allocator and no device. ``page_state`` has the rules.
 """
 
+import re
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 from typing import Final, NamedTuple
 
 from protocol.errors import BalloonError
@@ -27,6 +27,7 @@ from scripts.check.ownership.pages import Pages
 _LOANS: Final = {PageEvent.REPORT: "BR-3", PageEvent.INFLATE: "BI-13", PageEvent.HINT: "BH-15"}
 """The rule that a discard breaks after the end of each kind of loan."""
 
+_RUN: Final = re.compile(rb"(.)\1*", re.DOTALL)
 _HINTED: Final = (PageState.HINTED, PageState.HINT_USED, PageState.HINT_OVER)
 
 
@@ -161,11 +162,8 @@ class PageOwners:
         if states.count(states[0]) == pages.length:
             yield pages, states[0]
             return
-        first = pages.first
-        for state, run in groupby(states):
-            count = sum(1 for _ in run)
-            yield Pages(first, count), state
-            first += count
+        for run in _RUN.finditer(states):
+            yield Pages(pages.first + run.start(), len(run[0])), run[0][0]
 
     # --- What went wrong ---
 

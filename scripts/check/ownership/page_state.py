@@ -187,6 +187,16 @@ WITH_TELLING: Final[Mapping[tuple[PageState, PageEvent], Move]] = MappingProxyTy
 )
 """What is allowed as well with MUST_TELL_HOST: a page may change until its deflate is acknowledged."""
 
+_LENT: Final = (
+    _S.IN_FLIGHT,
+    _S.ACKNOWLEDGED,
+    _S.INFLATING,
+    _S.BALLOONED,
+    _S.DEFLATING,
+    _S.DEFLATED,
+    _S.KEPT,
+)
+
 _GET_BUF: Final = "drivers/virtio/virtio_ring.c: virtqueue_get_buf"
 
 RACES: Final[Mapping[tuple[PageState, PageEvent], Race]] = MappingProxyType(
@@ -234,6 +244,7 @@ RACES: Final[Mapping[tuple[PageState, PageEvent], Race]] = MappingProxyType(
         (_S.HINT_OVER, _E.HINT): Race("hint-after-release", "BH-5"),
         (_S.FREE, _E.HINT): Race("hint-after-release", "BH-5"),
         (_S.IN_USE, _E.HINT): Race("hint-after-release", "BH-4"),
+        **{(state, _E.HINT): Race("hint-of-lent", "BH-4") for state in _LENT},
         (_S.FREE, _E.INFLATE): Race("inflate-not-allocated", "BI-9"),
         (_S.IN_USE, _E.INFLATE): Race("inflate-in-use", "BI-9"),
         # A discard of what the device does not have. The ledger names the rule by how it had it last.

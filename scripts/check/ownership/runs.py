@@ -10,7 +10,7 @@ from scripts.check.ownership.actor import Point, Step
 from scripts.check.ownership.all_faults import ALL_FAULTS
 from scripts.check.ownership.page_owners import Violation
 from scripts.check.ownership.script import Script
-from scripts.check.ownership.world import CHOOSING, World
+from scripts.check.ownership.world import ACTIONS, World
 from scripts.check.ownership.world_options import WorldOptions, random_options
 
 STEPS: Final = 300
@@ -18,6 +18,9 @@ STEPS: Final = 300
 
 _WEIGHTS: Final = (1, 2, 4, 8)
 _SELDOM: Final = {"operator": 0.25, "front-end": 0.05, "cpu1": 0.5, "cpu2": 0.5}
+_LIKES: Final = {"allocate": (0.5, 1.0, 6.0), "touch": (0.25, 1.0), "free": (0.3, 1.0), "stop-hints": (0.1, 1.0)}
+"""How likely one of the actions is that an actor has a choice of."""
+
 _STAYS: Final = (0.0, 0.25, 0.5, 0.75)
 """How likely an actor that has run runs again, if it can."""
 
@@ -55,13 +58,11 @@ def _run(options: WorldOptions, fault: str | None, choose: Callable[[World], Ite
     taken = list[Step]()
     with _make_world(options, fault) as world:
         for step in choose(world):
-            taken.append(step)
             try:
-                taken[-1] = world.take(step)
+                world.take(step)
             except Violation as violation:
-                if step.actor not in CHOOSING:
-                    taken[-1] = step._replace(pages=(violation.pages,))
-                return Run(options, tuple(taken), violation, world.now, fault)
+                return Run(options, (*taken, world.last), violation, world.now, fault)
+            taken.append(world.last)
         return Run(options, tuple(taken), None, world.now, fault)
 
 
@@ -74,16 +75,19 @@ def run_seed(seed: int, *, fault: str | None = None, steps: int = STEPS) -> Run:
     options = random_options(random)
 
     def choose(world: World) -> Iterable[Step]:
-        weights = {name: random.choice(_WEIGHTS) * _SELDOM.get(name, 1.0) for name, _ in world.choices()}
+        weights = {name: random.choice(_WEIGHTS) * _SELDOM.get(name, 1.0) for name in ACTIONS}
+        likes = {action: random.choice(choice) for action, choice in _LIKES.items()}
         stays = random.choice(_STAYS)
         last = ""
         for _ in range(steps):
             choices = world.choices()
             points = _same_again(choices, last) if random.random() < stays else None
             if points is None:
-                likely = [weights.setdefault(name, random.choice(_WEIGHTS)) for name, _ in choices]
+                likely = [weights[name] for name, _ in choices]
                 last, points = random.choices(choices, likely)[0]
-            point = random.choice(points)
+            point = points[0]
+            if len(points) > 1:
+                (point,) = random.choices(points, [likes.get(each.action, 1.0) for each in points])
             yield Step(last, point.action, point.propose(random))
 
     return _run(options, fault, choose)

@@ -1,29 +1,27 @@
 """The guest's allocator, which tells the ledger of every block that enters or leaves its free lists."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from guest.mm.mmzone import Zone
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.page_flags import BUDDY, ORDER_MASK, REPORTED, page_reported
-from guest.mm.pageblock import MAX_ORDER, MigrateType
+from guest.mm.page_flags import ALLOCATED, BUDDY, ISOLATED, ORDER_MASK, REPORTED, page_reported
+from guest.mm.pageblock import MigrateType
 from guest.mm.watermark import AllocFlags
 from scripts.check.ownership.page_owners import PageOwners
 from scripts.check.ownership.page_state import PageEvent
 from scripts.check.ownership.pages import Pages, block
 
-_REPORTED_BLOCK: Final = re.compile(
-    bytes((ord("["), BUDDY | REPORTED, ord("-"), BUDDY | REPORTED | MAX_ORDER, ord("]")))
-)
+_MIN_FREE_KBYTES: Final = 16
+"""So little that memory runs out in a short run."""
 
 
 class WatchedAllocator(PageAllocator):
     """A page allocator of ``total_pages`` pages. What it does is not changed."""
 
     def __init__(self, total_pages: int, owners: PageOwners) -> None:
-        super().__init__(total_pages)
+        super().__init__(total_pages, min_free_kbytes=_MIN_FREE_KBYTES)
         self._owners = owners
         self._takes = PageEvent.ALLOCATE
 
@@ -60,8 +58,10 @@ class WatchedAllocator(PageAllocator):
         return super().putback_isolated_page(zone, pfn, order)
 
     def reported_blocks(self) -> list[Pages]:
-        """Return every free block that is marked as reported."""
-        mem_map = self.mem_map
+        """Return every free block of a pageblock or more that is marked as reported; smaller ones are not reported."""
+        size = self.pageblock_nr_pages
         return [
-            block(found.start(), mem_map[found.start()] & ORDER_MASK) for found in _REPORTED_BLOCK.finditer(mem_map)
+            block(number * size, state & ORDER_MASK)
+            for number, state in enumerate(self.mem_map[::size])
+            if state & (BUDDY | REPORTED | ALLOCATED | ISOLATED) == BUDDY | REPORTED
         ]

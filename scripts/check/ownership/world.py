@@ -13,7 +13,7 @@ from scripts.check.ownership.actor import Point, Program, Step
 from scripts.check.ownership.device_side import DeviceSide
 from scripts.check.ownership.guest_side import TOTAL_PAGES, GuestSide
 from scripts.check.ownership.page_owners import PageOwners, Violation
-from scripts.check.ownership.page_state import PageEvent, PageState, Race
+from scripts.check.ownership.page_state import PageEvent, Race
 from scripts.check.ownership.pages import Pages, amount, neighbours_joined
 from scripts.check.ownership.shared_queue import QUEUES, SharedMemory, SharedQueue
 from scripts.check.ownership.world_options import WorldOptions
@@ -40,6 +40,9 @@ ACTIONS: Final = {
 
 CHOOSING: Final = ("cpu1", "cpu2", "operator")
 """Actors that are told which pages a step is about."""
+
+_BROKEN: Final = Race("ring-broken", "S-22")
+"""The driver finds a used entry that it cannot understand."""
 
 _GUEST: Final = ("reporter", "balloon", "hinting")
 """Actors that begin anew with each device."""
@@ -71,6 +74,7 @@ class World:
         self._points: dict[str, tuple[Point, ...]] = {}
         self.steps = 0
         """Steps that were taken."""
+        self.last = Step("", "")
 
     def __enter__(self) -> "World":
         return self
@@ -110,8 +114,8 @@ class World:
             for point in self._points.get(step.actor, ())
         )
 
-    def take(self, step: Step) -> Step:
-        """Take a step that is allowed; return it with the pages that it was about.
+    def take(self, step: Step) -> None:
+        """Take a step that is allowed; ``last`` is then that step with the pages that it was about.
 
         Raises:
             Violation: a race. The world is not to be used further.
@@ -120,21 +124,24 @@ class World:
         self.guest.now += TICK
         history = self.owners.history
         before = len(history)
-        program = self._running[step.actor]
+        self.guest.block = None
         try:
-            self._points[step.actor] = tuple(program.send(step))
-            self.owners.check_flags(self.guest.allocator.reported_blocks())
+            self._points[step.actor] = tuple(self._running[step.actor].send(step))
+            if len(history) != before:
+                self.owners.check_flags(self.guest.allocator.reported_blocks())
+        except Violation as violation:
+            self.last = step._replace(pages=self._told(step) or (violation.pages,))
+            raise
         except VirtqueueError as error:
-            race = Race("ring-broken", "S-22")
-            raise Violation(race, PageEvent.ACKNOWLEDGE, Pages(0, 1), PageState.FREE) from error
-        return self._told(step, before)
+            self.last = step
+            raise Violation(_BROKEN, PageEvent.ACKNOWLEDGE, Pages(0, 1), self.owners.state(0)) from error
+        self.last = step._replace(pages=self._told(step) or neighbours_joined(pages for _, pages in history[before:]))
 
-    def _told(self, step: Step, before: int) -> Step:
-        since = self.owners.history[before:]
-        if step.action == "allocate":
-            got = [pages for event, pages in since if event is PageEvent.ALLOCATE]
-            return step._replace(pages=(got[-1] if got else amount(step.pages[0].length),))
-        return step if step.actor in CHOOSING else step._replace(pages=neighbours_joined(pages for _, pages in since))
+    def _told(self, step: Step) -> tuple[Pages, ...]:
+        # The pages of a step whose actor was told which: nothing for any other.
+        if step.actor not in CHOOSING or step.actor == "operator":
+            return step.pages
+        return (self.guest.block or amount(step.pages[0].length),)
 
     # --- The front-end ---
 
