@@ -43,7 +43,13 @@ class Violation(BalloonError):
     function of Linux that has the rule; ``history`` is what happened to the first of them before, the oldest first."""
 
     def __init__(
-        self, race: Race, event: PageEvent, pages: Pages, state: PageState, history: tuple[PageEvent, ...] = ()
+        self,
+        race: Race,
+        event: PageEvent,
+        pages: Pages,
+        state: PageState,
+        history: tuple[PageEvent, ...],
+        why: str = "",
     ) -> None:
         self.race = race.name
         self.source = race.source
@@ -53,7 +59,7 @@ class Violation(BalloonError):
         self.history = history
         where = f"page {pages.first}" if pages.length == 1 else f"pages {pages}"
         is_are = "is" if pages.length == 1 else "are"
-        super().__init__(f"{race.name}: {event.words} {where}, which {is_are} {state.words} ({self.rule})")
+        super().__init__(f"{race.name}: {event.words} {where}, which {is_are} {state.words}{why} ({self.rule})")
 
     @property
     def rule(self) -> str:
@@ -116,7 +122,8 @@ class PageOwners:
         """
         if flagged:
             state = self.state(pages.first)
-            raise Violation(DOUBLE_REPORT, PageEvent.ISOLATE, pages, state, self._history_of(pages.first))
+            history = self._history_of(pages.first)
+            raise Violation(DOUBLE_REPORT, PageEvent.ISOLATE, pages, state, history, " and marked as reported")
         self.note(PageEvent.ISOLATE, pages)
 
     def done(self, command_id: int) -> None:
@@ -139,7 +146,8 @@ class PageOwners:
             if self._reported.count(1, pages.first, pages.end) != pages.length:
                 pfn = self._reported.index(0, pages.first, pages.end)
                 history = self._history_of(pfn)
-                raise Violation(STALE_FLAG, PageEvent.FREE, pages, self.state(pfn), history)
+                why = f", and page {pfn} was not reported, or was used since"
+                raise Violation(STALE_FLAG, PageEvent.MARK, pages, self.state(pfn), history, why)
 
     def _note_all(self, event: PageEvent, states: Iterable[PageState]) -> None:
         wanted = bytes(states)

@@ -85,6 +85,7 @@ class PageEvent(IntEnum):
     ACKNOWLEDGE = 9
     DONE = 10
     RESET = 11
+    MARK = 12
 
     @property
     def words(self) -> str:
@@ -105,6 +106,7 @@ _EVENT_WORDS: Final = (
     "the device acknowledges",
     "the device shows DONE for",
     "the device is reset with",
+    "the guest marks as reported",
 )
 
 

@@ -8,13 +8,11 @@ from typing import Final
 from protocol.errors import BalloonError
 from scripts.check.ownership.actor import Point, Step
 from scripts.check.ownership.all_faults import ALL_FAULTS
+from scripts.check.ownership.options import STEPS
 from scripts.check.ownership.page_owners import Violation
 from scripts.check.ownership.script import Script
 from scripts.check.ownership.world import ACTIONS, World
 from scripts.check.ownership.world_options import WorldOptions, random_options
-
-STEPS: Final = 300
-"""Steps of a run by a seed."""
 
 _WEIGHTS: Final = (1, 2, 4, 8)
 _SELDOM: Final = {"operator": 0.25, "front-end": 0.05, "cpu1": 0.5, "cpu2": 0.5}

@@ -112,11 +112,12 @@ class SharedQueue:
         self.start(0)
 
     def start(self, base: int) -> None:
-        """Have the device serve the ring from ``base`` on."""
+        """Have the device serve the ring from ``base`` on. A first look that finds it empty is not a step."""
         features = RingFeatures(event_idx=True, indirect_desc=True, packed=self._layout.packed)
         ring = open_device(self._layout.open(*self._parts()), base, features, self._memory.read)
         self.service = Service(ring, self.lent)
-        self.service.move(ServiceEvent.KICK)
+        if ring.enable_notification():
+            self.service.move(ServiceEvent.KICK)
 
     def _parts(self) -> tuple[memoryview, memoryview, memoryview]:
         whole = memoryview(self._memory.bytes)[self._start : self._start + _AREA // 2]

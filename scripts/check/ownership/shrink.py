@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Final
 
 from scripts.check.ownership.actor import Step
+from scripts.check.ownership.page_state import PageEvent
 from scripts.check.ownership.pages import Pages
 from scripts.check.ownership.runs import Run, replay_loosely
 from scripts.check.ownership.script import Script
@@ -20,11 +21,11 @@ Cost = tuple[int, int, int, int]
 
 
 def shrunk(run: Run, on_try: Callable[[int, int], None] = lambda tries, steps: None) -> Run:
-    """Return a smaller run that ends in the same race; ``run`` itself if none is found.
+    """Return a smaller run that fails in the same way; ``run`` itself if none is found.
 
     ``on_try`` is told the number of replays so far and the steps of the smallest run.
     """
-    return _Shrinker(run, on_try).best
+    return run if run.violation is None else _Shrinker(run, on_try).best
 
 
 class _Shrinker:
@@ -51,7 +52,7 @@ class _Shrinker:
         self._seen.add(key)
         self._tries += 1
         run = replay_loosely(script)
-        if _race(run) != _race(self.best) or _cost(run) >= _cost(self.best):
+        if _failure(run) != _failure(self.best) or _cost(run) >= _cost(self.best):
             return False
         self.best = run
         self._on_try(self._tries, len(run.steps))
@@ -124,8 +125,12 @@ def _pairs(count: int) -> Iterator[tuple[int, int]]:
     return ((first, second) for first in range(count) for second in range(first + 1, count))
 
 
-def _race(run: Run) -> str | None:
-    return None if run.violation is None else run.violation.race
+def _failure(run: Run) -> str | None:
+    # What has to stay. All discards of what the device does not have are one failure: which it is depends on the guest.
+    violation = run.violation
+    if violation is None:
+        return None
+    return violation.event.name if violation.event is PageEvent.DISCARD else violation.race
 
 
 def _cost(run: Run) -> Cost:

@@ -134,12 +134,14 @@ class World:
             raise
         except VirtqueueError as error:
             self.last = step
-            raise Violation(_BROKEN, PageEvent.ACKNOWLEDGE, Pages(0, 1), self.owners.state(0)) from error
+            raise Violation(_BROKEN, PageEvent.ACKNOWLEDGE, Pages(0, 1), self.owners.state(0), ()) from error
         self.last = step._replace(pages=self._told(step) or neighbours_joined(pages for _, pages in history[before:]))
 
     def _told(self, step: Step) -> tuple[Pages, ...]:
-        # The pages of a step whose actor was told which: nothing for any other.
-        if step.actor not in CHOOSING or step.actor == "operator":
+        # The pages of a step whose actor was told which; nothing for any other.
+        if step.actor not in CHOOSING:
+            return ()
+        if step.actor == "operator":
             return step.pages
         return (self.guest.block or amount(step.pages[0].length),)
 
