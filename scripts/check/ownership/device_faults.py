@@ -140,6 +140,7 @@ def _(world: World) -> None:
 
     def make_stop(original: Any) -> Any:
         def request_stop() -> None:
+            taken_again.clear()
             taken_again.update(in_hand if world.options.ring == "split" else ())
             original()
 
@@ -149,7 +150,6 @@ def _(world: World) -> None:
         for queue in device.queues.values():
             base = queue.service.ring.base
             queue.start((base - 1) & 0xFFFF if queue in taken_again else base)
-        taken_again.clear()
 
     replaced(device, "serve_chain", make_serve)
     replaced(device, "request_stop", make_stop)

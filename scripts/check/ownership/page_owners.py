@@ -40,7 +40,8 @@ class Happening(NamedTuple):
 
 class Violation(BalloonError):
     """A race. ``pages`` are those in one state among the ones that ``event`` is about; ``source`` is the clause or the
-    function of Linux that has the rule; ``history`` is what happened to the first of them before, the oldest first."""
+    function of Linux that has the rule; ``history`` is what happened to the first of them before, the oldest first.
+    ``why`` is added to the sentence that these make up, ``text`` stands in its place."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Violation(BalloonError):
         state: PageState,
         history: tuple[PageEvent, ...],
         why: str = "",
+        text: str | None = None,
     ) -> None:
         self.race = race.name
         self.source = race.source
@@ -57,9 +59,10 @@ class Violation(BalloonError):
         self.pages = pages
         self.state = state
         self.history = history
-        where = f"page {pages.first}" if pages.length == 1 else f"pages {pages}"
-        is_are = "is" if pages.length == 1 else "are"
-        super().__init__(f"{race.name}: {event.words} {where}, which {is_are} {state.words}{why} ({self.rule})")
+        if text is None:
+            where, is_are = (f"page {pages.first}", "is") if pages.length == 1 else (f"pages {pages}", "are")
+            text = f"{event.words} {where}, which {is_are} {state.words}{why}"
+        super().__init__(f"{race.name}: {text} ({self.rule})")
 
     @property
     def rule(self) -> str:

@@ -158,6 +158,8 @@ class SharedQueue:
 
     def give_back(self, service: Service, head: int, length: int) -> None:
         """Acknowledge a chain: its pages are the driver's from now on."""
+        if head not in service.lent:
+            raise VirtqueueError(f"the device gives back {head}, which was never made available")
         loan = service.lent[head]
         if loan.command_id not in self._owners.rounds_over:  # else the driver may have released the pages before
             self._owners.note(PageEvent.ACKNOWLEDGE, *loan.pages)

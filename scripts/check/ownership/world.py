@@ -134,8 +134,11 @@ class World:
             raise
         except VirtqueueError as error:
             self.last = step
-            raise Violation(_BROKEN, PageEvent.ACKNOWLEDGE, Pages(0, 1), self.owners.state(0), ()) from error
+            raise self._ring_broken(str(error)) from error
         self.last = step._replace(pages=self._told(step) or neighbours_joined(pages for _, pages in history[before:]))
+
+    def _ring_broken(self, text: str) -> Violation:
+        return Violation(_BROKEN, PageEvent.ACKNOWLEDGE, Pages(0, 1), self.owners.state(0), (), text=text)
 
     def _told(self, step: Step) -> tuple[Pages, ...]:
         # The pages of a step whose actor was told which; nothing for any other.
