@@ -12,7 +12,7 @@ from typing import Final
 
 from host.balloon.virtio_balloon import Outcome, VirtioBalloon
 from host.memory.discard_plan import DeviceMemory, joined
-from host.ring.service_state import HAS_WORKER, ServiceEvent, ServiceState
+from host.ring.service_state import ServiceEvent, ServiceState
 from host.virtqueue.virtqueue import Chain
 from protocol.balloon_config import BalloonConfig
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, RegionTable, UserAddress
@@ -74,7 +74,7 @@ class DeviceSide:
     def run_worker(self, queue: SharedQueue) -> Program:
         """Serve the chains of one queue, of one ring after the other."""
         while True:
-            yield (Point("take", lambda: queue.service.state in HAS_WORKER),)
+            yield (Point("take", lambda: queue.service.has_worker),)
             service = queue.service
             chain = service.ring.pop() if service.state is not ServiceState.STOPPING else None
             if chain is None:
@@ -189,4 +189,4 @@ class DeviceSide:
 
     def may_end_hints(self) -> bool:
         """Return whether DONE may be shown: the round is closed, and no worker can be discarding a block of it."""
-        return self.is_round_closed and self.queues[BalloonQueue.FREE_PAGE].service.state not in HAS_WORKER
+        return self.is_round_closed and not self.queues[BalloonQueue.FREE_PAGE].service.has_worker

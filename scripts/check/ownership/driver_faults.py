@@ -223,7 +223,7 @@ def _(world: World) -> None:
     replaced(world.guest.reporter, "_drain", drain)
 
 
-@fault("hinted-after-release", "hint-after-release", "double-hint", "hint-of-lent")
+@fault("hinted-after-release", "hint-after-release", "double-hint", "hint-of-lent", "report-of-hinted")
 def _(world: World) -> None:
     """A block that was released after a round of hints is hinted again with the next."""
     sent: list[Pages] = []

@@ -36,6 +36,7 @@ from scripts.check.ownership.watched_allocator import WatchedAllocator
 from scripts.check.ownership.world_options import WorldOptions
 
 TOTAL_PAGES: Final = 4 * MAX_ORDER_NR_PAGES
+CPUS: Final = 2
 REPORT_CAPACITY: Final = 2
 REPORTING_DELAY: Final = 0.1
 """Seconds of virtual time from a request to the work."""
@@ -65,9 +66,10 @@ class GuestSide:
         """The block that the task's last step was about, None for an allocation that failed."""
         self._owners = owners
         self._memory = memory
+        self._has_lists = options.per_cpu_lists == "on"
         self.queues = queues
         self._device = device
-        self.allocator = WatchedAllocator(TOTAL_PAGES, owners)
+        self.allocator = WatchedAllocator(TOTAL_PAGES, owners, nr_cpus=CPUS if self._has_lists else 0)
         self.reporter = make_reporter(
             options.reporter,
             self.allocator,
@@ -107,8 +109,11 @@ class GuestSide:
 
     # --- A task on a processor ---
 
-    def run_cpu(self) -> Program:
-        """Allocate, touch and free blocks. Scripts name a block by the first page that it had when it was allocated."""
+    def run_cpu(self, cpu: int) -> Program:
+        """Allocate, touch and free blocks on processor ``cpu``.
+
+        Scripts name a block by the first page that it had when it was allocated.
+        """
         held = dict[int, Pages]()
 
         def any_held(random: Random) -> tuple[Pages, ...]:
@@ -128,7 +133,11 @@ class GuestSide:
         while True:
             step = yield points
             self.block = None if step.action == "allocate" else held[step.pages[0].first]
+            if self._has_lists:
+                self.allocator.run_on_cpu(cpu)
             self.do(step, held)
+            if self._has_lists:
+                self.allocator.run_on_cpu(0)  # where the driver's tasks run
 
     def do(self, step: Step, held: dict[int, Pages]) -> None:
         """Take one step of a task that holds the blocks ``held``, by their names."""

@@ -4,7 +4,7 @@ It knows no allocator and no device. ``page_state`` has the rules.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from protocol.errors import BalloonError
@@ -17,7 +17,6 @@ from scripts.check.ownership.page_state import (
     STALE_FLAG,
     WITH_TELLING,
     WITHOUT_TELLING,
-    Move,
     PageEvent,
     PageState,
     Race,
@@ -28,7 +27,7 @@ _LOANS: Final = {PageEvent.REPORT: "BR-3", PageEvent.INFLATE: "BI-13", PageEvent
 """The rule that a discard breaks after the end of each kind of loan."""
 
 _RUN: Final = re.compile(rb"(.)\1*", re.DOTALL)
-_HINTED: Final = (PageState.HINTED, PageState.HINT_USED, PageState.HINT_OVER)
+_STATE_BYTES: Final = tuple(bytes([state]) for state in PageState)
 
 
 class Happening(NamedTuple):
@@ -79,10 +78,8 @@ class PageOwners:
     def __init__(self, pages: int, *, must_tell_host: bool) -> None:
         self._states = bytearray(pages)
         self._reported = bytearray(pages)
-        self._moves: dict[tuple[int, int], Move] = {
-            (int(state), int(event)): move
-            for (state, event), move in {**MOVES, **(WITH_TELLING if must_tell_host else WITHOUT_TELLING)}.items()
-        }
+        allowed = {**MOVES, **(WITH_TELLING if must_tell_host else WITHOUT_TELLING)}
+        self._moves = [[allowed.get((state, event)) for event in PageEvent] for state in PageState]
         self._watches = True
         self.history: list[Happening] = []
         """Everything that happened, the oldest first."""
@@ -111,7 +108,7 @@ class PageOwners:
         """
         for pages in ranges if self._watches else ():
             for part, state in self._parts(pages):
-                move = self._moves.get((state, event))
+                move = self._moves[state][event]
                 if move is None:
                     raise self._violation(event, part, PageState(state))
                 self._enter(event, part, move.to)
@@ -132,12 +129,11 @@ class PageOwners:
     def done(self, command_id: int) -> None:
         """Note that the device has shown DONE after round ``command_id``: it is over for every page in it."""
         self.rounds_over.add(command_id)
-        self._note_all(PageEvent.DONE, _HINTED)
+        self._note_all(PageEvent.DONE)
 
     def reset(self) -> None:
         """Note that the device is reset: it has given up every page."""
-        states = [PageState(state) for (state, event) in self._moves if event == PageEvent.RESET]
-        self._note_all(PageEvent.RESET, states)
+        self._note_all(PageEvent.RESET)
 
     def check_flags(self, blocks: Iterable[Pages]) -> None:
         """Compare with the free ``blocks`` that the guest has marked as reported.
@@ -152,29 +148,31 @@ class PageOwners:
                 why = f", and page {pfn} was not reported, or was used since"
                 raise Violation(STALE_FLAG, PageEvent.MARK, pages, self.state(pfn), history, why)
 
-    def _note_all(self, event: PageEvent, states: Iterable[PageState]) -> None:
-        wanted = bytes(states)
+    def _note_all(self, event: PageEvent) -> None:
+        # Note an event for every page in a state that it changes.
         for part, state in list(self._parts(Pages(0, len(self._states)))):
-            if state in wanted:
-                self._enter(event, part, self._moves[state, event].to)
+            move = self._moves[state][event]
+            if move is not None:
+                self._enter(event, part, move.to)
                 self.history.append(Happening(event, part))
 
     def _enter(self, event: PageEvent, pages: Pages, state: PageState) -> None:
-        if event in (PageEvent.ALLOCATE, PageEvent.ISOLATE):
-            self._reported[pages.first : pages.end] = bytes(pages.length)
-        elif state is PageState.ACKNOWLEDGED and self._states[pages.first] == PageState.IN_FLIGHT:
-            self._reported[pages.first : pages.end] = b"\1" * pages.length
-        self._states[pages.first : pages.end] = bytes([state]) * pages.length
+        first, length = pages
+        if event is PageEvent.ALLOCATE or event is PageEvent.ISOLATE:
+            self._reported[first : first + length] = bytes(length)
+        elif state is PageState.ACKNOWLEDGED:
+            self._reported[first : first + length] = b"\1" * length
+        self._states[first : first + length] = _STATE_BYTES[state] * length
 
-    def _parts(self, pages: Pages) -> Iterator[tuple[Pages, int]]:
+    def _parts(self, pages: Pages) -> Iterable[tuple[Pages, int]]:
         # The runs of pages that are in one state, with that state.
-        states = self._states[pages.first : pages.end]
-        assert len(states) == pages.length > 0, pages
-        if states.count(states[0]) == pages.length:
-            yield pages, states[0]
-            return
-        for run in _RUN.finditer(states):
-            yield Pages(pages.first + run.start(), len(run[0])), run[0][0]
+        first, length = pages
+        states = self._states
+        assert 0 <= first < first + length <= len(states), pages
+        if states.count(states[first], first, first + length) == length:
+            return ((pages, states[first]),)
+        runs = _RUN.finditer(states, first, first + length)
+        return [(Pages(run.start(), len(run[0])), run[0][0]) for run in runs]
 
     # --- What went wrong ---
 

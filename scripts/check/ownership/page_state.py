@@ -241,6 +241,7 @@ RACES: Final[Mapping[tuple[PageState, PageEvent], Race]] = MappingProxyType(
         (_S.DEFLATING, _E.REPORT): Race("report-of-ballooned", "BI-7"),
         (_S.KEPT, _E.REPORT): Race("report-of-ballooned", "BI-6"),
         (_S.IN_FLIGHT, _E.ISOLATE): Race("double-report", "mm/page_reporting.c: page_reporting_cycle"),
+        **{(state, _E.REPORT): Race("report-of-hinted", "BR-3") for state in (_S.HINTED, _S.HINT_USED, _S.HINT_OVER)},
         (_S.HINTED, _E.HINT): Race("double-hint", "BH-4"),
         (_S.HINT_USED, _E.HINT): Race("double-hint", "BH-4"),
         (_S.HINT_OVER, _E.HINT): Race("hint-after-release", "BH-5"),

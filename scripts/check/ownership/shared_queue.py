@@ -72,6 +72,12 @@ class Service:
         self.lent = lent
         self.state = ServiceState.IDLE
 
+    @property
+    def has_worker(self) -> bool:
+        """Whether a worker has the ring (``HAS_WORKER``)."""
+        state = self.state
+        return state is ServiceState.WORKING or state is ServiceState.KICKED or state is ServiceState.STOPPING
+
     def move(self, event: ServiceEvent) -> None:
         """Go to the next state."""
         self.state = TRANSITIONS[self.state, event]

@@ -18,10 +18,13 @@ _MIN_FREE_KBYTES: Final = 16
 
 
 class WatchedAllocator(PageAllocator):
-    """A page allocator of ``total_pages`` pages. What it does is not changed."""
+    """A page allocator of ``total_pages`` pages. What it does is not changed.
 
-    def __init__(self, total_pages: int, owners: PageOwners) -> None:
-        super().__init__(total_pages, min_free_kbytes=_MIN_FREE_KBYTES)
+    Pages on per-CPU lists are free: the ledger does not tell them from those on the buddy lists.
+    """
+
+    def __init__(self, total_pages: int, owners: PageOwners, *, nr_cpus: int) -> None:
+        super().__init__(total_pages, min_free_kbytes=_MIN_FREE_KBYTES, nr_cpus=nr_cpus)
         self._owners = owners
         self._takes = PageEvent.ALLOCATE
 

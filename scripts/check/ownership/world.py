@@ -60,8 +60,8 @@ class World:
         self.device = DeviceSide(options, self.owners, TOTAL_PAGES, memory, self.queues)
         self.guest = GuestSide(options, self.owners, memory, self.queues, self.device.balloon)
         self._programs: dict[str, Callable[[], Program]] = {
-            "cpu1": self.guest.run_cpu,
-            "cpu2": self.guest.run_cpu,
+            "cpu1": lambda: self.guest.run_cpu(0),
+            "cpu2": lambda: self.guest.run_cpu(1),
             "reporter": lambda: self.guest.run_reporter(),
             "balloon": lambda: self.guest.run_balloon(),
             "hinting": lambda: self.guest.run_hinting(),

@@ -17,12 +17,19 @@ class WorldOptions:
     reporter: str = REPORTERS[0]
     must_tell_host: str = SWITCH[0]
     deflate_on_oom: str = SWITCH[0]
+    per_cpu_lists: str = SWITCH[0]
 
     def __str__(self) -> str:
         return "world " + " ".join(f"{word_of(each.name)} {getattr(self, each.name)}" for each in fields(self))
 
 
-CHOICES: Final = {"ring": RINGS, "reporter": REPORTERS, "must_tell_host": SWITCH, "deflate_on_oom": SWITCH}
+CHOICES: Final = {
+    "ring": RINGS,
+    "reporter": REPORTERS,
+    "must_tell_host": SWITCH,
+    "deflate_on_oom": SWITCH,
+    "per_cpu_lists": SWITCH,
+}
 """The words of each field."""
 
 
