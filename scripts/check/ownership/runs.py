@@ -15,7 +15,7 @@ from scripts.check.ownership.world import ACTIONS, World
 from scripts.check.ownership.world_options import WorldOptions, random_options
 
 _WEIGHTS: Final = (1, 2, 4, 8)
-_SELDOM: Final = {"operator": 0.25, "front-end": 0.05, "cpu1": 0.5, "cpu2": 0.5}
+_SELDOM: Final = {"operator": 0.25, "front-end": 0.15, "cpu1": 0.5, "cpu2": 0.5}
 _LIKES: Final = {"allocate": (0.5, 1.0, 6.0), "touch": (0.25, 1.0), "free": (0.3, 1.0), "stop-hints": (0.1, 1.0)}
 """How likely one of the actions is that an actor has a choice of."""
 
