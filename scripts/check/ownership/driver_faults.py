@@ -23,7 +23,8 @@ from scripts.check.ownership.world import World
 def _not_awaited(world: World, queue: BalloonQueue) -> None:
     def make(original: Any) -> Any:
         def await_used(which: BalloonQueue, head: int) -> Program:
-            if which is not queue:
+            full = world.queues[which].driver.outstanding == RING_SIZE
+            if which is not queue or full:
                 yield from original(which, head)
 
         return await_used

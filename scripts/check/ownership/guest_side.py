@@ -20,9 +20,10 @@ from guest.balloon.free_page_hinting import (
     SendBlock,
 )
 from guest.balloon.virtio_balloon import report_buffers
-from guest.mm.pageblock import MAX_ORDER_NR_PAGES, NR_PAGE_ORDERS
+from guest.mm.pageblock import MAX_ORDER, MAX_ORDER_NR_PAGES, NR_PAGE_ORDERS
 from guest.mm.reporting.page_reporting import Report
 from guest.mm.reporting.reporters import make_reporter
+from guest.mm.watermark import AllocFlags
 from host.balloon.virtio_balloon import VirtioBalloon
 from protocol.memory import PAGE_SIZE
 from protocol.virtio import has_feature
@@ -129,10 +130,11 @@ class GuestSide:
             Point("allocate", lambda: len(held) < _HELD_MAX, any_length, _is_block),
             Point("touch", lambda: bool(held), any_held, is_held),
             Point("free", lambda: bool(held), any_held, is_held),
+            Point("exhaust"),
         )
         while True:
             step = yield points
-            self.block = None if step.action == "allocate" else held[step.pages[0].first]
+            self.block = held[step.pages[0].first] if step.action in ("touch", "free") else None
             if self._has_lists:
                 self.allocator.run_on_cpu(cpu)
             self.do(step, held)
@@ -141,6 +143,9 @@ class GuestSide:
 
     def do(self, step: Step, held: dict[int, Pages]) -> None:
         """Take one step of a task that holds the blocks ``held``, by their names."""
+        if step.action == "exhaust":
+            self.block = amount(self._exhaust())
+            return
         wanted = step.pages[0]
         if step.action == "allocate":
             order = wanted.length.bit_length() - 1
@@ -153,6 +158,18 @@ class GuestSide:
         else:
             pages = held.pop(wanted.first)
             self.allocator.free_pages(pages.first, pages.length.bit_length() - 1)
+
+    def _exhaust(self) -> int:
+        # Take all memory, ask for one page more, and end, which gives all of it back. Returns the pages.
+        taken = list[tuple[int, int]]()
+        for order in range(MAX_ORDER, -1, -1):
+            while (pfn := self.allocator.alloc_pages(order, flags=AllocFlags.NORETRY)) is not None:
+                taken.append((pfn, order))
+        if (pfn := self.allocator.alloc_pages(0)) is not None:
+            taken.append((pfn, 0))
+        for pfn, order in taken:
+            self.allocator.free_pages(pfn, order)
+        return sum(1 << order for _, order in taken)
 
     # --- Reports ---
 

@@ -14,9 +14,34 @@ from scripts.check.ownership.script import Script
 from scripts.check.ownership.world import ACTIONS, World
 from scripts.check.ownership.world_options import WorldOptions, random_options
 
-_WEIGHTS: Final = (1, 2, 4, 8)
-_SELDOM: Final = {"operator": 0.25, "front-end": 0.15, "cpu1": 0.5, "cpu2": 0.5}
-_LIKES: Final = {"allocate": (0.5, 1.0, 6.0), "touch": (0.25, 1.0), "free": (0.3, 1.0), "stop-hints": (0.1, 1.0)}
+_SPEEDS: Final = (0.2, 1.0, 5.0)
+"""How fast an actor is that answers others. A slow one leaves time for them between any two of its steps."""
+
+_BEGINNERS: Final = {"cpu1": 0.2, "cpu2": 0.2, "operator": 0.3, "front-end": 0.03}
+"""Actors that can always go on, and how fast they are: slower, so that what they begin goes on, too."""
+
+_BUSY: Final = (0.5, 1.0, 2.0)
+
+_THEMES: Final = (
+    frozenset(ACTIONS),
+    frozenset({"cpu1", "cpu2", "reporter", "device-reporting", "front-end"}),
+    frozenset({"cpu1", "operator", "balloon", "device-inflate", "device-deflate", "front-end"}),
+    frozenset({"cpu1", "operator", "hinting", "device-hinting", "front-end"}),
+)
+"""The actors that a run is about: all, or those of one way to lend a page. The others are as good as asleep."""
+
+_ASLEEP: Final = 0.02
+
+_LIKES: Final = {
+    "allocate": (0.1, 0.5, 6.0),
+    "touch": (0.25, 1.0),
+    "free": (0.3, 1.0),
+    "exhaust": (0.0, 0.05, 0.3),
+    "balloon": (0.05, 0.5),
+    "stop-hints": (0.1, 1.0),
+    "end-hints": (1.0, 4.0),
+    "reset": (0.3, 1.0),
+}
 """How likely one of the actions is that an actor has a choice of."""
 
 _STAYS: Final = (0.0, 0.25, 0.5, 0.75)
@@ -73,13 +98,14 @@ def run_seed(seed: int, *, fault: str | None = None, steps: int = STEPS) -> Run:
     options = random_options(random)
 
     def choose(world: World) -> Iterable[Step]:
-        weights = {name: random.choice(_WEIGHTS) * _SELDOM.get(name, 1.0) for name in ACTIONS}
+        theme = random.choice(_THEMES)
+        weights = {name: _speed(name, random) * (1.0 if name in theme else _ASLEEP) for name in ACTIONS}
         likes = {action: random.choice(choice) for action, choice in _LIKES.items()}
         stays = random.choice(_STAYS)
         last = ""
         for _ in range(steps):
             choices = world.choices()
-            points = _same_again(choices, last) if random.random() < stays else None
+            points = _same_again(choices, last) if last not in _BEGINNERS and random.random() < stays else None
             if points is None:
                 likely = [weights[name] for name, _ in choices]
                 last, points = random.choices(choices, likely)[0]
@@ -89,6 +115,12 @@ def run_seed(seed: int, *, fault: str | None = None, steps: int = STEPS) -> Run:
             yield Step(last, point.action, point.propose(random))
 
     return _run(options, fault, choose)
+
+
+def _speed(actor: str, random: Random) -> float:
+    if actor in _BEGINNERS:
+        return _BEGINNERS[actor] * random.choice(_BUSY)
+    return random.choice(_SPEEDS)
 
 
 def _same_again(choices: list[tuple[str, list[Point]]], last: str) -> list[Point] | None:

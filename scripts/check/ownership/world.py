@@ -27,8 +27,8 @@ def _word(queue: BalloonQueue) -> str:
 
 
 ACTIONS: Final = {
-    "cpu1": frozenset({"allocate", "touch", "free"}),
-    "cpu2": frozenset({"allocate", "touch", "free"}),
+    "cpu1": frozenset({"allocate", "touch", "free", "exhaust"}),
+    "cpu2": frozenset({"allocate", "touch", "free", "exhaust"}),
     "reporter": frozenset({"begin", "report", "collect", "return"}),
     "balloon": frozenset({"adjust", "tell", "collect", "told"}),
     "hinting": frozenset({"see", "hint", "collect"}),
@@ -146,7 +146,9 @@ class World:
             return ()
         if step.actor == "operator":
             return step.pages
-        return (self.guest.block or amount(step.pages[0].length),)
+        if self.guest.block is not None:
+            return (self.guest.block,)
+        return (amount(step.pages[0].length),) if step.action == "allocate" else ()
 
     # --- The front-end ---
 

@@ -106,7 +106,7 @@ def test_wrong_values_are_refused(words: tuple[str, ...], capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"world\ncpu1 fly\n", r"script:2:6: expected what cpu1 does \(allocate, free, touch\), found 'fly'$"),
+        (b"world\ncpu1 fly\n", r"script:2:6: expected what cpu1 does \(allocate, exhaust, free, touch\), found 'fly'$"),
         (b"world\n\xff\n", "byte 6 is not UTF-8 text$"),
         (b" " * (SCRIPT_MAX + 1), f"longer than {SCRIPT_MAX} bytes$"),
     ],

@@ -53,7 +53,7 @@ def test_comments_and_empty_lines_are_passed_over() -> None:
         ("world\nfault nothing", "s:2:7: expected the name of a fault, found 'nothing'"),
         ("world\nfault gaps-filled on", "s:2:19: expected the end of the line, found 'on'"),
         ("world\ncpu3 free 0+1", r"s:2:1: expected an actor \(balloon, cpu1, .*\), such as cpu\d, found 'cpu3'"),
-        ("world\n\n  cpu1 fre 0+1", r"s:3:8: expected what cpu1 does \(allocate, free, touch\), such as free"),
+        ("world\n\n  cpu1 fre 0+1", r"s:3:8: expected what cpu1 does \(allocate, exhaust, free, touch\), such as free"),
         ("world\ncpu1 free 12", r"s:2:11: expected a range of pages, such as 512\+4, found '12'"),
         ("world\ncpu1 free 4095+2", r"s:2:11: expected pages below 4096, found '4095\+2'"),
         ("world\ncpu1 free 4095+0", "s:2:11: expected a range of pages"),
