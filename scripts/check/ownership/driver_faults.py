@@ -101,8 +101,8 @@ def _(world: World) -> None:
     owners = world.owners
 
     def make(original: Any) -> Any:
-        def alloc_pages(order: int, *rest: Any) -> int | None:
-            pfn: int | None = original(order, *rest)
+        def alloc_pages(order: int, *rest: Any, **named: Any) -> int | None:
+            pfn: int | None = original(order, *rest, **named)
             lent = next((pfn for pfn in range(0, TOTAL_PAGES, 512) if owners.state(pfn) is PageState.IN_FLIGHT), None)
             if pfn is None and lent is not None:
                 owners.note(PageEvent.ALLOCATE, Pages(lent, 1))
@@ -184,9 +184,9 @@ def _(world: World) -> None:
     were_reported: set[Pages] = set()
 
     def make_alloc(original: Any) -> Any:
-        def alloc_pages(order: int, *rest: Any) -> int | None:
+        def alloc_pages(order: int, *rest: Any, **named: Any) -> int | None:
             reported = allocator.reported_blocks()
-            pfn: int | None = original(order, *rest)
+            pfn: int | None = original(order, *rest, **named)
             if pfn is not None and block(pfn, order) in reported:
                 were_reported.add(block(pfn, order))
             return pfn
