@@ -154,7 +154,6 @@ MOVES: Final[Mapping[tuple[PageState, PageEvent], Move]] = MappingProxyType(
         (_S.HINTED, _E.DONE): Move(_S.HINT_OVER, "BH-16"),
         (_S.HINT_USED, _E.DONE): Move(_S.HINT_OVER, "BH-16"),
         (_S.HINT_OVER, _E.DONE): Move(_S.HINT_OVER, "BH-16"),
-        (_S.HINT_OVER, _E.ACKNOWLEDGE): Move(_S.HINT_OVER, "BH-16"),
         (_S.HINT_OVER, _E.FREE): Move(_S.FREE, "BH-10"),
         # A reset ends every loan. The balloon stays inflated: a message that the driver has not seen acknowledged is
         # sent to the next device.

@@ -17,7 +17,7 @@ from scripts.check.ownership.world_options import WorldOptions, random_options
 _SPEEDS: Final = (0.2, 1.0, 5.0)
 """How fast an actor is that answers others. A slow one leaves time for them between any two of its steps."""
 
-_BEGINNERS: Final = {"cpu1": 0.2, "cpu2": 0.2, "operator": 0.3, "front-end": 0.03}
+_BEGINNERS: Final = {"cpu1": 0.2, "cpu2": 0.2, "operator": 0.3, "front-end": 0.06}
 """Actors that can always go on, and how fast they are: slower, so that what they begin goes on, too."""
 
 _BUSY: Final = (0.5, 1.0, 2.0)

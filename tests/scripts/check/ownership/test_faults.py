@@ -12,20 +12,11 @@ from scripts.check.ownership.shrink import shrunk
 SEEDS_MAX = 200
 """Seeds within which each fault has to be found."""
 
-SELDOM = {
-    "base-before-chain",
-    "done-too-early",
-    "hints-always",
-    "merged-block-marked",
-    "out-of-memory-not-told",
-    "gaps-filled",
-    "inflate-not-awaited",
-    "deflate-not-awaited",
-}
+SELDOM = {"done-too-early", "out-of-memory-not-told", "stop-not-awaited", "touched-while-hinted"}
 """Faults that take more seeds than a quick test has time for."""
 
-LONGER = {"deflate-discards": 14, "deflate-not-awaited": 13, "out-of-memory-not-told": 18}
-"""The page has to go into the balloon and out again, or memory has to be filled: more steps than a short script has."""
+LONGER = {"deflate-discards": 14, "deflate-not-awaited": 13}
+"""The page has to go into the balloon and out again: more steps than a short script has."""
 
 SAMPLE = {
     "acknowledged-first": 5,
@@ -34,7 +25,7 @@ SAMPLE = {
     "in-use-reported": 3,
     "one-page-early": 4,
     "acknowledged-twice": 5,
-    "stop-not-awaited": 7,
+    "hint-released-early": 6,
 }
 """Faults that shrink at once, with the steps that they shrink to."""
 
