@@ -3,49 +3,16 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
-from typing import Final
 
 from protocol.errors import BalloonError
-from scripts.check.ownership.actor import Point, Step
+from scripts.check.ownership.actor import Step
 from scripts.check.ownership.all_faults import ALL_FAULTS
 from scripts.check.ownership.options import STEPS
 from scripts.check.ownership.page_owners import Violation
+from scripts.check.ownership.schedule import Schedule
 from scripts.check.ownership.script import Script
-from scripts.check.ownership.world import ACTIONS, World
+from scripts.check.ownership.world import World
 from scripts.check.ownership.world_options import WorldOptions, random_options
-
-_SPEEDS: Final = (0.2, 1.0, 5.0)
-"""How fast an actor is that answers others. A slow one leaves time for them between any two of its steps."""
-
-_BEGINNERS: Final = {"cpu1": 0.2, "cpu2": 0.2, "operator": 0.3, "front-end": 0.06}
-"""Actors that can always go on, and how fast they are: slower, so that what they begin goes on, too."""
-
-_BUSY: Final = (0.5, 1.0, 2.0)
-
-_THEMES: Final = (
-    frozenset(ACTIONS),
-    frozenset({"cpu1", "cpu2", "reporter", "device-reporting", "front-end"}),
-    frozenset({"cpu1", "operator", "balloon", "device-inflate", "device-deflate", "front-end"}),
-    frozenset({"cpu1", "operator", "hinting", "device-hinting", "front-end"}),
-)
-"""The actors that a run is about: all, or those of one way to lend a page. The others are as good as asleep."""
-
-_ASLEEP: Final = 0.02
-
-_LIKES: Final = {
-    "allocate": (0.1, 0.5, 6.0),
-    "touch": (0.25, 1.0),
-    "free": (0.3, 1.0),
-    "exhaust": (0.0, 0.05, 0.3),
-    "balloon": (0.05, 0.5),
-    "stop-hints": (0.1, 1.0),
-    "end-hints": (1.0, 4.0),
-    "reset": (0.3, 1.0),
-}
-"""How likely one of the actions is that an actor has a choice of."""
-
-_STAYS: Final = (0.0, 0.25, 0.5, 0.75)
-"""How likely an actor that has run runs again, if it can."""
 
 
 class ReplayError(BalloonError):
@@ -98,33 +65,11 @@ def run_seed(seed: int, *, fault: str | None = None, steps: int = STEPS) -> Run:
     options = random_options(random)
 
     def choose(world: World) -> Iterable[Step]:
-        theme = random.choice(_THEMES)
-        weights = {name: _speed(name, random) * (1.0 if name in theme else _ASLEEP) for name in ACTIONS}
-        likes = {action: random.choice(choice) for action, choice in _LIKES.items()}
-        stays = random.choice(_STAYS)
-        last = ""
+        schedule = Schedule(random)
         for _ in range(steps):
-            choices = world.choices()
-            points = _same_again(choices, last) if last not in _BEGINNERS and random.random() < stays else None
-            if points is None:
-                likely = [weights[name] for name, _ in choices]
-                last, points = random.choices(choices, likely)[0]
-            point = points[0]
-            if len(points) > 1:
-                (point,) = random.choices(points, [likes.get(each.action, 1.0) for each in points])
-            yield Step(last, point.action, point.propose(random))
+            yield schedule.choose(world.choices())
 
     return _run(options, fault, choose)
-
-
-def _speed(actor: str, random: Random) -> float:
-    if actor in _BEGINNERS:
-        return _BEGINNERS[actor] * random.choice(_BUSY)
-    return random.choice(_SPEEDS)
-
-
-def _same_again(choices: list[tuple[str, list[Point]]], last: str) -> list[Point] | None:
-    return next((points for name, points in choices if name == last), None)
 
 
 # --- By a script ---
