@@ -123,7 +123,7 @@ def _(world: World) -> None:
     replaced(device, "acknowledge", make)
 
 
-@fault("base-before-chain", *_LATE, "double-acknowledgement")
+@fault("base-before-chain", *_LATE, "double-acknowledgement", "ring-broken")
 def _(world: World) -> None:
     """A split ring is stopped at a base before the chain in hand, which is finished and then taken again."""
     device = world.device

@@ -145,7 +145,7 @@ class World:
         if step.actor not in CHOOSING:
             return ()
         if step.actor == "operator":
-            return step.pages
+            return step.pages if step.action == "balloon" else ()
         if self.guest.block is not None:
             return (self.guest.block,)
         return (amount(step.pages[0].length),) if step.action == "allocate" else ()
