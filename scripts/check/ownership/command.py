@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from protocol.errors import BalloonError, UsageError
 from scripts.check.names import nearest
-from scripts.check.ownership.all_faults import ALL_FAULTS
+from scripts.check.ownership.faults.all_faults import ALL_FAULTS
 from scripts.check.ownership.options import ALL
 from scripts.check.ownership.page_owners import Violation
 from scripts.check.ownership.runs import Run, replay
 from scripts.check.ownership.script import Script, Vocabulary, parse_script
 from scripts.check.ownership.search import Found, Outcome, Progress, search
-from scripts.check.ownership.world import ACTIONS
+from scripts.check.ownership.world.world import ACTIONS
 
 SCRIPT_MAX: Final = 1 << 20
 """Most bytes of a script."""

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from random import Random
 
 from protocol.errors import BalloonError
-from scripts.check.ownership.actor import Step
-from scripts.check.ownership.all_faults import ALL_FAULTS
+from scripts.check.ownership.faults.all_faults import ALL_FAULTS
 from scripts.check.ownership.options import STEPS
 from scripts.check.ownership.page_owners import Violation
 from scripts.check.ownership.schedule import Schedule
 from scripts.check.ownership.script import Script
-from scripts.check.ownership.world import World
-from scripts.check.ownership.world_options import WorldOptions, random_options
+from scripts.check.ownership.world.actor import Step
+from scripts.check.ownership.world.world import World
+from scripts.check.ownership.world.world_options import WorldOptions, random_options
 
 
 class ReplayError(BalloonError):

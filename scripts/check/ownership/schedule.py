@@ -8,8 +8,8 @@ its processor.
 from random import Random
 from typing import Final
 
-from scripts.check.ownership.actor import Point, Step
-from scripts.check.ownership.world import ACTIONS
+from scripts.check.ownership.world.actor import Point, Step
+from scripts.check.ownership.world.world import ACTIONS
 
 _SPEEDS: Final = (0.2, 1.0, 5.0)
 """How fast an actor is that answers others. A slow one leaves time for them between any two of its steps."""

@@ -22,10 +22,10 @@ from typing import Final, NoReturn
 
 from protocol.errors import UsageError
 from scripts.check.names import nearest
-from scripts.check.ownership.actor import Step
-from scripts.check.ownership.guest_side import TOTAL_PAGES
 from scripts.check.ownership.pages import NOWHERE, Pages
-from scripts.check.ownership.world_options import CHOICES, WorldOptions, word_of
+from scripts.check.ownership.world.actor import Step
+from scripts.check.ownership.world.guest_side import TOTAL_PAGES
+from scripts.check.ownership.world.world_options import CHOICES, WorldOptions, word_of
 
 STEPS_MAX: Final = 100_000
 """Most steps of a script."""

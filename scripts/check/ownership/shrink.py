@@ -5,13 +5,13 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
-from scripts.check.ownership.actor import Step
 from scripts.check.ownership.page_state import PageEvent
 from scripts.check.ownership.pages import Pages
 from scripts.check.ownership.runs import Run, replay_loosely
 from scripts.check.ownership.script import Script
-from scripts.check.ownership.world import ACTIONS, CHOOSING
-from scripts.check.ownership.world_options import CHOICES, WorldOptions
+from scripts.check.ownership.world.actor import Step
+from scripts.check.ownership.world.world import ACTIONS, CHOOSING
+from scripts.check.ownership.world.world_options import CHOICES, WorldOptions
 
 TRIES_MAX: Final = 5000
 """Most replays of one shrinking."""

@@ -8,8 +8,8 @@ import pytest
 
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import Parser
-from scripts.check.ownership.all_faults import ALL_FAULTS
 from scripts.check.ownership.command import SCRIPT_MAX, run
+from scripts.check.ownership.faults.all_faults import ALL_FAULTS
 from scripts.check.ownership.options import add_to
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from scripts.check.ownership.all_faults import ALL_FAULTS
+from scripts.check.ownership.faults.all_faults import ALL_FAULTS
 from scripts.check.ownership.runs import Run, replay, replay_loosely, run_seed
 from scripts.check.ownership.search import SHORT, search
 from scripts.check.ownership.shrink import shrunk

@@ -16,11 +16,11 @@ from host.ring.turn import Turn
 from host.virtqueue.virtqueue import Chain
 from protocol.memory import PAGE_SIZE, FileRange
 from protocol.virtio_balloon import BalloonQueue
-from scripts.check.ownership.device_side import DeviceSide
 from scripts.check.ownership.page_state import PageEvent
 from scripts.check.ownership.pages import Pages
-from scripts.check.ownership.world import World
-from scripts.check.ownership.world_options import WorldOptions
+from scripts.check.ownership.world.device_side import DeviceSide
+from scripts.check.ownership.world.world import World
+from scripts.check.ownership.world.world_options import WorldOptions
 
 RANGES = Pages(1024, 512), Pages(3072, 512)
 """Not neighbours, so two system calls."""

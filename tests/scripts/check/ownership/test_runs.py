@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from scripts.check.ownership.actor import Step
 from scripts.check.ownership.page_owners import PageOwners
 from scripts.check.ownership.page_state import MOVES, PageEvent, PageState
 from scripts.check.ownership.pages import Pages
 from scripts.check.ownership.runs import ReplayError, replay, replay_loosely, run_seed
 from scripts.check.ownership.script import Script
-from scripts.check.ownership.world import ACTIONS
-from scripts.check.ownership.world_options import WorldOptions
+from scripts.check.ownership.world.actor import Step
+from scripts.check.ownership.world.world import ACTIONS
+from scripts.check.ownership.world.world_options import WorldOptions
 
 NEVER = {("device-deflate", "discard"), ("device-deflate", "put-back")}
 """Nothing is discarded for a deflate."""

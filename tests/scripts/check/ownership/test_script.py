@@ -5,13 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import UsageError
-from scripts.check.ownership.actor import Step
-from scripts.check.ownership.all_faults import ALL_FAULTS
-from scripts.check.ownership.guest_side import TOTAL_PAGES
+from scripts.check.ownership.faults.all_faults import ALL_FAULTS
 from scripts.check.ownership.pages import Pages, amount
 from scripts.check.ownership.script import Script, Vocabulary, parse_script
-from scripts.check.ownership.world import ACTIONS
-from scripts.check.ownership.world_options import CHOICES, WorldOptions
+from scripts.check.ownership.world.actor import Step
+from scripts.check.ownership.world.guest_side import TOTAL_PAGES
+from scripts.check.ownership.world.world import ACTIONS
+from scripts.check.ownership.world.world_options import CHOICES, WorldOptions
 
 VOCABULARY = Vocabulary(ACTIONS, ALL_FAULTS)
 

@@ -28,13 +28,13 @@ from host.balloon.virtio_balloon import VirtioBalloon
 from protocol.memory import PAGE_SIZE
 from protocol.virtio import has_feature
 from protocol.virtio_balloon import CONFIG_ACTUAL, BalloonFeature, BalloonQueue
-from scripts.check.ownership.actor import Point, Program, Step
 from scripts.check.ownership.page_owners import PageOwners
 from scripts.check.ownership.page_state import PageEvent, PageState
 from scripts.check.ownership.pages import Pages, amount, block, runs
-from scripts.check.ownership.shared_queue import BUFFERS, RING_SIZE, SharedMemory, SharedQueue
-from scripts.check.ownership.watched_allocator import WatchedAllocator
-from scripts.check.ownership.world_options import WorldOptions
+from scripts.check.ownership.world.actor import Point, Program, Step
+from scripts.check.ownership.world.shared_queue import BUFFERS, RING_SIZE, SharedMemory, SharedQueue
+from scripts.check.ownership.world.watched_allocator import WatchedAllocator
+from scripts.check.ownership.world.world_options import WorldOptions
 
 TOTAL_PAGES: Final = 4 * MAX_ORDER_NR_PAGES
 CPUS: Final = 2

@@ -8,12 +8,12 @@ from host.balloon.virtio_balloon import Outcome
 from host.virtqueue.virtqueue import Chain
 from protocol.virtio_balloon import BalloonQueue
 from scripts.check.broken.fault import replaced
-from scripts.check.ownership.actor import Point, Program
-from scripts.check.ownership.fault import fault
-from scripts.check.ownership.guest_side import TOTAL_PAGES
+from scripts.check.ownership.faults.fault import fault
 from scripts.check.ownership.pages import Pages
-from scripts.check.ownership.shared_queue import Service, SharedQueue
-from scripts.check.ownership.world import World
+from scripts.check.ownership.world.actor import Point, Program
+from scripts.check.ownership.world.guest_side import TOTAL_PAGES
+from scripts.check.ownership.world.shared_queue import Service, SharedQueue
+from scripts.check.ownership.world.world import World
 
 _LATE = ("late-discard", "discard-in-use", "discard-after-done")
 _BESIDE = (*_LATE, "discard-not-given")

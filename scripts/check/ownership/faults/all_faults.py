@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from scripts.check.ownership import device_faults, driver_faults
-from scripts.check.ownership.fault import FAULTS, Fault
+from scripts.check.ownership.faults import device_faults, driver_faults
+from scripts.check.ownership.faults.fault import FAULTS, Fault
 
 MODULES: Final = (device_faults, driver_faults)
 ALL_FAULTS: Final[dict[str, Fault]] = FAULTS

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from scripts.check.ownership.world import World
+from scripts.check.ownership.world.world import World
 
 Break = Callable[[World], None]
 """Breaks a world that has not begun."""

@@ -11,13 +11,13 @@ from guest.mm.reporting.page_reporting import Report, mark_page_reported
 from protocol.memory import PAGE_SIZE
 from protocol.virtio_balloon import BalloonQueue
 from scripts.check.broken.fault import replaced
-from scripts.check.ownership.actor import Program, Step
-from scripts.check.ownership.fault import fault
-from scripts.check.ownership.guest_side import TOTAL_PAGES
+from scripts.check.ownership.faults.fault import fault
 from scripts.check.ownership.page_state import PageEvent, PageState
 from scripts.check.ownership.pages import Pages, block
-from scripts.check.ownership.shared_queue import RING_SIZE
-from scripts.check.ownership.world import World
+from scripts.check.ownership.world.actor import Program, Step
+from scripts.check.ownership.world.guest_side import TOTAL_PAGES
+from scripts.check.ownership.world.shared_queue import RING_SIZE
+from scripts.check.ownership.world.world import World
 
 
 def _not_awaited(world: World, queue: BalloonQueue) -> None:

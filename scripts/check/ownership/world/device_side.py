@@ -18,12 +18,12 @@ from protocol.balloon_config import BalloonConfig
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, RegionTable, UserAddress
 from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue
-from scripts.check.ownership.actor import Point, Program
 from scripts.check.ownership.page_owners import PageOwners
 from scripts.check.ownership.page_state import PageEvent
 from scripts.check.ownership.pages import Pages, amount
-from scripts.check.ownership.shared_queue import BASE, SHARED_BYTES, Service, SharedMemory, SharedQueue
-from scripts.check.ownership.world_options import WorldOptions
+from scripts.check.ownership.world.actor import Point, Program
+from scripts.check.ownership.world.shared_queue import BASE, SHARED_BYTES, Service, SharedMemory, SharedQueue
+from scripts.check.ownership.world.world_options import WorldOptions
 
 _TARGETS: Final = (0, 0, 1, 2, 5, 300, 4096)
 

@@ -9,14 +9,14 @@ from typing import Final
 
 from protocol.errors import VirtqueueError
 from protocol.virtio_balloon import BalloonQueue
-from scripts.check.ownership.actor import Point, Program, Step
-from scripts.check.ownership.device_side import DeviceSide
-from scripts.check.ownership.guest_side import TOTAL_PAGES, GuestSide
 from scripts.check.ownership.page_owners import PageOwners, Violation
 from scripts.check.ownership.page_state import PageEvent, Race
 from scripts.check.ownership.pages import Pages, amount, neighbours_joined
-from scripts.check.ownership.shared_queue import QUEUES, SharedMemory, SharedQueue
-from scripts.check.ownership.world_options import WorldOptions
+from scripts.check.ownership.world.actor import Point, Program, Step
+from scripts.check.ownership.world.device_side import DeviceSide
+from scripts.check.ownership.world.guest_side import TOTAL_PAGES, GuestSide
+from scripts.check.ownership.world.shared_queue import QUEUES, SharedMemory, SharedQueue
+from scripts.check.ownership.world.world_options import WorldOptions
 
 TICK: Final = 0.001
 """Seconds of virtual time that a step takes."""
