@@ -12,6 +12,7 @@ from scripts.check.driver import options as driver
 from scripts.check.faults import options as faults
 from scripts.check.fuzzing import options as fuzzing
 from scripts.check.hostile import options as hostile
+from scripts.check.ownership import options as ownership
 from scripts.check.personalities import options as personalities
 from scripts.check.recording import options as recording
 from scripts.check.verdict import TargetError
@@ -78,6 +79,12 @@ def _run_hostile(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
+def _run_ownership(arguments: argparse.Namespace) -> int:
+    from scripts.check.ownership.command import run
+
+    return run(arguments)
+
+
 def _run_proxy(arguments: argparse.Namespace) -> int:
     from scripts.check.faults.command import run
 
@@ -95,6 +102,13 @@ COMMANDS: Final = (
         personalities.EXAMPLES,
         personalities.add_to,
         _run_personalities,
+    ),
+    Command(
+        "ownership",
+        "interleave both halves of the balloon by a seed and watch who owns each page",
+        ownership.EXAMPLES,
+        ownership.add_to,
+        _run_ownership,
     ),
     Command("explain", "explain a recorded session", recording.EXAMPLES, recording.add_to, _run_explain),
     Command("hostile", "play hostile sessions beside a good machine", hostile.EXAMPLES, hostile.add_to, _run_hostile),

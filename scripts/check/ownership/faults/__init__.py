@@ -1,0 +1,1 @@
+"""What can be done wrong in a world, on either side."""
