@@ -267,7 +267,7 @@ def check_machine() -> None:
 def _run(arguments: argparse.Namespace) -> int:
     # Late: --help and --print-capabilities are quick.
     from host.daemon import DaemonOptions
-    from host.stop_signals import STOP_SIGNALS
+    from host.signals import STOP_SIGNALS
     from protocol.process.listening_socket import SocketAccess
     from protocol.process.stray_signals import ignore_stray_signals
     from protocol.virtio_ring import refuse_big_endian
@@ -301,10 +301,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace, options: "DaemonOptions") -> int:
     from host.daemon import Daemon
-    from host.stop_signals import hold_stop_signals
+    from host.signals import hold_signals
     from protocol.process.events import open_event_log
 
-    hold_stop_signals()  # before the first thread begins, for all threads
+    hold_signals()  # before the first thread begins, for all threads
     events = open_event_log(arguments.events, time.monotonic)
     guard_mappings()
     _share_the_interpreter()
@@ -322,7 +322,7 @@ def _serve(arguments: argparse.Namespace, options: "DaemonOptions") -> int:
         daemon.on_overdue = leave_at_once
         runner.get_loop()  # before there is a coroutine that would be left unawaited if there are no descriptors
         runner.run(daemon.run())
-        hold_stop_signals()  # one more must not cut the end short
+        hold_signals()  # one more must not cut the end short
         if daemon.held_up:
             daemon.close()
             events.close()

@@ -34,7 +34,7 @@ from host.peers.peers import Peers
 from host.qmp.qmp import build_version
 from host.recording.recorded_session import RecordedSession
 from host.recording.session_recording import NOT_RECORDED
-from host.stop_signals import STOP_SIGNALS, StopSignals
+from host.signals import STOP_SIGNALS, SignalThread
 from host.vhost_user.queue_numbers import AUTO, QueueNumbers
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
 from protocol.balloon_config import BalloonConfig
@@ -143,12 +143,18 @@ class Daemon:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone."""
         loop = asyncio.get_running_loop()
+        others = {signal.SIGHUP: self._events.reopen, signal.SIGUSR1: self._print_status}
         for number in STOP_SIGNALS:  # where they are not blocked
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._events.reopen)
-        loop.add_signal_handler(signal.SIGUSR1, self._print_status)
-        stop_signals = StopSignals(partial(loop.call_soon_threadsafe, self._stop.set), lambda: self.on_overdue())
-        stop_signals.start()
+        for number, action in others.items():
+            loop.add_signal_handler(number, action)
+        call = loop.call_soon_threadsafe
+        signals = SignalThread(
+            partial(call, self._stop.set),
+            lambda: self.on_overdue(),
+            {number: partial(call, action) for number, action in others.items()},
+        )
+        signals.start()
         try:
             if self._control is not None:
                 await self._control.start()
@@ -161,7 +167,7 @@ class Daemon:
                 )
         finally:
             await self._finish()
-            stop_signals.close()
+            signals.close()
 
     def _print_status(self) -> None:
         if sys.stderr is None:  # closed, and `print` would take standard output, the events'

@@ -117,12 +117,12 @@ SHELL = re.compile(
     | guest/vhost_user/(attachment|attached_queue|session|request_channel|backend_channel)\.py
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
-    | host/(__main__|daemon|connection|front_end_process|stop_signals|message_channel|backend_channel|netlink)\.py
+    | host/(__main__|daemon|connection|front_end_process|signals|message_channel|backend_channel|netlink)\.py
     | host/descriptors/(received_file|socket_read|pipe)\.py
     | host/peers/(peers|workers|helpers|helper_threads)\.py
     | host/memory/(guest_memory|sigbus|discard)\.py
     | host/inflight/inflight_file\.py
-    | host/ring/(ring_service|hand_over|turn|queue_files|kick_file|kick_watch|signal_file|eventfd_signal)\.py
+    | host/ring/(ring_service|ring_poller|hand_over|turn|queue_files|kick_file|kick_watch|signal_file|eventfd_signal)\.py
     | host/recording/(file_facts|recorded_session|recorded_virtqueue)\.py
     | host/events/(chain_events|session_events|vm_events)\.py
     | host/qmp/qmp_client\.py

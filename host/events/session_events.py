@@ -74,6 +74,7 @@ class SessionEvents:
         self._suppressed = 0
         self._timer: asyncio.TimerHandle | None = None
         self._silence = 0.0
+        self._has_ended = False
         self.audible = False
 
     def begin(self, uid: int, pid: int) -> None:
@@ -98,7 +99,9 @@ class SessionEvents:
             self.emit("suppressed", of="event", count=self._suppressed)
 
     def emit(self, event: str, **fields: object) -> None:
-        """Write one event, or count it."""
+        """Write one event, or count it. After :meth:`end` there are no more."""
+        if self._has_ended:
+            return
         if self.audible:
             self._prepare(event, **fields)()
         else:
@@ -109,16 +112,22 @@ class SessionEvents:
         return partial(self._write, self._prepare(event, **fields))
 
     def _write(self, write: Callable[[], None]) -> None:
+        if self._has_ended:
+            return
         if self.audible:
             write()
         else:
             self._suppressed += 1
 
     def end(self, **fields: object) -> None:
-        """Write the ``disconnected`` event, or count the session."""
+        """Write the ``disconnected`` event, the session's last, or count the session.
+
+        A worker that the front-end blocks may finish a chain after that: its events would contradict the sums.
+        """
         if self._timer is not None:
             self._timer.cancel()
         if self.audible:
             self.emit("disconnected", **fields)
         else:
             self._limit.count_silent(self._uid)
+        self._has_ended = True

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
@@ -43,6 +43,10 @@ class PeerId(NamedTuple):
     pid: int
 
 
+Entry = tuple[PeerId, Callable[[], None]]
+"""An action, and the peer whose it is."""
+
+
 class Workers:
     """Shares out the threads of ``executor``. All methods may be called from any thread."""
 
@@ -57,7 +61,7 @@ class Workers:
         self._of_process: Counter[PeerId] = Counter()
         self._of_user: Counter[int] = Counter()
         self._at_work = 0
-        self._waiting: deque[tuple[PeerId, Callable[[], None]]] = deque()
+        self._waiting: dict[int, dict[PeerId, deque[Callable[[], None]]]] = {}
         self._most: dict[PeerId, int] = {}
         self._at_an_end: set[PeerId] = set()
         self._is_watched = False
@@ -84,7 +88,7 @@ class Workers:
         """Have a worker do ``action``, as soon as ``peer`` may have one more."""
         with self._lock:
             if not self._may_have(peer):
-                self._waiting.append((peer, action))
+                self._waiting.setdefault(peer.uid, {}).setdefault(peer, deque()).append(action)
                 self._watch_soon()
                 return
             self._count(peer, 1)
@@ -112,13 +116,13 @@ class Workers:
                     self._is_watched = False
                     return
                 self._look()
-                ready = self._take_ready()
+                ready = self._take_ready(list(self._waiting))
             for entry in ready:
                 self._start(*entry)
 
     def _look(self) -> None:
         # With the lock held.
-        for peer in {peer for peer, _ in self._waiting}:
+        for peer in (peer for peers in self._waiting.values() for peer in peers):
             most = self._most.get(peer, PROCESS_WORKERS)
             if peer in self._at_an_end:
                 self._most[peer] = max(most // 2, PROCESS_WORKERS)
@@ -126,16 +130,32 @@ class Workers:
                 self._most[peer] = min(2 * most, PROCESS_WORKERS_MAX)
         self._at_an_end.clear()
 
-    def _take_ready(self) -> list[tuple[PeerId, Callable[[], None]]]:
-        # With the lock held. What may begin is counted as begun.
-        waiting, self._waiting = self._waiting, deque()
-        ready = []
-        for entry in waiting:
-            if self._may_have(entry[0]):
-                self._count(entry[0], 1)
-                ready.append(entry)
-            else:
-                self._waiting.append(entry)
+    def _take_ready(self, uids: Iterable[int]) -> list[Entry]:
+        # With the lock held: what may begin now of the processes of these users, in turns. It is counted as begun. The
+        # lines of others, and what waits in a line, cost nothing.
+        ready: list[Entry] = []
+        for uid in uids:
+            peers = self._waiting.get(uid, {})
+            for peer in list(peers):
+                ready += self._take_of(peer)
+                if self._of_user[uid] >= USER_WORKERS_MAX:
+                    break
+        return ready
+
+    def _take_of(self, peer: PeerId) -> list[Entry]:
+        # With the lock held.
+        peers = self._waiting.get(peer.uid, {})
+        line = peers.get(peer)
+        ready: list[Entry] = []
+        while line and self._may_have(peer):
+            self._count(peer, 1)
+            ready.append((peer, line.popleft()))
+        if ready:
+            del peers[peer]
+            if line:
+                peers[peer] = line  # after the user's other processes
+            elif not peers:
+                del self._waiting[peer.uid]
         return ready
 
     def _count(self, peer: PeerId, change: int) -> None:
@@ -160,15 +180,14 @@ class Workers:
             action()
         finally:
             with self._lock:
+                was_full = self._of_user[peer.uid] >= USER_WORKERS_MAX
                 self._count(peer, -1)
                 if self._is_watched:
                     self._at_an_end.add(peer)
-                following = next((entry for entry in self._waiting if self._may_have(entry[0])), None)
-                if following is not None:
-                    self._waiting.remove(following)
-                    self._count(following[0], 1)
-            if following is not None:
-                self._start(*following)
+                # Below the user's limit only a process that is at its own waits.
+                following = self._take_ready([peer.uid]) if was_full else self._take_of(peer)
+            for entry in following:
+                self._start(*entry)
 
 
 class _Share(Executor):

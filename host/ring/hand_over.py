@@ -42,6 +42,7 @@ class HandOver:
         """On a worker: take note of a chain, and pass on what was noted so far in ``turn`` if that is due and the event
         loop has taken in the last."""
         turn.chains += 1
+        turn.has_served = True
         self._record.chain_served(chain)
         if chain.finished - turn.handed_over > HAND_OVER_INTERVAL and self._passed == self._taken:
             turn.handed_over = chain.finished

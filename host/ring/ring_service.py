@@ -31,6 +31,7 @@ from host.ring.hand_over import HandOver
 from host.ring.kick_watch import KickWatch
 from host.ring.opened_ring import OpenedRing
 from host.ring.queue_files import KeptBuffer, QueueFiles
+from host.ring.ring_poller import RingPoller
 from host.ring.service_state import HAS_WORKER, IS_OVER, TRANSITIONS, ServiceEvent, ServiceState
 from host.ring.turn import ChainRecord, ServedChain, Turn
 from host.vhost_user.actions import StartRing
@@ -61,10 +62,6 @@ send these; a descriptor that is always readable (a semaphore, a random number g
 STOP_PATIENCE: Final = 1.0
 """Seconds for which the discard of the chain in hand may go on while its ring is to stop. A driver's chain takes far
 less. A hostile one that takes minutes is put back unacknowledged, and taken again when the ring is served next."""
-
-POLL_INTERVAL: Final = 0.005
-"""Seconds between looks at a ring whose driver gave no kick descriptor (bit 8 of SET_VRING_KICK: polling)."""
-
 
 _STOPPING: Final = ServiceState.STOPPING  # looked at for each range: an enumeration's members are slow to look up
 
@@ -110,7 +107,7 @@ class RingService:
         # The event loop's.
         self._state = ServiceState.IDLE
         self._patience_ends = math.inf
-        self._poller: asyncio.TimerHandle | None = None
+        self._poller = RingPoller(partial(self._move, ServiceEvent.KICK))
         self._idle: list[asyncio.Future[None]] = []
         self._stopped: asyncio.Task[int] | None = None
         self._give_back_wanted = 0
@@ -147,7 +144,7 @@ class RingService:
             return
         self._move(ServiceEvent.KICK)
         if self.kick_method is KickMethod.POLLING:
-            self._poll_ring()
+            self._poller.start()
 
     @property
     def broken(self) -> bool:
@@ -171,12 +168,6 @@ class RingService:
             self._is_stale = False
         self._move(ServiceEvent.KICK)
 
-    def _poll_ring(self) -> None:
-        if self._state in IS_OVER:
-            return
-        self._move(ServiceEvent.KICK)
-        self._poller = self._loop.call_later(POLL_INTERVAL, self._poll_ring)
-
     def _move(self, event: ServiceEvent) -> None:
         self._state = TRANSITIONS[self._state, event]
         if self._state is ServiceState.WORKING:  # to which no transition leads while a worker has the ring
@@ -199,6 +190,10 @@ class RingService:
             self._kick.resume()
         elif self._state is ServiceState.RESTING:
             self._kick.resume_after(SPURIOUS_KICK_BACKOFF, self._rested)
+        if self._state in IS_OVER:
+            self._poller.stop()
+        else:
+            self._poller.found(turn.has_served)
         self._on_turn(self.index, turn)
 
     def _rested(self) -> None:
@@ -240,8 +235,7 @@ class RingService:
         self._patience_ends = time.monotonic() + STOP_PATIENCE
         self._move(ServiceEvent.STOP)
         self._kick.stop()
-        if self._poller is not None:
-            self._poller.cancel()
+        self._poller.stop()
         settled = self._loop.create_task(self.settled())
         while not (await asyncio.wait([settled], timeout=RELIEF_INTERVAL))[0]:
             self._files.relieve()

@@ -46,10 +46,11 @@ class ChainRecord(Protocol):
 
 @dataclass(slots=True)
 class Turn:
-    """One turn: how many chains this share of it has, when the event loop last got what was noted of some
-    (CLOCK_MONOTONIC, seconds), how the turn ended, and the error that broke the ring."""
+    """One turn: how many chains this share of it has, whether it has had any, when the event loop last got what was
+    noted of some (CLOCK_MONOTONIC, seconds), how the turn ended, and the error that broke the ring."""
 
     chains: int = 0
+    has_served: bool = False
     handed_over: float = field(default_factory=time.monotonic)
     end: ServiceEvent = ServiceEvent.EMPTY
     broken: VirtqueueError | None = None

@@ -91,3 +91,15 @@ async def test_session_beyond_the_budget_that_stays_is_told_of(monkeypatch: pyte
     assert [event for event, _ in log.events] == ["connected", "suppressed", "report", "disconnected"]
     assert log.events[0][1]["t"] <= before + 0.001
     assert log.events[1][1] == {"of": "event", "count": 1}
+
+
+@pytest.mark.asyncio
+async def test_disconnected_is_the_last_event() -> None:
+    """A worker that was blocked finishes its chain later: the sums that were written lack it."""
+    log = Log()
+    session = one_session(log, SessionLimit(log.emit))
+    late = session.prepare("report", bytes=4096)
+    session.end(reason="gone", reports=1)
+    late()
+    session.emit("refused", reason="empty")
+    assert [event for event, _ in log.events] == ["connected", "features", "disconnected"]

@@ -148,3 +148,33 @@ def test_process_has_few_workers_again_once_they_are_blocked_no_more(
         enough.set()
     assert turns.acquire(timeout=DEADLINE)
     assert all(future.result(10) for future in held)
+
+
+def test_lines_of_others_cost_nothing_and_go_on_in_turns(pool: ThreadPoolExecutor) -> None:
+    """A process of another user, which has thousands of actions in line, is not looked at."""
+    workers, let_go = Workers(pool), threading.Event()
+    held = [future for pid in (1, 2) for future in hold(workers, PeerId(1000, pid), 3000, let_go)]
+    order: list[int] = []
+    late = [workers.share(PeerId(1000, pid)).submit(order.append, pid) for pid in (1, 2)]
+    assert [workers.share(PeerId(1001, 9)).submit(int).result(DEADLINE) for _ in range(200)] == [0] * 200
+    assert becomes_true(lambda: workers.at_work == 2 * PROCESS_WORKERS, DEADLINE)
+    let_go.set()
+    assert all(future.result(DEADLINE) for future in held)
+    for future in late:
+        future.result(DEADLINE)
+    assert sorted(order) == [1, 2]
+
+
+def test_user_at_its_limit_goes_on_with_any_of_its_processes(pool: ThreadPoolExecutor) -> None:
+    workers, let_go, first = Workers(pool), threading.Event(), threading.Event()
+    full = USER_WORKERS_MAX // PROCESS_WORKERS
+    begun = hold(workers, PeerId(1000, 0), 1, first)
+    held = [future for pid in range(1, full) for future in hold(workers, PeerId(1000, pid), PROCESS_WORKERS, let_go)]
+    held += hold(workers, PeerId(1000, full), PROCESS_WORKERS - 1, let_go)
+    assert workers.at_work == USER_WORKERS_MAX
+    waiting = workers.share(PeerId(1000, full + 1)).submit(lambda: 7)
+    assert not waiting.done()
+    first.set()
+    assert waiting.result(DEADLINE) == 7
+    let_go.set()
+    assert all(future.result(DEADLINE) for future in (*begun, *held))

@@ -41,8 +41,8 @@ def _() -> None:
     """The descriptors of a list are taken in the other order, the last first."""
 
     def make(original: Any) -> Any:
-        def pop(self: Any) -> Any:
-            chain = original(self)
+        def pop(self: Any, *rest: Any) -> Any:
+            chain = original(self, *rest)
             if chain is not None:
                 chain.readable.reverse()
             return chain

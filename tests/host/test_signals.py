@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from host import stop_signals
-from host.stop_signals import STOP_SIGNALS, StopSignals
+from host import signals as signals_module
+from host.signals import SIGNALS, SignalThread
 from tests.harness.processes import DEADLINE
 
 
@@ -20,23 +20,23 @@ def signals_as_before() -> Iterator[None]:
     yield
     signal.signal(signal.SIGTERM, handler)
     sys.setswitchinterval(interval)
-    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(STOP_SIGNALS)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(SIGNALS)
 
 
-def send_to(signals_thread: str) -> None:
+def send(number: signal.Signals = signal.SIGTERM) -> None:
     # To that thread alone: a test runner has threads of its own, which do not hold the signal.
-    thread = next(thread for thread in threading.enumerate() if thread.name == signals_thread)
+    thread = next(thread for thread in threading.enumerate() if thread.name == "signals")
     assert thread.ident is not None
-    signal.pthread_kill(thread.ident, signal.SIGTERM)
+    signal.pthread_kill(thread.ident, number)
 
 
 def test_an_end_that_takes_too_long_is_overdue(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the thread is that should bring it about: it does nothing here."""
-    monkeypatch.setattr(stop_signals, "STOP_DEADLINE", 0.01)
+    monkeypatch.setattr(signals_module, "STOP_DEADLINE", 0.01)
     seen, overdue = threading.Event(), threading.Event()
-    signals = StopSignals(seen.set, overdue.set)
+    signals = SignalThread(seen.set, overdue.set, {})
     signals.start()
-    send_to("stop signals")
+    send()
     assert seen.wait(DEADLINE)
     assert overdue.wait(DEADLINE)
     signals.close()
@@ -44,17 +44,30 @@ def test_an_end_that_takes_too_long_is_overdue(monkeypatch: pytest.MonkeyPatch) 
 
 def test_an_end_in_time_is_not_overdue() -> None:
     seen, overdue = threading.Event(), threading.Event()
-    signals = StopSignals(seen.set, overdue.set)
+    signals = SignalThread(seen.set, overdue.set, {})
     signals.start()
-    send_to("stop signals")
+    send()
     assert seen.wait(DEADLINE)
     signals.close()
     assert not overdue.is_set()
 
 
+def test_other_signals_have_their_actions_until_the_end() -> None:
+    hang_up, stopped = threading.Semaphore(0), threading.Event()
+    signals = SignalThread(stopped.set, lambda: None, {signal.SIGHUP: hang_up.release})
+    signals.start()
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGHUP):
+        send(number)
+        assert number is signal.SIGUSR1 or hang_up.acquire(timeout=DEADLINE)
+    assert not stopped.is_set()
+    send()
+    assert stopped.wait(DEADLINE)
+    signals.close()
+
+
 def test_an_end_without_a_signal() -> None:
     seen, overdue = threading.Event(), threading.Event()
-    signals = StopSignals(seen.set, overdue.set)
+    signals = SignalThread(seen.set, overdue.set, {})
     signals.start()
     signals.close()
     assert not seen.is_set()
@@ -67,12 +80,12 @@ def test_without_a_thread_the_handlers_are_called(monkeypatch: pytest.MonkeyPatc
 
     called = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: called.set())
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     with monkeypatch.context() as limited:
         limited.setattr(threading.Thread, "start", refuse)
-        signals = StopSignals(called.set, called.set)
+        signals = SignalThread(called.set, called.set, {})
         signals.start()
     os.kill(os.getpid(), signal.SIGTERM)
     assert called.wait(DEADLINE)
     signals.close()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
