@@ -107,7 +107,7 @@ def test_resident_bytes_follow_what_is_touched_and_discarded(ram: GuestRam) -> N
 
 def test_residency_says_which_pages_the_host_holds() -> None:
     """Across chunks, with data and holes at their ends, and a last chunk that is not full."""
-    pages = 3 * 512 + 7
+    pages = 12 * 1024 + 7
     ram = GuestRam(pages * PAGE_SIZE)
     try:
         expected = bytearray(pages)
@@ -123,7 +123,12 @@ def test_residency_says_which_pages_the_host_holds() -> None:
         expected[511:513] = bytes(2)
         assert ram.residency() == expected
         ram.fill(0, pages, STAMP)
-        assert ram.residency() == b"\x01" * pages
+        expected[:] = b"\x01" * pages
+        assert ram.residency() == expected
+        for pfn, count in ((9000, 1), (4096, 3), (pages - 2, 2)):
+            punch_hole(ram.fd, pfn * PAGE_SIZE, count * PAGE_SIZE)
+            expected[pfn : pfn + count] = bytes(count)
+            assert ram.residency() == expected
     finally:
         ram.close()
 
