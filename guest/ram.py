@@ -121,7 +121,7 @@ class GuestRam:
         return found
 
     def _next_data(self, begin: int) -> int:
-        # The next page, from `begin` on, that is not in a hole; the size if there is none.
+        # The next page, from `begin` on, that is not in a hole; the size at the end.
         try:
             return os.lseek(self.fd, begin, os.SEEK_DATA)
         except OSError as error:

@@ -50,7 +50,7 @@ def take_ledger(
     """Return the ledger of ``allocator``.
 
     Args:
-        reporter: of this memory, registered or not; None where there is none.
+        reporter: of this memory, registered or not; None in a guest without one.
         residency: which pages the host backs, from pfn 0 on. It must be a snapshot: the host may discard meanwhile.
         kept_for: why the device keeps what is reported (POISON, INHIBITED), None for one that discards it. It holds
             every block that could be reported.

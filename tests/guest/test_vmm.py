@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 
+from guest.command_line import make_parser, vmm_options
 from guest.ledger.ledger import CAUSES
 from guest.vmm import VirtualMachine
 from guest.vmm_options import VmmOptions
@@ -123,6 +124,8 @@ async def test_events_tell_a_life_from_power_on_to_power_off(
         ({"reporter": "rotation", "high_water_mark": None, "reporting_delay": 60}, {"delay"}),
         ({"reporter": "rotation", "high_water_mark": None, "memory": 64 * MIB}, {"watermark"}),
         ({"reporter": "off", "high_water_mark": None}, {"inhibited"}),
+        ({"reporter": "off", "high_water_mark": None, "cpus": 1, "zones": "x86-64"}, {"inhibited"}),
+        ({"reporter": "scan", "zones": "x86-64", "pci_hole": "pc", "memory": 4 << 30}, set()),
         ({"reporter": "boundary", "page_poison": 0xAAAA_AAAA}, {"poison", "below_order"}),
     ],
 )
@@ -144,6 +147,12 @@ async def test_ledger_says_what_holds_free_memory(
     # All that the host has is in use, or free and booked: the rings are neither, and are touched in part.
     rings = options["memory"] - last["free_bytes"]
     assert 0 < last["resident_bytes"] - last["not_returned_bytes"] <= rings
+
+
+def test_ledger_is_an_option() -> None:
+    words = ["--socket-path", "socket"]
+    assert not vmm_options(make_parser().parse_args(words)).ledger
+    assert vmm_options(make_parser().parse_args([*words, "--ledger"])).ledger
 
 
 @pytest.mark.asyncio

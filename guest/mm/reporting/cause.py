@@ -21,7 +21,7 @@ class Cause(StrEnum):
     POISON = "poison"
     """Free pages hold a pattern that the device does not know, or that a discard would not keep."""
     INHIBITED = "inhibited"
-    """Nothing is reported: there is no reporter, or no device that takes reports; or the pageblock is ISOLATE."""
+    """Nothing is reported: the guest lacks a reporter or a device that takes reports, or the pageblock is ISOLATE."""
     REFUSED = "refused"
     """The device has kept it: the report failed, or was acknowledged without a discard."""
     UNACKNOWLEDGED = "unacknowledged"
