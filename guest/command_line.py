@@ -182,6 +182,11 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
     watch = parser.add_argument_group("watching")
     watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
     watch.add_argument(
+        "--ledger",
+        action="store_true",
+        help="memory events say what holds each free byte that the host still backs",
+    )
+    watch.add_argument(
         "--print",
         choices=tuple(VIEWS),
         dest="views",
@@ -303,6 +308,7 @@ def vmm_options(arguments: argparse.Namespace) -> VmmOptions:
         duration=arguments.duration,
         hold=arguments.hold,
         views=tuple(arguments.views),
+        ledger=arguments.ledger,
         control=arguments.control,
         record=arguments.record,
         ring=RingOptions(

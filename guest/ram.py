@@ -3,6 +3,7 @@
 The memfd is sealed against shrinking, so that a device can map its ring pages without the risk of SIGBUS.
 """
 
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -18,6 +19,13 @@ _LAST_WORD: Final = _WORDS_PER_PAGE - 1
 _STAMP_SHIFT: Final = 36
 _STAMP_MASK: Final = (1 << 27) - 1
 _LAST_WORD_MARK: Final = 1 << 63
+_CHUNK_BYTES: Final = 2 << 20
+_RUN_BYTES: Final = 16 << 20
+"""What one call of mincore looks at: a pageblock, the usual least block of a report; and after so much without a hole,
+as much again."""
+
+_MINCORE: Final = ctypes.CDLL(None, use_errno=True).mincore
+_MINCORE.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 
 
 class GuestRam:
@@ -48,6 +56,7 @@ class GuestRam:
             os.close(self.fd)
             reason = os.strerror(error.errno or errno.ENOMEM) if isinstance(error, OSError) else str(error)
             raise BalloonError(f"no memory of {size} bytes for the guest: {reason}") from error
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
         self._bytes = memoryview(self._mapping)
         self._words = self._bytes.cast("Q")
 
@@ -86,6 +95,39 @@ class GuestRam:
     def resident_bytes(self) -> int:
         """Bytes that the host holds for the memory at this moment."""
         return os.fstat(self.fd).st_blocks * 512
+
+    def residency(self) -> bytearray:
+        """Return one byte for each page from guest address 0 on: 1 where the host has memory for it, else 0.
+
+        A snapshot: the device may discard pages meanwhile. ``mincore`` is fast where pages are mapped, and slow in
+        holes; SEEK_DATA (lseek(2)) is fast in holes, and slow in data. So it finds where the next data begin, and
+        ``mincore`` looks at them, a chunk at a time. A page in swap counts as 0.
+
+        Raises:
+            BalloonError: the system cannot tell.
+        """
+        found = bytearray(self.size // PAGE_SIZE)
+        vector = ctypes.addressof(ctypes.c_char.from_buffer(found))
+        begin = run = self._next_data(0)
+        while begin < self.size:
+            length = _CHUNK_BYTES - begin % _CHUNK_BYTES if begin - run < _RUN_BYTES else _RUN_BYTES
+            end = min(begin + length, self.size)
+            if _MINCORE(self._address + begin, end - begin, vector + begin // PAGE_SIZE):
+                raise BalloonError(f"mincore of the guest's memory: {os.strerror(ctypes.get_errno())}")
+            is_full = found.find(0, begin // PAGE_SIZE, end // PAGE_SIZE) < 0
+            begin = self._next_data(end)
+            if begin != end or not is_full:
+                run = begin
+        return found
+
+    def _next_data(self, begin: int) -> int:
+        # The next page, from `begin` on, that is not in a hole; the size at the end.
+        try:
+            return os.lseek(self.fd, begin, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise BalloonError(f"SEEK_DATA in the guest's memory: {error.strerror}") from error
+            return self.size
 
     def close(self) -> None:
         """Release the memory. All views must be released before."""

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
+from guest.ledger.ledger import Ledger, take_ledger
 from guest.machine import Machine
 from guest.mm.errors import CorruptionError
 from guest.mm.page_alloc import PageAllocator
@@ -78,6 +79,11 @@ class HostMemory:
         """Pages that the host had to provide."""
         self.refaults = 0
         """Pages among them that had been present before and were discarded."""
+
+    @property
+    def residency(self) -> bytearray:
+        """One byte a page: 1 for one that is present, another even number for all others. Not to be written."""
+        return self._pages
 
     def fill(self, pfn: int, pages: int, _stamp: int) -> None:
         """Touch ``pages`` pages from ``pfn``: those not present become so."""
@@ -207,6 +213,10 @@ class Simulation:
         """Return the entries of each report, pass by pass; passes that reported nothing are left out."""
         passes = itertools.groupby(self.reports, key=lambda report: report.pass_number)
         return [[report.entries for report in reports] for _, reports in passes]
+
+    def ledger(self) -> Ledger:
+        """Return what holds each free page at this moment that the host still backs."""
+        return take_ledger(self.allocator, self.reporter, self.host.residency)
 
     # --- Time ---
 

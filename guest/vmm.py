@@ -10,15 +10,18 @@ import sys
 import time
 from collections.abc import Coroutine
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from guest.balloon.balloon_worker import BalloonWorker
 from guest.balloon.initialised_pages import InitialisedPages
 from guest.balloon.reporting_worker import ReportingWorker
+from guest.balloon.virtio_balloon import is_kept_for_poison
 from guest.balloon_device import BalloonDevice
 from guest.boot_memory import make_allocator, memory_hole, shape_free_lists
 from guest.control import Answers, ControlServer
+from guest.ledger.ledger import take_ledger
 from guest.machine import Machine
+from guest.mm.reporting.cause import Cause
 from guest.mm.reporting.page_reporting import PageReporter
 from guest.mm.reporting.reporters import make_reporter
 from guest.mm.reporting.rotation import Rotation
@@ -31,6 +34,7 @@ from guest.vmm_options import VmmOptions
 from guest.workloads.allocation_trace import TraceWriter
 from guest.workloads.trace_file import RecordFile
 from guest.workloads.workload import OutOfMemoryError, Workload
+from protocol.memory import PAGE_SIZE
 from protocol.process.command_line import give_up_standard_output
 from protocol.process.events import EventLog
 
@@ -72,7 +76,8 @@ class VirtualMachine:
             poison=self._poison,
             known=self._initialised,
         )
-        self._reporting = ReportingWorker(self._make_reporter(), events, self._initialised)
+        self._reporter = self._make_reporter()
+        self._reporting = ReportingWorker(self._reporter, events, self._initialised)
         self._balloon = BalloonWorker(
             self._machine,
             self._ram,
@@ -239,7 +244,20 @@ class VirtualMachine:
             allocated_bytes=self._machine.allocated_bytes,
             balloon_bytes=self._balloon.balloon_bytes,
             resident_bytes=self._ram.resident_bytes,
+            **(self._ledger() if self._options.ledger else {}),
         )
+
+    def _ledger(self) -> dict[str, Any]:
+        attachment, poison = self._device.attachment, self._options.page_poison
+        is_kept = attachment is not None and is_kept_for_poison(attachment.features, poison)
+        kept_for = Cause.POISON if is_kept else None
+        ledger = take_ledger(self._allocator, self._reporter, self._ram.residency(), kept_for=kept_for)
+        return {
+            "ledger": ledger.held_bytes,
+            "not_returned_bytes": ledger.not_returned_bytes,
+            "returned_bytes": ledger.returned_bytes,
+            "page_cache_bytes": self._machine.cached_pages * PAGE_SIZE,
+        }
 
 
 def _print(text: str, events: EventLog) -> None:

@@ -41,6 +41,8 @@ class VmmOptions:
     hold: bool = False
     views: tuple[str, ...] = ()
     """What to print at the end, by the names of ``guest.mm.views.vmstat.VIEWS``."""
+    ledger: bool = False
+    """Whether ``memory`` events say what holds the free memory that the host still backs."""
     control: Path | None = None
     record: Path | None = None
     ring: RingOptions = field(default_factory=RingOptions)

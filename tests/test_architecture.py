@@ -67,7 +67,8 @@ ROOMS: dict[str, set[str]] = {
     "guest.scheduler": {"guest.mm"},
     "guest.machine": {"guest.mm", "guest.page_poison", "guest.scheduler"},
     "guest.workloads": {"guest.mm", "guest.machine"},
-    "guest.simulation": {"guest.mm", "guest.mm.reporting", "guest.machine", "guest.workloads"},
+    "guest.ledger": {"guest.mm", "guest.mm.reporting", "guest.mm.views"},
+    "guest.simulation": {"guest.mm", "guest.mm.reporting", "guest.ledger", "guest.machine", "guest.workloads"},
     "guest.virtqueue": {"guest.mm"},
     "guest.vhost_user": {"guest.ram", "guest.virtqueue"},
     "guest.balloon": {

@@ -40,6 +40,15 @@ def accept_features(offered: int, *, wanted: int = WANTED, page_poison: int | No
     return features
 
 
+def is_kept_for_poison(features: int, page_poison: int | None) -> bool:
+    """Return whether a device with ``features`` leaves the host's memory under free pages that hold ``page_poison``.
+
+    Without PAGE_POISON it is not told of them. With it, it may not change what they hold (virtio 1.2, 5.5.6.7.2), and a
+    discarded page reads as zero.
+    """
+    return page_poison is not None and (page_poison != 0 or not has_feature(features, BalloonFeature.PAGE_POISON))
+
+
 def report_buffers(blocks: Sequence[tuple[int, int]]) -> list[Buffer]:
     """Return the device-writable buffers of a report of free ``blocks``, pairs of pfn and order."""
     return [(pfn * PAGE_SIZE, PAGE_SIZE << order) for pfn, order in blocks]

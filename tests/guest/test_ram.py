@@ -105,6 +105,41 @@ def test_resident_bytes_follow_what_is_touched_and_discarded(ram: GuestRam) -> N
     assert ram.resident_bytes == 0
 
 
+def test_residency_says_which_pages_the_host_holds() -> None:
+    """Across chunks, with data and holes at their ends, and a last chunk that is not full."""
+    pages = 12 * 1024 + 7
+    ram = GuestRam(pages * PAGE_SIZE)
+    try:
+        expected = bytearray(pages)
+        assert ram.residency() == expected
+        for pfn, count in ((1, 2), (510, 4), (1023, 1), (1535, 8)):
+            ram.fill(pfn, count, STAMP)
+            expected[pfn : pfn + count] = b"\x01" * count
+            assert ram.residency() == expected
+            assert expected.count(1) * PAGE_SIZE == ram.resident_bytes
+        os.pwrite(ram.fd, b"device", 700 * PAGE_SIZE)  # not mapped here
+        punch_hole(ram.fd, 511 * PAGE_SIZE, 2 * PAGE_SIZE)
+        expected[700] = 1
+        expected[511:513] = bytes(2)
+        assert ram.residency() == expected
+        ram.fill(0, pages, STAMP)
+        expected[:] = b"\x01" * pages
+        assert ram.residency() == expected
+        for pfn, count in ((9000, 1), (4096, 3), (pages - 2, 2)):
+            punch_hole(ram.fd, pfn * PAGE_SIZE, count * PAGE_SIZE)
+            expected[pfn : pfn + count] = bytes(count)
+            assert ram.residency() == expected
+    finally:
+        ram.close()
+
+
+def test_residency_of_a_closed_memory_is_an_error() -> None:
+    ram = GuestRam(PAGE_SIZE)
+    ram.close()
+    with pytest.raises(BalloonError, match=f"^SEEK_DATA in the guest's memory: {os.strerror(errno.EBADF)}$"):
+        ram.residency()
+
+
 def test_view_and_the_file_are_the_same_memory(ram: GuestRam) -> None:
     with ram.view(3 * PAGE_SIZE, 16) as view:
         assert len(view) == 16

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from guest.machine import Machine
 from guest.mm.errors import CorruptionError
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.reporting.cause import Cause
 from guest.mm.reporting.reporters import REPORTERS, make_reporter
 from guest.simulation import DeviceCost, HostMemory, Simulation
 from guest.workloads.workload_options import parse_workload
 from protocol.errors import UsageError
+from protocol.memory import PAGE_SIZE
 
 GIB_PAGES = 1 << 18
 FREE = DeviceCost(per_report=0.0, per_range=0.0, per_present_page=0.0)
@@ -71,6 +73,20 @@ def test_host_memory_is_exact(steps: list[tuple[bool, int, int]]) -> None:
             refaults,
             peak,
         )
+
+
+@pytest.mark.parametrize("name", [*REPORTERS, "off"])
+def test_ledger_and_memory_in_use_are_all_that_the_host_has(name: str) -> None:
+    """Every page in use was written, so the rest of what is present is free, and the ledger has it."""
+    work = "churn:size=200M,seconds=8,lifetime=2,tick=0.1", "pagecache:size=128M,rest=1,repeat=3"
+    run = simulation(name, *work, pages=1 << 17)
+    for _ in range(50):
+        run.run(0.25)
+        ledger = run.ledger()
+        assert ledger.not_returned_bytes == (run.host.present_pages - run.machine.allocated_pages) * PAGE_SIZE
+        assert ledger.free_bytes == ((1 << 17) - run.machine.allocated_pages) * PAGE_SIZE
+        inhibited = ledger.held_bytes[Cause.INHIBITED]
+        assert inhibited == (ledger.not_returned_bytes if name == "off" else 0)
 
 
 def test_report_costs_what_is_in_it() -> None:

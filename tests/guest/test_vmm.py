@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import pytest
 
+from guest.command_line import make_parser, vmm_options
+from guest.ledger.ledger import CAUSES
 from guest.vmm import VirtualMachine
 from guest.vmm_options import VmmOptions
 from guest.workloads.churn import Churn
@@ -111,6 +113,53 @@ async def test_events_tell_a_life_from_power_on_to_power_off(
     assert (first["allocated_bytes"], first["reported_bytes"]) == (0, 0)
     assert [event["free_bytes"] for event in run.events("memory")][-1] <= first["free_bytes"]
     assert capsys.readouterr().out == f"verified {8 * MIB // PAGE_SIZE} pages, corrupted 0\n"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("changes", "causes"),
+    [
+        ({"reporter": "boundary", "high_water_mark": 32}, {"high_residue"}),
+        ({"reporter": "scan"}, set()),
+        ({"reporter": "rotation", "high_water_mark": None, "reporting_delay": 60}, {"delay"}),
+        ({"reporter": "rotation", "high_water_mark": None, "memory": 64 * MIB}, {"watermark"}),
+        ({"reporter": "off", "high_water_mark": None}, {"inhibited"}),
+        ({"reporter": "off", "high_water_mark": None, "cpus": 1, "zones": "x86-64"}, {"inhibited"}),
+        ({"reporter": "scan", "zones": "x86-64", "pci_hole": "pc", "memory": 4 << 30}, set()),
+        ({"reporter": "boundary", "page_poison": 0xAAAA_AAAA}, {"poison", "below_order"}),
+    ],
+)
+async def test_ledger_says_what_holds_free_memory(
+    changes: dict[str, Any], causes: set[str], daemon: DaemonProcess
+) -> None:
+    options = {"memory": 128 * MIB, "ledger": True, **changes}
+    run = Run(daemon.socket_path, Memhog(size=32 * MIB, hold=1, rest=1), **options)
+    assert await run.run() == 0
+    events = run.events("memory")
+    for event in events:
+        assert list(event["ledger"]) == [str(cause) for cause in CAUSES]
+        assert min(event["ledger"].values()) >= 0
+        assert sum(event["ledger"].values()) == event["not_returned_bytes"]
+        assert event["not_returned_bytes"] + event["returned_bytes"] >= event["free_bytes"]
+        assert event["page_cache_bytes"] == 0
+    last = events[-1]
+    assert {cause for cause, size in last["ledger"].items() if size} == causes
+    # All that the host has is in use, or free and booked: the rings are neither, and are touched in part.
+    rings = options["memory"] - last["free_bytes"]
+    assert 0 < last["resident_bytes"] - last["not_returned_bytes"] <= rings
+
+
+def test_ledger_is_an_option() -> None:
+    words = ["--socket-path", "socket"]
+    assert not vmm_options(make_parser().parse_args(words)).ledger
+    assert vmm_options(make_parser().parse_args([*words, "--ledger"])).ledger
+
+
+@pytest.mark.asyncio
+async def test_ledger_is_only_there_when_asked_for(daemon: DaemonProcess) -> None:
+    run = Run(daemon.socket_path, Idle(seconds=0.05))
+    assert await run.run() == 0
+    assert not any("ledger" in event or "not_returned_bytes" in event for event in run.events("memory"))
 
 
 @pytest.mark.asyncio

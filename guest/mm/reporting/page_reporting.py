@@ -36,6 +36,7 @@ from guest.mm.mmzone import Pfn, Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import BUDDY, REPORTED
 from guest.mm.pageblock import MAX_ORDER, NO_ORDER, NR_PAGE_ORDERS
+from guest.mm.reporting.cause import Cause
 from protocol.errors import UsageError
 
 Block = tuple[Pfn, int]
@@ -161,6 +162,11 @@ class PageReporter(ABC):
         self._clock: Callable[[], float] | None = None
         self._on_request: Callable[[], None] = _ignore
         self._worker: Generator[Report, bool, None] | None = None
+        self.in_flight: tuple[Block, ...] = ()
+        """The isolated blocks: those of the report that waits for the device's answer."""
+        self._zone_in_flight: Zone | None = None
+        self._short: set[int] = set()  # zones, by index, of which a watermark has kept the last walk from a block
+        self._failed: set[int] = set()  # zones whose last pass ended with a report that failed
 
     # --- Life ---
 
@@ -201,6 +207,8 @@ class PageReporter(ABC):
         self._clock = clock
         self._on_request = on_request
         self.allocator.reporter = self
+        self._short.clear()
+        self._failed.clear()
         self._choose_order(device_order)
         self._request_all()
         for zone in self.allocator.zones:
@@ -256,6 +264,13 @@ class PageReporter(ABC):
         zones = self.allocator.zones
         return sum(zone.reported_pages[order] << order for zone in zones for order in range(NR_PAGE_ORDERS))
 
+    @abstractmethod
+    def waiting(self, zone: Zone, order: int, migratetype: int) -> Cause:
+        """Return why the unreported blocks of one list, of at least ``self.order``, are not reported now.
+
+        Only while registered. All that depends on the device's answers, beyond their failure, is the caller's to know.
+        """
+
     def page_reporting_free_area_release(self, zone: Zone, order: int, migratetype: int) -> None:  # noqa: B027
         """Forget the place reached in one list, whose order has changed (v12 3/6). The base class keeps no place."""
 
@@ -300,12 +315,37 @@ class PageReporter(ABC):
     def _deliver(self, zone: Zone, scatterlist: Scatterlist) -> Generator[Report, bool, bool]:
         # Hand the scatterlist to the device, wait, drain. Every block goes back to a list, also after an exception.
         report = Report(scatterlist.take())
+        self.in_flight, self._zone_in_flight = report.blocks, zone
         acknowledged = False
         try:
             acknowledged = bool((yield report))
+            if not acknowledged:
+                self._failed.add(zone.index)
         finally:
+            self.in_flight, self._zone_in_flight = (), None
             self._drain(zone, report, acknowledged)
         return acknowledged
+
+    def _begin_walk(self, zone: Zone) -> None:
+        # The zone is walked anew: what kept earlier walks from its blocks does not count any more.
+        self._short.discard(zone.index)
+        self._failed.discard(zone.index)
+
+    def _isolate(self, zone: Zone, pfn: int, order: int) -> bool:
+        # isolate_free_page; notes a refusal.
+        isolated = self.allocator.isolate_free_page(zone, pfn, order)
+        if not isolated:
+            self._short.add(zone.index)
+        return isolated
+
+    def _unreserved_pages(self, zone: Zone) -> int:
+        # What the watermarks are compared with, once the report in flight is back.
+        in_flight = sum(1 << order for _, order in self.in_flight) if zone is self._zone_in_flight else 0
+        return zone.free_pages + in_flight - zone.nr_reserved_highatomic
+
+    def _is_isolation_refused(self, zone: Zone, order: int) -> bool:
+        # Whether isolate_free_page would refuse a block of `order` now.
+        return self._unreserved_pages(zone) <= zone.watermark_min + (1 << order)
 
     def _drain(self, zone: Zone, report: Report, acknowledged: bool) -> None:
         # page_reporting_drain. A block that merged is not marked: the larger one has to be reported itself.

@@ -102,7 +102,7 @@ class ReportedBoundary(ZoneReporter):
         if entry == head:
             return -1
         self.statistics.entries_walked += 1
-        return entry if self.allocator.isolate_free_page(zone, entry, order) else -1
+        return entry if self._isolate(zone, entry, order) else -1
 
     # --- Checks ---
 

@@ -26,7 +26,8 @@ from guest.mm.free_list import LIST_HEADS
 from guest.mm.mmzone import ReportingState, Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import REPORTED
-from guest.mm.pageblock import MAX_ORDER, MigrateType
+from guest.mm.pageblock import MAX_ORDER, NO_ORDER, MigrateType
+from guest.mm.reporting.cause import Cause
 from guest.mm.reporting.page_reporting import PageReporter, Report, Scatterlist
 from guest.mm.watermark import low_wmark_pages
 
@@ -60,6 +61,10 @@ TRANSITIONS: Final = {
 """A missing key is a forbidden transition. A worker may start while IDLE, without a request: that is harmless."""
 
 
+Place = tuple[int, int, int]
+"""A list by the index of its zone, its order and its migratetype: a pass walks lists in ascending order."""
+
+
 class Rotation(PageReporter):
     """Reports from the head of each list, lowest order first, a bounded part of it in each pass.
 
@@ -88,6 +93,8 @@ class Rotation(PageReporter):
         self._keeps_order = keeps_order
         self._registrations = 0
         self.state = _IDLE
+        self._place: Place | None = None  # the list that the running pass walks
+        self._spent: set[Place] = set()  # lists whose last walk ended with the budget
 
     def _choose_order(self, device_order: int | None) -> None:
         # page_reporting_register. In 7.2 a device's order counts from 0 to MAX_ORDER, while the parameter is unset. In
@@ -118,6 +125,7 @@ class Rotation(PageReporter):
     def _cancel_all(self) -> None:
         # Registration begins with a new state (page_reporting_register).
         self.state = _IDLE
+        self._spent.clear()
 
     def _move(self, event: DeviceEvent) -> None:
         self.state = TRANSITIONS[self.state, event]
@@ -130,8 +138,10 @@ class Rotation(PageReporter):
         try:
             for zone in self.allocator.zones:
                 if not (yield from self._process_zone(zone)):
+                    self._failed.update(zone.index for zone in self.allocator.zones)
                     break
         finally:
+            self._place = None
             self._move(DeviceEvent.END)
             if self.state is _REQUESTED:
                 self._schedule()
@@ -139,27 +149,33 @@ class Rotation(PageReporter):
     def _process_zone(self, zone: Zone) -> Generator[Report, bool, bool]:
         # page_reporting_process_zone. False when a report failed. A zone that is short of memory is left alone: a
         # report takes up to a capacity of blocks away from it.
-        unreserved = zone.free_pages - zone.nr_reserved_highatomic
-        if unreserved <= low_wmark_pages(zone) + (self.capacity << self.order):
+        self._begin_walk(zone)
+        self._spent = {place for place in self._spent if place[0] != zone.index}
+        if self._is_short(zone):
+            self._short.add(zone.index)
             return True
         scatterlist = Scatterlist(self.capacity, from_end=True)
         for order in range(self.order, MAX_ORDER + 1):
             for migratetype in range(MigrateType.ISOLATE):
                 if not (yield from self._cycle(zone, order, migratetype, scatterlist)):
                     return False
+        self._place = (zone.index, NO_ORDER, 0)
         if len(scatterlist):
             return (yield from self._deliver(zone, scatterlist))
         return True
+
+    def _is_short(self, zone: Zone) -> bool:
+        return self._unreserved_pages(zone) <= low_wmark_pages(zone) + (self.capacity << self.order)
 
     def _cycle(
         self, zone: Zone, order: int, migratetype: int, scatterlist: Scatterlist
     ) -> Generator[Report, bool, bool]:
         # page_reporting_cycle: one list. The scatterlist comes with what earlier lists left in it, and is handed on the
         # same way. False when a report failed.
-        allocator = self.allocator
-        mem_map = allocator.mem_map
+        mem_map = self.allocator.mem_map
         toward_tail = zone.free_list.next
         head = LIST_HEADS[migratetype][order]
+        place = self._place = (zone.index, order, migratetype)
         budget = -(-zone.nr_free[order] // (self.capacity * BUDGET_SHARE))
         acknowledged = True
         entry = toward_tail[head]
@@ -173,14 +189,41 @@ class Rotation(PageReporter):
                 if scatterlist.full:
                     # The lists may change now. From here on the walk goes on at the head.
                     zone.free_list.rotate_to_front(entry, head)
+                    if budget == 0:
+                        self._spent.add(place)  # nothing more of this list in this pass
                     acknowledged = yield from self._deliver(zone, scatterlist)
                     budget -= 1
                     following = toward_tail[head]
-                elif allocator.isolate_free_page(zone, entry, order):
+                elif self._isolate(zone, entry, order):
                     scatterlist.add(entry, order)
                 else:
                     break
             entry = following
+        if entry == head or not acknowledged:
+            self._spent.discard(place)
         if entry != head:
             zone.free_list.rotate_to_front(entry, head)
         return acknowledged
+
+    # --- What holds a block ---
+
+    def waiting(self, zone: Zone, order: int, migratetype: int) -> Cause:
+        """Return why the unreported blocks of one list are not reported now; see PageReporter.
+
+        A running pass still takes the list that it walks and those after it. Without a request the last pass has seen
+        every block: what a watermark has not kept from it was in a report once, and a split took the mark away.
+        """
+        place = (zone.index, order, migratetype)
+        if migratetype == MigrateType.ISOLATE:
+            return Cause.INHIBITED
+        begun = self._place is not None and self._place[0] == zone.index
+        if self._is_isolation_refused(zone, order) or (not begun and self._is_short(zone)):
+            return Cause.WATERMARK
+        if place in self._spent and (self._place is None or place <= self._place):
+            return Cause.BUDGET
+        if self._place is not None and place >= self._place:
+            return Cause.UNACKNOWLEDGED
+        if self.state is _REQUESTED:
+            return Cause.DELAY
+        stopped_short = zone.index in self._short and zone.index not in self._failed
+        return Cause.WATERMARK if stopped_short else Cause.REFUSED

@@ -27,8 +27,7 @@ class Scan(ZoneReporter):
         pass
 
     def _fill_list(self, zone: Zone, order: int, migratetype: int, scatterlist: Scatterlist) -> None:
-        allocator = self.allocator
-        mem_map = allocator.mem_map
+        mem_map = self.allocator.mem_map
         toward_head = zone.free_list.prev
         head = LIST_HEADS[migratetype][order]
         entry = toward_head[head]
@@ -37,7 +36,7 @@ class Scan(ZoneReporter):
             walked += 1
             following = toward_head[entry]
             if not mem_map[entry] & REPORTED:
-                if not allocator.isolate_free_page(zone, entry, order):
+                if not self._isolate(zone, entry, order):
                     break
                 scatterlist.add(entry, order)
             entry = following

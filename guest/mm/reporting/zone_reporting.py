@@ -27,6 +27,7 @@ from guest.mm.errors import CorruptionError
 from guest.mm.mmzone import ReportingState, Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.pageblock import MAX_ORDER, MigrateType
+from guest.mm.reporting.cause import Cause
 from guest.mm.reporting.page_reporting import PageReporter, Report, Scatterlist
 from protocol.errors import UsageError
 
@@ -178,6 +179,7 @@ class ZoneReporter(PageReporter):
         # are left, the zone is done, although the collected blocks have still to be reported.
         if zone.reporting_state is not ACTIVE:
             self._begin(zone)
+        self._begin_walk(zone)
         self._move(zone, ZoneEvent.FILL)
         for order in range(MAX_ORDER, self.order - 1, -1):
             for migratetype in range(MigrateType.ISOLATE - 1, -1, -1):
@@ -185,6 +187,25 @@ class ZoneReporter(PageReporter):
                 if scatterlist.full:
                     return
         self._cancel(zone)
+
+    # --- What holds a block ---
+
+    def waiting(self, zone: Zone, order: int, migratetype: int) -> Cause:
+        """Return why the unreported blocks of one list are not reported now; see PageReporter.
+
+        A zone that is not IDLE is processed without a further delay once a pass has begun. In an IDLE zone a free that
+        finds fewer than ``high_water_mark`` unreported blocks of its order does not request it.
+        """
+        if migratetype == MigrateType.ISOLATE:
+            return Cause.INHIBITED
+        if self._is_isolation_refused(zone, order):
+            return Cause.WATERMARK
+        if zone.reporting_state is not IDLE:
+            return Cause.UNACKNOWLEDGED if self.in_flight else Cause.DELAY
+        if zone.index in self._failed:
+            return Cause.REFUSED
+        enough = zone.nr_free[order] >= zone.reported_pages[order] + self.high_water_mark
+        return Cause.WATERMARK if enough and zone.index in self._short else Cause.HIGH_RESIDUE
 
     # --- Checks ---
 

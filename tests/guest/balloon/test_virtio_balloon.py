@@ -2,7 +2,7 @@
 
 import pytest
 
-from guest.balloon.virtio_balloon import WANTED, accept_features, report_buffers
+from guest.balloon.virtio_balloon import WANTED, accept_features, is_kept_for_poison, report_buffers
 
 REPORTING, POISON = 1 << 5, 1 << 4
 
@@ -24,6 +24,20 @@ def test_guest_that_fills_free_pages_tells_the_device_or_does_not_report(pattern
     assert accept_features(REPORTING | POISON, page_poison=pattern) == REPORTING | POISON
     assert accept_features(REPORTING, page_poison=pattern) == 0
     assert accept_features(REPORTING | POISON) == REPORTING
+
+
+@pytest.mark.parametrize(
+    ("features", "pattern", "kept"),
+    [
+        (REPORTING, None, False),
+        (0, 0, True),
+        (REPORTING | POISON, 0, False),
+        (REPORTING | POISON, 0xAAAA_AAAA, True),
+        (REPORTING | POISON, None, False),
+    ],
+)
+def test_pattern_for_which_a_device_keeps_free_pages(features: int, pattern: int | None, kept: bool) -> None:
+    assert is_kept_for_poison(features, pattern) is kept
 
 
 def test_report_is_made_of_the_pages_themselves() -> None:

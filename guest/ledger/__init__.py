@@ -1,0 +1,1 @@
+"""The ledger: every byte that the guest has free and the host still backs, booked to one cause."""

@@ -1,0 +1,106 @@
+"""Books every free page that the host still backs to the one cause that holds it (see ``guest/README.md``).
+
+Free are the pages on the buddy lists, on per-CPU lists, and in the report that the device has not answered. A free page
+that the host does not back counts as returned, whether it was discarded or never touched.
+
+The sum is exact by construction: each free block is looked at once, and of its pages those are counted that are
+resident in the one snapshot ``residency``.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from guest.ledger.free_pages import Residency, count_backed, count_backed_free
+from guest.mm.mmzone import Zone
+from guest.mm.page_alloc import PageAllocator
+from guest.mm.page_flags import REPORTED
+from guest.mm.pageblock import MIGRATE_TYPES, NR_PAGE_ORDERS
+from guest.mm.reporting.cause import Cause
+from guest.mm.reporting.page_reporting import PageReporter
+from protocol.memory import PAGE_SIZE
+
+CAUSES: Final[tuple[Cause, ...]] = tuple(cause for cause in Cause if cause is not Cause.UNKNOWN)
+"""The causes of an emulated guest, in the order of a ledger. A real kernel's has UNKNOWN after them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """The free bytes of a guest at one moment, and what holds those that the host still backs."""
+
+    free_bytes: int
+    """Bytes that the guest has free."""
+    held_bytes: dict[Cause, int]
+    """Bytes by cause: every cause in its fixed order, 0 where it holds nothing."""
+
+    @property
+    def not_returned_bytes(self) -> int:
+        """Free bytes that the host still backs: the sum over all causes."""
+        return sum(self.held_bytes.values())
+
+    @property
+    def returned_bytes(self) -> int:
+        """Free bytes that the host does not back."""
+        return self.free_bytes - self.not_returned_bytes
+
+
+def take_ledger(
+    allocator: PageAllocator, reporter: PageReporter | None, residency: Residency, *, kept_for: Cause | None = None
+) -> Ledger:
+    """Return the ledger of ``allocator``.
+
+    Args:
+        reporter: of this memory, registered or not; None in a guest without one.
+        residency: which pages the host backs, from pfn 0 on. It must be a snapshot: the host may discard meanwhile.
+        kept_for: why the device keeps what is reported (POISON, INHIBITED), None for one that discards it. It holds
+            every block that could be reported.
+    """
+    held: dict[Cause, int] = dict.fromkeys(CAUSES, 0)
+    free_pages = allocator.nr_free_pages() + allocator.nr_pcp_pages()
+    for zone in allocator.zones:
+        for pcp in zone.pcps:
+            for order, blocks in zip(pcp.list_orders, pcp.lists, strict=True):
+                held[Cause.PCP] += count_backed(residency, blocks, order)
+    if reporter is None:
+        held[kept_for or Cause.INHIBITED] += count_backed_free(allocator, residency, NR_PAGE_ORDERS)
+    else:
+        for pfn, order in reporter.in_flight:
+            free_pages += 1 << order
+            held[Cause.UNACKNOWLEDGED] += count_backed(residency, (pfn,), order)
+        held[Cause.BELOW_ORDER] += count_backed_free(allocator, residency, reporter.order)
+        for cause, pages in _large_blocks(allocator, reporter, residency, kept_for):
+            held[cause] += pages
+    return Ledger(
+        free_bytes=free_pages * PAGE_SIZE, held_bytes={cause: pages * PAGE_SIZE for cause, pages in held.items()}
+    )
+
+
+def _large_blocks(
+    allocator: PageAllocator, reporter: PageReporter, residency: Residency, kept_for: Cause | None
+) -> Iterable[tuple[Cause, int]]:
+    # Cause and backed pages, list by list, of the blocks that are large enough to be reported.
+    for zone in allocator.zones:
+        for order in range(reporter.order, NR_PAGE_ORDERS):
+            if not zone.nr_free[order]:
+                continue
+            for migratetype in range(MIGRATE_TYPES):
+                acknowledged, waiting = _split(allocator, zone, order, migratetype)
+                if pages := count_backed(residency, acknowledged, order):
+                    yield kept_for or Cause.REFUSED, pages
+                if pages := count_backed(residency, waiting, order):
+                    if kept_for is not None:
+                        yield kept_for, pages
+                    elif not reporter.registered:
+                        yield Cause.INHIBITED, pages
+                    else:
+                        yield reporter.waiting(zone, order, migratetype), pages
+
+
+def _split(allocator: PageAllocator, zone: Zone, order: int, migratetype: int) -> tuple[list[int], list[int]]:
+    # The blocks of one list that are marked reported, and those that are not.
+    acknowledged: list[int] = []
+    waiting: list[int] = []
+    mem_map = allocator.mem_map
+    for pfn in zone.free_list.entries(order, migratetype):
+        (acknowledged if mem_map[pfn] & REPORTED else waiting).append(pfn)
+    return acknowledged, waiting
