@@ -123,7 +123,8 @@ SHELL = re.compile(
     | host/peers/(peers|workers|helpers|helper_threads)\.py
     | host/memory/(guest_memory|sigbus|discard)\.py
     | host/inflight/inflight_file\.py
-    | host/ring/(ring_service|ring_poller|hand_over|turn|queue_files|kick_file|kick_watch|signal_file|eventfd_signal)\.py
+    | host/ring/(ring_service|ring_poller|hand_over|turn|queue_files)\.py
+    | host/ring/(kick_file|kick_watch|signal_file|eventfd_signal)\.py
     | host/recording/(file_facts|recorded_session|recorded_virtqueue)\.py
     | host/events/(chain_events|session_events|vm_events)\.py
     | host/qmp/qmp_client\.py

@@ -85,7 +85,8 @@ def test_daemon_without_a_single_worker_does_not_start() -> None:
         Workers(NoThreads())
 
 
-def test_workers_are_counted_from_submission_to_end(pool: ThreadPoolExecutor) -> None:
+def test_workers_are_counted_from_submission_to_end(pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "PATIENCE", 10 * DEADLINE)
     workers, let_go = Workers(pool), threading.Event()
     assert workers.at_work == 0
     held = hold(workers, PeerId(1000, 1), PROCESS_WORKERS + 1, let_go)
@@ -150,8 +151,11 @@ def test_process_has_few_workers_again_once_they_are_blocked_no_more(
     assert all(future.result(10) for future in held)
 
 
-def test_lines_of_others_cost_nothing_and_go_on_in_turns(pool: ThreadPoolExecutor) -> None:
+def test_lines_of_others_cost_nothing_and_go_on_in_turns(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process of another user, which has thousands of actions in line, is not looked at."""
+    monkeypatch.setattr(workers_module, "PATIENCE", 10 * DEADLINE)
     workers, let_go = Workers(pool), threading.Event()
     held = [future for pid in (1, 2) for future in hold(workers, PeerId(1000, pid), 3000, let_go)]
     order: list[int] = []
@@ -165,7 +169,10 @@ def test_lines_of_others_cost_nothing_and_go_on_in_turns(pool: ThreadPoolExecuto
     assert sorted(order) == [1, 2]
 
 
-def test_user_at_its_limit_goes_on_with_any_of_its_processes(pool: ThreadPoolExecutor) -> None:
+def test_user_at_its_limit_goes_on_with_any_of_its_processes(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "PATIENCE", 10 * DEADLINE)
     workers, let_go, first = Workers(pool), threading.Event(), threading.Event()
     full = USER_WORKERS_MAX // PROCESS_WORKERS
     begun = hold(workers, PeerId(1000, 0), 1, first)
