@@ -102,8 +102,9 @@ def test_disconnected_session_is_followed_by_another(daemon: DaemonProcess, tmp_
     script = tmp_path / "cut.fault"
     script.write_text("after 2 chains of queue reporting: disconnect back-end")
     with ProxyProcess(tmp_path, daemon.socket_path, "--script", str(script), "--seed", "9") as proxy:
-        with ProgramProcess("guest", *guest_options(proxy, seconds=2)) as guest:
-            assert guest.wait() == 0
+        with ProgramProcess("guest", *guest_options(proxy, seconds=60)) as guest:
+            guest.events.wait_for_count("attached", 2)
+            assert guest.stop() == 0
             assert guest.events.wait("finished")["corrupted_pages"] == 0
             assert guest.stderr().count("attached again") == 1
             guest.forget_stderr()
