@@ -11,7 +11,7 @@ import pytest
 
 from host.qmp.qmp_client import QmpClient
 from protocol.units import MIB
-from tests.harness.processes import ROOT, DaemonProcess, ProgramProcess, doomed_daemon, until
+from tests.harness.processes import ROOT, DaemonProcess, ProgramProcess, doomed_daemon, stall, until
 
 MEMORY = 256 * MIB
 PRESSED = ("mom", "--budget", "256M", "--interval", "0.2")
@@ -168,6 +168,21 @@ def test_own_policy_that_fails_is_contained(daemon: DaemonProcess, tmp_path: Pat
         running.events.wait_for_count("decision", 8)
         assert running.stderr() == ("balloon-policy: policy hundred: RuntimeError: no idea; the last decision stands\n")
         running.forget_stderr()
+
+
+def test_guest_that_hangs_delays_no_other_for_long(daemon: DaemonProcess, tmp_path: Path) -> None:
+    with guest_at(daemon), guest_at(daemon) as hanging:
+        stall(hanging.pid)
+        try:
+            options = ("mom", "--budget", "512M", "--interval", "0.2", "--control", control(tmp_path))
+            with policy(*options) as running:
+                running.events.wait_for_count("decision", 4)
+                views = running.events.all("decision")[-1]["inputs"]["vms"].values()
+                ages = [view["statistics_age"] for view in views]
+                assert ages[1] is None
+                assert ages[0] < 1.5
+        finally:
+            hanging.signal(signal.SIGCONT)
 
 
 def test_interrupt_gives_back_too(daemon: DaemonProcess, tmp_path: Path) -> None:
