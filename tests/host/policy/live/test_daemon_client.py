@@ -57,7 +57,7 @@ async def test_what_is_no_daemon_is_lost(tmp_path: Path, greeting: bytes, why: s
 @contextlib.asynccontextmanager
 async def silent_server(path: Path) -> AsyncIterator[asyncio.Event]:
     """A server that never answers a command. The event is set once it has one."""
-    asked = asyncio.Event()
+    asked, gone = asyncio.Event(), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(GREETING)
@@ -68,9 +68,13 @@ async def silent_server(path: Path) -> AsyncIterator[asyncio.Event]:
         with contextlib.suppress(OSError):
             assert await reader.readline() == b""  # the client hangs up
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        gone.set()
 
     async with await asyncio.start_unix_server(serve, path):
         yield asked
+        await gone.wait()
 
 
 @pytest.mark.asyncio
