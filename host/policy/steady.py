@@ -23,7 +23,7 @@ from host.policy.activity import Activity, IdleTime
 from host.policy.observation import HostView, Observation, VmView
 from host.policy.parameters import interval, parameter
 from host.policy.policy import Action, Decision, Reclaim, SetBalloon
-from host.policy.vm_memory import available_bytes, bounded, free_bytes, unreturned_bytes
+from host.policy.vm_memory import available_bytes, bounded, free_bytes, reclaimable_cache, unreturned_bytes
 from protocol.memory import PAGE_SIZE
 from protocol.units import MIB
 
@@ -170,7 +170,7 @@ class Steady:
         if spare >= constants.least_gain and is_fruitful:
             guest.spare = spare
             return spare, Reclaim(vm.name), f"{state}, reclaim about {spare >> 20}M"
-        cache = vm.cache_bytes or 0
+        cache = reclaimable_cache(vm)
         step = min(int(constants.step_part * vm.memory_bytes), cache - guest.floor)
         target = bounded(vm, min(free + step, available - constants.left_available * vm.memory_bytes))
         gain = min(step, target - free)

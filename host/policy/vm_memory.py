@@ -65,3 +65,12 @@ def unreturned_bytes(vm: VmView) -> int | None:
     if used is None or vm.host_backed_bytes is None:
         return None
     return max(vm.host_backed_bytes - used, 0)
+
+
+def reclaimable_cache(vm: VmView) -> int:
+    """Return the bytes of page cache that the guest's kernel could give up. CACHES counts what is in tmpfs too, which
+    it cannot without swap; AVAIL does not count that."""
+    cache = vm.cache_bytes or 0
+    if vm.available_bytes is None:
+        return cache
+    return min(cache, max(vm.available_bytes - (vm.free_bytes or 0), 0))

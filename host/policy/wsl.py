@@ -16,7 +16,7 @@ from host.policy.activity import IdleTime
 from host.policy.observation import Observation, VmView
 from host.policy.parameters import interval, parameter
 from host.policy.policy import Action, Decision, SetBalloon
-from host.policy.vm_memory import bounded, free_bytes
+from host.policy.vm_memory import bounded, free_bytes, reclaimable_cache
 from protocol.units import GIB, MIB
 
 STEP_PART = 32
@@ -62,13 +62,13 @@ class Wsl:
             step = self._step(vm, idle)
             if step > 0:
                 actions.append(SetBalloon(vm.name, bounded(vm, (free_bytes(vm) or 0) + step)))
-                trace.append(f"{vm.name} idle {idle:.0f} s, cache {(vm.cache_bytes or 0) >> 20}M, take {step >> 20}M")
+                trace.append(f"{vm.name} idle {idle:.0f} s, cache {reclaimable_cache(vm) >> 20}M, take {step >> 20}M")
         return Decision(tuple(actions), "; ".join(trace) or "no idle machine has cache above the floor")
 
     def _step(self, vm: VmView, idle: float) -> int:
         # The bytes of page cache to take now.
         constants = self.parameters
-        above = (vm.cache_bytes or 0) - constants.floor
+        above = reclaimable_cache(vm) - constants.floor
         mode = constants.auto_memory_reclaim
         if mode == "disabled" or idle < constants.idle_after or above <= 0 or free_bytes(vm) is None:
             return 0

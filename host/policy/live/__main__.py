@@ -13,8 +13,9 @@ from protocol.units import parse_size
 PROGRAM: Final = "balloon-policy"
 
 _EPILOG: Final = """\
-NAME is a policy of --list, or module:Class of your own, found on PYTHONPATH. Each decision is one line on standard
-output, and with --events one JSON object with all that it was made from. At the end balloons are emptied.
+NAME is a policy of --list, or module:Class of your own, found on PYTHONPATH. Each decision that does something is one
+line on standard output, and with --events every one is a JSON object with all that it was made from. At the end
+balloons are emptied.
 
 exit status: 0 after SIGTERM, 130 after Ctrl-C, 1 for a failure, 2 for a usage error
 

@@ -74,9 +74,10 @@ class _Run:
         self.options.events.emit("decision", **record.as_dict(), dry_run=self.options.dry_run)
         what = ", ".join(_shown(action) for action in record.actions) or "no action"
         line = f"{record.policy}: {record.reason} -> {what}"
-        if record.actions or line != self.line:
+        # The first one, and then each that does something, unless a policy that fails repeats itself.
+        if not self.line or (record.actions and line != self.line):
             self.options.print_line(line)
-        self.line = line
+            self.line = line
 
 
 def _shown(action: Action) -> str:

@@ -53,3 +53,25 @@ def test_kernel_obeys_a_policy(tmp_path: Path) -> None:
             assert seen["total_bytes"] == pytest.approx(guest.meminfo()["MemTotal"], rel=0.05)
         until(lambda: balloon("actual") == 0, "all of it", deadline=60)
         guest.power_off()
+
+
+def test_idle_kernel_gives_back_what_it_freed(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    options = ("steady", "--control", str(control), "--budget", "8G", "--interval", "1", "--set", "idle_after=3")
+    with (
+        DaemonProcess(tmp_path, "--control", str(control), "--features", "page-reporting=off") as daemon,
+        LinuxGuest(daemon, tmp_path, memory=MEMORY) as guest,
+    ):
+        guest.fill(FILLED)
+        guest.free()
+        resident = guest.ram.resident_bytes()
+        with ProgramProcess("host.policy.live", *options) as run:
+            done = daemon.events.wait("reclaim", deadline=60)
+            assert done["complete"]
+            assert done["discarded_bytes"] > 0.8 * FILLED
+            assert resident - guest.ram.resident_bytes() > 0.8 * FILLED
+            assert run.events.all("decision", problem=None) == []
+            reasons = [event["reason"] for event in run.events.all("decision") if event["actions"]]
+            assert "reclaim about" in reasons[0]
+        assert guest.run("echo alive") == "alive\n"
+        guest.power_off()

@@ -104,6 +104,13 @@ def test_wsl_can_be_disabled() -> None:
     assert balloons(idle_for(Wsl(WslParameters(auto_memory_reclaim="disabled")), 200.0, guest())) == {}
 
 
+def test_files_in_tmpfs_are_no_cache_that_could_be_taken() -> None:
+    # 3 GiB of files are counted as cache; of these the kernel could give up 200 MiB.
+    tmpfs = guest(available_bytes=GIB + 200 * MIB)
+    assert balloons(idle_for(Wsl(), 120.0, tmpfs)) == {"a": GIB + 72 * MIB}
+    assert balloons(idle_for(Steady(), 20.0, guest(available_bytes=GIB + 70 * MIB))) == {}
+
+
 # -- reclaim-on-pressure ----------------------------------------------------------------------------------------------
 
 
