@@ -2,8 +2,9 @@
 
 A policy that raises, or whose answer is not a decision (a machine that is not there, a negative size, a balloon that
 leaves a machine less than the reserve), costs one line in the log. The last decision stands: its balloons are asked for
-again as far as they are still possible, its reclaims are not. A balloon grows by at most :attr:`Limits.step` of a
-machine's memory in one decision; it may shrink at once. Every decision is recorded with all that it was made from.
+again as far as they are still possible, its reclaims are not. A balloon grows in one decision by what is free in the
+guest and by at most :attr:`Limits.step` of its memory; it may shrink at once. Every decision is recorded
+with all that it was made from.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import Any
 
 from host.policy.observation import Observation
 from host.policy.policy import Action, Decision, Policy, Reclaim, SetBalloon
-from host.policy.vm_memory import RESERVE_BYTES, most_balloon, whole_pages
+from host.policy.vm_memory import RESERVE_BYTES, free_bytes, most_balloon, whole_pages
 
 LINE_MOST = 2000
 """Characters of a reason that are kept."""
@@ -22,10 +23,10 @@ LINE_MOST = 2000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What no decision may exceed: ``reserve`` bytes are left to a machine (or half of its memory), and a balloon grows
-    by at most the share ``step`` of the memory at once."""
+    by at most what is free and the share ``step`` of the memory at once."""
 
     reserve: int = RESERVE_BYTES
-    step: float = 0.5
+    step: float = 0.25
 
 
 class NonsenseError(ValueError):
@@ -146,7 +147,7 @@ class ContainedPolicy:
         for action in actions:
             if isinstance(action, SetBalloon):
                 vm = seen.vms[action.vm]
-                most = whole_pages(max(vm.balloon_bytes, 0) + self.limits.step * vm.memory_bytes)
+                most = whole_pages(vm.balloon_bytes + (free_bytes(vm) or 0) + self.limits.step * vm.memory_bytes)
                 if action.size > most:
                     limited.append(action.vm)
                     action = SetBalloon(action.vm, most)

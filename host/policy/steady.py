@@ -28,7 +28,7 @@ from protocol.memory import PAGE_SIZE
 from protocol.units import MIB
 
 FRUITFUL: Final = 0.75
-"""A reclaim after which more than this part of what it was to bring is still there brought nothing."""
+"""A step after which more than this part of what it was to bring is still there brought nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,9 @@ class _Guest:
     refaulted: int = 0
     quiet_until: float = float("-inf")
     spare: int = 0
-    """What the last reclaim was to bring, 0 after other steps and once the guest has done something."""
+    """What the last reclaim was to bring, 0 once the guest has done something."""
+    cache_expected: int | None = None
+    """More page cache than this after a pulse says that it brought nothing; None once the guest has done something."""
 
 
 class Steady:
@@ -96,6 +98,8 @@ class Steady:
             fresh = _Guest(self.parameters.floor, self.parameters.back_off)
             guest = self._guests.setdefault(vm.name, fresh)
             idle, happened = self._idle.update(vm, seen.now)
+            if idle == 0:
+                guest.spare, guest.cache_expected = 0, None
             if happened is not None and (note := self._judge(guest, vm, happened, seen.now)):
                 notes.append(note)
             if vm.target_bytes > 0:
@@ -163,8 +167,6 @@ class Steady:
         unreturned = unreturned_bytes(vm)
         # What a reclaim leaves in the guest is no gain: the daemon keeps a sixteenth of the memory free.
         spare = min(unreturned or 0, free - vm.memory_bytes // 16)
-        if idle == 0:
-            guest.spare = 0
         # Where the last reclaim brought next to nothing, the next one would not either.
         is_fruitful = guest.spare == 0 or spare < FRUITFUL * guest.spare
         if spare >= constants.least_gain and is_fruitful:
@@ -174,6 +176,7 @@ class Steady:
         step = min(int(constants.step_part * vm.memory_bytes), cache - guest.floor)
         target = bounded(vm, min(free + step, available - constants.left_available * vm.memory_bytes))
         gain = min(step, target - free)
-        if gain < constants.least_gain:
+        if gain < constants.least_gain or (guest.cache_expected is not None and cache > guest.cache_expected):
             return None
+        guest.cache_expected = int(cache - (1 - FRUITFUL) * gain)
         return gain, SetBalloon(vm.name, target), f"{state}, cache {cache >> 20}M, take {gain >> 20}M"

@@ -70,7 +70,7 @@ def test_idle_kernel_gives_back_what_it_freed(tmp_path: Path) -> None:
             assert done["complete"]
             assert done["discarded_bytes"] > 0.8 * FILLED
             assert resident - guest.ram.resident_bytes() > 0.8 * FILLED
-            assert run.events.all("decision", problem=None) == []
+            assert [event for event in run.events.all("decision") if "problem" in event] == []
             reasons = [event["reason"] for event in run.events.all("decision") if event["actions"]]
             assert "reclaim about" in reasons[0]
         assert guest.run("echo alive") == "alive\n"

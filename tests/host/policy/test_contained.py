@@ -91,10 +91,11 @@ def test_last_decision_stands_as_far_as_it_is_still_possible() -> None:
 
 
 def test_balloon_grows_by_a_step_at_most_and_shrinks_at_once() -> None:
-    view = seen(machine("a", balloon_bytes=GIB), machine("b", balloon_bytes=3 * GIB))
-    answer = Decision((SetBalloon("a", 3 * GIB), SetBalloon("b", 0)), "x")
-    [record], _ = decide(answer, observed=view, limits=Limits(step=0.25))
-    assert record.actions == (SetBalloon("a", 2 * GIB), SetBalloon("b", 0))
+    full, empty = machine("a", balloon_bytes=GIB), machine("c", free_bytes=2 * GIB)
+    view = seen(full, machine("b", balloon_bytes=3 * GIB), empty)
+    answer = Decision((SetBalloon("a", 3 * GIB), SetBalloon("b", 0), SetBalloon("c", 3 * GIB)), "x")
+    [record], _ = decide(answer, observed=view)
+    assert record.actions == (SetBalloon("a", 2 * GIB), SetBalloon("b", 0), SetBalloon("c", 3 * GIB))
     assert record.limited == ("a",)
 
 

@@ -130,6 +130,14 @@ def test_reclaim_comes_when_little_is_free_the_largest_first_and_not_twice_in_a_
     assert reclaims(policy.decide(seen(small, large, tiny, now=30.0, **host))) == ["large", "small"]
 
 
+AFTER: dict[str, Any] = {
+    "free_bytes": GIB + 512 * MIB,
+    "cache_bytes": 3 * GIB - 512 * MIB,
+    "host_backed_bytes": 7 * GIB - 512 * MIB,
+}
+"""The same guest after a pulse of 512 MiB."""
+
+
 # -- steady -----------------------------------------------------------------------------------------------------------
 
 
@@ -163,8 +171,9 @@ def test_steady_ends_a_pulse_when_the_guest_wakes_up_and_when_it_takes_too_long(
 def test_steady_keeps_its_pace_and_its_floor() -> None:
     policy = Steady()
     assert balloons(idle_for(policy, 20.0, guest())) != {}
-    assert balloons(policy.decide(seen(guest(), now=28.0))) == {}
-    assert balloons(policy.decide(seen(guest(), now=30.0))) != {}
+    after = guest(**AFTER)
+    assert balloons(policy.decide(seen(after, now=28.0))) == {}
+    assert balloons(policy.decide(seen(after, now=30.0))) == {"a": 2 * GIB}
     assert balloons(idle_for(Steady(), 60.0, guest(cache_bytes=79 * MIB))) == {}
 
 
@@ -180,10 +189,10 @@ def test_steady_backs_off_twice_as_long_each_time_memory_is_needed_again() -> No
     idle_for(policy, 20.0, guest())
     back = 200 * MIB  # more than a quarter of the step
     assert "left alone for 60 s" in policy.decide(seen(guest(refaulted_bytes=back), now=22.0)).reason
-    quiet = guest(refaulted_bytes=back)
+    quiet = guest(**AFTER, refaulted_bytes=back)
     assert [balloons(policy.decide(seen(quiet, now=now))) for now in (60.0, 81.0)] == [{}, {}]
-    assert balloons(policy.decide(seen(quiet, now=82.0))) == {"a": GIB + 512 * MIB}
-    again = guest(refaulted_bytes=2 * back)
+    assert balloons(policy.decide(seen(quiet, now=82.0))) == {"a": 2 * GIB}
+    again = guest(**AFTER, refaulted_bytes=2 * back)
     assert "left alone for 120 s" in policy.decide(seen(again, now=84.0)).reason
     # The floor has risen by what came back: 464 MiB of cache stay.
     little = guest(refaulted_bytes=2 * back, cache_bytes=480 * MIB)
@@ -213,3 +222,11 @@ def test_steady_does_not_repeat_a_reclaim_that_brought_nothing() -> None:
     full = guest(host_backed_bytes=7 * GIB + 300 * MIB, cache_bytes=0)
     assert reclaims(idle_for(policy, 20.0, full)) == ["a"]
     assert [policy.decide(seen(full, now=now)).actions for now in (30.0, 40.0, 400.0)] == [(), (), ()]
+
+
+def test_steady_does_not_repeat_a_pulse_that_brought_nothing_until_the_guest_did_something() -> None:
+    policy = Steady()
+    assert balloons(idle_for(policy, 20.0, guest())) != {}
+    assert [policy.decide(seen(guest(), now=now)).actions for now in (30.0, 40.0, 400.0)] == [(), (), ()]
+    policy.decide(seen(guest(major_faults=1), now=402.0))
+    assert balloons(policy.decide(seen(guest(major_faults=1), now=430.0))) != {}
