@@ -48,9 +48,15 @@ def activity(before: VmView, after: VmView, seconds: float) -> Activity | None:
     if min(minor, major, swapped, refaulted) < 0 or stalled < 0:
         return None
     moved = abs(_in_use(after) - _in_use(before))
-    still = moved <= max(MOVED_BYTES, MOVED_SHARE * after.memory_bytes)
+    # A balloon under way changes between the two looks that a view is made of: what is in use cannot be told then.
+    under_way = any(vm.balloon_bytes != vm.target_bytes for vm in (before, after))
+    still = under_way or before.balloon_bytes != after.balloon_bytes or moved <= _moved_most(after)
     idle = still and major == 0 and swapped == 0 and minor <= MINOR_FAULTS * seconds
     return Activity(seconds, minor, major, swapped, refaulted, stalled, moved, idle)
+
+
+def _moved_most(vm: VmView) -> float:
+    return max(MOVED_BYTES, MOVED_SHARE * vm.memory_bytes)
 
 
 def _swapped(vm: VmView) -> int:

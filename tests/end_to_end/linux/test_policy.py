@@ -75,3 +75,26 @@ def test_idle_kernel_gives_back_what_it_freed(tmp_path: Path) -> None:
             assert "reclaim about" in reasons[0]
         assert guest.run("echo alive") == "alive\n"
         guest.power_off()
+
+
+def test_idle_kernel_gives_up_page_cache_down_to_the_floor(tmp_path: Path) -> None:
+    """Page cache of a file that stays open: hostfs drops the cache of others by itself."""
+    control, file = tmp_path / "control", tmp_path / "file"
+    file.write_bytes(os.urandom(160 * MIB))
+    options = ("steady", "--control", str(control), "--budget", "8G", "--interval", "0.5", "--set", "idle_after=2")
+    try:
+        with (
+            DaemonProcess(tmp_path, "--control", str(control)) as daemon,
+            LinuxGuest(daemon, tmp_path, memory=MEMORY) as guest,
+        ):
+            guest.run(f"exec 3</run/host{file}; cat <&3 >/dev/null")
+            resident = guest.ram.resident_bytes()
+            assert guest.meminfo()["Cached"] > 150 * MIB
+            with ProgramProcess("host.policy.live", *options, "--set", "pace=1") as run:
+                until(lambda: resident - guest.ram.resident_bytes() > 64 * MIB, "the host has memory", deadline=60)
+                run.events.wait("decision")
+            assert guest.meminfo()["Cached"] > 40 * MIB  # the floor is 64 MiB, and a kernel gives a little more
+            assert guest.run(f"cksum </run/host{file} | cut -d' ' -f2").strip() == str(160 * MIB)
+            guest.power_off(may_complain=True)  # a balloon that has to wait for cache says so
+    finally:
+        file.unlink()

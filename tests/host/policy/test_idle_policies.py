@@ -53,6 +53,8 @@ def idle_for(policy: Policy, seconds: float, vm: VmView, **host: Any) -> Any:
         ({"free_bytes": GIB - 50 * MIB}, False),
         ({"free_bytes": GIB - 500 * MIB, "cache_bytes": 3 * GIB + 500 * MIB}, True),
         ({"free_bytes": GIB - 500 * MIB, "balloon_bytes": 500 * MIB}, True),
+        ({"free_bytes": GIB - 500 * MIB, "target_bytes": 500 * MIB}, True),
+        ({"free_bytes": GIB - 500 * MIB, "target_bytes": 500 * MIB, "major_faults": 1}, False),
     ],
 )
 def test_idleness_is_seen_in_statistics(change: dict[str, Any], is_idle: bool) -> None:
