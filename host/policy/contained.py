@@ -121,7 +121,7 @@ class ContainedPolicy:
             if not isinstance(action, SetBalloon | Reclaim):
                 raise NonsenseError(f"{_shown(action)} is not an action")
             if action.vm not in seen.vms:
-                raise NonsenseError(f"there is no virtual machine {_shown(action.vm)}")
+                raise NonsenseError(f"unknown virtual machine {_shown(action.vm)}")
             if isinstance(action, SetBalloon):
                 if action.vm in ballooned:
                     raise NonsenseError(f"two balloons for {action.vm}")

@@ -82,7 +82,7 @@ class Hyperv:
 
 
 def _share_out(asks: list[_Ask], room: int) -> dict[str, float]:
-    # All have their minimum. What is left goes by weight, to those whose wish is not yet fulfilled.
+    # All have their minimum. What is left goes by weight, to those that have less than they ask for.
     sizes = {ask.vm.name: float(ask.least) for ask in asks}
     left = room - sum(sizes.values())
     open_asks = [ask for ask in asks if ask.most > ask.least]

@@ -13,7 +13,7 @@
 * **Back-off.** Where more than ``refault_share`` of what was taken has to be provided again within ``refault_window``
   seconds, the guest is left alone for ``back_off`` seconds, twice as long each time, and its floor rises by what came
   back. A step without refaults halves the time again.
-* **Evidence.** Statistics older than ``stale_after`` seconds are none: nothing is taken.
+* **Evidence.** Nothing is taken on statistics older than ``stale_after`` seconds.
 """
 
 from dataclasses import dataclass
@@ -165,7 +165,7 @@ class Steady:
             return None
         state = f"{vm.name} idle {idle:.0f} s"
         unreturned = unreturned_bytes(vm)
-        # What a reclaim leaves in the guest is no gain: the daemon keeps a sixteenth of the memory free.
+        # A reclaim leaves a sixteenth of the memory free in the guest, which does not count as gain.
         spare = min(unreturned or 0, free - vm.memory_bytes // 16)
         # Where the last reclaim brought next to nothing, the next one would not either.
         is_fruitful = guest.spare == 0 or spare < FRUITFUL * guest.spare

@@ -63,7 +63,7 @@ def find_host_memory(budget: int | None, cgroup: Path | None) -> HostMemory:
     cgroup that this process is in, if it has one; else the memory of the host.
 
     Raises:
-        BalloonError: ``cgroup`` is no memory cgroup or has no limit and no budget is stated.
+        BalloonError: ``cgroup`` is not a memory cgroup, or it has no limit and a budget is not stated.
     """
     total = _meminfo()["MemTotal"]
     if cgroup is not None:

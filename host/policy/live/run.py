@@ -130,7 +130,7 @@ async def _decide_until_stopped(state: _Run, stopped: "asyncio.Future[int]") -> 
                 await daemon.reclaimed()
             return
         now = time.monotonic()
-        due = max(due + options.interval, now)  # after a delay there is no rush to catch up
+        due = max(due + options.interval, now)  # decisions that a delay left out are not made up for
         await asyncio.sleep(due - now)
 
 

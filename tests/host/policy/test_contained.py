@@ -52,8 +52,8 @@ class Unprintable(Exception):
         (Unprintable(), "Unprintable: an error that has no text"),
         (None, "decide() returned None, not a Decision"),
         ("x" * 500, f"decide() returned '{'x' * 59}..., not a Decision"),
-        (Decision((SetBalloon("c", 0),), ""), "there is no virtual machine 'c'"),
-        (Decision((Reclaim("c"),), ""), "there is no virtual machine 'c'"),
+        (Decision((SetBalloon("c", 0),), ""), "unknown virtual machine 'c'"),
+        (Decision((Reclaim("c"),), ""), "unknown virtual machine 'c'"),
         (Decision((SetBalloon("a", -4096),), ""), "a negative size for a: -4096"),
         (Decision((Reclaim("a", -1),), ""), "a negative size for a: -1"),
         (Decision((SetBalloon("a", 1.5),), ""), "a size of 1.5 for a, not whole bytes"),  # type: ignore[arg-type]
