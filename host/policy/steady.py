@@ -1,0 +1,169 @@
+"""``steady``: our own policy. It takes what guests do not use while they do not need it, and holds none of it.
+
+* **Who gives.** A guest that its statistics show idle for ``idle_after`` seconds. While the host is short of memory
+  every guest. The host is short from ``pressure_on`` (or less than ``low_free`` of the budget) until pressure is below
+  ``pressure_off`` and ``high_free`` is free again: two thresholds, so that it does not swing.
+* **What.** First what is free in the guest and still backed by the host: fragments below the reporting order, what the
+  watermarks withhold. One ``reclaim`` returns it. Then page cache, by a pulse of the balloon: it grows by what is free
+  and by a step, and is empty again as soon as it got there. The guest has all of its memory back, unbacked, and no
+  balloon stands in the way of a program that starts.
+* **How far.** ``floor`` bytes of page cache stay, and a pulse leaves ``left_available`` of the memory available.
+* **How fast.** A step is ``step_part`` of the memory, every ``pace`` seconds from one guest, from ``at_once`` guests in
+  one decision.
+* **Back-off.** Where more than ``refault_share`` of what was taken has to be provided again within ``refault_window``
+  seconds, the guest is left alone for ``back_off`` seconds, twice as long each time, and its floor rises by what came
+  back. A step without refaults halves the time again.
+* **Evidence.** Statistics older than ``stale_after`` seconds are none: nothing is taken.
+"""
+
+from dataclasses import dataclass
+
+from host.policy.activity import Activity, IdleTime
+from host.policy.bounds import bounded
+from host.policy.guest_memory import available_bytes, free_bytes, unreturned_bytes
+from host.policy.observation import HostView, Observation, VmView
+from host.policy.parameters import interval, parameter
+from host.policy.policy import Action, Decision, Reclaim, SetBalloon
+from protocol.memory import PAGE_SIZE
+from protocol.units import MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteadyParameters:
+    """When, how much and how fast."""
+
+    interval: float = interval(2.0)
+    idle_after: float = parameter(20.0, "seconds of idleness before anything is taken", least=0)
+    pressure_on: float = parameter(
+        5.0, "percent of waiting (some avg10) from which the host is short", least=0, most=100
+    )
+    pressure_off: float = parameter(1.0, "percent of waiting below which it is not any more", least=0, most=100)
+    low_free: float = parameter(0.08, "free share of the budget below which the host is short", least=0, most=1)
+    high_free: float = parameter(0.16, "free share above which it is not any more", least=0, most=1)
+    floor: int = parameter(64 * MIB, "page cache that is left to a guest", least=0, is_size=True)
+    left_available: float = parameter(0.0625, "share of memory that stays available in a pulse", least=0, most=1)
+    step_part: float = parameter(0.0625, "share of memory that one step takes", least=0.001, most=1)
+    pace: float = parameter(10.0, "seconds between two steps of one guest", least=0)
+    at_once: int = parameter(4, "guests in one decision", least=1, most=100000)
+    least_gain: int = parameter(16 * MIB, "smallest gain worth a step", least=4096, is_size=True)
+    refault_share: float = parameter(0.25, "part of a step that may come back", least=0, most=1)
+    refault_window: float = parameter(30.0, "seconds in which it counts", least=0)
+    back_off: float = parameter(60.0, "seconds that a guest is left alone at first", least=0)
+    back_off_most: float = parameter(3600.0, "seconds that it is left alone at most", least=0)
+    stale_after: float = parameter(10.0, "age in seconds from which statistics do not count", least=0)
+    pulse_most: float = parameter(10.0, "seconds in which a balloon must have got there", least=0)
+
+
+@dataclass(slots=True)
+class _Guest:
+    """What is remembered of one guest. Times are those of observations, sizes bytes."""
+
+    floor: int
+    back_off: float
+    taken_at: float = float("-inf")
+    taken: int = 0
+    """What the last step was to take, 0 once it has been judged."""
+    refaulted: int = 0
+    quiet_until: float = float("-inf")
+
+
+class Steady:
+    """Takes from idle guests, and from all while the host is short; backs off where memory is needed again."""
+
+    name = "steady"
+
+    def __init__(self, parameters: SteadyParameters = SteadyParameters()) -> None:
+        self.parameters = parameters
+        self.interval = parameters.interval
+        self._idle = IdleTime()
+        self._guests: dict[str, _Guest] = {}
+        self._short = False
+
+    def decide(self, seen: Observation) -> Decision:
+        """Return the ends of pulses that got there, and the next steps."""
+        self._guests = {name: guest for name, guest in self._guests.items() if name in seen.vms}
+        self._idle.keep(seen.vms.keys())
+        self._short = self._is_short(seen.host)
+        actions: list[Action] = []
+        steps: list[tuple[int, Action, str]] = []
+        notes = []
+        for vm in seen.vms.values():
+            fresh = _Guest(self.parameters.floor, self.parameters.back_off)
+            guest = self._guests.setdefault(vm.name, fresh)
+            idle, happened = self._idle.update(vm, seen.now)
+            if happened is not None and (note := self._judge(guest, vm, happened, seen.now)):
+                notes.append(note)
+            if vm.target_bytes > 0:
+                if self._is_over(guest, vm, idle, seen.now):
+                    actions.append(SetBalloon(vm.name, 0))
+                continue
+            if (step := self._step(guest, vm, idle, seen.now)) is not None:
+                steps.append(step)
+        steps.sort(key=lambda step: (-step[0], step[1].vm))
+        for gain, action, why in steps[: self.parameters.at_once]:
+            guest = self._guests[action.vm]
+            guest.taken_at, guest.taken, guest.refaulted = seen.now, gain, 0
+            actions.append(action)
+            notes.append(why)
+        return Decision(tuple(actions), f"{self._host(seen.host)}: {'; '.join(notes) or 'nothing to take'}")
+
+    def _host(self, host: HostView) -> str:
+        pressure = "unknown" if host.pressure is None else f"{host.pressure:.1f}%"
+        free = host.free_bytes / max(host.budget_bytes, 1)
+        return f"host {'short' if self._short else 'at ease'} (pressure {pressure}, free {free:.1%})"
+
+    def _is_short(self, host: HostView) -> bool:
+        constants = self.parameters
+        free = host.free_bytes / max(host.budget_bytes, 1)
+        pressure = host.pressure or 0.0
+        if pressure >= constants.pressure_on or free < constants.low_free:
+            return True
+        at_ease = pressure < constants.pressure_off and free >= constants.high_free
+        return self._short and not at_ease
+
+    def _judge(self, guest: _Guest, vm: VmView, happened: Activity, now: float) -> str | None:
+        # Whether the last step took what the guest needed. Returns a note if it did.
+        constants = self.parameters
+        if guest.taken == 0:
+            return None
+        guest.refaulted += happened.refaulted_bytes + happened.major_faults * PAGE_SIZE
+        if guest.refaulted > constants.refault_share * guest.taken:
+            seconds = guest.back_off
+            guest.quiet_until = now + seconds
+            guest.back_off = min(2 * seconds, constants.back_off_most)
+            guest.floor = min(guest.floor + guest.refaulted, vm.memory_bytes // 2)
+            guest.taken = 0
+            return f"{vm.name} needed {guest.refaulted >> 20}M again: left alone for {seconds:.0f} s"
+        if now - guest.taken_at > constants.refault_window:
+            guest.back_off = max(guest.back_off / 2, constants.back_off)
+            guest.taken = 0
+        return None
+
+    def _is_over(self, guest: _Guest, vm: VmView, idle: float, now: float) -> bool:
+        # A pulse ends when the balloon got there, took too long, or the guest does something.
+        got_there = vm.balloon_bytes >= vm.target_bytes
+        return got_there or now - guest.taken_at >= self.parameters.pulse_most or (idle == 0 and not self._short)
+
+    def _step(self, guest: _Guest, vm: VmView, idle: float, now: float) -> tuple[int, Action, str] | None:
+        # The bytes that a step may gain, the step, and why; None if nothing is to be taken.
+        constants = self.parameters
+        free, available = free_bytes(vm), available_bytes(vm)
+        if free is None or available is None or (vm.statistics_age or 0.0) > constants.stale_after:
+            return None
+        if now < guest.quiet_until or now - guest.taken_at < constants.pace:
+            return None
+        if idle < constants.idle_after and not self._short:
+            return None
+        state = f"{vm.name} idle {idle:.0f} s"
+        unreturned = unreturned_bytes(vm)
+        # What a reclaim leaves in the guest is no gain: the daemon keeps a sixteenth of the memory free.
+        spare = min(unreturned or 0, free - vm.memory_bytes // 16)
+        if spare >= constants.least_gain:
+            return spare, Reclaim(vm.name), f"{state}, reclaim about {spare >> 20}M"
+        cache = vm.cache_bytes or 0
+        step = min(int(constants.step_part * vm.memory_bytes), cache - guest.floor)
+        target = bounded(vm, min(free + step, available - constants.left_available * vm.memory_bytes))
+        gain = min(step, target - free)
+        if gain < constants.least_gain:
+            return None
+        return gain, SetBalloon(vm.name, target), f"{state}, cache {cache >> 20}M, take {gain >> 20}M"
