@@ -17,6 +17,7 @@
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from host.policy.activity import Activity, IdleTime
 from host.policy.bounds import bounded
@@ -26,6 +27,9 @@ from host.policy.parameters import interval, parameter
 from host.policy.policy import Action, Decision, Reclaim, SetBalloon
 from protocol.memory import PAGE_SIZE
 from protocol.units import MIB
+
+FRUITFUL: Final = 0.75
+"""A reclaim after which more than this part of what it was to bring is still there brought nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,8 @@ class _Guest:
     """What the last step was to take, 0 once it has been judged."""
     refaulted: int = 0
     quiet_until: float = float("-inf")
+    spare: int = 0
+    """What the last reclaim was to bring, 0 after other steps and once the guest has done something."""
 
 
 class Steady:
@@ -158,7 +164,12 @@ class Steady:
         unreturned = unreturned_bytes(vm)
         # What a reclaim leaves in the guest is no gain: the daemon keeps a sixteenth of the memory free.
         spare = min(unreturned or 0, free - vm.memory_bytes // 16)
-        if spare >= constants.least_gain:
+        if idle == 0:
+            guest.spare = 0
+        # Where the last reclaim brought next to nothing, the next one would not either.
+        is_fruitful = guest.spare == 0 or spare < FRUITFUL * guest.spare
+        if spare >= constants.least_gain and is_fruitful:
+            guest.spare = spare
             return spare, Reclaim(vm.name), f"{state}, reclaim about {spare >> 20}M"
         cache = vm.cache_bytes or 0
         step = min(int(constants.step_part * vm.memory_bytes), cache - guest.floor)
