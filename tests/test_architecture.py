@@ -40,7 +40,8 @@ ROOMS: dict[str, set[str]] = {
         "host.ring",
     },
     "host.qmp": set(),
-    "host.policy": {"host.qmp"},
+    "host.policy": set(),
+    "host.policy.live": {"host.policy", "host.qmp"},
     "host.control": {"host.memory", "host.balloon", "host.vhost_user", "host.ring", "host.qmp", "host.events"},
     "host.migration": {
         "host.virtqueue",
@@ -128,6 +129,7 @@ SHELL = re.compile(
     | host/recording/(file_facts|recorded_session|recorded_virtqueue)\.py
     | host/events/(chain_events|session_events|vm_events)\.py
     | host/qmp/qmp_client\.py
+    | host/policy/live/(__main__|daemon|daemon_client|host_memory|run)\.py
     | host/control/(control_server|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/balloon/ballooned_pages\.py
     | host/control/(backed_memory|vm_control)\.py

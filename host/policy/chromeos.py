@@ -9,11 +9,10 @@ balloon could have grown, that is a level at which it can live. Changes of about
 from dataclasses import dataclass
 from typing import Final
 
-from host.policy.bounds import bounded
-from host.policy.guest_memory import free_bytes
 from host.policy.observation import Observation, VmView
 from host.policy.parameters import interval, parameter
 from host.policy.policy import Decision, SetBalloon
+from host.policy.vm_memory import bounded, free_bytes
 from protocol.units import MIB
 
 MAX_CRITICAL_DELTA: Final = 10 * MIB

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from host.policy.bounds import RESERVE_BYTES, most_balloon, whole_pages
 from host.policy.observation import Observation
 from host.policy.policy import Action, Decision, Policy, Reclaim, SetBalloon
+from host.policy.vm_memory import RESERVE_BYTES, most_balloon, whole_pages
 
 LINE_MOST = 2000
 """Characters of a reason that are kept."""

@@ -15,11 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from host.policy.bounds import balloon_for, bounded, most_balloon, size_of
-from host.policy.guest_memory import available_bytes
 from host.policy.observation import Observation, VmView
 from host.policy.parameters import PerVm, interval, parameter
 from host.policy.policy import Decision, SetBalloon
+from host.policy.vm_memory import available_bytes, balloon_for, bounded, most_balloon, size_of
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, MIB
 

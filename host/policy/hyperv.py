@@ -10,11 +10,10 @@ cache is not counted.
 
 from dataclasses import dataclass
 
-from host.policy.bounds import balloon_for, most_balloon, size_of, whole_pages
-from host.policy.guest_memory import available_bytes
 from host.policy.observation import Observation, VmView
 from host.policy.parameters import PerVm, interval, parameter
 from host.policy.policy import Decision, SetBalloon
+from host.policy.vm_memory import available_bytes, balloon_for, most_balloon, size_of, whole_pages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,10 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from host.policy.bounds import balloon_for, size_of
-from host.policy.guest_memory import free_bytes
 from host.policy.observation import Observation, VmView
 from host.policy.parameters import PerVm, interval, parameter
 from host.policy.policy import Decision, SetBalloon
+from host.policy.vm_memory import balloon_for, free_bytes, size_of
 
 CRITICAL_SHARE = -0.05
 """The free share that a guest is left with when the host has no free memory at all."""

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from host.policy.bounds import balloon_for, size_of
-from host.policy.guest_memory import free_bytes
 from host.policy.observation import Observation, VmView
 from host.policy.parameters import PerVm, interval, parameter
 from host.policy.policy import Decision, SetBalloon
+from host.policy.vm_memory import balloon_for, free_bytes, size_of
 from protocol.units import MIB
 
 GOAL_LEAST: Final = 10 * MIB

@@ -7,10 +7,10 @@ decision and each at most once in ``cooldown`` seconds. Balloons stay empty.
 
 from dataclasses import dataclass
 
-from host.policy.guest_memory import free_bytes, unreturned_bytes
 from host.policy.observation import Observation, VmView
 from host.policy.parameters import interval, parameter
 from host.policy.policy import Decision, Reclaim
+from host.policy.vm_memory import free_bytes, unreturned_bytes
 from protocol.units import MIB
 
 

@@ -8,10 +8,10 @@ seconds is inactive: it counts with what it has, and is asked again.
 
 from dataclasses import dataclass
 
-from host.policy.bounds import balloon_for, size_of
 from host.policy.observation import Observation, VmView
 from host.policy.parameters import PerVm, interval, parameter
 from host.policy.policy import Decision, SetBalloon
+from host.policy.vm_memory import balloon_for, size_of
 from protocol.units import KIB
 
 

@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from host.policy.activity import Activity, IdleTime
-from host.policy.bounds import bounded
-from host.policy.guest_memory import available_bytes, free_bytes, unreturned_bytes
 from host.policy.observation import HostView, Observation, VmView
 from host.policy.parameters import interval, parameter
 from host.policy.policy import Action, Decision, Reclaim, SetBalloon
+from host.policy.vm_memory import available_bytes, bounded, free_bytes, unreturned_bytes
 from protocol.memory import PAGE_SIZE
 from protocol.units import MIB
 

@@ -13,11 +13,10 @@ what is free and by the step, so that the guest's kernel has to give up cache, a
 from dataclasses import dataclass
 
 from host.policy.activity import IdleTime
-from host.policy.bounds import bounded
-from host.policy.guest_memory import free_bytes
 from host.policy.observation import Observation, VmView
 from host.policy.parameters import interval, parameter
 from host.policy.policy import Action, Decision, SetBalloon
+from host.policy.vm_memory import bounded, free_bytes
 from protocol.units import GIB, MIB
 
 STEP_PART = 32

@@ -20,6 +20,7 @@ COMMANDS: Final = (
     "balloon-guest",
     "balloon-linux",
     "balloon-check",
+    "balloon-policy",
 )
 
 # What the bootstrap needs besides Python; a PATH with nothing else shows that it needs nothing else.

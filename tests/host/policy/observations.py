@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from host.policy.bounds import most_balloon
 from host.policy.observation import HostView, Observation, VmView
 from host.policy.policy import Decision, Reclaim, SetBalloon
+from host.policy.vm_memory import most_balloon
 from protocol.units import GIB
 
 
