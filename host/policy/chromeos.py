@@ -38,7 +38,7 @@ class _Guest:
 
     critical: int
     largest_balloon: int
-    available: int = 0
+    available: int
     full_percent: int = 0
 
 
@@ -74,8 +74,9 @@ class Chromeos:
         available = free + (vm.cache_bytes or 0)
         guest = self._guests.get(vm.name)
         if guest is None:
+            critical = self.parameters.critical_guest_available
             total = vm.memory_bytes if vm.total_bytes is None else vm.total_bytes
-            guest = self._guests[vm.name] = _Guest(self.parameters.critical_guest_available, total * 3 // 4)
+            guest = self._guests[vm.name] = _Guest(critical, total * 3 // 4, critical)
         guest.largest_balloon = max(guest.largest_balloon, vm.balloon_bytes, 1)
         percent = vm.balloon_bytes * 100 // guest.largest_balloon
         self._learn(guest, available, percent)
@@ -83,7 +84,8 @@ class Chromeos:
         # Half of it: what the guest gives up, the host gains.
         wanted = (guest_above - host_above) // 2
         lowest, highest = -(host_above + MAX_CRITICAL_DELTA), available - guest.critical + MAX_CRITICAL_DELTA
-        delta = min(max(wanted, lowest), highest) if lowest <= highest else highest
+        # Where both bounds contradict each other the host's counts.
+        delta = max(min(wanted, highest), lowest)
         near = guest_above < MIB or host_above < MIB
         if not near and abs(wanted) * 100 // guest_above <= 1 and abs(wanted) * 100 // host_above <= 1:
             return 0
