@@ -84,9 +84,11 @@ def test_fence_lets_no_machine_below_the_reserve(run: list[Observation], data: s
     answers = [policy.decide(observed) for observed in run]
     lines: list[str] = []
     fence = ContainedPolicy(Scripted(*answers[:-1]), lines.append)  # the last one is missing: it raises
+    record = None
     for observed in run:
         record = fence.decide(observed)
         for vm, size in balloons(Decision(record.actions)).items():
             assert 0 <= size <= most_balloon(observed.vms[vm])
     assert len(lines) == 1
+    assert record is not None
     assert record.problem == "IndexError: pop from empty list"

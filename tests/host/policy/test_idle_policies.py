@@ -55,7 +55,7 @@ def idle_for(policy: Policy, seconds: float, vm: VmView, **host: Any) -> Any:
         ({"free_bytes": GIB - 500 * MIB, "balloon_bytes": 500 * MIB}, True),
     ],
 )
-def test_idleness_is_seen_in_statistics(change: dict[str, int], is_idle: bool) -> None:
+def test_idleness_is_seen_in_statistics(change: dict[str, Any], is_idle: bool) -> None:
     found = activity(guest(), guest(**change), 5.0)
     assert found is not None
     assert found.is_idle is is_idle
@@ -108,7 +108,7 @@ def test_wsl_can_be_disabled() -> None:
 
 
 @pytest.mark.parametrize(("host", "is_short"), [({"pressure": 10.0}, True), ({"pressure": 9.9}, False), ({}, False)])
-def test_reclaim_waits_for_pressure(host: dict[str, float], is_short: bool) -> None:
+def test_reclaim_waits_for_pressure(host: dict[str, Any], is_short: bool) -> None:
     decision = ReclaimOnPressure().decide(seen(guest(host_backed_bytes=8 * GIB), **host))
     assert reclaims(decision) == (["a"] if is_short else [])
 
