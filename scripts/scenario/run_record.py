@@ -37,16 +37,11 @@ class VmState(Enum):
     RUNNING = "running"
     """It works, or is idle with its workloads done and the run still going."""
     FINISHED = "finished"
-    """All its workloads ended well."""
+    """All its workloads ended well. It keeps what it has of the host until the run ends."""
     FAILED = "failed"
-    """It ended with an error, or a workload ran out of the guest's own memory."""
+    """Its process ended with an error, or one of its workloads ran out of the guest's own memory."""
     OOM_KILLED = "oom-killed"
     """The host's kernel killed it for memory."""
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the machine holds no memory of the host any more because it was killed or failed."""
-        return self in (VmState.FAILED, VmState.OOM_KILLED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
