@@ -10,7 +10,6 @@ from protocol.errors import UsageError
 from protocol.process.command_line import option_type, path_option
 
 if TYPE_CHECKING:
-    from host.policy.policy import Policy
     from scripts.scenario.run_record import RunRecord, Sample
     from scripts.scenario.scenario import Scenario
 
@@ -104,16 +103,12 @@ def _play(arguments: argparse.Namespace) -> int:
 def _play_virtually(
     scenario: "Scenario", policy_name: str | None, seed: int | None, on_sample: "Callable[[Sample], None]"
 ) -> "RunRecord":
+    from host.policy.registry import make_policy
     from scripts.scenario.virtual.fleet import Fleet
 
     name = policy_name or scenario.policy.name
-    return Fleet(scenario, _policy(name), policy_name=name, seed=seed).run(on_sample)
-
-
-def _policy(name: str) -> "Policy | None":
-    if name != "reporting":
-        raise UsageError(f"no policy is called {name!r} (known is reporting)")
-    return None
+    parameters = scenario.policy.parameters if name == scenario.policy.name else {}
+    return Fleet(scenario, make_policy(name, parameters), policy_name=name, seed=seed).run(on_sample)
 
 
 def progress(duration: float, stream: TextIO) -> "Callable[[Sample], None]":
@@ -152,7 +147,7 @@ def print_table(record: "RunRecord", stream: TextIO, out: Path | None) -> None:
         print(f"  and {len(record.outcomes) - _MOST_ROWS} machines more", file=stream)
     print(
         f"  host: {score.host_gib_minutes:.3f} GiB*min, peak {format_size(score.peak_bytes)} of "
-        f"{format_size(record.scenario.budget_bytes)}, {score.killed_vms} killed, "
+        f"{format_size(record.scenario.budget_bytes)}, {score.oom_events} OOM events, "
         f"{format_size(score.refaulted_bytes)} refaulted, {score.stall_seconds:.2f} s stalled, "
         f"{score.control_actions} control actions, {score.reclaim_cpu_seconds:.2f} s of CPU to reclaim",
         file=stream,

@@ -120,7 +120,7 @@ def outcome_json(outcome: VmOutcome) -> dict[str, Any]:
 
 
 def decision_json(decision: RecordedDecision) -> dict[str, Any]:
-    """Return one decision as JSON values; ``error`` only where there was one."""
+    """Return one decision as JSON values; ``problem`` only where there was one. The names are balloon-policy's."""
     values = {
         "t": decision.t,
         "policy": decision.policy,
@@ -128,12 +128,12 @@ def decision_json(decision: RecordedDecision) -> dict[str, Any]:
         "inputs": decision.inputs,
         "actions": [_action_json(action) for action in decision.actions],
     }
-    return values if decision.error is None else values | {"error": decision.error}
+    return values if decision.error is None else values | {"problem": decision.error}
 
 
 def _action_json(action: Action) -> dict[str, Any]:
-    kind = "set-balloon" if isinstance(action, SetBalloon) else "reclaim"
-    return {"action": kind, "vm": action.vm, "bytes": action.size}
+    kind = "balloon" if isinstance(action, SetBalloon) else "reclaim"
+    return {"action": kind, "vm": action.vm, "size": action.size}
 
 
 def _ledger_rows(record: RunRecord) -> Iterable[tuple[Any, ...]]:

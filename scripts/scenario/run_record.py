@@ -98,8 +98,9 @@ class Sample:
 class RecordedDecision:
     """One decision of the policy.
 
-    ``inputs`` is what the policy saw, as JSON values: ``host`` and, by name, ``vms``. ``error`` is set if the policy
-    raised or answered nonsense; then ``actions`` are empty, and what it last asked for stays in force.
+    ``inputs`` is what the policy saw, as JSON values: ``now``, ``host`` and, by name, ``vms``; of very many machines
+    only those that ``actions`` concern. ``error`` is set if the policy raised or answered nonsense; then ``actions``
+    are what it last asked for, which stays in force.
     """
 
     t: float

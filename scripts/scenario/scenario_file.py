@@ -46,6 +46,7 @@ from guest.mm.page_alloc import PageAllocator
 from guest.mm.reporting.reporters import REPORTERS, make_reporter
 from guest.workloads.trace_file import TRACE
 from guest.workloads.workload_options import WORKLOAD_NAMES, parse_workload
+from host.policy.registry import make_policy
 from protocol.errors import BalloonError, UsageError
 from protocol.units import GIB, MIB
 from scripts.scenario.scenario import PolicySpec, Scenario, VmKind, VmSpec
@@ -148,8 +149,13 @@ def _syntax_error(message: str, text: str) -> str:
 
 
 def _policy(table: Table) -> PolicySpec:
-    name = table.text("name", PolicySpec().name)
-    return PolicySpec(name=name, parameters=table.rest())
+    spec = PolicySpec(name=table.text("name", PolicySpec().name), parameters=table.rest())
+    if ":" not in spec.name:  # a user's own code is not run to check a file
+        try:
+            make_policy(spec.name, spec.parameters)
+        except UsageError as error:
+            raise UsageError(f"{table.path}: {error}") from error
+    return spec
 
 
 def _vms(table: Table, default_name: str, directory: Path) -> list[VmSpec]:

@@ -64,7 +64,7 @@ class Fleet:
         self.vms: dict[str, VirtualVm] = {}
         """Those that have started, those that were killed too."""
         self.now = 0.0
-        self._policy = None if policy is None else PolicySteps(policy)
+        self._policy = None if policy is None else PolicySteps(policy, self._emit)
         self._ledger = ledger
         self._starts = deque(sorted(((vm.start, number, vm) for number, vm in enumerate(scenario.vms)), key=_by_start))
         self._stepping: list[VirtualVm] = []

@@ -27,7 +27,7 @@ def test_a_scenario_with_everything() -> None:
         swap = "1G"
         [policy]
         name = "mom"
-        rate = 0.5
+        interval = 5.0
         [[vm]]
         name = "build"
         count = 3
@@ -55,7 +55,7 @@ def test_a_scenario_with_everything() -> None:
     assert (scenario.name, scenario.title, scenario.seed) == ("here", "All of it", 7)
     assert (scenario.duration, scenario.sample_interval) == (3600.0, 0.5)
     assert (scenario.budget_bytes, scenario.swap_bytes) == (3 * GIB, GIB)
-    assert (scenario.policy.name, scenario.policy.parameters) == ("mom", {"rate": 0.5})
+    assert (scenario.policy.name, scenario.policy.parameters) == ("mom", {"interval": 5.0})
     assert [vm.name for vm in scenario.vms] == ["build-1", "build-2", "build-3", "vm2"]
     assert [vm.start for vm in scenario.vms] == [2.0, 602.0, 1202.0, 0.0]
     first, *_, last = scenario.vms
@@ -116,6 +116,8 @@ def test_a_scenario_with_everything() -> None:
         ('duration = "1m"\n[host]\nmemory = true\n', "host.memory: True is not a whole number"),
         ('duration = "1m"\n[[vm]]\nmemory = "1G"\n', "host.memory: missing"),
         (HEAD + '[policy]\nname = "mom"\nlist = [1]\n', "policy.list: not a string, a number"),
+        (HEAD + '[policy]\nname = "mon"\n', "policy: no policy is called 'mon', did you mean mom?"),
+        (HEAD + '[policy]\nname = "mom"\nintervall = 3\n', "policy: "),
         ('durations = "60s"\n', "duration: missing"),
         ('duration = "60s"\n[host\n', "line 2, column 6: not TOML: "),
         ('duration = "60s', "line 1: not TOML: "),
