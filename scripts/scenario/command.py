@@ -47,6 +47,12 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list the shipped scenarios and exit")
     parser.add_argument("--virtual", action="store_true", help="play in virtual time, without processes")
+    parser.add_argument(
+        "--scale",
+        metavar="FACTOR",
+        type=option_type(float),
+        help="multiply all sizes and rates by FACTOR, such as 0.25",
+    )
     parser.add_argument("--policy", metavar="NAME", help="use this policy instead of the scenario's")
     parser.add_argument("--seed", metavar="N", type=option_type(_seed), help="use this seed instead of the scenario's")
     parser.add_argument("--out", metavar="DIR", type=option_type(path_option), help="write the results into DIR")
@@ -82,9 +88,12 @@ def _play(arguments: argparse.Namespace) -> int:
 
     from scripts.json_output import open_json
     from scripts.scenario.results import prepare_directory, summary, write_results
+    from scripts.scenario.scale import scaled
     from scripts.scenario.scenario_file import find_scenario, load_scenario
 
     scenario = load_scenario(find_scenario(arguments.scenario))
+    if arguments.scale is not None:
+        scenario = scaled(scenario, arguments.scale)
     if not arguments.virtual:
         raise UsageError(f"{scenario.name} is played in virtual time: add --virtual")
     out: Path | None = arguments.out
