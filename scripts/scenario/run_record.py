@@ -43,6 +43,11 @@ class VmState(Enum):
     OOM_KILLED = "oom-killed"
     """The host's kernel killed it for memory."""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it works no more because it was killed or has failed. A killed one holds no memory."""
+        return self in (VmState.FAILED, VmState.OOM_KILLED)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
