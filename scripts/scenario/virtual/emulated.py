@@ -26,8 +26,8 @@ DISK_BYTES_PER_SECOND: Final = 500e6
 
 _NO_SAMPLES: Final = 1e9
 
-Ledger = Callable[[Simulation, int], LedgerEntry]
-"""Takes a guest and the bytes in its balloon, returns where its free memory is that the host still backs."""
+Ledger = Callable[[Simulation], LedgerEntry]
+"""Takes a guest, returns what holds the free memory that the host still backs."""
 
 
 class EmulatedVm(VirtualVm):
@@ -189,7 +189,7 @@ class EmulatedVm(VirtualVm):
             cache_bytes=simulation.machine.cached_pages * PAGE_SIZE,
             refaulted_bytes=self._memory.refaults * PAGE_SIZE,
             stall_seconds=self.stall_seconds,
-            ledger=None if self._ledger is None else self._ledger(simulation, self._balloon.size),
+            ledger=None if self._ledger is None else self._ledger(simulation),
         )
 
     def outcome(self) -> VmOutcome:

@@ -19,6 +19,7 @@ from scripts.scenario.scenario import Scenario, VmKind, VmSpec, vm_seed
 from scripts.scenario.virtual.coarse import CoarseVm
 from scripts.scenario.virtual.emulated import EmulatedVm, Ledger
 from scripts.scenario.virtual.host_memory import HostBudget
+from scripts.scenario.virtual.ledger import ledger_entry
 from scripts.scenario.virtual.policy_steps import PolicySteps
 from scripts.scenario.virtual.virtual_vm import VirtualVm
 
@@ -37,7 +38,7 @@ class Fleet:
         policy: a fresh object; None decides nothing.
         policy_name: as it is recorded.
         seed: instead of the scenario's own.
-        ledger: called for each sample of an emulated machine.
+        ledger: called for each sample of an emulated machine; None keeps none.
 
     Raises:
         UsageError: the scenario has a machine that only a real run can play.
@@ -50,7 +51,7 @@ class Fleet:
         *,
         policy_name: str | None = None,
         seed: int | None = None,
-        ledger: Ledger | None = None,
+        ledger: Ledger | None = ledger_entry,
     ) -> None:
         for vm in scenario.vms:
             if vm.kind is VmKind.LINUX:

@@ -9,7 +9,7 @@ from host.policy.observation import Observation
 from host.policy.policy import Decision, Reclaim, SetBalloon
 from protocol.errors import UsageError
 from protocol.units import GIB, MIB
-from scripts.scenario.run_record import LedgerEntry, RunRecord, VmState
+from scripts.scenario.run_record import LEDGER_CAUSES, RunRecord, VmState
 from scripts.scenario.scenario import Scenario, VmKind, VmSpec
 from scripts.scenario.virtual.fleet import Fleet
 
@@ -178,10 +178,35 @@ def test_decisions_have_their_inputs() -> None:
     assert last.inputs["vms"]["a"]["memory_bytes"] == 256 * MIB
 
 
-def test_the_ledger_is_asked_at_each_sample() -> None:
-    entry = LedgerEntry(causes={"delay": 1})
-    record = Fleet(scenario(vm("a", FILL), duration=2.0), ledger=lambda simulation, balloon: entry).run()
-    assert [sample.vms["a"].ledger for sample in record.samples] == [entry] * 3
+@pytest.mark.parametrize("reporter", ["boundary", "rotation", None])
+def test_the_ledger_adds_up_to_the_byte_at_every_sample(reporter: str | None) -> None:
+    """What the host holds is what programs hold, and the free memory that the ledger books to a cause."""
+    policy = Ask(lambda seen: Decision((SetBalloon("a", 64 * MIB if 5 <= seen.now < 12 else 0), Reclaim("b"))))
+    machines = (
+        vm(
+            "a",
+            "memhog:size=128M,hold=2",
+            "pagecache:size=16M,hold=2,drop=60,repeat=2",
+            reporter=reporter,
+            boot_bytes=MIB,
+        ),
+        vm("b", "build:size=16M,seconds=8,tick=1", reporter=reporter, memory=64 * MIB, overhead_bytes=0),
+    )
+    record = Fleet(scenario(*machines, sample_interval=0.25), policy).run()
+    held = 0
+    for sample in record.samples:
+        for entry in sample.vms.values():
+            assert entry.ledger is not None
+            assert set(entry.ledger.causes) <= set(LEDGER_CAUSES)
+            assert entry.resident_bytes == entry.allocated_bytes + entry.ledger.not_returned_bytes
+            assert entry.ledger.page_cache_bytes == entry.cache_bytes
+            held += entry.ledger.not_returned_bytes
+    assert held > 0
+
+
+def test_a_run_may_keep_no_ledger() -> None:
+    record = Fleet(scenario(vm("a", FILL), duration=2.0), ledger=None).run()
+    assert [sample.vms["a"].ledger for sample in record.samples] == [None] * 3
 
 
 def test_cache_that_a_balloon_evicted_is_read_again() -> None:
