@@ -146,6 +146,7 @@ class Simulation:
         cost: what reports cost the device.
         device_capacity: ranges that the device takes in one report.
         sample_interval: seconds between two entries of ``samples``, the first at time 0.
+        host: what the host holds for the guest, all of ``allocator``; None for a host of its own.
 
     Raises:
         UsageError: a reporter of other memory, one that is already registered, or an invalid interval.
@@ -161,6 +162,7 @@ class Simulation:
         cost: DeviceCost = DeviceCost(),
         device_capacity: int = DEVICE_CAPACITY,
         sample_interval: float = SAMPLE_INTERVAL,
+        host: HostMemory | None = None,
     ) -> None:
         if reporter is not None and reporter.allocator is not allocator:
             raise UsageError("the page reporter is that of other memory")
@@ -170,7 +172,7 @@ class Simulation:
         self.allocator = allocator
         self.reporter = reporter
         self.cost = cost
-        self.host = HostMemory(allocator.end_pfn)
+        self.host = HostMemory(allocator.end_pfn) if host is None else host
         self.machine = Machine(allocator, self.host, self._on_phase, self._on_corruption)
         self.reports: list[ReportRecord] = []
         self.samples: list[Sample] = []
@@ -189,8 +191,8 @@ class Simulation:
         if reporter is not None:
             reporter.register(device_capacity, 0.0, self._on_request, clock=lambda: self.now)
         for number, workload in enumerate(workloads):
-            self._at(0.0, partial(self._step, self.machine.scheduler.run(workload.run(self.machine, seed + number))))
-        self._at(0.0, self._sample)
+            self.at(0.0, partial(self._step, self.machine.scheduler.run(workload.run(self.machine, seed + number))))
+        self.at(0.0, self._sample)
 
     # --- Results ---
 
@@ -243,7 +245,13 @@ class Simulation:
             self.reporter.unregister()
             self._worker = None
 
-    def _at(self, when: float, action: Callable[[], None]) -> None:
+    @property
+    def next_event(self) -> float:
+        """When something happens next, infinity for never."""
+        return self._queue[0][0] if self._queue else float("inf")
+
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        """Have ``action`` called at the time ``when``, which is not before now."""
         heapq.heappush(self._queue, (when, next(self._serial), action))
 
     def _advance(self, when: float) -> None:
@@ -265,7 +273,7 @@ class Simulation:
             )
         )
         # Computed from the count, so that rounding errors do not add up.
-        self._at(len(self.samples) * self._sample_interval, self._sample)
+        self.at(len(self.samples) * self._sample_interval, self._sample)
 
     # --- Workloads ---
 
@@ -276,7 +284,7 @@ class Simulation:
             for delay in steps:
                 when = self.now + delay
                 if when > self._end or (queue and queue[0][0] <= when):
-                    self._at(when, partial(self._step, steps))
+                    self.at(when, partial(self._step, steps))
                     return
                 self._advance(when)
         except OutOfMemoryError as error:
@@ -294,7 +302,7 @@ class Simulation:
     def _on_request(self) -> None:
         assert self.reporter is not None
         if self.reporter.due is not None:
-            self._at(self.reporter.due, self._start_pass)
+            self.at(self.reporter.due, self._start_pass)
 
     def _start_pass(self) -> None:
         # While a pass is running, work that is due waits for its end, as a work item does.
@@ -309,7 +317,7 @@ class Simulation:
         if report is None:
             self._worker = None
             if self.reporter.due is not None:
-                self._at(max(self.now, self.reporter.due), self._start_pass)
+                self.at(max(self.now, self.reporter.due), self._start_pass)
             return
         present = sum(self.host.count_present(pfn, 1 << order) for pfn, order in report.blocks)
         record = ReportRecord(
@@ -320,7 +328,7 @@ class Simulation:
             present,
             self.cost.seconds(len(report.blocks), present),
         )
-        self._at(self.now + record.seconds, partial(self._acknowledge, report, record, answer))
+        self.at(self.now + record.seconds, partial(self._acknowledge, report, record, answer))
 
     def _acknowledge(self, report: Report, record: ReportRecord, answer: Callable[[bool], Report]) -> None:
         if self._worker is None:

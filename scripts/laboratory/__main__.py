@@ -15,6 +15,7 @@ from protocol.process.command_line import Parser, run_command
 from scripts.json_output import open_json
 from scripts.laboratory import boundary_cost, linux_run, pace, page_fault, pictures, sweep, walk_through
 from scripts.laboratory.experiment import Experiment, Outcome
+from scripts.scenario import command as scenario_run
 
 PROGRAM: Final = "balloon-lab"
 EXPERIMENTS: Final = (boundary_cost.EXPERIMENT, page_fault.EXPERIMENT, sweep.EXPERIMENT, pace.EXPERIMENT)
@@ -32,6 +33,7 @@ example:
   scripts/lab walk-through                     one free block: notify, boundary, report, acknowledge, drain
 
   scripts/lab timeline                         one real Linux guest for about 20 seconds
+  scripts/lab run --help                       virtual machines that share a host's memory, as a scenario file says
 
 All experiments but the timeline run in virtual time, without a guest or a daemon: their results are the same on every
 run and every system. The timeline boots User Mode Linux, which it fetches like balloon-linux does.
@@ -68,6 +70,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", metavar="PATH", help="also write all data as JSON to PATH, - for standard output")
     parser.add_argument("--quick", action="store_true", help="compute very little: it shows that everything runs")
+    return parser
+
+
+def make_run_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``balloon-lab run``."""
+    parser = Parser(
+        prog=f"{PROGRAM} {scenario_run.NAME}", description=scenario_run.DESCRIPTION, epilog=scenario_run.EPILOG
+    )
+    scenario_run.add_to(parser)
     return parser
 
 
@@ -141,8 +152,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the laboratory; return the exit status: 0 if all was computed, 1 for a failure, 2 for a usage error."""
-    arguments = make_parser().parse_args(argv)
+    """Run the laboratory; return the exit status: 0 if all was computed, 1 for a failure, 2 for a usage error.
+
+    The first argument may be the command ``run``; otherwise the arguments name experiments.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == [scenario_run.NAME]:
+        parser = make_run_parser()
+        run_arguments = parser.parse_args(words[1:])
+        return run_command(parser.prog, lambda: scenario_run.run(run_arguments))
+    arguments = make_parser().parse_args(words)
     return run_command(PROGRAM, lambda: _run(arguments))
 
 

@@ -37,15 +37,15 @@ class VmState(Enum):
     RUNNING = "running"
     """It works, or is idle with its workloads done and the run still going."""
     FINISHED = "finished"
-    """All its workloads ended well."""
+    """All its workloads ended well. It keeps what it has of the host until the run ends."""
     FAILED = "failed"
-    """It ended with an error, or a workload ran out of the guest's own memory."""
+    """Its process ended with an error, or one of its workloads ran out of the guest's own memory."""
     OOM_KILLED = "oom-killed"
     """The host's kernel killed it for memory."""
 
     @property
     def has_ended(self) -> bool:
-        """Whether the machine holds no memory of the host any more because it was killed or failed."""
+        """Whether it works no more because it was killed or has failed. A killed one holds no memory."""
         return self in (VmState.FAILED, VmState.OOM_KILLED)
 
 
@@ -103,8 +103,9 @@ class Sample:
 class RecordedDecision:
     """One decision of the policy.
 
-    ``inputs`` is what the policy saw, as JSON values: ``host`` and, by name, ``vms``. ``error`` is set if the policy
-    raised or answered nonsense; then ``actions`` are empty, and what it last asked for stays in force.
+    ``inputs`` is what the policy saw, as JSON values: ``now``, ``host`` and, by name, ``vms``; of very many machines
+    only those that ``actions`` concern. ``error`` is set if the policy raised or answered nonsense; then ``actions``
+    are what it last asked for, which stays in force.
     """
 
     t: float

@@ -36,6 +36,10 @@ class VmSpec:
     command: str | None = None
     cpus: int = 1
     profile: str = "7.2"
+    boot_bytes: int = 0
+    """What its kernel and services hold from the start to the end, beside the workloads."""
+    overhead_bytes: int = 0
+    """What the process that plays it costs the host beside the guest's memory. A real run measures it instead."""
     expendable: bool = False
     has_network: bool = False
     """Whether it runs in a network namespace of its own (a real run)."""
@@ -51,14 +55,24 @@ class PolicySpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What is played. ``budget_bytes`` is what all virtual machines may have of the host together."""
+    """What is played. ``budget_bytes`` is what all virtual machines may have of the host together.
+
+    ``duration`` is seconds: the run ends then, whatever the machines are doing.
+    """
 
     name: str
     title: str
     budget_bytes: int
+    swap_bytes: int = 0
+    """How much of the machines' memory the host can swap out. Without swap, what exceeds the budget is killed."""
     duration: float
     vms: tuple[VmSpec, ...]
     policy: PolicySpec = PolicySpec()
     seed: int = 0
     sample_interval: float = 0.25
     """Seconds between two samples of memory and ledger."""
+
+
+def vm_seed(scenario_seed: int, number: int) -> int:
+    """Return the seed of virtual machine ``number`` (from 0); its workload i has that seed plus i."""
+    return scenario_seed * 1_000_000 + number * 100

@@ -18,7 +18,7 @@ from scripts.demonstration.budget import AccountedBudget, Budget
 from scripts.scenario.real.pressure import Pressure
 from scripts.scenario.real.real_machine import RealMachine, guest_command
 from scripts.scenario.run_record import RunRecord, Sample, VmState
-from scripts.scenario.scenario import Scenario, VmKind
+from scripts.scenario.scenario import Scenario, VmKind, vm_seed
 
 POLL_SECONDS: Final = 0.02
 """Seconds between two looks at the processes."""
@@ -47,7 +47,7 @@ class PolicyOfRun(Protocol):
 
 
 class RealRun:
-    """One run. ``on_sample`` is called after each sample, ``seed`` is that of the first machine's workload."""
+    """One run. ``on_sample`` is called after each sample, ``seed`` makes those of the machines (``vm_seed``)."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class RealRun:
             if machine.state is not VmState.WAITING or machine.spec.start > self.now:
                 continue
             ledger = self._ledger and machine.spec.kind is VmKind.EMULATED
-            seed = self.record.seed + number
+            seed = vm_seed(self.record.seed, number)
             command = guest_command(machine.spec, self._directory, self._directory / SOCKET, seed, ledger=ledger)
             command = self._budget.wrap(command, expendable=machine.spec.expendable)
             machine.child = self._children.start(f"vm {machine.spec.name}", command, machine.spec.name)

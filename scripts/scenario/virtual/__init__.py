@@ -1,0 +1,1 @@
+"""The run of a scenario in virtual time, without processes and without memory."""

@@ -1,0 +1,212 @@
+"""A scenario in virtual time: all machines on one host, step by step.
+
+The machines share one clock. It goes in steps of :data:`STEP` seconds or, where nothing happens, up to the next event.
+Within a step each machine works in turn, in the order of the scenario, so two that want memory in the same step get it
+in that order; the budget is kept at every page. The same scenario, policy and seed give the same record.
+"""
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from host.policy.observation import HostView, Observation
+from host.policy.policy import Policy
+from protocol.errors import UsageError
+from scripts.scenario.run_record import RunRecord, Sample, VmOutcome, VmSample, VmState
+from scripts.scenario.scenario import Scenario, VmKind, VmSpec, vm_seed
+from scripts.scenario.virtual.coarse import CoarseVm
+from scripts.scenario.virtual.emulated import EmulatedVm, Ledger
+from scripts.scenario.virtual.host_memory import HostBudget
+from scripts.scenario.virtual.ledger import ledger_entry
+from scripts.scenario.virtual.policy_steps import PolicySteps
+from scripts.scenario.virtual.virtual_vm import VirtualVm
+
+STEP: Final = 0.05
+"""Seconds; those of the shortest pause that workloads usually make."""
+PRESSURE_WINDOW: Final = 10.0
+"""Seconds over which pressure is averaged, as avg10 of /proc/pressure/memory."""
+
+_WAITING: Final = VmSample(state=VmState.WAITING)
+
+
+class Fleet:
+    """One run. :meth:`steps` plays it; ``record`` has what has happened so far.
+
+    Args:
+        policy: a fresh object; None decides nothing.
+        policy_name: as it is recorded.
+        seed: instead of the scenario's own.
+        ledger: called for each sample of an emulated machine; None keeps none.
+
+    Raises:
+        UsageError: the scenario has a machine that only a real run can play.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        policy: Policy | None = None,
+        *,
+        policy_name: str | None = None,
+        seed: int | None = None,
+        ledger: Ledger | None = ledger_entry,
+    ) -> None:
+        for vm in scenario.vms:
+            if vm.kind is VmKind.LINUX:
+                raise UsageError(f"{vm.name} is a real kernel, which does not run in virtual time")
+        self.scenario = scenario
+        seed = scenario.seed if seed is None else seed
+        self.record = RunRecord(
+            scenario=scenario, policy=policy_name or scenario.policy.name, seed=seed, is_virtual=True
+        )
+        self.budget = HostBudget(scenario.budget_bytes, scenario.swap_bytes)
+        self.vms: dict[str, VirtualVm] = {}
+        """Those that have started, those that were killed too."""
+        self.now = 0.0
+        self._policy = None if policy is None else PolicySteps(policy, self._emit)
+        self._ledger = ledger
+        self._starts = deque(sorted(((vm.start, number, vm) for number, vm in enumerate(scenario.vms)), key=_by_start))
+        self._stepping: list[VirtualVm] = []
+        self._looks: list[tuple[float, int, VirtualVm]] = []
+        """Machines without pages by when they are looked at next: each has one entry that is not out of date."""
+        self._serial = itertools.count()
+        self._samples = 0
+        self._decisions = 0
+        self._stalls: deque[tuple[float, float]] = deque([(0.0, 0.0)])
+
+    def run(self, on_sample: Callable[[Sample], None] | None = None) -> RunRecord:
+        """Play to the end and return the record; after KeyboardInterrupt, what there is, marked as interrupted."""
+        try:
+            for sample in self.steps():
+                if on_sample is not None:
+                    on_sample(sample)
+        except KeyboardInterrupt:
+            self.record.interrupted = True
+            self._close()
+        return self.record
+
+    def steps(self) -> Iterator[Sample]:
+        """Play; each sample is yielded when it is taken, and the run goes on when the next one is asked for."""
+        while True:
+            self._start_machines()
+            if self._policy is not None and self.now >= self._next_decision:
+                self._decide(self._policy)
+            if self.now >= self._next_sample:
+                yield self._sample()
+            if self.now >= self.scenario.duration:
+                break
+            self._advance(self._next_time())
+        self._close()
+
+    # --- Time ---
+
+    @property
+    def _next_sample(self) -> float:
+        # Computed from the count, so that rounding errors do not add up.
+        return self._samples * self.scenario.sample_interval
+
+    @property
+    def _next_decision(self) -> float:
+        return float("inf") if self._policy is None else self._decisions * self._policy.interval
+
+    def _next_time(self) -> float:
+        event = min((vm.next_event for vm in self._stepping if vm.alive), default=float("inf"))
+        looks, starts = self._looks, self._starts
+        event = max(min(event, looks[0][0]) if looks else event, self.now + STEP)
+        start = starts[0][0] if starts else float("inf")
+        return min(event, start, self._next_sample, self._next_decision, self.scenario.duration)
+
+    def _advance(self, now: float) -> None:
+        for vm in self._stepping:
+            if vm.alive:  # one before it may have caused its end
+                vm.advance(now)
+        self.now = self.budget.now = now
+        looks = self._looks
+        while looks and looks[0][0] <= now:
+            when, _, vm = heapq.heappop(looks)
+            if vm.alive and when == vm.next_event:  # otherwise there is a later entry
+                vm.advance(now)
+                self._look_later(vm)
+
+    def _look_later(self, vm: VirtualVm) -> None:
+        if vm.alive and vm.next_event < float("inf"):
+            heapq.heappush(self._looks, (vm.next_event, next(self._serial), vm))
+
+    def _start_machines(self) -> None:
+        while self._starts and self._starts[0][0] <= self.now:
+            _, number, spec = self._starts.popleft()
+            vm = self.vms[spec.name] = self._make(spec, vm_seed(self.record.seed, number))
+            vm.start()
+            if isinstance(vm, CoarseVm):
+                self._look_later(vm)
+            else:
+                self._stepping.append(vm)
+
+    def _make(self, spec: VmSpec, seed: int) -> VirtualVm:
+        if spec.kind is VmKind.COARSE:
+            return CoarseVm(spec, seed, self.budget, self._emit)
+        return EmulatedVm(spec, seed, self.budget, self._emit, ledger=self._ledger)
+
+    # --- What is recorded ---
+
+    def _emit(self, event: str, /, **fields: Any) -> None:
+        self.record.events.append({"t": self.now, "event": event, **fields})
+
+    def _sample(self) -> Sample:
+        vms = {}
+        for spec in self.scenario.vms:
+            vm = self.vms.get(spec.name)
+            vms[spec.name] = _WAITING if vm is None else vm.sample()
+        sample = Sample(t=self.now, used_bytes=self.budget.used_bytes, pressure=self._pressure(), vms=vms)
+        self.record.samples.append(sample)
+        self._samples += 1
+        self._update()
+        return sample
+
+    def _pressure(self) -> float:
+        # The share of the last seconds in which some program waited. The seconds of several machines add up, to 100 %
+        # at most: whether they waited at the same time is not known.
+        stalls = self._stalls
+        stalls.append((self.now, sum(vm.stall_seconds for vm in self.vms.values())))
+        while len(stalls) > 2 and stalls[1][0] <= self.now - PRESSURE_WINDOW:
+            stalls.popleft()
+        waited = stalls[-1][1] - stalls[0][1]
+        return min(100.0, 100.0 * waited / PRESSURE_WINDOW)
+
+    def _update(self) -> None:
+        self.record.seconds = self.now
+        self.record.peak_bytes = self.budget.peak_bytes
+
+    def _close(self) -> None:
+        self._update()
+        record = self.record
+        record.events.sort(key=lambda event: float(event["t"]))
+        for spec in self.scenario.vms:
+            vm = self.vms.get(spec.name)
+            record.outcomes[spec.name] = VmOutcome(state=VmState.WAITING) if vm is None else vm.outcome()
+        record.gib_minutes = sum(outcome.gib_minutes for outcome in record.outcomes.values())
+
+    # --- The policy ---
+
+    def observe(self) -> Observation:
+        """Return what a policy sees now: the machines that are alive."""
+        host = HostView(
+            budget_bytes=self.budget.limit_bytes, used_bytes=self.budget.used_bytes, pressure=self._pressure()
+        )
+        views = {name: vm.view(self.now) for name, vm in self.vms.items() if vm.alive}
+        return Observation(now=self.now, host=host, vms=views)
+
+    def _decide(self, policy: PolicySteps) -> None:
+        alive = {name: vm for name, vm in self.vms.items() if vm.alive}
+        decision = policy.step(self.observe(), alive)
+        self.record.decisions.append(decision)
+        for name in dict.fromkeys(action.vm for action in decision.actions):
+            if isinstance(vm := self.vms[name], CoarseVm):
+                self._look_later(vm)
+        self._decisions += 1
+
+
+def _by_start(entry: tuple[float, int, VmSpec]) -> tuple[float, int]:
+    return entry[:2]

@@ -1,0 +1,14 @@
+"""The ledger of an emulated guest in virtual time, as a run records it."""
+
+from guest.simulation import Simulation
+from protocol.memory import PAGE_SIZE
+from scripts.scenario.run_record import LedgerEntry
+
+
+def ledger_entry(simulation: Simulation) -> LedgerEntry:
+    """Return what holds each free byte of the guest that the host still backs, and its page cache beside it."""
+    held = simulation.ledger().held_bytes
+    return LedgerEntry(
+        causes={cause.value: size for cause, size in held.items()},
+        page_cache_bytes=simulation.machine.cached_pages * PAGE_SIZE,
+    )

@@ -1,0 +1,108 @@
+"""``balloon-lab run`` and the form without a command."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.laboratory.__main__ import main
+from scripts.scenario.command import progress
+from scripts.scenario.run_record import Sample
+from scripts.scenario.scenario_file import shipped_scenarios
+from scripts.scenario.virtual.fleet import Fleet
+
+SMALL = """
+title = "A small one"
+duration = "10s"
+sample = "1s"
+[host]
+memory = "100M"
+[[vm]]
+name = "a"
+memory = "64M"
+reporter = "rotation"
+workloads = ["memhog:size=32M,hold=1"]
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    file = tmp_path / "small.toml"
+    file.write_text(SMALL)
+    return file
+
+
+def test_a_run_with_all_its_output(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    status = main(["run", str(small), "--virtual", "--policy", "mom", "--seed", "5", "--out", str(out), "--json", "-"])
+    output, errors = capsys.readouterr()
+    assert status == 0
+    data = json.loads(output)
+    assert (data["policy"], data["seed"], data["vms"]["a"]["state"]) == ("mom", 5, "finished")
+    assert json.loads((out / "summary.json").read_text()) == data
+    assert "A small one: mom, seed 5, 10 s" in errors
+    assert "100 %  10 s:" in errors
+    assert len((out / "decisions.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_table_is_on_standard_output(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(small), "--virtual"]) == 0
+    output = capsys.readouterr().out
+    assert "  a        finished" in output
+    assert "0 OOM events" in output
+
+
+def test_list_and_the_old_form(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(shipped_scenarios())
+    assert main(["--list", "pace"]) == 0
+    assert capsys.readouterr().out.startswith("pace ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "run needs a scenario"),
+        (["run", "taking-turn", "--virtual"], "no scenario is called 'taking-turn', did you mean taking-turns?"),
+        (["run", "SMALL", "--virtual", "--policy", "moms"], "no policy is called 'moms', did you mean mom?"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], message: str, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(small) if word == "SMALL" else word for word in arguments]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_wrong_seed_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "x.toml", "--seed", "-1"])
+    assert "--seed" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_partial_results(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = Fleet._sample
+
+    def interrupted(fleet: Fleet) -> Sample:
+        if fleet.now >= 4:
+            raise KeyboardInterrupt
+        return taken(fleet)
+
+    monkeypatch.setattr(Fleet, "_sample", interrupted)
+    assert main(["run", str(small), "--virtual", "--out", str(tmp_path / "out")]) == 130
+    data = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert data["interrupted"]
+    assert data["vms"]["a"]["state"] == "finished"
+    assert data["seconds"] == 4.0
+
+
+def test_progress_is_a_line_each_tenth() -> None:
+    stream = io.StringIO()
+    tell = progress(100.0, stream)
+    for second in range(101):
+        tell(Sample(t=float(second), used_bytes=1 << 30))
+    assert len(stream.getvalue().splitlines()) == 10
+    assert stream.getvalue().startswith(" 10 %  10 s: 1.00 GiB for 0 machines\n")
