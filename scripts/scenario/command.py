@@ -25,7 +25,8 @@ exit status: 0 if the run came to its end, 1 for a failure, 2 for a usage error,
 
 examples:
   balloon-lab run --list
-  balloon-lab run taking-turns --virtual
+  balloon-lab run taking-turns
+  balloon-lab run staggered-builds --virtual
   balloon-lab run my.toml --virtual --policy reporting --seed 3 --out build/run
 """
 
@@ -94,13 +95,12 @@ def _play(arguments: argparse.Namespace) -> int:
     scenario = load_scenario(find_scenario(arguments.scenario))
     if arguments.scale is not None:
         scenario = scaled(scenario, arguments.scale)
-    if not arguments.virtual:
-        raise UsageError(f"{scenario.name} is played in virtual time: add --virtual")
     out: Path | None = arguments.out
     with open_json(arguments.json) as stream:
         if out is not None:
             prepare_directory(out)
-        record = _play_virtually(scenario, arguments.policy, arguments.seed, progress(scenario.duration, sys.stderr))
+        play = _play_virtually if arguments.virtual else _play_really
+        record = play(scenario, arguments.policy, arguments.seed, progress(scenario.duration, sys.stderr))
         if out is not None:
             write_results(record, out)
         if stream is not None:
@@ -118,6 +118,15 @@ def _play_virtually(
     name = policy_name or scenario.policy.name
     parameters = scenario.policy.parameters if name == scenario.policy.name else {}
     return Fleet(scenario, make_policy(name, parameters), policy_name=name, seed=seed).run(on_sample)
+
+
+def _play_really(
+    scenario: "Scenario", policy_name: str | None, seed: int | None, on_sample: "Callable[[Sample], None]"
+) -> "RunRecord":
+    from scripts.scenario.real.play import play
+
+    policy = policy_name or scenario.policy.name
+    return play(scenario, policy=policy, seed=scenario.seed if seed is None else seed, on_sample=on_sample)
 
 
 def progress(duration: float, stream: TextIO) -> "Callable[[Sample], None]":

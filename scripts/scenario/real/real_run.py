@@ -185,7 +185,7 @@ class RealRun:
             self._listening = self._listening or event["event"] == "listening"
             if event["event"] == "connected":
                 self.pids[int(event["vm"])] = int(event["pid"])
-            machine = self._machine_of(event)
+            machine = self.machine_of_session(int(event.get("vm", 0)))
             if machine is not None:
                 machine.apply_host(event)
             self._keep(event, None if machine is None else machine.spec.name, "host")
@@ -196,8 +196,9 @@ class RealRun:
                     if event["event"] not in _OUTLIVED:
                         self._keep(event, machine.spec.name, "guest")
 
-    def _machine_of(self, event: Event) -> RealMachine | None:
-        pid = self.pids.get(int(event.get("vm", 0)))
+    def machine_of_session(self, number: int) -> RealMachine | None:
+        """Return the machine whose session has this number at the daemon."""
+        pid = self.pids.get(number)
         if pid is None:
             return None
         return next((machine for machine in self.machines.values() if self._is_process(machine, pid)), None)
@@ -239,7 +240,7 @@ class RealRun:
     def _end(self, machine: RealMachine, state: VmState, reason: str) -> None:
         machine.state, machine.reason = state, reason
         machine.resident_bytes = 0
-        self._note(state.value, vm=machine.spec.name, reason=reason)
+        self._note(state.value.replace("-", "_"), vm=machine.spec.name, reason=reason)
 
     def _keep_budget(self) -> None:
         # Where no cgroup can be had the run itself does what the kernel would.

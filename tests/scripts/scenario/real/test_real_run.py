@@ -52,5 +52,5 @@ def test_without_reporting_the_second_is_killed() -> None:
     assert record.outcomes["a"].state is VmState.FINISHED
     assert record.outcomes["b"].state is VmState.OOM_KILLED
     assert "budget does not suffice" in record.outcomes["b"].reason
-    assert [event["vm"] for event in record.events if event["event"] == "oom-killed"] == ["b"]
+    assert [event["vm"] for event in record.events if event["event"] == "oom_killed"] == ["b"]
     assert record.samples[-1].vms["b"].resident_bytes == 0

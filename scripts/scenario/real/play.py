@@ -1,0 +1,70 @@
+"""Plays a scenario with real processes on this machine: what it needs is looked at before anything starts."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from host.policy.registry import make_policy
+from protocol.errors import BalloonError
+from protocol.units import format_size
+from scripts.child_processes import module_environment, python_module
+from scripts.demonstration.budget import make_budget, memory_for_us
+from scripts.demonstration.leftovers import round_directory
+from scripts.scenario.real.live_policy import LivePolicy
+from scripts.scenario.real.real_run import RealRun, needs_linux
+from scripts.scenario.run_record import RunRecord, Sample
+from scripts.scenario.scale import fitting
+from scripts.scenario.scenario import Scenario, VmKind
+
+
+def play(
+    scenario: Scenario,
+    *,
+    policy: str,
+    seed: int,
+    budget: str = "auto",
+    on_sample: Callable[[Sample], None] = lambda sample: None,
+) -> RunRecord:
+    """Play ``scenario`` under ``policy``, scaled down to this machine's memory if it is larger.
+
+    ``budget`` is ``cgroup``, ``accounting``, or ``auto``: a cgroup where the user may make one.
+
+    Raises:
+        BalloonError: a coarse machine, no real kernel, or a process that ended which should not have.
+        UsageError: the policy is unknown, or a machine becomes too small.
+    """
+    for spec in scenario.vms:
+        if spec.kind is VmKind.COARSE:
+            raise BalloonError(f"{scenario.name}: {spec.name} is a coarse machine, which only --virtual has")
+    fits = fitting(scenario, memory_for_us() * 9 // 10)
+    if fits is not scenario:
+        _say(f"scaled to {format_size(fits.budget_bytes)}: {format_size(scenario.budget_bytes)} are more than there is")
+    if scenario.swap_bytes:
+        _say("the host of a real run has no swap: what exceeds the budget is killed")
+    if needs_linux(fits):
+        fetch = subprocess.run(
+            python_module("guest.linux", "--fetch-only"),
+            stdout=subprocess.DEVNULL,
+            env=module_environment(),
+            check=False,
+        )
+        if fetch.returncode:
+            raise BalloonError(f"{scenario.name}: no Linux kernel is available here")
+    parameters = scenario.policy.parameters if policy == scenario.policy.name else {}
+    at_work = LivePolicy(make_policy(policy, parameters), _say)
+    with round_directory() as directory, make_budget(budget, fits.budget_bytes) as limit:
+        run = RealRun(
+            replace(fits, policy=replace(fits.policy, name=policy)),
+            limit,
+            Path(directory),
+            seed=seed,
+            policy=at_work,
+            on_sample=lambda record: on_sample(record.samples[-1]),
+        )
+        return run.play()
+
+
+def _say(line: str) -> None:
+    print(f"balloon-lab run: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,75 @@
+"""``balloon-lab run`` without ``--virtual``: real processes, the policy through the control socket, and the results."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import BalloonError
+from protocol.units import MIB
+from scripts.laboratory.__main__ import main
+from scripts.scenario.real.play import play
+from scripts.scenario.run_record import LEDGER_CAUSES
+from scripts.scenario.scenario import Scenario, VmKind, VmSpec
+from scripts.scenario.scenario_file import load_scenario
+from scripts.scenario.score import score_of
+
+SMALL = """\
+title = "One machine that frees what it had"
+duration = "8s"
+
+[host]
+memory = "160M"
+
+[policy]
+name = "proxmox"
+interval = 1.0
+
+[[vm]]
+name = "a"
+memory = "128M"
+reporting = { high_water_mark = 1 }
+workloads = ["memhog:size=64M,hold=1", "idle:seconds=1"]
+"""
+
+
+def test_a_coarse_machine_has_no_processes() -> None:
+    vm = VmSpec(name="c", memory_bytes=64 * MIB, kind=VmKind.COARSE)
+    scenario = Scenario(name="s", title="s", budget_bytes=64 * MIB, duration=1.0, vms=(vm,))
+    with pytest.raises(BalloonError, match="c is a coarse machine, which only --virtual has"):
+        play(scenario, policy="reporting", seed=0)
+
+
+@pytest.mark.processes
+def test_a_scenario_is_played_and_its_results_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "small.toml", tmp_path / "out"
+    file.write_text(SMALL)
+    assert main(["run", str(file), "--out", str(out)]) == 0
+    assert "a        finished" in capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["virtual"], summary["policy"]) == (False, "proxmox")
+    assert summary["vms"]["a"]["corrupted_pages"] == 0
+    header, *rows = (out / "ledger.csv").read_text().splitlines()
+    assert header.split(",") == ["t", "vm", "not_returned_bytes", *LEDGER_CAUSES, "page_cache_bytes"]
+    assert rows
+    for row in rows:
+        _, _, total, *causes = row.split(",")
+        assert sum(map(int, causes[:-1])) == int(total)
+    decisions = [json.loads(line) for line in (out / "decisions.jsonl").read_text().splitlines()]
+    assert decisions
+    assert decisions[-1]["policy"] == "proxmox"
+    assert decisions[-1]["inputs"]["vms"]["a"]["memory_bytes"] == 128 * MIB
+
+
+@pytest.mark.processes
+def test_virtual_and_real_run_agree(tmp_path: Path) -> None:
+    from host.policy.registry import make_policy
+    from scripts.scenario.scale import scaled
+    from scripts.scenario.scenario_file import find_scenario
+    from scripts.scenario.virtual.fleet import Fleet
+
+    scenario = scaled(load_scenario(find_scenario("taking-turns-without-reporting")), 0.25)
+    real = score_of(play(scenario, policy="reporting", seed=0))
+    virtual = score_of(Fleet(scenario, make_policy("reporting", {}), policy_name="reporting", seed=0).run())
+    assert real.host_gib_minutes == pytest.approx(virtual.host_gib_minutes, rel=0.1)
+    assert real.oom_events == virtual.oom_events == 1
