@@ -6,9 +6,10 @@ The results are tables, data and pictures. ``walk-through`` prints what happens 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final, Protocol, TextIO
 
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import Parser, run_command
@@ -16,6 +17,7 @@ from scripts.json_output import open_json
 from scripts.laboratory import boundary_cost, linux_run, pace, page_fault, pictures, sweep, walk_through
 from scripts.laboratory.experiment import Experiment, Outcome
 from scripts.scenario import command as scenario_run
+from scripts.scenario.compare import command as scenario_compare
 
 PROGRAM: Final = "balloon-lab"
 EXPERIMENTS: Final = (boundary_cost.EXPERIMENT, page_fault.EXPERIMENT, sweep.EXPERIMENT, pace.EXPERIMENT)
@@ -33,6 +35,7 @@ example:
   scripts/lab walk-through                     one free block: notify, boundary, report, acknowledge, drain
 
   scripts/lab timeline                         one real Linux guest for about 20 seconds
+  scripts/lab compare --help                   policies and reporters side by side, over many seeds
   scripts/lab run --help                       virtual machines that share a host's memory, as a scenario file says
 
 All experiments but the timeline run in virtual time, without a guest or a daemon: their results are the same on every
@@ -73,12 +76,25 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def make_run_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``balloon-lab run``."""
-    parser = Parser(
-        prog=f"{PROGRAM} {scenario_run.NAME}", description=scenario_run.DESCRIPTION, epilog=scenario_run.EPILOG
-    )
-    scenario_run.add_to(parser)
+class _Command(Protocol):
+    """A module that is a command of its own: ``balloon-lab NAME``."""
+
+    NAME: str
+    DESCRIPTION: str
+    EPILOG: str
+
+    def add_to(self, parser: argparse.ArgumentParser, /) -> None: ...
+
+    def run(self, arguments: argparse.Namespace, /) -> int: ...
+
+
+COMMANDS: Final[Mapping[str, _Command]] = {command.NAME: command for command in (scenario_run, scenario_compare)}
+
+
+def make_command_parser(command: _Command) -> argparse.ArgumentParser:
+    """Return the parser of a command, such as ``balloon-lab run``."""
+    parser = Parser(prog=f"{PROGRAM} {command.NAME}", description=command.DESCRIPTION, epilog=command.EPILOG)
+    command.add_to(parser)
     return parser
 
 
@@ -154,13 +170,14 @@ def _run(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the laboratory; return the exit status: 0 if all was computed, 1 for a failure, 2 for a usage error.
 
-    The first argument may be the command ``run``; otherwise the arguments name experiments.
+    The first argument may be a command of :data:`COMMANDS`; otherwise the arguments name experiments.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    if words[:1] == [scenario_run.NAME]:
-        parser = make_run_parser()
-        run_arguments = parser.parse_args(words[1:])
-        return run_command(parser.prog, lambda: scenario_run.run(run_arguments))
+    command = COMMANDS.get(words[0]) if words else None
+    if command is not None:
+        parser = make_command_parser(command)
+        command_arguments = parser.parse_args(words[1:])
+        return run_command(parser.prog, partial(command.run, command_arguments))
     arguments = make_parser().parse_args(words)
     return run_command(PROGRAM, lambda: _run(arguments))
 

@@ -1,0 +1,1 @@
+"""Many virtual runs side by side: policies, reporters and their constants, over the same seeds."""

@@ -1,0 +1,142 @@
+"""``balloon-lab compare``: plays a scenario in many variants over the same seeds, and says which differences count."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from protocol.errors import BalloonError, UsageError
+from protocol.process.command_line import option_type, path_option
+
+if TYPE_CHECKING:
+    from scripts.laboratory.experiment import Table
+    from scripts.scenario.compare.variant import Variant
+    from scripts.scenario.score import Score
+
+NAME: Final = "compare"
+
+DESCRIPTION: Final = (
+    "Plays a scenario in virtual time under several policies, reporters or constants, each over the same seeds."
+)
+
+EPILOG: Final = """\
+A star marks a difference to the first variant that is larger than the spread over the seeds: its mean is more than
+twice its standard error from zero. Less is better in every column.
+
+examples:
+  balloon-lab compare noisy-neighbour --vary policy=reporting,mom,steady --seeds 5
+  balloon-lab compare staggered-builds --vary reporter=boundary,rotation --vary delay=0.1,2 --json -
+  balloon-lab compare idle-fleet --vary policy=reporting,steady --cluster tcp://scheduler:8786
+"""
+
+SEEDS_MOST: Final = 10_000
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= SEEDS_MOST:
+        raise UsageError(f"{text} is not from 1 to {SEEDS_MOST}")
+    return count
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to its parser."""
+    parser.add_argument("scenario", metavar="NAME|FILE.toml", help="a shipped scenario or a file")
+    parser.add_argument(
+        "--vary",
+        metavar="KIND=VALUE,...",
+        action="append",
+        default=[],
+        help="policy, reporter, delay (seconds), order or capacity (repeatable: all combinations)",
+    )
+    parser.add_argument(
+        "--seeds", metavar="N", type=option_type(_count), default=5, help="runs of each variant (default: %(default)s)"
+    )
+    parser.add_argument("--scale", metavar="FACTOR", type=option_type(float), help="as for balloon-lab run")
+    parser.add_argument(
+        "--jobs", metavar="N", type=option_type(_count), help="runs at once (default: one for each processor)"
+    )
+    parser.add_argument("--cluster", metavar="ADDRESS", help="play them on this Dask scheduler's workers")
+    parser.add_argument("--out", metavar="DIR", type=option_type(path_option), help="write compare.csv into DIR")
+    parser.add_argument("--json", metavar="PATH", help="also write all scores as JSON to PATH, - for standard output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return its exit status.
+
+    Raises:
+        UsageError: a mistake in the arguments or in the scenario.
+        BalloonError: a file cannot be written, or the cluster cannot be used.
+    """
+    import json
+
+    from scripts.json_output import open_json
+    from scripts.scenario.compare.jobs import play_all
+    from scripts.scenario.compare.variant import variants
+    from scripts.scenario.results import prepare_directory
+    from scripts.scenario.scale import scaled
+    from scripts.scenario.scenario_file import find_scenario, load_scenario
+
+    scenario = load_scenario(find_scenario(arguments.scenario))
+    if arguments.scale is not None:
+        scenario = scaled(scenario, arguments.scale)
+    chosen = variants(scenario, arguments.vary or ["policy=reporting,steady"])
+    seeds = [scenario.seed + number for number in range(arguments.seeds)]
+    out: Path | None = arguments.out
+    with open_json(arguments.json) as stream:
+        if out is not None:
+            prepare_directory(out)
+        scenarios = [variant.scenario for variant in chosen]
+        scores = play_all(scenarios, seeds, processes=arguments.jobs, cluster=arguments.cluster, on_done=_progress)
+        if out is not None:
+            _write(out / "compare.csv", chosen, seeds, scores)
+        if stream is not None:
+            rows = as_json(chosen, seeds, scores)
+            print(json.dumps({"scenario": scenario.name, "runs": rows}, indent=2), file=stream, flush=True)
+    print(table(scenario.title, chosen, scores), file=sys.stderr if arguments.json == "-" else sys.stdout)
+    return 0
+
+
+def _progress(done: int, of: int) -> None:
+    if done * 10 // of > (done - 1) * 10 // of:
+        print(f"{done} of {of} runs", file=sys.stderr, flush=True)
+
+
+def as_json(chosen: "list[Variant]", seeds: list[int], scores: "list[list[Score]]") -> list[dict[str, Any]]:
+    """Return one object for each run: variant, seed, and the score."""
+    return [
+        {"variant": variant.name, "seed": seed, **score.as_json()}
+        for variant, row in zip(chosen, scores, strict=True)
+        for seed, score in zip(seeds, row, strict=True)
+    ]
+
+
+def _write(path: Path, chosen: "list[Variant]", seeds: list[int], scores: "list[list[Score]]") -> None:
+    import csv
+
+    rows = as_json(chosen, seeds, scores)
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise BalloonError(f"--out {path}: {error.strerror or error}") from error
+
+
+def table(title: str, chosen: "list[Variant]", scores: "list[list[Score]]") -> "Table":
+    """Return the table for people: mean and standard deviation of each measure, and a star where it differs."""
+    from scripts.laboratory.experiment import Table
+    from scripts.scenario.compare.spread import MEASURES, spread
+
+    rows = []
+    for variant, row in zip(chosen, scores, strict=True):
+        cells = []
+        for name in MEASURES:
+            found = spread(row, scores[0], name)
+            star = "*" if found.is_different else " "
+            cells.append(f"{found.mean:.3g} ± {found.deviation:.2g}{star}")
+        rows.append((variant.name, *cells))
+    seeds = len(scores[0])
+    heading = f"{title}: {seeds} seed{'s' if seeds > 1 else ''} each; * differs from the first by more than the spread"
+    return Table(title=heading, header=("variant", *MEASURES.values()), rows=tuple(rows))

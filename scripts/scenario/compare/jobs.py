@@ -1,0 +1,79 @@
+"""Plays many virtual runs: on this machine's processors, or on a Dask cluster."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Final, NamedTuple
+
+from host.policy.registry import make_policy
+from protocol.errors import BalloonError, UsageError
+from scripts.scenario.scenario import Scenario
+from scripts.scenario.score import Score, score_of
+from scripts.scenario.virtual.fleet import Fleet
+
+CONNECT_SECONDS: Final = "10s"
+
+
+class Job(NamedTuple):
+    """One run: the number of its variant, and its seed."""
+
+    variant: int
+    seed: int
+
+
+def play(scenario: Scenario, seed: int) -> Score:
+    """Play ``scenario`` in virtual time and return its score."""
+    policy = make_policy(scenario.policy.name, scenario.policy.parameters)
+    return score_of(Fleet(scenario, policy, policy_name=scenario.policy.name, seed=seed).run())
+
+
+def play_all(
+    scenarios: Sequence[Scenario],
+    seeds: Sequence[int],
+    *,
+    processes: int | None = None,
+    cluster: str | None = None,
+    on_done: Callable[[int, int], None] = lambda done, of: None,
+) -> list[list[Score]]:
+    """Return the scores of each scenario, in the order of ``seeds``.
+
+    ``processes`` is how many runs go on at once, as many as there are processors if it is None. ``cluster`` is the
+    address of a Dask scheduler that plays them instead. ``on_done`` is called after each with the number that is done.
+
+    Raises:
+        BalloonError: the cluster cannot be used.
+    """
+    jobs = [Job(variant, seed) for variant in range(len(scenarios)) for seed in seeds]
+    results = _on_cluster(scenarios, jobs, cluster) if cluster else _here(scenarios, jobs, processes)
+    scores: dict[Job, Score] = {}
+    for job, score in results:
+        scores[job] = score
+        on_done(len(scores), len(jobs))
+    return [[scores[Job(variant, seed)] for seed in seeds] for variant in range(len(scenarios))]
+
+
+def _here(scenarios: Sequence[Scenario], jobs: Sequence[Job], processes: int | None) -> Iterator[tuple[Job, Score]]:
+    processes = min(processes or os.cpu_count() or 1, len(jobs))
+    if processes == 1:
+        for job in jobs:
+            yield job, play(scenarios[job.variant], job.seed)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        futures = {pool.submit(play, scenarios[job.variant], job.seed): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _on_cluster(scenarios: Sequence[Scenario], jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Score]]:
+    try:
+        import distributed
+    except ImportError:
+        raise UsageError("--cluster needs the extra `cluster` (pip install vhost-user-balloon[cluster])") from None
+    try:
+        client = distributed.Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise BalloonError(f"--cluster {address}: no Dask scheduler answers there ({error})") from error
+    with client:
+        futures = {client.submit(play, scenarios[job.variant], job.seed, pure=False): job for job in jobs}
+        for future in distributed.as_completed(list(futures)):
+            yield futures[future], future.result()

@@ -1,0 +1,87 @@
+"""``balloon-lab compare``: the table, the files, the same scores from one process and from several."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.laboratory.__main__ import main
+from scripts.scenario.compare.jobs import play_all
+from scripts.scenario.compare.variant import variants
+from scripts.scenario.scenario_file import load_scenario
+
+SMALL = """\
+title = "Two machines"
+duration = "20s"
+sample = "1s"
+
+[host]
+memory = "512M"
+
+[[vm]]
+name = "a"
+count = 2
+memory = "256M"
+reporter = "rotation"
+workloads = ["churn:size=100M,seconds=10,lifetime=2,tick=0.5", "idle:seconds=5"]
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    file = tmp_path / "small.toml"
+    file.write_text(SMALL)
+    return file
+
+
+def test_table_and_files(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    words = ["compare", str(small), "--vary", "reporter=rotation,none", "--seeds", "3", "--jobs", "1"]
+    assert main([*words, "--out", str(out), "--json", str(tmp_path / "scores.json")]) == 0
+    captured = capsys.readouterr()
+    assert "Two machines: 3 seeds each" in captured.out
+    row = next(line for line in captured.out.splitlines() if "reporter=none" in line)
+    assert "*" in row  # without reporting the host keeps more
+    assert "6 of 6 runs" in captured.err
+    runs = json.loads((tmp_path / "scores.json").read_text())["runs"]
+    assert [(run["variant"], run["seed"]) for run in runs[:4]] == [
+        ("reporter=rotation", 0),
+        ("reporter=rotation", 1),
+        ("reporter=rotation", 2),
+        ("reporter=none", 0),
+    ]
+    assert all(
+        run["host_gib_minutes"] < other["host_gib_minutes"] for run, other in zip(runs[:3], runs[3:], strict=True)
+    )
+    assert len((out / "compare.csv").read_text().splitlines()) == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--vary", "policy=stedy"], "did you mean steady"),
+        (["--seeds", "0"], "not from 1 to 10000"),
+        (["--vary", "order=99"], "order"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], message: str, small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main(["compare", str(small), "--jobs", "1", *words])
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    assert status == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.processes
+def test_several_processes_give_the_same_scores(small: Path) -> None:
+    scenarios = [variant.scenario for variant in variants(load_scenario(small), ["reporter=rotation,none"])]
+    assert play_all(scenarios, [0, 1], processes=2) == play_all(scenarios, [0, 1], processes=1)
+
+
+@pytest.mark.processes
+def test_a_dask_cluster_gives_the_same_scores(small: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    scenarios = [variant.scenario for variant in variants(load_scenario(small), ["reporter=rotation,none"])]
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        assert play_all(scenarios, [0], cluster=cluster.scheduler_address) == play_all(scenarios, [0], processes=1)
