@@ -3,16 +3,13 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from protocol.errors import BalloonError
 from scripts.check.suite import Case
-from scripts.check.verdict import Outcome, Result, TargetError, Verdict
+from scripts.check.verdict import SURVIVES, Outcome, Result, TargetError, Verdict
 
 Target = TypeVar("Target")
-
-SURVIVES: Final = "M-alive"
-"""The clause that a target breaks that does not survive a case."""
 
 Open = Callable[[], AbstractContextManager[Target]]
 """Makes a fresh target for a case. Raises TargetError if the target cannot be reached."""
@@ -85,12 +82,13 @@ def _not_reached(case: Case[Target], why: str) -> Result:
 
 
 def _ended_by(result: Result, why: str) -> Result:
+    # What else the case has seen may be the target's end: a buffer that stayed away, a reply that did not come.
     reason = f"{result.reason}; afterwards: {why}" if result.reason else f"the target did not survive: {why}"
     return Result(
         case=result.case,
         verdict=Verdict.FAIL,
         clauses=result.clauses,
-        broken=(*result.broken, SURVIVES),
+        broken=(SURVIVES,),
         reason=reason,
         seconds=result.seconds,
     )

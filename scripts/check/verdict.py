@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from protocol.errors import BalloonError
 
@@ -64,6 +64,10 @@ class NotExercised(Outcome):
     """The case could not be tried; the reason says why."""
 
     verdict = Verdict.NOT_EXERCISED
+
+
+SURVIVES: Final = "M-alive"
+"""The clause that a target breaks that does not survive a case."""
 
 
 class TargetError(BalloonError):

@@ -288,6 +288,15 @@ class VhostUserDevice(Device):
         """Return a fresh connection."""
         return FrontendConnection(self.path, self._recording)
 
+    def check_reachable(self) -> None:
+        """Ask for the features on a connection of its own, which is not recorded."""
+        with contextlib.closing(FrontendConnection(self.path)) as connection:
+            try:
+                connection.request(FrontendRequest.GET_FEATURES)
+                connection.raw_reply()
+            except (HungUpError, Failed) as error:
+                raise TargetError(f"{self.path}: GET_FEATURES: {error}") from error
+
     def machine(
         self,
         *,

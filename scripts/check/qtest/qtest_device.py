@@ -181,6 +181,19 @@ class QtestDevice(Device):
                 return device
         raise TargetError(f"{self._qemu}: there is no balloon on the bus of its microvm")
 
+    def check_reachable(self) -> None:
+        """Start QEMU where it has ended."""
+        if self._process is None or self._process.has_ended():
+            if self._process is not None:
+                self._process.close()
+            self._registers = self._start()
+
+    def how_it_ended(self) -> str:
+        """Return how QEMU ended, "" while it runs."""
+        if self._process is None or not self._process.has_ended():
+            return ""
+        return self._process.how_it_ended()
+
     def machine(
         self,
         *,
@@ -193,8 +206,7 @@ class QtestDevice(Device):
     ) -> QtestMachine:
         """Bring the device up: see :meth:`Device.machine`. A queue is as long as asked for, or as it can be."""
         features = accepted(self.offered, wanted, packed=packed)
-        if self._process is None or self._process.has_ended():
-            self._registers = self._start()
+        self.check_reachable()
         device = self._registers
         negotiate(device, features)
         layouts = {}

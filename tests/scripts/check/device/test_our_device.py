@@ -134,3 +134,25 @@ def test_run_that_is_interrupted_leaves_no_report(tmp_path: Path, number: signal
             check.stdout.read()
         assert check.wait(DEADLINE) == 128 + number
     assert list(reports.iterdir()) == []
+
+
+@pytest.mark.processes
+def test_daemon_that_is_killed_fails_one_case(tmp_path: Path) -> None:
+    daemon = DaemonProcess(tmp_path)
+    try:
+        words = ["device", "--socket-path", str(daemon.socket_path), "-v", "--json", str(tmp_path / "result.json")]
+        check = subprocess.Popen(
+            [sys.executable, "-u", "-m", "scripts.check", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert check.stdout is not None
+        with check.stdout:
+            assert any(line.startswith("PASS") for line in check.stdout)
+            daemon.process.kill()
+            check.stdout.read()
+        assert check.wait(DEADLINE) == 1
+    finally:
+        daemon.kill()
+    results = json.loads((tmp_path / "result.json").read_text())["results"]
+    failed = [one["broken"] for one in results if one["verdict"] == "FAIL"]
+    assert failed == [["M-alive"]]
+    assert all(one["reason"].startswith("the target is gone") for one in results[-50:])
