@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TypeVar
 
 from protocol.errors import BalloonError
+from scripts.check.blame import blamed
 from scripts.check.suite import Case
 from scripts.check.verdict import SURVIVES, Outcome, Result, TargetError, Verdict
 
@@ -49,12 +50,10 @@ def _run_case(case: Case[Target], target: Target) -> Result:
         case.run(target)
     except Outcome as outcome:
         verdict, reason = outcome.verdict, outcome.reason
-        broken = outcome.clauses or case.clauses
-    except TargetError as error:
-        verdict, reason, broken = Verdict.FAIL, str(error), (SURVIVES,)
+        broken = blamed(outcome, case.clauses)
     except (BalloonError, OSError) as error:
         # In the part of the case that a well-behaved counterpart does: the target refused it, or went away.
-        verdict, reason, broken = Verdict.FAIL, str(error) or type(error).__name__, case.clauses
+        verdict, reason, broken = Verdict.FAIL, str(error) or type(error).__name__, blamed(error, case.clauses)
     except Exception as error:
         # A fault of the case, which says nothing about the target and must not end the run.
         verdict, reason = Verdict.NOT_EXERCISED, f"the case itself has a fault: {type(error).__name__}: {error}"

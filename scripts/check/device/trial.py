@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 from protocol.errors import BalloonError
 from scripts.check.machine.machine import Device, Machine
 from scripts.check.machine.vhost_user_device import VhostUserDevice, VhostUserMachine
+from scripts.check.ring_clauses import blaming_format, of_format
 from scripts.check.suite import CaseFunction, Suite
 from scripts.check.verdict import SURVIVES, Failed, Outcome, TargetError, skip
 
@@ -125,12 +126,12 @@ def ring_case(
     """
 
     def add(run: CaseFunction[Trial]) -> CaseFunction[Trial]:
-        for packed, others in ((False, "P-"), (True, "S-")):
-            mine = [clause for clause in clauses if not clause.startswith(others)]
+        for packed in (False, True):
+            mine = of_format(clauses, packed=packed)
             format_name = "packed" if packed else "split"
             soon = quick and (not packed or any(clause.startswith("P-") for clause in mine))
             SUITE.case(f"{name}/{format_name}", clauses=mine, edges=edges, peers=peers, quick=soon)(
-                _in_format(run, packed)
+                _in_format(blaming_format(run, packed=packed), packed)
             )
         return run
 

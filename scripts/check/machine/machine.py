@@ -111,7 +111,8 @@ class Machine(ABC):
             raise Found(f"the device acknowledged and discarded nothing: {here:#x} is still there", "F-discard")
         if there != {other}:
             raise Failed(
-                f"afterwards the device no longer works: it left {as_ranges(there)}, gave back all but one page"
+                f"afterwards the device no longer works: it left {as_ranges(there)}, gave back all but one page",
+                "M-safe",
             )
 
     def check_survives(self) -> None:

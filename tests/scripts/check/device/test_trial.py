@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 
 from scripts.check.device.trial import DeviceSuite, Trial, fresh_trial
-from scripts.check.machine.connection import HungUpError
 from scripts.check.machine.machine import Device, Machine
 from scripts.check.run import run_cases
 from scripts.check.suite import CaseFunction
-from scripts.check.verdict import Failed, Result, TargetError, Verdict
+from scripts.check.verdict import Failed, HungUpError, Result, TargetError, Verdict
 
 
 class MortalDevice(Device):
