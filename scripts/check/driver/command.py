@@ -10,6 +10,7 @@ from protocol.virtio import FeatureBit
 from scripts.check.broken.device_faults.all_faults import ALL_FAULTS
 from scripts.check.clauses.clause import Bound
 from scripts.check.driver.all_cases import DRIVER_CASES
+from scripts.check.driver.misbehaving import under_fault
 from scripts.check.driver.observation import Observed
 from scripts.check.driver.scenario import FEATURES, ScenarioOptions, observe
 from scripts.check.judge import judge, list_cases
@@ -49,5 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     seen = observe(arguments.socket_path, options, lambda text: print(text, file=sys.stderr, flush=True))
     chosen = [case_of_format(case, packed=seen.has(FeatureBit.RING_PACKED)) for case in chosen]
+    if fault is not None:
+        chosen = [under_fault(case, fault) for case in chosen]
     name = f"the driver at {arguments.socket_path}"
     return judge(arguments, chosen, lambda: nullcontext(seen), name, [Bound.DRIVER, Bound.FRONT_END])
