@@ -117,6 +117,25 @@ def test_report_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.processes
+def test_full_standard_output_is_named(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path) as daemon, open("/dev/full", "wb") as full:
+        for words in (["--socket-path", str(daemon.socket_path), "report-one-page/split"], ["--list"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "scripts.check", "device", *words],
+                cwd=ROOT,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert (done.returncode, done.stderr) == (
+                1,
+                "balloon-check: standard output: No space left on device\n",
+            )
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_run_that_is_interrupted_leaves_no_report(tmp_path: Path, number: signal.Signals) -> None:
     reports = tmp_path / "reports"
