@@ -97,6 +97,8 @@ def _surviving(run: CaseFunction[Trial]) -> CaseFunction[Trial]:
     def run_and_look(trial: Trial) -> None:
         try:
             run(trial)
+        except TargetError:
+            raise  # which says how it ended
         except (Outcome, BalloonError) as outcome:
             if how := trial.take_down():
                 raise Failed(f"{how} ({outcome})", SURVIVES) from outcome
