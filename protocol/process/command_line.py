@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -85,7 +86,8 @@ def run_command(
     try:
         status = command()
         if sys.stdout is not None:
-            sys.stdout.flush()  # now, since a full disk would be a traceback at the interpreter's end
+            with errors_of_standard_output():
+                sys.stdout.flush()  # now, since a full disk would be a traceback at the interpreter's end
         return status
     except UsageError as error:
         return _complain(program, str(error), 2)
@@ -99,6 +101,17 @@ def run_command(
         return _complain(program, reason(error), 1)
     except KeyboardInterrupt:
         return 130
+
+
+@contextmanager
+def errors_of_standard_output() -> Iterator[None]:
+    """Have an OSError of what is written here name standard output; a closed one stays a BrokenPipeError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def reason(error: OSError | ValueError) -> str:

@@ -6,12 +6,12 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Final, TextIO, TypeVar
 
 from protocol.errors import BalloonError, UsageError
-from protocol.process.command_line import option_type, path_option
+from protocol.process.command_line import errors_of_standard_output, option_type, path_option
 from scripts.check.clauses.clause import Bound
 from scripts.check.clauses.table import CLAUSES
 from scripts.check.report.clause_verdicts import judge_clauses
@@ -52,12 +52,13 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 
 def list_cases(suite: Suite[Target], patterns: Sequence[str], *, quick: bool) -> int:
     """Print the cases that are meant. Return the exit status."""
-    for case in suite.chosen(patterns, quick=quick):
-        print(f"{case.name}{' (quick)' if case.quick else ''}")
-        print(f"    {case.says}")
-        about = [*case.clauses, *(f"edge case {number}" for number in case.edges), *case.peers]
-        if about:
-            print(f"    [{', '.join(about)}]")
+    with errors_of_standard_output():
+        for case in suite.chosen(patterns, quick=quick):
+            print(f"{case.name}{' (quick)' if case.quick else ''}")
+            print(f"    {case.says}")
+            about = [*case.clauses, *(f"edge case {number}" for number in case.edges), *case.peers]
+            if about:
+                print(f"    [{', '.join(about)}]")
     return 0
 
 
@@ -124,7 +125,9 @@ def _reporter(name: str, stream: TextIO | None, *, verbose: bool) -> Reporter:
 
 def _writer(stream: TextIO | None) -> Callable[[str], None]:
     def write(line: str) -> None:
-        if stream is not None:  # standard output may be closed
+        if stream is None:  # standard output may be closed
+            return
+        with errors_of_standard_output() if stream is sys.stdout else nullcontext():
             print(line, file=stream, flush=True)
 
     return write

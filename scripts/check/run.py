@@ -3,16 +3,14 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from protocol.errors import BalloonError
+from scripts.check.blame import blamed
 from scripts.check.suite import Case
-from scripts.check.verdict import Outcome, Result, TargetError, Verdict
+from scripts.check.verdict import SURVIVES, Outcome, Result, TargetError, Verdict
 
 Target = TypeVar("Target")
-
-SURVIVES: Final = "M-alive"
-"""The clause that a target breaks that does not survive a case."""
 
 Open = Callable[[], AbstractContextManager[Target]]
 """Makes a fresh target for a case. Raises TargetError if the target cannot be reached."""
@@ -52,12 +50,10 @@ def _run_case(case: Case[Target], target: Target) -> Result:
         case.run(target)
     except Outcome as outcome:
         verdict, reason = outcome.verdict, outcome.reason
-        broken = outcome.clauses or case.clauses
-    except TargetError as error:
-        verdict, reason, broken = Verdict.FAIL, str(error), (SURVIVES,)
+        broken = blamed(outcome, case.clauses)
     except (BalloonError, OSError) as error:
         # In the part of the case that a well-behaved counterpart does: the target refused it, or went away.
-        verdict, reason, broken = Verdict.FAIL, str(error) or type(error).__name__, case.clauses
+        verdict, reason, broken = Verdict.FAIL, str(error) or type(error).__name__, blamed(error, case.clauses)
     except Exception as error:
         # A fault of the case, which says nothing about the target and must not end the run.
         verdict, reason = Verdict.NOT_EXERCISED, f"the case itself has a fault: {type(error).__name__}: {error}"
@@ -85,12 +81,13 @@ def _not_reached(case: Case[Target], why: str) -> Result:
 
 
 def _ended_by(result: Result, why: str) -> Result:
+    # What else the case has seen may be the target's end: a buffer that stayed away, a reply that did not come.
     reason = f"{result.reason}; afterwards: {why}" if result.reason else f"the target did not survive: {why}"
     return Result(
         case=result.case,
         verdict=Verdict.FAIL,
         clauses=result.clauses,
-        broken=(*result.broken, SURVIVES),
+        broken=(SURVIVES,),
         reason=reason,
         seconds=result.seconds,
     )

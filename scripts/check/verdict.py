@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from protocol.errors import BalloonError
 
@@ -54,6 +54,14 @@ class Failed(Outcome):
     verdict = Verdict.FAIL
 
 
+class NotReturned(Failed):
+    """A buffer did not come back, or not as one that was given. ``clauses`` are those of its ring."""
+
+
+class NotAnswered(Failed):
+    """A message was not answered, or with what is no reply to it."""
+
+
 class Found(Outcome):
     """The other side does something that its counterpart's author has to know, and no MUST decides."""
 
@@ -66,8 +74,16 @@ class NotExercised(Outcome):
     verdict = Verdict.NOT_EXERCISED
 
 
+SURVIVES: Final = "M-alive"
+"""The clause that a target breaks that does not survive a case."""
+
+
 class TargetError(BalloonError):
     """The target cannot be judged: it cannot be reached, is something else, or went away and stays away."""
+
+
+class HungUpError(BalloonError):
+    """The back-end ended the connection."""
 
 
 def require(condition: bool, reason: str, *clauses: str) -> None:

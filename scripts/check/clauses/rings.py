@@ -47,7 +47,12 @@ RINGS: Final[tuple[Clause, ...]] = (
     ),
     *section(
         "virtio 1.2, 2.7.8",
-        ("S-17", DEVICE, _M, "The used length is set before the used index, and so many bytes at least were written."),
+        (
+            "S-17",
+            DEVICE,
+            _M,
+            "A chain comes back once, its used length set before the used index; so many bytes at least were written.",
+        ),
         ("S-18", DRIVER, _M, "The driver trusts no byte of a buffer beyond the used length."),
     ),
     *section(

@@ -8,7 +8,7 @@ from typing import Final
 from protocol.errors import UsageError
 from scripts.check.clauses.clause import Bound
 from scripts.check.device.all_cases import DEVICE_CASES
-from scripts.check.device.trial import Trial
+from scripts.check.device.trial import fresh_trial
 from scripts.check.generic.all_cases import GENERIC_CASES
 from scripts.check.generic.backend import open_backend
 from scripts.check.judge import judge, list_cases
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         recording = None if file is None else CheckRecording(file.write)
         with open_device(arguments, recording) as device:
             watched = chosen if recording is None else recording.watched(chosen)
-            return judge(arguments, watched, lambda: Trial(device), device.name, [Bound.DEVICE])
+            return judge(arguments, watched, lambda: fresh_trial(device), device.name, [Bound.DEVICE])
 
 
 def _run_generic(arguments: argparse.Namespace) -> int:

@@ -1,14 +1,17 @@
 """What a case of a device is given, and the suite that the cases belong to."""
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Final, Self
 
+from protocol.errors import BalloonError
 from scripts.check.machine.machine import Device, Machine
 from scripts.check.machine.vhost_user_device import VhostUserDevice, VhostUserMachine
+from scripts.check.ring_clauses import blaming_format, of_format
 from scripts.check.suite import CaseFunction, Suite
-from scripts.check.verdict import skip
+from scripts.check.verdict import SURVIVES, Failed, Outcome, TargetError, skip
 
 
 class Trial:
@@ -24,7 +27,8 @@ class Trial:
 
     def machine(self, **options: Any) -> Machine:
         """Bring the device up in the trial's ring format: see :meth:`Device.machine`."""
-        self._stack.close()
+        if how := self.take_down():
+            raise TargetError(how)
         options.setdefault("packed", self.packed)
         return self._stack.enter_context(self.device.machine(**options))
 
@@ -42,6 +46,11 @@ class Trial:
         assert isinstance(machine, VhostUserMachine)
         return machine
 
+    def take_down(self) -> str:
+        """Take the machine down; return how the device's process ended, "" where it did not."""
+        self._stack.close()
+        return self.device.how_it_ended()
+
     def __enter__(self) -> Self:
         return self
 
@@ -51,7 +60,56 @@ class Trial:
         self._stack.close()
 
 
-SUITE: Final = Suite[Trial]("device")
+def fresh_trial(device: Device) -> Trial:
+    """Return the trial of the next case.
+
+    Raises:
+        TargetError: the device is gone.
+    """
+    device.check_reachable()
+    return Trial(device)
+
+
+class DeviceSuite(Suite[Trial]):
+    """Cases that end with a look whether the device's process did: what is started again must not hide it."""
+
+    def case(
+        self,
+        name: str,
+        *,
+        clauses: Sequence[str] = (),
+        edges: Sequence[int] = (),
+        peers: Sequence[str] = (),
+        quick: bool = True,
+    ) -> Callable[[CaseFunction[Trial]], CaseFunction[Trial]]:
+        """Return a decorator as :meth:`Suite.case` does."""
+        add = super().case(name, clauses=clauses, edges=edges, peers=peers, quick=quick)
+
+        def wrap(run: CaseFunction[Trial]) -> CaseFunction[Trial]:
+            add(_surviving(run))
+            return run
+
+        return wrap
+
+
+def _surviving(run: CaseFunction[Trial]) -> CaseFunction[Trial]:
+    @functools.wraps(run)
+    def run_and_look(trial: Trial) -> None:
+        try:
+            run(trial)
+        except TargetError:
+            raise  # which says how it ended
+        except (Outcome, BalloonError) as outcome:
+            if how := trial.take_down():
+                raise Failed(f"{how} ({outcome})", SURVIVES) from outcome
+            raise
+        if how := trial.take_down():
+            raise Failed(how, SURVIVES)
+
+    return run_and_look
+
+
+SUITE: Final = DeviceSuite("device")
 """The cases of a balloon device. A module of cases adds its own when it is imported: see ``all_cases``."""
 
 
@@ -70,12 +128,12 @@ def ring_case(
     """
 
     def add(run: CaseFunction[Trial]) -> CaseFunction[Trial]:
-        for packed, others in ((False, "P-"), (True, "S-")):
-            mine = [clause for clause in clauses if not clause.startswith(others)]
+        for packed in (False, True):
+            mine = of_format(clauses, packed=packed)
             format_name = "packed" if packed else "split"
             soon = quick and (not packed or any(clause.startswith("P-") for clause in mine))
             SUITE.case(f"{name}/{format_name}", clauses=mine, edges=edges, peers=peers, quick=soon)(
-                _in_format(run, packed)
+                _in_format(blaming_format(run, packed=packed), packed)
             )
         return run
 

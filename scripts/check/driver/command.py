@@ -10,18 +10,19 @@ from protocol.virtio import FeatureBit
 from scripts.check.broken.device_faults.all_faults import ALL_FAULTS
 from scripts.check.clauses.clause import Bound
 from scripts.check.driver.all_cases import DRIVER_CASES
+from scripts.check.driver.misbehaving import under_fault
 from scripts.check.driver.observation import Observed
 from scripts.check.driver.scenario import FEATURES, ScenarioOptions, observe
 from scripts.check.judge import judge, list_cases
 from scripts.check.names import nearest
 from scripts.check.recording.check_recording import require_writable
+from scripts.check.ring_clauses import blaming_format, of_format
 from scripts.check.suite import Case
 
 
-def of_format(case: Case[Observed], *, packed: bool) -> Case[Observed]:
+def case_of_format(case: Case[Observed], *, packed: bool) -> Case[Observed]:
     """Return ``case`` without the clauses of the ring format that was not used."""
-    others = "S-" if packed else "P-"
-    return replace(case, clauses=tuple(clause for clause in case.clauses if not clause.startswith(others)))
+    return replace(case, clauses=of_format(case.clauses, packed=packed), run=blaming_format(case.run, packed=packed))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -48,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         record=arguments.record,
     )
     seen = observe(arguments.socket_path, options, lambda text: print(text, file=sys.stderr, flush=True))
-    chosen = [of_format(case, packed=seen.has(FeatureBit.RING_PACKED)) for case in chosen]
+    chosen = [case_of_format(case, packed=seen.has(FeatureBit.RING_PACKED)) for case in chosen]
+    if fault is not None:
+        chosen = [under_fault(case, fault) for case in chosen]
     name = f"the driver at {arguments.socket_path}"
     return judge(arguments, chosen, lambda: nullcontext(seen), name, [Bound.DRIVER, Bound.FRONT_END])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from protocol.errors import BalloonError, UsageError
-from protocol.process.events import open_event_log
+from protocol.process.events import EventLog, open_event_log
 from protocol.process.listening_socket import ListeningSocket
 from scripts.check.faults.fault_plan import FaultPlan
 from scripts.check.faults.fault_script import FaultScript
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check_target(arguments.connect)
     with (
         open_record(arguments.record, "balloon-check proxy") as recording,
-        closing(open_event_log(arguments.events, time.monotonic)) as events,
+        closing(_events(arguments.events)) as events,
         closing(ListeningSocket(arguments.listen, "--listen")) as listener,
     ):
         record = None if recording is None else recording.write
@@ -62,8 +62,7 @@ def read_script(path: Path) -> FaultScript:
     """Return the script in the file at ``path``, or the one that comes with the program under this name.
 
     Raises:
-        UsageError: the script has a mistake, or is not text.
-        BalloonError: there is none, or it cannot be read.
+        UsageError: the script has a mistake, is not text, or cannot be read; or there is none.
     """
     shipped = {each.stem: each for each in shipped_scripts()}
     name = str(path)
@@ -75,9 +74,16 @@ def read_script(path: Path) -> FaultScript:
             raise UsageError(f"--script {path}: longer than {_SCRIPT_MAX} bytes")
         return parse_script(data.decode("utf-8"), name)
     except OSError as error:
-        raise BalloonError(f"--script {path}: {error.strerror}{nearest([name], shipped)}") from error
+        raise UsageError(f"--script {path}: {error.strerror}{nearest([name], shipped)}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"--script {path}: byte {error.start} is not UTF-8 text") from error
+
+
+def _events(path: str | None) -> EventLog:
+    try:
+        return open_event_log(path, time.monotonic)
+    except BalloonError as error:
+        raise UsageError(str(error)) from error
 
 
 def _summary(path: Path) -> str:

@@ -73,8 +73,16 @@ def says(target: Target) -> str:
 
 
 def run_input(name: str, path: Path) -> int:
-    """Run target ``name`` on the file at ``path``. Return 1, the traceback printed, if it finds a fault."""
-    data = path.read_bytes()
+    """Run target ``name`` on the file at ``path``. Return 0 if it finds no fault.
+
+    Raises:
+        UsageError: the file cannot be read.
+        BalloonError: it finds a fault; the traceback is printed by then.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--input {path}: {error.strerror}") from error
     try:
         with hangs_as_exceptions():
             TARGETS[name](data)

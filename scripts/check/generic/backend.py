@@ -15,10 +15,10 @@ from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.virtio import PROTOCOL_FEATURES, feature_mask, has_feature
 from scripts.check.generic.program import Program
 from scripts.check.generic.target import Facts, Target
-from scripts.check.machine.connection import REPLY_FLAGS, FrontendConnection, HungUpError, connect
+from scripts.check.machine.connection import REPLY_FLAGS, FrontendConnection, connect
 from scripts.check.machine.deadline import DEADLINE, becomes_true
 from scripts.check.recording.check_recording import CheckRecording
-from scripts.check.verdict import Failed, TargetError
+from scripts.check.verdict import SURVIVES, Failed, HungUpError, TargetError
 
 _TO_END: Final = 2.0
 """Seconds that a program may take to end after its front-end has gone."""
@@ -118,9 +118,9 @@ class Backend:
         try:
             self._spare = self._greeted()
         except TargetError as error:
-            raise Failed(str(error)) from error
+            raise Failed(str(error), SURVIVES) from error
         if self._crash:
-            raise Failed(self._crash)
+            raise Failed(self._crash, SURVIVES)
 
     def close(self) -> None:
         """Close what is open, end the program."""

@@ -14,10 +14,9 @@ from scripts.check.generic.ring import Ring
 from scripts.check.generic.suite import SUITE
 from scripts.check.generic.target import Kind, Target
 from scripts.check.generic.watched_file import WatchedMemory, WatchedPipe, still_held
-from scripts.check.machine.connection import HungUpError
 from scripts.check.machine.deadline import becomes_true
 from scripts.check.machine.memory_file import MIB
-from scripts.check.verdict import Failed, Found, Outcome, require, skip
+from scripts.check.verdict import Failed, Found, HungUpError, Outcome, require, skip
 
 _KICK, _CALL, _ERR = FrontendRequest.SET_VRING_KICK, FrontendRequest.SET_VRING_CALL, FrontendRequest.SET_VRING_ERR
 

@@ -14,9 +14,9 @@ from scripts.check.generic.judging import Bad, judged, raise_worst, refuses
 from scripts.check.generic.suite import SUITE
 from scripts.check.generic.target import NEED_REPLY, Kind, Target
 from scripts.check.generic.watched_file import WatchedPipe
-from scripts.check.machine.connection import REPLY_FLAGS, HungUpError
+from scripts.check.machine.connection import REPLY_FLAGS
 from scripts.check.machine.deadline import becomes_true
-from scripts.check.verdict import Failed, Found, require, skip
+from scripts.check.verdict import Failed, Found, HungUpError, require, skip
 
 UNKNOWN: Final = 1000
 

@@ -8,8 +8,7 @@ from protocol.virtio import LOG_ALL, PROTOCOL_FEATURES, DeviceStatus, FeatureBit
 from scripts.check.generic.judging import Bad, refuses
 from scripts.check.generic.suite import SUITE
 from scripts.check.generic.target import Kind, Target
-from scripts.check.machine.connection import HungUpError
-from scripts.check.verdict import Failed, Found, require, skip
+from scripts.check.verdict import Failed, Found, HungUpError, require, skip
 
 _IN_BAND: Final = feature_mask(ProtocolFeature.INBAND_NOTIFICATIONS)
 _CONFIG_MAX: Final = 256

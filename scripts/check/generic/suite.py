@@ -7,7 +7,7 @@ from typing import Final
 from protocol.errors import BalloonError
 from scripts.check.generic.target import Target
 from scripts.check.suite import CaseFunction, Suite
-from scripts.check.verdict import Failed, Outcome
+from scripts.check.verdict import SURVIVES, Failed, Outcome
 
 
 class GenericSuite(Suite[Target]):
@@ -40,7 +40,7 @@ def _surviving(run: CaseFunction[Target]) -> CaseFunction[Target]:
             try:
                 target.backend.check_survival(target)
             except Failed as crash:
-                raise Failed(f"{crash.reason} ({outcome})") from outcome
+                raise Failed(f"{crash.reason} ({outcome})", SURVIVES) from outcome
             raise
         target.backend.check_survival(target)
 

@@ -14,9 +14,9 @@ from protocol.vhost_user_payloads import U64, LogDescription, MemoryTable, Paylo
 from protocol.virtio import PROTOCOL_FEATURES, FeatureBit, feature_mask, has_feature
 from scripts.check.generic.ring import GUEST_BASE, Ring, whole
 from scripts.check.generic.watched_file import WatchedPipe
-from scripts.check.machine.connection import REPLY_FLAGS, FrontendConnection, HungUpError
+from scripts.check.machine.connection import REPLY_FLAGS, FrontendConnection
 from scripts.check.machine.memory_file import MIB, MemoryFile
-from scripts.check.verdict import Failed, require, skip
+from scripts.check.verdict import Failed, HungUpError, require, skip
 
 MEMORY_BYTES: Final = 32 * MIB
 

@@ -11,11 +11,10 @@ from protocol.virtio import FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import BalloonFeature
 from scripts.check.hostile.acts.all_acts import ALL_ACTS
 from scripts.check.hostile.acts.attack import Attack, Gone, Stage
-from scripts.check.machine.connection import HungUpError
 from scripts.check.machine.machine import WANTED
 from scripts.check.machine.memory_file import MIB, MemoryFile
 from scripts.check.machine.vhost_user_device import VhostUserDevice
-from scripts.check.verdict import Outcome
+from scripts.check.verdict import HungUpError, Outcome
 
 MEMORY_BYTES: Final = 64 * MIB
 

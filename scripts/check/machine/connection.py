@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from guest.vhost_user.frontend import Call
-from protocol.errors import BalloonError, VhostUserError
+from protocol.errors import VhostUserError
 from protocol.vhost_user import FDS_MAX, HEADER_SIZE, PAYLOAD_MAX, FrontendRequest, form_of
 from protocol.vhost_user_codec import build_message, parse_payload
 from protocol.vhost_user_payloads import U64, Payload
@@ -16,7 +16,7 @@ from scripts.check.machine.deadline import DEADLINE
 from scripts.check.recording.check_recording import HUNG_UP, CheckRecording
 from scripts.check.recording.recorder import Recorder
 from scripts.check.recording.words import CLOSED
-from scripts.check.verdict import Failed, TargetError
+from scripts.check.verdict import Failed, HungUpError, NotAnswered, TargetError
 
 REPLY_FLAGS: Final = 0x5
 """Version 1 and REPLY: what the flags of every reply are. Front-ends compare for equality."""
@@ -24,10 +24,6 @@ REPLY_FLAGS: Final = 0x5
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7)
 
 Result = TypeVar("Result")
-
-
-class HungUpError(BalloonError):
-    """The back-end ended the connection."""
 
 
 class FrontendConnection:
@@ -76,7 +72,7 @@ class FrontendConnection:
             if data:
                 self.socket.sendall(data)
         except TimeoutError as error:
-            raise Failed(f"the back-end did not read {len(data)} bytes for {DEADLINE:g} s") from error
+            raise NotAnswered(f"the back-end did not read {len(data)} bytes for {DEADLINE:g} s") from error
         except ConnectionError as error:
             raise self._hung_up() from error
 
@@ -99,7 +95,7 @@ class FrontendConnection:
         header = self._exactly(HEADER_SIZE)
         request, flags, size = struct.unpack("<III", header)
         if size > PAYLOAD_MAX:
-            raise Failed(f"a reply's header {header.hex()} announces {size} bytes of payload")
+            raise NotAnswered(f"a reply's header {header.hex()} announces {size} bytes of payload")
         payload = self._exactly(size)
         return request, flags, payload
 
@@ -109,7 +105,7 @@ class FrontendConnection:
             try:
                 piece, fds, _, _ = socket.recv_fds(self.socket, size - len(data), FDS_MAX)
             except TimeoutError as error:
-                raise Failed(f"no reply within {DEADLINE:g} s ({len(data)} of {size} bytes came)") from error
+                raise NotAnswered(f"no reply within {DEADLINE:g} s ({len(data)} of {size} bytes came)") from error
             except ConnectionError as error:
                 raise self._hung_up() from error
             self.fds += tuple(fds)
@@ -132,9 +128,9 @@ class FrontendConnection:
         """
         number, flags, payload = self.raw_reply()
         if number != request:
-            raise Failed(f"a reply to request {number} came after {request.name} ({int(request)})")
+            raise Failed(f"a reply to request {number} came after {request.name} ({int(request)})", "V-2")
         if flags != REPLY_FLAGS:
-            raise Failed(f"the reply to {request.name} has flags {flags:#x} instead of {REPLY_FLAGS:#x}")
+            raise Failed(f"the reply to {request.name} has flags {flags:#x} instead of {REPLY_FLAGS:#x}", "V-2")
         return payload
 
     # -- both -------------------------------------------------------------------------------------------------------
@@ -164,7 +160,7 @@ class FrontendConnection:
         try:
             return parse_payload(form, payload)
         except VhostUserError as error:
-            raise Failed(f"the reply to {request.name} is malformed: {payload.hex()}: {error}") from error
+            raise NotAnswered(f"the reply to {request.name} is malformed: {payload.hex()}: {error}") from error
 
     def perform(self, calls: Generator[Call, Payload, Result]) -> Result:
         """Carry out the steps of a sans-IO front-end; return its result."""

@@ -25,7 +25,7 @@ from scripts.check.machine.memory_file import (
 )
 from scripts.check.recording.offered_chain import read_offered
 from scripts.check.recording.recorder import Recorder
-from scripts.check.verdict import Failed
+from scripts.check.verdict import NotReturned
 
 TABLES: Final = TABLES_STRIDE // PAGE_SIZE
 TABLE_ENTRIES: Final = PAGE_SIZE // 16
@@ -145,12 +145,12 @@ class DriverQueue:
         """Return the next buffer that the device gave back, or None.
 
         Raises:
-            Failed: the device broke a rule of the ring.
+            NotReturned: the device broke a rule of the ring.
         """
         try:
             used = self.driver.get_used()
         except VirtqueueError as error:
-            raise Failed(f"queue {self.index}: {error}") from error
+            raise NotReturned(f"queue {self.index}: {error}", self._returned) from error
         if used is not None and self._recorder is not None:
             self._recorder.used(self.index, used.head, used.length)
         return used
@@ -159,7 +159,7 @@ class DriverQueue:
         """Return ``count`` buffers that the device gives back within ``seconds``, looking at the ring alone.
 
         Raises:
-            Failed: fewer come in time, or the device breaks a rule of the ring.
+            NotReturned: fewer come in time, or the device breaks a rule of the ring.
         """
         found: list[UsedBuffer] = []
 
@@ -170,8 +170,9 @@ class DriverQueue:
             return len(found) == count
 
         if not becomes_true(complete, seconds):
-            raise Failed(
-                f"queue {self.index} ({self.words}): {len(found)} of {count} buffers came back within {seconds:g} s"
+            raise NotReturned(
+                f"queue {self.index} ({self.words}): {len(found)} of {count} buffers came back within {seconds:g} s",
+                self._returned,
             )
         return found
 
@@ -217,6 +218,11 @@ class DriverQueue:
             for head, length in elements[self._noted :]:
                 self._recorder.used(self.index, head, length)
         self._noted = max(self._noted, len(elements))
+
+    @property
+    def _returned(self) -> str:
+        # The clause by which each buffer comes back.
+        return "P-16" if self.layout.packed else "S-17"
 
     def _read_guest(self, address: int, length: int) -> bytes:
         offset = address - self._guest_base

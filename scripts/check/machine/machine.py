@@ -111,7 +111,8 @@ class Machine(ABC):
             raise Found(f"the device acknowledged and discarded nothing: {here:#x} is still there", "F-discard")
         if there != {other}:
             raise Failed(
-                f"afterwards the device no longer works: it left {as_ranges(there)}, gave back all but one page"
+                f"afterwards the device no longer works: it left {as_ranges(there)}, gave back all but one page",
+                "M-safe",
             )
 
     def check_survives(self) -> None:
@@ -227,6 +228,18 @@ class Device(ABC):
             Failed: the device refuses a step.
             TargetError: the device cannot be reached.
         """
+
+    @abstractmethod
+    def check_reachable(self) -> None:
+        """Check, between two machines, that the device can be brought up once more.
+
+        Raises:
+            TargetError: it is gone, or does not answer.
+        """
+
+    def how_it_ended(self) -> str:
+        """Return how the device's process ended, "" while it runs or where the target gives no way to know."""
+        return ""
 
     def resize(self, machine: Machine, pages: int) -> None:
         """Have the device ask its driver for a balloon of ``pages``.

@@ -20,13 +20,13 @@ from protocol.vhost_user_codec import Channel, Message, MessageReader
 from protocol.vhost_user_payloads import DeviceConfig, Payload
 from protocol.virtio import DeviceStatus, feature_mask
 from protocol.virtio_balloon import BalloonQueue, QueueDialect, queue_numbers
-from scripts.check.machine.connection import FrontendConnection, HungUpError
+from scripts.check.machine.connection import FrontendConnection
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import QUEUE_SIZE, WANTED, Device, Machine, accepted
 from scripts.check.machine.memory_file import MemoryFile
 from scripts.check.recording.check_recording import CheckRecording
 from scripts.check.recording.recorder import Recorder
-from scripts.check.verdict import Failed, TargetError, skip
+from scripts.check.verdict import Failed, HungUpError, TargetError, skip
 
 GUEST_BASE: Final = 0x1_4000_0000
 """Guest address of the memory: neither zero nor equal to its user address, so that a mix-up is noticed."""
@@ -184,9 +184,9 @@ class VhostUserMachine(Machine):
         request = DeviceConfig(offset=offset, flags=0, data=bytes(length))
         answer = self.connection.query(FrontendRequest.GET_CONFIG, request)
         if not isinstance(answer, DeviceConfig):
-            raise Failed(f"GET_CONFIG of {length} bytes at {offset} was refused")
+            raise Failed(f"GET_CONFIG of {length} bytes at {offset} was refused", "G-12")
         if len(answer.data) != length:
-            raise Failed(f"GET_CONFIG of {length} bytes at {offset} was answered with {len(answer.data)}")
+            raise Failed(f"GET_CONFIG of {length} bytes at {offset} was answered with {len(answer.data)}", "G-12")
         return answer.data
 
     def write_config(self, offset: int, data: bytes) -> None:
@@ -287,6 +287,15 @@ class VhostUserDevice(Device):
     def connect(self) -> FrontendConnection:
         """Return a fresh connection."""
         return FrontendConnection(self.path, self._recording)
+
+    def check_reachable(self) -> None:
+        """Ask for the features on a connection of its own, which is not recorded."""
+        with contextlib.closing(FrontendConnection(self.path)) as connection:
+            try:
+                connection.request(FrontendRequest.GET_FEATURES)
+                connection.raw_reply()
+            except (HungUpError, Failed) as error:
+                raise TargetError(f"{self.path}: GET_FEATURES: {error}") from error
 
     def machine(
         self,

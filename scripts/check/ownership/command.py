@@ -153,7 +153,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     try:
         done = replay(script)
     except BalloonError as error:
-        raise BalloonError(f"{path}: {error}") from error
+        raise UsageError(f"{path}: {error}") from error
     for number, step in enumerate(done.steps, 1):
         say(f"{number:>4}  {step}")
     violation = done.violation
@@ -170,8 +170,7 @@ def read_script(path: Path) -> Script:
     """Return the script in the file at ``path``.
 
     Raises:
-        UsageError: the script has a mistake, or is not text.
-        BalloonError: it cannot be read.
+        UsageError: the script has a mistake, is not text, or cannot be read.
     """
     try:
         with path.open("rb") as opened:
@@ -180,7 +179,7 @@ def read_script(path: Path) -> Script:
             raise UsageError(f"--replay {path}: longer than {SCRIPT_MAX} bytes")
         return parse_script(data.decode("utf-8"), str(path), Vocabulary(ACTIONS, ALL_FAULTS))
     except OSError as error:
-        raise BalloonError(f"--replay {path}: {error.strerror}") from error
+        raise UsageError(f"--replay {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"--replay {path}: byte {error.start} is not UTF-8 text") from error
 

@@ -120,6 +120,10 @@ class QemuProcess:
         said = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
         return f"{how}: {said}"
 
+    def how_it_ended(self) -> str:
+        """Return how the process, which has ended, did so, and its last message."""
+        return f"QEMU ended: {self._last_words()}"
+
     def close(self) -> None:
         """End the process and remove its files."""
         if self._stream is not None:

@@ -23,7 +23,7 @@ from scripts.check.qtest.virtio_mmio import (
     Register,
     VirtioMmio,
 )
-from scripts.check.verdict import Failed, TargetError, skip
+from scripts.check.verdict import Failed, Found, TargetError, skip
 
 SLOTS_AT: Final = 0xFEB0_0000
 SLOT_BYTES: Final = 512
@@ -138,7 +138,7 @@ def negotiate(device: VirtioMmio, features: int) -> None:
     """Reset the device and accept ``features``.
 
     Raises:
-        Failed: it refuses them.
+        Found: it refuses them.
     """
     device.write(Register.STATUS, 0)
     status = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
@@ -146,7 +146,7 @@ def negotiate(device: VirtioMmio, features: int) -> None:
     device.accept(features)
     device.write(Register.STATUS, status | DeviceStatus.FEATURES_OK)
     if not device.read(Register.STATUS) & DeviceStatus.FEATURES_OK:
-        raise Failed(f"the device refuses the features {features:#x}, all of which it offers", "G-8")
+        raise Found(f"the device refuses the features {features:#x}, all of which it offers", "G-8")
 
 
 class QtestDevice(Device):
@@ -181,6 +181,19 @@ class QtestDevice(Device):
                 return device
         raise TargetError(f"{self._qemu}: there is no balloon on the bus of its microvm")
 
+    def check_reachable(self) -> None:
+        """Start QEMU where it has ended."""
+        if self._process is None or self._process.has_ended():
+            if self._process is not None:
+                self._process.close()
+            self._registers = self._start()
+
+    def how_it_ended(self) -> str:
+        """Return how QEMU ended, "" while it runs."""
+        if self._process is None or not self._process.has_ended():
+            return ""
+        return self._process.how_it_ended()
+
     def machine(
         self,
         *,
@@ -193,8 +206,7 @@ class QtestDevice(Device):
     ) -> QtestMachine:
         """Bring the device up: see :meth:`Device.machine`. A queue is as long as asked for, or as it can be."""
         features = accepted(self.offered, wanted, packed=packed)
-        if self._process is None or self._process.has_ended():
-            self._registers = self._start()
+        self.check_reachable()
         device = self._registers
         negotiate(device, features)
         layouts = {}
@@ -202,7 +214,7 @@ class QtestDevice(Device):
         for index in sorted(kinds):
             most = device.queue_size_max(index)
             if most == 0:
-                raise Failed(f"the device has no queue {index}")
+                raise Failed(f"the device has no queue {index}", "G-7")
             layouts[index] = RingLayout(min(size, most), packed)
         machine = QtestMachine(self._memory, device, features, layouts, kinds)
         machine.set_up()

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from protocol.errors import BalloonError, UsageError
 from protocol.process.recording_file import RecordingFile, open_recording
 from protocol.recording.records import FRONT_END, Record
+from scripts.check.blame import blamed
 from scripts.check.recording.recorder import Recorder
 from scripts.check.recording.words import CASE, VERDICT
 from scripts.check.suite import Case
@@ -59,10 +60,10 @@ class CheckRecording:
             try:
                 case.run(target)
             except Outcome as outcome:
-                self._judged(case.name, outcome.verdict, outcome.reason, outcome.clauses or case.clauses)
+                self._judged(case.name, outcome.verdict, outcome.reason, blamed(outcome, case.clauses))
                 raise
             except (BalloonError, OSError) as error:
-                self._judged(case.name, Verdict.FAIL, str(error), case.clauses)
+                self._judged(case.name, Verdict.FAIL, str(error), blamed(error, case.clauses))
                 raise
             else:
                 self._judged(case.name, Verdict.PASS, "", ())

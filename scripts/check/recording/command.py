@@ -24,8 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
     What went wrong in the session is no failure of this command.
 
     Raises:
-        UsageError: a file is missing.
-        BalloonError: the file is not a recording, or a file cannot be read or written.
+        UsageError: the recording is not named, cannot be read, or is none; or it has no such session.
+        BalloonError: a file cannot be written.
     """
     if arguments.dissector is not None:
         _write(arguments.dissector, "--dissector", build_dissector().encode())
@@ -49,7 +49,7 @@ def _explain(arguments: argparse.Namespace, out: TextIO) -> None:
             for line in each.lines:
                 print(line, file=out)
     if arguments.session is not None and not explanation.sessions:
-        raise BalloonError(f"{arguments.file}: no session {arguments.session}")
+        raise UsageError(f"{arguments.file}: no session {arguments.session}")
     if arguments.json:
         for session in explanation.sessions:
             faults = [{**fault_as_json(fault), "count": count} for fault, count in session.faults.items()]
@@ -90,9 +90,9 @@ def _records(path: Path) -> Iterator[Record | Cut]:
         with path.open("rb") as file:
             yield from read_records(file)
     except RecordingError as error:
-        raise RecordingError(f"{path}: {error}") from error
+        raise UsageError(f"{path}: {error}") from error
     except OSError as error:
-        raise BalloonError(f"{path}: {error.strerror}") from error
+        raise UsageError(f"{path}: {error.strerror}") from error
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from protocol.errors import BalloonError, UsageError
-from protocol.process.command_line import run_command
+from protocol.process.command_line import errors_of_standard_output, run_command
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -33,3 +33,15 @@ def test_error_is_one_line_and_a_status(
 
     assert run_command("prog", fail) == status
     assert capsys.readouterr().err == text
+
+
+def test_full_standard_output_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocol.process.command_line.give_up_standard_output", lambda: None)
+
+    def fail(error: OSError) -> int:
+        with errors_of_standard_output():
+            raise error
+
+    assert run_command("prog", lambda: fail(FULL)) == 1
+    assert run_command("prog", lambda: fail(BrokenPipeError(errno.EPIPE, "Broken pipe"))) == 141
+    assert capsys.readouterr().err == "prog: standard output: No space left on device\n"

@@ -17,7 +17,7 @@ from scripts.check.machine.deadline import becomes_true, stays_true
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import Machine
 from scripts.check.machine.memory_file import DATA_AT, MIB, as_ranges
-from scripts.check.verdict import Failed, require, skip
+from scripts.check.verdict import Failed, Found, require, skip
 
 STOP: Final = 0
 DONE: Final = 1
@@ -45,7 +45,7 @@ def id_shown(trial: Trial) -> None:
     machine = trial.machine()
     seen = current_id(machine)
     if seen not in (STOP, DONE):
-        raise Failed(f"the command id is {seen} although no round was begun", "BH-11")
+        raise Found(f"the command id is {seen} although no round was begun", "BH-11")
 
 
 @ring_case(
@@ -201,11 +201,8 @@ def unanswered(trial: Trial) -> None:
 
 
 def _id_of_round(machine: Machine) -> int:
-    require(
-        becomes_true(lambda: current_id(machine) not in (STOP, DONE)),
-        f"a round was begun, and the command id is {current_id(machine)} still",
-        "BH-11",
-    )
+    if not becomes_true(lambda: current_id(machine) not in (STOP, DONE)):
+        raise Found(f"a round was begun, and the command id is {current_id(machine)} still", "BH-11")
     return current_id(machine)
 
 

@@ -192,7 +192,7 @@ def inflate_large(trial: Trial) -> None:
     judge_inflated(machine, before, {DATA_AT})
 
 
-@ring_case("inflate-no-late-discard", clauses=("BI-13", "BI-9"), edges=(131,), quick=True)
+@ring_case("inflate-no-late-discard", clauses=("BI-13", "BI-9", "M-safe"), edges=(131,), quick=True)
 def inflate_not_late(trial: Trial) -> None:
     """What is written after the deflate was acknowledged stays."""
     machine = trial.machine()
@@ -205,7 +205,7 @@ def inflate_not_late(trial: Trial) -> None:
     machine.barrier()
     stays_true(lambda: not machine.memory.spoilt(given), LATE)
     lost = machine.memory.spoilt(given)
-    require(not lost, f"pages changed after their deflate was acknowledged: {as_ranges(lost)}", "BI-13")
+    require(not lost, f"pages changed after their deflate was acknowledged: {as_ranges(lost)}", "M-safe")
 
 
 @ring_case(
@@ -223,7 +223,7 @@ def deflate_harmless(trial: Trial) -> None:
     require(used.length == 0, f"the used length of a deflate is {used.length} instead of 0", "S-17", "P-16")
 
 
-@ring_case("deflate-content", clauses=("BI-14",), peers=("villain/L0002", "villain/L0006"), quick=True)
+@ring_case("deflate-content", clauses=("BI-14", "M-safe"), peers=("villain/L0002", "villain/L0006"), quick=True)
 def deflate_content(trial: Trial) -> None:
     """A page that was inflated and deflated reads as zeros or as before, and can be written."""
     machine = trial.machine(wanted=WANTED | feature_mask(BalloonFeature.MUST_TELL_HOST))
@@ -231,14 +231,11 @@ def deflate_content(trial: Trial) -> None:
     machine.inflate(DATA_AT)
     machine.deflate(DATA_AT)
     seen = machine.memory.read(DATA_AT, PAGE_SIZE)
-    require(
-        seen in (bytes(PAGE_SIZE), page_pattern(DATA_AT)),
-        f"a deflated page holds {seen[:16].hex()}..., neither zeros nor what it held",
-        "BI-14",
-    )
+    if seen not in (bytes(PAGE_SIZE), page_pattern(DATA_AT)):
+        raise Found(f"a deflated page holds {seen[:16].hex()}..., neither zeros nor what it held", "BI-14")
     machine.memory.touch(DATA_AT, PAGE_SIZE)
     machine.barrier()
-    require(not machine.memory.spoilt({DATA_AT}), "a deflated page changed after it was used again", "BI-14")
+    require(not machine.memory.spoilt({DATA_AT}), "a deflated page changed after it was used again", "M-safe")
 
 
 @SUITE.case("inflate-buffer-untouched", clauses=("S-4", "P-3", "M-safe"), quick=True)

@@ -155,11 +155,9 @@ def content_after(trial: Trial) -> None:
             require(seen == page_pattern(at), f"the page at {at:#x} changed, which was not reported", "M-safe")
         elif seen == page_pattern(at):
             raise Found("reported pages keep their content", "F-discard")
-        else:
-            require(
-                seen == bytes(PAGE_SIZE),
-                f"a reported page holds {seen[:16].hex()}... afterwards: neither zeros nor what it held",
-                "BR-7",
+        elif seen != bytes(PAGE_SIZE):
+            raise Found(
+                f"a reported page holds {seen[:16].hex()}... afterwards: neither zeros nor what it held", "BR-7"
             )
 
 

@@ -35,11 +35,11 @@ def ask(trial: Trial, machine: Machine, pages: int) -> None:
     """Ask for a balloon of ``pages`` and wait until the driver sees that.
 
     Raises:
-        Failed: it does not.
+        Found: it does not.
     """
     trial.device.resize(machine, pages)
     if not becomes_true(lambda: shown(machine) == pages):
-        raise Failed(f"a balloon of {pages} pages was asked for, and num_pages is {shown(machine)}", "BI-1")
+        raise Found(f"a balloon of {pages} pages was asked for, and num_pages is {shown(machine)}", "BI-1")
 
 
 class Balloon:
@@ -107,7 +107,8 @@ def small_steps(trial: Trial) -> None:
         trial.device.resize(machine, whole - 1)
     machine.barrier()
     most = shown(machine)
-    require(most < whole, f"of {whole} pages the balloon is to have {most}", "BI-1")
+    if most >= whole:
+        raise Found(f"of {whole} pages the balloon is to have {most}", "BI-1")
     machine.check_alive()
 
 
@@ -152,7 +153,8 @@ def while_paused(trial: Trial) -> None:
     trial.device.go_on(machine)
     told = becomes_true(machine.config_changed)
     seen = shown(machine)
-    require(seen == 512, f"a balloon of 512 pages was asked for in a pause, and num_pages is {seen} after it", "BI-1")
+    if seen != 512:
+        raise Found(f"a balloon of 512 pages was asked for in a pause, and num_pages is {seen} after it", "BI-1")
     require(told, "num_pages changed in a pause, and the device does not tell of it after the pause", "G-3")
     balloon.follow(512)
     machine.check_survives()

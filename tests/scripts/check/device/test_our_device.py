@@ -117,6 +117,25 @@ def test_report_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.processes
+def test_full_standard_output_is_named(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path) as daemon, open("/dev/full", "wb") as full:
+        for words in (["--socket-path", str(daemon.socket_path), "report-one-page/split"], ["--list"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "scripts.check", "device", *words],
+                cwd=ROOT,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert (done.returncode, done.stderr) == (
+                1,
+                "balloon-check: standard output: No space left on device\n",
+            )
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_run_that_is_interrupted_leaves_no_report(tmp_path: Path, number: signal.Signals) -> None:
     reports = tmp_path / "reports"
@@ -134,3 +153,25 @@ def test_run_that_is_interrupted_leaves_no_report(tmp_path: Path, number: signal
             check.stdout.read()
         assert check.wait(DEADLINE) == 128 + number
     assert list(reports.iterdir()) == []
+
+
+@pytest.mark.processes
+def test_daemon_that_is_killed_fails_one_case(tmp_path: Path) -> None:
+    daemon = DaemonProcess(tmp_path)
+    try:
+        words = ["device", "--socket-path", str(daemon.socket_path), "-v", "--json", str(tmp_path / "result.json")]
+        check = subprocess.Popen(
+            [sys.executable, "-u", "-m", "scripts.check", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert check.stdout is not None
+        with check.stdout:
+            assert any(line.startswith("PASS") for line in check.stdout)
+            daemon.process.kill()
+            check.stdout.read()
+        assert check.wait(DEADLINE) == 1
+    finally:
+        daemon.kill()
+    results = json.loads((tmp_path / "result.json").read_text())["results"]
+    failed = [one["broken"] for one in results if one["verdict"] == "FAIL"]
+    assert failed == [["M-alive"]]
+    assert all(one["reason"].startswith("the target is gone") for one in results[-50:])

@@ -39,8 +39,13 @@ def target(tmp_path: Path) -> Path:
         ),
         (
             ["--listen", "{0}/p", "--connect", "{0}/target", "--script", "lost-kik"],
-            1,
+            2,
             "--script lost-kik: No such file or directory, such as lost-kick",
+        ),
+        (
+            ["--listen", "{0}/p", "--connect", "{0}/target", "--events", "{0}/no/x"],
+            2,
+            "--events {0}/no/x: No such file or directory",
         ),
         (
             ["--listen", "{0}/p", "--connect", "{0}/target", "--script", "{0}/bytes"],

@@ -128,3 +128,10 @@ def test_coverage_needs_atheris(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(BalloonError, match=r"^--coverage needs the Python package atheris, which is not installed$"):
         run(arguments("codec", "--coverage"))
+
+
+def test_input_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:
+    for path, why in ((tmp_path / "none", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(UsageError) as caught:
+            run(arguments("codec", "--input", str(path)))
+        assert str(caught.value) == f"--input {path}: {why}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.errors import BalloonError, UsageError
+from protocol.errors import UsageError
 from protocol.process.command_line import Parser
 from scripts.check.ownership.command import SCRIPT_MAX, run
 from scripts.check.ownership.faults.all_faults import ALL_FAULTS
@@ -118,11 +118,12 @@ def test_bad_script_is_a_usage_error(tmp_path: Path, content: bytes, message: st
         run(arguments("--replay", str(path)))
 
 
-def test_script_that_cannot_be_read_or_does_not_fit_is_a_failure(tmp_path: Path) -> None:
+def test_script_that_cannot_be_read_or_does_not_fit_is_a_usage_error(tmp_path: Path) -> None:
     path = tmp_path / "script"
-    with pytest.raises(BalloonError, match=r"No such file or directory$") as caught:
+    with pytest.raises(UsageError, match=r"^--replay .*/script: No such file or directory$"):
         run(arguments("--replay", str(path)))
-    assert not isinstance(caught.value, UsageError)
+    with pytest.raises(UsageError, match=r"Is a directory$"):
+        run(arguments("--replay", str(tmp_path)))
     path.write_text("world\ncpu1 free 0+1\n")
-    with pytest.raises(BalloonError, match=r"script: step 1 of 1 cannot be taken: cpu1 free 0\+1$"):
+    with pytest.raises(UsageError, match=r"script: step 1 of 1 cannot be taken: cpu1 free 0\+1$"):
         run(arguments("--replay", str(path)))

@@ -61,7 +61,7 @@ def test_json_has_every_record_and_a_summary(recording: Path, capsys: pytest.Cap
 def test_session_is_chosen_by_its_number(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert explain(recording, "--session", "1", "--faults") == 0
     assert "session 1:" in capsys.readouterr().out
-    assert explain(recording, "--session", "2") == 1
+    assert explain(recording, "--session", "2") == 2
     assert capsys.readouterr().err == f"balloon-check: {recording}: no session 2\n"
 
 
@@ -102,7 +102,7 @@ def test_file_that_will_not_do_is_one_line(
     path, out = tmp_path / "recording", tmp_path / "out"
     if content is not None:
         path.write_bytes(content)
-    assert explain(path, option, *([out] if option == "--pcapng" else [])) == 1
+    assert explain(path, option, *([out] if option == "--pcapng" else [])) == 2
     assert capsys.readouterr().err.startswith(f"balloon-check: {path}: {says}")
     assert not out.exists()
 
