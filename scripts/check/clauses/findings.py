@@ -26,7 +26,7 @@ FINDINGS: Final[tuple[Clause, ...]] = (
         ("F-indirect", DEVICE, _U, "How long an indirect table may be."),
         ("F-queue-numbers", BOTH, _U, "Which number a queue has where another does not exist."),
         ("F-uninvited", DEVICE, _U, "What becomes of a queue whose feature was not accepted."),
-        ("F-statistics-tags", BOTH, _U, "What the statistics from tag 10 on mean."),
+        ("F-statistics-tags", BOTH, _U, "Which statistics come, in which order, and what those from tag 10 on mean."),
         ("F-statistics-storm", DEVICE, _U, "How often the device asks for statistics."),
         ("F-actual", DEVICE, _U, "Whether a new driver finds what the last one wrote into actual."),
         ("F-features", DRIVER, _U, "Which offered features the driver leaves out."),

@@ -1,6 +1,7 @@
 """``balloon-check device``: judge a balloon device."""
 
 import argparse
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Final
@@ -16,6 +17,7 @@ from scripts.check.machine.machine import Device
 from scripts.check.machine.vhost_user_device import VhostUserDevice
 from scripts.check.qtest.qtest_device import QtestDevice
 from scripts.check.recording.check_recording import CheckRecording, open_record
+from scripts.check.verdict import TargetError
 
 RECORDED_BY: Final = "balloon-check device"
 
@@ -44,11 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_generic(arguments: argparse.Namespace) -> int:
-    if arguments.qemu is not None or arguments.socket_path is None:
-        raise UsageError("--generic needs --socket-path")
     chosen = GENERIC_CASES.chosen(arguments.cases, quick=arguments.quick)
     if arguments.list:
         return list_cases(GENERIC_CASES, [case.name for case in chosen], quick=False)
+    if arguments.qemu is not None or arguments.socket_path is None:
+        raise UsageError("--generic needs --socket-path")
     with open_record(arguments.record, RECORDED_BY) as file:
         recording = None if file is None else CheckRecording(file.write)
         with open_backend(arguments.socket_path, arguments.start, recording) as backend:
@@ -70,5 +72,7 @@ def open_device(arguments: argparse.Namespace, recording: CheckRecording | None 
     if arguments.socket_path is not None:
         yield VhostUserDevice(arguments.socket_path, qmp=arguments.qmp, recording=recording)
         return
+    if "/" not in arguments.qemu and shutil.which(arguments.qemu) is None:
+        raise TargetError(f"{arguments.qemu}: no such program (a case's name goes before --qemu)")
     with closing(QtestDevice(arguments.qemu)) as device:
         yield device
