@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from scripts.check.clauses.clause import BOTH, DEVICE, DRIVER, Clause, Level, section
+from scripts.check.clauses.clause import BACK_END, BOTH, DEVICE, DRIVER, Clause, Level, section
 
 _M, _U = Level.MUST, Level.UNSTATED
 
@@ -14,6 +14,13 @@ FINDINGS: Final[tuple[Clause, ...]] = (
     ),
     *section(
         "not stated",
+        (
+            "F-regions",
+            BACK_END,
+            _U,
+            "Whether regions that can be mapped and make no sense are refused: empty, overlapping, beyond their file, "
+            "or with guest or user addresses that wrap.",
+        ),
         ("F-discard", DEVICE, _U, "Whether pages that were given away are discarded at all."),
         ("F-used-length", DEVICE, _U, "The used length of a report, in whose buffers nothing is written."),
         ("F-direction", BOTH, _U, "Whether a report may be in readable buffers."),

@@ -106,7 +106,8 @@ def relies_on_content(seen: Observed) -> None:
         skip("the driver did not negotiate PAGE_REPORTING without PAGE_POISON")
     fills = [fill for chain in seen.of("reporting") for fill in chain.fills]
     if len(fills) < PAGES_ENOUGH:
-        skip(f"{len(fills)} pages were there that the driver reported, too few to tell")
+        # Memory that was never written has no page of its own: a guest that did nothing yet reports only such.
+        skip(f"the guest had written {len(fills)} of the pages that it reported, too few to tell: give it a load")
     if len(set(fills)) == 1 and fills[0] > 0:
         raise Found(
             f"all {len(fills)} pages that were looked at hold {fills[0]:#x} when they are reported, and the driver did "
