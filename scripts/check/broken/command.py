@@ -48,10 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     drivers = [ALL_DRIVER_FAULTS[name] for name in names if name in ALL_DRIVER_FAULTS]
     fences = [FENCE_FAULTS[name] for name in names if name in FENCE_FAULTS]
     if arguments.list:
-        for fault in (*devices, *drivers):
-            print(f"{fault.name}\n    {fault.says}\n    [{', '.join(fault.caught_by)}]")
+        for side, faults in (("device (--serve)", devices), ("driver (--drive)", drivers)):
+            for fault in faults:
+                print(f"{fault.name}: {side}\n    {fault.says}\n    [{', '.join(fault.caught_by)}]")
         for fence in fences:
-            print(f"{fence.name}\n    {fence.says}\n    [the wake-up model]")
+            print(f"{fence.name}: fence\n    {fence.says}\n    [the wake-up model]")
         return 0
     missed = [
         trying.fault.name

@@ -19,6 +19,7 @@ from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import WANTED, Device, Machine
 from scripts.check.machine.memory_file import DATA_AT
 from scripts.check.verdict import Failed
+from scripts.check.words import counted
 
 PATIENCE: Final = 0.5
 """Seconds in which a chain comes back, if it does: a device answers within milliseconds."""
@@ -296,9 +297,11 @@ def _effect(machine: Machine, queue: DriverQueue, buffers: Sequence[tuple[int, i
     after = memory.present()
     words = [_pages(len(before - after))] if before - after else []
     if changed := memory.spoilt(after):
-        words.append(f"{len(changed)} partly zeroed" if before - after else f"{len(changed)} pages partly zeroed")
+        words.append(
+            f"{len(changed)} partly zeroed" if before - after else f"{counted(len(changed), 'page')} partly zeroed"
+        )
     return ", ".join(words) or "kept"
 
 
 def _pages(count: int) -> str:
-    return "1 page gone" if count == 1 else f"{count} pages gone"
+    return f"{counted(count, 'page')} gone"
