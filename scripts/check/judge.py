@@ -14,6 +14,7 @@ from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import errors_of_standard_output, option_type, path_option
 from scripts.check.clauses.clause import Bound
 from scripts.check.clauses.table import CLAUSES
+from scripts.check.clauses.unseen import UNSEEN
 from scripts.check.report.clause_verdicts import judge_clauses
 from scripts.check.report.json_report import JsonReport
 from scripts.check.report.junit import JunitReport
@@ -35,7 +36,11 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "cases", nargs="*", metavar="CASE", help="a case or a clause's id, with * and ? as in a shell (default: all)"
     )
-    parser.add_argument("--list", action="store_true", help="list the cases, what each says is right, and its clauses")
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="list the cases with what each says is right, and the clauses without a case",
+    )
     parser.add_argument("--quick", action="store_true", help="only the cases that take little time")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line for each case that passes, too")
     parser.add_argument(
@@ -50,8 +55,9 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def list_cases(suite: Suite[Target], patterns: Sequence[str], *, quick: bool) -> int:
-    """Print the cases that are meant. Return the exit status."""
+def list_cases(suite: Suite[Target], patterns: Sequence[str], *, quick: bool, bound: Sequence[Bound] = ()) -> int:
+    """Print the cases that are meant, and after them the clauses that bind one of ``bound`` and have no case, with
+    their reasons. Return the exit status."""
     with errors_of_standard_output():
         for case in suite.chosen(patterns, quick=quick):
             print(f"{case.name}{' (quick)' if case.quick else ''}")
@@ -59,6 +65,11 @@ def list_cases(suite: Suite[Target], patterns: Sequence[str], *, quick: bool) ->
             about = [*case.clauses, *(f"edge case {number}" for number in case.edges), *case.peers]
             if about:
                 print(f"    [{', '.join(about)}]")
+        without = [clause for clause in CLAUSES.values() if clause.id in UNSEEN and clause.bound & frozenset(bound)]
+        if without:
+            print("clauses without a case:")
+        for clause in without:
+            print(f"    {clause.id}: {clause.statement}\n        {UNSEEN[clause.id]}")
     return 0
 
 

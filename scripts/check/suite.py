@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from protocol.errors import UsageError
+from scripts.check.clauses.table import CLAUSES
+from scripts.check.clauses.unseen import UNSEEN
 
 Target = TypeVar("Target")
 """What a case is given: a fresh connection to, or machine with, the target."""
@@ -90,15 +92,25 @@ class Suite(Generic[Target]):
         shell; ids compare without case.
 
         Raises:
-            UsageError: a pattern means none of the cases.
+            UsageError: a pattern means none of the cases. It says why, where it is a clause's id.
         """
         chosen: dict[str, Case[Target]] = {}
         for pattern in patterns:
             meant = [case for case in self if _means(pattern, case)]
             if not meant:
-                raise UsageError(f"no case or clause is called {pattern!r} (see --list)")
+                raise UsageError(_why_none(pattern))
             chosen |= {case.name: case for case in meant}
         return [case for case in self if (not patterns or case.name in chosen) and (case.quick or not quick)]
+
+
+def _why_none(pattern: str) -> str:
+    clause = CLAUSES.get(pattern.upper()) or CLAUSES.get(pattern)
+    if clause is None:
+        return f"no case or clause is called {pattern!r} (see --list)"
+    if reason := UNSEEN.get(clause.id):
+        return f"no case exercises {clause.id}: {reason}"
+    bound = " and the ".join(sorted(bound.value for bound in clause.bound))
+    return f"no case here exercises {clause.id}, which binds the {bound} (balloon-check device --coverage)"
 
 
 def _means(pattern: str, case: Case[Target]) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from scripts.check.clauses.clause import BOTH, DEVICE, DRIVER, Clause, Level, section
+from scripts.check.clauses.clause import BACK_END, BOTH, DEVICE, DRIVER, Clause, Level, section
 
 _M, _U = Level.MUST, Level.UNSTATED
 
@@ -14,6 +14,13 @@ FINDINGS: Final[tuple[Clause, ...]] = (
     ),
     *section(
         "not stated",
+        (
+            "F-regions",
+            BACK_END,
+            _U,
+            "Whether regions that can be mapped and make no sense are refused: empty, overlapping, beyond their file, "
+            "or with guest or user addresses that wrap.",
+        ),
         ("F-discard", DEVICE, _U, "Whether pages that were given away are discarded at all."),
         ("F-used-length", DEVICE, _U, "The used length of a report, in whose buffers nothing is written."),
         ("F-direction", BOTH, _U, "Whether a report may be in readable buffers."),
@@ -26,7 +33,7 @@ FINDINGS: Final[tuple[Clause, ...]] = (
         ("F-indirect", DEVICE, _U, "How long an indirect table may be."),
         ("F-queue-numbers", BOTH, _U, "Which number a queue has where another does not exist."),
         ("F-uninvited", DEVICE, _U, "What becomes of a queue whose feature was not accepted."),
-        ("F-statistics-tags", BOTH, _U, "What the statistics from tag 10 on mean."),
+        ("F-statistics-tags", BOTH, _U, "Which statistics come, in which order, and what those from tag 10 on mean."),
         ("F-statistics-storm", DEVICE, _U, "How often the device asks for statistics."),
         ("F-actual", DEVICE, _U, "Whether a new driver finds what the last one wrote into actual."),
         ("F-features", DRIVER, _U, "Which offered features the driver leaves out."),

@@ -45,7 +45,12 @@ VHOST_USER: Final[tuple[Clause, ...]] = (
     *section(
         'vhost-user, "Memory regions description"',
         ("V-21", BACK_END, _M, "A memory table has as many descriptors as regions, at most 8 of them."),
-        ("V-22", BACK_END, _M, "Regions that are empty, wrap, overlap, or lie beyond their file are not used."),
+        (
+            "V-22",
+            BACK_END,
+            _M,
+            "A region that cannot be mapped, as what wraps in its file or is no memory, is refused.",
+        ),
         ("V-23", BACK_END, _M, "A refused memory table leaves the one before in force."),
         ("V-24", BACK_END, _M, "A new memory table on running rings loses no buffer."),
         ("V-25", BACK_END, _M, "ADD_MEM_REG has one descriptor, and GET_MAX_MEM_SLOTS is kept."),

@@ -1,14 +1,20 @@
 """``balloon-check device``: judge a balloon device."""
 
 import argparse
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from protocol.errors import UsageError
 from scripts.check.clauses.clause import Bound
+from scripts.check.clauses.table import CLAUSES
+from scripts.check.clauses.unseen import UNSEEN
 from scripts.check.device.all_cases import DEVICE_CASES
 from scripts.check.device.trial import fresh_trial
+from scripts.check.driver.all_cases import DRIVER_CASES
+from scripts.check.edges.coverage_lines import coverage_lines
+from scripts.check.edges.table import EDGES, PEERS
 from scripts.check.generic.all_cases import GENERIC_CASES
 from scripts.check.generic.backend import open_backend
 from scripts.check.judge import judge, list_cases
@@ -16,12 +22,20 @@ from scripts.check.machine.machine import Device
 from scripts.check.machine.vhost_user_device import VhostUserDevice
 from scripts.check.qtest.qtest_device import QtestDevice
 from scripts.check.recording.check_recording import CheckRecording, open_record
+from scripts.check.suite import Case, Suite
+from scripts.check.verdict import TargetError
 
 RECORDED_BY: Final = "balloon-check device"
+
+Target = TypeVar("Target")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge the device. Return the exit status."""
+    if arguments.coverage:
+        for line in coverage_lines((DEVICE_CASES, GENERIC_CASES, DRIVER_CASES), EDGES, PEERS, CLAUSES, UNSEEN):
+            print(line)
+        return 0
     if arguments.generic:
         return _run_generic(arguments)
     if arguments.start is not None:
@@ -33,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not chosen:
         raise UsageError("no case is left")
     if arguments.list:
-        return list_cases(DEVICE_CASES, [case.name for case in chosen], quick=False)
+        return _list(DEVICE_CASES, chosen, arguments, Bound.DEVICE)
     if arguments.qemu is not None and arguments.record is not None:
         raise UsageError("--record goes with --socket-path: QEMU's own balloon is not reached by messages")
     with open_record(arguments.record, RECORDED_BY) as file:
@@ -44,17 +58,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_generic(arguments: argparse.Namespace) -> int:
-    if arguments.qemu is not None or arguments.socket_path is None:
-        raise UsageError("--generic needs --socket-path")
     chosen = GENERIC_CASES.chosen(arguments.cases, quick=arguments.quick)
     if arguments.list:
-        return list_cases(GENERIC_CASES, [case.name for case in chosen], quick=False)
+        return _list(GENERIC_CASES, chosen, arguments, Bound.BACK_END)
+    if arguments.qemu is not None or arguments.socket_path is None:
+        raise UsageError("--generic needs --socket-path")
     with open_record(arguments.record, RECORDED_BY) as file:
         recording = None if file is None else CheckRecording(file.write)
         with open_backend(arguments.socket_path, arguments.start, recording) as backend:
             watched = chosen if recording is None else recording.watched(chosen)
             name = f"the back-end at {arguments.socket_path}"
             return judge(arguments, watched, backend.fresh, name, [Bound.BACK_END])
+
+
+def _list(suite: Suite[Target], cases: Sequence[Case[Target]], arguments: argparse.Namespace, bound: Bound) -> int:
+    return list_cases(
+        suite, [case.name for case in cases], quick=False, bound=() if arguments.cases or arguments.quick else [bound]
+    )
 
 
 @contextmanager
@@ -70,5 +90,7 @@ def open_device(arguments: argparse.Namespace, recording: CheckRecording | None 
     if arguments.socket_path is not None:
         yield VhostUserDevice(arguments.socket_path, qmp=arguments.qmp, recording=recording)
         return
+    if "/" not in arguments.qemu and shutil.which(arguments.qemu) is None:
+        raise TargetError(f"{arguments.qemu}: no such program (a case's name goes before --qemu)")
     with closing(QtestDevice(arguments.qemu)) as device:
         yield device

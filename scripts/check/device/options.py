@@ -15,6 +15,7 @@ EXAMPLES: Final = """examples:
   balloon-check device --socket-path /tmp/balloon.sock 'report-*' S-17
   balloon-check device --socket-path /tmp/balloon.sock report-exact --record /tmp/session
   balloon-check device --qemu
+  balloon-check device --coverage
   balloon-check device --generic --socket-path /tmp/blk.sock
   balloon-check device --generic --socket-path /tmp/fs.sock --start 'virtiofsd --socket-path=/tmp/fs.sock'
 """
@@ -48,5 +49,10 @@ def add_to(parser: "Parser") -> None:
         help="the back-end's control socket, where it takes QMP: for the cases that ask for a balloon",
     )
     parser.add_argument("--ring", choices=("split", "packed"), help="only cases of this ring format (default: both)")
+    parser.add_argument(
+        "--coverage",
+        action="store_true",
+        help="list each clause, edge case, and case of another suite with the cases that exercise it, or why none does",
+    )
     add_record_option(parser, "the sessions of the cases")
     add_report_options(parser)

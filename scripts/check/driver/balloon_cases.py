@@ -11,6 +11,7 @@ from protocol.virtio_balloon import BalloonFeature
 from scripts.check.driver.observation import Observed, SeenChain
 from scripts.check.driver.suite import SUITE
 from scripts.check.verdict import Failed, Found, require, skip
+from scripts.check.words import counted, were
 
 STOP: Final = 0
 
@@ -48,7 +49,7 @@ def untouched(seen: Observed) -> None:
     touched = [at for chain in _inflated(seen) for at in chain.touched]
     if touched:
         raise Failed(
-            f"{len(touched)} pages were used before their inflate was acknowledged, the first at {touched[0]:#x}"
+            f"{were(len(touched), 'page')} used before the inflate was acknowledged, the first at {touched[0]:#x}"
         )
 
 
@@ -66,7 +67,7 @@ def deflates(seen: Observed) -> None:
     """The driver takes pages back through the deflate queue, and only pages that it gave."""
     _inflated(seen)
     strange = seen.faults_of("deflated_not_inflated")
-    require(not strange, f"{len(strange)} pages were deflated that were not in the balloon", "BI-10")
+    require(not strange, f"{were(len(strange), 'page')} deflated and not in the balloon", "BI-10")
     if seen.marks.get("left", 0):
         raise Found(f"{seen.marks['left']} bytes stayed in the balloon after none was asked for", "BI-2")
     if not seen.of("deflate"):
@@ -83,7 +84,7 @@ def deflates_only_when_asked(seen: Observed) -> None:
     early = [chain for chain in seen.of("deflate") if begin < chain.t < end]
     if early:
         pages = sum(len(chain.bytes) // 4 for chain in early)
-        raise Failed(f"{pages} pages were taken back while the balloon was as large as it was asked for", "BI-4")
+        raise Failed(f"{were(pages, 'page')} taken back while the balloon was as large as it was asked for", "BI-4")
 
 
 @SUITE.case("driver-deflated-untouched", clauses=("BI-7",))
@@ -97,7 +98,7 @@ def deflated_untouched(seen: Observed) -> None:
     touched = [at for chain in deflates for at in chain.touched]
     if touched:
         where = f"the first at {touched[0]:#x}"
-        raise Failed(f"{len(touched)} pages were used before their deflate was acknowledged, {where}", "BI-7")
+        raise Failed(f"{were(len(touched), 'page')} used before the deflate was acknowledged, {where}", "BI-7")
 
 
 def _statistics(seen: Observed) -> list[SeenChain]:
@@ -116,14 +117,16 @@ def statistics(seen: Observed) -> None:
     require(any(chain.bytes for chain in chains), "every statistics buffer was empty", "BS-4")
     asked = seen.marks.get("statistics", 0)
     if asked and len(chains) <= asked:
-        raise Failed(f"statistics were asked for {asked} times, and {len(chains)} buffers came", "BS-3")
+        raise Failed(
+            f"statistics were asked for {counted(asked, 'time')}, and {counted(len(chains), 'buffer')} came", "BS-3"
+        )
 
 
 @SUITE.case("driver-statistics-one", clauses=("BS-1",))
 def one_buffer(seen: Observed) -> None:
     """At most one statistics buffer is available."""
     more = sum(chain.ahead > 0 for chain in _statistics(seen))
-    require(not more, f"{more} statistics buffers came while the one before was in hand", "BS-1")
+    require(not more, f"{counted(more, 'statistics buffer')} came while the one before was in hand", "BS-1")
 
 
 @SUITE.case("driver-statistics-form", clauses=("BS-5", "BS-8", "S-3"))

@@ -8,6 +8,7 @@ from protocol.virtio_balloon import BalloonFeature
 from scripts.check.driver.observation import Observed
 from scripts.check.driver.suite import SUITE
 from scripts.check.verdict import Failed, Found, require, skip
+from scripts.check.words import were
 
 PAGES_ENOUGH: Final = 16
 """Pages of one content that cannot be chance."""
@@ -106,7 +107,8 @@ def relies_on_content(seen: Observed) -> None:
         skip("the driver did not negotiate PAGE_REPORTING without PAGE_POISON")
     fills = [fill for chain in seen.of("reporting") for fill in chain.fills]
     if len(fills) < PAGES_ENOUGH:
-        skip(f"{len(fills)} pages were there that the driver reported, too few to tell")
+        # Memory that was never written has no page of its own: a guest that did nothing yet reports only such.
+        skip(f"the guest had written {len(fills)} of the pages that it reported, too few to tell: give it a load")
     if len(set(fills)) == 1 and fills[0] > 0:
         raise Found(
             f"all {len(fills)} pages that were looked at hold {fills[0]:#x} when they are reported, and the driver did "
@@ -123,7 +125,7 @@ def deflated_filled(seen: Observed) -> None:
     looks = seen.faults_of("deflated_filled")
     pages, filled = (sum(look[name] for look in looks) for name in ("pages", "filled"))
     if pages < PAGES_ENOUGH:
-        skip(f"{pages} pages were taken back from the balloon, too few to tell")
+        skip(f"{were(pages, 'page')} taken back from the balloon, too few to tell")
     # Some are in use again by the time of the look, and hold something else.
     if 2 * filled < pages:
         raise Found(f"half a second after the acknowledgement {filled} of {pages} pages held the poison", "BF-2")

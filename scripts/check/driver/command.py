@@ -29,7 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Judge the driver. Return the exit status."""
     chosen = DRIVER_CASES.chosen(arguments.cases, quick=False)
     if arguments.list:
-        return list_cases(DRIVER_CASES, [case.name for case in chosen], quick=False)
+        bound = () if arguments.cases else (Bound.DRIVER, Bound.FRONT_END)
+        return list_cases(DRIVER_CASES, [case.name for case in chosen], quick=False, bound=bound)
     if arguments.socket_path is None:
         raise UsageError("--socket-path is needed")
     fault = arguments.misbehave

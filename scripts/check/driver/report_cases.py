@@ -8,6 +8,7 @@ from protocol.virtio_balloon import BalloonFeature, feature_bit_names
 from scripts.check.driver.observation import UNKNOWN_FEATURE, Observed
 from scripts.check.driver.suite import SUITE
 from scripts.check.verdict import Failed, Found, require, skip
+from scripts.check.words import counted, were
 
 MIB = 1 << 20
 LARGE = 2 * MIB
@@ -121,7 +122,8 @@ def untouched(seen: Observed) -> None:
     touched = [at for chain in seen.of("reporting") for at in chain.touched]
     if touched:
         raise Failed(
-            f"{len(touched)} pages were used before their report was acknowledged, the first at {touched[0]:#x}", "BR-3"
+            f"{were(len(touched), 'page')} used before the report was acknowledged, the first at {touched[0]:#x}",
+            "BR-3",
         )
 
 
@@ -142,7 +144,7 @@ def ranges(seen: Observed) -> None:
     ragged = [one for one in found if (one[0] | one[1]) % PAGE_SIZE or not one[1]]
     if ragged:
         raise Found(
-            f"{len(ragged)} ranges are no whole pages, the first {ragged[0][1]} bytes at {ragged[0][0]:#x}",
+            f"{counted(len(ragged), 'range')} of no whole pages, the first {ragged[0][1]} bytes at {ragged[0][0]:#x}",
             "F-alignment",
         )
     for event in seen.named("refused"):
@@ -155,7 +157,8 @@ def large(seen: Observed) -> None:
     """The driver reports large blocks."""
     small = [length for _, length in _reports(seen) if length < LARGE]
     if small:
-        raise Found(f"{len(small)} reported ranges are smaller than 2 MiB, the smallest {min(small)} bytes", "BR-5")
+        reported = f"{were(len(small), 'range')} reported of less than 2 MiB"
+        raise Found(f"{reported}, the smallest of {min(small)} bytes", "BR-5")
 
 
 @SUITE.case("driver-report-once", clauses=("BR-6",))
@@ -172,7 +175,7 @@ def once(seen: Observed) -> None:
             again += sum(one in given and one in unused for one in chain.writable)
             given.update(chain.writable)
     if again:
-        raise Found(f"{again} ranges were reported again although nothing was in them since", "BR-6")
+        raise Found(f"{were(again, 'range')} reported again although nothing was in there since", "BR-6")
 
 
 @SUITE.case("driver-report-pace", clauses=("F-report-pace",))
@@ -186,7 +189,7 @@ def pace(seen: Observed) -> None:
     begin = seen.named("features")[-1]["t"]
     how = "in indirect tables" if any(chain.indirect for chain in chains) else "in the ring"
     raise Found(
-        f"{len(chains)} reports of at most {most} ranges {how}, most of {common >> 10} KiB ({count} of "
-        f"{sum(sizes.values())}); the first {chains[0].t - begin:.1f} s after the features",
+        f"{counted(len(chains), 'report')} of at most {counted(most, 'range')} {how}, most of {common >> 10} KiB "
+        f"({count} of {sum(sizes.values())}); the first {chains[0].t - begin:.1f} s after the features",
         "F-report-pace",
     )

@@ -26,6 +26,8 @@ _TO_END: Final = 2.0
 _TO_SHOW: Final = 0.3
 """Seconds after its first front-end in which a program shows that it serves but one."""
 
+_HINT: Final = "; one that has ended is started again with --start COMMAND"
+
 _SOCKETS: Final = Path("/proc/net/unix")
 _ACCEPTS: Final = 0x10000  # SO_ACCEPTCON, in the flags there
 
@@ -72,7 +74,13 @@ class Backend:
         Raises:
             TargetError: the back-end does not answer.
         """
-        target = Target(self, self._greeted())
+        try:
+            connection = self._greeted()
+        except TargetError as error:
+            if self.program is not None:
+                raise
+            raise TargetError(f"{error}{_HINT}") from error
+        target = Target(self, connection)
         if self.program is not None:
             self.program.mark()
         try:

@@ -95,6 +95,10 @@ def _send_with_every_byte(target: Target, pipe: WatchedPipe) -> None:
     target.check_alive()
 
 
+# The text does not say that a front-end may replace the kick descriptor of a running ring, and crosvm refuses it: a
+# back-end that does not survive it has a FINDING in both of these cases. QEMU replaces call descriptors all the time.
+
+
 @SUITE.case("replaced-descriptors", clauses=("V-42",), edges=(73, 75), peers=("libvhost-user", "DPDK CVE-2019-14818"))
 def replaced_descriptors(target: Target) -> None:
     """A kick, call or error descriptor that is replaced is closed."""
@@ -105,7 +109,10 @@ def replaced_descriptors(target: Target) -> None:
     for request, ours in ((_CALL, ring.call), (_ERR, ring.call), (_KICK, ring.kick)):
         pipe = target.keep_pipe(reading=request is _KICK)
         target.do(request, VringFile(0, True), (pipe.fd,))
-        target.do(request, VringFile(0, True), (ours,))
+        if request is _KICK:
+            _replace_kick(target, ours)
+        else:
+            target.do(request, VringFile(0, True), (ours,))
         if not pipe.is_released(_SOON):
             kept.append(request.name)
     target.enable(ring)
@@ -122,15 +129,18 @@ def kick_replaced_on_a_running_ring(target: Target) -> None:
     ring = target.ring()
     ring.start_at(21)
     target.start(ring, 21)
-    try:
-        for _ in range(5):
-            eventfd = target.keep_fd(os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-            target.do(_KICK, VringFile(0, True), (eventfd,))
-            target.check_alive()
-    except Failed as error:
-        raise Found(f"the kick descriptor of a running ring cannot be replaced: {error.reason}") from error
+    for _ in range(5):
+        _replace_kick(target, target.keep_fd(os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)))
     base = target.stop(ring)
     require(base == 21, f"after its kick descriptor was replaced a ring at index 21 is at {base}")
+
+
+def _replace_kick(target: Target, eventfd: int) -> None:
+    try:
+        target.do(_KICK, VringFile(0, True), (eventfd,))
+        target.check_alive()
+    except (Failed, HungUpError) as error:
+        raise Found(f"the kick descriptor of a running ring cannot be replaced: {error}") from error
 
 
 @SUITE.case("odd-kick-descriptors", clauses=("V-7",), edges=(72,))

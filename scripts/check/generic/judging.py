@@ -26,8 +26,9 @@ class Bad(NamedTuple):
     flags: int = NEED_REPLY
 
 
-Done = type[Outcome] | None
-"""What it means when a wrong message is acknowledged as done: Failed, Found, or None where the text allows it."""
+Done = Callable[[str], Outcome] | None
+"""What it means when a wrong message is acknowledged as done: Failed, Found or what makes one from the
+reason, or None where the text allows it."""
 
 
 def refuses(target: Target, bad: Iterable[Bad], again: Callable[[], object], *, done: Done = Failed) -> None:

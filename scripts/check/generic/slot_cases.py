@@ -104,7 +104,10 @@ def region_too_many(target: Target) -> None:
 
 
 @SUITE.case(
-    "region-twice", clauses=("V-22",), edges=(42,), peers=("public/cloud-hypervisor-2340", "public/rust-vmm-vhost-224")
+    "region-twice",
+    clauses=("F-regions",),
+    edges=(42,),
+    peers=("public/cloud-hypervisor-2340", "public/rust-vmm-vhost-224"),
 )
 def region_twice(target: Target) -> None:
     """A region that overlaps one that is there is refused."""

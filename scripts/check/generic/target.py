@@ -16,6 +16,7 @@ from scripts.check.generic.ring import GUEST_BASE, Ring, whole
 from scripts.check.generic.watched_file import WatchedPipe
 from scripts.check.machine.connection import REPLY_FLAGS, FrontendConnection
 from scripts.check.machine.memory_file import MIB, MemoryFile
+from scripts.check.machine.message_words import in_words
 from scripts.check.verdict import Failed, HungUpError, require, skip
 
 MEMORY_BYTES: Final = 32 * MIB
@@ -221,12 +222,12 @@ class Target:
         try:
             if self.acknowledges:
                 answer = self.connection.ask(request, payload, fds)
-                require(answer == 0, f"{request.name} was refused (acknowledged with {answer}): {payload}")
+                require(answer == 0, f"{in_words(request, payload)} was refused (acknowledged with {answer})")
             else:
                 self.connection.request(request, payload, fds)
                 self.connection.number(FrontendRequest.GET_FEATURES)  # a barrier, as QEMU uses it
         except HungUpError as error:
-            raise Failed(f"the back-end ended the connection on {request.name}, {payload}") from error
+            raise Failed(f"the back-end ended the connection on {in_words(request, payload)}") from error
 
     @property
     def queues(self) -> int:

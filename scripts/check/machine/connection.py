@@ -13,6 +13,7 @@ from protocol.vhost_user import FDS_MAX, HEADER_SIZE, PAYLOAD_MAX, FrontendReque
 from protocol.vhost_user_codec import build_message, parse_payload
 from protocol.vhost_user_payloads import U64, Payload
 from scripts.check.machine.deadline import DEADLINE
+from scripts.check.machine.message_words import sent_in_words
 from scripts.check.recording.check_recording import HUNG_UP, CheckRecording
 from scripts.check.recording.recorder import Recorder
 from scripts.check.recording.words import CLOSED
@@ -48,6 +49,7 @@ class FrontendConnection:
         if recording is not None:
             self.recorder = recording.connected(_peer(self.socket))
         self._is_hung_up = False
+        self._sent = b""
 
     @property
     def peer_pid(self) -> int:
@@ -66,6 +68,7 @@ class FrontendConnection:
         """
         if self.recorder is not None:
             self.recorder.sent(data, fds)
+        self._sent = data
         try:
             if fds:
                 data = data[socket.send_fds(self.socket, [data], list(fds)) :]
@@ -118,7 +121,7 @@ class FrontendConnection:
 
     def _hung_up(self) -> HungUpError:
         self._is_hung_up = True
-        return HungUpError(HUNG_UP)
+        return HungUpError(f"{HUNG_UP} on {sent_in_words(self._sent)}" if self._sent else HUNG_UP)
 
     def reply_to(self, request: FrontendRequest) -> bytes:
         """Return the payload of the next reply, which has to be one to ``request`` with the flags of a reply.

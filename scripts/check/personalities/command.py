@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 START_SECONDS: Final = 20.0
 """Seconds in which a daemon has to listen, on a busy machine."""
 
-_ALL_QUEUES: Final = "statistics=on,free-page-hint=on"
+_ALL_QUEUES: Final = "statistics=on,free-page-hint=on,page-poison=on"
 _LABEL: Final = 30
 _COLUMN_MIN: Final = 12
 
@@ -78,7 +78,7 @@ def _observe(table: Table, column: str, plain: Subject, all_queues: Subject) -> 
 
 @contextlib.contextmanager
 def _daemons(names: Sequence[str]) -> Iterator[dict[str, tuple[Path, Path]]]:
-    # Two of each, all started before the first is waited for: as it is, and one that offers all queues.
+    # Two of each, all started before the first is waited for: as it is, and one that offers all queues and PAGE_POISON.
     with tempfile.TemporaryDirectory(prefix="balloon-check-") as place, Children(Path(place)) as children:
         started: list[Child] = []
         sockets: dict[str, tuple[Path, Path]] = {}

@@ -19,6 +19,7 @@ from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import WANTED, Device, Machine
 from scripts.check.machine.memory_file import DATA_AT
 from scripts.check.verdict import Failed
+from scripts.check.words import counted
 
 PATIENCE: Final = 0.5
 """Seconds in which a chain comes back, if it does: a device answers within milliseconds."""
@@ -30,6 +31,9 @@ _NOWHERE: Final = 1 << 30
 """Bytes after the end of memory where there is surely nothing."""
 
 _PATTERN: Final = 0xAAAA_AAAA
+_CONFIG_TRIED: Final = 24
+"""Bytes of the configuration space that are tried: two words more than the balloon of virtio 1.2 has."""
+
 _QUEUE_BITS: Final = feature_mask(BalloonFeature.STATS_VQ, BalloonFeature.FREE_PAGE_HINT)
 _POISON: Final = feature_mask(BalloonFeature.PAGE_POISON)
 _BALLOON_BITS: Final = feature_mask(*BalloonFeature)
@@ -56,7 +60,8 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """``seen`` returns what happens. With ``all_queues`` the device is to offer statistics and hinting too."""
+    """``seen`` returns what happens. With ``all_queues`` the device is to offer statistics,
+    hinting and PAGE_POISON too."""
 
     name: str
     seen: Callable[[Subject], str]
@@ -166,6 +171,19 @@ def written_pattern(subject: Subject) -> str:
         return "taken" if _config(machine).poison_val == _PATTERN else "ignored"
 
 
+def config_size(subject: Subject) -> str:
+    """Write every word of the configuration space; return how many bytes there are up to the last that took it.
+
+    What lies beyond the end reads as zeros through vhost-user, and as ones in registers of QEMU.
+    """
+    with subject.device.machine(wanted=WANTED | _POISON, dialect=subject.dialect, run=False) as machine:
+        pattern = _PATTERN.to_bytes(4, "little")
+        for at in range(0, _CONFIG_TRIED, 4):
+            machine.write_config(at, pattern)
+        words = range(0, _CONFIG_TRIED, 4)
+        return str(max((at + 4 for at in words if machine.read_config(at, 4) == pattern), default=0))
+
+
 def report_with_pattern(subject: Subject) -> str:
     """Report a page of a guest that fills free pages with a pattern."""
     if not subject.offers(BalloonFeature.PAGE_POISON):
@@ -218,6 +236,7 @@ OBSERVATIONS: Final[Sequence[Observation]] = (
     Observation(name="report of the queue's own ring", seen=the_ring),
     Observation(name="num_pages written by the driver", seen=written_target),
     Observation(name="poison_val written by the driver", seen=written_pattern),
+    Observation(name="all offered: bytes of configuration that take a value", seen=config_size, all_queues=True),
     Observation(name="report with a pattern", seen=report_with_pattern),
     Observation(name="inflating with a pattern", seen=inflate_with_pattern),
     Observation(name="inflating", seen=inflate),
@@ -278,9 +297,11 @@ def _effect(machine: Machine, queue: DriverQueue, buffers: Sequence[tuple[int, i
     after = memory.present()
     words = [_pages(len(before - after))] if before - after else []
     if changed := memory.spoilt(after):
-        words.append(f"{len(changed)} partly zeroed" if before - after else f"{len(changed)} pages partly zeroed")
+        words.append(
+            f"{len(changed)} partly zeroed" if before - after else f"{counted(len(changed), 'page')} partly zeroed"
+        )
     return ", ".join(words) or "kept"
 
 
 def _pages(count: int) -> str:
-    return "1 page gone" if count == 1 else f"{count} pages gone"
+    return f"{counted(count, 'page')} gone"

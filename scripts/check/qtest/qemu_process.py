@@ -53,7 +53,7 @@ class QemuProcess:
         setpriv = shutil.which("setpriv")
         follow = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
         if shutil.which(argv[0]) is None:
-            raise TargetError(f"{argv[0]}: no such program (a case's name goes before --qemu)")
+            raise TargetError(f"{argv[0]}: no such program")
         with self._complaints.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [*follow, *argv], stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True

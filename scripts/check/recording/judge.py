@@ -35,7 +35,7 @@ from protocol.vhost_user_payloads import VringAddress, VringFile, VringState
 from protocol.virtio import PROTOCOL_FEATURES, DeviceStatus, has_feature
 from protocol.virtio_balloon import feature_bit_names
 from protocol.virtio_ring import VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_WRITE
-from scripts.check.recording.words import CLOSED, VERDICT, ReadMessage, protocol_feature_names
+from scripts.check.recording.words import CLOSED, STRUCK, VERDICT, ReadMessage, protocol_feature_names
 from scripts.check.verdict import Verdict
 
 _PROXY_ENDS: Final = (
@@ -240,6 +240,8 @@ class Judge:
             clauses = fields.get("clauses")
             ids = tuple(map(str, clauses)) if isinstance(clauses, list) else ()
             yield Fault(f"{fields.get('name')}: {fields.get('reason')}", ids)
+        if remark.event == STRUCK:
+            yield Fault(f"the proxy carried out line {fields.get('line')} of its script: {fields.get('rule')}")
         if remark.event == "message_refused":
             self._refused = str(fields.get("request"))
             yield Fault(f"{fields.get('request')} was refused: {fields.get('reason')}")

@@ -2,14 +2,19 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from scripts.check.clauses.clause import Bound, Clause
+from scripts.check.clauses.unseen import UNSEEN
 from scripts.check.verdict import Result, Verdict
+
+NOT_CHOSEN: Final = "no case of this run is about it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClauseVerdict:
-    """The verdict on a clause, and the cases that exercised it. ``reason`` is that of the first that broke it."""
+    """The verdict on a clause, and the cases that exercised it. ``reason`` is that of the first that broke it, or
+    why it is NOT EXERCISED."""
 
     clause: Clause
     verdict: Verdict
@@ -36,5 +41,8 @@ def _judge(clause: Clause, results: Sequence[Result]) -> ClauseVerdict:
             if one.verdict is verdict and clause.id in one.broken:
                 cases = tuple(other.case for other in exercised) or (one.case,)
                 return ClauseVerdict(clause=clause, verdict=verdict, cases=cases, reason=one.reason)
-    verdict = Verdict.PASS if exercised else Verdict.NOT_EXERCISED
-    return ClauseVerdict(clause=clause, verdict=verdict, cases=tuple(one.case for one in exercised))
+    if exercised:
+        return ClauseVerdict(clause=clause, verdict=Verdict.PASS, cases=tuple(one.case for one in exercised))
+    untried = next((one.reason for one in results if clause.id in one.clauses), "")
+    reason = untried or UNSEEN.get(clause.id, NOT_CHOSEN)
+    return ClauseVerdict(clause=clause, verdict=Verdict.NOT_EXERCISED, cases=(), reason=reason)

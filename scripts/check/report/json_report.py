@@ -44,6 +44,7 @@ class JsonReport:
                     "statement": one.clause.statement,
                     "section": one.clause.section,
                     "cases": list(one.cases),
+                    "reason": one.reason,
                 }
                 for one in summary.clauses
             ],

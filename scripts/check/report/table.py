@@ -1,12 +1,13 @@
 """The report for people: a line a case as it ends, then the clauses that were not simply kept."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from scripts.check.report.clause_verdicts import ClauseVerdict
 from scripts.check.report.reporter import Summary
 from scripts.check.verdict import Result, Verdict
+from scripts.check.words import counted
 
 COLOURS: Final = {Verdict.PASS: "32", Verdict.FAIL: "1;31", Verdict.FINDING: "33", Verdict.NOT_EXERCISED: "2"}
 
@@ -29,7 +30,7 @@ class TableReport:
     def begin(self, target: str, cases: int) -> None:
         """Write what is judged."""
         self._cases = cases
-        self._write(f"judging {target}: {cases} cases")
+        self._write(f"judging {target}: {counted(cases, 'case')}")
 
     def result(self, result: Result) -> None:
         """Write a line for the case, and its reason below it."""
@@ -49,14 +50,22 @@ class TableReport:
             for one in told:
                 self._clause(one)
         for verdict in (Verdict.PASS, Verdict.NOT_EXERCISED):
-            if ids := [one.clause.id for one in summary.clauses if one.verdict is verdict]:
-                self._write(f"{self._painted(verdict)} {len(ids)} clauses")
-                self._paragraph(", ".join(ids))
+            if those := [one for one in summary.clauses if one.verdict is verdict]:
+                why = " (-v says why)" if verdict is Verdict.NOT_EXERCISED and not self._verbose else ""
+                self._write(f"{self._painted(verdict)} {counted(len(those), 'clause')}{why}")
+                self._clauses(those)
         self._write("")
         counts = ", ".join(f"{summary.count(verdict)} {verdict.value}" for verdict in Verdict)
         exercised = sum(one.verdict is not Verdict.NOT_EXERCISED for one in summary.clauses)
         coverage = f"{exercised} of {len(summary.clauses)} clauses exercised"
         self._write(f"{summary.target}: {counts}; {coverage}; {summary.seconds:.1f} s")
+
+    def _clauses(self, those: Sequence[ClauseVerdict]) -> None:
+        reasons: dict[str, list[str]] = {}
+        for one in those:
+            reasons.setdefault(one.reason if self._verbose else "", []).append(one.clause.id)
+        for reason, ids in reasons.items():
+            self._paragraph(", ".join(ids) + f": {reason}" * bool(reason))
 
     def _clause(self, one: ClauseVerdict) -> None:
         clause = one.clause

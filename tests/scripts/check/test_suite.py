@@ -63,3 +63,16 @@ def test_pattern_means_a_case_or_a_clause(pattern: str, found: list[str]) -> Non
 def test_pattern_that_means_nothing_is_named() -> None:
     with pytest.raises(UsageError, match="'S-99'"):
         suite_of_three().chosen(["S-1", "S-99"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("G-14", "no case exercises G-14: RING_RESET needs a register"),
+        ("g-14", "no case exercises G-14: RING_RESET needs a register"),
+        ("V-13", "no case here exercises V-13, which binds the back-end"),
+    ],
+)
+def test_clause_without_a_case_is_answered_with_its_reason(pattern: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        suite_of_three().chosen([pattern])

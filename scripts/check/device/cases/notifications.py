@@ -14,6 +14,7 @@ from scripts.check.machine.machine import WANTED, Machine
 from scripts.check.machine.memory_file import DATA_AT
 from scripts.check.machine.watcher import RingWatcher
 from scripts.check.verdict import Failed, Found, require, skip
+from scripts.check.words import counted
 
 WITHOUT_EVENT_IDX: Final = WANTED & ~feature_mask(FeatureBit.RING_EVENT_IDX)
 
@@ -105,7 +106,7 @@ def asks_when_idle(trial: Trial) -> None:
         queue.collect()
         if not becomes_true(lambda: _asks(queue), 2.0):
             raise Failed(
-                f"after {number + 1} buffers the idle device does not ask for a kick: {_suppression(queue)}",
+                f"after {counted(number + 1, 'buffer')} the idle device does not ask for a kick: {_suppression(queue)}",
                 "S-19",
                 "P-15",
             )
@@ -215,7 +216,7 @@ def when_crossed(trial: Trial) -> None:
             queue.collect()
         require(queue.is_interrupted(2.0), f"no interrupt when the used index passed {8 * lap + 7}", "S-16", "P-16")
     if early:
-        raise Found(f"{early} interrupts of 84 came before the used index passed used_event", "S-16")
+        raise Found(f"{counted(early, 'interrupt')} of 84 came before the used index passed used_event", "S-16")
 
 
 def _ask_after(queue: DriverQueue, used: int, count: int) -> None:

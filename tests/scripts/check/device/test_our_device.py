@@ -91,6 +91,8 @@ def test_quick_run_has_the_cases_that_matter_most() -> None:
         (["device", "--socket-path", "/a", "--qemu"], 2, "name one target"),
         (["device", "--socket-path", "/nowhere/balloon.sock"], 3, "/nowhere/balloon.sock: No such file"),
         (["device", "--qemu", "/nowhere/qemu"], 3, "/nowhere/qemu: no such program"),
+        (["device", "--qemu", "report-exact"], 3, "report-exact: no such program (a case's name goes before --qemu)"),
+        (["personalities", "--qemu", "/nowhere/qemu"], 3, "/nowhere/qemu: no such program\n"),
         (["device", "--socket-path", "/a", "S-99"], 2, "no case or clause is called 'S-99'"),
         (["device", "--start", "true", "--socket-path", "/a"], 2, "--start goes with --generic"),
         (["device", "--generic"], 2, "--generic needs --socket-path"),

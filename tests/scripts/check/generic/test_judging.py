@@ -14,7 +14,7 @@ from protocol.virtio import feature_mask
 from scripts.check.generic.judging import Bad, judged, raise_worst, refuses
 from scripts.check.generic.target import Answer, Facts, Kind, Target
 from scripts.check.machine.connection import FrontendConnection
-from scripts.check.verdict import Failed, Found, NotExercised
+from scripts.check.verdict import Failed, Found, HungUpError, NotExercised
 
 FEATURES = 1 << 30
 NUM = FrontendRequest.SET_VRING_NUM
@@ -140,3 +140,11 @@ def test_only_what_is_worst_is_told() -> None:
 
 def test_what_was_not_heard_does_not_count_beside_what_is_right() -> None:
     raise_worst([None, judged("one", Answer(Kind.UNHEARD))])
+
+
+def test_hang_up_names_the_message_that_it_followed() -> None:
+    words = r"^the back-end ended the connection on SET_VRING_NUM of queue 0 with 64$"
+    with target_of(lambda _ours: False) as target, pytest.raises(Failed, match=words):
+        target.do(NUM, VringState(0, 64))
+    with target_of(lambda _ours: False) as target, pytest.raises(HungUpError, match=words):
+        target.connection.query(NUM, VringState(0, 64))

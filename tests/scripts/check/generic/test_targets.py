@@ -13,7 +13,7 @@ import pytest
 from protocol.errors import UsageError
 from protocol.vhost_user import HEADER_SIZE, FrontendRequest, form_of
 from scripts.check.__main__ import main
-from scripts.check.generic.backend import open_backend
+from scripts.check.generic.backend import Backend, open_backend
 from scripts.check.machine import connection
 from scripts.check.verdict import TargetError
 from tests.harness.scripted_server import answering
@@ -123,3 +123,14 @@ def test_command_that_ends_says_why(tmp_path: Path) -> None:
 @pytest.mark.processes
 def test_command_that_is_killed(tmp_path: Path) -> None:
     assert complaint(tmp_path / "socket", "sh -c 'kill -SEGV $$'") == "sh was ended by SIGSEGV"
+
+
+def test_back_end_that_ended_after_a_case_is_told_with_how_to_start_it_again(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    backend = Backend(path, None)
+    with answering_zero(path, asked=True), backend.fresh():
+        pass
+    path.unlink()
+    hint = r"No such file or directory; one that has ended is started again with --start COMMAND$"
+    with pytest.raises(TargetError, match=hint), backend.fresh():
+        pass

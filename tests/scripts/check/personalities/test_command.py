@@ -42,6 +42,7 @@ SEEN: dict[str, list[str | None]] = {  # qemu, firecracker, cloud-hypervisor, li
     "report of the queue's own ring": ["kept"] * 5,
     "num_pages written by the driver": ["ignored", "taken", "ignored", "ignored", "ignored"],
     "poison_val written by the driver": ["taken", *["ignored"] * 4],
+    "all offered: bytes of configuration that take a value": ["16", "12", "8", "16", "16"],
     "report with a pattern": ["kept", *["not offered"] * 4],
     "inflating with a pattern": ["1 page gone", *["not offered"] * 4],
     "inflating": [*["1 page gone"] * 3, "not given back", "1 page gone"],

@@ -141,6 +141,10 @@ def needs_reset(tape: Tape) -> None:
     tape.reply(FrontendRequest.GET_STATUS, 79)
 
 
+def struck(tape: Tape) -> None:
+    tape.add(Remark(t=tape.now, session=1, event="fault", fields={"line": 3, "rule": "on SET_VRING_ENABLE drop"}))
+
+
 FAULTS: dict[Callable[[Tape], None], str] = {
     refused: "SET_VRING_NUM was refused: queue size 3 of a split ring is not a power of two",
     refused_with_an_answer: "SET_VRING_NUM was refused with 1 [V-10]",
@@ -165,6 +169,7 @@ FAULTS: dict[Callable[[Tape], None], str] = {
     never_served: "queue 1 has a kick descriptor but was never served: no SET_VRING_NUM and no SET_VRING_ADDR and no "
     "SET_VRING_ENABLE [V-31]",
     parked: "queue 1 cannot be served: used ring of queue 1 is not in one memory region",
+    struck: "the proxy carried out line 3 of its script: on SET_VRING_ENABLE drop",
     needs_reset: "the device needs a reset [G-2]",
 }
 

@@ -9,7 +9,7 @@ import pytest
 
 from scripts.check.clauses.clause import Bound
 from scripts.check.clauses.table import CLAUSES
-from scripts.check.report.clause_verdicts import judge_clauses
+from scripts.check.report.clause_verdicts import NOT_CHOSEN, judge_clauses
 from scripts.check.report.json_report import JsonReport
 from scripts.check.report.junit import JunitReport
 from scripts.check.report.ktap import KtapReport
@@ -104,3 +104,19 @@ def test_table_is_no_wider_than_the_terminal_and_ends_with_the_sums() -> None:
 @pytest.mark.parametrize("kind", ["table", "ktap", "junit", "json"])
 def test_run_without_results_is_reported(kind: str) -> None:
     assert report(kind, ())
+
+
+def test_clause_that_was_not_exercised_says_why() -> None:
+    document = json.loads(report("json"))
+    reasons = {one["id"]: one["reason"] for one in document["clauses"] if one["verdict"] == "NOT EXERCISED"}
+    assert reasons["BR-8"] == "PAGE_POISON # is not offered"
+    assert reasons["G-14"].startswith("RING_RESET needs a register")
+    assert reasons["S-16"] == NOT_CHOSEN
+    assert "" not in reasons.values()
+    words = " ".join(report("table").split())
+    assert "BR-8: PAGE_POISON # is not offered" in words
+    assert "RING_RESET needs a register of the transport" in words
+
+
+def test_one_case_is_not_told_in_the_plural() -> None:
+    assert report("table", RESULTS[:1]).startswith("judging a target: 1 case\n")
