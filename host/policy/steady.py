@@ -106,6 +106,8 @@ class Steady:
                 if self._is_over(guest, vm, idle, seen.now):
                     actions.append(SetBalloon(vm.name, 0))
                 continue
+            if vm.balloon_bytes > 0:
+                continue  # on its way out: what the next pulse has to grow by is not known yet
             if (step := self._step(guest, vm, idle, seen.now)) is not None:
                 steps.append(step)
         steps.sort(key=lambda step: (-step[0], step[1].vm))

@@ -232,3 +232,14 @@ def test_steady_does_not_repeat_a_pulse_that_brought_nothing_until_the_guest_did
     assert [policy.decide(seen(guest(), now=now)).actions for now in (30.0, 40.0, 400.0)] == [(), (), ()]
     policy.decide(seen(guest(major_faults=1), now=402.0))
     assert balloons(policy.decide(seen(guest(major_faults=1), now=430.0))) != {}
+
+
+def test_steady_waits_until_the_last_pulse_is_out_of_the_balloon() -> None:
+    """What the next one has to grow by is not known before, and one that is too small would bring nothing."""
+    policy = Steady()
+    assert balloons(idle_for(policy, 20.0, guest())) != {}
+    there = guest(balloon_bytes=GIB + 512 * MIB, free_bytes=0, cache_bytes=2 * GIB + 512 * MIB)
+    assert balloons(policy.decide(seen(there, now=24.0))) == {"a": 0}
+    deflating = guest(target_bytes=0, balloon_bytes=GIB, **{**AFTER, "free_bytes": 512 * MIB})
+    assert policy.decide(seen(deflating, now=60.0)).actions == ()
+    assert balloons(policy.decide(seen(guest(**AFTER), now=62.0))) != {}
