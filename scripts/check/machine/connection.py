@@ -54,9 +54,7 @@ class FrontendConnection:
     @property
     def peer_pid(self) -> int:
         """Id of the process that listens, as the kernel noted it."""
-        credentials = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid: int = _CREDENTIALS.unpack(credentials)[0]
-        return pid
+        return _peer(self.socket)
 
     # -- sending ----------------------------------------------------------------------------------------------------
 

@@ -75,9 +75,6 @@ class RealMachine:
     verified_pages: int = 0
     corrupted_pages: int = 0
     target_bytes: int = 0
-    balloon_bytes: int = 0
-    free_bytes: int | None = None
-    cache_bytes: int = 0
     discard_seconds: float = 0.0
     discarded_bytes: int = 0
     grown_bytes: int = 0
@@ -152,16 +149,15 @@ class RealMachine:
     def sample(self) -> VmSample:
         """Return the machine as it is now."""
         ledger = self.figures.get("ledger")
-        free = self.figures.get("free_bytes", self.free_bytes)
         return VmSample(
             state=self.state,
             allocated_bytes=int(self.figures.get("allocated_bytes", 0)),
-            free_bytes=0 if free is None else int(free),
+            free_bytes=int(self.figures.get("free_bytes", 0)),
             reported_bytes=int(self.figures.get("reported_bytes", 0)),
             resident_bytes=self.resident_bytes,
-            balloon_bytes=int(self.figures.get("balloon_bytes", self.balloon_bytes)),
+            balloon_bytes=int(self.figures.get("balloon_bytes", 0)),
             target_bytes=self.target_bytes,
-            cache_bytes=int(self.figures.get("page_cache_bytes", self.cache_bytes)),
+            cache_bytes=int(self.figures.get("page_cache_bytes", 0)),
             refaulted_bytes=self.refaulted_bytes,
             stall_seconds=self.stall_seconds,
             ledger=None

@@ -7,7 +7,7 @@ an error, ends alone: the others go on, and what it held is free.
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -270,8 +270,3 @@ class RealRun:
 def needs_linux(scenario: Scenario) -> bool:
     """Whether a real kernel plays a part."""
     return any(spec.kind is VmKind.LINUX for spec in scenario.vms)
-
-
-def names(scenario: Scenario) -> Sequence[str]:
-    """Return the machines' names in their order."""
-    return [spec.name for spec in scenario.vms]
