@@ -86,12 +86,16 @@ def test_stalled_reader_delays_nothing_and_gets_a_count_of_what_it_missed(
     reader.join(DEADLINE)
     pipe.writing = os.open(os.devnull, os.O_WRONLY)
     lines = b"".join(parts).decode().splitlines()
-    lost = [int(line.split()[1]) for line in lines if line.endswith(" lines of standard error were lost")]
-    kept = [line for line in lines if line.startswith("line ")]
-    assert kept == sorted(set(kept))
-    assert len(kept) + sum(lost) == written
-    assert lines[-1] == f"program: {lost[-1]} lines of standard error were lost"
-    assert len(lines) == len(kept) + len(lost)
+    following = losses = 0  # the number that the next line has
+    for line in lines:
+        if line.endswith(" lines of standard error were lost"):
+            following += int(line.split()[1])
+            losses += 1
+        else:
+            assert line == f"line {following:4}"
+            following += 1
+    assert following == written
+    assert losses in (1, 2)  # a writer that starts late empties the queue once more
 
 
 def test_end_waits_briefly_for_a_stalled_reader(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
