@@ -179,6 +179,7 @@ def test_decisions_have_their_inputs() -> None:
     assert last.inputs["vms"]["a"]["memory_bytes"] == 256 * MIB
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reporter", ["boundary", "rotation", None])
 def test_the_ledger_adds_up_to_the_byte_at_every_sample(reporter: str | None) -> None:
     """What the host holds is what programs hold, and the free memory that the ledger books to a cause."""
