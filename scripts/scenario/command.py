@@ -21,7 +21,7 @@ DESCRIPTION: Final = "Plays virtual machines that share a host's memory, as a sc
 
 EPILOG: Final = """\
 A real run starts a process for each machine; a virtual run plays the same in virtual time, without processes and
-without their memory. On a terminal there is a live view; ? explains its keys. After Ctrl-C the results so far are written.
+without their memory. On a terminal there is a live view; ? explains its keys. Ctrl-C keeps the results so far.
 
 exit status: 0 if the run came to its end, 1 for a failure, 2 for a usage error, 130 after Ctrl-C or the key q
 
@@ -149,11 +149,13 @@ def _watched(scenario: "Scenario", arguments: argparse.Namespace) -> "tuple[RunR
         return None
     if arguments.virtual:
         speed = watching_speed(scenario.duration) if arguments.speed is None else arguments.speed
-        return watch(lambda watcher: _fleet(scenario, arguments, watcher).run(), speed)
+        return watch(scenario, lambda watcher: _fleet(scenario, arguments, watcher).run(), speed)
     from scripts.scenario.real.play import play_prepared, prepared
 
     fits, policy, seed = prepared(scenario), _policy(scenario, arguments), _seed_of(scenario, arguments)
-    return watch(lambda watcher: play_prepared(fits, policy=policy, seed=seed, watch=watcher, say=watcher.say), None)
+    return watch(
+        fits, lambda watcher: play_prepared(fits, policy=policy, seed=seed, watch=watcher, say=watcher.say), None
+    )
 
 
 def _policy(scenario: "Scenario", arguments: argparse.Namespace) -> str:

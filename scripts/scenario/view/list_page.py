@@ -1,6 +1,6 @@
 """The free lists of one machine as lines: each from head to tail, with what is reported and the reported boundary."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from guest.mm.views.free_lists import FreeListView
@@ -23,13 +23,24 @@ def strip(view: FreeListView, width: int, symbols: Symbols) -> tuple[Span, ...]:
 
     A list with fewer entries than columns has one column for each.
     """
-    room = width if view.boundary is None else width - 1
-    columns = min(room, view.blocks)
-    cells = [_cell(view, view.blocks * i // columns, view.blocks * (i + 1) // columns, symbols) for i in range(columns)]
-    if view.boundary is not None:
-        at = -(-view.boundary * columns // view.blocks)
-        cells.insert(at, Span(symbols.boundary, Style.TITLE))
-    return tuple(cells)
+    if view.boundary is None:
+        return tuple(_cells(view, 0, view.blocks, min(width, view.blocks), symbols))
+    # Both sides are divided apart, so that no column has entries of both.
+    columns = min(width - 1, view.blocks)
+    above = round(columns * view.boundary / view.blocks)
+    if 0 < view.boundary < view.blocks:
+        above = max(1, min(above, columns - 1))
+    return (
+        *_cells(view, 0, view.boundary, above, symbols),
+        Span(symbols.boundary, Style.TITLE),
+        *_cells(view, view.boundary, view.blocks, columns - above, symbols),
+    )
+
+
+def _cells(view: FreeListView, begin: int, end: int, columns: int, symbols: Symbols) -> Iterator[Span]:
+    count = end - begin
+    for i in range(columns):
+        yield _cell(view, begin + count * i // columns, begin + count * (i + 1) // columns, symbols)
 
 
 def _cell(view: FreeListView, begin: int, end: int, symbols: Symbols) -> Span:

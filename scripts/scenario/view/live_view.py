@@ -6,26 +6,28 @@ from typing import Final
 from host.terminal_view.bars import Symbols
 from host.terminal_view.keys import Key, help_lines, key_line
 from host.terminal_view.styled_line import Line, Span, Style, clipped, line
+from scripts.scenario.scenario import Scenario
 from scripts.scenario.view.list_page import list_page
 from scripts.scenario.view.overview import Pace, overview
 from scripts.scenario.view.picture import Picture
 from scripts.scenario.view.run_clock import RunClock
 from scripts.scenario.view.watcher import Watcher
 
-_QUIT: Final = Key(shown="q", label="quit", meaning="end the run; its results so far are kept (Ctrl-C does the same)")
+_QUIT: Final = Key(shown="q", label="quit", meaning="end the run and keep its results (also Ctrl-C)")
 _HELP: Final = Key(shown="?", label="help", meaning="this page, and back")
 _PAUSE: Final = Key(shown="Space", label="pause", meaning="stop virtual time, or let it go on")
 _FREEZE: Final = Key(shown="Space", label="freeze", meaning="keep this picture; the machines go on")
-_STEP: Final = Key(shown=".", label="step", meaning="one step of virtual time, also n; the first one pauses")
-_SPEED: Final = Key(shown="+ -", label="speed", meaning="virtual time faster, slower")
-_LISTS: Final = Key(shown="Enter", label="lists", meaning="the selected machine's free lists, and back (also Esc)")
-_SCROLL: Final = Key(shown="PgUp PgDn", label="scroll", meaning="the free lists up, down")
+_STEP: Final = Key(shown=".", label="step", meaning="one step of virtual time (also n)")
+_SPEED: Final = Key(shown="+-", label="speed", meaning="virtual time faster, slower")
+_LISTS: Final = Key(shown="Enter", label="lists", meaning="free lists of the machine, and back (also Esc)")
+_SCROLL: Final = Key(shown="PgUp PgDn", label="scroll", meaning="scroll the free lists")
 
 
 class LiveView:
     """The view of the run that ``watcher`` watches. Made and used in the thread of the terminal."""
 
-    def __init__(self, watcher: Watcher, clock: RunClock, symbols: Symbols) -> None:
+    def __init__(self, scenario: Scenario, watcher: Watcher, clock: RunClock, symbols: Symbols) -> None:
+        self._vms = scenario.vms
         self._watcher = watcher
         self._clock = clock
         self._symbols = symbols
@@ -42,11 +44,9 @@ class LiveView:
     @property
     def keys(self) -> tuple[Key, ...]:
         """The keys, those that matter most first."""
-        select = Key(
-            shown=self._symbols.up_down, label="select", meaning="a machine; above the first one: all together"
-        )
+        select = Key(shown=self._symbols.up_down, label="select", meaning="select a machine, or all, above the first")
         pace = (_FREEZE,) if self._clock.speed is None else (_PAUSE, _STEP, _SPEED)
-        return (_QUIT, *pace, select, _LISTS, _HELP, _SCROLL)
+        return (_QUIT, _HELP, *pace[:2], _LISTS, select, *pace[2:], _SCROLL)
 
     # --- What is shown ---
 
@@ -116,12 +116,9 @@ class LiveView:
             self._clock.toggle_pause()
 
     def _select(self, step: int) -> None:
-        picture = self._watcher.picture
-        if picture is None:
-            return
         # All together come before the first machine; the page of lists needs one.
         number = (-1 if self._selected is None else self._selected) + step
-        number = max(0 if self._shows_lists else -1, min(number, len(picture.scenario.vms) - 1))
+        number = max(0 if self._shows_lists else -1, min(number, len(self._vms) - 1))
         self._selected = None if number < 0 else number
         self._offset = 0
 
@@ -139,7 +136,4 @@ class LiveView:
             self._shows_lists = False
 
     def _name_of_selected(self) -> str | None:
-        picture = self._watcher.picture
-        if picture is None or self._selected is None:
-            return None
-        return picture.scenario.vms[self._selected].name
+        return None if self._selected is None else self._vms[self._selected].name

@@ -8,6 +8,7 @@ from typing import Final, TextIO
 
 from host.terminal_view.bars import ASCII, UNICODE
 from scripts.scenario.run_record import RunRecord
+from scripts.scenario.scenario import Scenario
 from scripts.scenario.view.live_view import LiveView
 from scripts.scenario.view.run_clock import RunClock
 from scripts.scenario.view.watcher import Watcher
@@ -40,8 +41,8 @@ def can_show() -> bool:
     return True
 
 
-def watch(play: Play, speed: float | None) -> tuple[RunRecord, int | None]:
-    """Play a run and show it; return its record, and the number of a signal that ended it.
+def watch(scenario: Scenario, play: Play, speed: float | None) -> tuple[RunRecord, int | None]:
+    """Play a run of ``scenario`` and show it; return its record, and the number of a signal that ended it.
 
     ``speed`` is that of virtual time, None for a real run. What the run raises is raised here, after the terminal was
     given back; so are the lines that it said printed on standard error.
@@ -51,7 +52,7 @@ def watch(play: Play, speed: float | None) -> tuple[RunRecord, int | None]:
     clock = RunClock(speed)
     watcher = Watcher(clock)
     encoding = (getattr(sys.__stderr__, "encoding", None) or "").lower().replace("-", "")
-    view = LiveView(watcher, clock, UNICODE if encoding == "utf8" else ASCII)
+    view = LiveView(scenario, watcher, clock, UNICODE if encoding == "utf8" else ASCII)
     records: list[RunRecord] = []
     faults: list[BaseException] = []
 
