@@ -16,6 +16,9 @@ from guest.mm.page_flags import page_reported
 from guest.mm.pageblock import MAX_ORDER, MIGRATE_TYPES
 from guest.mm.views.vmstat import MIGRATETYPE_NAMES
 
+FREE_LISTS: Final = "free_lists"
+"""What a guest's control socket is asked for them."""
+
 MOST_ENTRIES: Final = 4096
 """Entries of one list that are looked at. A longer one is cut there."""
 

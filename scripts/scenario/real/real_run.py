@@ -16,8 +16,9 @@ from protocol.errors import BalloonError
 from protocol.units import GIB
 from scripts.child_processes import Children, Event, python_module
 from scripts.demonstration.budget import AccountedBudget, Budget
+from scripts.scenario.real.guest_lists import GuestLists
 from scripts.scenario.real.pressure import Pressure
-from scripts.scenario.real.real_machine import RealMachine, guest_command
+from scripts.scenario.real.real_machine import RealMachine, control_socket, guest_command
 from scripts.scenario.run_record import RunRecord, Sample, VmState
 from scripts.scenario.scenario import Scenario, VmKind, vm_seed
 from scripts.scenario.watched import Watch, unwatched
@@ -77,6 +78,7 @@ class RealRun:
         self._on_sample = on_sample
         self._watch = watch
         self._pressure = Pressure()
+        self._lists = GuestLists()
         self._begin = self._last_look = self._next_cost = 0.0
         self._kills = 0
         self._listening = False
@@ -270,8 +272,12 @@ class RealRun:
         return 0
 
     def free_lists(self, vm: str) -> tuple[FreeListView, ...] | None:
-        """Return None: the free lists of a process take a question, which others must not wait for."""
-        return None
+        """Return the free lists of an emulated guest as it answered last. None for others, or before an answer."""
+        machine = self.machines[vm]
+        control = control_socket(machine.spec, self._directory)
+        if control is None or machine.pid is None or machine.resident_bytes == 0:
+            return None
+        return self._lists.latest(control)
 
     def _take_sample(self) -> None:
         self.record.samples.append(self.look())

@@ -10,13 +10,13 @@ from scripts.scenario.view.picture import Note, short_size
 
 UNTOLD: Final = frozenset(
     "listening connected features memory report statistics inflate deflate hint hinting balloon target booted attached "  # noqa: SIM905
-    "config message detached disconnected suppressed".split()
+    "config message detached disconnected suppressed status".split()
 )
 """Events that are figures, or come with every machine: the rows show what they mean."""
 
 _BAD: Final = frozenset(("oom_killed", "out_of_memory", "failed", "corrupted", "fault", "policy_fault"))
 _WARNING: Final = frozenset(("refused", "queue_stopped", "oom_deflate", "not_replaced", "interrupted"))
-_HIDDEN: Final = frozenset(("t", "event", "side", "vm", "session"))
+_HIDDEN: Final = frozenset(("t", "time", "event", "side", "vm", "session", "verified_pages"))
 _MOST_ACTIONS: Final = 3
 
 
@@ -30,7 +30,7 @@ def event_note(event: Mapping[str, Any]) -> Note | None:
         style = Style.GOOD
     words = [str(event["vm"])] if "vm" in event else []
     words.append(name.replace("_", " "))
-    words += [_field(key, value) for key, value in event.items() if key not in _HIDDEN]
+    words += [_field(key, value) for key, value in event.items() if key not in _HIDDEN and value not in (0, None)]
     return Note(float(event["t"]), printable(" ".join(words)), style)
 
 
