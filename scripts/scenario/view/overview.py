@@ -140,18 +140,20 @@ def head_line(columns: Columns, symbols: Symbols) -> Line:
         (f"{symbols.balloon}", "balloon", Style.BALLOON),
     ]
     spans = [span for symbol, word, style in inside for span in (Span(symbol, style), Span(word, Style.FAINT))]
-    used, kept = 0, []
+    used = 0
+    kept: list[Span] = []
     for symbol, word in zip(spans[::2], spans[1::2], strict=True):
-        if used + len(symbol.text) + len(word.text.rstrip()) <= columns.bar:
-            kept += [symbol, word]
-            used += len(symbol.text) + len(word.text)
+        if used + len(symbol.text) + len(word.text.rstrip()) > columns.bar:
+            break
+        kept += [symbol, word]
+        used += len(symbol.text) + len(word.text)
     host = column("resident", columns.bar - 1)
     return line(
         Span(f"  {column('machine', columns.name)} {column('state', columns.state)} ", Style.FAINT),
         *kept,
         Span(" " * max(0, columns.bar - used + 1)),
         Span(symbols.resident, Style.RESIDENT),
-        Span(f"{host} {'host/memory':<11}", Style.FAINT),
+        Span(f"{host} {' host/memory':<12}", Style.FAINT),
         Span(" alloc  free   rep  ball" if columns.has_sizes else "", Style.FAINT),
     )
 
@@ -222,9 +224,9 @@ def overview(
     frame = fitting([*above, *below], max(3, height - rows_wanted - least))
     kept_above = sum(1 for entry in frame if any(entry is other for other in above))
     room = max(1, height - len(frame) - least)
-    shown = shown_rows(len(specs), selected, room if len(specs) <= room else room - 1)
+    shown = shown_rows(len(specs), selected, room if len(specs) <= room else max(1, room - 1))
     rows = [vm_line(picture, specs[i], columns, symbols, is_selected=i == selected) for i in shown]
-    if len(shown) < len(specs):
+    if len(shown) < len(specs) and room > 1:
         rows.append(line(Span(f"  {shown.start + 1} to {shown.stop} of {len(specs)} machines", Style.FAINT)))
     lines = [*frame[:kept_above], *rows, *frame[kept_above:]]
     left = height - len(lines)
