@@ -106,7 +106,7 @@ class Watcher:
             policy=record.policy,
             sample=sample,
             figures=figures,
-            phases=self._phases,
+            phases=dict(self._phases),
             notes=tuple(self._notes),
             decision=self._decision,
             lists_of=wanted,

@@ -59,7 +59,7 @@ def test_rotation_has_no_boundary() -> None:
     reporter.register(32, 0.0, do_nothing)
     run_pass(reporter)
     (view,) = free_lists(allocator)
-    assert (view.boundary, view.blocks, view.reported_blocks) == (None, 128, 32)
+    assert (view.boundary, view.blocks, view.reported_blocks) == (None, 128, 64)
 
 
 def test_a_long_list_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
