@@ -22,6 +22,12 @@ class Front:
         for key in keys:
             self.view.press(key)
 
+    def wanted(self) -> str | None:
+        return self.watcher.wanted
+
+    def is_paused(self) -> bool:
+        return self.clock.is_paused
+
     def shown(self, width: int = 80, height: int = 24) -> list[str]:
         lines = list(self.view.lines(width, height))
         assert len(lines) == height
@@ -45,26 +51,26 @@ def test_selection_goes_up_and_down_and_ends_with_all_together() -> None:
 def test_enter_shows_the_lists_of_the_selected_machine_and_goes_back() -> None:
     front = Front()
     front.press("down", "down", "enter")
-    assert front.watcher.wanted == "batch\x1b[31m"
+    assert front.wanted() == "batch\x1b[31m"
     front.watcher.picture = picture(lists_of="batch\x1b[31m", lists=(BOUNDARY, MIXED))
     assert front.shown()[1].startswith("free lists of batch?[31m: finished")
     assert front.shown()[3].startswith("Normal  10 Movable")
     front.press("up")
-    assert front.watcher.wanted == "web"
+    assert front.wanted() == "web"
     assert front.shown()[2] == "..."
     front.press("up")
-    assert front.watcher.wanted == "web"
+    assert front.wanted() == "web"
     front.press("enter")
-    assert front.watcher.wanted is None
+    assert front.wanted() is None
     assert front.selected() == ["web"]
 
 
 def test_enter_without_a_selection_takes_the_first_machine() -> None:
     front = Front()
     front.press("enter")
-    assert front.watcher.wanted == "web"
+    assert front.wanted() == "web"
     front.press("escape")
-    assert front.watcher.wanted is None
+    assert front.wanted() is None
 
 
 def test_lists_scroll() -> None:
@@ -91,13 +97,13 @@ def test_help_names_every_key_and_goes_away() -> None:
 def test_pause_and_steps(key: str) -> None:
     front = Front()
     front.press(key)
-    assert front.clock.is_paused
+    assert front.is_paused()
     assert "PAUSED (1x)" in front.shown()[0]
     front.press(key)
-    assert not front.clock.is_paused
+    assert not front.is_paused()
     for step in (".", "n"):
         front.press(step)
-        assert front.clock.is_paused
+        assert front.is_paused()
 
 
 def test_speed() -> None:
@@ -142,7 +148,7 @@ def test_before_the_first_picture() -> None:
     front.watcher.picture = None
     assert front.shown()[0] == "The run begins ..."
     front.press("down", "enter", "?")
-    assert front.watcher.wanted == "web"
+    assert front.wanted() == "web"
 
 
 @pytest.mark.parametrize(("width", "keys"), [(60, "q quit  ? help  Space pause  . step  Enter lists"), (20, "q quit")])

@@ -71,9 +71,9 @@ def test_pictures_follow_the_run() -> None:
     early, late = eyes.last(1.0), eyes.pictures[-1]
     assert (early.state_of("a")[0], early.state_of("b")[0]) == ("hold", "waiting")
     assert late.state_of("b")[0] == "OOM-killed"
-    assert [note.text for note in late.notes][:3] == ["a started memory 128M", "a phase boot", "a phase fill"]
-    assert any(note.text.startswith("b oom killed") for note in late.notes)
     assert late.decision is not None
+    assert [note.text for note in late.notes][:3] == ["a started memory 128M", late.decision.text, "a phase boot"]
+    assert any(note.text.startswith("b oom killed") for note in late.notes)
     assert late.decision.text == "balloons: a balloon 1M: 1 live"
     assert late.figures.oom_events == 1
     assert late.figures.peak_bytes == fleet.record.peak_bytes
@@ -125,7 +125,7 @@ def test_single_steps_are_seen_between_two_samples() -> None:
 
     record = played(step).record
     assert record.interrupted
-    assert len({t for t in seen if 4.0 < t < 5.0}) >= 2
+    assert {t for t in seen if 4.0 < t < 5.0} == {4.05}  # what the guest freed at 4 s is reported
     assert [sample.t for sample in record.samples] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
 
