@@ -93,11 +93,11 @@ class TerminalApp(App[None]):
         self.signal_number: int | None = None
         self._view = view
         self._begin = begin
-        self._canvas = _Canvas()
+        self.canvas = _Canvas()
 
     def compose(self) -> ComposeResult:
         """Return the widgets."""
-        yield self._canvas
+        yield self.canvas
 
     def on_mount(self) -> None:
         """Start."""
@@ -123,12 +123,12 @@ class TerminalApp(App[None]):
             self.exit()
             return
         width, height = self.size
-        self._canvas.show(self._view.lines(width, height))
+        self.canvas.show(self._view.lines(width, height))
 
     def on_resize(self, event: Resize) -> None:
         """Draw for the new size."""
-        self._canvas.show(self._view.lines(event.size.width, event.size.height))
-        self._canvas.refresh()
+        self.canvas.show(self._view.lines(event.size.width, event.size.height))
+        self.canvas.refresh()
 
     def on_key(self, event: Key) -> None:
         """Give the key to the view."""
