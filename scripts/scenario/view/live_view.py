@@ -20,7 +20,10 @@ _FREEZE: Final = Key(shown="Space", label="freeze", meaning="keep this picture; 
 _STEP: Final = Key(shown=".", label="step", meaning="one step of virtual time (also n)")
 _SPEED: Final = Key(shown="+-", label="speed", meaning="virtual time faster, slower")
 _LISTS: Final = Key(shown="Enter", label="lists", meaning="free lists of the machine, and back (also Esc)")
-_SCROLL: Final = Key(shown="PgUp PgDn", label="scroll", meaning="scroll the free lists")
+_SCROLL: Final = Key(shown="PgUp PgDn", label="scroll", meaning="ten machines up, down; scroll the free lists")
+
+_PAGE: Final = 10
+"""Machines from one page to the next."""
 
 
 class LiveView:
@@ -106,7 +109,7 @@ class LiveView:
             case "escape":
                 self._leave_page()
             case "pageup" | "pagedown":
-                self._offset = max(0, self._offset + (-5 if key == "pageup" else 5))
+                self._page(-1 if key == "pageup" else 1)
         self._watcher.wanted = self._name_of_selected() if self._shows_lists else None
 
     def _pause(self) -> None:
@@ -121,6 +124,12 @@ class LiveView:
         number = max(0 if self._shows_lists else -1, min(number, len(self._vms) - 1))
         self._selected = None if number < 0 else number
         self._offset = 0
+
+    def _page(self, direction: int) -> None:
+        if self._shows_lists:
+            self._offset = max(0, self._offset + 5 * direction)
+        else:
+            self._select(_PAGE * direction)
 
     def _toggle_lists(self) -> None:
         self._shows_help = False
