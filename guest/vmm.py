@@ -25,6 +25,7 @@ from guest.mm.reporting.cause import Cause
 from guest.mm.reporting.page_reporting import PageReporter
 from guest.mm.reporting.reporters import make_reporter
 from guest.mm.reporting.rotation import Rotation
+from guest.mm.views.free_lists import FREE_LISTS, free_lists_text
 from guest.mm.views.vmstat import VIEWS, buddyinfo
 from guest.page_poison import PagePoison
 from guest.ram import GuestRam
@@ -134,6 +135,7 @@ class VirtualMachine:
                 stack.callback(self._close_record, self._record)
             if self._options.control is not None:
                 views = {name: partial(view, self._allocator) for name, view in VIEWS.items()}
+                views[FREE_LISTS] = partial(free_lists_text, self._allocator)
                 answers: Answers = {**views, **device_commands(lambda: self._device.attachment)}
                 stack.push_async_callback((await ControlServer.open(self._options.control, answers)).close)
             return await self._run()

@@ -17,6 +17,7 @@ from scripts.scenario.real.real_run import RealRun, needs_linux
 from scripts.scenario.run_record import RunRecord, Sample
 from scripts.scenario.scale import fitting
 from scripts.scenario.scenario import Scenario, VmKind
+from scripts.scenario.watched import Watch, unwatched
 
 
 def play(
@@ -35,6 +36,16 @@ def play(
         BalloonError: a coarse machine, no real kernel, or a process that ended which should not have.
         UsageError: the policy is unknown, or a machine becomes too small.
     """
+    return play_prepared(prepared(scenario), policy=policy, seed=seed, budget=budget, on_sample=on_sample)
+
+
+def prepared(scenario: Scenario) -> Scenario:
+    """Return ``scenario`` as this machine can play it, with what it needs fetched; what differs is told.
+
+    Raises:
+        BalloonError: a coarse machine, or no real kernel.
+        UsageError: a machine becomes too small.
+    """
     for spec in scenario.vms:
         if spec.kind is VmKind.COARSE:
             raise BalloonError(f"{scenario.name}: {spec.name} is a coarse machine, which only --virtual has")
@@ -52,19 +63,39 @@ def play(
         )
         if fetch.returncode:
             raise BalloonError(f"{scenario.name}: no Linux kernel is available here")
+    return fits
+
+
+def _say(line: str) -> None:
+    print(f"balloon-lab run: {line}", file=sys.stderr, flush=True)
+
+
+def play_prepared(
+    scenario: Scenario,
+    *,
+    policy: str,
+    seed: int,
+    budget: str = "auto",
+    on_sample: Callable[[Sample], None] = lambda sample: None,
+    watch: Watch = unwatched,
+    say: Callable[[str], None] = _say,
+) -> RunRecord:
+    """Play what :func:`prepared` has returned. ``say`` takes lines for people.
+
+    Raises:
+        BalloonError: a process that ended which should not have.
+        UsageError: the policy is unknown.
+    """
     parameters = scenario.policy.parameters if policy == scenario.policy.name else {}
-    at_work = LivePolicy(make_policy(policy, parameters), _say)
-    with round_directory() as directory, make_budget(budget, fits.budget_bytes) as limit:
+    at_work = LivePolicy(make_policy(policy, parameters), say)
+    with round_directory() as directory, make_budget(budget, scenario.budget_bytes) as limit:
         run = RealRun(
-            replace(fits, policy=replace(fits.policy, name=policy)),
+            replace(scenario, policy=replace(scenario.policy, name=policy)),
             limit,
             Path(directory),
             seed=seed,
             policy=at_work,
             on_sample=lambda record: on_sample(record.samples[-1]),
+            watch=watch,
         )
         return run.play()
-
-
-def _say(line: str) -> None:
-    print(f"balloon-lab run: {line}", file=sys.stderr, flush=True)

@@ -23,6 +23,16 @@ _CONSTANTS: Final = {
 """The constants of a reporter as a scenario names them, and as options of the emulated guest."""
 
 
+_LONGEST_SOCKET: Final = 107
+"""Bytes of the path of a unix socket."""
+
+
+def control_socket(spec: VmSpec, directory: Path) -> Path | None:
+    """Return where an emulated guest answers questions, None where the path would be too long."""
+    path = directory / f"{spec.name}.ctl"
+    return path if spec.kind is VmKind.EMULATED and len(bytes(path)) <= _LONGEST_SOCKET else None
+
+
 def guest_command(spec: VmSpec, directory: Path, socket: Path, seed: int, *, ledger: bool) -> list[str]:
     """Return the command that is the virtual machine, with its event file ``directory/NAME``.
 
@@ -39,10 +49,12 @@ def guest_command(spec: VmSpec, directory: Path, socket: Path, seed: int, *, led
     if spec.kind is VmKind.COARSE:
         raise BalloonError(f"vm {spec.name}: a coarse machine has no process: it needs --virtual")
     constants = [word for name, value in spec.reporting.items() for word in (_CONSTANTS[name], str(value))]
+    control = control_socket(spec, directory)
     workloads = [word for workload in spec.workloads for word in ("--workload", workload)]
     return python_module(
         "guest",
         *attachment,
+        *(("--control", str(control)) if control is not None else ()),
         *("--reporter", spec.reporter or "off"),
         *constants,
         *("--cpus", str(spec.cpus)) if spec.cpus > 1 else (),

@@ -11,14 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
+from guest.mm.views.free_lists import FreeListView
 from protocol.errors import BalloonError
 from protocol.units import GIB
 from scripts.child_processes import Children, Event, python_module
 from scripts.demonstration.budget import AccountedBudget, Budget
+from scripts.scenario.real.guest_lists import GuestLists
 from scripts.scenario.real.pressure import Pressure
-from scripts.scenario.real.real_machine import RealMachine, guest_command
+from scripts.scenario.real.real_machine import RealMachine, control_socket, guest_command
 from scripts.scenario.run_record import RunRecord, Sample, VmState
 from scripts.scenario.scenario import Scenario, VmKind, vm_seed
+from scripts.scenario.watched import Watch, unwatched
 
 POLL_SECONDS: Final = 0.02
 """Seconds between two looks at the processes."""
@@ -47,7 +50,9 @@ class PolicyOfRun(Protocol):
 
 
 class RealRun:
-    """One run. ``on_sample`` is called after each sample, ``seed`` makes those of the machines (``vm_seed``)."""
+    """One run. ``seed`` makes those of the machines (``vm_seed``), ``on_sample`` is called after each sample, ``watch``
+    after each look at the processes. Both may end the run by KeyboardInterrupt.
+    """
 
     def __init__(
         self,
@@ -59,6 +64,7 @@ class RealRun:
         policy: PolicyOfRun | None = None,
         ledger: bool = True,
         on_sample: Callable[[RunRecord], None] = lambda record: None,
+        watch: Watch = unwatched,
     ) -> None:
         self.record = RunRecord(scenario=scenario, policy=scenario.policy.name, seed=seed, is_virtual=False)
         self.machines = {spec.name: RealMachine(spec=spec) for spec in scenario.vms}
@@ -70,7 +76,9 @@ class RealRun:
         self._policy = policy
         self._ledger = ledger
         self._on_sample = on_sample
+        self._watch = watch
         self._pressure = Pressure()
+        self._lists = GuestLists()
         self._begin = self._last_look = self._next_cost = 0.0
         self._kills = 0
         self._listening = False
@@ -147,6 +155,7 @@ class RealRun:
             if self.now >= samples * self._scenario.sample_interval:
                 samples = int(self.now / self._scenario.sample_interval) + 1
                 self._take_sample()
+            self._watch(self)
             if self.now >= duration:
                 return
             time.sleep(POLL_SECONDS)
@@ -252,10 +261,26 @@ class RealRun:
         victim.child.kill()
         self._end(victim, VmState.OOM_KILLED, f"{self._budget.source}: the budget does not suffice")
 
-    def _take_sample(self) -> None:
+    def look(self) -> Sample:
+        """Return the machines as they are now."""
         vms = {name: machine.sample() for name, machine in self.machines.items()}
-        sample = Sample(t=round(self.now, 3), used_bytes=self.used_bytes, pressure=self.pressure, vms=vms)
-        self.record.samples.append(sample)
+        return Sample(t=round(self.now, 3), used_bytes=self.used_bytes, pressure=self.pressure, vms=vms)
+
+    @property
+    def swapped_bytes(self) -> int:
+        """How much of the machines' memory is in swap: a real run has none."""
+        return 0
+
+    def free_lists(self, vm: str) -> tuple[FreeListView, ...] | None:
+        """Return the free lists of an emulated guest as it answered last. None for others, or before an answer."""
+        machine = self.machines[vm]
+        control = control_socket(machine.spec, self._directory)
+        if control is None or machine.pid is None or machine.resident_bytes == 0:
+            return None
+        return self._lists.latest(control)
+
+    def _take_sample(self) -> None:
+        self.record.samples.append(self.look())
         self.record.seconds = self.now
         self._on_sample(self.record)
 

@@ -8,6 +8,7 @@ from guest.balloon.balloon_statistics import mem_available
 from guest.boot_memory import make_allocator
 from guest.linux_profile import PROFILES
 from guest.mm.reporting.reporters import make_reporter
+from guest.mm.views.free_lists import FreeListView, free_lists
 from guest.simulation import DEVICE_CAPACITY, Simulation
 from guest.vmm_options import VmmOptions
 from guest.workloads.workload_options import parse_workload
@@ -191,6 +192,10 @@ class EmulatedVm(VirtualVm):
             stall_seconds=self.stall_seconds,
             ledger=None if self._ledger is None else self._ledger(simulation),
         )
+
+    def free_lists(self) -> tuple[FreeListView, ...] | None:
+        """Return its free lists, None once it was killed."""
+        return free_lists(self._simulation.machine.allocator) if self.alive else None
 
     def outcome(self) -> VmOutcome:
         """Return how it stands, or how it ended."""
