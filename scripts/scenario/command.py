@@ -100,7 +100,8 @@ def _play(arguments: argparse.Namespace) -> int:
         if out is not None:
             prepare_directory(out)
         play = _play_virtually if arguments.virtual else _play_really
-        record = play(scenario, arguments.policy, arguments.seed, progress(scenario.duration, sys.stderr))
+        told = progress(scenario.duration, sys.stderr)
+        record = play(scenario, arguments.policy, arguments.seed, told, maps=out is not None)
         if out is not None:
             write_results(record, out)
         if stream is not None:
@@ -110,23 +111,34 @@ def _play(arguments: argparse.Namespace) -> int:
 
 
 def _play_virtually(
-    scenario: "Scenario", policy_name: str | None, seed: int | None, on_sample: "Callable[[Sample], None]"
+    scenario: "Scenario",
+    policy_name: str | None,
+    seed: int | None,
+    on_sample: "Callable[[Sample], None]",
+    *,
+    maps: bool,
 ) -> "RunRecord":
     from host.policy.registry import make_policy
     from scripts.scenario.virtual.fleet import Fleet
 
     name = policy_name or scenario.policy.name
     parameters = scenario.policy.parameters if name == scenario.policy.name else {}
-    return Fleet(scenario, make_policy(name, parameters), policy_name=name, seed=seed).run(on_sample)
+    return Fleet(scenario, make_policy(name, parameters), policy_name=name, seed=seed, maps=maps).run(on_sample)
 
 
 def _play_really(
-    scenario: "Scenario", policy_name: str | None, seed: int | None, on_sample: "Callable[[Sample], None]"
+    scenario: "Scenario",
+    policy_name: str | None,
+    seed: int | None,
+    on_sample: "Callable[[Sample], None]",
+    *,
+    maps: bool,
 ) -> "RunRecord":
     from scripts.scenario.real.play import play
 
     policy = policy_name or scenario.policy.name
-    return play(scenario, policy=policy, seed=scenario.seed if seed is None else seed, on_sample=on_sample)
+    chosen = scenario.seed if seed is None else seed
+    return play(scenario, policy=policy, seed=chosen, maps=maps, on_sample=on_sample)
 
 
 def progress(duration: float, stream: TextIO) -> "Callable[[Sample], None]":

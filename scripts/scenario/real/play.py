@@ -25,10 +25,12 @@ def play(
     policy: str,
     seed: int,
     budget: str = "auto",
+    maps: bool = False,
     on_sample: Callable[[Sample], None] = lambda sample: None,
 ) -> RunRecord:
     """Play ``scenario`` under ``policy``, scaled down to this machine's memory if it is larger.
 
+    ``maps`` says whether maps of the machines' memory are kept.
     ``budget`` is ``cgroup``, ``accounting``, or ``auto``: a cgroup where the user may make one.
 
     Raises:
@@ -61,6 +63,7 @@ def play(
             Path(directory),
             seed=seed,
             policy=at_work,
+            maps=maps,
             on_sample=lambda record: on_sample(record.samples[-1]),
         )
         return run.play()

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
+from guest.mm.views.memory_map import MemoryMap
 from host.policy.observation import VmView
 from scripts.scenario.run_record import VmOutcome, VmSample, VmState
 from scripts.scenario.scenario import VmSpec
@@ -75,6 +76,10 @@ class VirtualVm(ABC):
     @abstractmethod
     def sample(self) -> VmSample:
         """Return its memory as it is now."""
+
+    def memory_map(self, cells: int) -> MemoryMap | None:
+        """Return the map of its memory in at most ``cells`` cells, None where there is none."""
+        return None
 
     @abstractmethod
     def set_balloon(self, size: int) -> None:

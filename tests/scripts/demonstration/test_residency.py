@@ -30,12 +30,14 @@ def test_memory_is_followed_and_goes_with_its_machine() -> None:
         memory = MemoryFile(4 * MIB)
         assert machine.stdout.readline() == "ready\n"
         assert memory.resident_bytes(machine.pid) == MIB
+        assert memory.residency(machine.pid) == b"\1" * 256 + bytes(768)
         machine.stdin.write("\n")
         assert machine.stdout.readline() == "grown\n"
         assert memory.resident_bytes(machine.pid) == 3 * MIB
         machine.kill()
         machine.wait()
         assert memory.resident_bytes(machine.pid) is None
+        assert memory.residency(machine.pid) is None
 
 
 def test_process_without_such_a_file_tells_nothing() -> None:
