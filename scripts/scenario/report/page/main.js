@@ -27,6 +27,13 @@ function hostChart() {
     layers, height: 260, labelled: true, label: "Host memory by machine over time",
     limit: { label: `budget ${size(data.budget)}`, value: data.budget },
   });
+  const pressure = data.host.pressure;
+  if (!pressure.some((value) => value)) return;
+  const told = html("p", { class: "quiet pressure" });
+  document.getElementById("host").parentElement.append(told);
+  watchers.push((index) => {
+    told.textContent = pressure[index] === null ? "" : `Memory pressure at this moment: ${short(pressure[index])} %.`;
+  });
 }
 
 function ledgerChart() {
