@@ -45,7 +45,8 @@ class MemoryFile:
     def residency(self, pid: int) -> bytearray | None:
         """Return one byte for each page of the memory, 1 for one that the host carries; ``None`` if that is unknown.
 
-        For this the file is open for a moment. A page in swap counts as carried: it is data of the file.
+        A file that is longer than the memory has it at its end: User Mode Linux leaves a gap before it. For this the
+        file is open for a moment. A page in swap counts as carried: it is data of the file.
         """
         if self.resident_bytes(pid) is None or self._found is None:
             return None
@@ -55,8 +56,11 @@ class MemoryFile:
         except OSError:
             return None
         try:
-            for begin, end in _extents(fd, self._memory_bytes):
-                found[begin // PAGE_SIZE : end // PAGE_SIZE] = b"\1" * (end // PAGE_SIZE - begin // PAGE_SIZE)
+            size = os.fstat(fd).st_size
+            first = (size - self._memory_bytes) // PAGE_SIZE
+            for begin, end in _extents(fd, first * PAGE_SIZE, size):
+                pages = (end - begin) // PAGE_SIZE
+                found[begin // PAGE_SIZE - first : end // PAGE_SIZE - first] = b"\1" * pages
         except OSError:
             return None
         finally:
@@ -73,9 +77,9 @@ class MemoryFile:
         return status if nameless and status.st_size >= self._memory_bytes else None
 
 
-def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    # Begin and end of each run of data in the first `size` bytes (lseek(2): SEEK_DATA, SEEK_HOLE).
-    end = 0
+def _extents(fd: int, first: int, size: int) -> Iterator[tuple[int, int]]:
+    # Begin and end of each run of data from `first` on, of `size` bytes (lseek(2): SEEK_DATA, SEEK_HOLE).
+    end = first
     while end < size:
         try:
             begin = os.lseek(fd, end, os.SEEK_DATA)
@@ -83,7 +87,5 @@ def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
             if error.errno != errno.ENXIO:
                 raise
             return  # no data up to the end
-        if begin >= size:
-            return
-        end = min(os.lseek(fd, begin, os.SEEK_HOLE), size)
+        end = os.lseek(fd, begin, os.SEEK_HOLE)
         yield begin, end

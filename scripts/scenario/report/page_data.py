@@ -1,6 +1,6 @@
 """Everything that a report shows, as one JSON object: the only thing that the page's script reads."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,9 @@ from scripts.scenario.report.what_if import what_if
 
 MAPS_CHARACTERS_MOST: Final = 1_200_000
 """Of all maps together: they are the one part of a page that grows with how fragmented memory is."""
+
+MOMENT: Final = 0.001
+"""The least duration of a run: one that was ended at its first sample has an axis too."""
 
 _TEXT_MOST: Final = 300
 _PLAIN: Final = frozenset({"t", "event", "vm", "side", "time", "session"})
@@ -31,13 +34,13 @@ def page_data(files: RunFiles, others: Iterable[Path] = ()) -> dict[str, Any]:
         series = read_series(files)
         if not series.times:
             raise BalloonError(f"{files.directory}: the run has no sample: it was ended before the first one")
-        events, left_out = _events(files.events())
+        events, left_out = _events(files.events(), series.vms)
         return {
             "title": scenario["title"],
             "sentence": what_happened(summary),
             "facts": {name: summary.get(name) for name in ("policy", "seed", "virtual", "interrupted", "seconds")},
             "budget": scenario["budget_bytes"] // PAGE_SIZE,
-            "duration": max(float(summary["seconds"]), series.times[-1]),
+            "duration": max(float(summary["seconds"]), series.times[-1], MOMENT),
             "score": summary["score"],
             "times": series.times,
             "host": {"used": series.used, "pressure": series.pressure},
@@ -105,8 +108,8 @@ def map_rounds(lines: Iterable[Mapping[str, Any]], names: set[str]) -> dict[str,
     }
 
 
-def _events(lines: Iterable[Mapping[str, Any]]) -> tuple[list[list[Any]], dict[str, int]]:
-    kept, left_out = chosen_events(lines)
+def _events(lines: Iterable[Mapping[str, Any]], shown: Container[str]) -> tuple[list[list[Any]], dict[str, int]]:
+    kept, left_out = chosen_events(lines, shown)
     rows = [[round(float(event["t"]), 3), event["event"], event.get("vm"), event_text(event)] for event in kept]
     return rows, left_out
 

@@ -1,7 +1,7 @@
 """What of a long run goes into a page: moments that keep the peaks, and as many events as a person reads."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -34,13 +34,23 @@ def chosen_times(used: Sequence[tuple[float, int]], most: int = MOMENTS_MOST) ->
 
 
 def chosen_events(
-    events: Iterable[Mapping[str, Any]], most: int = EVENTS_MOST
+    events: Iterable[Mapping[str, Any]], shown: Container[str], most: int = EVENTS_MOST
 ) -> tuple[list[Mapping[str, Any]], dict[str, int]]:
     """Return the events for the page, and how many were left out by name.
 
-    The most frequent kinds are left out first, as a whole, because a part of them would mislead.
+    Where there are too many, those of machines that are not ``shown`` are left out first. Then whole kinds, the most
+    frequent first, because a part of them would mislead.
     """
     found = list(events)
+    all_counts = Counter(str(event["event"]) for event in found)
+    if len(found) > most:
+        found = [event for event in found if event.get("vm") is None or event["vm"] in shown]
+    kept, left_out = _chosen_kinds(found, most)
+    others = all_counts - Counter(str(event["event"]) for event in found)
+    return kept, dict(Counter(left_out) + others)
+
+
+def _chosen_kinds(found: list[Mapping[str, Any]], most: int) -> tuple[list[Mapping[str, Any]], dict[str, int]]:
     counts = Counter(str(event["event"]) for event in found)
     left_out = {name: counts[name] for name in sorted(NEVER & counts.keys())}
     total = len(found) - sum(left_out.values())

@@ -136,7 +136,7 @@ function marksChart(container) {
     const picture = svg("svg", { viewBox: `0 0 ${width} ${bottom + 22}`, height: bottom + 22, role: "img", "aria-label": label });
     data.vms.forEach((vm, row) => picture.append(...lifeline(vm, place, 4 + row * ROW, ROW)));
     rows.forEach((name, row) => {
-      const short = name.length * 6.6 > place.left - 10 ? `${name.slice(0, Math.floor((place.left - 17) / 6.6))}…` : name;
+      const short = name.length * 7.3 > place.left - 10 ? `${name.slice(0, Math.floor((place.left - 17) / 7.3))}…` : name;
       picture.append(svg("text", { class: "name", x: place.left - 9, y: 4 + row * ROW + ROW / 2 + 4, "text-anchor": "end" },
         short, svg("title", {}, name)));
     });

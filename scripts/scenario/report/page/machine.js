@@ -31,7 +31,8 @@ function machineCard(vm) {
 }
 
 function factsOf(vm) {
-  const parts = [`${size(vm.memory)}`, vm.kind, vm.reporter ? `reporter ${vm.reporter}` : "no reporter", vm.work];
+  const reporter = vm.reporter ? `reporter ${vm.reporter}` : "no reporter";
+  const parts = [size(vm.memory), vm.kind, vm.kind === "linux" ? "the kernel's own reporter" : reporter, vm.work];
   parts.push(`peak ${size(vm.peak)}`, `${vm.gib_minutes.toFixed(3)} GiB·min`);
   if (vm.refaulted) parts.push(`${size(vm.refaulted)} refaulted`);
   if (vm.stall_seconds >= 0.005) parts.push(`${vm.stall_seconds.toFixed(2)} s stalled`);
@@ -72,7 +73,8 @@ function pictures(vm) {
     views.push(memoryPicture(vm, told, "Physical memory, as the machine uses it", guestParts,
       [["used", "in use"], ["balloon", "in the balloon"], ["free", "free, not reported"], ["reported", "free and reported"]]));
   }
-  views.push(memoryPicture(vm, told, "The same pages, as the host backs them", hasGuest ? hostParts : plainHostParts,
+  const title = hasGuest ? "The same pages, as the host backs them" : "Physical memory, as the host backs it";
+  views.push(memoryPicture(vm, told, title, hasGuest ? hostParts : plainHostParts,
     hasGuest ? [["backed", "backed"], ["free", "backed, though free"], ["hole", "not backed"]] : [["backed", "backed"], ["hole", "not backed"]]));
   box.append(...views);
   if (hasGuest) box.append(blocksPicture(vm));

@@ -10,18 +10,23 @@ function header() {
   const part = Math.round((100 * score.peak_bytes) / (data.budget * 4096));
   const tile = (name, value, note = "", bad = false) =>
     tiles.append(html("div", { class: bad ? "bad" : null }, html("dt", {}, name), html("dd", {}, value, html("small", {}, note))));
-  tile("Host memory over time", `${score.host_gib_minutes.toFixed(3)}`, "GiB·minutes");
+  tile("Host memory over time", decimals(score.host_gib_minutes, 3), "GiB·minutes");
   tile("Peak", bytes(score.peak_bytes), `${part} % of ${size(data.budget)}`);
   tile("Given back, needed again", bytes(score.refaulted_bytes), "refaulted");
-  tile("Programs waited", `${score.stall_seconds.toFixed(2)} s`, "for memory");
+  tile("Programs waited", `${decimals(score.stall_seconds, 2)} s`, "for memory");
   tile("Out of memory", String(score.oom_events), score.killed_vms ? `${score.killed_vms} killed` : "events", score.oom_events > 0);
   tile("Control actions", String(score.control_actions), "of the policy");
-  tile("CPU to reclaim", `${score.reclaim_cpu_seconds.toFixed(2)} s`, "of the host");
+  tile("CPU to reclaim", `${decimals(score.reclaim_cpu_seconds, 2)} s`, "of the host");
   if (score.corrupted_pages) tile("Corrupted", String(score.corrupted_pages), "pages", true);
 }
 
+/** A number with so many decimals, none if it is large. */
+function decimals(value, count) {
+  return value < 1000 ? value.toFixed(count) : Math.round(value).toLocaleString("en");
+}
+
 function hostChart() {
-  const layers = data.vms.map((vm, at) => ({ name: `v${at % 8}`, label: vm.name, values: vm.resident }));
+  const layers = data.vms.map((vm, at) => ({ name: `v${at}`, label: vm.name, values: vm.resident }));
   if (data.others) layers.push({ name: "others", label: `${data.others.count} others`, values: data.others.resident });
   stackChart(document.getElementById("host"), {
     layers, height: 260, labelled: true, label: "Host memory by machine over time",

@@ -17,19 +17,26 @@ def test_moments_keep_begin_end_and_peak(used: list[int], most: int) -> None:
 
 def test_the_most_frequent_kinds_are_left_out_first_and_as_a_whole() -> None:
     events = [{"t": 0.0, "event": name} for name in ["report"] * 50 + ["phase"] * 20 + ["oom_killed"] * 60]
-    kept, left_out = chosen_events(events, 100)
+    kept, left_out = chosen_events(events, (), 100)
     assert left_out == {"report": 50}
     assert [event["event"] for event in kept] == ["phase"] * 20 + ["oom_killed"] * 60
 
 
 def test_what_tells_how_a_run_went_stays_as_long_as_there_is_room() -> None:
     assert "oom_killed" in ALWAYS
-    kept, left_out = chosen_events([{"t": 0.0, "event": "oom_killed"}] * 12, 10)
+    kept, left_out = chosen_events([{"t": 0.0, "event": "oom_killed"}] * 12, (), 10)
     assert (len(kept), left_out) == (10, {"oom_killed": 2})
 
 
+def test_machines_that_are_not_shown_are_left_out_first() -> None:
+    events = [{"t": 0.0, "event": "started", "vm": str(number % 10)} for number in range(100)]
+    kept, left_out = chosen_events(events, {"3"}, 50)
+    assert ({event["vm"] for event in kept}, len(kept), left_out) == ({"3"}, 10, {"started": 90})
+    assert len(chosen_events(events, {"3"}, 100)[0]) == 100
+
+
 def test_samples_are_no_events_for_a_reader() -> None:
-    kept, left_out = chosen_events([{"t": 0.0, "event": "statistics"}, {"t": 0.0, "event": "started"}])
+    kept, left_out = chosen_events([{"t": 0.0, "event": "statistics"}, {"t": 0.0, "event": "started"}], ())
     assert ([event["event"] for event in kept], left_out) == (["started"], {"statistics": 1})
 
 
