@@ -132,7 +132,8 @@ def _unwatched(scenario: "Scenario", arguments: argparse.Namespace) -> "RunRecor
         return _fleet(scenario, arguments).run(on_sample)
     from scripts.scenario.real.play import play
 
-    return play(scenario, policy=_policy(scenario, arguments), seed=_seed_of(scenario, arguments), on_sample=on_sample)
+    policy, seed = _policy(scenario, arguments), _seed_of(scenario, arguments)
+    return play(scenario, policy=policy, seed=seed, maps=arguments.out is not None, on_sample=on_sample)
 
 
 def _watched(scenario: "Scenario", arguments: argparse.Namespace) -> "tuple[RunRecord, int | None] | None":
@@ -154,7 +155,11 @@ def _watched(scenario: "Scenario", arguments: argparse.Namespace) -> "tuple[RunR
 
     fits, policy, seed = prepared(scenario), _policy(scenario, arguments), _seed_of(scenario, arguments)
     return watch(
-        fits, lambda watcher: play_prepared(fits, policy=policy, seed=seed, watch=watcher, say=watcher.say), None
+        fits,
+        lambda watcher: play_prepared(
+            fits, policy=policy, seed=seed, maps=arguments.out is not None, watch=watcher, say=watcher.say
+        ),
+        None,
     )
 
 
@@ -178,6 +183,7 @@ def _fleet(scenario: "Scenario", arguments: argparse.Namespace, watch: "Watch | 
         make_policy(name, parameters),
         policy_name=name,
         seed=arguments.seed,
+        maps=arguments.out is not None,
         watch=unwatched if watch is None else watch,
     )
 

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any, Final
 
 from host.policy.policy import Action
+from scripts.scenario.map_series import MapSeries
 from scripts.scenario.scenario import Scenario
 
 LEDGER_CAUSES: Final = (
@@ -143,7 +144,7 @@ class RunRecord:
 
     ``events`` are objects with at least ``t`` and ``event``; one that concerns a machine has ``vm``. ``interrupted``
     is set when the run was ended before the scenario's duration. ``seconds`` is how long it ran, in its own time.
-    ``peak_bytes`` and ``gib_minutes`` are the host's, of all machines together.
+    ``peak_bytes`` and ``gib_minutes`` are the host's, of all machines together. ``maps`` are None where none are kept.
     """
 
     scenario: Scenario
@@ -158,3 +159,4 @@ class RunRecord:
     peak_bytes: int = 0
     gib_minutes: float = 0.0
     interrupted: bool = False
+    maps: MapSeries | None = None

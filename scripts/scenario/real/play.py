@@ -26,17 +26,19 @@ def play(
     policy: str,
     seed: int,
     budget: str = "auto",
+    maps: bool = False,
     on_sample: Callable[[Sample], None] = lambda sample: None,
 ) -> RunRecord:
     """Play ``scenario`` under ``policy``, scaled down to this machine's memory if it is larger.
 
+    ``maps`` says whether maps of the machines' memory are kept.
     ``budget`` is ``cgroup``, ``accounting``, or ``auto``: a cgroup where the user may make one.
 
     Raises:
         BalloonError: a coarse machine, no real kernel, or a process that ended which should not have.
         UsageError: the policy is unknown, or a machine becomes too small.
     """
-    return play_prepared(prepared(scenario), policy=policy, seed=seed, budget=budget, on_sample=on_sample)
+    return play_prepared(prepared(scenario), policy=policy, seed=seed, budget=budget, maps=maps, on_sample=on_sample)
 
 
 def prepared(scenario: Scenario) -> Scenario:
@@ -76,11 +78,12 @@ def play_prepared(
     policy: str,
     seed: int,
     budget: str = "auto",
+    maps: bool = False,
     on_sample: Callable[[Sample], None] = lambda sample: None,
     watch: Watch = unwatched,
     say: Callable[[str], None] = _say,
 ) -> RunRecord:
-    """Play what :func:`prepared` has returned. ``say`` takes lines for people.
+    """Play what :func:`prepared` has returned. ``maps`` is as in :func:`play`, and ``say`` takes lines for people.
 
     Raises:
         BalloonError: a process that ended which should not have.
@@ -95,6 +98,7 @@ def play_prepared(
             Path(directory),
             seed=seed,
             policy=at_work,
+            maps=maps,
             on_sample=lambda record: on_sample(record.samples[-1]),
             watch=watch,
         )

@@ -1,10 +1,12 @@
 """One virtual machine of a real run: its process, what it and the daemon have told, what the host holds for it."""
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from guest.mm.views.memory_map import MemoryMap, cell_order, resident_levels
 from host.netlink import ProcessCost, process_cost
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
@@ -33,8 +35,12 @@ def control_socket(spec: VmSpec, directory: Path) -> Path | None:
     return path if spec.kind is VmKind.EMULATED and len(bytes(path)) <= _LONGEST_SOCKET else None
 
 
-def guest_command(spec: VmSpec, directory: Path, socket: Path, seed: int, *, ledger: bool) -> list[str]:
+def guest_command(
+    spec: VmSpec, directory: Path, socket: Path, seed: int, *, ledger: bool, map_interval: float | None = None
+) -> list[str]:
     """Return the command that is the virtual machine, with its event file ``directory/NAME``.
+
+    An emulated guest tells the map of its memory every ``map_interval`` seconds, None for never.
 
     Raises:
         BalloonError: a coarse machine, which only a virtual run has.
@@ -64,6 +70,7 @@ def guest_command(spec: VmSpec, directory: Path, socket: Path, seed: int, *, led
         "--in-turn",
         "--hold",
         *("--ledger",) if ledger else (),
+        *("--memory-map", str(map_interval)) if map_interval is not None else (),
     )
 
 
@@ -81,6 +88,8 @@ class RealMachine:
     finished_at: float | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     """The last ``memory`` event of an emulated guest."""
+    latest_map: Mapping[str, Any] | None = None
+    """The last ``memory_map`` event of an emulated guest, without what every event has."""
     resident_bytes: int = 0
     peak_bytes: int = 0
     gib_minutes: float = 0.0
@@ -101,6 +110,8 @@ class RealMachine:
                 self.pid = int(event["pid"])
             case "memory":
                 self.figures = dict(event)
+            case "memory_map":
+                self.latest_map = {key: value for key, value in event.items() if key not in ("t", "time", "event")}
             case "out_of_memory":
                 self.reason = "a workload ran out of the guest's memory"
             case "finished":
@@ -139,6 +150,18 @@ class RealMachine:
             self._memory = MemoryFile(self.spec.memory_bytes)
         resident = self._memory.resident_bytes(self.pid)
         return self.resident_bytes if resident is None else resident
+
+    def memory_map(self, cells: int) -> Mapping[str, Any] | None:
+        """Return the map of its memory as JSON values, of a real kernel the host's side alone; None if unknown."""
+        if self.pid is None or self.state.has_ended or self.child is None or self.child.ended():
+            return None
+        if self.spec.kind is not VmKind.LINUX:
+            return self.latest_map
+        residency = None if self._memory is None else self._memory.residency(self.pid)
+        if residency is None:
+            return None
+        order = cell_order(len(residency), cells)
+        return MemoryMap(cell_bytes=PAGE_SIZE << order, resident=resident_levels(residency, order)).as_json()
 
     def measure_cost(self) -> None:
         """Read what its process has cost. Of a killed process the last figures stay."""

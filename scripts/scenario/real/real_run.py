@@ -16,6 +16,7 @@ from protocol.errors import BalloonError
 from protocol.units import GIB
 from scripts.child_processes import Children, Event, python_module
 from scripts.demonstration.budget import AccountedBudget, Budget
+from scripts.scenario.map_series import ROUNDS_MOST, MapSeries, cells_of_each
 from scripts.scenario.real.guest_lists import GuestLists
 from scripts.scenario.real.pressure import Pressure
 from scripts.scenario.real.real_machine import RealMachine, control_socket, guest_command
@@ -35,7 +36,11 @@ COST_INTERVAL: Final = 1.0
 SOCKET: Final = "socket"
 CONTROL: Final = "control"
 
-_OUTLIVED: Final = ("memory",)
+MAP_SECONDS: Final = 0.25
+MAP_SECONDS_MOST: Final = 5.0
+"""Seconds between two maps of an emulated guest, at least and at most."""
+
+_OUTLIVED: Final = ("memory", "memory_map")
 """Events of guests that are samples, and are kept as such."""
 
 
@@ -63,6 +68,7 @@ class RealRun:
         seed: int,
         policy: PolicyOfRun | None = None,
         ledger: bool = True,
+        maps: bool = False,
         on_sample: Callable[[RunRecord], None] = lambda record: None,
         watch: Watch = unwatched,
     ) -> None:
@@ -75,6 +81,9 @@ class RealRun:
         self._directory = directory
         self._policy = policy
         self._ledger = ledger
+        self._cells = cells_of_each(len(scenario.vms))
+        if maps and self._cells:
+            self.record.maps = MapSeries(interval=max(scenario.sample_interval, MAP_SECONDS))
         self._on_sample = on_sample
         self._watch = watch
         self._pressure = Pressure()
@@ -166,7 +175,14 @@ class RealRun:
                 continue
             ledger = self._ledger and machine.spec.kind is VmKind.EMULATED
             seed = vm_seed(self.record.seed, number)
-            command = guest_command(machine.spec, self._directory, self._directory / SOCKET, seed, ledger=ledger)
+            command = guest_command(
+                machine.spec,
+                self._directory,
+                self._directory / SOCKET,
+                seed,
+                ledger=ledger,
+                map_interval=None if self.record.maps is None else self._map_interval(),
+            )
             command = self._budget.wrap(command, expendable=machine.spec.expendable)
             machine.child = self._children.start(f"vm {machine.spec.name}", command, machine.spec.name)
             machine.state = VmState.RUNNING
@@ -281,8 +297,19 @@ class RealRun:
 
     def _take_sample(self) -> None:
         self.record.samples.append(self.look())
+        self._take_maps()
         self.record.seconds = self.now
         self._on_sample(self.record)
+
+    def _map_interval(self) -> float:
+        # Guests do not know how far apart maps are as the run grows: often enough for a run that is ended early.
+        return min(max(MAP_SECONDS, self._scenario.duration / ROUNDS_MOST / 2), MAP_SECONDS_MOST)
+
+    def _take_maps(self) -> None:
+        series = self.record.maps
+        if series is not None and series.is_due(self.now):
+            maps = {name: machine.memory_map(self._cells) for name, machine in self.machines.items()}
+            series.add(round(self.now, 3), {name: taken for name, taken in maps.items() if taken is not None})
 
     def _finish(self) -> None:
         with contextlib.suppress(KeyboardInterrupt):

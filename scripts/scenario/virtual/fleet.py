@@ -15,6 +15,7 @@ from guest.mm.views.free_lists import FreeListView
 from host.policy.observation import HostView, Observation
 from host.policy.policy import Policy
 from protocol.errors import UsageError
+from scripts.scenario.map_series import MapSeries, cells_of_each
 from scripts.scenario.run_record import RunRecord, Sample, VmOutcome, VmSample, VmState
 from scripts.scenario.scenario import Scenario, VmKind, VmSpec, vm_seed
 from scripts.scenario.virtual.coarse import CoarseVm
@@ -41,6 +42,7 @@ class Fleet:
         policy_name: as it is recorded.
         seed: instead of the scenario's own.
         ledger: called for each sample of an emulated machine; None keeps none.
+        maps: whether the record keeps maps of the machines' memory.
         watch: called after each step; it may take its time, and ends the run by KeyboardInterrupt.
 
     Raises:
@@ -55,6 +57,7 @@ class Fleet:
         policy_name: str | None = None,
         seed: int | None = None,
         ledger: Ledger | None = ledger_entry,
+        maps: bool = False,
         watch: Watch = unwatched,
     ) -> None:
         for vm in scenario.vms:
@@ -65,6 +68,9 @@ class Fleet:
         self.record = RunRecord(
             scenario=scenario, policy=policy_name or scenario.policy.name, seed=seed, is_virtual=True
         )
+        self._cells = cells_of_each(len(scenario.vms))
+        if maps and self._cells:
+            self.record.maps = MapSeries(interval=scenario.sample_interval)
         self.budget = HostBudget(scenario.budget_bytes, scenario.swap_bytes)
         self.vms: dict[str, VirtualVm] = {}
         """Those that have started, those that were killed too."""
@@ -164,6 +170,7 @@ class Fleet:
         sample = self._look(self._pressure())
         self.record.samples.append(sample)
         self._samples += 1
+        self._take_maps()
         self._update()
         return sample
 
@@ -188,6 +195,12 @@ class Fleet:
         """Return the free lists of a machine; None where it has no pages, or does not live."""
         machine = self.vms.get(vm)
         return None if machine is None else machine.free_lists()
+
+    def _take_maps(self) -> None:
+        series = self.record.maps
+        if series is not None and series.is_due(self.now):
+            maps = {name: vm.memory_map(self._cells) for name, vm in self.vms.items()}
+            series.add(self.now, {name: taken.as_json() for name, taken in maps.items() if taken is not None})
 
     def _pressure(self) -> float:
         # The share of the last seconds in which some program waited. The seconds of several machines add up, to 100 %
