@@ -16,7 +16,7 @@ from protocol.units import GIB
 from scripts.child_processes import Children, Event, python_module
 from scripts.demonstration.budget import AccountedBudget, Budget
 from scripts.scenario.real.pressure import Pressure
-from scripts.scenario.real.real_machine import RealMachine, guest_command
+from scripts.scenario.real.real_machine import RealMachine, guest_command, parent_of
 from scripts.scenario.run_record import RunRecord, Sample, VmState
 from scripts.scenario.scenario import Scenario, VmKind, vm_seed
 
@@ -32,7 +32,7 @@ COST_INTERVAL: Final = 1.0
 SOCKET: Final = "socket"
 CONTROL: Final = "control"
 
-_OUTLIVED: Final = ("memory",)
+_SAMPLES: Final = ("memory", "zones")
 """Events of guests that are samples, and are kept as such."""
 
 
@@ -62,8 +62,8 @@ class RealRun:
     ) -> None:
         self.record = RunRecord(scenario=scenario, policy=scenario.policy.name, seed=seed, is_virtual=False)
         self.machines = {spec.name: RealMachine(spec=spec) for spec in scenario.vms}
-        self.pids: dict[int, int] = {}
-        """The process of each session, by the daemon's number."""
+        self._of_sessions: dict[int, RealMachine] = {}
+        """The machine of each session, by the daemon's number."""
         self._scenario = scenario
         self._budget = budget
         self._directory = directory
@@ -72,7 +72,8 @@ class RealRun:
         self._on_sample = on_sample
         self._pressure = Pressure()
         self._begin = self._last_look = self._next_cost = 0.0
-        self._kills = 0
+        self._booked_kills = 0
+        """Kills of the kernel that are known to be those of a machine."""
         self._listening = False
 
     @property
@@ -155,9 +156,8 @@ class RealRun:
         for number, machine in enumerate(self.machines.values()):
             if machine.state is not VmState.WAITING or machine.spec.start > self.now:
                 continue
-            ledger = self._ledger and machine.spec.kind is VmKind.EMULATED
             seed = vm_seed(self.record.seed, number)
-            command = guest_command(machine.spec, self._directory, self._directory / SOCKET, seed, ledger=ledger)
+            command = guest_command(machine.spec, self._directory, self._directory / SOCKET, seed, ledger=self._ledger)
             command = self._budget.wrap(command, expendable=machine.spec.expendable)
             machine.child = self._children.start(f"vm {machine.spec.name}", command, machine.spec.name)
             machine.state = VmState.RUNNING
@@ -184,30 +184,41 @@ class RealRun:
         for event in self._daemon.new_events():
             self._listening = self._listening or event["event"] == "listening"
             if event["event"] == "connected":
-                self.pids[int(event["vm"])] = int(event["pid"])
+                self._connected(int(event["vm"]), int(event["pid"]))
             machine = self.machine_of_session(int(event.get("vm", 0)))
             if machine is not None:
                 machine.apply_host(event)
             self._keep(event, None if machine is None else machine.spec.name, "host")
         for machine in self.machines.values():
-            if machine.child is not None:
-                for event in machine.child.new_events():
-                    machine.apply(event, float(event["t"]) - self._begin)
-                    if event["event"] not in _OUTLIVED:
-                        self._keep(event, machine.spec.name, "guest")
+            self._read_guest(machine)
+
+    def _read_guest(self, machine: RealMachine) -> None:
+        if machine.child is None:
+            return
+        for event in machine.child.new_events():
+            machine.apply(event, float(event["t"]) - self._begin)
+            if event["event"] not in _SAMPLES:
+                self._keep(event, machine.spec.name, "guest")
+        if machine.linux is not None:
+            # The command of a real kernel tells its phases on its standard output.
+            for line in machine.child.output.read():
+                word, _, name = line.partition(" ")
+                if word == "phase" and name:
+                    t = time.monotonic()
+                    self._keep({"t": t, "event": "phase", "name": name}, machine.spec.name, "guest")
 
     def machine_of_session(self, number: int) -> RealMachine | None:
         """Return the machine whose session has this number at the daemon."""
-        pid = self.pids.get(number)
-        if pid is None:
-            return None
-        return next((machine for machine in self.machines.values() if self._is_process(machine, pid)), None)
+        return self._of_sessions.get(number)
 
-    def _is_process(self, machine: RealMachine, pid: int) -> bool:
-        if machine.pid is not None:
-            return machine.pid == pid
-        # Its own event may come later than the daemon's. A real kernel is a child of the process that was started.
-        return machine.child is not None and machine.child.process.pid == pid
+    def _connected(self, number: int, pid: int) -> None:
+        # The process is the guest's, or a child of it: a real kernel's.
+        for ancestor in (pid, parent_of(pid)):
+            for machine in self.machines.values():
+                child = machine.child
+                if child is not None and child.process.pid == ancestor:
+                    self._of_sessions[number] = machine
+                    return
 
     def _keep(self, event: Event, vm: str | None, side: str) -> None:
         kept = {**event, "t": round(float(event["t"]) - self._begin, 6), "side": side}
@@ -223,23 +234,25 @@ class RealRun:
 
     def _see_the_end(self, machine: RealMachine) -> None:
         child = machine.child
-        if child is None or machine.state.has_ended or not child.ended():
+        if child is None or machine.is_gone or not child.ended():
             return
-        kills, earlier = self._budget.kernel_kills(), self._kills
-        self._kills = kills
-        if kills and (kills > earlier or child.process.returncode == -signal.SIGKILL):
+        # A guest tells its last words before it ends, and they may not be read yet.
+        self._read_guest(machine)
+        is_linux = machine.spec.kind is VmKind.LINUX
+        if self._booked_kills < self._budget.kernel_kills() and (
+            is_linux or child.process.returncode == -signal.SIGKILL
+        ):
+            self._booked_kills += 1
             self._end(machine, VmState.OOM_KILLED, "the kernel's OOM killer: the budget does not suffice")
-        elif machine.state is not VmState.FINISHED:
-            if child.process.returncode == 0 and machine.spec.kind is VmKind.LINUX:
-                machine.state, machine.finished_at = VmState.FINISHED, self.now
-                machine.resident_bytes = 0
-                self._note("finished", vm=machine.spec.name)
-            else:
-                self._end(machine, VmState.FAILED, machine.reason or child.how_it_ended())
+        elif is_linux and child.process.returncode == 0:
+            machine.finished_at = self.now
+            machine.went(VmState.FINISHED)
+            self._note("finished", vm=machine.spec.name)
+        else:
+            self._end(machine, VmState.FAILED, machine.reason or child.how_it_ended())
 
     def _end(self, machine: RealMachine, state: VmState, reason: str) -> None:
-        machine.state, machine.reason = state, reason
-        machine.resident_bytes = 0
+        machine.went(state, reason)
         self._note(state.value.replace("-", "_"), vm=machine.spec.name, reason=reason)
 
     def _keep_budget(self) -> None:
