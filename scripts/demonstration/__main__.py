@@ -99,12 +99,12 @@ def _write(path: Path, text: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from scripts.demonstration.budget import memory_for_us
-    from scripts.demonstration.leftovers import directory_parent
     from scripts.demonstration.scenario import Settings, run_round
     from scripts.demonstration.summary import report_dict, summary_lines
     from scripts.demonstration.terminal import choose_display, print_lines
     from scripts.demonstration.view import WIDTH, Line
+    from scripts.scenario.real.budget import memory_for_us
+    from scripts.scenario.real.leftovers import directory_parent
 
     settings = Settings(memory_bytes=arguments.memory, real=arguments.real, budget=arguments.budget)
     person = _person(arguments)

@@ -11,12 +11,12 @@ from host.netlink import process_cost
 from protocol.errors import BalloonError
 from protocol.units import GIB, MIB, format_size
 from scripts.child_processes import Child, Children, python_module
-from scripts.demonstration.budget import make_budget
-from scripts.demonstration.leftovers import SOCKET, round_directory
-from scripts.demonstration.residency import MemoryFile
 from scripts.demonstration.state import TICK_SECONDS, HostState, Picture, Settling, VmState
 from scripts.demonstration.summary import RoundResult
 from scripts.demonstration.terminal import Display
+from scripts.scenario.real.budget import AccountedBudget, make_budget
+from scripts.scenario.real.leftovers import SOCKET, run_directory
+from scripts.scenario.real.residency import MemoryFile
 
 POLL_SECONDS: Final = 0.01
 """Seconds that a figure of a killed machine may be old: in this time an emulated one grows by 2.5 MiB."""
@@ -221,7 +221,7 @@ class Round:
 
         def b_is_over() -> bool:
             nonlocal exceeded
-            exceeded = self._budget.must_stop(self._picture.vms)
+            exceeded = isinstance(self._budget, AccountedBudget) and self._used_bytes() > self._budget.limit_bytes
             return exceeded or b.state.verified_pages is not None or child.ended()
 
         self._wait(b_is_over, START_SECONDS + WORK_SECONDS, "VM B fills its memory and frees it", allowed=child)
@@ -297,6 +297,10 @@ class Round:
 
     # -- time -------------------------------------------------------------------------------------------------------
 
+    def _used_bytes(self) -> int:
+        charged = self._budget.used_bytes()
+        return sum(vm.resident_bytes for vm in self._picture.vms) if charged is None else charged
+
     def _tell(self, text: str) -> None:
         seconds = time.monotonic() - self._started
         self._picture.story.append((seconds, text))
@@ -343,7 +347,7 @@ class Round:
                     machine.state.apply_host(event)
         for machine in (self._a, self._b):
             machine.measure_memory()
-        self._picture.host.apply(self._budget.used_bytes(self._picture.vms))
+        self._picture.host.apply(self._used_bytes())
         now = time.monotonic()
         if self._settling is not None and self._settling.follow(now):
             self._tell_settled(self._settling)
@@ -363,7 +367,7 @@ def run_round(settings: Settings, display: Display, *, reporting: bool) -> Round
     Raises:
         BalloonError: it could not be played to its end.
     """
-    with round_directory() as directory:
+    with run_directory() as directory:
         try:
             return Round(settings, display, reporting=reporting).run(directory)
         except TimeoutError as error:

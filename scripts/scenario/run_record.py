@@ -142,7 +142,8 @@ class RunRecord:
     """A run, as far as it has come. ``is_virtual`` tells virtual time from real time.
 
     ``events`` are objects with at least ``t`` and ``event``; one that concerns a machine has ``vm``. ``interrupted``
-    is set when the run was ended before the scenario's duration. ``seconds`` is how long it ran, in its own time.
+    is set when the run was ended before the scenario's duration, and ``problem`` says why where it was not the user who
+    ended it. ``seconds`` is how long it ran, in its own time.
     ``peak_bytes`` and ``gib_minutes`` are the host's, of all machines together.
     """
 
@@ -158,3 +159,4 @@ class RunRecord:
     peak_bytes: int = 0
     gib_minutes: float = 0.0
     interrupted: bool = False
+    problem: str = ""

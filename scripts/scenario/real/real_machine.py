@@ -10,8 +10,8 @@ from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB
 from scripts.child_processes import Child, Event, python_module
-from scripts.demonstration.residency import MemoryFile
 from scripts.scenario.real.linux_figures import LinuxFigures
+from scripts.scenario.real.residency import MemoryFile
 from scripts.scenario.run_record import LedgerEntry, VmOutcome, VmSample, VmState
 from scripts.scenario.scenario import VmKind, VmSpec
 

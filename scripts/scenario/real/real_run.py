@@ -14,7 +14,8 @@ from typing import Final, Protocol
 from protocol.errors import BalloonError
 from protocol.units import GIB
 from scripts.child_processes import Children, Event, python_module
-from scripts.demonstration.budget import AccountedBudget, Budget
+from scripts.scenario.real.budget import AccountedBudget, Budget
+from scripts.scenario.real.leftovers import CONTROL, SOCKET
 from scripts.scenario.real.pressure import Pressure
 from scripts.scenario.real.real_machine import RealMachine, guest_command, parent_of
 from scripts.scenario.run_record import RunRecord, Sample, VmState
@@ -28,9 +29,6 @@ START_SECONDS: Final = 15.0
 
 COST_INTERVAL: Final = 1.0
 """Seconds between two questions for what a process has cost."""
-
-SOCKET: Final = "socket"
-CONTROL: Final = "control"
 
 _SAMPLES: Final = ("memory", "zones")
 """Events of guests that are samples, and are kept as such."""
@@ -47,7 +45,11 @@ class PolicyOfRun(Protocol):
 
 
 class RealRun:
-    """One run. ``on_sample`` is called after each sample, ``seed`` makes those of the machines (``vm_seed``)."""
+    """One run. ``seed`` makes those of the machines (``vm_seed``).
+
+    ``on_sample`` is called after each sample, ``is_over`` after each look at the processes: whether the run may end
+    before the scenario does. A machine starts when it is due and ``may_start`` says so.
+    """
 
     def __init__(
         self,
@@ -59,6 +61,8 @@ class RealRun:
         policy: PolicyOfRun | None = None,
         ledger: bool = True,
         on_sample: Callable[[RunRecord], None] = lambda record: None,
+        is_over: Callable[["RealRun"], bool] = lambda run: False,
+        may_start: Callable[[RealMachine], bool] = lambda machine: True,
     ) -> None:
         self.record = RunRecord(scenario=scenario, policy=scenario.policy.name, seed=seed, is_virtual=False)
         self.machines = {spec.name: RealMachine(spec=spec) for spec in scenario.vms}
@@ -70,7 +74,9 @@ class RealRun:
         self._policy = policy
         self._ledger = ledger
         self._on_sample = on_sample
-        self._pressure = Pressure()
+        self._is_over = is_over
+        self._may_start = may_start
+        self._pressure = Pressure(budget.pressure_file)
         self._begin = self._last_look = self._next_cost = 0.0
         self._booked_kills = 0
         """Kills of the kernel that are known to be those of a machine."""
@@ -92,25 +98,31 @@ class RealRun:
         return sum(machine.resident_bytes for machine in self.machines.values())
 
     @property
+    def charged_bytes(self) -> int:
+        """What counts against the budget: with a cgroup also what the processes themselves have."""
+        charged = self._budget.used_bytes()
+        return self.used_bytes if charged is None else charged
+
+    @property
     def pressure(self) -> float | None:
         """The host's pressure in percent, None where the kernel does not tell."""
         return self._pressure.some_avg10()
 
     def play(self) -> RunRecord:
-        """Play the scenario to its end, or until an exception such as KeyboardInterrupt; then the record is as far as
-        it came, and marked so. All processes have ended when this returns.
+        """Play the scenario to its end, or until a signal or the daemon's end; then the record is partial, and marked
+        so. All processes have ended when this returns.
 
         Raises:
-            BalloonError: the daemon ended, or a machine cannot be started.
+            BalloonError: the daemon or a machine cannot be started.
         """
         with Children(self._directory) as children:
             self._children = children
-            self._start_daemon()
             try:
+                self._start_daemon()
                 if self._policy is not None:
                     self._policy.start(self._directory / CONTROL, self)
                 self._go_on_until(self._scenario.duration)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):  # SystemExit is what stop_signals makes of a signal
                 self.record.interrupted = True
             finally:
                 if self._policy is not None:
@@ -125,36 +137,45 @@ class RealRun:
             *("--control", str(self._directory / CONTROL)),
             *("--events", str(self._directory / "host")),
             *("--statistics-interval", "1"),
+            *(("--features", "page-reporting=off") if self._is_silent() else ()),
         )
-        self._daemon = self._children.start("the daemon", command, "host")
+        self.daemon = self._children.start("the daemon", command, "host")
         self._begin = self._last_look = time.monotonic()
         end = self._begin + START_SECONDS
         while not self._listening:
             self._read_events()
-            if self._daemon.ended():
-                raise BalloonError(self._daemon.how_it_ended())
+            if self.daemon.ended():
+                raise BalloonError(self.daemon.how_it_ended())
             if time.monotonic() > end:
                 raise BalloonError("the daemon does not listen")
             time.sleep(POLL_SECONDS)
         self._begin = self._last_look = time.monotonic()
+
+    def _is_silent(self) -> bool:
+        # A real kernel reports wherever the device offers it.
+        return needs_linux(self._scenario) and all(spec.reporter is None for spec in self._scenario.vms)
 
     def _go_on_until(self, duration: float) -> None:
         samples = 0
         while True:
             self._start_what_is_due()
             self._look()
-            if self._daemon.ended():
-                raise BalloonError(self._daemon.how_it_ended())
+            if self.daemon.ended():
+                self.record.interrupted, self.record.problem = True, self.daemon.how_it_ended()
+                self._note("daemon_ended", reason=self.record.problem)
+                return
             if self.now >= samples * self._scenario.sample_interval:
                 samples = int(self.now / self._scenario.sample_interval) + 1
                 self._take_sample()
-            if self.now >= duration:
+            if self.now >= duration or self._is_over(self):
                 return
             time.sleep(POLL_SECONDS)
 
     def _start_what_is_due(self) -> None:
         for number, machine in enumerate(self.machines.values()):
             if machine.state is not VmState.WAITING or machine.spec.start > self.now:
+                continue
+            if not self._may_start(machine):
                 continue
             seed = vm_seed(self.record.seed, number)
             command = guest_command(machine.spec, self._directory, self._directory / SOCKET, seed, ledger=self._ledger)
@@ -181,7 +202,7 @@ class RealRun:
         self._keep_budget()
 
     def _read_events(self) -> None:
-        for event in self._daemon.new_events():
+        for event in self.daemon.new_events():
             self._listening = self._listening or event["event"] == "listening"
             if event["event"] == "connected":
                 self._connected(int(event["vm"]), int(event["pid"]))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from protocol.units import MIB
-from scripts.demonstration.budget import AccountedBudget
-from scripts.demonstration.leftovers import round_directory
+from scripts.scenario.real.budget import AccountedBudget
+from scripts.scenario.real.leftovers import run_directory
 from scripts.scenario.real.real_run import RealRun
 from scripts.scenario.results import LEDGER, SAMPLES, SUMMARY, write_results
 from scripts.scenario.run_record import RunRecord, VmState
@@ -30,7 +30,7 @@ def test_real_and_emulated_machine_share_a_host(tmp_path: Path) -> None:
         if record.samples[-1].vms["real"].state is not VmState.RUNNING and record.samples[-1].t > 1:
             raise KeyboardInterrupt
 
-    with round_directory() as directory:
+    with run_directory() as directory:
         budget = AccountedBudget(scenario.budget_bytes)
         record = RealRun(scenario, budget, Path(directory), seed=0, on_sample=end_with_the_kernel).play()
     write_results(record, tmp_path)
