@@ -172,11 +172,12 @@ def print_table(record: "RunRecord", stream: TextIO, out: Path | None) -> None:
     print(Table(title=title, header=header, rows=tuple(rows)), file=stream)
     if len(record.outcomes) > _MOST_ROWS:
         print(f"  and {len(record.outcomes) - _MOST_ROWS} machines more", file=stream)
+    daemon = "" if score.daemon_cpu_seconds is None else f", {score.daemon_cpu_seconds:.2f} s for the daemon"
     print(
         f"  host: {score.host_gib_minutes:.3f} GiB*min, peak {format_size(score.peak_bytes)} of "
         f"{format_size(record.scenario.budget_bytes)}, {score.oom_events} OOM events, "
         f"{format_size(score.refaulted_bytes)} refaulted, {score.stall_seconds:.2f} s stalled, "
-        f"{score.control_actions} control actions, {score.reclaim_cpu_seconds:.2f} s of CPU to reclaim",
+        f"{score.control_actions} control actions, {score.reclaim_cpu_seconds:.2f} s of CPU to reclaim{daemon}",
         file=stream,
     )
     if out is not None:

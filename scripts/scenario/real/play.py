@@ -14,6 +14,7 @@ from scripts.scenario.real.budget import AccountedBudget, make_budget, memory_fo
 from scripts.scenario.real.leftovers import run_directory
 from scripts.scenario.real.live_policy import LivePolicy
 from scripts.scenario.real.pressure import Pressure
+from scripts.scenario.real.real_machine import why_costs_are_unknown
 from scripts.scenario.real.real_run import RealRun, needs_linux
 from scripts.scenario.run_record import RunRecord, Sample
 from scripts.scenario.scale import fitting
@@ -62,6 +63,8 @@ def play(
             _say("no memory cgroup can be made here: the run adds up what machines have, and stops one itself")
         if Pressure(limit.pressure_file).some_avg10() is None:
             _say(f"{limit.pressure_file}: this kernel does not tell its pressure on memory (PSI)")
+        if (why := why_costs_are_unknown()) is not None:
+            _say(f"stall time and the processor time of reclaim leave out what the kernel does for a process: {why}")
         run = RealRun(
             replace(fits, policy=replace(fits.policy, name=policy)),
             limit,

@@ -1,11 +1,12 @@
 """One virtual machine of a real run: its process, what it and the daemon have told, what the host holds for it."""
 
 import contextlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from host.netlink import ProcessCost, process_cost
+from host.netlink import ProcessCost, delay_accounting_enabled, process_cost
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB
@@ -55,6 +56,14 @@ def guest_command(spec: VmSpec, directory: Path, socket: Path, seed: int, *, led
         "--hold",
         *("--ledger",) if ledger else (),
     )
+
+
+def why_costs_are_unknown() -> str | None:
+    """Return why the kernel does not tell how long a process has waited for memory, None if it does."""
+    source = process_cost(os.getpid()).source
+    if not source.startswith("taskstats"):
+        return source.removeprefix("/proc (").removesuffix(")")
+    return None if delay_accounting_enabled() else "the sysctl kernel.task_delayacct is 0"
 
 
 def parent_of(pid: int, proc: Path = Path("/proc")) -> int | None:
@@ -172,7 +181,9 @@ class RealMachine:
         """Read what its process has cost. Of a killed process the last figures stay."""
         if self.pid is not None and self.child is not None and not self.child.ended():
             with contextlib.suppress(BalloonError):
-                self.cost = process_cost(self.pid)
+                cost = process_cost(self.pid)
+                if cost.peak_resident_bytes is not None:  # else it has just ended
+                    self.cost = cost
 
     @property
     def refaulted_bytes(self) -> int:
@@ -185,6 +196,20 @@ class RealMachine:
         if self.cost is None:
             return 0.0
         return (self.cost.direct_reclaim_seconds or 0.0) + (self.cost.thrashing_seconds or 0.0)
+
+    @property
+    def _reclaim_seconds(self) -> float:
+        if self.cost is None:
+            return 0.0
+        return (self.cost.direct_reclaim_seconds or 0.0) + (self.cost.compaction_seconds or 0.0)
+
+    @property
+    def _process_peak_bytes(self) -> int | None:
+        # Of an emulated guest that has ended wait4 has told it; a real kernel is a child of what was started.
+        known = [] if self.cost is None else [self.cost.peak_resident_bytes]
+        if self.linux is None and self.child is not None:
+            known.append(self.child.peak_resident_bytes)
+        return max((size for size in known if size is not None), default=None)
 
     def sample(self) -> VmSample:
         """Return the machine as it is now."""
@@ -236,5 +261,6 @@ class RealMachine:
             stall_seconds=self.stall_seconds,
             peak_bytes=self.peak_bytes,
             gib_minutes=self.gib_minutes,
-            reclaim_cpu_seconds=self.discard_seconds,
+            reclaim_cpu_seconds=self.discard_seconds + self._reclaim_seconds,
+            process_peak_bytes=self._process_peak_bytes,
         )

@@ -294,9 +294,11 @@ class RealRun:
         self._on_sample(self.record)
 
     def _finish(self) -> None:
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
             for machine in self.machines.values():
                 machine.measure_cost()
+            if self._listening:
+                self.record.daemon_cpu_seconds = self.daemon.cpu_seconds()
         self.record.seconds = self.now
         self.record.outcomes = {name: machine.outcome() for name, machine in self.machines.items()}
 

@@ -52,6 +52,9 @@ def test_what_the_kernel_does_not_offer_is_said_once_and_the_run_goes_on(
 ) -> None:
     monkeypatch.setattr("scripts.scenario.real.budget.candidates", lambda own, mounts: [])
     monkeypatch.setattr("scripts.scenario.real.budget.memory_for_us", lambda: 1024 * MIB)
+    monkeypatch.setattr(
+        "scripts.scenario.real.play.why_costs_are_unknown", lambda: "taskstats: Operation not permitted"
+    )
     monkeypatch.setattr(AccountedBudget, "pressure_file", Path("/missing/memory"))
     scenario = Scenario(name="s", title="s", budget_bytes=MIB, duration=1.0, vms=(VmSpec(name="a", memory_bytes=MIB),))
     record = RunRecord(scenario=scenario, policy="reporting", seed=0, is_virtual=False)
@@ -61,6 +64,8 @@ def test_what_the_kernel_does_not_offer_is_said_once_and_the_run_goes_on(
     assert lines == [
         "balloon-lab run: no memory cgroup can be made here: the run adds up what machines have, and stops one itself",
         "balloon-lab run: /missing/memory: this kernel does not tell its pressure on memory (PSI)",
+        "balloon-lab run: stall time and the processor time of reclaim leave out what the kernel does for a process: "
+        "taskstats: not permitted",
     ]
 
 
@@ -73,6 +78,8 @@ def test_a_scenario_is_played_and_its_results_are_written(tmp_path: Path, capsys
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["virtual"], summary["policy"]) == (False, "proxmox")
     assert summary["vms"]["a"]["corrupted_pages"] == 0
+    assert summary["vms"]["a"]["process_peak_bytes"] > summary["vms"]["a"]["peak_bytes"] > 0
+    assert summary["score"]["daemon_cpu_seconds"] > 0
     header, *rows = (out / "ledger.csv").read_text().splitlines()
     assert header.split(",") == ["t", "vm", "not_returned_bytes", *LEDGER_CAUSES, "page_cache_bytes"]
     assert rows
