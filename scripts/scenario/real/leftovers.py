@@ -71,7 +71,7 @@ def _left(parent: Path, pattern: str) -> list[Path]:
     with contextlib.suppress(OSError):
         for path in parent.iterdir():
             match = re.fullmatch(pattern, path.name)
-            if match is not None and _is_ours(path) and not _lives(int(match[1])):
+            if match is not None and _is_ours(path) and not lives(int(match[1])):
                 found.append(path)
     return found
 
@@ -84,7 +84,8 @@ def _is_ours(path: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether there is a process with this id."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -13,6 +13,7 @@ from scripts.child_processes import module_environment, python_module
 from scripts.scenario.real.budget import AccountedBudget, make_budget, memory_for_us
 from scripts.scenario.real.leftovers import run_directory
 from scripts.scenario.real.live_policy import LivePolicy
+from scripts.scenario.real.networks import Networks
 from scripts.scenario.real.pressure import Pressure
 from scripts.scenario.real.real_machine import why_costs_are_unknown
 from scripts.scenario.real.real_run import RealRun, needs_linux
@@ -58,7 +59,11 @@ def play(
             raise BalloonError(f"{scenario.name}: no Linux kernel is available here")
     parameters = scenario.policy.parameters if policy == scenario.policy.name else {}
     at_work = LivePolicy(make_policy(policy, parameters), _say)
-    with run_directory() as directory, make_budget(budget, fits.budget_bytes) as limit:
+    with (
+        run_directory() as directory,
+        make_budget(budget, fits.budget_bytes) as limit,
+        Networks(fits.vms, _say) as networks,
+    ):
         if budget == "auto" and isinstance(limit, AccountedBudget):
             _say("no memory cgroup can be made here: the run adds up what machines have, and stops one itself")
         if Pressure(limit.pressure_file).some_avg10() is None:
@@ -71,6 +76,7 @@ def play(
             Path(directory),
             seed=seed,
             policy=at_work,
+            prefixes=networks.prefixes,
             on_sample=lambda record: on_sample(record.samples[-1]),
         )
         return run.play()

@@ -7,8 +7,9 @@ an error, ends alone: the others go on, and what it held is free.
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from protocol.errors import BalloonError
@@ -48,7 +49,8 @@ class RealRun:
     """One run. ``seed`` makes those of the machines (``vm_seed``).
 
     ``on_sample`` is called after each sample, ``is_over`` after each look at the processes: whether the run may end
-    before the scenario does. A machine starts when it is due and ``may_start`` says so.
+    before the scenario does. A machine starts when it is due and ``may_start`` says so. ``prefixes`` are words before
+    the command of a machine, by its name.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class RealRun:
         *,
         seed: int,
         policy: PolicyOfRun | None = None,
+        prefixes: Mapping[str, Sequence[str]] = MappingProxyType({}),
         ledger: bool = True,
         on_sample: Callable[[RunRecord], None] = lambda record: None,
         is_over: Callable[["RealRun"], bool] = lambda run: False,
@@ -72,6 +75,7 @@ class RealRun:
         self._budget = budget
         self._directory = directory
         self._policy = policy
+        self._prefixes = prefixes
         self._ledger = ledger
         self._on_sample = on_sample
         self._is_over = is_over
@@ -179,6 +183,7 @@ class RealRun:
                 continue
             seed = vm_seed(self.record.seed, number)
             command = guest_command(machine.spec, self._directory, self._directory / SOCKET, seed, ledger=self._ledger)
+            command = [*self._prefixes.get(machine.spec.name, ()), *command]
             command = self._budget.wrap(command, expendable=machine.spec.expendable)
             machine.child = self._children.start(f"vm {machine.spec.name}", command, machine.spec.name)
             machine.state = VmState.RUNNING
