@@ -62,6 +62,9 @@ class Child:
     complaints: Path
     peak_resident_bytes: int | None = None
     """Its peak resident size as the kernel has counted it; None until it has ended."""
+    minor_faults: int = 0
+    major_faults: int = 0
+    """Page faults of its whole life, once it has ended."""
     _cpu_seconds: float = 0.0
 
     def new_events(self) -> list[Event]:
@@ -102,6 +105,7 @@ class Child:
             if pid != 0:
                 self.process.returncode = os.waitstatus_to_exitcode(status)
                 self.peak_resident_bytes = usage.ru_maxrss * 1024
+                self.minor_faults, self.major_faults = usage.ru_minflt, usage.ru_majflt
                 self._cpu_seconds = usage.ru_utime + usage.ru_stime
         return self.process.returncode is not None
 

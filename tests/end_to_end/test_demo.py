@@ -115,7 +115,7 @@ def test_machine_that_dies_unexpectedly_is_one_line_and_a_failure(scratch: Path)
         os.kill(until_vm_a_runs(process, scratch), signal.SIGKILL)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert errors == "balloon-demo: VM A ended (killed by SIGKILL): no message\n"
+    assert errors == "balloon-demo: vm a ended (killed by SIGKILL): no message\n"
     assert_nothing_left(scratch, process.pid)
 
 

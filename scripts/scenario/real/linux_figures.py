@@ -17,7 +17,7 @@ from scripts.scenario.run_record import LedgerEntry
 ORDER: Final = MAX_ORDER
 """User Mode Linux has no huge pages, so a pageblock is a block of the largest order."""
 
-STALE_SECONDS: Final = 3.0
+STALE_SECONDS: Final = 2.0
 """Age from which what the zones showed gives way to newer statistics."""
 
 

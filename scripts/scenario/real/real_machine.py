@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,10 @@ _CONSTANTS: Final = {
     "high_water_mark": "--high-water-mark",
 }
 """The constants of a reporter as a scenario names them, and as options of the emulated guest."""
+
+
+_WAIT4: Final = " and wait4"
+"""At the end of a source of costs: peak and faults are those of the whole life of a process that has ended."""
 
 
 def guest_command(spec: VmSpec, directory: Path, socket: Path, seed: int, *, ledger: bool) -> list[str]:
@@ -178,12 +182,24 @@ class RealMachine:
         self.resident_bytes = 0
 
     def measure_cost(self) -> None:
-        """Read what its process has cost. Of a killed process the last figures stay."""
-        if self.pid is not None and self.child is not None and not self.child.ended():
+        """Read what its process has cost. Of one that was killed the last delays stay."""
+        child = self.child
+        if self.pid is None or child is None:
+            return
+        if not child.ended():
             with contextlib.suppress(BalloonError):
                 cost = process_cost(self.pid)
                 if cost.peak_resident_bytes is not None:  # else it has just ended
                     self.cost = cost
+        elif self.linux is None and self.cost is not None and not self.cost.source.endswith(_WAIT4):
+            # Not of a real kernel, which is a child of the process that was started.
+            self.cost = replace(
+                self.cost,
+                source=self.cost.source + _WAIT4,
+                peak_resident_bytes=max(child.peak_resident_bytes or 0, self.cost.peak_resident_bytes or 0),
+                minor_faults=child.minor_faults,
+                major_faults=child.major_faults,
+            )
 
     @property
     def refaulted_bytes(self) -> int:
@@ -202,14 +218,6 @@ class RealMachine:
         if self.cost is None:
             return 0.0
         return (self.cost.direct_reclaim_seconds or 0.0) + (self.cost.compaction_seconds or 0.0)
-
-    @property
-    def _process_peak_bytes(self) -> int | None:
-        # Of an emulated guest that has ended wait4 has told it; a real kernel is a child of what was started.
-        known = [] if self.cost is None else [self.cost.peak_resident_bytes]
-        if self.linux is None and self.child is not None:
-            known.append(self.child.peak_resident_bytes)
-        return max((size for size in known if size is not None), default=None)
 
     def sample(self) -> VmSample:
         """Return the machine as it is now."""
@@ -262,5 +270,5 @@ class RealMachine:
             peak_bytes=self.peak_bytes,
             gib_minutes=self.gib_minutes,
             reclaim_cpu_seconds=self.discard_seconds + self._reclaim_seconds,
-            process_peak_bytes=self._process_peak_bytes,
+            process_peak_bytes=None if self.cost is None else self.cost.peak_resident_bytes,
         )

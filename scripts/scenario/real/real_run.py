@@ -49,8 +49,8 @@ class RealRun:
     """One run. ``seed`` makes those of the machines (``vm_seed``).
 
     ``on_sample`` is called after each sample, ``is_over`` after each look at the processes: whether the run may end
-    before the scenario does. A machine starts when it is due and ``may_start`` says so. ``prefixes`` are words before
-    the command of a machine, by its name.
+    before the scenario does. A machine starts when ``is_due`` says so, by default at the scenario's time. ``prefixes``
+    are words before the command of a machine, by its name.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class RealRun:
         ledger: bool = True,
         on_sample: Callable[[RunRecord], None] = lambda record: None,
         is_over: Callable[["RealRun"], bool] = lambda run: False,
-        may_start: Callable[[RealMachine], bool] = lambda machine: True,
+        is_due: Callable[[RealMachine], bool] | None = None,
     ) -> None:
         self.record = RunRecord(scenario=scenario, policy=scenario.policy.name, seed=seed, is_virtual=False)
         self.machines = {spec.name: RealMachine(spec=spec) for spec in scenario.vms}
@@ -79,7 +79,7 @@ class RealRun:
         self._ledger = ledger
         self._on_sample = on_sample
         self._is_over = is_over
-        self._may_start = may_start
+        self._is_due = is_due or (lambda machine: machine.spec.start <= self.now)
         self._pressure = Pressure(budget.pressure_file)
         self._begin = self._last_look = self._next_cost = 0.0
         self._booked_kills = 0
@@ -177,9 +177,7 @@ class RealRun:
 
     def _start_what_is_due(self) -> None:
         for number, machine in enumerate(self.machines.values()):
-            if machine.state is not VmState.WAITING or machine.spec.start > self.now:
-                continue
-            if not self._may_start(machine):
+            if machine.state is not VmState.WAITING or not self._is_due(machine):
                 continue
             seed = vm_seed(self.record.seed, number)
             command = guest_command(machine.spec, self._directory, self._directory / SOCKET, seed, ledger=self._ledger)
@@ -200,9 +198,11 @@ class RealRun:
             self._see_the_end(machine)
         self.record.gib_minutes += self.used_bytes * elapsed / GIB / 60
         self.record.peak_bytes = max(self.record.peak_bytes, self.used_bytes)
-        if now >= self._next_cost:
+        is_time = now >= self._next_cost
+        if is_time:
             self._next_cost = now + COST_INTERVAL
-            for machine in self.machines.values():
+        for machine in self.machines.values():
+            if is_time or machine.cost is None:
                 machine.measure_cost()
         self._keep_budget()
 

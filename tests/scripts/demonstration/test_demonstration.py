@@ -6,7 +6,7 @@ import pytest
 
 from protocol.units import GIB, MIB
 from scripts.demonstration import __main__ as command
-from scripts.demonstration.scenario import Settings
+from scripts.demonstration.settings import Settings
 
 
 @pytest.mark.parametrize("memory", ["1", "255M", "65G", "1T", "256.5M", "x", "268435457"])
