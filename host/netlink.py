@@ -1,4 +1,5 @@
-"""The cost of a process for the host, queried from the kernel by netlink. The only file that imports pyroute2.
+"""What tools ask of the kernel by netlink: the cost of a process, and network namespaces. The only file that imports
+pyroute2.
 
 TaskStats says which process paid for a shortage of memory: how long it was delayed by direct reclaim, by compaction, or
 by waiting for pages that were just evicted (thrashing). Importing pyroute2 takes a tenth of a second: import this
@@ -9,11 +10,13 @@ pyroute2 0.9.7 decodes exactly version 15 of ``struct taskstats`` and decodes an
 below.
 """
 
+import contextlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pyroute2 import IPRoute, NetNS, netns
 from pyroute2.netlink import NLM_F_REQUEST, genlmsg, nla
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.taskstats import TASKSTATS_CMD_GET, AsyncTaskStats, TaskStats, tcmd
@@ -236,3 +239,73 @@ def _cost_from_proc(pid: int, proc: Path) -> ProcessCost:
     return ProcessCost(
         source="/proc", pid=pid, peak_resident_bytes=peak, minor_faults=int(fields[7]), major_faults=int(fields[9])
     )
+
+
+NAMESPACES: Final = Path(netns.NETNS_RUN_DIR)
+"""Where named network namespaces are, those of ``ip netns`` too."""
+
+
+def make_namespace(name: str) -> Path:
+    """Make the network namespace ``name``, with its loopback up, and return its file.
+
+    Raises:
+        BalloonError: not permitted, or there is one of that name.
+    """
+    try:
+        netns.create(name)
+        with NetNS(name) as inside:
+            inside.link("set", index=1, state="up")
+    except (OSError, NetlinkError) as error:
+        raise BalloonError(_of_network(f"network namespace {name}", error)) from error
+    return NAMESPACES / name
+
+
+def remove_namespace(name: str) -> None:
+    """Remove the name of a network namespace, which goes with its last process. Interfaces in it go too."""
+    with contextlib.suppress(OSError):
+        netns.remove(name)
+
+
+def make_bridge(name: str) -> None:
+    """Make a bridge without an address: it joins what is attached to it, and the host has no part in it.
+
+    Raises:
+        BalloonError: not permitted, or there is an interface of that name.
+    """
+    try:
+        with IPRoute() as host:
+            host.link("add", ifname=name, kind="bridge")
+            host.link("set", index=host.link_lookup(ifname=name)[0], state="up")
+    except (OSError, NetlinkError) as error:
+        raise BalloonError(_of_network(f"bridge {name}", error)) from error
+
+
+def attach(namespace: str, bridge: str, port: str) -> None:
+    """Give ``namespace`` an interface ``eth0``, the other end of ``port``, which becomes a port of ``bridge``.
+
+    Raises:
+        BalloonError: not permitted, or one of them is missing.
+    """
+    try:
+        with IPRoute() as host:
+            peer = {"ifname": "eth0", "net_ns_fd": namespace}
+            host.link("add", ifname=port, kind="veth", peer=peer)
+            (master,), (index,) = host.link_lookup(ifname=bridge), host.link_lookup(ifname=port)
+            host.link("set", index=index, master=master, state="up")
+        with NetNS(namespace) as inside:
+            inside.link("set", index=inside.link_lookup(ifname="eth0")[0], state="up")
+    except (OSError, ValueError, NetlinkError) as error:
+        raise BalloonError(_of_network(f"interface {port}", error)) from error
+
+
+def remove_interface(name: str) -> None:
+    """Remove an interface of the host, if there is one of that name."""
+    with contextlib.suppress(OSError, NetlinkError), IPRoute() as host:
+        for index in host.link_lookup(ifname=name):
+            host.link("del", index=index)
+
+
+def _of_network(what: str, error: Exception) -> str:
+    if isinstance(error, NetlinkError):
+        return f"{what}: {error.args[1] if len(error.args) > 1 else error}"
+    return f"{what}: {error.strerror if isinstance(error, OSError) and error.strerror else error}"

@@ -62,6 +62,10 @@ class Child:
     complaints: Path
     peak_resident_bytes: int | None = None
     """Its peak resident size as the kernel has counted it; None until it has ended."""
+    minor_faults: int = 0
+    major_faults: int = 0
+    """Page faults of its whole life, once it has ended."""
+    _cpu_seconds: float = 0.0
 
     def new_events(self) -> list[Event]:
         """Return the events that it has written since the last call."""
@@ -101,7 +105,18 @@ class Child:
             if pid != 0:
                 self.process.returncode = os.waitstatus_to_exitcode(status)
                 self.peak_resident_bytes = usage.ru_maxrss * 1024
+                self.minor_faults, self.major_faults = usage.ru_minflt, usage.ru_majflt
+                self._cpu_seconds = usage.ru_utime + usage.ru_stime
         return self.process.returncode is not None
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that it has used so far, all its threads together."""
+        if not self.ended():
+            # Clock ticks; the name in parentheses may itself hold spaces and parentheses.
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text(errors="replace")
+            user, system = stat.rpartition(")")[2].split()[11:13]
+            self._cpu_seconds = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return self._cpu_seconds
 
     def how_it_ended(self) -> str:
         """Return one line on an ended process: its status and the last line of its standard error."""

@@ -4,22 +4,32 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 
+@dataclass(slots=True)
+class StopSignal:
+    """The signal that came, 0 before one has."""
+
+    number: int = 0
+
+
 @contextmanager
-def signals_as_exceptions() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does. The exit status is 128 plus the signal's number."""
+def signals_as_exceptions() -> Iterator[StopSignal]:
+    """Let SIGINT, SIGTERM and SIGHUP unwind the stack by SystemExit, with 128 plus the signal's number."""
+    stop = StopSignal()
 
     def leave(number: int, _frame: FrameType | None) -> None:
         # A second signal must not interrupt the cleaning up.
         for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(other, signal.SIG_IGN)
+        stop.number = number
         sys.exit(128 + number)
 
     before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

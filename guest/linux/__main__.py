@@ -72,6 +72,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="append one JSON object a line to PATH; - is standard output, which COMMAND writes to as well",
     )
+    parser.add_argument(
+        "--zones", action="store_true", help="ask the guest once a second what its zones have free, for --events"
+    )
     parser.add_argument("--kernel-log", metavar="PATH", type=Path, help="keep the kernel's messages in this file")
     parser.add_argument("--fetch-only", action="store_true", help="see that kernel and busybox are there, and exit")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help=argparse.SUPPRESS)
@@ -156,6 +159,7 @@ def _run(arguments: argparse.Namespace, command: Sequence[str]) -> int:
             environment=dict(os.environ),
             kernel_log=arguments.kernel_log,
             parameters=arguments.append,
+            zones=arguments.zones,
         )
         return KernelRun(plan, events, show_progress, _notice).run()
     finally:

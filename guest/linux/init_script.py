@@ -64,6 +64,23 @@ def command_script(argv: Sequence[str], *, directory: str, environment: Mapping[
     return "\n".join(lines) + "\n"
 
 
+TELL_MEMORY = r"""/^Node/ && NF == 4 { zone = $2 $4 }
+$1 == "pages" && $2 == "free" { free[zone] = $3 }
+$1 == "low" { low[zone] = $2 }
+$1 == "count:" { pcp[zone] += $2 }
+/^Node/ && NF > 4 {
+    zone = $2 $4
+    zones = zones ";" $4 " " free[zone] + 0 " " low[zone] + 0 " " pcp[zone] + 0
+    for (order = 5; order <= NF; order++) zones = zones " " $order
+}
+$1 == "MemTotal:" { total = $2 }
+$1 == "Cached:" { cached = $2 }
+$1 == "Shmem:" { shmem = $2 }
+$1 == "Buffers:" { buffers = $2 }
+END { print total + 0, cached + 0, shmem + 0, buffers + 0 zones }
+"""
+"""The awk program that makes one line of /proc/zoneinfo, /proc/buddyinfo and /proc/meminfo, read in this order."""
+
 # Runs as process 1 of the guest. @WORDS@ are replaced by init_script().
 _INIT = r"""#!/busybox sh
 B=/busybox
@@ -112,6 +129,7 @@ listen() {
                 kill "-$argument" "-$command"
                 kill -CONT "-$command"
                 ;;
+            memory) echo "memory $($B awk '@TELL_MEMORY@' /proc/zoneinfo /proc/buddyinfo /proc/meminfo)" >&5 ;;
             close) eval "kill -KILL \$$argument" ;;
         esac
     done
@@ -177,6 +195,7 @@ def init_script(*, terminal: bool, separate_stderr: bool, window: tuple[int, int
         streams.append(_WRITE_PLAIN.replace("@NAME@", "stderr").replace("@TTY@", "tty4"))
     words = {
         "@STREAMS@": "".join(streams),
+        "@TELL_MEMORY@": TELL_MEMORY,
         "@CONTROLLING@": "-c" if terminal else "",
         "@STDIN@": "/dev/tty1" if terminal else "/run/stdin",
         "@STDOUT@": "/dev/tty1" if terminal else "/run/stdout",

@@ -9,10 +9,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from guest.linux.control_line import ControlMessage, Stage, parse_control_line, parse_features
+from guest.linux.control_line import ControlMessage, Stage, parse_control_line, parse_features, parse_memory_line
 from guest.linux.init_script import command_script, init_script
 from guest.linux.kernel_command_line import Consoles, kernel_arguments
 from guest.linux.kernel_files import LinuxFiles
@@ -40,6 +40,9 @@ SHUTDOWN_SECONDS = 3.0
 """Seconds for a guest to power off, and for COMMAND to act on a signal, before the kernel is killed."""
 
 SAMPLE_SECONDS = 0.5
+ZONES_SECONDS = 1.0
+"""Seconds between two looks at the host's side of the memory, and between two questions for the guest's."""
+
 _INTERRUPTS_UNTIL_STOP = 3
 
 
@@ -57,6 +60,8 @@ class Plan:
     kernel_log: Path | None
     parameters: Sequence[str] = ()
     """Added to the kernel's command line."""
+    zones: bool = False
+    """Whether the guest is asked for the state of its zones."""
 
 
 class KernelRun:
@@ -81,6 +86,8 @@ class KernelRun:
         self._interrupts = 0
         self._stop_signal: int | None = None
         self._status: int | None = None
+        self._next_question = self._started
+        self._is_asked = False
         self._failure: str | None = None
 
     def run(self) -> int:
@@ -193,6 +200,7 @@ class KernelRun:
                 if now >= next_sample:
                     self._sample(process.pid)
                     next_sample = now + SAMPLE_SECONDS
+                    self._ask_for_zones(now)
                 if self._deadline is not None and now >= self._deadline:
                     if not self._booted and self._stop_signal is None:
                         self._failure = f"the guest did not come up within {BOOT_SECONDS:.0f} s"
@@ -228,6 +236,9 @@ class KernelRun:
                 seconds = round(time.monotonic() - self._started, 3)
                 self._events.emit("booted", kernel=release, memory_bytes=self._plan.memory, pid=pid, seconds=seconds)
                 self._streams.booted()
+            case ControlMessage(Stage.MEMORY, text):
+                self._is_asked = False
+                self._tell_zones(text)
             case ControlMessage(Stage.STATUS, text) if text.isdecimal():
                 self._status = int(text)
                 self._deadline = time.monotonic() + SHUTDOWN_SECONDS
@@ -242,6 +253,27 @@ class KernelRun:
                 self._ram = RamFile(pid, self._plan.memory)
         if self._ram is not None:
             self._events.emit("memory", memory_bytes=self._plan.memory, resident_bytes=self._ram.resident_bytes())
+
+    def _ask_for_zones(self, now: float) -> None:
+        # A guest that is short of memory answers late: one question at a time.
+        if self._plan.zones and self._booted and not self._is_asked and now >= self._next_question:
+            self._next_question = now + ZONES_SECONDS
+            self._is_asked = True
+            self._streams.tell("memory")
+
+    def _tell_zones(self, text: str) -> None:
+        memory = parse_memory_line(text)
+        if memory is None or self._ram is None:
+            return
+        self._events.emit(
+            "zones",
+            memory_bytes=self._plan.memory,
+            resident_bytes=self._ram.resident_bytes(),
+            total_bytes=memory.total_bytes,
+            free_bytes=memory.free_bytes,
+            page_cache_bytes=memory.page_cache_bytes,
+            zones=[asdict(zone) for zone in memory.zones],
+        )
 
     def _close_ram(self) -> None:
         if self._ram is not None:

@@ -99,12 +99,13 @@ def _write(path: Path, text: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from scripts.demonstration.budget import memory_for_us
-    from scripts.demonstration.leftovers import directory_parent
-    from scripts.demonstration.scenario import Settings, run_round
+    from scripts.demonstration.scenario import run_round
+    from scripts.demonstration.settings import Settings
     from scripts.demonstration.summary import report_dict, summary_lines
     from scripts.demonstration.terminal import choose_display, print_lines
     from scripts.demonstration.view import WIDTH, Line
+    from scripts.scenario.real.budget import memory_for_us
+    from scripts.scenario.real.leftovers import directory_parent
 
     settings = Settings(memory_bytes=arguments.memory, real=arguments.real, budget=arguments.budget)
     person = _person(arguments)
@@ -142,8 +143,12 @@ def _run(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; return the exit status: 0 if it showed what it should, 1 if not, 2 for a usage error."""
     arguments = make_parser().parse_args(argv)
-    with signals_as_exceptions():
-        return run_command(PROGRAM, lambda: _run(arguments))
+    with signals_as_exceptions() as stop:
+        try:
+            status = run_command(PROGRAM, lambda: _run(arguments))
+        except SystemExit:
+            status = 1
+    return 128 + stop.number if stop.number else status
 
 
 if __name__ == "__main__":

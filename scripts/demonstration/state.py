@@ -1,13 +1,12 @@
 """The state of the host and the two virtual machines, built from their events. Pure: no clock, no files.
 
-Sizes are bytes, times are seconds of the monotonic clock.
+Sizes are bytes, times are seconds since the round began.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from host.netlink import ProcessCost
 from scripts.child_processes import Event
 
 TICK_SECONDS: Final = 0.25
@@ -28,7 +27,7 @@ STATUS_OF_PHASE: Final = {
 
 @dataclass(slots=True, kw_only=True)
 class VmState:
-    """One virtual machine. What a guest does not emit (a real kernel emits less than the emulated one) stays ``None``.
+    """One virtual machine. What a guest has not told yet is ``None``.
 
     ``resident_bytes`` is of this moment wherever the host can read it. What is inside (allocated, free, reported) is as
     the guest last told, and so is ``carried_bytes``: freed there, and yet resident.
@@ -53,7 +52,6 @@ class VmState:
     verified_pages: int | None = None
     corrupted_pages: int | None = None
     out_of_memory: bool = False
-    cost: ProcessCost | None = None
     report_history: deque[int] = field(default_factory=lambda: deque(maxlen=HISTORY))
     _reports_at_tick: int = 0
 
@@ -87,6 +85,10 @@ class VmState:
         """Take what the host carries for this machine."""
         self.resident_bytes = resident_bytes
         self.peak_bytes = max(self.peak_bytes, resident_bytes)
+
+    def inside(self, allocated_bytes: int, free_bytes: int, reported_bytes: int) -> None:
+        """Take what a real kernel has told of its memory. It is too old to say what the host carries for it now."""
+        self.allocated_bytes, self.free_bytes, self.reported_bytes = allocated_bytes, free_bytes, reported_bytes
 
     def apply_host(self, event: Event) -> None:
         """Take an event of the daemon about this machine."""

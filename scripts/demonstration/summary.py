@@ -81,10 +81,8 @@ def _sentence_with(result: RoundResult) -> str:
 
 def _sentence_without(result: RoundResult) -> str:
     size = format_size(result.wanted_bytes)
-    # A real kernel always reports; the daemon then acknowledges and discards nothing.
-    why = "the host took no notice" if result.real else "the host never learned of it"
     text = (
-        f"WITHOUT it, VM A freed the same {size}, but {why} and went on carrying"
+        f"WITHOUT it, VM A freed the same {size}, but the host never learned of it and went on carrying"
         f" {format_size(result.a_after_bytes)} for a machine that was idle. "
     )
     if result.stopped_by is not None:
@@ -184,8 +182,6 @@ def _comparison(results: Sequence[RoundResult], width: int) -> list[Line]:
     stopped = {result.stopped_by for result in results if result.stopped_by is not None}
     note = f"Limit kept by: {first.budget_source}"
     note += f"; VM B was stopped by {' and '.join(sorted(stopped))}." if stopped else "."
-    if any(result.real and not result.reporting and result.a_reports for result in results):
-        note += " A real kernel reports in both rounds; in the second the daemon acknowledges and discards nothing."
     return [*lines, Line(""), *_noted(note, width), Line("")]
 
 

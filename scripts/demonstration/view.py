@@ -19,9 +19,14 @@ STORY_LINES: Final = 6
 STORY_LEAST: Final = 2
 """Most lines of the story, and those for which other lines give way."""
 
+REAL_KERNEL: Final = "real Linux kernel"
+"""The kind of a machine that tells less often what is inside it."""
+
 _INSIDE_AGE: Final = "Inside a VM: as its guest told up to 0.25 s ago."
+_INSIDE_AGE_REAL: Final = "Inside a VM: as told up to 0.25 s ago, by a real kernel 2 s ago."
 TABLE_NOTE: Final = (
     "MiB; host and resid. are of the time shown, alloc, free and rep. as the guest told up to 0.25 s before"
+    " (a real kernel: 2 s)"
 )
 """The host reads its own figures when it shows them; what is inside a guest is known from the guest's last event."""
 
@@ -107,14 +112,14 @@ def _host_lines(host: HostState, symbols: Symbols, width: int) -> list[Line]:
 
 def _inside(vm: VmState) -> str:
     if vm.pid is not None and vm.free_bytes is None:
-        return "(what is in use inside, a real kernel does not tell)"
+        return "(the guest has not told yet what is in use)"
     allocated, free, reported = mib(vm.allocated_bytes), mib(vm.free_bytes), mib(vm.reported_bytes)
     return f"allocated {allocated}, free {free}, of it reported {reported} MiB"
 
 
 def _vm_lines(vm: VmState, symbols: Symbols, width: int) -> list[Line]:
     if vm.carried_bytes is None:
-        # A real kernel does not emit it. After its workload has freed everything, almost nothing is in use.
+        # Not told, or a real kernel, which tells it late: after it has freed everything, almost nothing is in use.
         parts = [(symbols.held if vm.phase == "rest" else symbols.used, vm.resident_bytes)]
     else:
         # Resident but not in use: freed memory that the host still carries. This is what reporting is about.
@@ -149,10 +154,11 @@ def live_view(picture: Picture, symbols: Symbols = UNICODE, width: int = WIDTH, 
     story always stays.
     """
     empty = Line("", rank=5)
+    any_real = any(vm.kind == REAL_KERNEL for vm in picture.vms)
     lines = [
         Line(_apart(picture.round_title, f"about {picture.seconds_left} s left", width), Style.TITLE),
         Line(_apart(picture.title, f"limit: {picture.host.budget_source}", width), Style.FAINT, rank=4),
-        Line(_INSIDE_AGE, Style.FAINT, rank=4),
+        Line(_INSIDE_AGE_REAL if any_real else _INSIDE_AGE, Style.FAINT, rank=4),
         empty,
     ]
     lines += _host_lines(picture.host, symbols, width)

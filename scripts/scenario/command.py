@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
-from protocol.errors import UsageError
+from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import option_type, path_option
 
 if TYPE_CHECKING:
@@ -81,13 +81,20 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         UsageError: a mistake in the arguments or in the scenario.
-        BalloonError: a file cannot be read or written.
+        BalloonError: a file cannot be read or written, or the run ended early for another reason than Ctrl-C; then its
+            results are written.
     """
     if arguments.list:
         return _list()
     if arguments.scenario is None:
         raise UsageError(f"{NAME} needs a scenario: a name of --list or a file")
-    return _play(arguments)
+    if arguments.virtual:
+        return _play(arguments)
+    from scripts.stop_signals import signals_as_exceptions
+
+    with signals_as_exceptions() as stop:  # a real run ends what it has started, whatever signal ends it
+        status = _play(arguments)
+    return 128 + stop.number if stop.number else status
 
 
 def _list() -> int:
@@ -121,6 +128,8 @@ def _play(arguments: argparse.Namespace) -> int:
         if stream is not None:
             print(json.dumps(summary(record), indent=2), file=stream, flush=True)
     print_table(record, sys.stderr if arguments.json == "-" else sys.stdout, out)
+    if record.problem:
+        raise BalloonError(record.problem)
     if number is not None:
         return 128 + number
     return 130 if record.interrupted else 0
@@ -222,11 +231,12 @@ def print_table(record: "RunRecord", stream: TextIO, out: Path | None) -> None:
     print(Table(title=title, header=header, rows=tuple(rows)), file=stream)
     if len(record.outcomes) > _MOST_ROWS:
         print(f"  and {len(record.outcomes) - _MOST_ROWS} machines more", file=stream)
+    daemon = "" if score.daemon_cpu_seconds is None else f", {score.daemon_cpu_seconds:.2f} s for the daemon"
     print(
         f"  host: {score.host_gib_minutes:.3f} GiB*min, peak {format_size(score.peak_bytes)} of "
         f"{format_size(record.scenario.budget_bytes)}, {score.oom_events} OOM events, "
         f"{format_size(score.refaulted_bytes)} refaulted, {score.stall_seconds:.2f} s stalled, "
-        f"{score.control_actions} control actions, {score.reclaim_cpu_seconds:.2f} s of CPU to reclaim",
+        f"{score.control_actions} control actions, {score.reclaim_cpu_seconds:.2f} s of CPU to reclaim{daemon}",
         file=stream,
     )
     if out is not None:

@@ -93,6 +93,7 @@ def summary(record: RunRecord) -> dict[str, Any]:
         "seed": record.seed,
         "virtual": record.is_virtual,
         "interrupted": record.interrupted,
+        "problem": record.problem,
         "seconds": round(record.seconds, 6),
         "score": score_of(record).as_json(),
         "vms": {name: outcome_json(outcome) for name, outcome in record.outcomes.items()},

@@ -122,7 +122,9 @@ class VmOutcome:
     """How one virtual machine ended, and what it cost.
 
     ``reason`` says why it failed or was killed. ``peak_bytes`` is the most that the host held for it, ``gib_minutes``
-    that memory over time. ``reclaim_cpu_seconds`` is the processor time that the host spent on discarding its memory.
+    that memory over time. ``reclaim_cpu_seconds`` is the processor time that the host spent on discarding its memory;
+    in a real run also what its process spent on reclaim and compaction for its own allocations, where the kernel tells.
+    ``process_peak_bytes`` is the peak of a real process with all it needs itself, None where it is unknown.
     ``finished_at`` is when its last workload ended.
     """
 
@@ -136,6 +138,7 @@ class VmOutcome:
     peak_bytes: int = 0
     gib_minutes: float = 0.0
     reclaim_cpu_seconds: float = 0.0
+    process_peak_bytes: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,8 +146,10 @@ class RunRecord:
     """A run, as far as it has come. ``is_virtual`` tells virtual time from real time.
 
     ``events`` are objects with at least ``t`` and ``event``; one that concerns a machine has ``vm``. ``interrupted``
-    is set when the run was ended before the scenario's duration. ``seconds`` is how long it ran, in its own time.
-    ``peak_bytes`` and ``gib_minutes`` are the host's, of all machines together. ``maps`` are None where none are kept.
+    is set when the run was ended before the scenario's duration, and ``problem`` says why where it was not the user who
+    ended it. ``seconds`` is how long it ran, in its own time. ``peak_bytes`` and ``gib_minutes`` are the host's, of all
+    machines together. ``daemon_cpu_seconds`` is the processor time of the daemon, None in a virtual run. ``maps`` are
+    None where none are kept.
     """
 
     scenario: Scenario
@@ -158,5 +163,7 @@ class RunRecord:
     seconds: float = 0.0
     peak_bytes: int = 0
     gib_minutes: float = 0.0
+    daemon_cpu_seconds: float | None = None
     interrupted: bool = False
     maps: MapSeries | None = None
+    problem: str = ""

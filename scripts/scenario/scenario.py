@@ -43,6 +43,8 @@ class VmSpec:
     expendable: bool = False
     has_network: bool = False
     """Whether it runs in a network namespace of its own (a real run)."""
+    is_bridged: bool = False
+    """Whether that namespace has an interface on a bridge with those of the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -167,6 +167,7 @@ def _vms(table: Table, default_name: str, directory: Path) -> list[VmSpec]:
         raise table.mistake("name", f"{name!r} is not a name of letters, digits, '.', '_' and '-'")
     memory = table.size("memory", least=LEAST_MEMORY)
     reporter, reporting = _reporter(table)
+    is_bridged = table.flag("bridge", False)
     spec = VmSpec(
         name=name,
         kind=VmKind(table.text("kind", VmKind.EMULATED.value, allowed=[kind.value for kind in VmKind])),
@@ -181,7 +182,8 @@ def _vms(table: Table, default_name: str, directory: Path) -> list[VmSpec]:
         boot_bytes=table.size("boot", 0),
         overhead_bytes=table.size("overhead", 0),
         expendable=table.flag("expendable", False),
-        has_network=table.flag("network", False),
+        has_network=table.flag("network", is_bridged),
+        is_bridged=is_bridged,
     )
     table.finish()
     _check(table, spec)
@@ -197,6 +199,8 @@ def _vms(table: Table, default_name: str, directory: Path) -> list[VmSpec]:
 def _check(table: Table, spec: VmSpec) -> None:
     if spec.memory_bytes % (4 * MIB):
         raise table.mistake("memory", f"{spec.memory_bytes} bytes are not a multiple of 4 MiB")
+    if spec.is_bridged and not spec.has_network:
+        raise table.mistake("bridge", "only a network namespace has one, and network is false")
     if spec.boot_bytes >= spec.memory_bytes:
         raise table.mistake("boot", "not less than the machine's memory")
     if spec.kind is VmKind.LINUX and spec.workloads:

@@ -14,7 +14,8 @@ class Score:
     ``refaulted_bytes`` were given back and then needed again; ``stall_seconds`` is what programs waited for memory.
     ``oom_events`` counts machines that the host killed and workloads that ran out of their guest's memory.
     ``control_actions`` counts what the policy asked for: a balloon's size where it differs from the one before, and
-    every reclaim. ``reclaim_cpu_seconds`` is processor time.
+    every reclaim. ``reclaim_cpu_seconds`` is processor time. ``daemon_cpu_seconds`` is that of the whole daemon, its
+    discards included; None in a virtual run.
     """
 
     host_gib_minutes: float
@@ -27,6 +28,7 @@ class Score:
     finished_vms: int
     killed_vms: int
     corrupted_pages: int
+    daemon_cpu_seconds: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the score as JSON values, seconds and GiB*minutes rounded to six places."""
@@ -47,6 +49,7 @@ def score_of(record: RunRecord) -> Score:
         finished_vms=sum(outcome.state is VmState.FINISHED for outcome in outcomes),
         killed_vms=sum(outcome.state is VmState.OOM_KILLED for outcome in outcomes),
         corrupted_pages=sum(outcome.corrupted_pages for outcome in outcomes),
+        daemon_cpu_seconds=record.daemon_cpu_seconds,
     )
 
 

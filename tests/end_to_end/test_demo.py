@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import pytest
 
+from tests.harness.processes import processes_with
+
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 MIB: Final = 1 << 20
 
@@ -36,19 +38,6 @@ def start(scratch: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def processes_with(word: str) -> dict[int, str]:
-    """Return the command lines of all processes that mention ``word``, by process id."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if word in command:
-            found[int(path.parent.name)] = command
-    return found
-
-
 def until_vm_a_runs(demonstration: subprocess.Popen[str], scratch: Path) -> int:
     """Wait until VM A is started, and return its process id. Rows of the table are too rare to wait for a phase."""
     assert demonstration.stdout is not None
@@ -64,13 +53,13 @@ def until_vm_a_runs(demonstration: subprocess.Popen[str], scratch: Path) -> int:
 
 def groups_of(pid: int) -> list[Path]:
     """Return the memory cgroups that the demonstration with this process id has left."""
-    return list(Path("/sys/fs/cgroup").rglob(f"vhost-user-balloon-demo-{pid}"))
+    return list(Path("/sys/fs/cgroup").rglob(f"vhost-user-balloon-run-{pid}"))
 
 
 def assert_nothing_left(scratch: Path, pid: int) -> None:
     assert processes_with(str(scratch)) == {}
     assert groups_of(pid) == []
-    assert [path.name for path in scratch.iterdir() if path.name.startswith("balloon-demo-")] == []
+    assert [path.name for path in scratch.iterdir() if path.name.startswith("balloon-run-")] == []
 
 
 def played(scratch: Path, *arguments: str) -> dict[str, Any]:
@@ -126,7 +115,7 @@ def test_machine_that_dies_unexpectedly_is_one_line_and_a_failure(scratch: Path)
         os.kill(until_vm_a_runs(process, scratch), signal.SIGKILL)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert errors == "balloon-demo: VM A ended (killed by SIGKILL): no message\n"
+    assert errors == "balloon-demo: vm a ended (killed by SIGKILL): no message\n"
     assert_nothing_left(scratch, process.pid)
 
 
@@ -135,7 +124,7 @@ def test_leftovers_of_a_killed_run_are_removed_by_the_next(scratch: Path) -> Non
         until_vm_a_runs(killed, scratch)
         killed.kill()
     (left,) = scratch.iterdir()
-    assert left.name.startswith(f"balloon-demo-{killed.pid}-")
+    assert left.name.startswith(f"balloon-run-{killed.pid}-")
     end = time.monotonic() + 20
     while processes_with(str(scratch)):
         assert time.monotonic() < end
@@ -162,7 +151,7 @@ def test_directory_too_deep_for_a_socket_is_not_used(scratch: Path) -> None:
         _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (143, "")
     assert list(deep.iterdir()) == []
-    assert list(Path("/tmp").glob(f"balloon-demo-{process.pid}-*")) == []
+    assert list(Path("/tmp").glob(f"balloon-run-{process.pid}-*")) == []
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json", "-"]])

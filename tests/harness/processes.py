@@ -234,6 +234,19 @@ def stall(pid: int) -> None:
     until(lambda: process_state(Path(f"/proc/{pid}")) == "T", "the process stands still")
 
 
+def processes_with(word: str) -> dict[int, str]:
+    """Return the command lines of all processes that mention ``word``, by process id."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if word in command:
+            found[int(path.parent.name)] = command
+    return found
+
+
 def open_fds(pid: int) -> dict[int, str]:
     """Return what every open file descriptor of a process refers to, by number."""
     found: dict[int, str] = {}

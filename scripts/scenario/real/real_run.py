@@ -7,19 +7,21 @@ an error, ends alone: the others go on, and what it held is free.
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from guest.mm.views.free_lists import FreeListView
 from protocol.errors import BalloonError
 from protocol.units import GIB
 from scripts.child_processes import Children, Event, python_module
-from scripts.demonstration.budget import AccountedBudget, Budget
 from scripts.scenario.map_series import ROUNDS_MOST, MapSeries, cells_of_each
+from scripts.scenario.real.budget import AccountedBudget, Budget
 from scripts.scenario.real.guest_lists import GuestLists
+from scripts.scenario.real.leftovers import CONTROL, SOCKET
 from scripts.scenario.real.pressure import Pressure
-from scripts.scenario.real.real_machine import RealMachine, control_socket, guest_command
+from scripts.scenario.real.real_machine import RealMachine, control_socket, guest_command, parent_of
 from scripts.scenario.run_record import RunRecord, Sample, VmState
 from scripts.scenario.scenario import Scenario, VmKind, vm_seed
 from scripts.scenario.watched import Watch, unwatched
@@ -33,14 +35,11 @@ START_SECONDS: Final = 15.0
 COST_INTERVAL: Final = 1.0
 """Seconds between two questions for what a process has cost."""
 
-SOCKET: Final = "socket"
-CONTROL: Final = "control"
-
 MAP_SECONDS: Final = 0.25
 MAP_SECONDS_MOST: Final = 5.0
 """Seconds between two maps of an emulated guest, at least and at most."""
 
-_OUTLIVED: Final = ("memory", "memory_map")
+_SAMPLES: Final = ("memory", "memory_map", "zones")
 """Events of guests that are samples, and are kept as such."""
 
 
@@ -55,8 +54,12 @@ class PolicyOfRun(Protocol):
 
 
 class RealRun:
-    """One run. ``seed`` makes those of the machines (``vm_seed``), ``on_sample`` is called after each sample, ``watch``
-    after each look at the processes. Both may end the run by KeyboardInterrupt.
+    """One run. ``seed`` makes those of the machines (``vm_seed``).
+
+    ``on_sample`` is called after each sample, ``watch`` after each look at the processes; both may end the run by
+    KeyboardInterrupt. ``is_over`` says after each look whether the run may end before the scenario does. A machine
+    starts when ``is_due`` says so, by default at the scenario's time. ``prefixes`` are words before the command of a
+    machine, by its name.
     """
 
     def __init__(
@@ -67,29 +70,36 @@ class RealRun:
         *,
         seed: int,
         policy: PolicyOfRun | None = None,
+        prefixes: Mapping[str, Sequence[str]] = MappingProxyType({}),
         ledger: bool = True,
         maps: bool = False,
         on_sample: Callable[[RunRecord], None] = lambda record: None,
         watch: Watch = unwatched,
+        is_over: Callable[["RealRun"], bool] = lambda run: False,
+        is_due: Callable[[RealMachine], bool] | None = None,
     ) -> None:
         self.record = RunRecord(scenario=scenario, policy=scenario.policy.name, seed=seed, is_virtual=False)
         self.machines = {spec.name: RealMachine(spec=spec) for spec in scenario.vms}
-        self.pids: dict[int, int] = {}
-        """The process of each session, by the daemon's number."""
+        self._of_sessions: dict[int, RealMachine] = {}
+        """The machine of each session, by the daemon's number."""
         self._scenario = scenario
         self._budget = budget
         self._directory = directory
         self._policy = policy
+        self._prefixes = prefixes
         self._ledger = ledger
         self._cells = cells_of_each(len(scenario.vms))
         if maps and self._cells:
             self.record.maps = MapSeries(interval=max(scenario.sample_interval, MAP_SECONDS))
         self._on_sample = on_sample
         self._watch = watch
-        self._pressure = Pressure()
         self._lists = GuestLists()
+        self._is_over = is_over
+        self._is_due = is_due or (lambda machine: machine.spec.start <= self.now)
+        self._pressure = Pressure(budget.pressure_file)
         self._begin = self._last_look = self._next_cost = 0.0
-        self._kills = 0
+        self._booked_kills = 0
+        """Kills of the kernel that are known to be those of a machine."""
         self._listening = False
 
     @property
@@ -108,25 +118,31 @@ class RealRun:
         return sum(machine.resident_bytes for machine in self.machines.values())
 
     @property
+    def charged_bytes(self) -> int:
+        """What counts against the budget: with a cgroup also what the processes themselves have."""
+        charged = self._budget.used_bytes()
+        return self.used_bytes if charged is None else charged
+
+    @property
     def pressure(self) -> float | None:
         """The host's pressure in percent, None where the kernel does not tell."""
         return self._pressure.some_avg10()
 
     def play(self) -> RunRecord:
-        """Play the scenario to its end, or until an exception such as KeyboardInterrupt; then the record is as far as
-        it came, and marked so. All processes have ended when this returns.
+        """Play the scenario to its end, or until a signal or the daemon's end; then the record is partial, and marked
+        so. All processes have ended when this returns.
 
         Raises:
-            BalloonError: the daemon ended, or a machine cannot be started.
+            BalloonError: the daemon or a machine cannot be started.
         """
         with Children(self._directory) as children:
             self._children = children
-            self._start_daemon()
             try:
+                self._start_daemon()
                 if self._policy is not None:
                     self._policy.start(self._directory / CONTROL, self)
                 self._go_on_until(self._scenario.duration)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):  # SystemExit is what stop_signals makes of a signal
                 self.record.interrupted = True
             finally:
                 if self._policy is not None:
@@ -141,48 +157,55 @@ class RealRun:
             *("--control", str(self._directory / CONTROL)),
             *("--events", str(self._directory / "host")),
             *("--statistics-interval", "1"),
+            *(("--features", "page-reporting=off") if self._is_silent() else ()),
         )
-        self._daemon = self._children.start("the daemon", command, "host")
+        self.daemon = self._children.start("the daemon", command, "host")
         self._begin = self._last_look = time.monotonic()
         end = self._begin + START_SECONDS
         while not self._listening:
             self._read_events()
-            if self._daemon.ended():
-                raise BalloonError(self._daemon.how_it_ended())
+            if self.daemon.ended():
+                raise BalloonError(self.daemon.how_it_ended())
             if time.monotonic() > end:
                 raise BalloonError("the daemon does not listen")
             time.sleep(POLL_SECONDS)
         self._begin = self._last_look = time.monotonic()
+
+    def _is_silent(self) -> bool:
+        # A real kernel reports wherever the device offers it.
+        return needs_linux(self._scenario) and all(spec.reporter is None for spec in self._scenario.vms)
 
     def _go_on_until(self, duration: float) -> None:
         samples = 0
         while True:
             self._start_what_is_due()
             self._look()
-            if self._daemon.ended():
-                raise BalloonError(self._daemon.how_it_ended())
+            if self.daemon.ended():
+                self.record.interrupted, self.record.problem = True, self.daemon.how_it_ended()
+                self._note("daemon_ended", reason=self.record.problem)
+                return
             if self.now >= samples * self._scenario.sample_interval:
                 samples = int(self.now / self._scenario.sample_interval) + 1
                 self._take_sample()
             self._watch(self)
-            if self.now >= duration:
+            if self.now >= duration or self._is_over(self):
                 return
             time.sleep(POLL_SECONDS)
 
     def _start_what_is_due(self) -> None:
         for number, machine in enumerate(self.machines.values()):
-            if machine.state is not VmState.WAITING or machine.spec.start > self.now:
+            if machine.state is not VmState.WAITING or not self._is_due(machine):
                 continue
-            ledger = self._ledger and machine.spec.kind is VmKind.EMULATED
             seed = vm_seed(self.record.seed, number)
             command = guest_command(
                 machine.spec,
                 self._directory,
                 self._directory / SOCKET,
                 seed,
-                ledger=ledger,
+                ledger=self._ledger,
                 map_interval=None if self.record.maps is None else self._map_interval(),
             )
+            command = [*self._prefixes.get(machine.spec.name, ()), *command]
             command = self._budget.wrap(command, expendable=machine.spec.expendable)
             machine.child = self._children.start(f"vm {machine.spec.name}", command, machine.spec.name)
             machine.state = VmState.RUNNING
@@ -199,40 +222,53 @@ class RealRun:
             self._see_the_end(machine)
         self.record.gib_minutes += self.used_bytes * elapsed / GIB / 60
         self.record.peak_bytes = max(self.record.peak_bytes, self.used_bytes)
-        if now >= self._next_cost:
+        is_time = now >= self._next_cost
+        if is_time:
             self._next_cost = now + COST_INTERVAL
-            for machine in self.machines.values():
+        for machine in self.machines.values():
+            if is_time or machine.cost is None:
                 machine.measure_cost()
         self._keep_budget()
 
     def _read_events(self) -> None:
-        for event in self._daemon.new_events():
+        for event in self.daemon.new_events():
             self._listening = self._listening or event["event"] == "listening"
             if event["event"] == "connected":
-                self.pids[int(event["vm"])] = int(event["pid"])
+                self._connected(int(event["vm"]), int(event["pid"]))
             machine = self.machine_of_session(int(event.get("vm", 0)))
             if machine is not None:
                 machine.apply_host(event)
             self._keep(event, None if machine is None else machine.spec.name, "host")
         for machine in self.machines.values():
-            if machine.child is not None:
-                for event in machine.child.new_events():
-                    machine.apply(event, float(event["t"]) - self._begin)
-                    if event["event"] not in _OUTLIVED:
-                        self._keep(event, machine.spec.name, "guest")
+            self._read_guest(machine)
+
+    def _read_guest(self, machine: RealMachine) -> None:
+        if machine.child is None:
+            return
+        for event in machine.child.new_events():
+            machine.apply(event, float(event["t"]) - self._begin)
+            if event["event"] not in _SAMPLES:
+                self._keep(event, machine.spec.name, "guest")
+        if machine.linux is not None:
+            # The command of a real kernel tells its phases on its standard output.
+            for line in machine.child.output.read():
+                word, _, name = line.partition(" ")
+                if word == "phase" and name:
+                    t = time.monotonic()
+                    self._keep({"t": t, "event": "phase", "name": name}, machine.spec.name, "guest")
 
     def machine_of_session(self, number: int) -> RealMachine | None:
         """Return the machine whose session has this number at the daemon."""
-        pid = self.pids.get(number)
-        if pid is None:
-            return None
-        return next((machine for machine in self.machines.values() if self._is_process(machine, pid)), None)
+        return self._of_sessions.get(number)
 
-    def _is_process(self, machine: RealMachine, pid: int) -> bool:
-        if machine.pid is not None:
-            return machine.pid == pid
-        # Its own event may come later than the daemon's. A real kernel is a child of the process that was started.
-        return machine.child is not None and machine.child.process.pid == pid
+    def _connected(self, number: int, pid: int) -> None:
+        # The process is the guest's, or a child of it: a real kernel's.
+        for ancestor in (pid, parent_of(pid)):
+            for machine in self.machines.values():
+                child = machine.child
+                if child is not None and child.process.pid == ancestor:
+                    self._of_sessions[number] = machine
+                    return
 
     def _keep(self, event: Event, vm: str | None, side: str) -> None:
         kept = {**event, "t": round(float(event["t"]) - self._begin, 6), "side": side}
@@ -248,23 +284,25 @@ class RealRun:
 
     def _see_the_end(self, machine: RealMachine) -> None:
         child = machine.child
-        if child is None or machine.state.has_ended or not child.ended():
+        if child is None or machine.is_gone or not child.ended():
             return
-        kills, earlier = self._budget.kernel_kills(), self._kills
-        self._kills = kills
-        if kills and (kills > earlier or child.process.returncode == -signal.SIGKILL):
+        # A guest tells its last words before it ends, and they may not be read yet.
+        self._read_guest(machine)
+        is_linux = machine.spec.kind is VmKind.LINUX
+        if self._booked_kills < self._budget.kernel_kills() and (
+            is_linux or child.process.returncode == -signal.SIGKILL
+        ):
+            self._booked_kills += 1
             self._end(machine, VmState.OOM_KILLED, "the kernel's OOM killer: the budget does not suffice")
-        elif machine.state is not VmState.FINISHED:
-            if child.process.returncode == 0 and machine.spec.kind is VmKind.LINUX:
-                machine.state, machine.finished_at = VmState.FINISHED, self.now
-                machine.resident_bytes = 0
-                self._note("finished", vm=machine.spec.name)
-            else:
-                self._end(machine, VmState.FAILED, machine.reason or child.how_it_ended())
+        elif is_linux and child.process.returncode == 0:
+            machine.finished_at = self.now
+            machine.went(VmState.FINISHED)
+            self._note("finished", vm=machine.spec.name)
+        else:
+            self._end(machine, VmState.FAILED, machine.reason or child.how_it_ended())
 
     def _end(self, machine: RealMachine, state: VmState, reason: str) -> None:
-        machine.state, machine.reason = state, reason
-        machine.resident_bytes = 0
+        machine.went(state, reason)
         self._note(state.value.replace("-", "_"), vm=machine.spec.name, reason=reason)
 
     def _keep_budget(self) -> None:
@@ -312,9 +350,11 @@ class RealRun:
             series.add(round(self.now, 3), {name: taken for name, taken in maps.items() if taken is not None})
 
     def _finish(self) -> None:
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
             for machine in self.machines.values():
                 machine.measure_cost()
+            if self._listening:
+                self.record.daemon_cpu_seconds = self.daemon.cpu_seconds()
         self.record.seconds = self.now
         self.record.outcomes = {name: machine.outcome() for name, machine in self.machines.items()}
 

@@ -76,6 +76,9 @@ def _made(values: Mapping[str, Any]) -> Score:
     # A dataclass does not convert, and a table has texts.
     numbers: dict[str, Any] = {}
     for one in fields(Score):
+        if one.default is None and values.get(one.name) in (None, ""):
+            numbers[one.name] = None  # unknown
+            continue
         number = float(values[one.name])
         numbers[one.name] = int(number) if one.type is int else number
     return Score(**numbers)

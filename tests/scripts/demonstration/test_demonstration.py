@@ -6,7 +6,7 @@ import pytest
 
 from protocol.units import GIB, MIB
 from scripts.demonstration import __main__ as command
-from scripts.demonstration.scenario import Settings
+from scripts.demonstration.settings import Settings
 
 
 @pytest.mark.parametrize("memory", ["1", "255M", "65G", "1T", "256.5M", "x", "268435457"])
@@ -20,7 +20,7 @@ def test_size_that_makes_no_demonstration_is_refused(memory: str, capsys: pytest
 def test_host_that_is_too_small_is_said_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("scripts.demonstration.budget.memory_for_us", lambda: 100 * MIB)
+    monkeypatch.setattr("scripts.scenario.real.budget.memory_for_us", lambda: 100 * MIB)
     assert command.main([]) == 1
     assert capsys.readouterr().err == (
         "balloon-demo: this needs 1.2 GiB of free memory, 100.0 MiB are available: try a smaller --memory\n"

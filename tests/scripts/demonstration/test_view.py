@@ -8,6 +8,7 @@ from protocol.units import GIB, MIB
 from scripts.demonstration.view import (
     ASCII,
     BAR,
+    REAL_KERNEL,
     UNICODE,
     WIDTH,
     Style,
@@ -80,8 +81,9 @@ def test_real_kernel_that_has_freed_everything_is_only_carried() -> None:
     state = vm(resident_bytes=GIB, phase="fill", pid=7)
     text = "".join(line.text for line in live_view(picture(state)))
     assert UNICODE.used * BAR in text
-    assert "a real kernel does not tell" in text
+    assert "the guest has not told yet" in text
     state.phase = "rest"
+    state.inside(10 * MIB, 900 * MIB, 100 * MIB)  # seconds ago
     assert UNICODE.held * BAR in "".join(line.text for line in live_view(picture(state)))
 
 
@@ -158,3 +160,8 @@ def test_time_that_is_left_counts_down_and_includes_the_rounds_to_come() -> None
     assert shown.seconds_left == 9
     shown.seconds_after = 0.0
     assert shown.seconds_left == 1
+
+
+def test_age_of_what_a_real_kernel_tells_is_said() -> None:
+    assert not any("real kernel" in line.text for line in live_view(picture(vm())))
+    assert any("by a real kernel 2 s ago" in line.text for line in live_view(picture(vm(kind=REAL_KERNEL))))

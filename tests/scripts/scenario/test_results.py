@@ -70,6 +70,7 @@ def test_score() -> None:
         "finished_vms": 1,
         "killed_vms": 1,
         "corrupted_pages": 0,
+        "daemon_cpu_seconds": None,
     }
 
 

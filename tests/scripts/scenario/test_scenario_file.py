@@ -16,42 +16,46 @@ def parse(text: str) -> Scenario:
     return parse_scenario(text, "here", Path())
 
 
+EVERYTHING = """
+title = "All of it"
+duration = "1h"
+sample = "500ms"
+seed = 7
+[host]
+memory = "3G"
+swap = "1G"
+[policy]
+name = "mom"
+interval = 5.0
+[[vm]]
+name = "build"
+count = 3
+start = 2
+stagger = "10m"
+memory = "1G"
+kind = "coarse"
+reporter = "rotation"
+reporting = { order = 8, delay = "500ms", capacity = 16 }
+cpus = 2
+boot = "100M"
+overhead = "20M"
+expendable = true
+profile = "6.1"
+workloads = ["idle:seconds=3", "build:size=256M,seconds=30"]
+[[vm]]
+memory = "512M"
+reporter = "none"
+bridge = true
+[[vm.phase]]
+workload = "memhog"
+size = "128M"
+hold = "2m"
+rest = 1.5
+"""
+
+
 def test_a_scenario_with_everything() -> None:
-    scenario = parse("""
-        title = "All of it"
-        duration = "1h"
-        sample = "500ms"
-        seed = 7
-        [host]
-        memory = "3G"
-        swap = "1G"
-        [policy]
-        name = "mom"
-        interval = 5.0
-        [[vm]]
-        name = "build"
-        count = 3
-        start = 2
-        stagger = "10m"
-        memory = "1G"
-        kind = "coarse"
-        reporter = "rotation"
-        reporting = { order = 8, delay = "500ms", capacity = 16 }
-        cpus = 2
-        boot = "100M"
-        overhead = "20M"
-        expendable = true
-        profile = "6.1"
-        workloads = ["idle:seconds=3", "build:size=256M,seconds=30"]
-        [[vm]]
-        memory = "512M"
-        reporter = "none"
-        [[vm.phase]]
-        workload = "memhog"
-        size = "128M"
-        hold = "2m"
-        rest = 1.5
-        """)
+    scenario = parse(EVERYTHING)
     assert (scenario.name, scenario.title, scenario.seed) == ("here", "All of it", 7)
     assert (scenario.duration, scenario.sample_interval) == (3600.0, 0.5)
     assert (scenario.budget_bytes, scenario.swap_bytes) == (3 * GIB, GIB)
@@ -63,6 +67,7 @@ def test_a_scenario_with_everything() -> None:
     assert first.reporting == {"order": 8, "delay": 0.5, "capacity": 16}
     assert (first.boot_bytes, first.overhead_bytes, first.cpus, first.profile) == (100 * MIB, 20 * MIB, 2, "6.1")
     assert first.expendable
+    assert (first.has_network, last.has_network, last.is_bridged) == (False, True, True)
     assert first.workloads == ("idle:seconds=3", "build:size=256M,seconds=30")
     assert last.reporter is None
     assert last.workloads == ("memhog:size=128M,hold=120.0,rest=1.5",)
@@ -79,6 +84,10 @@ def test_a_scenario_with_everything() -> None:
         (HEAD + '[[vm]]\nmemory = "1M"\n', "vm[0].memory: below 16777216"),
         (HEAD + "[[vm]]\nmemory = 16777217\n", "vm[0].memory: 16777217 bytes are not a multiple of 4 MiB"),
         (HEAD + "[[vm]]\n", "vm[0].memory: missing"),
+        (
+            HEAD + '[[vm]]\nmemory = "1G"\nbridge = true\nnetwork = false\n',
+            "vm[0].bridge: only a network namespace has one, and network is false",
+        ),
         (HEAD + '[[vm]]\nmemory = "1G"\nstart = "soon"\n', "vm[0].start: not a time: 'soon'"),
         (HEAD + '[[vm]]\nmemory = "1G"\nstart = -1\n', "vm[0].start: -1 s is not from 0 s"),
         (

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from guest.command_line import make_parser
+from host.netlink import ProcessCost
 from protocol.errors import BalloonError
 from protocol.units import MIB
-from scripts.scenario.real.real_machine import RealMachine, guest_command
+from scripts.scenario.real.real_machine import RealMachine, guest_command, why_costs_are_unknown
 from scripts.scenario.run_record import VmState
 from scripts.scenario.scenario import VmKind, VmSpec
 
@@ -112,3 +113,38 @@ def test_a_guest_tells_the_map_of_its_memory() -> None:
     vm.apply({"event": "memory_map", "t": 1.0, "time": "now", "cell_bytes": MIB, "free": "i64"}, 1.0)
     assert vm.latest_map == {"cell_bytes": MIB, "free": "i64"}
     assert vm.memory_map(64) is None  # without a process
+
+
+def test_reclaim_for_its_own_allocations_is_part_of_the_cost() -> None:
+    vm = machine()
+    vm.discard_seconds = 0.25
+    vm.cost = ProcessCost(
+        source="taskstats v16",
+        pid=1,
+        peak_resident_bytes=70 * MIB,
+        minor_faults=0,
+        major_faults=0,
+        direct_reclaim_seconds=0.5,
+        thrashing_seconds=2.0,
+        compaction_seconds=0.125,
+    )
+    outcome = vm.outcome()
+    assert (outcome.reclaim_cpu_seconds, outcome.stall_seconds) == (0.875, 2.5)
+    assert outcome.process_peak_bytes == 70 * MIB
+
+
+@pytest.mark.parametrize(
+    ("source", "is_enabled", "why"),
+    [
+        ("taskstats v16", True, None),
+        ("taskstats v16", False, "the sysctl kernel.task_delayacct is 0"),
+        ("/proc (taskstats: Operation not permitted)", True, "taskstats: Operation not permitted"),
+    ],
+)
+def test_why_the_kernel_does_not_tell_what_a_process_waited(
+    source: str, is_enabled: bool, why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost = ProcessCost(source=source, pid=1, peak_resident_bytes=1, minor_faults=0, major_faults=0)
+    monkeypatch.setattr("scripts.scenario.real.real_machine.process_cost", lambda pid: cost)
+    monkeypatch.setattr("scripts.scenario.real.real_machine.delay_accounting_enabled", lambda: is_enabled)
+    assert why_costs_are_unknown() == why

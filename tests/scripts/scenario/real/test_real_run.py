@@ -1,13 +1,15 @@
-"""Two machines by turns on a budget for one, with real processes: with reporting both finish."""
+"""Real processes: two machines by turns on a budget for one, and what becomes of a run whose processes die."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from protocol.units import MIB
-from scripts.demonstration.budget import AccountedBudget
-from scripts.demonstration.leftovers import round_directory
+from scripts.scenario.real.budget import AccountedBudget
+from scripts.scenario.real.leftovers import run_directory
 from scripts.scenario.real.real_run import RealRun
 from scripts.scenario.run_record import RunRecord, VmState
 from scripts.scenario.scenario import Scenario, VmSpec
@@ -26,7 +28,7 @@ def play(reporter: str | None) -> RunRecord:
         if record.samples[-1].vms["b"].state not in (VmState.WAITING, VmState.RUNNING):
             raise KeyboardInterrupt
 
-    with round_directory() as directory:
+    with run_directory() as directory:
         budget = AccountedBudget(scenario.budget_bytes)
         return RealRun(scenario, budget, Path(directory), seed=0, ledger=False, on_sample=end_when_decided).play()
 
@@ -54,3 +56,60 @@ def test_without_reporting_the_second_is_killed() -> None:
     assert "budget does not suffice" in record.outcomes["b"].reason
     assert [event["vm"] for event in record.events if event["event"] == "oom_killed"] == ["b"]
     assert record.samples[-1].vms["b"].resident_bytes == 0
+
+
+def idle(name: str, **fields: Any) -> VmSpec:
+    """Return a small machine that uses 16 MiB until the end."""
+    return VmSpec(name=name, memory_bytes=32 * MIB, workloads=("memhog:size=16M,hold=600",), **fields)
+
+
+def run_of(vms: tuple[VmSpec, ...], directory: Path, on_look: Callable[[RealRun], bool]) -> RealRun:
+    """Return a run of ``vms`` that is over when ``on_look`` says so."""
+    scenario = Scenario(name="s", title="s", budget_bytes=256 * MIB, duration=60.0, vms=vms, sample_interval=0.05)
+    budget = AccountedBudget(scenario.budget_bytes)
+    return RealRun(scenario, budget, directory, seed=0, ledger=False, is_over=on_look)
+
+
+def holds(run: RealRun, name: str) -> bool:
+    return run.machines[name].resident_bytes >= 16 * MIB
+
+
+def kill(run: RealRun, name: str) -> None:
+    child = run.machines[name].child
+    assert child is not None
+    child.process.kill()
+
+
+@pytest.mark.processes
+def test_machine_that_is_killed_from_outside_fails_alone_and_frees_what_it_had() -> None:
+    def kill_one(run: RealRun) -> bool:
+        if holds(run, "a") and holds(run, "b") and not run.machines["a"].is_gone:
+            kill(run, "a")
+        return run.machines["a"].is_gone
+
+    with run_directory() as directory:
+        run = run_of((idle("a"), idle("b")), directory, kill_one)
+        record = run.play()
+    assert (record.outcomes["a"].state, record.outcomes["b"].state) == (VmState.FAILED, VmState.RUNNING)
+    assert record.outcomes["a"].reason == "vm a ended (killed by SIGKILL): no message"
+    assert [event["vm"] for event in record.events if event["event"] == "failed"] == ["a"]
+    assert 16 * MIB <= run.used_bytes < 32 * MIB
+    assert not record.interrupted
+    assert run.machines["b"].pid is not None
+    assert not Path(f"/proc/{run.machines['b'].pid}").exists()
+
+
+@pytest.mark.processes
+def test_daemon_that_ends_ends_the_run_with_what_there_was() -> None:
+    def kill_the_daemon(run: RealRun) -> bool:
+        if holds(run, "a"):
+            run.daemon.process.kill()
+        return False
+
+    with run_directory() as directory:
+        record = run_of((idle("a"),), directory, kill_the_daemon).play()
+    assert record.interrupted
+    assert record.problem == "the daemon ended (killed by SIGKILL): no message"
+    assert record.events[-1]["event"] == "daemon_ended"
+    assert record.samples
+    assert set(record.outcomes) == {"a"}

@@ -1,8 +1,8 @@
 """The host's memory budget for the virtual machines: kept by the kernel if permitted, otherwise by counting.
 
 A memory cgroup, version 1 or 2, makes the limit real: a guest's pages are charged to the process that touches them, and
-a guest that grows beyond the limit meets the kernel's OOM killer. Where no group can be made, what the guests have
-resident is added up and the script stops the guest that grows too far.
+a guest that grows beyond the limit meets the kernel's OOM killer. Where no group can be made, the run adds up what the
+guests have resident and stops the guest that grows too far.
 """
 
 import contextlib
@@ -10,15 +10,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
 from protocol.errors import BalloonError
-from scripts.demonstration.leftovers import GROUP_PREFIX, remove_old_groups
-from scripts.demonstration.state import VmState
+from scripts.scenario.real.leftovers import GROUP_PREFIX, remove_old_groups
+
+PRESSURE: Final = Path("/proc/pressure/memory")
 
 REMOVE_SECONDS: Final = 3.0
 """How long a group may stay busy after its last process was reaped."""
@@ -32,17 +33,17 @@ class Budget(Protocol):
 
     limit_bytes: int
 
-    def used_bytes(self, vms: Iterable[VmState]) -> int:
-        """Return what counts against the limit at present."""
+    pressure_file: Path
+    """Where the kernel tells the pressure on memory: of this limit, or else of the whole machine."""
+
+    def used_bytes(self) -> int | None:
+        """Return what the kernel counts against the limit at present, None where the run itself has to add it up."""
 
     def wrap(self, argv: Sequence[str], *, expendable: bool) -> list[str]:
         """Return the command that runs ``argv`` under the limit; an ``expendable`` one is the first to be killed."""
 
     def kernel_kills(self) -> int:
         """Return how many processes the kernel has killed to keep the limit."""
-
-    def must_stop(self, vms: Iterable[VmState]) -> bool:
-        """Whether the limit is exceeded and the caller has to enforce it."""
 
     def __enter__(self) -> Self: ...
 
@@ -52,26 +53,16 @@ class Budget(Protocol):
 
 
 class AccountedBudget:
-    """The script's own accounting: the sum of what the guests' processes have resident."""
+    """The run's own accounting: the sum of the memory that the host holds for the machines."""
 
     source = "this script's accounting"
+    pressure_file = PRESSURE
 
-    def __init__(self, limit_bytes: int, proc: Path = Path("/proc")) -> None:
+    def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
-        self._proc = proc
 
-    def used_bytes(self, vms: Iterable[VmState]) -> int:
-        """Return the sum of the processes' resident memory, which includes all guest memory that the host carries.
-
-        Asked from the kernel and not from the guests: they tell four times a second, and grow faster than that.
-        """
-        return sum(vm.resident_bytes if vm.pid is None else self._resident_bytes(vm.pid) for vm in vms)
-
-    def _resident_bytes(self, pid: int) -> int:
-        try:
-            return int((self._proc / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, IndexError):
-            return 0  # it has ended, and its memory is free
+    def used_bytes(self) -> None:
+        """Return None: the kernel does not count."""
 
     def wrap(self, argv: Sequence[str], *, expendable: bool) -> list[str]:
         """Return the command as it is."""
@@ -80,10 +71,6 @@ class AccountedBudget:
     def kernel_kills(self) -> int:
         """Return 0: the kernel does not keep this limit."""
         return 0
-
-    def must_stop(self, vms: Iterable[VmState]) -> bool:
-        """Whether the guests together cost more than the limit."""
-        return self.used_bytes(vms) > self.limit_bytes
 
     def __enter__(self) -> Self:
         return self
@@ -121,12 +108,14 @@ _ENTER: Final = 'echo 0 >"$1" && if [ "$2" = 1 ]; then echo 1000 >/proc/self/oom
 
 
 class CgroupBudget:
-    """A memory cgroup of the script's own, removed at the end."""
+    """A memory cgroup of the run's own, removed at the end."""
 
     def __init__(self, directory: Path, names: CgroupNames, limit_bytes: int) -> None:
         """Set the limit of the existing, empty group ``directory``. Raises OSError where that is not permitted."""
         self.source = f"memory cgroup v{names.version}"
         self.limit_bytes = limit_bytes
+        own = directory / "memory.pressure"
+        self.pressure_file = own if own.exists() else PRESSURE
         self._directory = directory
         self._names = names
         (directory / names.limit).write_text(str(limit_bytes))
@@ -134,7 +123,7 @@ class CgroupBudget:
             with contextlib.suppress(OSError):  # a kernel without swap accounting; then there is rarely swap either
                 (directory / name).write_text(value)
 
-    def used_bytes(self, vms: Iterable[VmState]) -> int:
+    def used_bytes(self) -> int:
         """Return what the kernel has charged to the group: guest memory and the guest processes' own."""
         return int((self._directory / self._names.used).read_text())
 
@@ -150,10 +139,6 @@ class CgroupBudget:
             if name == "oom_kill":
                 return int(value)
         return 0
-
-    def must_stop(self, vms: Iterable[VmState]) -> bool:
-        """Return false: the kernel keeps this limit by itself."""
-        return False
 
     def __enter__(self) -> Self:
         return self
@@ -269,7 +254,7 @@ def make_cgroup(parent: Path, names: CgroupNames, limit_bytes: int) -> CgroupBud
     try:
         budget = CgroupBudget(directory, names, limit_bytes)
         entered = subprocess.run(budget.wrap(["true"], expendable=True), stderr=subprocess.DEVNULL, check=False)
-        budget.used_bytes(())
+        budget.used_bytes()
         budget.kernel_kills()
         if entered.returncode == 0:
             return budget

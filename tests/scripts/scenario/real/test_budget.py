@@ -8,8 +8,8 @@ import pytest
 
 from protocol.errors import BalloonError
 from protocol.units import MIB
-from scripts.demonstration import budget as module
-from scripts.demonstration.budget import (
+from scripts.scenario.real import budget as module
+from scripts.scenario.real.budget import (
     V1,
     V2,
     AccountedBudget,
@@ -19,9 +19,7 @@ from scripts.demonstration.budget import (
     make_cgroup,
     memory_for_us,
 )
-from tests.scripts.demonstration.examples import vm
-
-PAGE = os.sysconf("SC_PAGE_SIZE")
+from scripts.scenario.real.leftovers import remove_old_groups
 
 V1_MOUNT = "31 24 0:26 / /sys/fs/cgroup/memory rw,relatime shared:11 - cgroup cgroup rw,memory"
 CPU_MOUNT = "32 24 0:27 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu"
@@ -84,9 +82,8 @@ def test_group_gets_its_limit_and_tells_its_use(names: module.CgroupNames, tmp_p
     assert (tmp_path / names.limit).read_text() == str(64 * MIB)
     (tmp_path / names.used).write_text("12345\n")
     (tmp_path / names.events).write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
-    assert group.used_bytes([vm(resident_bytes=1)]) == 12345
+    assert group.used_bytes() == 12345
     assert group.kernel_kills() == 2
-    assert group.must_stop([vm(resident_bytes=1 << 40)]) is False
     assert group.source == f"memory cgroup v{names.version}"
 
 
@@ -115,21 +112,70 @@ def test_command_that_cannot_enter_the_group_does_not_run(tmp_path: Path) -> Non
     assert done.stdout == ""
 
 
-def test_accounting_adds_up_and_leaves_the_stopping_to_its_caller(tmp_path: Path) -> None:
-    budget = AccountedBudget(100 * PAGE, tmp_path)
-    statm = tmp_path / "7" / "statm"
-    statm.parent.mkdir()
-    statm.write_text("9999 60 5 1 0 70 0\n")
-    # A machine that has not told its process yet counts with what it has told.
-    vms = [vm(pid=7, resident_bytes=1), vm(name="B", resident_bytes=40 * PAGE)]
-    assert budget.used_bytes(vms) == 100 * PAGE
-    assert budget.must_stop(vms) is False
-    statm.write_text("9999 61 5 1 0 70 0\n")
-    assert budget.must_stop(vms) is True
-    statm.unlink()
-    assert budget.used_bytes(vms) == 40 * PAGE
-    assert budget.kernel_kills() == 0
+def test_accounting_is_left_to_the_run() -> None:
+    budget = AccountedBudget(MIB)
+    assert (budget.limit_bytes, budget.used_bytes(), budget.kernel_kills()) == (MIB, None, 0)  # type: ignore[func-returns-value]
     assert budget.wrap(["a", "b"], expendable=True) == ["a", "b"]
+
+
+def populate(monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
+    """Let each new directory have ``files``, as the kernel's groups have theirs."""
+    mkdir = Path.mkdir
+
+    def mkdir_with_files(path: Path) -> None:
+        mkdir(path)
+        for name, text in files.items():
+            (path / name).write_text(text)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir_with_files)
+    monkeypatch.setattr(module, "REMOVE_SECONDS", 0.0)
+
+
+V2_FILES = {"memory.current": "4096\n", "memory.events": "low 0\nmax 3\noom 1\noom_kill 1\n", "memory.pressure": ""}
+
+
+def test_group_of_version_2_is_made_below_one_that_hands_the_controller_down(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    populate(monkeypatch, V2_FILES)
+    budget = make_cgroup(tmp_path, V2, 64 * MIB)
+    assert budget is not None
+    group = tmp_path / f"vhost-user-balloon-run-{os.getpid()}"
+    assert (group / "memory.max").read_text() == str(64 * MIB)
+    assert (group / "memory.swap.max").read_text() == "0"
+    assert (group / "cgroup.procs").read_text() == "0\n"
+    assert (budget.used_bytes(), budget.kernel_kills()) == (4096, 1)
+    assert budget.pressure_file == group / "memory.pressure"
+
+
+def test_limit_that_cannot_be_written_makes_no_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cgroup.subtree_control").write_text("memory\n")
+    populate(monkeypatch, {})
+    write_text = Path.write_text
+
+    def refuse(path: Path, text: str) -> int:
+        if path.name == "memory.max":
+            raise PermissionError(13, "Permission denied")
+        return write_text(path, text)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert make_cgroup(tmp_path, V2, MIB) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["cgroup.subtree_control"]
+
+
+def test_groups_of_two_runs_at_once_stand_side_by_side(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cgroup.subtree_control").write_text("memory\n")
+    populate(monkeypatch, V2_FILES)
+    other = os.getppid()  # a process that lives
+    for pid in (os.getpid(), other):
+        monkeypatch.setattr("scripts.scenario.real.budget.os.getpid", lambda pid=pid: pid)
+        remove_old_groups(tmp_path)
+        assert make_cgroup(tmp_path, V2, MIB) is not None
+    monkeypatch.undo()
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        f"vhost-user-balloon-run-{pid}" for pid in (os.getpid(), other)
+    }
 
 
 def test_script_counts_without_a_cgroup_unless_one_was_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +195,6 @@ def test_real_group_holds_its_processes_to_the_limit_and_goes_away() -> None:
         done = subprocess.run(budget.wrap(["python3", "-c", hog], expendable=True), capture_output=True, check=False)
         assert done.returncode == -9
         assert budget.kernel_kills() >= 1
-        assert budget.used_bytes(()) <= 64 * MIB
-    name = f"vhost-user-balloon-demo-{os.getpid()}"
+        assert budget.used_bytes() <= 64 * MIB
+    name = f"vhost-user-balloon-run-{os.getpid()}"
     assert not any(path.name == name for root in ("/sys/fs/cgroup",) for path in Path(root).rglob(name))

@@ -1,7 +1,7 @@
-"""The files of a round, and the removal of what a killed run has left.
+"""The files of a run, and the removal of what a killed run has left.
 
-Directories and memory cgroups of the demonstration carry its process id in their names. One whose process has ended
-is removed.
+Directories and memory cgroups of a run carry the id of its process in their names. One whose process has ended is
+removed.
 """
 
 import contextlib
@@ -16,16 +16,19 @@ from typing import Final
 
 from protocol.errors import BalloonError
 
-DIRECTORY_PREFIX: Final = "balloon-demo-"
-GROUP_PREFIX: Final = "vhost-user-balloon-demo-"
+DIRECTORY_PREFIX: Final = "balloon-run-"
+GROUP_PREFIX: Final = "vhost-user-balloon-run-"
 
 SOCKET: Final = "socket"
+CONTROL: Final = "control"
 MOST_SOCKET_BYTES: Final = 107
 """Most bytes of the path of a unix socket, without the NUL at its end."""
 
 _RANDOM: Final = 8
 _LONGEST_ID: Final = 7
-_BELOW: Final = len("/") + len(DIRECTORY_PREFIX) + _LONGEST_ID + len("-") + _RANDOM + len("/") + len(SOCKET)
+_BELOW: Final = (
+    len("/") + len(DIRECTORY_PREFIX) + _LONGEST_ID + len("-") + _RANDOM + len("/") + max(len(SOCKET), len(CONTROL))
+)
 
 
 def directory_parent(candidates: Sequence[str] | None = None) -> Path:
@@ -41,8 +44,8 @@ def directory_parent(candidates: Sequence[str] | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def round_directory() -> Iterator[Path]:
-    """Make a directory for the files of one round, and remove it at the end."""
+def run_directory() -> Iterator[Path]:
+    """Make a directory for the files of one run, and remove it at the end."""
     parent = directory_parent()
     remove_old_directories(parent)
     prefix = f"{DIRECTORY_PREFIX}{os.getpid()}-"
@@ -68,7 +71,7 @@ def _left(parent: Path, pattern: str) -> list[Path]:
     with contextlib.suppress(OSError):
         for path in parent.iterdir():
             match = re.fullmatch(pattern, path.name)
-            if match is not None and _is_ours(path) and not _lives(int(match[1])):
+            if match is not None and _is_ours(path) and not lives(int(match[1])):
                 found.append(path)
     return found
 
@@ -81,7 +84,8 @@ def _is_ours(path: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether there is a process with this id."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from protocol.units import MIB
-from scripts.demonstration.residency import MemoryFile
+from scripts.scenario.real.residency import MemoryFile
 
 MACHINE = """
 import os, sys
