@@ -15,6 +15,7 @@ from protocol.errors import BalloonError
 from protocol.units import GIB
 from scripts.child_processes import Children, Event, python_module
 from scripts.demonstration.budget import AccountedBudget, Budget
+from scripts.scenario.jitter import jittered
 from scripts.scenario.real.pressure import Pressure
 from scripts.scenario.real.real_machine import RealMachine, guest_command
 from scripts.scenario.run_record import RunRecord, Sample, VmState
@@ -60,6 +61,7 @@ class RealRun:
         ledger: bool = True,
         on_sample: Callable[[RunRecord], None] = lambda record: None,
     ) -> None:
+        scenario = jittered(scenario, seed)
         self.record = RunRecord(scenario=scenario, policy=scenario.policy.name, seed=seed, is_virtual=False)
         self.machines = {spec.name: RealMachine(spec=spec) for spec in scenario.vms}
         self.pids: dict[int, int] = {}
