@@ -16,6 +16,7 @@ from guest.mm.views.free_lists import FreeListView
 from protocol.errors import BalloonError
 from protocol.units import GIB
 from scripts.child_processes import Children, Event, python_module
+from scripts.scenario.jitter import jittered
 from scripts.scenario.map_series import ROUNDS_MOST, MapSeries, cells_of_each
 from scripts.scenario.real.budget import AccountedBudget, Budget
 from scripts.scenario.real.guest_lists import GuestLists
@@ -78,6 +79,7 @@ class RealRun:
         is_over: Callable[["RealRun"], bool] = lambda run: False,
         is_due: Callable[[RealMachine], bool] | None = None,
     ) -> None:
+        scenario = jittered(scenario, seed)
         self.record = RunRecord(scenario=scenario, policy=scenario.policy.name, seed=seed, is_virtual=False)
         self.machines = {spec.name: RealMachine(spec=spec) for spec in scenario.vms}
         self._of_sessions: dict[int, RealMachine] = {}

@@ -15,6 +15,7 @@ from guest.mm.views.free_lists import FreeListView
 from host.policy.observation import HostView, Observation
 from host.policy.policy import Policy
 from protocol.errors import UsageError
+from scripts.scenario.jitter import jittered
 from scripts.scenario.map_series import MapSeries, cells_of_each
 from scripts.scenario.run_record import RunRecord, Sample, VmOutcome, VmSample, VmState
 from scripts.scenario.scenario import Scenario, VmKind, VmSpec, vm_seed
@@ -63,8 +64,8 @@ class Fleet:
         for vm in scenario.vms:
             if vm.kind is VmKind.LINUX:
                 raise UsageError(f"{vm.name} is a real kernel, which does not run in virtual time")
-        self.scenario = scenario
         seed = scenario.seed if seed is None else seed
+        scenario = self.scenario = jittered(scenario, seed)
         self.record = RunRecord(
             scenario=scenario, policy=policy_name or scenario.policy.name, seed=seed, is_virtual=True
         )
