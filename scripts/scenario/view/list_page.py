@@ -115,10 +115,10 @@ def list_page(
 
 
 def _why_none(picture: Picture, vm: str) -> str:
-    sample = picture.sample.vms.get(vm)
-    if sample is None or sample.state is VmState.WAITING:
+    sample = picture.sample_of(vm)
+    if sample.state is VmState.WAITING:
         return "It has not started."
-    if sample.state is VmState.OOM_KILLED or (sample.state.has_ended and sample.resident_bytes == 0):
+    if sample.state.has_ended and sample.resident_bytes == 0:
         return "It lives no more."
     if picture.lists_of != vm:
         return "..."

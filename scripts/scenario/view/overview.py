@@ -7,7 +7,7 @@ from typing import Final
 from host.terminal_view.bars import Part, Symbols, bar
 from host.terminal_view.styled_line import Line, Span, Style, apart, column, cut, fitting, line, printable, wrapped
 from scripts.scenario.run_record import VmSample, VmState
-from scripts.scenario.scenario import VmSpec
+from scripts.scenario.scenario import VmKind, VmSpec
 from scripts.scenario.view.picture import Note, Picture, short_size, short_time
 
 FULL: Final = 0.95
@@ -17,7 +17,6 @@ _NUMBERS: Final = 12
 _WIDE: Final = 110
 """Columns from which a row has its sizes as numbers too."""
 _LEAST_NOTES: Final = 2
-_UNKNOWN: Final = VmSample(state=VmState.WAITING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +94,8 @@ def columns_of(specs: Sequence[VmSpec], width: int) -> Columns:
     return Columns(name, state, max(3, (width - taken) // 2), has_sizes)
 
 
-def _guest_bar(picture: Picture, spec: VmSpec, sample: VmSample, columns: int, symbols: Symbols) -> tuple[Span, ...]:
-    if not picture.tells_inside(spec.name) and sample.state is not VmState.WAITING:
+def _guest_bar(spec: VmSpec, sample: VmSample, columns: int, symbols: Symbols) -> tuple[Span, ...]:
+    if sample.resident_bytes and spec.kind is VmKind.LINUX:
         return (Span(column("not told", columns), Style.FAINT),)
     parts = (
         Part(symbols.in_use, Style.IN_USE, sample.allocated_bytes),
@@ -109,7 +108,7 @@ def _guest_bar(picture: Picture, spec: VmSpec, sample: VmSample, columns: int, s
 
 def vm_line(picture: Picture, spec: VmSpec, columns: Columns, symbols: Symbols, *, is_selected: bool) -> Line:
     """Return the row of one machine."""
-    sample = picture.sample.vms.get(spec.name, _UNKNOWN)
+    sample = picture.sample_of(spec.name)
     word, style = picture.state_of(spec.name)
     mark = Style.SELECTED if is_selected else Style.PLAIN
     resident = bar(
@@ -122,7 +121,7 @@ def vm_line(picture: Picture, spec: VmSpec, columns: Columns, symbols: Symbols, 
         " ",
         Span(column(word, columns.state), style),
         " ",
-        *_guest_bar(picture, spec, sample, columns.bar, symbols),
+        *_guest_bar(spec, sample, columns.bar, symbols),
         " ",
         *resident,
         f" {short_size(sample.resident_bytes):>5}/{short_size(spec.memory_bytes):<5}",
@@ -160,8 +159,8 @@ def head_line(columns: Columns, symbols: Symbols) -> Line:
 
 def ledger_lines(picture: Picture, selected: VmSpec | None, width: int) -> list[Line]:
     """Return what the selected machine has, or all together, and why free memory of it is still backed."""
-    vms = picture.sample.vms
-    samples = list(vms.values()) if selected is None else [vms.get(selected.name, _UNKNOWN)]
+    names = [spec.name for spec in picture.scenario.vms] if selected is None else [selected.name]
+    samples = [picture.sample_of(name) for name in names]
     name = "all" if selected is None else printable(selected.name)
     sizes = [
         f"{name}: allocated {short_size(sum(sample.allocated_bytes for sample in samples))}",

@@ -7,8 +7,8 @@ from typing import Final
 from guest.mm.views.free_lists import FreeListView
 from host.terminal_view.styled_line import Style
 from protocol.units import GIB, MIB, TIB
-from scripts.scenario.run_record import Sample, VmState
-from scripts.scenario.scenario import Scenario, VmKind
+from scripts.scenario.run_record import Sample, VmSample, VmState
+from scripts.scenario.scenario import Scenario
 
 STATE_WORDS: Final = {
     VmState.WAITING: "waiting",
@@ -25,6 +25,7 @@ STATE_STYLES: Final = {
     VmState.OOM_KILLED: Style.BAD,
 }
 DIED: Final = "died"
+_UNKNOWN: Final = VmSample(state=VmState.WAITING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +66,23 @@ class Picture:
     lists_of: str | None = None
     lists: Sequence[FreeListView] | None = None
 
+    def sample_of(self, vm: str) -> VmSample:
+        """Return a machine as it is now. One that lives no more holds nothing, whatever it told last."""
+        sample = self.sample.vms.get(vm, _UNKNOWN)
+        if sample.state.has_ended and sample.resident_bytes == 0:
+            return VmSample(state=sample.state)
+        return sample
+
     def state_of(self, vm: str) -> tuple[str, Style]:
         """Return how far a machine is, in a word, and the style of the word."""
-        sample = self.sample.vms.get(vm)
-        state = VmState.WAITING if sample is None else sample.state
+        sample = self.sample_of(vm)
+        state = sample.state
         word = STATE_WORDS[state]
         if state is VmState.RUNNING:
             word = self.phases.get(vm, word)
-        elif state is VmState.FAILED and sample is not None and sample.resident_bytes == 0:
+        elif state is VmState.FAILED and sample.resident_bytes == 0:
             word = DIED
         return word, STATE_STYLES[state]
-
-    def tells_inside(self, vm: str) -> bool:
-        """Whether what is inside a machine is known: a real kernel does not tell."""
-        return all(spec.kind is not VmKind.LINUX for spec in self.scenario.vms if spec.name == vm)
 
 
 def short_size(size: float) -> str:

@@ -16,7 +16,8 @@ UNTOLD: Final = frozenset(
 
 _BAD: Final = frozenset(("oom_killed", "out_of_memory", "failed", "corrupted", "fault", "policy_fault"))
 _WARNING: Final = frozenset(("refused", "queue_stopped", "oom_deflate", "not_replaced", "interrupted"))
-_HIDDEN: Final = frozenset(("t", "time", "event", "side", "vm", "session", "verified_pages"))
+_HIDDEN: Final = frozenset(("t", "time", "event", "side", "vm", "session", "verified_pages", "reason", "message"))
+_WHY: Final = ("reason", "message")
 _MOST_ACTIONS: Final = 3
 
 
@@ -31,11 +32,12 @@ def event_note(event: Mapping[str, Any]) -> Note | None:
     words = [str(event["vm"])] if "vm" in event else []
     words.append(name.replace("_", " "))
     words += [_field(key, value) for key, value in event.items() if key not in _HIDDEN and value not in (0, None)]
-    return Note(float(event["t"]), printable(" ".join(words)), style)
+    why = "".join(f": {event[key]}" for key in _WHY if event.get(key))
+    return Note(float(event["t"]), printable(" ".join(words) + why), style)
 
 
 def _field(key: str, value: object) -> str:
-    if key in ("name", "reason", "message"):
+    if key == "name":
         return str(value)
     if key.endswith("bytes") and isinstance(value, int):
         return f"{key.removesuffix('_bytes').removesuffix('bytes')} {short_size(value)}".strip()

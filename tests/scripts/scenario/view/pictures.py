@@ -51,7 +51,7 @@ SAMPLE = Sample(
             ledger=LedgerEntry(causes={"below_order": 1 * MIB}),
         ),
         "linux": VmSample(state=VmState.RUNNING, resident_bytes=300 * MIB),
-        "greedy": VmSample(state=VmState.OOM_KILLED),
+        "greedy": VmSample(state=VmState.OOM_KILLED, allocated_bytes=GIB, free_bytes=GIB),
         "late": VmSample(state=VmState.WAITING),
     },
 )

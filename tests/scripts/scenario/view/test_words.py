@@ -18,12 +18,12 @@ from scripts.scenario.view.words import decision_note, event_note
         ({"event": "phase", "vm": "a", "name": "hold", "time": "x", "side": "guest"}, "a phase hold", Style.PLAIN),
         (
             {"event": "oom_killed", "vm": "b", "resident_bytes": 5 * MIB, "reason": "a needs it"},
-            "b oom killed resident 5M a needs it",
+            "b oom killed resident 5M: a needs it",
             Style.BAD,
         ),
         ({"event": "finished", "vm": "a", "verified_pages": 7, "corrupted_pages": 0}, "a finished", Style.GOOD),
-        ({"event": "refused", "vm": "a", "reason": "unaligned", "bytes": 0}, "a refused unaligned", Style.WARNING),
-        ({"event": "policy_fault", "message": "x\x1b[2J"}, "policy fault x?[2J", Style.BAD),
+        ({"event": "refused", "vm": "a", "reason": "unaligned", "bytes": 0}, "a refused: unaligned", Style.WARNING),
+        ({"event": "policy_fault", "message": "x\x1b[2J"}, "policy fault: x?[2J", Style.BAD),
         ({"event": "later", "vm": "a\n", "share": 0.25}, "a? later share 0.25", Style.PLAIN),
     ],
 )
