@@ -136,7 +136,9 @@ function marksChart(container) {
     const picture = svg("svg", { viewBox: `0 0 ${width} ${bottom + 22}`, height: bottom + 22, role: "img", "aria-label": label });
     data.vms.forEach((vm, row) => picture.append(...lifeline(vm, place, 4 + row * ROW, ROW)));
     rows.forEach((name, row) => {
-      const short = name.length * 7.3 > place.left - 10 ? `${name.slice(0, Math.floor((place.left - 17) / 7.3))}…` : name;
+      // Names of many machines differ at their end.
+      const fits = Math.floor((place.left - 17) / 7.3);
+      const short = name.length > fits + 1 ? `…${name.slice(-fits)}` : name;
       picture.append(svg("text", { class: "name", x: place.left - 9, y: 4 + row * ROW + ROW / 2 + 4, "text-anchor": "end" },
         short, svg("title", {}, name)));
     });
@@ -179,7 +181,8 @@ function lifeline(vm, place, top, row) {
   const begin = vm.states.find(([, state]) => state !== "waiting");
   if (!begin) return parts;
   const killed = vm.states.find(([, state]) => state === "oom-killed");
-  const from = place.x(begin[0]), to = place.x(killed ? killed[0] : data.duration);
+  const started = data.events.find((event) => event[1] === "started" && event[2] === vm.name);
+  const from = place.x(started ? started[0] : begin[0]), to = place.x(killed ? killed[0] : data.duration);
   parts.push(svg("rect", { class: "life", x: from, y: top + 3, width: Math.max(1, to - from), height: row - 6, rx: 3 }));
   const phases = data.events.filter((event) => event[1] === "phase" && event[2] === vm.name);
   phases.forEach(([t, , , name], at) => {

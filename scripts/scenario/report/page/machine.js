@@ -9,9 +9,9 @@ const CAUSES = {
   pcp: ["v3", "on per-CPU lists"],
   poison: ["v6", "poisoned"],
   inhibited: ["v7", "reporting is off"],
-  refused: ["backed", "refused by the host"],
+  refused: ["bad", "refused by the host"],
   unacknowledged: ["others", "not yet acknowledged"],
-  unknown: ["others", "unknown"],
+  unknown: ["backed", "unknown"],
 };
 
 function causeLayers(causes) {

@@ -26,7 +26,7 @@ function decimals(value, count) {
 }
 
 function hostChart() {
-  const layers = data.vms.map((vm, at) => ({ name: `v${at}`, label: vm.name, values: vm.resident }));
+  const layers = data.vms.map((vm, at) => ({ name: `v${at % 8}`, label: vm.name, values: vm.resident }));
   if (data.others) layers.push({ name: "others", label: `${data.others.count} others`, values: data.others.resident });
   stackChart(document.getElementById("host"), {
     layers, height: 260, labelled: true, label: "Host memory by machine over time",
