@@ -24,6 +24,8 @@ MEMORY_MIN: Final = 16 << 20
 MEMORY_MAX: Final = 16 << 40
 """Limits of the machine's memory, in bytes."""
 CPUS_MAX: Final = 1024
+INTERVAL_LEAST: Final = 0.05
+"""Seconds between two maps of the memory, at least."""
 
 _EPILOG: Final = """\
 example:
@@ -70,6 +72,13 @@ def _byte(text: str) -> int:
     if not 0 <= byte <= 0xFF:
         raise UsageError(f"{text!r} is not from 0 to 0xff")
     return byte
+
+
+def _interval(text: str) -> float:
+    seconds = float(text)
+    if not INTERVAL_LEAST <= seconds < float("inf"):
+        raise UsageError(f"{text} is not a number of seconds from {INTERVAL_LEAST} on")
+    return seconds
 
 
 def _seconds(text: str) -> float:
@@ -185,6 +194,12 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
         "--ledger",
         action="store_true",
         help="memory events say what holds each free byte that the host still backs",
+    )
+    watch.add_argument(
+        "--memory-map",
+        metavar="SECONDS",
+        type=option_type(_interval),
+        help="emit an event so often with a map of the memory: free, reported, in the balloon, backed by the host",
     )
     watch.add_argument(
         "--print",
@@ -309,6 +324,7 @@ def vmm_options(arguments: argparse.Namespace) -> VmmOptions:
         hold=arguments.hold,
         views=tuple(arguments.views),
         ledger=arguments.ledger,
+        memory_map=arguments.memory_map,
         control=arguments.control,
         record=arguments.record,
         ring=RingOptions(

@@ -25,6 +25,8 @@ from guest.mm.reporting.cause import Cause
 from guest.mm.reporting.page_reporting import PageReporter
 from guest.mm.reporting.reporters import make_reporter
 from guest.mm.reporting.rotation import Rotation
+from guest.mm.views.free_lists import FREE_LISTS, free_lists_text
+from guest.mm.views.memory_map import take_map
 from guest.mm.views.vmstat import VIEWS, buddyinfo
 from guest.page_poison import PagePoison
 from guest.ram import GuestRam
@@ -134,6 +136,7 @@ class VirtualMachine:
                 stack.callback(self._close_record, self._record)
             if self._options.control is not None:
                 views = {name: partial(view, self._allocator) for name, view in VIEWS.items()}
+                views[FREE_LISTS] = partial(free_lists_text, self._allocator)
                 answers: Answers = {**views, **device_commands(lambda: self._device.attachment)}
                 stack.push_async_callback((await ControlServer.open(self._options.control, answers)).close)
             return await self._run()
@@ -153,7 +156,9 @@ class VirtualMachine:
             reporter=self._options.reporter,
             seconds=round(time.monotonic() - self._begin, 6),
         )
-        works = (self._device.stay_attached(), self._emit_memory_events(), self._reporting.run(), self._balloon.run())
+        works = [self._device.stay_attached(), self._emit_memory_events(), self._reporting.run(), self._balloon.run()]
+        if self._options.memory_map is not None:
+            works.append(self._emit_maps(self._options.memory_map))
         background = [asyncio.create_task(work) for work in works]
         try:
             await self._until_stopped(self._run_workloads(), self._options.duration)
@@ -258,6 +263,15 @@ class VirtualMachine:
             "returned_bytes": ledger.returned_bytes,
             "page_cache_bytes": self._machine.cached_pages * PAGE_SIZE,
         }
+
+    async def _emit_maps(self, interval: float) -> None:
+        while True:
+            in_flight = () if self._reporter is None else self._reporter.in_flight
+            taken = take_map(
+                self._allocator, self._ram.residency(), ballooned=self._balloon.pfns(), in_flight=in_flight
+            )
+            self._events.emit("memory_map", **taken.as_json())
+            await asyncio.sleep(interval)
 
 
 def _print(text: str, events: EventLog) -> None:

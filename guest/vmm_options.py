@@ -43,6 +43,8 @@ class VmmOptions:
     """What to print at the end, by the names of ``guest.mm.views.vmstat.VIEWS``."""
     ledger: bool = False
     """Whether ``memory`` events say what holds the free memory that the host still backs."""
+    memory_map: float | None = None
+    """Seconds between two ``memory_map`` events; None emits none."""
     control: Path | None = None
     record: Path | None = None
     ring: RingOptions = field(default_factory=RingOptions)

@@ -78,8 +78,11 @@ class MessageChannel:
         # One deadline for the whole rest of a message: a byte now and then does not extend it.
         deadline: float | None = None
         while (message := self._reader.next_message()) is None:
-            if deadline is None and self._reader.in_message:
+            if self._reader.in_message and deadline is None:
+                # What follows a header is most often there already.
                 deadline = self._loop.time() + MESSAGE_TIMEOUT
+                if await self._receive():
+                    continue
             try:
                 async with asyncio.timeout_at(deadline):
                     await until_ready(self._socket.fileno(), self._loop.add_reader, self._loop.remove_reader)
@@ -91,11 +94,12 @@ class MessageChannel:
             return message
         return BadMessage(request=message.request, need_reply=message.need_reply, fds=message.fds, error=unfit)
 
-    async def _receive(self) -> None:
+    async def _receive(self) -> bool:
+        # Returns whether there was something to read.
         try:
             data, fds, message_flags = receive(self._socket, self._reader.bytes_desired())
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             raise SessionEnded(f"front-end gone: {error.strerror}") from error
         self._unlooked += fds
@@ -110,6 +114,7 @@ class MessageChannel:
             raise SessionEnded(
                 "front-end gone in the middle of a message" if self._reader.in_message else "front-end gone"
             )
+        return True
 
     async def _look(self, fds: list[int]) -> list[int]:
         # Returns those that are on the list of types; the others are closed, and the message is refused. All of them

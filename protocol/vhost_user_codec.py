@@ -9,9 +9,10 @@ Source: vhost-user specification, "Header" and "Ancillary data": file descriptor
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache, lru_cache
 from typing import Final
 
-from construct import ConstructError
+from construct import ConstructError, SizeofError
 
 from protocol.errors import FramingError, VhostUserError
 from protocol.vhost_user import (
@@ -90,6 +91,7 @@ def build_message(request: Request, payload: Payload = None, *, need_reply: bool
     return _build(request, flags, b"" if form is None else build_payload(form, payload))
 
 
+@lru_cache(maxsize=64)
 def build_ack(request: int, status: int) -> bytes:
     """Return the bytes of the acknowledgement of ``request`` that REPLY_ACK adds: ``status`` 0 for success."""
     return _build(request, VERSION | HeaderFlag.REPLY, build_payload(U64, status))
@@ -130,10 +132,18 @@ def parse_payload(form: PayloadForm, data: bytes) -> Payload:
     except ConstructError as error:
         raise VhostUserError(f"{len(data)} bytes are too few for a {form.name} payload") from error
     value = form.to_value(fields)
-    used = len(form.layout.build(form.to_fields(value)))
+    used = _fixed_size(form) or len(form.layout.build(form.to_fields(value)))
     if len(data) != used and not form.may_be_longer:
         raise VhostUserError(f"{len(data)} bytes are too many for a {form.name} payload of {used}")
     return value
+
+
+@cache
+def _fixed_size(form: PayloadForm) -> int | None:
+    try:
+        return int(form.layout.sizeof())
+    except SizeofError:
+        return None
 
 
 class MessageReader:

@@ -147,15 +147,19 @@ prepare_environment() {
     fi
 }
 
-# prepare_pictures: adds what draws pictures, after prepare_environment. They are a convenience: without network there
-# are tables and data all the same, so a failure is told and no more. It would end the command but for the subshell.
-prepare_pictures() {
+# prepare_optional LOCK: adds a convenience, after prepare_environment. Without network there is plain output all the
+# same, so a failure is told and no more. It would end the command but for the subshell.
+prepare_optional() {
     (
         exec {lock_fd}<"$(environment_directory)"
         flock "$lock_fd"
-        install_locks "${python%/bin/python}" scripts/laboratory/requirements.lock
+        install_locks "${python%/bin/python}" "$1"
     ) || true
 }
+
+# What draws pictures, and what draws the live view.
+prepare_pictures() { prepare_optional scripts/laboratory/requirements.lock; }
+prepare_view() { prepare_optional scripts/scenario/view/requirements.lock; }
 
 # help_at_once MODULE ARGUMENT...: becomes the program if it is only asked about itself, which needs no environment.
 help_at_once() {

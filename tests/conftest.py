@@ -9,6 +9,7 @@ The tiers are markers, given to each test file by what it uses:
 * none of these: the quick tier. A test of it that starts a process fails.
 """
 
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,11 @@ from hypothesis import HealthCheck, settings
 from tests.harness import linux_guest, processes
 
 settings.register_profile("fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("fixed"), max_examples=25)
 settings.load_profile("fixed")
+
+# Thousands of tests and syntax trees are live objects: the usual thresholds spend a third of the time looking at them.
+gc.set_threshold(50_000, 50, 100)
 
 _FIRST: Final = ("test_demo.py", "linux/", "daemon/test_endurance.py")
 """Files that take longest. Workers that take one file after the other begin with them, so that all end together."""

@@ -40,6 +40,7 @@ ROOMS: dict[str, set[str]] = {
         "host.ring",
     },
     "host.qmp": set(),
+    "host.terminal_view": set(),
     "host.policy": set(),
     "host.policy.live": {"host.policy", "host.qmp"},
     "host.control": {"host.memory", "host.balloon", "host.vhost_user", "host.ring", "host.qmp", "host.events"},
@@ -129,6 +130,7 @@ SHELL = re.compile(
     | host/recording/(file_facts|recorded_session|recorded_virtqueue)\.py
     | host/events/(chain_events|session_events|vm_events)\.py
     | host/qmp/qmp_client\.py
+    | host/terminal_view/terminal_app\.py
     | host/policy/live/(__main__|daemon|daemon_client|host_memory|run)\.py
     | host/control/(control_server|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/balloon/ballooned_pages\.py

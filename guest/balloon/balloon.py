@@ -84,6 +84,10 @@ class Balloon:
         """Pages that are in the balloon, on their way into it or out of it."""
         return len(self._pages) + len(self._inflating) + len(self._deflating) + len(self._promised)
 
+    def pfns(self) -> "array[int]":
+        """Return the page frame numbers of these pages."""
+        return self._pages + self._inflating + self._deflating + self._promised
+
     # --- The device ---
 
     def attach(self, features: int, actual: int, target: int) -> None:

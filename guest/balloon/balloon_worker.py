@@ -111,6 +111,10 @@ class BalloonWorker:
         """Bytes in the balloon, on their way into it or out of it."""
         return self._balloon.num_pages * PAGE_SIZE
 
+    def pfns(self) -> "array[int]":
+        """Return the page frame numbers of these pages."""
+        return self._balloon.pfns()
+
     # -- devices come and go ----------------------------------------------------------------------------------------
 
     def attach(self, attachment: Attachment) -> None:

@@ -18,6 +18,7 @@ from scripts.laboratory import boundary_cost, linux_run, pace, page_fault, pictu
 from scripts.laboratory.experiment import Experiment, Outcome
 from scripts.scenario import command as scenario_run
 from scripts.scenario.compare import command as scenario_compare
+from scripts.scenario.report import command as scenario_report
 
 PROGRAM: Final = "balloon-lab"
 EXPERIMENTS: Final = (boundary_cost.EXPERIMENT, page_fault.EXPERIMENT, sweep.EXPERIMENT, pace.EXPERIMENT)
@@ -37,6 +38,7 @@ example:
   scripts/lab timeline                         one real Linux guest for about 20 seconds
   scripts/lab taking-turns                     two guests on a host with memory for one, about 45 seconds
   scripts/lab compare --help                   policies and reporters side by side, over many seeds
+  scripts/lab report --help                    a run's results as one HTML file
   scripts/lab run --help                       virtual machines that share a host's memory, as a scenario file says
 
 All experiments but the timeline and taking-turns run in virtual time, without a guest or a daemon: their results are
@@ -89,7 +91,9 @@ class _Command(Protocol):
     def run(self, arguments: argparse.Namespace, /) -> int: ...
 
 
-COMMANDS: Final[Mapping[str, _Command]] = {command.NAME: command for command in (scenario_run, scenario_compare)}
+COMMANDS: Final[Mapping[str, _Command]] = {
+    command.NAME: command for command in (scenario_run, scenario_compare, scenario_report)
+}
 
 
 def make_command_parser(command: _Command) -> argparse.ArgumentParser:

@@ -12,6 +12,8 @@ from protocol.process.command_line import option_type, path_option
 if TYPE_CHECKING:
     from scripts.scenario.run_record import RunRecord, Sample
     from scripts.scenario.scenario import Scenario
+    from scripts.scenario.virtual.fleet import Fleet
+    from scripts.scenario.watched import Watch
 
 NAME: Final = "run"
 
@@ -19,9 +21,9 @@ DESCRIPTION: Final = "Plays virtual machines that share a host's memory, as a sc
 
 EPILOG: Final = """\
 A real run starts a process for each machine; a virtual run plays the same in virtual time, without processes and
-without their memory. After Ctrl-C the results so far are written.
+without their memory. On a terminal there is a live view; ? explains its keys. Ctrl-C keeps the results so far.
 
-exit status: 0 if the run came to its end, 1 for a failure, 2 for a usage error, 130 after Ctrl-C
+exit status: 0 if the run came to its end, 1 for a failure, 2 for a usage error, 130 after Ctrl-C or the key q
 
 examples:
   balloon-lab run --list
@@ -41,6 +43,13 @@ def _seed(text: str) -> int:
     return seed
 
 
+def _speed(text: str) -> float:
+    speed = float(text)
+    if not 0 < speed <= 1e9:
+        raise UsageError(f"{text} is not a number above 0")
+    return speed
+
+
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to its parser."""
     parser.add_argument(
@@ -56,6 +65,13 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--policy", metavar="NAME", help="use this policy instead of the scenario's")
     parser.add_argument("--seed", metavar="N", type=option_type(_seed), help="use this seed instead of the scenario's")
+    parser.add_argument(
+        "--speed",
+        metavar="FACTOR",
+        type=option_type(_speed),
+        help="in the live view of a virtual run, seconds of virtual time in a second (default: by the duration)",
+    )
+    parser.add_argument("--plain", action="store_true", help="lines of progress instead of the live view")
     parser.add_argument("--out", metavar="DIR", type=option_type(path_option), help="write the results into DIR")
     parser.add_argument("--json", metavar="PATH", help="write the summary as JSON to PATH, - for standard output")
 
@@ -106,8 +122,7 @@ def _play(arguments: argparse.Namespace) -> int:
     with open_json(arguments.json) as stream:
         if out is not None:
             prepare_directory(out)
-        play = _play_virtually if arguments.virtual else _play_really
-        record = play(scenario, arguments.policy, arguments.seed, progress(scenario.duration, sys.stderr))
+        record, number = _watched(scenario, arguments) or (_unwatched(scenario, arguments), None)
         if out is not None:
             write_results(record, out)
         if stream is not None:
@@ -115,27 +130,71 @@ def _play(arguments: argparse.Namespace) -> int:
     print_table(record, sys.stderr if arguments.json == "-" else sys.stdout, out)
     if record.problem:
         raise BalloonError(record.problem)
+    if number is not None:
+        return 128 + number
     return 130 if record.interrupted else 0
 
 
-def _play_virtually(
-    scenario: "Scenario", policy_name: str | None, seed: int | None, on_sample: "Callable[[Sample], None]"
-) -> "RunRecord":
-    from host.policy.registry import make_policy
-    from scripts.scenario.virtual.fleet import Fleet
-
-    name = policy_name or scenario.policy.name
-    parameters = scenario.policy.parameters if name == scenario.policy.name else {}
-    return Fleet(scenario, make_policy(name, parameters), policy_name=name, seed=seed).run(on_sample)
-
-
-def _play_really(
-    scenario: "Scenario", policy_name: str | None, seed: int | None, on_sample: "Callable[[Sample], None]"
-) -> "RunRecord":
+def _unwatched(scenario: "Scenario", arguments: argparse.Namespace) -> "RunRecord":
+    on_sample = progress(scenario.duration, sys.stderr)
+    if arguments.virtual:
+        return _fleet(scenario, arguments).run(on_sample)
     from scripts.scenario.real.play import play
 
-    policy = policy_name or scenario.policy.name
-    return play(scenario, policy=policy, seed=scenario.seed if seed is None else seed, on_sample=on_sample)
+    policy, seed = _policy(scenario, arguments), _seed_of(scenario, arguments)
+    return play(scenario, policy=policy, seed=seed, maps=arguments.out is not None, on_sample=on_sample)
+
+
+def _watched(scenario: "Scenario", arguments: argparse.Namespace) -> "tuple[RunRecord, int | None] | None":
+    # The record and the number of a signal that ended the run; None where there is no live view.
+    from scripts.scenario.view.run_clock import watching_speed
+    from scripts.scenario.view.watched_run import NO_VIEW, can_show, is_terminal, watch
+
+    if arguments.speed is not None and not arguments.virtual:
+        raise UsageError("--speed is for virtual time: give --virtual too")
+    if arguments.plain or not is_terminal():
+        return None
+    if not can_show():
+        print(f"balloon-lab run: {NO_VIEW}", file=sys.stderr, flush=True)
+        return None
+    if arguments.virtual:
+        speed = watching_speed(scenario.duration) if arguments.speed is None else arguments.speed
+        return watch(scenario, lambda watcher: _fleet(scenario, arguments, watcher).run(), speed)
+    from scripts.scenario.real.play import play_prepared, prepared
+
+    fits, policy, seed = prepared(scenario), _policy(scenario, arguments), _seed_of(scenario, arguments)
+    return watch(
+        fits,
+        lambda watcher: play_prepared(
+            fits, policy=policy, seed=seed, maps=arguments.out is not None, watch=watcher, say=watcher.say
+        ),
+        None,
+    )
+
+
+def _policy(scenario: "Scenario", arguments: argparse.Namespace) -> str:
+    return str(arguments.policy or scenario.policy.name)
+
+
+def _seed_of(scenario: "Scenario", arguments: argparse.Namespace) -> int:
+    return scenario.seed if arguments.seed is None else int(arguments.seed)
+
+
+def _fleet(scenario: "Scenario", arguments: argparse.Namespace, watch: "Watch | None" = None) -> "Fleet":
+    from host.policy.registry import make_policy
+    from scripts.scenario.virtual.fleet import Fleet
+    from scripts.scenario.watched import unwatched
+
+    name = _policy(scenario, arguments)
+    parameters = scenario.policy.parameters if name == scenario.policy.name else {}
+    return Fleet(
+        scenario,
+        make_policy(name, parameters),
+        policy_name=name,
+        seed=arguments.seed,
+        maps=arguments.out is not None,
+        watch=unwatched if watch is None else watch,
+    )
 
 
 def progress(duration: float, stream: TextIO) -> "Callable[[Sample], None]":

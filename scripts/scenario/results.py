@@ -7,6 +7,9 @@
 ``ledger.csv``
     One line for each sample of each machine that has a ledger: ``t``, ``vm``, ``not_returned_bytes``, the bytes of each
     cause (they add up to it), and last ``page_cache_bytes``, which is not part of the sum.
+``maps.jsonl``
+    One line for each machine at up to 120 moments: ``t``, ``vm``, and the map of its memory
+    (``guest/mm/views/memory_map.py`` says what the layers' texts mean). Of a real kernel only ``resident`` is known.
 ``samples.csv``
     One line for each sample of each machine: its memory, and what the host holds in all.
 """
@@ -29,6 +32,10 @@ EVENTS: Final = "events.jsonl"
 LEDGER: Final = "ledger.csv"
 DECISIONS: Final = "decisions.jsonl"
 SAMPLES: Final = "samples.csv"
+MAPS: Final = "maps.jsonl"
+
+FORMAT: Final = 1
+"""The version of these files, in the summary. It changes when a reader of the last version would be misled."""
 
 LEDGER_COLUMNS: Final = ("t", "vm", "not_returned_bytes", *LEDGER_CAUSES, "page_cache_bytes")
 
@@ -67,6 +74,7 @@ def write_results(record: RunRecord, directory: Path) -> None:
     try:
         _write_lines(directory / EVENTS, record.events)
         _write_lines(directory / DECISIONS, map(decision_json, record.decisions))
+        _write_lines(directory / MAPS, _map_lines(record))
         _write_table(directory / LEDGER, LEDGER_COLUMNS, _ledger_rows(record))
         _write_table(directory / SAMPLES, SAMPLE_COLUMNS, _sample_rows(record))
         # Last: a directory with a summary of this run is complete.
@@ -78,6 +86,7 @@ def write_results(record: RunRecord, directory: Path) -> None:
 def summary(record: RunRecord) -> dict[str, Any]:
     """Return the summary as JSON values."""
     return {
+        "format": FORMAT,
         "scenario": scenario_json(record.scenario),
         "policy": record.policy,
         "parameters": dict(record.scenario.policy.parameters),
@@ -135,6 +144,12 @@ def decision_json(decision: RecordedDecision) -> dict[str, Any]:
 def _action_json(action: Action) -> dict[str, Any]:
     kind = "balloon" if isinstance(action, SetBalloon) else "reclaim"
     return {"action": kind, "vm": action.vm, "size": action.size}
+
+
+def _map_lines(record: RunRecord) -> Iterable[Mapping[str, Any]]:
+    for moment in () if record.maps is None else record.maps.rounds:
+        for name, taken in moment.maps.items():
+            yield {"t": moment.t, "vm": name, **taken}
 
 
 def _ledger_rows(record: RunRecord) -> Iterable[tuple[Any, ...]]:

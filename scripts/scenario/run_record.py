@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any, Final
 
 from host.policy.policy import Action
+from scripts.scenario.map_series import MapSeries
 from scripts.scenario.scenario import Scenario
 
 LEDGER_CAUSES: Final = (
@@ -146,9 +147,9 @@ class RunRecord:
 
     ``events`` are objects with at least ``t`` and ``event``; one that concerns a machine has ``vm``. ``interrupted``
     is set when the run was ended before the scenario's duration, and ``problem`` says why where it was not the user who
-    ended it. ``seconds`` is how long it ran, in its own time.
-    ``peak_bytes`` and ``gib_minutes`` are the host's, of all machines together. ``daemon_cpu_seconds`` is the processor
-    time of the daemon, None in a virtual run.
+    ended it. ``seconds`` is how long it ran, in its own time. ``peak_bytes`` and ``gib_minutes`` are the host's, of all
+    machines together. ``daemon_cpu_seconds`` is the processor time of the daemon, None in a virtual run. ``maps`` are
+    None where none are kept.
     """
 
     scenario: Scenario
@@ -164,4 +165,5 @@ class RunRecord:
     gib_minutes: float = 0.0
     daemon_cpu_seconds: float | None = None
     interrupted: bool = False
+    maps: MapSeries | None = None
     problem: str = ""

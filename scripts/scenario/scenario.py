@@ -71,6 +71,8 @@ class Scenario:
     vms: tuple[VmSpec, ...]
     policy: PolicySpec = PolicySpec()
     seed: int = 0
+    jitter: float = 0.0
+    """Share by which starts, sizes and durations vary with the seed (``jitter.jittered``)."""
     sample_interval: float = 0.25
     """Seconds between two samples of memory and ledger."""
 

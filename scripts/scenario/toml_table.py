@@ -19,6 +19,7 @@ LONGEST: Final = 1e9
 """Seconds; about thirty years."""
 
 _UNITS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _TIME: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 
 
@@ -99,6 +100,20 @@ class Table:
             raise self.mistake(key, f"{value!r} is not a time (write for example 90s)")
         if not least <= value <= LONGEST:
             raise self.mistake(key, f"{value:g} s is not from {least:g} s to {LONGEST:g} s")
+        return float(value)
+
+    def share(self, key: str, default: float | None = None, *, most: float = 1.0) -> float:
+        """Return a share from 0 to ``most``: a string such as "10%", or a number such as 0.1."""
+        value = self._get(key, default)
+        if isinstance(value, str):
+            match = _PERCENT.fullmatch(value.strip())
+            if match is None:
+                raise self.mistake(key, f'{value!r} is not a share (write for example "10%")')
+            value = float(match[1]) / 100
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.mistake(key, f'{value!r} is not a share (write for example "10%")')
+        if not 0 <= value <= most:
+            raise self.mistake(key, f"{value:.6g} is not from 0 to {most:g}")
         return float(value)
 
     def count(self, key: str, default: int | None = None, *, least: int = 0, most: int = 1 << 60) -> int:

@@ -75,6 +75,7 @@ def test_host_memory_is_exact(steps: list[tuple[bool, int, int]]) -> None:
         )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*REPORTERS, "off"])
 def test_ledger_and_memory_in_use_are_all_that_the_host_has(name: str) -> None:
     """Every page in use was written, so the rest of what is present is free, and the ledger has it."""
@@ -235,6 +236,7 @@ def test_invalid_simulation_is_refused() -> None:
         Simulation(allocator, reporter)
 
 
+@pytest.mark.long
 def test_large_guest_with_an_hour_of_churn_is_a_matter_of_seconds() -> None:
     # A hundredth of the promised hour with 64 GiB: the same guest, the same pace, fewer turns.
     run = simulation("rotation", "churn:size=16G,seconds=36,lifetime=300,tick=0.1", pages=64 * GIB_PAGES)

@@ -14,6 +14,7 @@ import pytest
 
 from guest.command_line import make_parser, vmm_options
 from guest.ledger.ledger import CAUSES
+from guest.mm.views.memory_map import CELLS, LEVELS, decode
 from guest.vmm import VirtualMachine
 from guest.vmm_options import VmmOptions
 from guest.workloads.churn import Churn
@@ -213,3 +214,22 @@ async def test_failed_background_task_fails_the_run(daemon: DaemonProcess, monke
     with pytest.raises(ZeroDivisionError):
         await run.run()
     assert [event["reason"] for event in run.events("detached")] == ["machine powered off"]
+
+
+@pytest.mark.asyncio
+async def test_maps_of_memory_are_events(daemon: DaemonProcess) -> None:
+    run = Run(daemon.socket_path, Memhog(size=32 * MIB, hold=0.2), memory_map=0.05)
+    assert await run.run() == 0
+    maps = run.events("memory_map")
+    assert maps[0]["cell_bytes"] == 64 * MIB // CELLS
+    used = [CELLS - decode(event["free"]).count(LEVELS) - decode(event["reported"]).count(LEVELS) for event in maps]
+    assert max(used) >= CELLS // 2 > used[0]
+    assert max(decode(event["resident"]).count(LEVELS) for event in maps) >= CELLS // 2
+    assert not any(decode(maps[-1]["balloon"]))
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "inf", "nan", "0.01"])
+def test_an_interval_that_is_too_short(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["--socket-path", "socket", "--memory-map", seconds])
+    assert "is not a number of seconds from 0.05 on" in capsys.readouterr().err

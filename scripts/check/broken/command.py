@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -12,10 +13,12 @@ from protocol.errors import BalloonError, UsageError
 from protocol.process.listening_socket import ListeningSocket
 from scripts.check.broken.device_faults.all_faults import ALL_FAULTS
 from scripts.check.broken.devices import serving, try_fault
+from scripts.check.broken.driver_fault import DriverFault
 from scripts.check.broken.driver_faults.all_driver_faults import ALL_DRIVER_FAULTS
 from scripts.check.broken.drivers import driving, try_driver
 from scripts.check.broken.fault import Fault
 from scripts.check.broken.fence_faults import FENCE_FAULTS, try_fence
+from scripts.check.broken.forked_devices import ForkedDevices
 from scripts.check.broken.trying import CAUGHT, Trying, line_of
 from scripts.check.names import nearest
 from scripts.child_processes import module_environment
@@ -55,12 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         for fence in fences:
             print(f"{fence.name}: fence\n    {fence.says}\n    [the wake-up model]")
         return 0
-    missed = [
-        trying.fault.name
-        for tryings in (_try_all(devices, try_fault, AT_ONCE), _try_all(drivers, try_driver, DRIVERS_AT_ONCE))
-        for trying in tryings
-        if not trying.is_caught
-    ]
+    missed = [trying.fault.name for trying in _try_all(devices, drivers) if not trying.is_caught]
     for fence in fences:
         result = try_fence(fence)
         print(
@@ -71,10 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
     if missed:
         raise BalloonError(f"not caught: {', '.join(missed)}")
     return 0
-
-
-def _serving(fault: Fault, path: Path) -> list[str]:
-    return serving(fault.name, "--socket-path", str(path))
 
 
 def _be(
@@ -111,10 +105,17 @@ def _try_again(fault: AnyFault, try_one: Callable[[AnyFault], Trying]) -> Trying
     return try_one(fault)
 
 
-def _try_all(chosen: Sequence[AnyFault], try_one: Callable[[AnyFault], Trying], at_once: int) -> Iterator[Trying]:
-    # Try each fault, `at_once` at a time, and yield what came of it in the end; a line is printed for each.
-    with ThreadPoolExecutor(at_once) as pool:
-        for trying in pool.map(partial(_try_again, try_one=try_one), chosen):
+def _try_all(devices: Sequence[Fault], drivers: Sequence[DriverFault]) -> Iterator[Trying]:
+    # Try each fault and yield what came of it in the end; a line is printed for each. Drivers, which take their time,
+    # are tried beside the devices.
+    with (
+        ForkedDevices() as forked,
+        ThreadPoolExecutor(AT_ONCE) as device_pool,
+        ThreadPoolExecutor(DRIVERS_AT_ONCE) as driver_pool,
+    ):
+        tried_drivers = driver_pool.map(partial(_try_again, try_one=try_driver), drivers)
+        tried_devices = device_pool.map(partial(_try_again, try_one=partial(try_fault, devices=forked)), devices)
+        for trying in chain(tried_devices, tried_drivers):
             print(f"{'caught' if trying.is_caught else 'MISSED'}  {trying.fault.name}", flush=True)
             for one in trying.results:
                 print(f"        {line_of(one)}", flush=True)

@@ -1,7 +1,6 @@
 """Tries broken devices: each is our daemon with one fault, which the cases of a device judge."""
 
 import contextlib
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Final
 
 from protocol.errors import BalloonError
 from scripts.check.broken.fault import Fault
+from scripts.check.broken.forked_devices import ForkedDevice, ForkedDevices
 from scripts.check.broken.trying import Trying, crash_of
 from scripts.check.device.all_cases import DEVICE_CASES
 from scripts.check.device.trial import Trial
@@ -20,7 +20,7 @@ from scripts.check.machine.vhost_user_device import VhostUserDevice
 from scripts.check.run import run_cases
 from scripts.check.suite import Case
 from scripts.check.verdict import Result, TargetError
-from scripts.child_processes import module_environment, python_module
+from scripts.child_processes import python_module
 
 FEATURES: Final = ",".join(
     f"{name}=on"
@@ -41,42 +41,38 @@ START_SECONDS: Final = 30.0
 
 def serving(name: str, *options: str) -> list[str]:
     """Return the command that is the daemon with fault ``name``, which takes ``options``."""
-    return python_module("scripts.check.broken.serve", name, "--features", FEATURES, *options)
+    return python_module("scripts.check.broken.serve", *_words(name, *options))
 
 
-def try_fault(fault: Fault) -> Trying:
-    """Run the cases that have to catch ``fault`` against a daemon that has it.
+def _words(name: str, *options: str) -> list[str]:
+    return [name, "--features", FEATURES, *options]
+
+
+def try_fault(fault: Fault, devices: ForkedDevices) -> Trying:
+    """Run the cases that have to catch ``fault`` against a daemon that has it, one of ``devices``.
 
     Raises:
         BalloonError: the daemon does not start.
     """
     with tempfile.TemporaryDirectory(prefix="balloon-broken-") as scratch:
         path, control, said = (Path(scratch) / name for name in ("socket", "control", "stderr"))
-        with said.open("wb") as stderr:
-            process = subprocess.Popen(
-                serving(fault.name, "--socket-path", str(path), "--control", str(control)),
-                env=module_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-            )
+        device = devices.start(_words(fault.name, "--socket-path", str(path), "--control", str(control)), said)
         try:
-            results = _results(fault, path, control, process)
+            results = _results(fault, path, control, device)
         finally:
-            process.kill()
-            process.wait()
+            device.kill()
         return Trying(fault, results, crash_of(said.read_text(errors="replace")))
 
 
-def _results(fault: Fault, path: Path, control: Path, process: "subprocess.Popen[bytes]") -> list[Result]:
+def _results(fault: Fault, path: Path, control: Path, process: ForkedDevice) -> list[Result]:
     def is_there() -> bool:
         with contextlib.suppress(TargetError):
             VhostUserDevice(path)
             return True
-        return process.poll() is not None
+        return process.has_ended()
 
     begin = time.monotonic()
-    if not becomes_true(is_there, START_SECONDS) or process.poll() is not None:
+    if not becomes_true(is_there, START_SECONDS) or process.has_ended():
         raise BalloonError(f"the daemon with the fault {fault.name} did not start ({time.monotonic() - begin:.1f} s)")
     of_device, generic = cases_of(fault)
     device = VhostUserDevice(path, qmp=control)

@@ -1,9 +1,10 @@
 """A front-end's connection to a back-end, which can send anything and looks closely at what comes back."""
 
+import contextlib
 import os
 import socket
 import struct
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -21,6 +22,9 @@ from scripts.check.verdict import Failed, HungUpError, NotAnswered, TargetError
 
 REPLY_FLAGS: Final = 0x5
 """Version 1 and REPLY: what the flags of every reply are. Front-ends compare for equality."""
+
+DONE: Final = 0
+"""What an acknowledgement says of a request that was carried out."""
 
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7)
 
@@ -175,6 +179,29 @@ class FrontendConnection:
         except StopIteration as stop:
             result: Result = stop.value
             return result
+
+    def perform_at_once(self, calls: Iterable[Generator[Call, Payload, None]]) -> None:
+        """Carry out steps that want no more than to be acknowledged: send all of them, then read the answers.
+
+        Raises:
+            VhostUserError: one was refused.
+        """
+        unanswered: list[Call] = []
+        try:
+            for step in calls:
+                with contextlib.suppress(StopIteration):
+                    call = next(step)
+                    while True:
+                        self.send(call.data, call.fds)
+                        unanswered += [call] if call.reply_expected else []
+                        call = step.send(DONE)
+        except HungUpError:
+            if not unanswered:
+                raise  # else it is the oldest of them over which it did
+        for call in unanswered:
+            self._sent = call.data
+            if self._value(call.request, self.reply_to(call.request)) != DONE:
+                raise VhostUserError(f"the back-end refused {call.request.name}")
 
     def is_usable(self) -> bool:
         """Return whether the connection still answers GET_FEATURES."""

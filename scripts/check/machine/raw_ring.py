@@ -1,5 +1,6 @@
 """Chains as a driver must not make them: descriptors stored as they are, published without a look."""
 
+import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -9,8 +10,12 @@ from protocol.split_ring import DESCRIPTOR, Descriptor
 from protocol.virtio_ring import VIRTQ_DESC_F_NEXT, ring_delta
 from scripts.check.machine.deadline import DEADLINE, becomes_true
 from scripts.check.machine.driver_queue import DriverQueue
+from scripts.check.machine.machine import Machine
 
 FIRST: Final = 0
+
+_LOOK: Final = 0.005
+"""Seconds between two looks whether the device asks for a reset."""
 
 
 class Raw(NamedTuple):
@@ -92,3 +97,15 @@ def comes_back(queue: DriverQueue, count: int = 1, seconds: float = DEADLINE) ->
     if came:
         queue.note_used_raw([used_element(queue, number) for number in range(count)])
     return came
+
+
+def is_dealt_with(machine: Machine, queue: DriverQueue, seconds: float) -> bool:
+    """Return whether a fresh ring of a machine has a chain back within ``seconds``.
+
+    A device that asks for a reset has given up, and is not waited for any longer.
+    """
+    end = time.monotonic() + seconds
+    while not comes_back(queue, seconds=_LOOK):
+        if machine.wants_reset() or time.monotonic() > end:
+            return comes_back(queue, seconds=0)
+    return True

@@ -168,10 +168,12 @@ class VhostUserMachine(Machine):
 
     def run(self) -> None:
         """Send the memory, start all queues, and say DRIVER_OK."""
-        self.set_memory()
-        for index in self.queues:
-            self.start(index)
-        self.connection.perform(self.frontend.driver_ok())
+        bases = {index: FRESH_BASE if queue.layout.packed else 0 for index, queue in self.queues.items()}
+        starts = [self.frontend.start_queue(index, self.setup(index), base) for index, base in bases.items()]
+        memory = self.frontend.set_memory((self.region,), (self.memory.fd,))
+        self.connection.perform_at_once([memory, *starts, self.frontend.driver_ok()])
+        for index, base in bases.items():
+            self.queues[index].note_started(base)
 
     def wait_for_interrupt(self, index: int, seconds: float) -> bool:
         """Return whether a queue's interrupt comes within ``seconds``; the processor is left to others meanwhile."""

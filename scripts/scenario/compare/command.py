@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 NAME: Final = "compare"
 
 DESCRIPTION: Final = (
-    "Plays a scenario in virtual time under several policies, reporters or constants, each over the same seeds."
+    "Plays a scenario, or all shipped ones, in virtual time under several policies, reporters or constants, "
+    "with the same seeds."
 )
 
 EPILOG: Final = """\
@@ -26,6 +28,7 @@ twice its standard error from zero. Less is better in every column.
 examples:
   balloon-lab compare noisy-neighbour --vary policy=reporting,mom,steady --seeds 5
   balloon-lab compare staggered-builds --vary reporter=boundary,rotation --vary delay=0.1,2 --json -
+  balloon-lab compare --all --seeds 20 --markdown table.md
   balloon-lab compare idle-fleet --vary policy=reporting,steady --cluster tcp://scheduler:8786
 """
 
@@ -41,7 +44,12 @@ def _count(text: str) -> int:
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to its parser."""
-    parser.add_argument("scenario", metavar="NAME|FILE.toml", help="a shipped scenario or a file")
+    parser.add_argument("scenario", metavar="NAME|FILE.toml", nargs="?", help="a shipped scenario or a file")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="all shipped scenarios, large ones smaller, under all policies: how ours stands in each",
+    )
     parser.add_argument(
         "--vary",
         metavar="KIND=VALUE,...",
@@ -58,6 +66,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cluster", metavar="ADDRESS", help="play them on this Dask scheduler's workers")
     parser.add_argument("--out", metavar="DIR", type=option_type(path_option), help="write compare.csv into DIR")
+    parser.add_argument("--markdown", metavar="PATH", help="with --all: also write the tables as Markdown to PATH")
     parser.add_argument("--json", metavar="PATH", help="also write all scores as JSON to PATH, - for standard output")
 
 
@@ -68,6 +77,16 @@ def run(arguments: argparse.Namespace) -> int:
         UsageError: a mistake in the arguments or in the scenario.
         BalloonError: a file cannot be written, or the cluster cannot be used.
     """
+    if arguments.all:
+        return _run_all(arguments)
+    if arguments.scenario is None:
+        raise UsageError(f"{NAME} needs a scenario: a name of balloon-lab run --list, a file, or --all")
+    if arguments.markdown is not None:
+        raise UsageError("--markdown goes with --all")
+    return _run_one(arguments)
+
+
+def _run_one(arguments: argparse.Namespace) -> int:
     import json
 
     from scripts.json_output import open_json
@@ -94,6 +113,35 @@ def run(arguments: argparse.Namespace) -> int:
             rows = as_json(chosen, seeds, scores)
             print(json.dumps({"scenario": scenario.name, "runs": rows}, indent=2), file=stream, flush=True)
     print(table(scenario.title, chosen, scores), file=sys.stderr if arguments.json == "-" else sys.stdout)
+    return 0
+
+
+def _run_all(arguments: argparse.Namespace) -> int:
+    from host.policy.registry import POLICIES
+    from scripts.report_file import report_file
+    from scripts.scenario.compare.all_scenarios import Comparison, details, markdown, overview, smaller
+    from scripts.scenario.compare.jobs import play_all
+    from scripts.scenario.compare.variant import variants
+    from scripts.scenario.scenario_file import load_scenario, shipped_scenarios
+
+    for option in ("scenario", "vary", "scale", "out", "json"):
+        if getattr(arguments, option) not in (None, []):
+            raise UsageError(f"--all does not go with {'a scenario' if option == 'scenario' else f'--{option}'}")
+    played = [smaller(load_scenario(path)) for path in shipped_scenarios().values()]
+    seeds = list(range(arguments.seeds))
+    chosen = [variant.scenario for one, _ in played for variant in variants(one, [f"policy={','.join(POLICIES)}"])]
+    file = nullcontext(None) if arguments.markdown is None else report_file(arguments.markdown, "--markdown")
+    with file as stream:
+        scores = iter(play_all(chosen, seeds, processes=arguments.jobs, cluster=arguments.cluster, on_done=_progress))
+        found = [
+            Comparison(scenario=one, scale=scale, scores=dict(zip(POLICIES, scores, strict=False)))
+            for one, scale in played
+        ]
+        if stream is not None:
+            stream.write(markdown(found))
+    for comparison in found:
+        print(f"{details(comparison)}\n")
+    print(overview(found))
     return 0
 
 

@@ -24,7 +24,7 @@ class Job(NamedTuple):
 def play(scenario: Scenario, seed: int) -> Score:
     """Play ``scenario`` in virtual time and return its score."""
     policy = make_policy(scenario.policy.name, scenario.policy.parameters)
-    return score_of(Fleet(scenario, policy, policy_name=scenario.policy.name, seed=seed).run())
+    return score_of(Fleet(scenario, policy, policy_name=scenario.policy.name, seed=seed, ledger=None).run())
 
 
 def play_all(

@@ -20,6 +20,7 @@ from scripts.scenario.real.real_run import RealRun, needs_linux
 from scripts.scenario.run_record import RunRecord, Sample
 from scripts.scenario.scale import fitting
 from scripts.scenario.scenario import Scenario, VmKind
+from scripts.scenario.watched import Watch, unwatched
 
 
 def play(
@@ -28,15 +29,27 @@ def play(
     policy: str,
     seed: int,
     budget: str = "auto",
+    maps: bool = False,
     on_sample: Callable[[Sample], None] = lambda sample: None,
 ) -> RunRecord:
     """Play ``scenario`` under ``policy``, scaled down to this machine's memory if it is larger.
 
+    ``maps`` says whether maps of the machines' memory are kept.
     ``budget`` is ``cgroup``, ``accounting``, or ``auto``: a cgroup where the user may make one.
 
     Raises:
         BalloonError: a coarse machine, no real kernel, or a process that cannot be started.
         UsageError: the policy is unknown, or a machine becomes too small.
+    """
+    return play_prepared(prepared(scenario), policy=policy, seed=seed, budget=budget, maps=maps, on_sample=on_sample)
+
+
+def prepared(scenario: Scenario) -> Scenario:
+    """Return ``scenario`` as this machine can play it, with what it needs fetched; what differs is told.
+
+    Raises:
+        BalloonError: a coarse machine, or no real kernel.
+        UsageError: a machine becomes too small.
     """
     for spec in scenario.vms:
         if spec.kind is VmKind.COARSE:
@@ -57,30 +70,52 @@ def play(
         )
         if fetch.returncode:
             raise BalloonError(f"{scenario.name}: no Linux kernel is available here")
+    return fits
+
+
+def _say(line: str) -> None:
+    print(f"balloon-lab run: {line}", file=sys.stderr, flush=True)
+
+
+def play_prepared(
+    scenario: Scenario,
+    *,
+    policy: str,
+    seed: int,
+    budget: str = "auto",
+    maps: bool = False,
+    on_sample: Callable[[Sample], None] = lambda sample: None,
+    watch: Watch = unwatched,
+    say: Callable[[str], None] = _say,
+) -> RunRecord:
+    """Play what :func:`prepared` has returned. ``maps`` is as in :func:`play`, and ``say`` takes lines for people.
+
+    Raises:
+        BalloonError: a process that ended which should not have.
+        UsageError: the policy is unknown.
+    """
     parameters = scenario.policy.parameters if policy == scenario.policy.name else {}
-    at_work = LivePolicy(make_policy(policy, parameters), _say)
+    at_work = LivePolicy(make_policy(policy, parameters), say)
     with (
         run_directory() as directory,
-        make_budget(budget, fits.budget_bytes) as limit,
-        Networks(fits.vms, _say) as networks,
+        make_budget(budget, scenario.budget_bytes) as limit,
+        Networks(scenario.vms, say) as networks,
     ):
         if budget == "auto" and isinstance(limit, AccountedBudget):
-            _say("no memory cgroup can be made here: the run adds up what machines have, and stops one itself")
+            say("no memory cgroup can be made here: the run adds up what machines have, and stops one itself")
         if Pressure(limit.pressure_file).some_avg10() is None:
-            _say(f"{limit.pressure_file}: this kernel does not tell its pressure on memory (PSI)")
+            say(f"{limit.pressure_file}: this kernel does not tell its pressure on memory (PSI)")
         if (why := why_costs_are_unknown()) is not None:
-            _say(f"stall time and the processor time of reclaim leave out what the kernel does for a process: {why}")
+            say(f"stall time and the processor time of reclaim leave out what the kernel does for a process: {why}")
         run = RealRun(
-            replace(fits, policy=replace(fits.policy, name=policy)),
+            replace(scenario, policy=replace(scenario.policy, name=policy)),
             limit,
             Path(directory),
             seed=seed,
             policy=at_work,
             prefixes=networks.prefixes,
+            maps=maps,
             on_sample=lambda record: on_sample(record.samples[-1]),
+            watch=watch,
         )
         return run.play()
-
-
-def _say(line: str) -> None:
-    print(f"balloon-lab run: {line}", file=sys.stderr, flush=True)

@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from guest.mm.views.memory_map import MemoryMap, cell_order, resident_levels
 from host.netlink import ProcessCost, delay_accounting_enabled, process_cost
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
@@ -28,9 +30,22 @@ _CONSTANTS: Final = {
 _WAIT4: Final = " and wait4"
 """At the end of a source of costs: peak and faults are those of the whole life of a process that has ended."""
 
+_LONGEST_SOCKET: Final = 107
+"""Bytes of the path of a unix socket."""
 
-def guest_command(spec: VmSpec, directory: Path, socket: Path, seed: int, *, ledger: bool) -> list[str]:
+
+def control_socket(spec: VmSpec, directory: Path) -> Path | None:
+    """Return where an emulated guest answers questions, None where the path would be too long."""
+    path = directory / f"{spec.name}.ctl"
+    return path if spec.kind is VmKind.EMULATED and len(bytes(path)) <= _LONGEST_SOCKET else None
+
+
+def guest_command(
+    spec: VmSpec, directory: Path, socket: Path, seed: int, *, ledger: bool, map_interval: float | None = None
+) -> list[str]:
     """Return the command that is the virtual machine, with its event file ``directory/NAME``.
+
+    An emulated guest tells the map of its memory every ``map_interval`` seconds, None for never.
 
     Raises:
         BalloonError: a coarse machine, which only a virtual run has.
@@ -46,10 +61,12 @@ def guest_command(spec: VmSpec, directory: Path, socket: Path, seed: int, *, led
     if spec.kind is VmKind.COARSE:
         raise BalloonError(f"vm {spec.name}: a coarse machine has no process: it needs --virtual")
     constants = [word for name, value in spec.reporting.items() for word in (_CONSTANTS[name], str(value))]
+    control = control_socket(spec, directory)
     workloads = [word for workload in spec.workloads for word in ("--workload", workload)]
     return python_module(
         "guest",
         *attachment,
+        *(("--control", str(control)) if control is not None else ()),
         *("--reporter", spec.reporter or "off"),
         *constants,
         *("--cpus", str(spec.cpus)) if spec.cpus > 1 else (),
@@ -59,6 +76,7 @@ def guest_command(spec: VmSpec, directory: Path, socket: Path, seed: int, *, led
         "--in-turn",
         "--hold",
         *("--ledger",) if ledger else (),
+        *("--memory-map", str(map_interval)) if map_interval is not None else (),
     )
 
 
@@ -107,6 +125,8 @@ class RealMachine:
     """Whether its process has ended, and what it held is free."""
     figures: dict[str, Any] = field(default_factory=dict)
     """The last ``memory`` event of an emulated guest."""
+    latest_map: Mapping[str, Any] | None = None
+    """The last ``memory_map`` event of an emulated guest, without what every event has."""
     linux: LinuxFigures | None = None
     """What a real kernel has told, None for an emulated guest."""
     resident_bytes: int = 0
@@ -133,6 +153,8 @@ class RealMachine:
                 self.pid = int(event["pid"])
             case "memory":
                 self.figures = dict(event)
+            case "memory_map":
+                self.latest_map = {key: value for key, value in event.items() if key not in ("t", "time", "event")}
             case "zones" if self.linux is not None:
                 self.linux.zones(event)
             case "out_of_memory":
@@ -180,6 +202,18 @@ class RealMachine:
         """Take note that its process has ended, and how."""
         self.state, self.reason, self.is_gone = state, reason, True
         self.resident_bytes = 0
+
+    def memory_map(self, cells: int) -> Mapping[str, Any] | None:
+        """Return the map of its memory as JSON values, of a real kernel the host's side alone; None if unknown."""
+        if self.pid is None or self.state.has_ended or self.child is None or self.child.ended():
+            return None
+        if self.spec.kind is not VmKind.LINUX:
+            return self.latest_map
+        residency = None if self._memory is None else self._memory.residency(self.pid)
+        if residency is None:
+            return None
+        order = cell_order(len(residency), cells)
+        return MemoryMap(cell_bytes=PAGE_SIZE << order, resident=resident_levels(residency, order)).as_json()
 
     def measure_cost(self) -> None:
         """Read what its process has cost. Of one that was killed the last delays stay."""

@@ -12,15 +12,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol
 
+from guest.mm.views.free_lists import FreeListView
 from protocol.errors import BalloonError
 from protocol.units import GIB
 from scripts.child_processes import Children, Event, python_module
+from scripts.scenario.jitter import jittered
+from scripts.scenario.map_series import ROUNDS_MOST, MapSeries, cells_of_each
 from scripts.scenario.real.budget import AccountedBudget, Budget
+from scripts.scenario.real.guest_lists import GuestLists
 from scripts.scenario.real.leftovers import CONTROL, SOCKET
 from scripts.scenario.real.pressure import Pressure
-from scripts.scenario.real.real_machine import RealMachine, guest_command, parent_of
+from scripts.scenario.real.real_machine import RealMachine, control_socket, guest_command, parent_of
 from scripts.scenario.run_record import RunRecord, Sample, VmState
 from scripts.scenario.scenario import Scenario, VmKind, vm_seed
+from scripts.scenario.watched import Watch, unwatched
 
 POLL_SECONDS: Final = 0.02
 """Seconds between two looks at the processes."""
@@ -31,7 +36,11 @@ START_SECONDS: Final = 15.0
 COST_INTERVAL: Final = 1.0
 """Seconds between two questions for what a process has cost."""
 
-_SAMPLES: Final = ("memory", "zones")
+MAP_SECONDS: Final = 0.25
+MAP_SECONDS_MOST: Final = 5.0
+"""Seconds between two maps of an emulated guest, at least and at most."""
+
+_SAMPLES: Final = ("memory", "memory_map", "zones")
 """Events of guests that are samples, and are kept as such."""
 
 
@@ -48,9 +57,10 @@ class PolicyOfRun(Protocol):
 class RealRun:
     """One run. ``seed`` makes those of the machines (``vm_seed``).
 
-    ``on_sample`` is called after each sample, ``is_over`` after each look at the processes: whether the run may end
-    before the scenario does. A machine starts when ``is_due`` says so, by default at the scenario's time. ``prefixes``
-    are words before the command of a machine, by its name.
+    ``on_sample`` is called after each sample, ``watch`` after each look at the processes; both may end the run by
+    KeyboardInterrupt. ``is_over`` says after each look whether the run may end before the scenario does. A machine
+    starts when ``is_due`` says so, by default at the scenario's time. ``prefixes`` are words before the command of a
+    machine, by its name.
     """
 
     def __init__(
@@ -63,10 +73,13 @@ class RealRun:
         policy: PolicyOfRun | None = None,
         prefixes: Mapping[str, Sequence[str]] = MappingProxyType({}),
         ledger: bool = True,
+        maps: bool = False,
         on_sample: Callable[[RunRecord], None] = lambda record: None,
+        watch: Watch = unwatched,
         is_over: Callable[["RealRun"], bool] = lambda run: False,
         is_due: Callable[[RealMachine], bool] | None = None,
     ) -> None:
+        scenario = jittered(scenario, seed)
         self.record = RunRecord(scenario=scenario, policy=scenario.policy.name, seed=seed, is_virtual=False)
         self.machines = {spec.name: RealMachine(spec=spec) for spec in scenario.vms}
         self._of_sessions: dict[int, RealMachine] = {}
@@ -77,7 +90,12 @@ class RealRun:
         self._policy = policy
         self._prefixes = prefixes
         self._ledger = ledger
+        self._cells = cells_of_each(len(scenario.vms))
+        if maps and self._cells:
+            self.record.maps = MapSeries(interval=max(scenario.sample_interval, MAP_SECONDS))
         self._on_sample = on_sample
+        self._watch = watch
+        self._lists = GuestLists()
         self._is_over = is_over
         self._is_due = is_due or (lambda machine: machine.spec.start <= self.now)
         self._pressure = Pressure(budget.pressure_file)
@@ -171,6 +189,7 @@ class RealRun:
             if self.now >= samples * self._scenario.sample_interval:
                 samples = int(self.now / self._scenario.sample_interval) + 1
                 self._take_sample()
+            self._watch(self)
             if self.now >= duration or self._is_over(self):
                 return
             time.sleep(POLL_SECONDS)
@@ -180,7 +199,14 @@ class RealRun:
             if machine.state is not VmState.WAITING or not self._is_due(machine):
                 continue
             seed = vm_seed(self.record.seed, number)
-            command = guest_command(machine.spec, self._directory, self._directory / SOCKET, seed, ledger=self._ledger)
+            command = guest_command(
+                machine.spec,
+                self._directory,
+                self._directory / SOCKET,
+                seed,
+                ledger=self._ledger,
+                map_interval=None if self.record.maps is None else self._map_interval(),
+            )
             command = [*self._prefixes.get(machine.spec.name, ()), *command]
             command = self._budget.wrap(command, expendable=machine.spec.expendable)
             machine.child = self._children.start(f"vm {machine.spec.name}", command, machine.spec.name)
@@ -291,12 +317,39 @@ class RealRun:
         victim.child.kill()
         self._end(victim, VmState.OOM_KILLED, f"{self._budget.source}: the budget does not suffice")
 
-    def _take_sample(self) -> None:
+    def look(self) -> Sample:
+        """Return the machines as they are now."""
         vms = {name: machine.sample() for name, machine in self.machines.items()}
-        sample = Sample(t=round(self.now, 3), used_bytes=self.used_bytes, pressure=self.pressure, vms=vms)
-        self.record.samples.append(sample)
+        return Sample(t=round(self.now, 3), used_bytes=self.used_bytes, pressure=self.pressure, vms=vms)
+
+    @property
+    def swapped_bytes(self) -> int:
+        """How much of the machines' memory is in swap: a real run has none."""
+        return 0
+
+    def free_lists(self, vm: str) -> tuple[FreeListView, ...] | None:
+        """Return the free lists of an emulated guest as it answered last. None for others, or before an answer."""
+        machine = self.machines[vm]
+        control = control_socket(machine.spec, self._directory)
+        if control is None or machine.pid is None or machine.resident_bytes == 0:
+            return None
+        return self._lists.latest(control)
+
+    def _take_sample(self) -> None:
+        self.record.samples.append(self.look())
+        self._take_maps()
         self.record.seconds = self.now
         self._on_sample(self.record)
+
+    def _map_interval(self) -> float:
+        # Guests do not know how far apart maps are as the run grows: often enough for a run that is ended early.
+        return min(max(MAP_SECONDS, self._scenario.duration / ROUNDS_MOST / 2), MAP_SECONDS_MOST)
+
+    def _take_maps(self) -> None:
+        series = self.record.maps
+        if series is not None and series.is_due(self.now):
+            maps = {name: machine.memory_map(self._cells) for name, machine in self.machines.items()}
+            series.add(round(self.now, 3), {name: taken for name, taken in maps.items() if taken is not None})
 
     def _finish(self) -> None:
         with contextlib.suppress(KeyboardInterrupt, SystemExit):

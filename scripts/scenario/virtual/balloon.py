@@ -60,6 +60,10 @@ class VirtualBalloon:
         """What the balloon holds, in bytes."""
         return self._balloon.num_pages * PAGE_SIZE
 
+    def pfns(self) -> Iterable[int]:
+        """Return the page frame numbers of what it holds."""
+        return self._balloon.pfns()
+
     def set_target(self, size: int) -> None:
         """Ask for a balloon of ``size`` bytes, bounded as the daemon bounds it. A reclaim under way ends."""
         self.target_bytes = bounded_size(self._memory_bytes, size)

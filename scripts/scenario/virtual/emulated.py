@@ -8,6 +8,8 @@ from guest.balloon.balloon_statistics import mem_available
 from guest.boot_memory import make_allocator
 from guest.linux_profile import PROFILES
 from guest.mm.reporting.reporters import make_reporter
+from guest.mm.views.free_lists import FreeListView, free_lists
+from guest.mm.views.memory_map import MemoryMap, take_map
 from guest.simulation import DEVICE_CAPACITY, Simulation
 from guest.vmm_options import VmmOptions
 from guest.workloads.workload_options import parse_workload
@@ -190,6 +192,23 @@ class EmulatedVm(VirtualVm):
             refaulted_bytes=self._memory.refaults * PAGE_SIZE,
             stall_seconds=self.stall_seconds,
             ledger=None if self._ledger is None else self._ledger(simulation),
+        )
+
+    def free_lists(self) -> tuple[FreeListView, ...] | None:
+        """Return its free lists, None once it was killed."""
+        return free_lists(self._simulation.machine.allocator) if self.alive else None
+
+    def memory_map(self, cells: int) -> MemoryMap | None:
+        """Return the map of its memory, None after its end."""
+        if not self.alive:
+            return None
+        reporter = self._simulation.reporter
+        return take_map(
+            self._simulation.allocator,
+            self._memory.residency,
+            cells=cells,
+            ballooned=self._balloon.pfns(),
+            in_flight=() if reporter is None else reporter.in_flight,
         )
 
     def outcome(self) -> VmOutcome:

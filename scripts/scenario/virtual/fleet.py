@@ -11,9 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from guest.mm.views.free_lists import FreeListView
 from host.policy.observation import HostView, Observation
 from host.policy.policy import Policy
 from protocol.errors import UsageError
+from scripts.scenario.jitter import jittered
+from scripts.scenario.map_series import MapSeries, cells_of_each
 from scripts.scenario.run_record import RunRecord, Sample, VmOutcome, VmSample, VmState
 from scripts.scenario.scenario import Scenario, VmKind, VmSpec, vm_seed
 from scripts.scenario.virtual.coarse import CoarseVm
@@ -22,6 +25,7 @@ from scripts.scenario.virtual.host_memory import HostBudget
 from scripts.scenario.virtual.ledger import ledger_entry
 from scripts.scenario.virtual.policy_steps import PolicySteps
 from scripts.scenario.virtual.virtual_vm import VirtualVm
+from scripts.scenario.watched import Watch, unwatched
 
 STEP: Final = 0.05
 """Seconds; those of the shortest pause that workloads usually make."""
@@ -39,6 +43,8 @@ class Fleet:
         policy_name: as it is recorded.
         seed: instead of the scenario's own.
         ledger: called for each sample of an emulated machine; None keeps none.
+        maps: whether the record keeps maps of the machines' memory.
+        watch: called after each step; it may take its time, and ends the run by KeyboardInterrupt.
 
     Raises:
         UsageError: the scenario has a machine that only a real run can play.
@@ -52,21 +58,27 @@ class Fleet:
         policy_name: str | None = None,
         seed: int | None = None,
         ledger: Ledger | None = ledger_entry,
+        maps: bool = False,
+        watch: Watch = unwatched,
     ) -> None:
         for vm in scenario.vms:
             if vm.kind is VmKind.LINUX:
                 raise UsageError(f"{vm.name} is a real kernel, which does not run in virtual time")
-        self.scenario = scenario
         seed = scenario.seed if seed is None else seed
+        scenario = self.scenario = jittered(scenario, seed)
         self.record = RunRecord(
             scenario=scenario, policy=policy_name or scenario.policy.name, seed=seed, is_virtual=True
         )
+        self._cells = cells_of_each(len(scenario.vms))
+        if maps and self._cells:
+            self.record.maps = MapSeries(interval=scenario.sample_interval)
         self.budget = HostBudget(scenario.budget_bytes, scenario.swap_bytes)
         self.vms: dict[str, VirtualVm] = {}
         """Those that have started, those that were killed too."""
         self.now = 0.0
         self._policy = None if policy is None else PolicySteps(policy, self._emit)
         self._ledger = ledger
+        self._watch = watch
         self._starts = deque(sorted(((vm.start, number, vm) for number, vm in enumerate(scenario.vms)), key=_by_start))
         self._stepping: list[VirtualVm] = []
         self._looks: list[tuple[float, int, VirtualVm]] = []
@@ -95,6 +107,7 @@ class Fleet:
                 self._decide(self._policy)
             if self.now >= self._next_sample:
                 yield self._sample()
+            self._watch(self)
             if self.now >= self.scenario.duration:
                 break
             self._advance(self._next_time())
@@ -155,15 +168,40 @@ class Fleet:
         self.record.events.append({"t": self.now, "event": event, **fields})
 
     def _sample(self) -> Sample:
+        sample = self._look(self._pressure())
+        self.record.samples.append(sample)
+        self._samples += 1
+        self._take_maps()
+        self._update()
+        return sample
+
+    def look(self) -> Sample:
+        """Return the machines as they are now. Nothing is recorded; pressure is that of the last sample."""
+        samples = self.record.samples
+        return self._look(samples[-1].pressure if samples else None)
+
+    def _look(self, pressure: float | None) -> Sample:
         vms = {}
         for spec in self.scenario.vms:
             vm = self.vms.get(spec.name)
             vms[spec.name] = _WAITING if vm is None else vm.sample()
-        sample = Sample(t=self.now, used_bytes=self.budget.used_bytes, pressure=self._pressure(), vms=vms)
-        self.record.samples.append(sample)
-        self._samples += 1
-        self._update()
-        return sample
+        return Sample(t=self.now, used_bytes=self.budget.used_bytes, pressure=pressure, vms=vms)
+
+    @property
+    def swapped_bytes(self) -> int:
+        """How much of the machines' memory is in swap."""
+        return self.budget.swapped_bytes
+
+    def free_lists(self, vm: str) -> tuple[FreeListView, ...] | None:
+        """Return the free lists of a machine; None where it has no pages, or does not live."""
+        machine = self.vms.get(vm)
+        return None if machine is None else machine.free_lists()
+
+    def _take_maps(self) -> None:
+        series = self.record.maps
+        if series is not None and series.is_due(self.now):
+            maps = {name: vm.memory_map(self._cells) for name, vm in self.vms.items()}
+            series.add(self.now, {name: taken.as_json() for name, taken in maps.items() if taken is not None})
 
     def _pressure(self) -> float:
         # The share of the last seconds in which some program waited. The seconds of several machines add up, to 100 %

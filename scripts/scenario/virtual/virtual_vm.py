@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
+from guest.mm.views.free_lists import FreeListView
+from guest.mm.views.memory_map import MemoryMap
 from host.policy.observation import VmView
 from scripts.scenario.run_record import VmOutcome, VmSample, VmState
 from scripts.scenario.scenario import VmSpec
@@ -75,6 +77,14 @@ class VirtualVm(ABC):
     @abstractmethod
     def sample(self) -> VmSample:
         """Return its memory as it is now."""
+
+    def free_lists(self) -> tuple[FreeListView, ...] | None:
+        """Return its free lists as they are now, None for a machine without pages."""
+        return None
+
+    def memory_map(self, cells: int) -> MemoryMap | None:
+        """Return the map of its memory in at most ``cells`` cells, None where there is none."""
+        return None
 
     @abstractmethod
     def set_balloon(self, size: int) -> None:

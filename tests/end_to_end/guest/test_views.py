@@ -10,6 +10,7 @@ import pytest
 
 from guest.control import ask
 from guest.mm.views.buddyinfo import parse_buddyinfo
+from guest.mm.views.free_lists import parse_free_lists
 from tests.harness.processes import DEADLINE, ROOT, DaemonProcess, ProgramProcess
 
 VIEWS = ("buddyinfo", "pagetypeinfo", "zoneinfo", "unusable_index")
@@ -83,8 +84,9 @@ def test_running_guest_answers_at_its_control_socket(daemon: DaemonProcess, tmp_
         for view in VIEWS:
             asked = guest("--ask", str(control), view)
             assert (asked.returncode, asked.stderr, asked.stdout) == (0, "", ask(control, view))
+        assert {view.zone for view in parse_free_lists(ask(control, "free_lists"))} == {"Normal"}
         assert list(parse_buddyinfo(ask(control, "buddyinfo"))) == [(0, "Normal")]
-        assert ask(control, "help").split() == [*VIEWS, "stop", "cont", "reset", "help"]
+        assert ask(control, "help").split() == [*VIEWS, "free_lists", "stop", "cont", "reset", "help"]
         unknown = guest("--ask", str(control), "slabinfo")
         assert unknown.returncode == 1
         assert "unknown command 'slabinfo', known are buddyinfo" in unknown.stderr

@@ -10,6 +10,7 @@ from scripts.laboratory.__main__ import main
 from scripts.scenario.command import progress
 from scripts.scenario.run_record import Sample
 from scripts.scenario.scenario_file import shipped_scenarios
+from scripts.scenario.view import watched_run
 from scripts.scenario.virtual.fleet import Fleet
 
 SMALL = """
@@ -75,6 +76,27 @@ def test_mistakes_are_one_line(
     errors = capsys.readouterr().err
     assert message in errors
     assert errors.count("\n") == 1
+
+
+def test_speed_is_for_virtual_time(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(small), "--speed", "10"]) == 2
+    assert "--speed is for virtual time" in capsys.readouterr().err
+    for speed in ("0", "-1", "nan", "fast"):
+        with pytest.raises(SystemExit):
+            main(["run", str(small), "--virtual", f"--speed={speed}"])
+
+
+def test_without_what_draws_the_view_there_are_lines_of_progress(
+    small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched_run, "is_terminal", lambda: True)
+    monkeypatch.setattr(watched_run, "can_show", lambda: False)
+    assert main(["run", str(small), "--virtual"]) == 0
+    errors = capsys.readouterr().err
+    assert errors.startswith("balloon-lab run: no live view, as Textual is not installed")
+    assert "100 %  10 s:" in errors
+    assert main(["run", str(small), "--virtual", "--plain"]) == 0
+    assert capsys.readouterr().err.startswith(" 10 %")
 
 
 def test_a_wrong_seed_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

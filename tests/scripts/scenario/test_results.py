@@ -9,6 +9,7 @@ import pytest
 from host.policy.policy import Reclaim, SetBalloon
 from protocol.errors import BalloonError
 from protocol.units import GIB, MIB
+from scripts.scenario.map_series import MapRound, MapSeries
 from scripts.scenario.results import LEDGER_COLUMNS, prepare_directory, summary, write_results
 from scripts.scenario.run_record import (
     LEDGER_CAUSES,
@@ -53,6 +54,7 @@ def record() -> RunRecord:
         seconds=10.0,
         peak_bytes=GIB,
         gib_minutes=0.125,
+        maps=MapSeries(interval=1.0, rounds=[MapRound(0.5, {"a": {"cell_bytes": MIB, "resident": "i1024"}})]),
     )
 
 
@@ -97,6 +99,8 @@ def test_files(tmp_path: Path) -> None:
     assert [(row["t"], row["vm"]) for row in rows] == [("0.5", "a")]  # b has no ledger
     assert int(rows[0]["not_returned_bytes"]) == sum(int(rows[0][cause]) for cause in LEDGER_CAUSES) == 4 * MIB
     assert rows[0]["page_cache_bytes"] == "7"
+    (line,) = (out / "maps.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"t": 0.5, "vm": "a", "cell_bytes": MIB, "resident": "i1024"}
     with (out / "samples.csv").open() as file:
         samples = list(csv.DictReader(file))
     assert [(row["vm"], row["state"], row["resident_bytes"]) for row in samples] == [

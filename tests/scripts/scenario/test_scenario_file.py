@@ -16,42 +16,46 @@ def parse(text: str) -> Scenario:
     return parse_scenario(text, "here", Path())
 
 
+EVERYTHING = """
+title = "All of it"
+duration = "1h"
+sample = "500ms"
+seed = 7
+[host]
+memory = "3G"
+swap = "1G"
+[policy]
+name = "mom"
+interval = 5.0
+[[vm]]
+name = "build"
+count = 3
+start = 2
+stagger = "10m"
+memory = "1G"
+kind = "coarse"
+reporter = "rotation"
+reporting = { order = 8, delay = "500ms", capacity = 16 }
+cpus = 2
+boot = "100M"
+overhead = "20M"
+expendable = true
+profile = "6.1"
+workloads = ["idle:seconds=3", "build:size=256M,seconds=30"]
+[[vm]]
+memory = "512M"
+reporter = "none"
+bridge = true
+[[vm.phase]]
+workload = "memhog"
+size = "128M"
+hold = "2m"
+rest = 1.5
+"""
+
+
 def test_a_scenario_with_everything() -> None:
-    scenario = parse("""
-        title = "All of it"
-        duration = "1h"
-        sample = "500ms"
-        seed = 7
-        [host]
-        memory = "3G"
-        swap = "1G"
-        [policy]
-        name = "mom"
-        interval = 5.0
-        [[vm]]
-        name = "build"
-        count = 3
-        start = 2
-        stagger = "10m"
-        memory = "1G"
-        kind = "coarse"
-        reporter = "rotation"
-        reporting = { order = 8, delay = "500ms", capacity = 16 }
-        cpus = 2
-        boot = "100M"
-        overhead = "20M"
-        expendable = true
-        profile = "6.1"
-        workloads = ["idle:seconds=3", "build:size=256M,seconds=30"]
-        [[vm]]
-        memory = "512M"
-        reporter = "none"
-        [[vm.phase]]
-        workload = "memhog"
-        size = "128M"
-        hold = "2m"
-        rest = 1.5
-        """)
+    scenario = parse(EVERYTHING)
     assert (scenario.name, scenario.title, scenario.seed) == ("here", "All of it", 7)
     assert (scenario.duration, scenario.sample_interval) == (3600.0, 0.5)
     assert (scenario.budget_bytes, scenario.swap_bytes) == (3 * GIB, GIB)

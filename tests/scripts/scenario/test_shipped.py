@@ -25,6 +25,7 @@ def test_two_machines_take_turns_only_with_reporting() -> None:
     assert play("taking-turns-without-reporting").outcomes["b"].state is VmState.OOM_KILLED
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "guests"), [("how-many-5g-guests", 6), ("how-many-5g-guests-without-reporting", 2)])
 def test_guests_of_5_gb_that_fit_as_published(name: str, guests: int) -> None:
     """Nitesh Lal, v11, 10 July 2019: "6" with his bitmap and with Duyck's v1, "2" unmodified."""
@@ -33,6 +34,7 @@ def test_guests_of_5_gb_that_fit_as_published(name: str, guests: int) -> None:
     assert record.peak_bytes <= record.scenario.budget_bytes
 
 
+@pytest.mark.long
 def test_the_third_memhog_waits_for_swap_only_without_reporting() -> None:
     """Published: 157 s instead of 21 to 27 s, and 3.7 GB in swap."""
     with_reporting, without = play("third-memhog"), play("third-memhog-without-reporting")

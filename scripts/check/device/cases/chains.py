@@ -20,6 +20,7 @@ from scripts.check.machine.memory_file import DATA_AT, as_ranges
 from scripts.check.machine.raw_ring import (
     Raw,
     comes_back,
+    is_dealt_with,
     publish_split,
     put_chain,
     put_packed,
@@ -91,7 +92,7 @@ def put_table(machine: Machine, table: bytes, length: int | None = None, flags: 
 
 def judge(machine: Machine, *clauses: str) -> None:
     """Wait for what the device does with the chain, then check that nothing was harmed."""
-    comes_back(machine.reporting, seconds=0.1)
+    is_dealt_with(machine, machine.reporting, seconds=0.1)
     harms_nothing(machine, *clauses)
 
 
@@ -250,7 +251,7 @@ def any_content(trial: Trial) -> None:
         for kind in (BalloonQueue.REPORTING, BalloonQueue.INFLATE):
             machine = machine_with_pages(trial, size=16)
             _fill(machine, machine.queue(kind), random.Random(seed))
-            comes_back(machine.queue(kind), seconds=0.02)
+            is_dealt_with(machine, machine.queue(kind), seconds=0.02)
             # A page that went and was read again, or went in part, is there and holds zeros.
             harms_nothing(machine, may_go=given, may_change=given)
 

@@ -11,7 +11,7 @@ from scripts.check.device.trial import SUITE, Trial, ring_case
 from scripts.check.machine.deadline import stays_true
 from scripts.check.machine.machine import WANTED, Machine
 from scripts.check.machine.memory_file import DATA_AT, MIB, as_ranges, page_pattern
-from scripts.check.machine.raw_ring import Raw, comes_back, put_chain
+from scripts.check.machine.raw_ring import Raw, is_dealt_with, put_chain
 from scripts.check.verdict import Found, require
 
 PFNS_OF_LINUX: Final = 256
@@ -300,7 +300,7 @@ def inflate_empty(trial: Trial) -> None:
         before = machine.memory.present()
         queue = machine.queue(BalloonQueue.INFLATE)
         put_chain(queue, [Raw(machine.address(queue.buffers), length)])
-        back = comes_back(queue, seconds=0.3)
+        back = is_dealt_with(machine, queue, seconds=0.3)
         machine.check_gone(before, set(), "M-safe")
         if not back:
             how = "it asks for a reset" if machine.wants_reset() else "it does not say why"
@@ -329,7 +329,7 @@ def inflate_outside(trial: Trial) -> None:
         end = machine.address(machine.memory.size)
         address = {"outside": end + PAGE_SIZE, "over the end": end - 4}.get(where, (1 << 64) - 4)
         put_chain(machine.queue(BalloonQueue.INFLATE), [Raw(address, 4096)])
-        comes_back(machine.queue(BalloonQueue.INFLATE), seconds=0.1)
+        is_dealt_with(machine, machine.queue(BalloonQueue.INFLATE), seconds=0.1)
         machine.barrier()
         lost = before - machine.memory.present()
         require(not lost, f"an inflate whose numbers lie {where} took {as_ranges(lost)}", "M-safe")

@@ -156,6 +156,7 @@ def reset_in_mid_report(trial: Trial) -> None:
     clauses=("G-10", "F-actual"),
     edges=(148,),
     peers=("tp-qemu/balloon_hotplug", "tp-qemu/driver_load"),
+    quick=False,
 )
 def brought_up_again(trial: Trial) -> None:
     """The device can be brought up many times, each time with empty rings and a balloon of size 0."""

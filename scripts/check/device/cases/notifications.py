@@ -251,13 +251,12 @@ def flags_with_event_idx(trial: Trial) -> None:
 @ring_case("used-ring-as-watched", clauses=("S-17", "P-5"), edges=(116, 117))
 def as_watched(trial: Trial) -> None:
     """Another processor that looks at the ring all the time sees its index go up by one and each element whole."""
-    for _ in range(3):
-        machine = trial.machine(size=256)
-        queue = machine.reporting
-        with RingWatcher(machine.memory, queue) as watcher:
-            for number in range(queue.layout.size - 6):
-                give(machine, number % 64)
-                queue.kick()
-                queue.collect()
-            fault = watcher.stop()
-        require(not fault, fault, "S-17", "P-5")
+    machine = trial.machine(size=1024)
+    queue = machine.reporting
+    with RingWatcher(machine.memory, queue) as watcher:
+        for number in range(queue.layout.size - 6):
+            give(machine, number % 64)
+            queue.kick()
+            queue.collect()
+        fault = watcher.stop()
+    require(not fault, fault, "S-17", "P-5")

@@ -70,7 +70,7 @@ def loop_in_table(trial: Trial) -> None:
     judge(machine, "S-5")
 
 
-@SUITE.case("split-avail-jumps", clauses=("S-13", "M-safe"), edges=(92,))
+@SUITE.case("split-avail-jumps", clauses=("S-13", "M-safe"), edges=(92,), quick=False)
 def avail_jumps(trial: Trial) -> None:
     """An available index that is further ahead than the ring is long harms nothing."""
     for ahead in (129, 0x4000, 0xFFFF):
@@ -139,7 +139,7 @@ def as_long_as_ring(trial: Trial) -> None:
     harms_nothing(machine)
 
 
-@SUITE.case("split-one-descriptor-ring", clauses=("S-1",))
+@SUITE.case("split-one-descriptor-ring", clauses=("S-1",), quick=False)
 def one_descriptor_ring(trial: Trial) -> None:
     """The smallest ring, of one descriptor, works where the device takes it; the largest too."""
     for size in (1, 2, 1024, 32768):

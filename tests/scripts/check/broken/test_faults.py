@@ -6,6 +6,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from scripts.check.broken.devices import cases_of, try_fault
 from scripts.check.broken.driver_faults.all_driver_faults import ALL_DRIVER_FAULTS
 from scripts.check.broken.drivers import try_driver
 from scripts.check.broken.fence_faults import FENCE_FAULTS, try_fence
+from scripts.check.broken.forked_devices import ForkedDevices
 from scripts.check.broken.trying import Trying, crash_of
 from scripts.check.device.all_cases import DEVICE_CASES
 from scripts.check.driver.all_cases import DRIVER_CASES
@@ -100,10 +102,16 @@ def test_fault_whose_own_code_fails_is_not_caught() -> None:
     assert not Trying(fault, caught, crash_of(said)).is_caught
 
 
+@pytest.fixture(scope="module")
+def devices() -> Iterator[ForkedDevices]:
+    with ForkedDevices() as forked:
+        yield forked
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("name", SAMPLE)
-def test_fault_is_caught(name: str) -> None:
-    trying = try_fault(ALL_FAULTS[name])
+def test_fault_is_caught(name: str, devices: ForkedDevices) -> None:
+    trying = try_fault(ALL_FAULTS[name], devices)
     assert trying.is_caught, trying.results
 
 

@@ -105,6 +105,16 @@ def test_discards_and_their_time_are_counted() -> None:
     assert vm.outcome().reclaim_cpu_seconds == pytest.approx(0.03)
 
 
+def test_a_guest_tells_the_map_of_its_memory() -> None:
+    spec = VmSpec(name="a", memory_bytes=64 * MIB)
+    argv = guest_command(spec, Path("/run/x"), Path("/run/x/socket"), 0, ledger=False, map_interval=0.5)
+    assert make_parser().parse_args(argv[argv.index("guest") + 1 :]).memory_map == 0.5
+    vm = machine()
+    vm.apply({"event": "memory_map", "t": 1.0, "time": "now", "cell_bytes": MIB, "free": "i64"}, 1.0)
+    assert vm.latest_map == {"cell_bytes": MIB, "free": "i64"}
+    assert vm.memory_map(64) is None  # without a process
+
+
 def test_reclaim_for_its_own_allocations_is_part_of_the_cost() -> None:
     vm = machine()
     vm.discard_seconds = 0.25

@@ -30,12 +30,28 @@ def test_memory_is_followed_and_goes_with_its_machine() -> None:
         memory = MemoryFile(4 * MIB)
         assert machine.stdout.readline() == "ready\n"
         assert memory.resident_bytes(machine.pid) == MIB
+        assert list(memory.residency(machine.pid) or ()) == [1] * 256 + [0] * 768
         machine.stdin.write("\n")
         assert machine.stdout.readline() == "grown\n"
         assert memory.resident_bytes(machine.pid) == 3 * MIB
         machine.kill()
         machine.wait()
         assert memory.resident_bytes(machine.pid) is None
+        assert memory.residency(machine.pid) is None
+
+
+def test_memory_is_at_the_end_of_a_longer_file() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", MACHINE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as machine:
+        assert machine.stdin is not None
+        assert machine.stdout is not None
+        assert machine.stdout.readline() == "ready\n"
+        machine.stdin.write("\n")
+        assert machine.stdout.readline() == "grown\n"
+        # Three of four MiB: of the last two, the first.
+        assert list(MemoryFile(2 * MIB).residency(machine.pid) or ()) == [1] * 256 + [0] * 256
+        machine.kill()
 
 
 def test_process_without_such_a_file_tells_nothing() -> None:

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from guest.mm.views.memory_map import LEVELS, decode
 from host.policy.observation import Observation
 from host.policy.policy import Decision, Reclaim, SetBalloon
 from protocol.errors import UsageError
+from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, MIB
 from scripts.scenario.run_record import LEDGER_CAUSES, RunRecord, VmState
 from scripts.scenario.scenario import Scenario, VmKind, VmSpec
@@ -179,6 +181,7 @@ def test_decisions_have_their_inputs() -> None:
     assert last.inputs["vms"]["a"]["memory_bytes"] == 256 * MIB
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reporter", ["boundary", "rotation", None])
 def test_the_ledger_adds_up_to_the_byte_at_every_sample(reporter: str | None) -> None:
     """What the host holds is what programs hold, and the free memory that the ledger books to a cause."""
@@ -203,6 +206,22 @@ def test_the_ledger_adds_up_to_the_byte_at_every_sample(reporter: str | None) ->
             assert entry.ledger.page_cache_bytes == entry.cache_bytes
             held += entry.ledger.not_returned_bytes
     assert held > 0
+
+
+def test_maps_show_what_the_samples_say() -> None:
+    specs = vm("a", "memhog:size=128M,hold=8"), vm("b", start=2.0)
+    record = Fleet(scenario(*specs), maps=True).run()
+    assert record.maps is not None
+    rounds = {moment.t: moment.maps for moment in record.maps.rounds}
+    assert list(rounds[0.0]) == ["a"]
+    assert list(rounds[4.0]) == ["a", "b"]
+    sample = next(sample for sample in record.samples if sample.t == 4.0).vms["a"]
+    found = rounds[4.0]["a"]
+    resident = sum(decode(found["resident"])) * found["cell_bytes"] / LEVELS
+    assert resident == pytest.approx(sample.resident_bytes, rel=0.05)
+    free = sum(count << order for order, count in enumerate(found["free_blocks"])) * PAGE_SIZE
+    assert free == pytest.approx(sample.free_bytes, abs=MIB)
+    assert Fleet(scenario(*specs)).run().maps is None
 
 
 def test_a_run_may_keep_no_ledger() -> None:

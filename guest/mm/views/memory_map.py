@@ -1,0 +1,156 @@
+"""The physical memory as a row of cells: how much of each is free, reported, in the balloon, and backed by the host.
+
+A cell is a power of two of pages. Of each layer it has a level from 0 to :data:`LEVELS`, written as a letter: ``a`` for
+nothing, ``i`` for all, and one in between for any part. A letter with a number after it stands for so many cells:
+``a12ci3`` is twelve cells of nothing, one of a quarter, and three of all. What is in no layer of the guest is in use.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import Any, Final
+
+from guest.mm.page_alloc import PageAllocator
+from guest.mm.page_flags import page_reported
+from guest.mm.pageblock import MIGRATE_TYPES, NR_PAGE_ORDERS
+from protocol.memory import PAGE_SIZE
+
+LEVELS: Final = 8
+"""The level of a whole cell."""
+
+CELLS: Final = 1024
+"""The most cells of a map, if nothing else is asked for."""
+
+_LETTERS: Final = "abcdefghi"
+_RUN: Final = re.compile(r"([a-i])([0-9]*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryMap:
+    """One moment. Each layer has the level of every cell, from the lowest address on.
+
+    ``free_blocks`` are the blocks on the free lists by order, ``reported_blocks`` those of them that are marked
+    reported. Without ``free`` only the host's side is known.
+    """
+
+    cell_bytes: int
+    resident: Sequence[int]
+    free: Sequence[int] | None = None
+    """Free, but not marked reported; those on per-CPU lists and those that the device has at the moment too."""
+    reported: Sequence[int] | None = None
+    balloon: Sequence[int] | None = None
+    free_blocks: Sequence[int] | None = None
+    reported_blocks: Sequence[int] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the map as JSON values; what is not known is left out."""
+        layers = {"free": self.free, "reported": self.reported, "balloon": self.balloon, "resident": self.resident}
+        counts = {"free_blocks": self.free_blocks, "reported_blocks": self.reported_blocks}
+        return {
+            "cell_bytes": self.cell_bytes,
+            **{name: encode(layer) for name, layer in layers.items() if layer is not None},
+            **{name: list(blocks) for name, blocks in counts.items() if blocks is not None},
+        }
+
+
+def take_map(
+    allocator: PageAllocator,
+    residency: bytes | bytearray,
+    *,
+    cells: int = CELLS,
+    ballooned: Iterable[int] = (),
+    in_flight: Iterable[tuple[int, int]] = (),
+) -> MemoryMap:
+    """Return the map of ``allocator`` in at most ``cells`` cells.
+
+    Args:
+        residency: one byte for each page from pfn 0 on, 1 for one that the host backs.
+        ballooned: the page frame numbers of the pages in the balloon.
+        in_flight: pfn and order of the blocks that the device has.
+    """
+    order = cell_order(len(residency), cells)
+    begins = range(0, len(residency), 1 << order)
+    free, reported = [0] * len(begins), [0] * len(begins)
+    free_blocks, reported_blocks = [0] * NR_PAGE_ORDERS, [0] * NR_PAGE_ORDERS
+    mem_map = allocator.mem_map
+    for zone in allocator.zones:
+        for block_order, count in enumerate(zone.nr_free):
+            free_blocks[block_order] += count
+            for migratetype in range(MIGRATE_TYPES) if count else ():
+                for pfn in zone.free_list.entries(block_order, migratetype):
+                    is_reported = page_reported(mem_map, pfn)
+                    reported_blocks[block_order] += is_reported
+                    _add(reported if is_reported else free, order, pfn, block_order)
+        for pcp in zone.pcps:
+            for block_order, pfns in zip(pcp.list_orders, pcp.lists, strict=True):
+                for pfn in pfns:
+                    _add(free, order, pfn, block_order)
+    for pfn, block_order in in_flight:
+        _add(free, order, pfn, block_order)
+    whole = _sizes(len(residency), order)
+    return MemoryMap(
+        cell_bytes=PAGE_SIZE << order,
+        resident=resident_levels(residency, order),
+        free=levels(free, whole),
+        reported=levels(reported, whole),
+        balloon=levels(_count_sorted(sorted(ballooned), begins, order), whole),
+        free_blocks=free_blocks,
+        reported_blocks=reported_blocks,
+    )
+
+
+def cell_order(pages: int, cells: int) -> int:
+    """Return the least order of a cell with which ``pages`` pages are at most ``cells`` cells."""
+    order = 0
+    while -(-pages >> order) > cells:
+        order += 1
+    return order
+
+
+def resident_levels(residency: bytes | bytearray, order: int) -> list[int]:
+    """Return the level of each cell of 2**order pages that the host backs: ``residency`` has 1 for such a page."""
+    pages = 1 << order
+    counts = [residency.count(1, begin, begin + pages) for begin in range(0, len(residency), pages)]
+    return levels(counts, _sizes(len(residency), order))
+
+
+def levels(parts: Iterable[int], whole: Iterable[int]) -> list[int]:
+    """Return the level of each part of a whole: 0 only for nothing, :data:`LEVELS` only for all."""
+    last = LEVELS - 1
+    return [
+        0 if not part else LEVELS if part >= size else min(max(1, round(part * LEVELS / size)), last)
+        for part, size in zip(parts, whole, strict=True)
+    ]
+
+
+def encode(layer: Sequence[int]) -> str:
+    """Return the text of a layer."""
+    runs = ((_LETTERS[level], sum(1 for _ in run)) for level, run in groupby(layer))
+    return "".join(letter if count == 1 else f"{letter}{count}" for letter, count in runs)
+
+
+def decode(text: str) -> list[int]:
+    """Return the levels of a layer's text."""
+    return [level for letter, count in _RUN.findall(text) for level in [_LETTERS.index(letter)] * int(count or 1)]
+
+
+def _sizes(pages: int, order: int) -> list[int]:
+    return [min(1 << order, pages - begin) for begin in range(0, pages, 1 << order)]
+
+
+def _add(counts: list[int], cell: int, pfn: int, order: int) -> None:
+    # A free block is aligned to its size, so it is within one cell, or made up of whole ones.
+    if order <= cell:
+        counts[pfn >> cell] += 1 << order
+    else:
+        for index in range(pfn >> cell, (pfn + (1 << order)) >> cell):
+            counts[index] = 1 << cell
+
+
+def _count_sorted(pfns: Sequence[int], begins: range, order: int) -> list[int]:
+    # How many of the pages are in each cell.
+    bounds = [bisect_left(pfns, begin) for begin in begins]
+    bounds.append(bisect_left(pfns, len(begins) << order))
+    return [after - before for before, after in pairwise(bounds)]

@@ -1,0 +1,1 @@
+"""Parts of a live view on a terminal: lines of styled text, bars, keys, and the application that shows them."""

@@ -1,0 +1,1 @@
+"""The report of a run: one HTML file with one time axis for the host and all machines."""
