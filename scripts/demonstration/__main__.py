@@ -24,7 +24,8 @@ _EPILOG: Final = """\
 There are two rounds of about ten seconds. In each, VM A fills three quarters of its memory, frees it and stays idle;
 then VM B needs the same amount. In the first round free page reporting has returned A's memory to the host by then, and
 B gets it. In the second round A does not report, and B runs out of memory. The host's memory is limited by a memory
-cgroup if you may create one. Otherwise the script adds up what the VMs use, and stops B itself.
+cgroup if you may create one. Otherwise the script adds up what the VMs use, and stops B itself. The rounds are the
+scenarios taking-turns and taking-turns-without-reporting of balloon-lab run.
 
 exit status: 0 if both rounds ended as described, 1 if not, 2 for a usage error, 130 after Ctrl-C
 

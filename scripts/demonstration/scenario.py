@@ -238,7 +238,7 @@ class Round:
 
     def _measure(self, machine: RealMachine, vm: VmState) -> None:
         if machine.linux is not None and machine.linux.ledger is not None:
-            vm.inside(machine.linux.allocated_bytes, machine.linux.free_bytes, machine.linux.returned_bytes)
+            vm.inside(machine.linux.allocated_bytes, machine.linux.free_bytes, machine.linux.reported_bytes)
         elif machine.figures and machine.figures is not self._figures.get(vm.name):
             self._figures[vm.name] = machine.figures
             vm.apply(machine.figures)

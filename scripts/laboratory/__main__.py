@@ -14,7 +14,7 @@ from typing import Final, Protocol, TextIO
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import Parser, run_command
 from scripts.json_output import open_json
-from scripts.laboratory import boundary_cost, linux_run, pace, page_fault, pictures, sweep, walk_through
+from scripts.laboratory import boundary_cost, linux_run, pace, page_fault, pictures, sweep, taking_turns, walk_through
 from scripts.laboratory.experiment import Experiment, Outcome
 from scripts.scenario import command as scenario_run
 from scripts.scenario.compare import command as scenario_compare
@@ -22,8 +22,8 @@ from scripts.scenario.report import command as scenario_report
 
 PROGRAM: Final = "balloon-lab"
 EXPERIMENTS: Final = (boundary_cost.EXPERIMENT, page_fault.EXPERIMENT, sweep.EXPERIMENT, pace.EXPERIMENT)
-REAL: Final = (linux_run.EXPERIMENT,)
-"""Experiments that take a real kernel and real time. They run only if they are named."""
+REAL: Final = (linux_run.EXPERIMENT, taking_turns.EXPERIMENT)
+"""Experiments that take real processes and real time. They run only if they are named."""
 
 WALK_THROUGH: Final = "walk-through"
 
@@ -41,9 +41,10 @@ example:
   scripts/lab walk-through                     one free block: notify, boundary, report, acknowledge, drain
 
   scripts/lab timeline                         one real Linux guest for about 20 seconds
+  scripts/lab taking-turns                     two guests on a host with memory for one, about 45 seconds
 
-All experiments but the timeline run in virtual time, without a guest or a daemon: their results are the same on every
-run and every system. The timeline boots User Mode Linux, which it fetches like balloon-linux does.
+All experiments but the timeline and taking-turns run in virtual time, without a guest or a daemon: their results are
+the same on every run and every system. The timeline boots User Mode Linux, which it fetches like balloon-linux does.
 """
 
 

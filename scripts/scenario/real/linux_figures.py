@@ -35,9 +35,10 @@ class LinuxFigures:
     _zones_at: float = -STALE_SECONDS
 
     @property
-    def returned_bytes(self) -> int:
-        """Free bytes that the host does not back. Which of them were reported a kernel does not show."""
-        return 0 if self.ledger is None else self.ledger.returned_bytes
+    def reported_bytes(self) -> int:
+        """Free bytes that the host does not back, of a kernel that reports: which of them were reported it does not
+        show."""
+        return 0 if self.ledger is None or not self.is_reporting else self.ledger.returned_bytes
 
     @property
     def entry(self) -> LedgerEntry | None:

@@ -276,7 +276,7 @@ class RealMachine:
             return _Inside(
                 allocated_bytes=linux.allocated_bytes,
                 free_bytes=linux.free_bytes,
-                reported_bytes=linux.returned_bytes,
+                reported_bytes=linux.reported_bytes,
                 balloon_bytes=linux.balloon_bytes,
                 cache_bytes=linux.page_cache_bytes,
                 ledger=linux.entry,

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from guest.mm.reporting.reporters import REPORTERS
-from scripts.laboratory import boundary_cost, linux_run, pace, page_fault, pictures, sweep
+from protocol.units import MIB
+from scripts.laboratory import boundary_cost, linux_run, pace, page_fault, pictures, sweep, taking_turns
 from scripts.laboratory.__main__ import EXPERIMENTS, REAL, main
 from scripts.laboratory.experiment import Experiment, Row, summarise
 from scripts.laboratory.style import LOOKS, REPORTER_LOOKS, SOURCE_LOOKS, error_bars
+from scripts.scenario.run_record import LedgerEntry, RunRecord, Sample, VmSample, VmState
+from scripts.scenario.scenario import Scenario, VmSpec
 
 needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed"
@@ -91,12 +94,31 @@ def timeline_rows() -> list[Row]:
     return [dict(zip(("event", "seconds", "phase", "mib"), event, strict=True)) for event in events]
 
 
+def turns_rows() -> list[Row]:
+    round_ends = {"with reporting": "finished", "without reporting": "oom-killed"}
+    return [
+        {
+            "round": name,
+            "seconds": seconds,
+            "vm": vm,
+            "state": state if vm == "b" and seconds == 2.0 else "running",
+            "used_mib": 10.0 * seconds,
+            "held_mib": 5.0 if vm == "a" else 0.0,
+            "budget_mib": 40.0,
+        }
+        for name, state in round_ends.items()
+        for seconds in (0.0, 1.0, 2.0)
+        for vm in ("a", "b")
+    ]
+
+
 ROWS = {
     boundary_cost.EXPERIMENT.name: walk_rows(2, 48),
     page_fault.EXPERIMENT.name: fault_rows(),
     sweep.EXPERIMENT.name: build_rows(),
     pace.EXPERIMENT.name: pass_rows(),
     linux_run.EXPERIMENT.name: timeline_rows(),
+    taking_turns.EXPERIMENT.name: turns_rows(),
 }
 
 
@@ -132,7 +154,9 @@ def test_series_differ_without_their_colour(experiment: Experiment) -> None:
         bars = [group for group in axes.containers if hasattr(group, "patches") and group.get_label()[:1] != "_"]
         hatches = [group.patches[0].get_hatch() for group in bars]
         assert len(set(hatches)) == len(hatches)
-        series += len(lines) + len(bars)
+        areas = [area for area in axes.collections if area.get_label()[:1] != "_"]
+        assert len({area.get_hatch() for area in areas}) == len(areas)
+        series += len(lines) + len(bars) + len(areas)
     assert series >= 2
 
 
@@ -286,3 +310,29 @@ def test_unknown_format_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["pace", "--format", "gif"])
     assert "'gif'" in capsys.readouterr().err
+
+
+def test_layers_of_two_guests_add_up_and_their_end_is_said() -> None:
+    with_reporting, without = drawn(taking_turns.EXPERIMENT, turns_rows()).axes
+    for axes in (with_reporting, without):
+        top = axes.collections[-1].get_paths()[0].vertices[:, 1].max()
+        assert top == 2 * 20.0 + 5.0
+    assert [[text.get_text() for text in axes.texts][1:] for axes in (with_reporting, without)] == [
+        ["guest b has\nall it wanted"],
+        ["guest b is killed:\nout of memory"],
+    ]
+
+
+def test_rows_tell_what_a_guest_uses_from_what_it_has_freed() -> None:
+    vm = VmSample(
+        state=VmState.RUNNING,
+        allocated_bytes=60 * MIB,
+        resident_bytes=100 * MIB,
+        ledger=LedgerEntry(causes={"delay": 30 * MIB, "pcp": 10 * MIB}),
+    )
+    spec = VmSpec(name="a", memory_bytes=128 * MIB)
+    scenario = Scenario(name="s", title="s", budget_bytes=256 * MIB, duration=1.0, vms=(spec,))
+    record = RunRecord(scenario=scenario, policy="reporting", seed=0, is_virtual=False)
+    record.samples.append(Sample(t=0.25, used_bytes=100 * MIB, vms={"a": vm}))
+    (row,) = taking_turns.rows_of("with reporting", record)
+    assert (row["seconds"], row["used_mib"], row["held_mib"], row["budget_mib"]) == (0.25, 60.0, 40.0, 256.0)

@@ -67,10 +67,14 @@ def test_a_scenario_with_everything() -> None:
     assert first.reporting == {"order": 8, "delay": 0.5, "capacity": 16}
     assert (first.boot_bytes, first.overhead_bytes, first.cpus, first.profile) == (100 * MIB, 20 * MIB, 2, "6.1")
     assert first.expendable
-    assert (first.has_network, last.has_network, last.is_bridged) == (False, True, True)
     assert first.workloads == ("idle:seconds=3", "build:size=256M,seconds=30")
     assert last.reporter is None
     assert last.workloads == ("memhog:size=128M,hold=120.0,rest=1.5",)
+
+
+def test_a_bridge_takes_a_network_namespace() -> None:
+    scenario = parse(HEAD + '[[vm]]\nmemory = "1G"\n[[vm]]\nmemory = "1G"\nbridge = true\n')
+    assert [(vm.has_network, vm.is_bridged) for vm in scenario.vms] == [(False, False), (True, True)]
 
 
 @pytest.mark.parametrize(

@@ -8,54 +8,84 @@ from typing import Any
 import pytest
 
 from protocol.units import MIB
-from scripts.scenario.real.budget import AccountedBudget
+from scripts.scenario.real.budget import AccountedBudget, Budget, CgroupBudget, make_budget
 from scripts.scenario.real.leftovers import run_directory
+from scripts.scenario.real.real_machine import RealMachine
 from scripts.scenario.real.real_run import RealRun
 from scripts.scenario.run_record import RunRecord, VmState
 from scripts.scenario.scenario import Scenario, VmSpec
 
-WORK = ("memhog:size=60M,hold=0.5", "idle:seconds=0.5")
+WORK = ("memhog:size=120M,hold=0.5", "idle:seconds=0.5")
+
+BUDGET = 220 * MIB
+"""Enough for one of the machines at its peak and for both processes, which a cgroup counts, of some 25 MiB each."""
 
 
-def play(reporter: str | None) -> RunRecord:
-    # Sixty MiB are fewer blocks than those that usually start a pass.
+def turns(reporter: str | None) -> tuple[RunRecord, Budget]:
+    """Play two machines by turns on a budget that the kernel keeps, if this user may have a memory cgroup."""
+    # 120 MiB are fewer blocks than those that usually start a pass.
     constants = {} if reporter is None else {"high_water_mark": 1}
-    first = VmSpec(name="a", memory_bytes=96 * MIB, reporter=reporter, reporting=constants, workloads=WORK)
-    vms = (first, replace(first, name="b", start=6.0, expendable=True))
-    scenario = Scenario(name="turns", title="by turns", budget_bytes=100 * MIB, duration=60.0, vms=vms)
+    first = VmSpec(name="a", memory_bytes=160 * MIB, reporter=reporter, reporting=constants, workloads=WORK)
+    vms = (first, replace(first, name="b", expendable=True))
+    scenario = Scenario(name="turns", title="by turns", budget_bytes=BUDGET, duration=60.0, vms=vms)
 
-    def end_when_decided(record: RunRecord) -> None:
-        if record.samples[-1].vms["b"].state not in (VmState.WAITING, VmState.RUNNING):
-            raise KeyboardInterrupt
+    def is_due(machine: RealMachine) -> bool:
+        a = run.machines["a"]
+        return machine is a or (a.state is VmState.FINISHED and (reporter is None or a.resident_bytes < 10 * MIB))
 
-    with run_directory() as directory:
-        budget = AccountedBudget(scenario.budget_bytes)
-        return RealRun(scenario, budget, Path(directory), seed=0, ledger=False, on_sample=end_when_decided).play()
+    def is_over(run: RealRun) -> bool:
+        return run.machines["b"].state not in (VmState.WAITING, VmState.RUNNING)
+
+    with run_directory() as directory, make_budget("auto", BUDGET) as budget:
+        run = RealRun(scenario, budget, directory, seed=0, ledger=False, is_due=is_due, is_over=is_over)
+        return run.play(), budget
 
 
 @pytest.mark.processes
 def test_with_reporting_both_finish() -> None:
-    record = play("boundary")
+    record, _ = turns("boundary")
     assert {name: outcome.state for name, outcome in record.outcomes.items()} == {
         "a": VmState.FINISHED,
         "b": VmState.FINISHED,
     }
-    assert record.interrupted
-    assert record.peak_bytes <= 100 * MIB
+    assert not record.interrupted
+    assert record.peak_bytes <= BUDGET
     assert all(outcome.corrupted_pages == 0 for outcome in record.outcomes.values())
     reports = [event for event in record.events if event["event"] == "report" and event["side"] == "host"]
     assert {event["vm"] for event in reports} == {"a", "b"}
     assert [event["vm"] for event in record.events if event["event"] == "started"] == ["a", "b"]
+    assert [event["vm"] for event in record.events if event["event"] == "finished"] == ["a", "b"]
 
 
 @pytest.mark.processes
 def test_without_reporting_the_second_is_killed() -> None:
-    record = play(None)
+    record, budget = turns(None)
     assert record.outcomes["a"].state is VmState.FINISHED
     assert record.outcomes["b"].state is VmState.OOM_KILLED
-    assert "budget does not suffice" in record.outcomes["b"].reason
-    assert [event["vm"] for event in record.events if event["event"] == "oom_killed"] == ["b"]
-    assert record.samples[-1].vms["b"].resident_bytes == 0
+    killer = "the kernel's OOM killer" if isinstance(budget, CgroupBudget) else budget.source
+    reason = f"{killer}: the budget does not suffice"
+    killed = [event for event in record.events if event["event"] == "oom_killed"]
+    assert [(event["vm"], event["reason"]) for event in killed] == [("b", reason)]
+    assert record.outcomes["b"].reason == reason
+    assert 0 < record.outcomes["b"].peak_bytes < 120 * MIB
+
+
+@pytest.mark.processes
+def test_run_without_a_cgroup_kills_by_its_own_accounting() -> None:
+    def is_over(run: RealRun) -> bool:
+        return run.machines["b"].is_gone
+
+    vms = (idle("a"), idle("b", expendable=True))
+    scenario = Scenario(name="s", title="s", budget_bytes=24 * MIB, duration=60.0, vms=vms)
+    with run_directory() as directory:
+        run = RealRun(scenario, AccountedBudget(24 * MIB), directory, seed=0, ledger=False, is_over=is_over)
+        record = run.play()
+    assert {name: outcome.state for name, outcome in record.outcomes.items()} == {
+        "a": VmState.RUNNING,
+        "b": VmState.OOM_KILLED,
+    }
+    assert record.outcomes["b"].reason == "this script's accounting: the budget does not suffice"
+    assert run.machines["b"].resident_bytes == 0
 
 
 def idle(name: str, **fields: Any) -> VmSpec:
