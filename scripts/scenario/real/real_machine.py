@@ -77,7 +77,7 @@ class RealMachine:
     figures: dict[str, Any] = field(default_factory=dict)
     """The last ``memory`` event of an emulated guest."""
     latest_map: Mapping[str, Any] | None = None
-    """The last ``memory_map`` event of an emulated guest, without what every event has."""
+    """The last ``memory_map`` event of an emulated guest, with the time of the run as its ``t``."""
     resident_bytes: int = 0
     peak_bytes: int = 0
     gib_minutes: float = 0.0
@@ -99,7 +99,8 @@ class RealMachine:
             case "memory":
                 self.figures = dict(event)
             case "memory_map":
-                self.latest_map = {key: value for key, value in event.items() if key not in ("t", "time", "event")}
+                taken = {key: value for key, value in event.items() if key not in ("t", "time", "event")}
+                self.latest_map = {"t": round(t, 3), **taken}
             case "out_of_memory":
                 self.reason = "a workload ran out of the guest's memory"
             case "finished":
