@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from guest.mm.views.memory_map import LEVELS, decode
 from protocol.units import MIB
 from scripts.demonstration.budget import AccountedBudget
 from scripts.demonstration.leftovers import round_directory
@@ -28,7 +29,8 @@ def play(reporter: str | None) -> RunRecord:
 
     with round_directory() as directory:
         budget = AccountedBudget(scenario.budget_bytes)
-        return RealRun(scenario, budget, Path(directory), seed=0, ledger=False, on_sample=end_when_decided).play()
+        run = RealRun(scenario, budget, Path(directory), seed=0, ledger=False, maps=True, on_sample=end_when_decided)
+        return run.play()
 
 
 @pytest.mark.processes
@@ -41,6 +43,12 @@ def test_with_reporting_both_finish() -> None:
     assert record.interrupted
     assert record.peak_bytes <= 100 * MIB
     assert all(outcome.corrupted_pages == 0 for outcome in record.outcomes.values())
+    assert record.maps is not None
+    assert {name for moment in record.maps.rounds for name in moment.maps} == {"a", "b"}
+    taken = [moment.maps["a"] for moment in record.maps.rounds if "a" in moment.maps]
+    # Sixty of 96 MiB were in use and backed, and were given back.
+    assert max(decode(one["resident"]).count(LEVELS) for one in taken) > len(decode(taken[0]["resident"])) // 2
+    assert decode(taken[-1]["resident"]).count(LEVELS) < decode(taken[-1]["reported"]).count(LEVELS)
     reports = [event for event in record.events if event["event"] == "report" and event["side"] == "host"]
     assert {event["vm"] for event in reports} == {"a", "b"}
     assert [event["vm"] for event in record.events if event["event"] == "started"] == ["a", "b"]
