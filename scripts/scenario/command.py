@@ -240,4 +240,4 @@ def print_table(record: "RunRecord", stream: TextIO, out: Path | None) -> None:
         file=stream,
     )
     if out is not None:
-        print(f"  written: {out}", file=stream, flush=True)
+        print(f"  written: {out}; as a page: balloon-lab report {out}", file=stream, flush=True)

@@ -204,12 +204,16 @@ class RealMachine:
         self.state, self.reason, self.is_gone = state, reason, True
         self.resident_bytes = 0
 
-    def memory_map(self, cells: int) -> Mapping[str, Any] | None:
-        """Return the map of its memory as JSON values, of a real kernel the host's side alone; None if unknown."""
+    def take_memory_map(self, cells: int) -> Mapping[str, Any] | None:
+        """Return the map of its memory as JSON values, of a real kernel the host's side alone; None if unknown.
+
+        The map that a guest has told is returned once.
+        """
         if self.pid is None or self.state.has_ended or self.child is None or self.child.ended():
             return None
         if self.spec.kind is not VmKind.LINUX:
-            return self.latest_map
+            taken, self.latest_map = self.latest_map, None
+            return taken
         residency = None if self._memory is None else self._memory.residency(self.pid)
         if residency is None:
             return None

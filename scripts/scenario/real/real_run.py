@@ -343,7 +343,7 @@ class RealRun:
     def _take_maps(self) -> None:
         series = self.record.maps
         if series is not None and series.is_due(self.now):
-            maps = {name: machine.memory_map(self._cells) for name, machine in self.machines.items()}
+            maps = {name: machine.take_memory_map(self._cells) for name, machine in self.machines.items()}
             series.add(round(self.now, 3), {name: taken for name, taken in maps.items() if taken is not None})
 
     def _finish(self) -> None:

@@ -125,7 +125,8 @@ function marksChart(container) {
   const plot = html("div");
   container.append(plot);
   const asked = data.decisions.filter((decision) => decision[2] || decision[3]);
-  const noted = data.events.filter((event) => event[1] !== "phase");
+  // A machine that fails also ends: what went wrong is drawn over the rest.
+  const noted = data.events.filter((event) => event[1] !== "phase").sort((one, other) => isBad(one[1]) - isBad(other[1]));
   const rows = [...data.vms.map((vm) => vm.name), ...(asked.length ? ["policy"] : [])];
   const ROW = 24;
   let cursor = null, place = null;

@@ -64,8 +64,9 @@ function timebar() {
   scrubber.addEventListener("input", () => showTime(Number(scrubber.value)));
   scrubber.addEventListener("change", remember);
   document.addEventListener("keydown", (event) => {
-    const inField = event.target.closest("select, textarea");
-    if (inField || event.ctrlKey || event.altKey || event.metaKey) return;
+    // What scrolls sideways by these keys, or chooses by them, keeps them.
+    const isTaken = event.target.closest("select, .wide");
+    if (isTaken || event.ctrlKey || event.altKey || event.metaKey) return;
     const by = event.shiftKey ? 10 : 1;
     const far = Math.max(1, Math.round(times.length / 10));
     const isScrubber = event.target === scrubber;

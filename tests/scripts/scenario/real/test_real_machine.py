@@ -112,7 +112,7 @@ def test_a_guest_tells_the_map_of_its_memory() -> None:
     vm = machine()
     vm.apply({"event": "memory_map", "t": 1.0, "time": "now", "cell_bytes": MIB, "free": "i64"}, 1.0)
     assert vm.latest_map == {"t": 1.0, "cell_bytes": MIB, "free": "i64"}
-    assert vm.memory_map(64) is None  # without a process
+    assert vm.take_memory_map(64) is None  # without a process
 
 
 def test_reclaim_for_its_own_allocations_is_part_of_the_cost() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from guest.mm.views.memory_map import LEVELS, decode
 from protocol.units import MIB
 from scripts.scenario.real.budget import AccountedBudget, Budget, CgroupBudget, make_budget
 from scripts.scenario.real.leftovers import run_directory
@@ -37,7 +38,7 @@ def turns(reporter: str | None) -> tuple[RunRecord, Budget]:
         return run.machines["b"].state not in (VmState.WAITING, VmState.RUNNING)
 
     with run_directory() as directory, make_budget("auto", BUDGET) as budget:
-        run = RealRun(scenario, budget, directory, seed=0, ledger=False, is_due=is_due, is_over=is_over)
+        run = RealRun(scenario, budget, directory, seed=0, ledger=False, maps=True, is_due=is_due, is_over=is_over)
         return run.play(), budget
 
 
@@ -51,6 +52,12 @@ def test_with_reporting_both_finish() -> None:
     assert not record.interrupted
     assert record.peak_bytes <= BUDGET
     assert all(outcome.corrupted_pages == 0 for outcome in record.outcomes.values())
+    assert record.maps is not None
+    assert {name for moment in record.maps.rounds for name in moment.maps} == {"a", "b"}
+    taken = [moment.maps["a"] for moment in record.maps.rounds if "a" in moment.maps]
+    # 120 of 160 MiB were in use and backed, and were given back.
+    assert max(decode(one["resident"]).count(LEVELS) for one in taken) > len(decode(taken[0]["resident"])) // 2
+    assert decode(taken[-1]["resident"]).count(LEVELS) < decode(taken[-1]["reported"]).count(LEVELS)
     reports = [event for event in record.events if event["event"] == "report" and event["side"] == "host"]
     assert {event["vm"] for event in reports} == {"a", "b"}
     assert [event["vm"] for event in record.events if event["event"] == "started"] == ["a", "b"]

@@ -10,8 +10,8 @@ from scripts.scenario.run_record import RunRecord
 from scripts.scenario.scenario import Scenario, VmSpec
 from scripts.scenario.virtual.fleet import Fleet
 
-HOSTILE: Final = "</script><b>&amp;\u2028{{data}}"
-"""The name of the machine that finishes."""
+HOSTILE: Final = "</script><b>&amp;\u2028{{data}}" + "x" * 80
+"""The name of the machine that finishes: markup, and wider than a phone."""
 
 
 def small_run() -> RunRecord:
