@@ -8,6 +8,7 @@ from host.terminal_view.bars import Symbols
 from host.terminal_view.styled_line import Line, Span, Style, apart, column, cut, line, printable
 from protocol.memory import PAGE_SIZE
 from scripts.scenario.run_record import VmState
+from scripts.scenario.scenario import VmKind
 from scripts.scenario.view.overview import Pace, title_line
 from scripts.scenario.view.picture import Picture, short_size
 
@@ -92,6 +93,8 @@ def list_page(
     spec = picture.scenario.vms[selected]
     word, style = picture.state_of(spec.name)
     reporter = "no reporter" if spec.reporter is None else f"reporter {spec.reporter}"
+    if spec.kind is VmKind.LINUX:
+        reporter = "a real kernel"
     lines = [
         title_line(picture, pace, width),
         line(

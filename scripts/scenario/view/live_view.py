@@ -70,11 +70,15 @@ class LiveView:
         pace = Pace(
             speed=self._clock.speed,
             is_paused=self._clock.is_paused or self._frozen is not None,
-            is_leaving=self._clock.is_leaving,
+            is_leaving=self._clock.is_leaving or self._is_at_its_end(picture),
         )
         if self._shows_lists and self._selected is not None:
             return list_page(picture, pace, self._symbols, self._selected, self._offset, width, height)
         return overview(picture, pace, self._symbols, self._selected, width, height)
+
+    def _is_at_its_end(self, picture: Picture) -> bool:
+        # It takes a moment to end the processes of a real run.
+        return self._clock.speed is None and picture.sample.t >= picture.scenario.duration
 
     def _legend(self) -> list[list[Span]]:
         symbols = self._symbols

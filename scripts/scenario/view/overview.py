@@ -172,6 +172,8 @@ def ledger_lines(picture: Picture, selected: VmSpec | None, width: int) -> list[
     ]
     if selected is not None and samples[0].state is VmState.WAITING:
         sizes = [f"{name}: starts at {short_time(selected.start)}, {short_size(selected.memory_bytes)}"]
+    elif selected is not None and selected.kind is VmKind.LINUX:
+        sizes = [f"{name}: a real kernel, which does not tell what is inside"]
     lines = [line(text, rank=rank) for rank, text in zip((0, 3, 3), wrapped(sizes, width, 2), strict=False)]
     ledgers = [sample.ledger for sample in samples if sample.ledger is not None]
     if not ledgers:

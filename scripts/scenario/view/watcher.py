@@ -63,7 +63,7 @@ class Watcher:
         if self._clock.is_paused:
             if self._shown == (run.now, self.wanted):
                 return
-        elif self._now() < self._next:
+        elif self._now() < self._next and not _is_over(run):
             return
         self._next = self._now() + PICTURE_SECONDS
         self._shown = run.now, self.wanted
@@ -119,5 +119,10 @@ class Watcher:
             return run.look()
         age = run.now - samples[-1].t
         speed = self._clock.speed
-        is_old = age > 0 if self._clock.is_paused else age > _OLD_SECONDS * (1.0 if speed is None else speed)
-        return run.look() if is_old else samples[-1]
+        oldest = 0.0 if self._clock.is_paused or _is_over(run) else _OLD_SECONDS * (1.0 if speed is None else speed)
+        return run.look() if age > oldest else samples[-1]
+
+
+def _is_over(run: Watched) -> bool:
+    # The last picture is that of the end.
+    return run.now >= run.record.scenario.duration

@@ -66,4 +66,7 @@ def test_page_scrolls_no_further_than_to_the_last_list() -> None:
     ],
 )
 def test_why_there_are_no_lists(selected: int, lists_of: str | None, text: str) -> None:
-    assert page(picture(lists_of=lists_of), selected)[2] == text
+    lines = page(picture(lists_of=lists_of), selected)
+    assert lines[2] == text
+    assert lines[1].endswith(("reporter boundary", "a real kernel", "reporter rotation", "no reporter"))
+    assert lines[1].endswith("a real kernel") == (selected == 2)

@@ -3,6 +3,7 @@
 import pytest
 
 from host.terminal_view.bars import ASCII, UNICODE
+from scripts.scenario.run_record import Sample
 from scripts.scenario.view.live_view import LiveView
 from scripts.scenario.view.run_clock import RunClock
 from scripts.scenario.view.watcher import Watcher
@@ -135,6 +136,13 @@ def test_q_asks_the_run_to_end_and_the_view_ends_with_it() -> None:
     assert not front.view.ended
     front.clock.end()
     assert front.view.ended
+
+
+def test_real_run_says_that_its_processes_are_ended() -> None:
+    front = Front(None)
+    assert "ENDING" not in front.shown()[0]
+    front.watcher.picture = picture(sample=Sample(t=SCENARIO.duration, used_bytes=0))
+    assert "ENDING" in front.shown()[0]
 
 
 def test_other_keys_do_nothing() -> None:

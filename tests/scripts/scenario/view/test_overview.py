@@ -46,6 +46,11 @@ def test_all_together_without_a_selection() -> None:
     assert any(entry == "free, yet backed 193M:  delay 128M  below order 61M  pcp 4M" for entry in lines)
 
 
+def test_real_kernel_does_not_tell() -> None:
+    lines = texts(overview(picture(), PACE, UNICODE, 2, 80, 23))
+    assert "linux: a real kernel, which does not tell what is inside" in lines
+
+
 def test_waiting_machine_says_when_it_starts() -> None:
     assert "late: starts at 0:30:00, 1.00G" in texts(overview(picture(), PACE, UNICODE, 4, 80, 23))
 

@@ -129,6 +129,14 @@ def test_single_steps_are_seen_between_two_samples() -> None:
     assert [sample.t for sample in record.samples] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
 
+def test_last_picture_is_that_of_the_end() -> None:
+    eyes = Eyes()
+    played(lambda run: eyes.watcher(run))
+    assert eyes.time == 0.0
+    assert eyes.watcher.picture is not None
+    assert eyes.watcher.picture.sample.t == SCENARIO.duration
+
+
 def test_what_is_said_is_shown_and_kept() -> None:
     eyes = Eyes()
     eyes.watcher.say("policy: raised\n")
