@@ -354,11 +354,10 @@ def _share_the_interpreter() -> None:
     # A worker that walks the longest chains of a hostile driver must not delay the event loop and other guests'
     # workers by the interpreter's usual switch interval of 5 ms each time,
     sys.setswitchinterval(0.0001)
-    # nor by full collections, which stop all threads while they traverse every object, such chains' ranges among them.
-    # A tenth of the collections is enough for the few cycles made here, and objects loaded by now stay anyway.
+    # nor by full collections, which stop all threads while they traverse every object. What is loaded by now stays
+    # anyway. A session that has ended is some hundred objects in cycles: to collect seldom is to collect many of them
+    # at once (165 ms after a thousand sessions), so that the usual pace is kept.
     gc.freeze()
-    youngest, middle, _ = gc.get_threshold()
-    gc.set_threshold(youngest, middle, 100)
 
 
 def parse_mode(text: str) -> int:

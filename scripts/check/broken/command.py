@@ -98,11 +98,12 @@ TRIES: Final = 3
 
 
 def _try_again(fault: AnyFault, try_one: Callable[[AnyFault], Trying]) -> Trying:
+    trying = try_one(fault)
     for _ in range(TRIES - 1):
-        trying = try_one(fault)
         if trying.is_caught or trying.crash:
-            return trying
-    return try_one(fault)
+            break
+        trying = try_one(fault).after(trying)
+    return trying
 
 
 def _try_all(devices: Sequence[Fault], drivers: Sequence[DriverFault]) -> Iterator[Trying]:

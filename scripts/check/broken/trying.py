@@ -24,6 +24,11 @@ class Trying(NamedTuple):
             and all(one.verdict in CAUGHT for one in self.results)
         )
 
+    def after(self, earlier: "Trying") -> "Trying":
+        """Return this attempt with what an earlier one of the same fault has caught: a case that noticed did so."""
+        caught = {one.case: one for one in earlier.results if one.verdict in CAUGHT}
+        return self._replace(results=[caught.get(one.case, one) for one in self.results])
+
 
 def line_of(result: Result) -> str:
     """Return a verdict, its case and its reason in one line."""
