@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from guest.mm.views.memory_map import MemoryMap, cell_order, resident_levels
-from host.netlink import ProcessCost, delay_accounting_enabled, process_cost
+from host.netlink import ProcessCost, TaskStatsConnection, delay_accounting_enabled, process_cost
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB
@@ -215,14 +215,14 @@ class RealMachine:
         order = cell_order(len(residency), cells)
         return MemoryMap(cell_bytes=PAGE_SIZE << order, resident=resident_levels(residency, order)).as_json()
 
-    def measure_cost(self) -> None:
-        """Read what its process has cost. Of one that was killed the last delays stay."""
+    def measure_cost(self, connection: TaskStatsConnection) -> None:
+        """Read what its process has cost, over ``connection``. Of one that was killed the last delays stay."""
         child = self.child
         if self.pid is None or child is None:
             return
         if not child.ended():
             with contextlib.suppress(BalloonError):
-                cost = process_cost(self.pid)
+                cost = process_cost(self.pid, connection=connection)
                 if cost.peak_resident_bytes is not None:  # else it has just ended
                     self.cost = cost
         elif self.linux is None and self.cost is not None and not self.cost.source.endswith(_WAIT4):
