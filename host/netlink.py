@@ -11,7 +11,9 @@ below.
 """
 
 import contextlib
+import signal
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -269,6 +271,17 @@ NAMESPACES: Final = Path(netns.NETNS_RUN_DIR)
 """Where named network namespaces are, those of ``ip netns`` too."""
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let signals wait. pyroute2 enters a namespace in a forked child, which it ends by SIGTERM: a handler of ours that
+    raises an exception would unwind the stack there, and undo in the child what only the parent may undo."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def make_namespace(name: str) -> Path:
     """Make the network namespace ``name``, with its loopback up, and return its file.
 
@@ -276,9 +289,10 @@ def make_namespace(name: str) -> Path:
         BalloonError: not permitted, or there is one of that name.
     """
     try:
-        netns.create(name)
-        with NetNS(name) as inside:
-            inside.link("set", index=1, state="up")
+        with _signals_held():
+            netns.create(name)
+            with NetNS(name) as inside:
+                inside.link("set", index=1, state="up")
     except (OSError, NetlinkError) as error:
         raise BalloonError(_of_network(f"network namespace {name}", error)) from error
     return NAMESPACES / name
@@ -316,7 +330,7 @@ def attach(namespace: str, bridge: str, port: str) -> None:
             host.link("add", ifname=port, kind="veth", peer=peer)
             (master,), (index,) = host.link_lookup(ifname=bridge), host.link_lookup(ifname=port)
             host.link("set", index=index, master=master, state="up")
-        with NetNS(namespace) as inside:
+        with _signals_held(), NetNS(namespace) as inside:
             inside.link("set", index=inside.link_lookup(ifname="eth0")[0], state="up")
     except (OSError, ValueError, NetlinkError) as error:
         raise BalloonError(_of_network(f"interface {port}", error)) from error
