@@ -27,7 +27,7 @@ _CONSTANTS: Final = {
 """The constants of a reporter as a scenario names them, and as options of the emulated guest."""
 
 
-_WAIT4: Final = " and wait4"
+WAIT4: Final = " and wait4"
 """At the end of a source of costs: peak and faults are those of the whole life of a process that has ended."""
 
 _LONGEST_SOCKET: Final = 107
@@ -225,11 +225,11 @@ class RealMachine:
                 cost = process_cost(self.pid, connection=connection)
                 if cost.peak_resident_bytes is not None:  # else it has just ended
                     self.cost = cost
-        elif self.linux is None and self.cost is not None and not self.cost.source.endswith(_WAIT4):
+        elif self.linux is None and self.cost is not None and not self.cost.source.endswith(WAIT4):
             # Not of a real kernel, which is a child of the process that was started.
             self.cost = replace(
                 self.cost,
-                source=self.cost.source + _WAIT4,
+                source=self.cost.source + WAIT4,
                 peak_resident_bytes=max(child.peak_resident_bytes or 0, self.cost.peak_resident_bytes or 0),
                 minor_faults=child.minor_faults,
                 major_faults=child.major_faults,
