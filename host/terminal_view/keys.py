@@ -24,6 +24,6 @@ def key_line(keys: Sequence[Key], width: int) -> Line:
 def help_lines(title: str, keys: Sequence[Key], notes: Sequence[Sequence[Span]], width: int) -> list[Line]:
     """Return a page that explains the keys, followed by ``notes``."""
     column = max(len(key.shown) for key in keys) + 2
-    lines = [line(Span(cut(title, width), Style.TITLE)), line(rank=1)]
+    lines = [line(Span(cut(title, width), Style.TITLE)), line(rank=2)]
     lines += [line(Span(f"{key.shown:<{column}}", Style.TITLE), cut(key.meaning, width - column)) for key in keys]
-    return [*lines, line(rank=1), *(line(*note, rank=1) for note in notes)]
+    return [*lines, line(rank=2), *(line(*note, rank=1) for note in notes)]

@@ -20,6 +20,11 @@ _TYPED = os.environ.pop("VHOST_USER_BALLOON_TYPED", None)
 Value = TypeVar("Value")
 
 
+def _typed(program: str) -> str:
+    # The words after the program's name, `run` of `balloon-lab run`, were typed as they are.
+    return program if _TYPED is None else " ".join([_TYPED, *program.split()[1:]])
+
+
 def version() -> str:
     """Return the installed version, or ``"(checkout)"`` when run without being installed."""
     try:
@@ -38,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         if sys.version_info >= (3, 14):
             self.color = color  # what Python passes on to a sub-command's parser
         super().__init__(
-            prog=_TYPED or prog,
+            prog=_typed(prog),
             description=description,
             epilog=epilog,
             usage=usage,
@@ -123,7 +128,7 @@ def reason(error: OSError | ValueError) -> str:
 
 def _complain(program: str, message: str, status: int) -> int:
     if sys.stderr is not None:
-        print(f"{_TYPED or program}: {message}", file=sys.stderr)
+        print(f"{_typed(program)}: {message}", file=sys.stderr)
     return status
 
 

@@ -28,6 +28,11 @@ REAL: Final = (linux_run.EXPERIMENT, taking_turns.EXPERIMENT)
 WALK_THROUGH: Final = "walk-through"
 
 _EPILOG: Final = """\
+commands of their own:
+  scripts/lab run --help                       virtual machines that share a host's memory, as a scenario file says
+  scripts/lab compare --help                   policies and reporters side by side, over many seeds
+  scripts/lab report --help                    a run's results as one HTML file
+
 example:
   scripts/lab                                  all experiments, in about five minutes; data and pictures in build/lab
   scripts/lab pace boundary-cost --output /tmp/lab
@@ -37,9 +42,6 @@ example:
 
   scripts/lab timeline                         one real Linux guest for about 20 seconds
   scripts/lab taking-turns                     two guests on a host with memory for one, about 45 seconds
-  scripts/lab compare --help                   policies and reporters side by side, over many seeds
-  scripts/lab report --help                    a run's results as one HTML file
-  scripts/lab run --help                       virtual machines that share a host's memory, as a scenario file says
 
 All experiments but the timeline and taking-turns run in virtual time, without a guest or a daemon: their results are
 the same on every run and every system. The timeline boots User Mode Linux, which it fetches like balloon-linux does.

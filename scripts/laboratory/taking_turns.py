@@ -10,7 +10,6 @@ from typing import Any, Final
 from protocol.units import MIB
 from scripts.laboratory.experiment import Experiment, Outcome, Progress, Row, Table
 from scripts.laboratory.style import LOOKS, caption
-from scripts.scenario.real.play import play
 from scripts.scenario.run_record import RunRecord, VmState
 from scripts.scenario.scale import scaled
 from scripts.scenario.scenario_file import find_scenario, load_scenario
@@ -53,6 +52,8 @@ def _cells(name: str, record: RunRecord) -> tuple[str, ...]:
 
 def run(quick: bool, progress: Progress) -> Outcome:
     """Play both rounds."""
+    from scripts.scenario.real.play import play  # late: it needs what --help does without
+
     rows: list[Row] = []
     cells = []
     for name, scenario_name in ROUNDS.items():

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from guest.mm.views.memory_map import CELLS
+from scripts.scenario.scenario import Scenario
 
 ROUNDS_MOST: Final = 120
 """Moments of a run; of a longer one every second moment is dropped, and the next ones are twice as far apart."""
@@ -16,7 +17,10 @@ _MACHINES_MOST: Final = _CELLS_TOGETHER // CELLS_LEAST
 
 @dataclass(frozen=True, slots=True)
 class MapRound:
-    """The maps at ``t`` by machine, as JSON values; one that has not started, or was killed, has none."""
+    """The maps at ``t`` by machine, as JSON values; one that has not started, or was killed, has none.
+
+    A map that a guest's process has told has the ``t`` at which it was taken.
+    """
 
     t: float
     maps: Mapping[str, Mapping[str, Any]]
@@ -41,6 +45,11 @@ class MapSeries:
             self.rounds = self.rounds[::2]
             self.interval *= 2
         self._next = self.rounds[-1].t + self.interval
+
+
+def first_interval(scenario: Scenario) -> float:
+    """Return the seconds between the first maps: twice as many as are kept, for a run that is ended early."""
+    return max(scenario.sample_interval, scenario.duration / ROUNDS_MOST / 2)
 
 
 def cells_of_each(machines: int) -> int:

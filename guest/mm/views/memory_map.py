@@ -9,11 +9,11 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any, Final
 
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.page_flags import page_reported
+from guest.mm.page_flags import REPORTED
 from guest.mm.pageblock import MIGRATE_TYPES, NR_PAGE_ORDERS
 from protocol.memory import PAGE_SIZE
 
@@ -24,6 +24,8 @@ CELLS: Final = 1024
 """The most cells of a map, if nothing else is asked for."""
 
 _LETTERS: Final = "abcdefghi"
+_TO_LETTERS: Final = bytes(ord(_LETTERS[byte]) if byte <= LEVELS else 0 for byte in range(256))
+_REPEATED: Final = re.compile(r"(.)\1+")
 _RUN: Final = re.compile(r"([a-i])([0-9]*)")
 
 
@@ -79,23 +81,24 @@ def take_map(
         for block_order, count in enumerate(zone.nr_free):
             free_blocks[block_order] += count
             for migratetype in range(MIGRATE_TYPES) if count else ():
-                for pfn in zone.free_list.entries(block_order, migratetype):
-                    is_reported = page_reported(mem_map, pfn)
-                    reported_blocks[block_order] += is_reported
-                    _add(reported if is_reported else free, order, pfn, block_order)
+                pfns = list(zone.free_list.entries(block_order, migratetype))
+                told = [pfn for pfn in pfns if mem_map[pfn] & REPORTED]
+                reported_blocks[block_order] += len(told)
+                _add(reported, order, told, block_order)
+                if len(told) < len(pfns):
+                    _add(free, order, [pfn for pfn in pfns if not mem_map[pfn] & REPORTED], block_order)
         for pcp in zone.pcps:
-            for block_order, pfns in zip(pcp.list_orders, pcp.lists, strict=True):
-                for pfn in pfns:
-                    _add(free, order, pfn, block_order)
+            for block_order, pcp_pfns in zip(pcp.list_orders, pcp.lists, strict=True):
+                _add(free, order, pcp_pfns, block_order)
     for pfn, block_order in in_flight:
-        _add(free, order, pfn, block_order)
-    whole = _sizes(len(residency), order)
+        _add(free, order, (pfn,), block_order)
+    held = sorted(ballooned)
     return MemoryMap(
         cell_bytes=PAGE_SIZE << order,
         resident=resident_levels(residency, order),
-        free=levels(free, whole),
-        reported=levels(reported, whole),
-        balloon=levels(_count_sorted(sorted(ballooned), begins, order), whole),
+        free=levels(free, len(residency), order),
+        reported=levels(reported, len(residency), order),
+        balloon=levels(_count_sorted(held, begins, order), len(residency), order) if held else [0] * len(begins),
         free_blocks=free_blocks,
         reported_blocks=reported_blocks,
     )
@@ -113,22 +116,30 @@ def resident_levels(residency: bytes | bytearray, order: int) -> list[int]:
     """Return the level of each cell of 2**order pages that the host backs: ``residency`` has 1 for such a page."""
     pages = 1 << order
     counts = [residency.count(1, begin, begin + pages) for begin in range(0, len(residency), pages)]
-    return levels(counts, _sizes(len(residency), order))
+    return levels(counts, len(residency), order)
 
 
-def levels(parts: Iterable[int], whole: Iterable[int]) -> list[int]:
-    """Return the level of each part of a whole: 0 only for nothing, :data:`LEVELS` only for all."""
-    last = LEVELS - 1
-    return [
-        0 if not part else LEVELS if part >= size else min(max(1, round(part * LEVELS / size)), last)
-        for part, size in zip(parts, whole, strict=True)
-    ]
+def levels(parts: Sequence[int], pages: int, order: int) -> list[int]:
+    """Return the level of each cell of 2**order pages, of which ``parts`` are counted; the last one may be cut off at
+    ``pages``."""
+    found = {part: level(part, 1 << order) for part in set(parts)}
+    result = list(map(found.__getitem__, parts))
+    if result:
+        result[-1] = level(parts[-1], pages - (len(parts) - 1 << order))
+    return result
+
+
+def level(part: int, whole: int) -> int:
+    """Return the level of a part: 0 only for nothing, :data:`LEVELS` only for all."""
+    if not part:
+        return 0
+    return LEVELS if part >= whole else min(max(1, round(part * LEVELS / whole)), LEVELS - 1)
 
 
 def encode(layer: Sequence[int]) -> str:
     """Return the text of a layer."""
-    runs = ((_LETTERS[level], sum(1 for _ in run)) for level, run in groupby(layer))
-    return "".join(letter if count == 1 else f"{letter}{count}" for letter, count in runs)
+    text = bytes(layer).translate(_TO_LETTERS).decode()
+    return _REPEATED.sub(lambda run: f"{run[1]}{len(run[0])}", text)
 
 
 def decode(text: str) -> list[int]:
@@ -136,17 +147,16 @@ def decode(text: str) -> list[int]:
     return [level for letter, count in _RUN.findall(text) for level in [_LETTERS.index(letter)] * int(count or 1)]
 
 
-def _sizes(pages: int, order: int) -> list[int]:
-    return [min(1 << order, pages - begin) for begin in range(0, pages, 1 << order)]
-
-
-def _add(counts: list[int], cell: int, pfn: int, order: int) -> None:
+def _add(counts: list[int], cell: int, pfns: Iterable[int], order: int) -> None:
     # A free block is aligned to its size, so it is within one cell, or made up of whole ones.
     if order <= cell:
-        counts[pfn >> cell] += 1 << order
+        pages = 1 << order
+        for pfn in pfns:
+            counts[pfn >> cell] += pages
     else:
-        for index in range(pfn >> cell, (pfn + (1 << order)) >> cell):
-            counts[index] = 1 << cell
+        cells = 1 << order - cell
+        for pfn in pfns:
+            counts[pfn >> cell : (pfn >> cell) + cells] = [1 << cell] * cells
 
 
 def _count_sorted(pfns: Sequence[int], begins: range, order: int) -> list[int]:

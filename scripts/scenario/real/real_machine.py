@@ -126,7 +126,7 @@ class RealMachine:
     figures: dict[str, Any] = field(default_factory=dict)
     """The last ``memory`` event of an emulated guest."""
     latest_map: Mapping[str, Any] | None = None
-    """The last ``memory_map`` event of an emulated guest, without what every event has."""
+    """The last ``memory_map`` event of an emulated guest, with the time of the run as its ``t``."""
     linux: LinuxFigures | None = None
     """What a real kernel has told, None for an emulated guest."""
     resident_bytes: int = 0
@@ -154,7 +154,8 @@ class RealMachine:
             case "memory":
                 self.figures = dict(event)
             case "memory_map":
-                self.latest_map = {key: value for key, value in event.items() if key not in ("t", "time", "event")}
+                taken = {key: value for key, value in event.items() if key not in ("t", "time", "event")}
+                self.latest_map = {"t": round(t, 3), **taken}
             case "zones" if self.linux is not None:
                 self.linux.zones(event)
             case "out_of_memory":

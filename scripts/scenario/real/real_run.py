@@ -18,7 +18,7 @@ from protocol.errors import BalloonError
 from protocol.units import GIB
 from scripts.child_processes import Children, Event, python_module
 from scripts.scenario.jitter import jittered
-from scripts.scenario.map_series import ROUNDS_MOST, MapSeries, cells_of_each
+from scripts.scenario.map_series import MapSeries, cells_of_each, first_interval
 from scripts.scenario.real.budget import AccountedBudget, Budget
 from scripts.scenario.real.guest_lists import GuestLists
 from scripts.scenario.real.leftovers import CONTROL, SOCKET
@@ -38,9 +38,8 @@ COST_INTERVAL: Final = 1.0
 IDLE_COST_INTERVAL: Final = 5.0
 """Seconds between two questions for what a process has cost, and where the kernel does not tell what it waited."""
 
-MAP_SECONDS: Final = 0.25
-MAP_SECONDS_MOST: Final = 5.0
-"""Seconds between two maps of an emulated guest, at least and at most."""
+MAP_SECONDS: Final = 0.5
+"""Seconds between two maps of an emulated guest, at least."""
 
 _SAMPLES: Final = ("memory", "memory_map", "zones")
 """Events of guests that are samples, and are kept as such."""
@@ -94,7 +93,7 @@ class RealRun:
         self._ledger = ledger
         self._cells = cells_of_each(len(scenario.vms))
         if maps and self._cells:
-            self.record.maps = MapSeries(interval=max(scenario.sample_interval, MAP_SECONDS))
+            self.record.maps = MapSeries(interval=first_interval(scenario))
         self._on_sample = on_sample
         self._watch = watch
         self._lists = GuestLists()
@@ -209,7 +208,7 @@ class RealRun:
                 self._directory / SOCKET,
                 seed,
                 ledger=self._ledger,
-                map_interval=None if self.record.maps is None else self._map_interval(),
+                map_interval=None if self.record.maps is None else max(MAP_SECONDS, first_interval(self._scenario)),
             )
             command = [*self._prefixes.get(machine.spec.name, ()), *command]
             command = self._budget.wrap(command, expendable=machine.spec.expendable)
@@ -344,10 +343,6 @@ class RealRun:
         self._take_maps()
         self.record.seconds = self.now
         self._on_sample(self.record)
-
-    def _map_interval(self) -> float:
-        # Guests do not know how far apart maps are as the run grows: often enough for a run that is ended early.
-        return min(max(MAP_SECONDS, self._scenario.duration / ROUNDS_MOST / 2), MAP_SECONDS_MOST)
 
     def _take_maps(self) -> None:
         series = self.record.maps

@@ -5,7 +5,7 @@ from typing import Final
 
 from host.terminal_view.bars import Symbols
 from host.terminal_view.keys import Key, help_lines, key_line
-from host.terminal_view.styled_line import Line, Span, Style, clipped, line
+from host.terminal_view.styled_line import Line, Span, Style, clipped, fitting, line
 from scripts.scenario.scenario import Scenario
 from scripts.scenario.view.list_page import list_page
 from scripts.scenario.view.overview import Pace, overview
@@ -63,7 +63,7 @@ class LiveView:
 
     def _body(self, width: int, height: int) -> list[Line]:
         if self._shows_help:
-            return help_lines("Keys", self.keys, self._legend(), width)[:height]
+            return fitting(help_lines("Keys", self.keys, self._legend(), width), height)
         picture = self._frozen or self._watcher.picture
         if picture is None:
             return [line("The run begins ...")]

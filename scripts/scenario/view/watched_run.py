@@ -24,7 +24,7 @@ same."""
 
 def is_terminal() -> bool:
     """Whether a view can be shown: input and output are a terminal that knows more than lines."""
-    streams = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
+    streams = (sys.stdin, sys.stdout, sys.stderr)
     return all(_is_a_tty(stream) for stream in streams) and os.environ.get("TERM", "dumb") not in ("dumb", "")
 
 

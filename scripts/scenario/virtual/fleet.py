@@ -16,7 +16,7 @@ from host.policy.observation import HostView, Observation
 from host.policy.policy import Policy
 from protocol.errors import UsageError
 from scripts.scenario.jitter import jittered
-from scripts.scenario.map_series import MapSeries, cells_of_each
+from scripts.scenario.map_series import MapSeries, cells_of_each, first_interval
 from scripts.scenario.run_record import RunRecord, Sample, VmOutcome, VmSample, VmState
 from scripts.scenario.scenario import Scenario, VmKind, VmSpec, vm_seed
 from scripts.scenario.virtual.coarse import CoarseVm
@@ -71,7 +71,7 @@ class Fleet:
         )
         self._cells = cells_of_each(len(scenario.vms))
         if maps and self._cells:
-            self.record.maps = MapSeries(interval=scenario.sample_interval)
+            self.record.maps = MapSeries(interval=first_interval(scenario))
         self.budget = HostBudget(scenario.budget_bytes, scenario.swap_bytes)
         self.vms: dict[str, VirtualVm] = {}
         """Those that have started, those that were killed too."""

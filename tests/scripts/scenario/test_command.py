@@ -114,7 +114,7 @@ def test_ctrl_c_keeps_partial_results(small: Path, tmp_path: Path, monkeypatch: 
         return taken(fleet)
 
     monkeypatch.setattr(Fleet, "_sample", interrupted)
-    assert main(["run", str(small), "--virtual", "--out", str(tmp_path / "out")]) == 130
+    assert main(["run", str(small), "--virtual", "--plain", "--out", str(tmp_path / "out")]) == 130
     data = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert data["interrupted"]
     assert data["vms"]["a"]["state"] == "finished"

@@ -22,7 +22,9 @@ def test_the_text_has_runs() -> None:
 
 
 def test_a_level_is_nothing_or_all_only_where_it_is() -> None:
-    assert levels([0, 1, 64, 127, 128], [128] * 5) == [0, 1, 4, LEVELS - 1, LEVELS]
+    assert levels([0, 1, 64, 127, 128], 5 * 128, 7) == [0, 1, 4, LEVELS - 1, LEVELS]
+    assert levels([128, 60], 128 + 60, 7) == [LEVELS, LEVELS]
+    assert levels([], 0, 7) == []
 
 
 @pytest.mark.parametrize(("pages", "cells", "order"), [(1, 1, 0), (1024, 1024, 0), (1025, 1024, 1), (1 << 18, 256, 10)])

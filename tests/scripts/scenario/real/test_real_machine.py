@@ -111,7 +111,7 @@ def test_a_guest_tells_the_map_of_its_memory() -> None:
     assert make_parser().parse_args(argv[argv.index("guest") + 1 :]).memory_map == 0.5
     vm = machine()
     vm.apply({"event": "memory_map", "t": 1.0, "time": "now", "cell_bytes": MIB, "free": "i64"}, 1.0)
-    assert vm.latest_map == {"cell_bytes": MIB, "free": "i64"}
+    assert vm.latest_map == {"t": 1.0, "cell_bytes": MIB, "free": "i64"}
     assert vm.memory_map(64) is None  # without a process
 
 

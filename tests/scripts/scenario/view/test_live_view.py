@@ -87,6 +87,7 @@ def test_help_names_every_key_and_goes_away() -> None:
     front.press("?")
     shown = "\n".join(front.shown(60, 16))
     assert all(key.shown in shown and key.meaning in shown for key in front.view.keys)
+    assert "resident: what the host holds" in shown
     front.press("escape")
     assert front.shown()[0].startswith("night-shift")
     front.press("?", "?")

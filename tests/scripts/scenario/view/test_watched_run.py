@@ -115,5 +115,5 @@ def test_each_end_leaves_the_terminal_as_it_was_and_results(
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["interrupted"]
 
 
-def test_a_pipe_is_no_terminal() -> None:
+def test_output_that_is_captured_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert not watched_run.is_terminal()
