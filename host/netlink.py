@@ -11,7 +11,9 @@ below.
 """
 
 import contextlib
+import signal
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -146,20 +148,43 @@ class _Socket(TaskStats):  # type: ignore[misc]
         return bytes(aggregate.get_attr("TASKSTATS_TYPE_STATS"))
 
 
-def query_taskstats(pid: int) -> tuple[bytes, bytes]:
-    """Return ``struct taskstats`` of the task ``pid`` and of the thread group that it leads, as the kernel sent them.
+class TaskStatsConnection:
+    """A netlink socket for TaskStats, opened with the first question: opening costs several times what a question does.
 
-    Raises:
-        NetlinkError: the kernel refused: EPERM without CAP_NET_ADMIN, ESRCH for no such process.
-        OSError: no netlink socket here.
+    Each question runs an event loop of its own: call it through ``asyncio.to_thread`` from a coroutine.
     """
-    connection = _Socket()
-    try:
-        connection.bind()
+
+    def __init__(self) -> None:
+        self._socket: _Socket | None = None
+
+    def query(self, pid: int) -> tuple[bytes, bytes]:
+        """Return ``struct taskstats`` of the task ``pid`` and of the thread group that it leads, as the kernel sent
+        them.
+
+        Raises:
+            NetlinkError: the kernel refused: EPERM without CAP_NET_ADMIN, ESRCH for no such process.
+            OSError: no netlink socket here.
+        """
+        if self._socket is None:
+            self._socket = _Socket()
+            self._socket.bind()
         return (
-            connection.query("TASKSTATS_CMD_ATTR_PID", pid),
-            connection.query("TASKSTATS_CMD_ATTR_TGID", pid),
+            self._socket.query("TASKSTATS_CMD_ATTR_PID", pid),
+            self._socket.query("TASKSTATS_CMD_ATTR_TGID", pid),
         )
+
+    def close(self) -> None:
+        """Close the socket; a further question opens another."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def query_taskstats(pid: int) -> tuple[bytes, bytes]:
+    """Ask once, on a connection of its own; see :meth:`TaskStatsConnection.query`."""
+    connection = TaskStatsConnection()
+    try:
+        return connection.query(pid)
     finally:
         connection.close()
 
@@ -172,11 +197,11 @@ def delay_accounting_enabled(proc: Path = Path("/proc")) -> bool:
         return False
 
 
-def process_cost(pid: int, proc: Path = Path("/proc")) -> ProcessCost:
+def process_cost(pid: int, proc: Path = Path("/proc"), connection: TaskStatsConnection | None = None) -> ProcessCost:
     """Return what the process ``pid`` has cost so far, by TaskStats where that is permitted, otherwise from ``/proc``.
 
-    Blocks for about two milliseconds and runs an event loop of its own: call it through ``asyncio.to_thread`` from a
-    coroutine.
+    Blocks for several milliseconds, less on a ``connection`` that was used before, and runs an event loop of its own:
+    call it through ``asyncio.to_thread`` from a coroutine.
 
     Raises:
         BalloonError: the process does not exist.
@@ -186,7 +211,8 @@ def process_cost(pid: int, proc: Path = Path("/proc")) -> ProcessCost:
     except OSError as error:
         raise BalloonError(f"no process {pid}") from error
     try:
-        task, group = (decode_taskstats(data) for data in query_taskstats(pid))
+        query = query_taskstats if connection is None else connection.query
+        task, group = (decode_taskstats(data) for data in query(pid))
     except NetlinkError as error:
         if error.code == ESRCH:
             raise BalloonError(f"no process {pid}") from error
@@ -245,6 +271,17 @@ NAMESPACES: Final = Path(netns.NETNS_RUN_DIR)
 """Where named network namespaces are, those of ``ip netns`` too."""
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let signals wait. pyroute2 enters a namespace in a forked child, which it ends by SIGTERM: a handler of ours that
+    raises an exception would unwind the stack there, and undo in the child what only the parent may undo."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def make_namespace(name: str) -> Path:
     """Make the network namespace ``name``, with its loopback up, and return its file.
 
@@ -252,9 +289,10 @@ def make_namespace(name: str) -> Path:
         BalloonError: not permitted, or there is one of that name.
     """
     try:
-        netns.create(name)
-        with NetNS(name) as inside:
-            inside.link("set", index=1, state="up")
+        with _signals_held():
+            netns.create(name)
+            with NetNS(name) as inside:
+                inside.link("set", index=1, state="up")
     except (OSError, NetlinkError) as error:
         raise BalloonError(_of_network(f"network namespace {name}", error)) from error
     return NAMESPACES / name
@@ -292,7 +330,7 @@ def attach(namespace: str, bridge: str, port: str) -> None:
             host.link("add", ifname=port, kind="veth", peer=peer)
             (master,), (index,) = host.link_lookup(ifname=bridge), host.link_lookup(ifname=port)
             host.link("set", index=index, master=master, state="up")
-        with NetNS(namespace) as inside:
+        with _signals_held(), NetNS(namespace) as inside:
             inside.link("set", index=inside.link_lookup(ifname="eth0")[0], state="up")
     except (OSError, ValueError, NetlinkError) as error:
         raise BalloonError(_of_network(f"interface {port}", error)) from error

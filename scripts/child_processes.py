@@ -41,6 +41,8 @@ class LineTail:
     def read(self) -> list[str]:
         """Return the new lines, without their line breaks."""
         try:
+            if os.stat(self.path).st_size == self._offset:
+                return []  # far cheaper than to open it, which a follower would do many times a second
             with self.path.open("rb") as file:
                 file.seek(self._offset)
                 data = file.read()

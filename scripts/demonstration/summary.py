@@ -7,6 +7,7 @@ from typing import Any, Final
 from host.netlink import ProcessCost
 from protocol.units import format_size
 from scripts.demonstration.view import WIDTH, Line, Style, mib
+from scripts.scenario.real.real_machine import WAIT4
 
 NOT_MEASURED: Final = "not measured"
 
@@ -148,8 +149,9 @@ def _cost_lines(results: Sequence[RoundResult], width: int) -> list[Line]:
     for label, cost in costs:
         peak = NOT_MEASURED if cost.peak_resident_bytes is None else f"{mib(cost.peak_resident_bytes)} MiB"
         lines.append(row(label, peak, str(cost.minor_faults), str(cost.major_faults), _delay(cost)))
-    sources = sorted({cost.source for _, cost in costs})
-    note = f"Source: {'; '.join(sources)}. Peak resident includes the program itself."
+    sources = {cost.source for _, cost in costs}
+    sources -= {source.removesuffix(WAIT4) for source in sources if source.endswith(WAIT4)}
+    note = f"Source: {'; '.join(sorted(sources))}. Peak resident includes the program itself."
     if any(cost.direct_reclaim_seconds is None and cost.source.startswith("taskstats") for _, cost in costs):
         note += " Direct reclaim is measured only while the sysctl kernel.task_delayacct is 1; here it is 0."
     return [*lines, Line(""), *_noted(note, width), Line("")]

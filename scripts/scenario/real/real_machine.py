@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from guest.mm.views.memory_map import MemoryMap, cell_order, resident_levels
-from host.netlink import ProcessCost, delay_accounting_enabled, process_cost
+from host.netlink import ProcessCost, TaskStatsConnection, delay_accounting_enabled, process_cost
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB
@@ -27,7 +27,7 @@ _CONSTANTS: Final = {
 """The constants of a reporter as a scenario names them, and as options of the emulated guest."""
 
 
-_WAIT4: Final = " and wait4"
+WAIT4: Final = " and wait4"
 """At the end of a source of costs: peak and faults are those of the whole life of a process that has ended."""
 
 _LONGEST_SOCKET: Final = 107
@@ -220,21 +220,21 @@ class RealMachine:
         order = cell_order(len(residency), cells)
         return MemoryMap(cell_bytes=PAGE_SIZE << order, resident=resident_levels(residency, order)).as_json()
 
-    def measure_cost(self) -> None:
-        """Read what its process has cost. Of one that was killed the last delays stay."""
+    def measure_cost(self, connection: TaskStatsConnection) -> None:
+        """Read what its process has cost, over ``connection``. Of one that was killed the last delays stay."""
         child = self.child
         if self.pid is None or child is None:
             return
         if not child.ended():
             with contextlib.suppress(BalloonError):
-                cost = process_cost(self.pid)
+                cost = process_cost(self.pid, connection=connection)
                 if cost.peak_resident_bytes is not None:  # else it has just ended
                     self.cost = cost
-        elif self.linux is None and self.cost is not None and not self.cost.source.endswith(_WAIT4):
+        elif self.linux is None and self.cost is not None and not self.cost.source.endswith(WAIT4):
             # Not of a real kernel, which is a child of the process that was started.
             self.cost = replace(
                 self.cost,
-                source=self.cost.source + _WAIT4,
+                source=self.cost.source + WAIT4,
                 peak_resident_bytes=max(child.peak_resident_bytes or 0, self.cost.peak_resident_bytes or 0),
                 minor_faults=child.minor_faults,
                 major_faults=child.major_faults,

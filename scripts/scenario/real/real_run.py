@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from guest.mm.views.free_lists import FreeListView
+from host.netlink import TaskStatsConnection, delay_accounting_enabled
 from protocol.errors import BalloonError
 from protocol.units import GIB
 from scripts.child_processes import Children, Event, python_module
@@ -34,7 +35,8 @@ START_SECONDS: Final = 15.0
 """Seconds in which the daemon has to listen."""
 
 COST_INTERVAL: Final = 1.0
-"""Seconds between two questions for what a process has cost."""
+IDLE_COST_INTERVAL: Final = 5.0
+"""Seconds between two questions for what a process has cost, and where the kernel does not tell what it waited."""
 
 MAP_SECONDS: Final = 0.5
 """Seconds between two maps of an emulated guest, at least."""
@@ -102,6 +104,7 @@ class RealRun:
         self._booked_kills = 0
         """Kills of the kernel that are known to be those of a machine."""
         self._listening = False
+        self._connection = TaskStatsConnection()
 
     @property
     def now(self) -> float:
@@ -149,6 +152,7 @@ class RealRun:
                 if self._policy is not None:
                     self._policy.stop()
                 self._finish()
+                self._connection.close()
         return self.record
 
     def _start_daemon(self) -> None:
@@ -225,10 +229,10 @@ class RealRun:
         self.record.peak_bytes = max(self.record.peak_bytes, self.used_bytes)
         is_time = now >= self._next_cost
         if is_time:
-            self._next_cost = now + COST_INTERVAL
+            self._next_cost = now + (COST_INTERVAL if delay_accounting_enabled() else IDLE_COST_INTERVAL)
         for machine in self.machines.values():
             if is_time or machine.cost is None:
-                machine.measure_cost()
+                machine.measure_cost(self._connection)
         self._keep_budget()
 
     def _read_events(self) -> None:
@@ -349,7 +353,7 @@ class RealRun:
     def _finish(self) -> None:
         with contextlib.suppress(KeyboardInterrupt, SystemExit):
             for machine in self.machines.values():
-                machine.measure_cost()
+                machine.measure_cost(self._connection)
             if self._listening:
                 self.record.daemon_cpu_seconds = self.daemon.cpu_seconds()
         self.record.seconds = self.now

@@ -95,7 +95,7 @@ def columns_of(specs: Sequence[VmSpec], width: int) -> Columns:
 
 
 def _guest_bar(spec: VmSpec, sample: VmSample, columns: int, symbols: Symbols) -> tuple[Span, ...]:
-    if sample.resident_bytes and spec.kind is VmKind.LINUX:
+    if sample.resident_bytes and spec.kind is VmKind.LINUX and not sample.free_bytes:
         return (Span(column("not told", columns), Style.FAINT),)
     parts = (
         Part(symbols.in_use, Style.IN_USE, sample.allocated_bytes),

@@ -93,6 +93,8 @@ def test_source_of_the_costs_is_named() -> None:
     proc = replace(COST, source="/proc (taskstats: Operation not permitted)", peak_resident_bytes=None)
     text = text_of(replace(WITH, a_cost=proc, b_cost=proc))
     assert "Source: /proc (taskstats: Operation not permitted)." in text
+    ended = replace(COST, source=f"{COST.source} and wait4")
+    assert "Source: taskstats v16 and wait4." in text_of(replace(WITH, a_cost=COST, b_cost=ended))
     assert "task_delayacct" not in text
 
 

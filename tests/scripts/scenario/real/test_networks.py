@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from protocol.errors import BalloonError
 from protocol.units import MIB
 from scripts.scenario.real.networks import PREFIX, Networks, remove_old
 from scripts.scenario.scenario import VmSpec
+from scripts.stop_signals import signals_as_exceptions
 
 ALONE = VmSpec(name="alone", memory_bytes=64 * MIB, has_network=True)
 SHARED = VmSpec(name="shared", memory_bytes=64 * MIB)
@@ -66,3 +68,17 @@ def test_run_that_wants_none_makes_none(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("scripts.scenario.real.networks.shutil.which", lambda name: None)
     with Networks((SHARED,), lambda line: pytest.fail(line)) as networks:
         assert networks.prefixes == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+def test_child_that_enters_a_namespace_does_not_unwind_the_stack_of_its_parent(tmp_path: Path) -> None:
+    us = os.getpid()
+    with signals_as_exceptions():
+        try:
+            with Networks((ALONE, BRIDGED), lambda line: None):
+                pass
+        finally:
+            if os.getpid() != us:
+                (tmp_path / "unwound").touch()
+                os._exit(1)
+    assert list(tmp_path.iterdir()) == []
