@@ -2,9 +2,9 @@
 
 import csv
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from scripts.laboratory.experiment import Experiment, Row
 
@@ -21,7 +21,7 @@ NO_PICTURES: Final = (
 
 
 def can_draw() -> bool:
-    """Return whether matplotlib is installed. Only save_picture imports it."""
+    """Return whether matplotlib is installed. Only save_drawing imports it."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
@@ -45,12 +45,17 @@ def save_picture(path: Path, experiment: Experiment, rows: Sequence[Row]) -> Non
         ImportError: matplotlib is not installed.
         OSError: the file cannot be written.
     """
+    save_drawing(path, experiment.name, lambda figure: experiment.draw(figure, rows))
+
+
+def save_drawing(path: Path, name: str, draw: Callable[[Any], None]) -> None:
+    """Have ``draw`` fill a Figure and save it as ``save_picture`` does; ``name`` is that of the picture's parts."""
     import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=INCHES, layout="constrained")
-    experiment.draw(figure, rows)
+    draw(figure)
     kind = path.suffix.removeprefix(".")
     # SVG names its parts by random numbers unless it is given a salt.
-    with matplotlib.rc_context({"svg.hashsalt": experiment.name}):
+    with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(path, format=kind, dpi=DOTS_PER_INCH, metadata=_NO_DATE[kind])

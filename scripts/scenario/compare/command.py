@@ -66,6 +66,12 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cluster", metavar="ADDRESS", help="play them on this Dask scheduler's workers")
     parser.add_argument("--out", metavar="DIR", type=option_type(path_option), help="write compare.csv into DIR")
+    parser.add_argument(
+        "--picture",
+        metavar="FILE",
+        type=option_type(path_option),
+        help="draw memory against stall time into FILE, .png, .svg or .pdf (extra plot)",
+    )
     parser.add_argument("--markdown", metavar="PATH", help="with --all: also write the tables as Markdown to PATH")
     parser.add_argument("--json", metavar="PATH", help="also write all scores as JSON to PATH, - for standard output")
 
@@ -91,6 +97,7 @@ def _run_one(arguments: argparse.Namespace) -> int:
 
     from scripts.json_output import open_json
     from scripts.scenario.compare.jobs import play_all
+    from scripts.scenario.compare.picture import check_picture, save_comparison
     from scripts.scenario.compare.variant import variants
     from scripts.scenario.results import prepare_directory
     from scripts.scenario.scale import scaled
@@ -102,6 +109,8 @@ def _run_one(arguments: argparse.Namespace) -> int:
     chosen = variants(scenario, arguments.vary or ["policy=reporting,steady"])
     seeds = [scenario.seed + number for number in range(arguments.seeds)]
     out: Path | None = arguments.out
+    if arguments.picture is not None:
+        check_picture(arguments.picture)
     with open_json(arguments.json) as stream:
         if out is not None:
             prepare_directory(out)
@@ -109,6 +118,9 @@ def _run_one(arguments: argparse.Namespace) -> int:
         scores = play_all(scenarios, seeds, processes=arguments.jobs, cluster=arguments.cluster, on_done=_progress)
         if out is not None:
             _write(out / "compare.csv", chosen, seeds, scores)
+        if arguments.picture is not None:
+            names = [variant.name for variant in chosen]
+            save_comparison(arguments.picture, scenario.title, dict(zip(names, scores, strict=True)))
         if stream is not None:
             rows = as_json(chosen, seeds, scores)
             print(json.dumps({"scenario": scenario.name, "runs": rows}, indent=2), file=stream, flush=True)
@@ -124,7 +136,7 @@ def _run_all(arguments: argparse.Namespace) -> int:
     from scripts.scenario.compare.variant import variants
     from scripts.scenario.scenario_file import load_scenario, shipped_scenarios
 
-    for option in ("scenario", "vary", "scale", "out", "json"):
+    for option in ("scenario", "vary", "scale", "out", "json", "picture"):
         if getattr(arguments, option) not in (None, []):
             raise UsageError(f"--all does not go with {'a scenario' if option == 'scenario' else f'--{option}'}")
     played = [smaller(load_scenario(path)) for path in shipped_scenarios().values()]
