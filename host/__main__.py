@@ -38,7 +38,7 @@ from protocol.units import format_size, parse_size
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
 
 if TYPE_CHECKING:
-    from host.daemon import DaemonOptions
+    from host.daemon_options import DaemonOptions
     from protocol.process.recording_file import RecordingFile
 
 PROGRAM = DISTRIBUTION
@@ -266,7 +266,7 @@ def check_machine() -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     # Late: --help and --print-capabilities are quick.
-    from host.daemon import DaemonOptions
+    from host.daemon_options import DaemonOptions
     from host.signals import STOP_SIGNALS
     from protocol.process.listening_socket import SocketAccess
     from protocol.process.stray_signals import ignore_stray_signals
@@ -301,6 +301,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace, options: "DaemonOptions") -> int:
     from host.daemon import Daemon
+    from host.fd_limit import raise_fd_limit
+    from host.qmp.qmp import build_version
+    from host.sessions import Sessions
     from host.signals import hold_signals
     from protocol.process.events import open_event_log
 
@@ -308,27 +311,26 @@ def _serve(arguments: argparse.Namespace, options: "DaemonOptions") -> int:
     events = open_event_log(arguments.events, time.monotonic)
     guard_mappings()
     _share_the_interpreter()
-    with (
-        contextlib.closing(events),
-        _recording(arguments) as recording,
-        contextlib.closing(Daemon(options, events, recording)) as daemon,
-        asyncio.Runner() as runner,
-    ):
+    number = build_version(version(), f"{DISTRIBUTION} {version()}")
+    raise_fd_limit()
+    with contextlib.closing(events), _recording(arguments) as recording:
+        machines = Sessions(options, events, recording, number)
+        with contextlib.closing(Daemon(options, events, machines, number)) as daemon, asyncio.Runner() as runner:
 
-        def leave_at_once() -> NoReturn:
-            daemon.close()
-            _leave_threads_behind()
+            def leave_at_once() -> NoReturn:
+                daemon.close()
+                _leave_threads_behind()
 
-        daemon.on_overdue = leave_at_once
-        runner.get_loop()  # before there is a coroutine that would be left unawaited if there are no descriptors
-        runner.run(daemon.run())
-        hold_signals()  # one more must not cut the end short
-        if daemon.held_up:
-            daemon.close()
-            events.close()
-            if recording is not None:
-                recording.close()
-            _leave_threads_behind()
+            daemon.on_overdue = leave_at_once
+            runner.get_loop()  # before there is a coroutine that would be left unawaited if there are no descriptors
+            runner.run(daemon.run())
+            hold_signals()  # one more must not cut the end short
+            if machines.held_up:
+                daemon.close()
+                events.close()
+                if recording is not None:
+                    recording.close()
+                _leave_threads_behind()
     return 0
 
 

@@ -119,7 +119,8 @@ SHELL = re.compile(
     | guest/vhost_user/(attachment|attached_queue|session|request_channel|backend_channel)\.py
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
-    | host/(__main__|daemon|connection|front_end_process|signals|message_channel|backend_channel|netlink)\.py
+    | host/(__main__|daemon|sessions|fd_limit|machines|connection|front_end_process|signals)\.py
+    | host/(message_channel|backend_channel|netlink)\.py
     | host/descriptors/(received_file|socket_read|pipe)\.py
     | host/peers/(peers|workers|helpers|helper_threads)\.py
     | host/memory/(guest_memory|sigbus|discard)\.py
