@@ -16,8 +16,8 @@ from typing import Any
 from host.control.control_server import ControlServer
 from host.control.status import daemon_line
 from host.daemon_options import DaemonOptions
-from host.machines import Machines
 from host.signals import STOP_SIGNALS, SignalThread
+from host.supervision.machines import Machines
 from protocol.process.accept_loop import AcceptLoop
 from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog

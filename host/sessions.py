@@ -19,12 +19,12 @@ from host.control.status import vm_lines
 from host.control.vm_control import VmControl
 from host.daemon_options import DaemonOptions
 from host.events.session_events import SessionEvents, SessionLimit
-from host.machines import Notices, Unnoticed
 from host.migration.dirty_log import CAN_LOG
 from host.peers.peers import Peers
 from host.qmp.qmp import Request
 from host.recording.recorded_session import RecordedSession
 from host.recording.session_recording import NOT_RECORDED
+from host.supervision.machines import Notices, Unnoticed
 from host.vhost_user.queue_numbers import QueueNumbers
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
 from protocol.balloon_config import BalloonConfig

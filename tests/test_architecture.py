@@ -55,6 +55,7 @@ ROOMS: dict[str, set[str]] = {
         "host.events",
         "host.control",
     },
+    "host.supervision": {"host.vhost_user", "host.qmp"},
     # The guests.
     "guest.ram": set(),
     "guest.page_poison": set(),
@@ -119,7 +120,7 @@ SHELL = re.compile(
     | guest/vhost_user/(attachment|attached_queue|session|request_channel|backend_channel)\.py
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
-    | host/(__main__|daemon|sessions|fd_limit|machines|connection|front_end_process|signals)\.py
+    | host/(__main__|daemon|sessions|fd_limit|connection|front_end_process|signals)\.py
     | host/(message_channel|backend_channel|netlink)\.py
     | host/descriptors/(received_file|socket_read|pipe)\.py
     | host/peers/(peers|workers|helpers|helper_threads)\.py
