@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from host.balloon.free_page_hinting import COMMAND_ID_FIRST, COMMAND_IDS, FreePageHinting
 from host.balloon.virtio_balloon import VirtioBalloon
-from host.connection import Connection, unreleased_sessions
+from host.connection import Connection
 from host.control.control_commands import ControlCommands, logical_size
 from host.control.status import vm_lines
 from host.control.vm_control import VmControl
@@ -24,7 +24,9 @@ from host.peers.peers import Peers
 from host.qmp.qmp import Request
 from host.recording.recorded_session import RecordedSession
 from host.recording.session_recording import NOT_RECORDED
+from host.session_release import unreleased_sessions
 from host.supervision.machines import Notices, Unnoticed
+from host.supervision.session_journal import NOT_JOURNALED, SessionJournal
 from host.vhost_user.queue_numbers import QueueNumbers
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
 from protocol.balloon_config import BalloonConfig
@@ -85,13 +87,15 @@ class Sessions:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def serve(self, vm: int, sock: socket.socket) -> None:
-        """Serve the virtual machine at the other end of ``sock``, which changes its owner."""
-        task = asyncio.create_task(self._serve_vm(vm, sock), name=f"vm {vm}")
+    def serve(self, vm: int, sock: socket.socket, journal: SessionJournal = NOT_JOURNALED) -> "asyncio.Task[None]":
+        """Serve the virtual machine at the other end of ``sock``, which changes its owner. ``journal`` keeps what
+        another process needs to go on with the session. Return what does so."""
+        task = asyncio.create_task(self._serve_vm(vm, sock, journal), name=f"vm {vm}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _serve_vm(self, vm: int, sock: socket.socket) -> None:
+    async def _serve_vm(self, vm: int, sock: socket.socket, journal: SessionJournal) -> None:
         session = self._new_session()
 
         def on_audible() -> None:
@@ -101,10 +105,13 @@ class Sessions:
         events = SessionEvents(partial(self._events.prepare, vm=vm), self._session_limit, on_audible)
         recording = NOT_RECORDED if self._recording is None else RecordedSession(vm, self._recording.write)
         written = self._events.are_written
-        connection = Connection(sock, session, self._peers, events.emit, written, events.prepare, recording)
+        connection = Connection(sock, session, self._peers, events.emit, written, events.prepare, recording, journal)
         recording.begin(connection.peer_pid)
         self._give_control(vm, connection)
-        events.begin(connection.peer_uid, connection.peer_pid)
+        if journal.goes_on:
+            events.resume(connection.peer_uid)
+        else:
+            events.begin(connection.peer_uid, connection.peer_pid)
         reason = "daemon stops"
         try:
             reason = await connection.run()
@@ -126,6 +133,7 @@ class Sessions:
                 discarded_bytes=metrics.discarded_bytes,
                 refused=dict(metrics.refused),
             )
+            journal.ended(reason)
             if events.audible:
                 log.info("vm %d disconnected: %s", vm, reason)
                 self.notices.emit("VM_DISCONNECTED", {"vm": vm, "reason": reason})

@@ -103,7 +103,7 @@ def parse_journal(data: bytes) -> Journal:
         document: dict[str, Any] = json.loads(data)
         if (document["format"], document["version"]) != (FORMAT, VERSION):
             raise VhostUserError(f"a journal of version {document['version']!r:.20}, not {VERSION}")
-        standing = {
+        standing: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in document["standing"].items()
         }
         return Journal(
@@ -165,8 +165,8 @@ def _of_ring(session: Session, vring: Vring, held: HeldFiles) -> Iterator[Entry]
             yield _entry(request, VringFile(index, True), file)
     if _is_started(vring):
         kick = held.kicks.get(index)
-        files = () if kick is None else (kick,)
-        yield _entry(FrontendRequest.SET_VRING_KICK, VringFile(index, kick is not None), *files)
+        kick_files = () if kick is None else (kick,)
+        yield _entry(FrontendRequest.SET_VRING_KICK, VringFile(index, kick is not None), *kick_files)
 
 
 def _is_started(vring: Vring) -> bool:

@@ -49,7 +49,7 @@ class Machines(Protocol):
     def start(self) -> None:
         """Begin, on the event loop."""
 
-    def serve(self, vm: int, sock: socket.socket) -> None:
+    def serve(self, vm: int, sock: socket.socket) -> object:
         """Serve the virtual machine at the other end of ``sock``, which changes its owner."""
 
     async def perform(self, request: Request) -> bytes:
