@@ -31,6 +31,9 @@ SOON: Final = 0.25
 ENDS_FREE: Final = 3
 """Ends at the start, in a row, after which there is no wait yet."""
 
+AFTER_TAKEOVER: Final = 0.1
+"""What the end of a worker counts that had taken over all that it was to serve: something else may kill them."""
+
 BACK_OFF_FIRST: Final = 0.1
 BACK_OFF_LONGEST: Final = 10.0
 """Seconds until a worker that ends at its start is started again, twice as long each time, up to the longest."""
@@ -57,6 +60,7 @@ class Fleet:
         self._vms: dict[int, SupervisedVm] = {}
         self._workers: dict[int, WorkerProcess] = {}
         self._taking_over: dict[int, float] = {}
+        self._complained: set[int] = set()
         self._last_number = 0
         self._stops = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -147,6 +151,7 @@ class Fleet:
     def _forget(self, number: int) -> None:
         self._vms.pop(number).close()
         self._taking_over.pop(number, None)
+        self._complained.discard(number)
         if not self._vms:
             self._none_left.set()
 
@@ -169,16 +174,18 @@ class Fleet:
         vms = sorted(worker.vms)
         self._events.emit("worker_ended", worker=worker.number, pid=worker.pid, reason=how, vms=vms)
         for vm in worker.vms.values():
-            vm.quick_ends = vm.quick_ends + 1 if ended_soon else 0
+            weight = 1.0 if vm.number in self._taking_over else AFTER_TAKEOVER
+            vm.quick_ends = vm.quick_ends + weight if ended_soon else 0.0
             self._taking_over[vm.number] = now
-        ends = max((vm.quick_ends for vm in worker.vms.values()), default=int(ended_soon))
+        ends = int(max((vm.quick_ends for vm in worker.vms.values()), default=float(ended_soon)))
         if ends <= ENDS_FREE:
             names = ", ".join(map(str, vms)) or "none"
             log.warning("worker %d has ended (%s); vm %s: taken over", worker.number, how, names)
             self._replace(worker)
             return
         wait = min(BACK_OFF_FIRST * 2 ** (ends - ENDS_FREE - 1), BACK_OFF_LONGEST)
-        if ends == ENDS_FREE + 1:
+        if vms and ends == ENDS_FREE + 1 and not self._complained & set(vms):
+            self._complained |= set(vms)
             log.warning("worker %d ends at its start (%s): the next one waits, longer each time", worker.number, how)
         asyncio.get_running_loop().call_later(wait, self._replace, worker)
 

@@ -31,16 +31,20 @@ from collections.abc import Mapping
 from typing import Final
 
 from host.descriptors.received_file import FileKind, is_connected_to, kind_at_once, kind_of_file
-from host.descriptors.socket_read import bytes_seen, count_seen, receive, take_seen, until_ready
+from host.descriptors.socket_read import bytes_seen, note_seen, receive, take_seen, until_ready
 from host.peers.peers import Membership
 from host.recording.session_recording import NOT_RECORDED, SessionRecording
 from host.supervision.session_journal import NOT_JOURNALED, SessionJournal
 from host.vhost_user.backend import Reply
 from protocol.errors import FramingError, SessionEnded, VhostUserError
+from protocol.vhost_user import PAYLOAD_MAX
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader
 
 MESSAGE_TIMEOUT: Final = 10.0
 """Seconds that the rest of a message may take once its first byte has come, and that a reply may take to be sent."""
+
+LOOK_AHEAD: Final = 2 * PAYLOAD_MAX
+"""Bytes that are seen at once where they stay on the socket: more than a message has."""
 
 
 class MessageChannel:
@@ -104,7 +108,7 @@ class MessageChannel:
         if not taken:
             take_seen(self._socket, bytes_seen(self._socket))
             self._journal.taken()
-        count_seen(self._socket)
+        note_seen(self._socket, 0)
         for piece in pieces:
             self._reader.feed(piece.data, [files[number] for number in piece.files])
             if piece.unfit:
@@ -120,7 +124,10 @@ class MessageChannel:
 
     async def _receive(self) -> None:
         try:
-            data, fds, message_flags = receive(self._socket, self._reader.bytes_desired(), peek=self._journal.is_kept)
+            if self._journal.is_kept:
+                data, fds, message_flags = self._look_ahead()
+            else:
+                data, fds, message_flags = receive(self._socket, self._reader.bytes_desired())
         except BlockingIOError:
             return
         except OSError as error:
@@ -141,6 +148,17 @@ class MessageChannel:
             raise SessionEnded(
                 "front-end gone in the middle of a message" if self._reader.in_message else "front-end gone"
             )
+
+    def _look_ahead(self) -> "tuple[bytes, array.array[int], int]":
+        # Like receive(), but what is returned stays on the socket.
+        data, fds, message_flags = receive(self._socket, LOOK_AHEAD, peek=True)
+        rest = self._reader.rest_of_message(data)
+        if len(data) > rest:
+            # A look goes on into the next messages, and ends after one with descriptors. They are that one's.
+            self._helpers.close(fds)
+            data, fds, message_flags = data[:rest], array.array("i"), 0
+        note_seen(self._socket, rest)
+        return data, fds, message_flags
 
     async def _look(self, fds: list[int]) -> list[int]:
         # Returns those that are on the list of types; the others are closed, and the message is refused. All of them

@@ -161,7 +161,10 @@ class Worker:
         return json.dumps(await self._sessions.status()).encode()
 
     async def _answer(self, number: int, question: Awaitable[bytes]) -> None:
-        self._link.send(Packet(Kind.ANSWER, 0, with_number(number, await question)))
+        body = await question
+        for journal in self._journals.values():
+            journal.flush()  # what was answered holds whatever becomes of this process
+        self._link.send(Packet(Kind.ANSWER, 0, with_number(number, body)))
 
     def _show_title(self) -> None:
         vms = ", ".join(map(str, sorted(self._journals))) or "none"

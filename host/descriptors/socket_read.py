@@ -32,14 +32,14 @@ def receive(sock: socket.socket, length: int, *, peek: bool = False) -> "tuple[b
 
 
 def bytes_seen(sock: socket.socket) -> int:
-    """Return how many bytes were seen and are not taken yet. The kernel counts them with the socket, so that the count
-    outlives the process; :func:`count_seen` has it do so."""
+    """Return how many bytes of those that :func:`note_seen` has noted are not taken yet. The kernel counts them with
+    the socket, so that the count outlives the process."""
     return max(sock.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF), 0)
 
 
-def count_seen(sock: socket.socket) -> None:
-    """Count the bytes that are seen and not taken from now on: none yet."""
-    sock.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
+def note_seen(sock: socket.socket, length: int) -> None:
+    """Note that the next ``length`` bytes were seen, and are about to be taken."""
+    sock.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, length)
 
 
 def take_seen(sock: socket.socket, length: int) -> None:

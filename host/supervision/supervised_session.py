@@ -110,6 +110,12 @@ class SupervisedSession(SessionJournal):
         self._last = b""
         self._tell_change()
 
+    def flush(self) -> None:
+        """Pass on a change that waits, now."""
+        if self._later is not None:
+            self._later.cancel()
+            self._tell_change()
+
     def _tell_change(self) -> None:
         self._later = None
         if not self._in_hand:  # else the end of the message in hand tells it

@@ -33,8 +33,8 @@ class SupervisedVm:
 
     def __init__(self, number: int, sock: socket.socket) -> None:
         self.number = number
-        self.quick_ends = 0
-        """How many workers that had this machine alone, or with others, have ended soon after they began, in a row."""
+        self.quick_ends = 0.0
+        """How many workers that had this machine have ended soon after they began, in a row."""
         self._socket = sock
         self._journal = b""
         self._kept: set[int] = set()
