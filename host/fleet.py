@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from host.control.control_commands import ControlCommands
+from host.peers.peers import SESSIONS_MAX
 from host.qmp.qmp import ErrorClass, QmpError, Request
 from host.supervision.machines import Notices, Unnoticed
 from host.supervision.packets import Kind, Packet
@@ -86,7 +87,12 @@ class Fleet:
 
     def serve(self, vm: int, sock: socket.socket) -> None:
         """Have the virtual machine at the other end of ``sock`` served."""
-        record = self._vms[vm] = SupervisedVm(vm, sock)
+        record = SupervisedVm(vm, sock)
+        if sum(other.process == record.process for other in self._vms.values()) >= SESSIONS_MAX:
+            log.warning("vm %d is refused: process %d has %d sessions already", vm, record.process, SESSIONS_MAX)
+            record.close()
+            return
+        self._vms[vm] = record
         self._none_left.clear()
         try:
             worker = self._idlest() if self._pool else self._start_worker()
@@ -114,6 +120,7 @@ class Fleet:
                     self._on_session(worker, vm, packet)
 
     def _on_session(self, worker: WorkerProcess, vm: SupervisedVm, packet: Packet) -> None:
+        vm.is_served = True
         match packet.kind:
             case Kind.PIECE:
                 vm.came(packet)
@@ -174,13 +181,14 @@ class Fleet:
         vms = sorted(worker.vms)
         self._events.emit("worker_ended", worker=worker.number, pid=worker.pid, reason=how, vms=vms)
         for vm in worker.vms.values():
-            weight = 1.0 if vm.number in self._taking_over else AFTER_TAKEOVER
+            weight = AFTER_TAKEOVER if vm.is_served else 1.0
             vm.quick_ends = vm.quick_ends + weight if ended_soon else 0.0
-            self._taking_over[vm.number] = now
+            vm.is_served = False
+            self._taking_over.setdefault(vm.number, now)
         ends = int(max((vm.quick_ends for vm in worker.vms.values()), default=float(ended_soon)))
         if ends <= ENDS_FREE:
             names = ", ".join(map(str, vms)) or "none"
-            log.warning("worker %d has ended (%s); vm %s: taken over", worker.number, how, names)
+            log.warning("worker %d has ended (%s); vm %s: another one goes on", worker.number, how, names)
             self._replace(worker)
             return
         wait = min(BACK_OFF_FIRST * 2 ** (ends - ENDS_FREE - 1), BACK_OFF_LONGEST)
@@ -192,7 +200,13 @@ class Fleet:
     def _replace(self, ended: WorkerProcess) -> None:
         if self._stops:
             return
-        vms = [vm for vm in ended.vms.values() if vm.number in self._vms]
+        vms = []
+        for vm in ended.vms.values():
+            if vm.number in self._vms and not vm.lasts:
+                log.error("vm %d: its session ends with its worker, descriptors of it found no room here", vm.number)
+                self._forget(vm.number)
+            elif vm.number in self._vms:
+                vms.append(vm)
         try:
             # Machines whose workers end again and again are parted: the one that is at fault takes no other with it.
             parted = vms[1:] if len(vms) > 1 and max(vm.quick_ends for vm in vms) >= ENDS_FREE else []

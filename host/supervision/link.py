@@ -87,13 +87,13 @@ class Link:
             if self.closed:
                 return
             try:
-                data, ancillary, _, _ = self._socket.recvmsg(
+                data, ancillary, flags, _ = self._socket.recvmsg(
                     PACKET_MAX + 1024, _ROOM, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
                 return
             except OSError:
-                data, ancillary = b"", []
+                data, ancillary, flags = b"", [], 0
             fds = array.array("i")
             for _, _, payload in ancillary:
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
@@ -101,7 +101,7 @@ class Link:
                 self.close()
                 self._on_gone()
                 return
-            self._on_packet(parse_packet(data, fds))
+            self._on_packet(parse_packet(data, fds, complete=not flags & socket.MSG_CTRUNC))
 
     def close(self) -> None:
         """Close this end. What waits in line is lost."""

@@ -66,22 +66,23 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One packet. The receiver owns the descriptors."""
+    """One packet. The receiver owns the descriptors. It is not ``complete`` if some of them found no room there."""
 
     kind: Kind
     vm: int = 0
     body: bytes = b""
     fds: tuple[int, ...] = ()
+    complete: bool = True
 
     def build(self) -> bytes:
         """Return its bytes."""
         return _HEADER.pack(self.kind, self.vm) + self.body
 
 
-def parse_packet(data: bytes, fds: Sequence[int]) -> Packet:
+def parse_packet(data: bytes, fds: Sequence[int], *, complete: bool = True) -> Packet:
     """Return the packet of these bytes. The sender is trusted to be of the same version."""
     kind, vm = _HEADER.unpack_from(data)
-    return Packet(Kind(kind), vm, data[_HEADER.size :], tuple(fds))
+    return Packet(Kind(kind), vm, data[_HEADER.size :], tuple(fds), complete)
 
 
 def with_number(number: int, body: bytes) -> bytes:

@@ -11,6 +11,7 @@ import socket
 import stat
 import threading
 from collections.abc import Iterable, Iterator
+from struct import Struct
 from typing import Final
 
 from host.supervision.packets import (
@@ -24,6 +25,8 @@ from host.supervision.packets import (
     split_number,
 )
 
+_CREDENTIALS: Final = Struct("3i")
+
 REPLY_TIMEOUT: Final = 10.0
 """Seconds that the front-end has to read its replies, as in a daemon of one process."""
 
@@ -35,7 +38,13 @@ class SupervisedVm:
         self.number = number
         self.quick_ends = 0.0
         """How many workers that had this machine have ended soon after they began, in a row."""
+        self.is_served = False
+        """Whether the worker that has it at present has said so."""
         self._socket = sock
+        self.process, _, _ = _CREDENTIALS.unpack(
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        """The process that connected, by number."""
         self._journal = b""
         self._kept: set[int] = set()
         self._files: dict[int, int] = {}
@@ -44,10 +53,14 @@ class SupervisedVm:
         self._taken = True
         self._records: dict[int, int] = {}
         self._has_begun = False
+        self._replies = asyncio.Lock()
+        self.lasts = True
+        """Whether the session can be taken over: all its files are here."""
 
     def came(self, packet: Packet) -> None:
         """Take in a PIECE."""
         self._has_begun = True
+        self.lasts &= packet.complete
         unfit, data = split_length(packet.body)
         self._pieces.append(Piece(data, tuple(self._keep(packet.fds)), unfit.decode()))
         self._taken = False
@@ -65,7 +78,9 @@ class SupervisedVm:
     def record(self, packet: Packet) -> None:
         """Take in a RECORD."""
         queue, _ = split_number(packet.body)
-        (self._records[queue],) = self._keep(packet.fds)
+        self.lasts &= packet.complete
+        for number in self._keep(packet.fds):
+            self._records[queue] = number
 
     def handled(self, packet: Packet) -> bytes:
         """Take in HANDLED; return the reply."""
@@ -87,22 +102,9 @@ class SupervisedVm:
 
     async def send_reply(self, data: bytes, fds: tuple[int, ...]) -> str:
         """Send a reply and close its descriptors. Return why that could not be done, "" if it was."""
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(REPLY_TIMEOUT):
-                while data:
-                    try:
-                        flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-                        data = data[self._socket.sendmsg([data], ancillary, flags) :]
-                        ancillary = []
-                    except BlockingIOError:
-                        room = asyncio.Event()
-                        loop.add_writer(self._socket.fileno(), room.set)
-                        try:
-                            await room.wait()
-                        finally:
-                            loop.remove_writer(self._socket.fileno())
+            async with asyncio.timeout(REPLY_TIMEOUT), self._replies:
+                await self._send(data, fds)
         except TimeoutError:
             return "front-end does not read its replies"
         except OSError as error:
@@ -111,6 +113,21 @@ class SupervisedVm:
             for fd in fds:
                 os.close(fd)
         return ""
+
+    async def _send(self, data: bytes, fds: tuple[int, ...]) -> None:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        loop = asyncio.get_running_loop()
+        while data:
+            try:
+                data = data[self._socket.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) :]
+                ancillary = []
+            except BlockingIOError:
+                room = asyncio.Event()
+                loop.add_writer(self._socket.fileno(), room.set)
+                try:
+                    await room.wait()
+                finally:
+                    loop.remove_writer(self._socket.fileno())
 
     def hand_over(self) -> Iterator[Packet]:
         """Yield what another worker needs to go on. The descriptors stay here."""

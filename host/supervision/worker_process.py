@@ -108,6 +108,9 @@ class WorkerProcess:
     def reap(self) -> str:
         """Return how the process has ended."""
         if not self.pid:
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
             return "it could not be started"
         self.kill()  # it has closed its end: if it is not about to end it is of no more use
         for _ in range(REAP_TRIES):
