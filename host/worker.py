@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Mapping
+from pathlib import Path
 from typing import Any
 
 from host.daemon_options import DaemonOptions
@@ -20,6 +21,7 @@ from host.sessions import Sessions
 from host.supervision.link import Link
 from host.supervision.packets import Kind, Packet, parse_legacy, split_number, with_number
 from host.supervision.process_title import set_title
+from host.supervision.sandbox import confine
 from host.supervision.supervised_session import SupervisedSession
 from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
@@ -175,12 +177,15 @@ def run_worker(
     number: int, end: socket.socket, options: DaemonOptions, version: Mapping[str, Any], *, events: bool
 ) -> None:
     """Be worker ``number`` of a daemon with these options, in a process that was forked for it."""
+    raise_fd_limit()  # while there is one thread, and the privilege
+    left = confine([Path("/proc"), Path(sys.prefix), Path(sys.base_prefix), Path(__file__).resolve().parent.parent])
     with queued_standard_error(DISTRIBUTION):
         logging.basicConfig(format=f"{DISTRIBUTION}: %(message)s", stream=sys.stderr, force=True)
         sys.setswitchinterval(0.0001)  # see host/__main__.py
         youngest, middle, _ = gc.get_threshold()
         gc.set_threshold(youngest, middle, 100)
-        raise_fd_limit()
+        if left and number == 1:
+            log.warning("workers keep access to what this kernel cannot deny: %s", ", ".join(left))
         guard_mappings()
         asyncio.run(Worker(number, options, version, events=events).run(end))
         if sys.stderr is not None:
