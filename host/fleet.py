@@ -305,9 +305,10 @@ class Fleet:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STOP_PATIENCE):
                     await self._all_ended.wait()
-        for worker in list(self._workers.values()):
+        for worker in self._workers.values():
             worker.kill()
-            worker.reap()
+        for worker in self._workers.values():
+            worker.reap(tries=20)  # one that a front-end holds up ends when that one pleases
         self._zygote.close()
         for vm in list(self._vms):
             self._forget(vm)

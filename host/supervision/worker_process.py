@@ -105,15 +105,15 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
-    def reap(self) -> str:
-        """Return how the process has ended."""
+    def reap(self, tries: int = REAP_TRIES) -> str:
+        """Return how the process has ended; it is looked at so often, a millisecond apart."""
         if not self.pid:
             with contextlib.suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
             return "it could not be started"
         self.kill()  # it has closed its end: if it is not about to end it is of no more use
-        for _ in range(REAP_TRIES):
+        for _ in range(tries):
             try:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
             except ChildProcessError:
