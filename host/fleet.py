@@ -19,8 +19,8 @@ from host.qmp.qmp import ErrorClass, QmpError, Request
 from host.supervision.machines import Notices, Unnoticed
 from host.supervision.packets import Kind, Packet
 from host.supervision.supervised_vm import SupervisedVm
-from host.supervision.worker_process import WorkerGone, WorkerProcess
-from host.supervision.zygote import Zygote
+from host.supervision.worker_process import WorkerGone, WorkerProcess, ZygoteGone
+from host.supervision.zygote import Zygote, restart_zygote
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog
 
@@ -82,7 +82,15 @@ class Fleet:
         if number is None:
             self._last_number += 1
             number = self._last_number
-        worker = self._workers[number] = WorkerProcess(number, self._zygote, self._on_packet, self._on_gone)
+        try:
+            worker = WorkerProcess(number, self._zygote, self._on_packet, self._on_gone)
+        except ZygoteGone as error:
+            log.warning("%s; it is started again", error)
+            self._zygote.close()
+            self._zygote.reap()
+            self._zygote = restart_zygote()
+            worker = WorkerProcess(number, self._zygote, self._on_packet, self._on_gone)
+        self._workers[number] = worker
         return worker
 
     def serve(self, vm: int, sock: socket.socket) -> None:

@@ -45,6 +45,7 @@ class SessionParts:
             entries=tuple(compact(session, self._held_files(journal, channel))),
             standing=standing_of(session),
             state=build_state(session.balloon, self._control, self._metrics).build().decode(),
+            stated_bytes=self._control.size.ram.stated,
             records=journal.records_of(running),
         )
         return written.build(), written.files
@@ -71,6 +72,7 @@ class SessionParts:
         prepare(self._session, journal.standing)
         if journal.state:
             restore_state(parse_state(journal.state.encode()), self._session.balloon, self._control, self._metrics)
+        self._control.state_memory(journal.stated_bytes)
         for message in _messages_of(journal, files):
             await perform(message)
         settle(self._session, journal.standing)

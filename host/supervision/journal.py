@@ -65,12 +65,17 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Journal:
-    """All that leads a new session to where this one is. ``state`` is the device's own state as it travels with a
-    machine, ``records`` the file that notes the chains in flight of a packed ring that runs, by queue."""
+    """All that leads a new session to where this one is.
+
+    ``state`` is the device's own state as it travels with a machine, ``stated_bytes`` the memory that an operator says
+    the guest has, 0 if that is not said, ``records`` the file that notes the chains in flight of a packed ring that
+    runs, by queue.
+    """
 
     entries: tuple[Entry, ...] = ()
     standing: Standing = field(default_factory=Standing)
     state: str = ""
+    stated_bytes: int = 0
     records: Mapping[int, int] = field(default_factory=dict)
 
     @property
@@ -86,6 +91,7 @@ class Journal:
             "messages": [[entry.data.hex(), *entry.files] for entry in self.entries],
             "standing": asdict(self.standing),
             "state": self.state,
+            "stated_bytes": self.stated_bytes,
             "records": list(self.records.items()),
         }
         return json.dumps(document, separators=(",", ":")).encode()
@@ -110,6 +116,7 @@ def parse_journal(data: bytes) -> Journal:
             entries=tuple(Entry(bytes.fromhex(text), tuple(files)) for text, *files in document["messages"]),
             standing=Standing(**standing),
             state=document["state"],
+            stated_bytes=document["stated_bytes"],
             records=dict(document["records"]),
         )
     except (ValueError, KeyError, TypeError) as error:

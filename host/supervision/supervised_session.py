@@ -118,7 +118,7 @@ class SupervisedSession(SessionJournal):
 
     def _tell_change(self) -> None:
         self._later = None
-        if not self._in_hand:  # else the end of the message in hand tells it
+        if not self._in_hand and self._build is not None:  # else the end of the message in hand tells it
             journal, kept = self._changed_journal()
             if journal:
                 self._link.send(Packet(Kind.JOURNAL, self._vm, with_kept(journal, kept)))
@@ -163,4 +163,5 @@ class SupervisedSession(SessionJournal):
         """The session is over, and its files are closed."""
         if self._later is not None:
             self._later.cancel()
+            self._later = None
         self._build = None

@@ -18,6 +18,10 @@ REAP_TRIES = 200
 """Times, a millisecond apart, that a worker whose end of the way was closed is looked at until it has ended."""
 
 
+class ZygoteGone(BalloonError):
+    """A worker cannot be forked."""
+
+
 class WorkerGone(BalloonError):
     """The worker has ended before it has answered."""
 
@@ -47,7 +51,8 @@ class WorkerProcess:
         self._link = Link(ours, self._receive, self._end)
         with theirs:
             if not zygote.fork(number, theirs):
-                raise BalloonError("no worker can be forked: the process that does so has ended")
+                self._link.close()
+                raise ZygoteGone("no worker can be forked: the process that does so has ended")
 
     def send(self, packet: Packet) -> None:
         """Send a packet."""

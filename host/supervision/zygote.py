@@ -5,16 +5,21 @@ supervisor: they are forked by a process in between, which ends at once, and the
 """
 
 import array
+import contextlib
 import gc
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Final, NoReturn
 
 from host.supervision.packets import with_number
 from host.supervision.process_title import adopt_orphans, die_with_parent, set_title
+
+_VARIABLE: Final = "VHOST_USER_BALLOON_ZYGOTE"
+"""Environment variable that has the program become a zygote, with this descriptor as its way to the supervisor."""
 
 _NUMBER_BYTES: Final = len(with_number(0, b""))
 _FD_ROOM: Final = socket.CMSG_SPACE(array.array("i").itemsize)
@@ -40,10 +45,17 @@ class Zygote:
         """End the zygote."""
         self._socket.close()
 
+    def reap(self) -> None:
+        """Take note that it has ended."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
+
 
 def start_zygote(prepare: Callable[[], Callable[[int, socket.socket], None]]) -> Zygote:
     """Fork the zygote. This process must have one thread. ``prepare`` is called in the zygote, imports what workers
     need, and returns what runs in a worker, with its number and its end of the way to the supervisor."""
+    if (fd := os.environ.pop(_VARIABLE, None)) is not None:
+        _be_zygote(socket.socket(fileno=int(fd)), prepare)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     adopt_orphans()
     pid = os.fork()
@@ -54,10 +66,22 @@ def start_zygote(prepare: Callable[[], Callable[[int, socket.socket], None]]) ->
     return Zygote(ours, pid)
 
 
+def restart_zygote() -> Zygote:
+    """Return a new zygote in place of one that has ended. This process may have threads by now, so its program is
+    started anew, and becomes a zygote in :func:`start_zygote`."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        theirs.set_inheritable(True)
+        environment = {**os.environ, _VARIABLE: str(theirs.fileno())}
+        pid = os.posix_spawn(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    return Zygote(ours, pid)
+
+
 def _be_zygote(sock: socket.socket, prepare: Callable[[], Callable[[int, socket.socket], None]]) -> NoReturn:
     status = 1
     try:
         die_with_parent(signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         _close_all_but(sock.fileno())
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all processes; the supervisor tells

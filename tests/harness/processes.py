@@ -215,12 +215,16 @@ class DaemonProcess(ProgramProcess):
 
     def workers(self) -> dict[int, str]:
         """Return the title of each worker process by its number."""
+        return {pid: title for pid, title in self.children().items() if "worker" in title}
+
+    def children(self) -> dict[int, str]:
+        """Return the title of each child by its number."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii").split()
         titles = {}
         for child in children:
             with contextlib.suppress(OSError):
                 titles[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0").decode()
-        return {pid: title for pid, title in titles.items() if "worker" in title}
+        return titles
 
     @property
     def serving_pid(self) -> int:
