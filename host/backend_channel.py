@@ -51,6 +51,11 @@ class BackendChannel:
         self._closed = False
         self._loop.add_reader(fd, self._drain)
 
+    @property
+    def fd(self) -> int:
+        """Its descriptor."""
+        return self._socket.fileno()
+
     def send(self, request: bytes) -> None:
         """Send the bytes of one request as soon as there is room, from any thread."""
         with self._lock:

@@ -4,11 +4,9 @@ all its file descriptors, and releases all of them when the front-end goes away,
 
 import asyncio
 import contextlib
-import logging
 import socket
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Final
 
 from host.backend_channel import BackendChannel
 from host.balloon.virtio_balloon import VirtioBalloon
@@ -18,6 +16,7 @@ from host.events.queue_events import Prepare
 from host.events.queue_record import QueueRecord
 from host.events.vm_events import Emit, VmEvents
 from host.front_end_process import FrontEndProcess, LeftBehind
+from host.inflight.ring_records import RingRecords
 from host.memory.guest_memory import GuestMemory, RegionFile
 from host.message_channel import MessageChannel
 from host.migration.device_state import DeviceState
@@ -27,7 +26,11 @@ from host.peers.peers import PeerLimitError, Peers
 from host.recording.session_recording import NOT_RECORDED, SessionRecording
 from host.ring.queue_files import QueueFiles
 from host.ring.ring_service import RingService
-from host.ring.turn import Turn
+from host.ring.turn import ServedChain, Turn
+from host.session_release import RELEASE_PATIENCE, STOP_PATIENCE, wait_for_release
+from host.supervision.journal import end_recovery
+from host.supervision.session_journal import NOT_JOURNALED, SessionJournal
+from host.takeover import SessionParts
 from host.vhost_user import config_change, ring_control
 from host.vhost_user.actions import (
     Action,
@@ -55,19 +58,6 @@ from protocol.vhost_user_codec import BadMessage, Message, build_message
 from protocol.vhost_user_payloads import VringState
 from protocol.virtio_balloon import PFN_SHIFT, QUEUES_MAX, BalloonQueue
 
-log = logging.getLogger(__name__)
-
-RELEASE_PATIENCE: Final = 5.0
-"""Seconds for which the end of a session waits for its workers. A front-end can block one for any time, by a lock of
-its memory's file. The worker keeps its resources until it returns, and the peer's limits count them."""
-
-STOP_PATIENCE: Final = 0.3
-"""The same when the daemon stops, which it does within a second. A chain that takes longer is cut off with the process,
-which is to its driver as if the daemon had been killed."""
-
-_unreleased: Final[set[asyncio.Task[None]]] = set()
-"""Sessions that have ended except for a worker that is blocked."""
-
 
 class Connection:
     """Runs one session over a connected socket, which it owns. For ``emit``, ``are_written`` and ``prepare`` see
@@ -82,6 +72,7 @@ class Connection:
         are_written: Callable[[], bool] = lambda: True,
         prepare: Prepare | None = None,
         recording: SessionRecording = NOT_RECORDED,
+        journal: SessionJournal = NOT_JOURNALED,
     ) -> None:
         process = FrontEndProcess(sock)
         self.peer_pid, self.peer_uid = process.pid, process.uid
@@ -91,7 +82,8 @@ class Connection:
         self.emit = emit
         self._helpers = helpers = member.helpers
         self._recording = recording
-        self._messages = MessageChannel(sock, member, recording)
+        self._messages = MessageChannel(sock, member, recording, journal)
+        self._journal = journal
         self._memory = GuestMemory(helpers.close)
         self._migration = Migration(self._take_state, self._restore_state, helpers)
         self._files = [
@@ -112,6 +104,7 @@ class Connection:
         self._events = VmEvents(emit, member.may_emit, are_written, prepare)
         self._records: dict[int, QueueRecord] = {}
         self.control = VmControl(self, helpers.look)
+        self._parts = SessionParts(session, self.control, self.metrics, self._memory, self._files, self._migration)
         member.held = self._held
 
     def _held(self) -> int:
@@ -175,16 +168,42 @@ class Connection:
                 task.cancel()
             release = asyncio.create_task(self._release(tasks))
             try:
-                await _wait_for_release(release, patience)
+                await wait_for_release(release, patience)
             except asyncio.CancelledError:
-                await _wait_for_release(release, STOP_PATIENCE)
+                await wait_for_release(release, STOP_PATIENCE)
                 raise
 
     async def _serve_messages(self) -> None:
         self._peers.check_session(self._member.peer)
+        if self._journal.is_kept:
+            await self._take_over()
         while True:
             message = await self._messages.next_message()
             await self._handle(message)
+
+    async def _take_over(self) -> None:
+        # Goes on with the session of another worker, or begins one that another worker can go on with.
+        journal, files, records = self._journal.legacy() or (None, {}, {})
+        self._migration.records = RingRecords(records, self._journal.record)
+        if journal is not None:
+            with self._events.hushed(self):
+                await self._parts.take_over(journal, files, self._carry_out_again)
+        message = self._messages.take_over(files)
+        self._journal.begin(lambda: self._parts.write_down(self._journal, self._channel))
+        if message is not None:
+            await self._handle(message)
+        if journal is not None:
+            end_recovery(self._session, journal.standing)
+            self._journal.went_on()
+
+    async def _carry_out_again(self, message: Message | BadMessage) -> None:
+        unclaimed = set(message.fds)
+        try:
+            async with self._lock:
+                with contextlib.suppress(VhostUserError):  # it may have been refused the first time, with an effect
+                    await self._drive(handle(self._session, message), unclaimed)
+        finally:
+            self._helpers.close(unclaimed)
 
     def disconnect(self) -> None:
         """End the session at any point of it. A second call does nothing."""
@@ -195,6 +214,7 @@ class Connection:
         await asyncio.gather(*tasks, return_exceptions=True)
         # From the last callback to the first, each even if others fail.
         async with contextlib.AsyncExitStack() as steps:
+            steps.callback(self._journal.close)
             steps.callback(self._member.leave)
             steps.push_async_callback(self._helpers.closed)
             steps.callback(self._messages.close)
@@ -224,7 +244,7 @@ class Connection:
             self._in_hand = 0
             self._helpers.close(unclaimed)
         await self._helpers.closed()
-        if reply is not None:
+        if not await self._journal.handled(reply) and reply is not None:
             await self._messages.send(reply)
 
     async def _drive(self, effects: Generator[Action, ActionResult, Reply | None], unclaimed: set[int]) -> Reply | None:
@@ -300,7 +320,7 @@ class Connection:
             files.send_err = partial(self._send_request, build_message(BackendRequest.VRING_ERR, state))
         opened = self._recording.open_ring(action, self._memory, self._migration.open_virtqueue)
         if action.index not in self._records:
-            self._records[action.index] = self._events.record(self.metrics, self.control.chain_served)
+            self._records[action.index] = self._events.record(self.metrics, self._chain_served)
         member = self._member
         service = RingService(
             action,
@@ -316,6 +336,10 @@ class Connection:
         )
         service.start()
         self._services[action.index] = service
+
+    def _chain_served(self, chain: ServedChain) -> None:
+        self.control.chain_served(chain)
+        self._journal.changed()
 
     def _memory_changed(self) -> None:
         table = self._memory.table
@@ -342,6 +366,7 @@ class Connection:
                 # The front-end may have stopped the ring meanwhile, or set it up anew: the new ring is not broken.
                 if (service := self._services.get(index)) is not None and service.broken:
                     await self._drive(ring_control.ring_broke(self._session, index), set())
+                    self._journal.changed()
 
     # -- the state that travels -------------------------------------------------------------------------------------
 
@@ -382,19 +407,4 @@ class Connection:
         """Set ``fields`` of the configuration space, and tell the driver if there is one."""
         for action in config_change.change_config(self._session, **fields):
             self._send_request(action.data)
-
-
-def unreleased_sessions() -> int:
-    """Return how many sessions have ended but for a worker that a front-end holds up."""
-    return len(_unreleased)
-
-
-async def _wait_for_release(release: asyncio.Task[None], patience: float) -> None:
-    done, _ = await asyncio.wait({release}, timeout=patience)
-    if done:
-        await release
-        return
-    if patience == RELEASE_PATIENCE:  # else the daemon stops
-        log.warning("a call for a front-end that has gone has not returned; what it uses is kept until it does")
-    _unreleased.add(release)
-    release.add_done_callback(_unreleased.discard)
+        self._journal.changed()

@@ -2,118 +2,50 @@
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
-import resource
-import secrets
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Final
+from typing import Any
 
-from host.balloon.free_page_hinting import COMMAND_ID_FIRST, COMMAND_IDS, FreePageHinting
-from host.balloon.personality import OURS, Personality
-from host.balloon.virtio_balloon import VirtioBalloon
-from host.connection import Connection, unreleased_sessions
-from host.control.control_commands import ControlCommands, logical_size
 from host.control.control_server import ControlServer
-from host.control.guest_ram import RESERVE_BYTES
-from host.control.status import status_lines
-from host.control.vm_control import VmControl
-from host.events.session_events import SessionEvents, SessionLimit
-from host.migration.dirty_log import CAN_LOG
-from host.peers.peers import Peers
-from host.qmp.qmp import build_version
-from host.recording.recorded_session import RecordedSession
-from host.recording.session_recording import NOT_RECORDED
+from host.control.status import daemon_line
+from host.daemon_options import DaemonOptions
 from host.signals import STOP_SIGNALS, SignalThread
-from host.vhost_user.queue_numbers import AUTO, QueueNumbers
-from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
-from protocol.balloon_config import BalloonConfig
-from protocol.errors import BalloonError
+from host.supervision.machines import Machines
 from protocol.process.accept_loop import AcceptLoop
-from protocol.process.command_line import DISTRIBUTION, version
+from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
-from protocol.process.listening_socket import BY_UMASK, OWNER_ALONE, ListeningSocket, SocketAccess, inherited_socket
-from protocol.process.recording_file import RecordingFile
-from protocol.vhost_user import ProtocolFeature
-from protocol.virtio import LOG_ALL, feature_mask
+from protocol.process.listening_socket import ListeningSocket, inherited_socket
 
 log = logging.getLogger(__name__)
 
-WORKERS_MAX: Final = 256
-"""Most threads that discard at the same time. They are started on demand. A guest takes at most one for each of its
-queues, so guests that are slow on purpose leave enough for the others."""
-
-
-FD_TABLE: Final = 16384
-"""Descriptors for which the kernel's table has place from the start: 128 KiB."""
-
-FDS_LEAST: Final = 256
-"""Open files with which two virtual machines of one user have their share, see :mod:`host.peers.peers`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DaemonOptions:
-    """How the daemon was asked to run. Exactly one of ``socket_path`` and ``fd`` is given.
-
-    ``queue_numbers`` is one of :data:`host.vhost_user.queue_numbers.CHOICES`. ``in_band`` offers notifications as
-    messages. ``control_path`` is the path of the control socket, None without one. Statistics are requested every
-    ``statistics_interval`` seconds, or for 0 only on demand. ``name_from`` says whether a guest has the name of its
-    process (``pid``) or of the ``socket``. ``guest_memory`` is the memory of each guest in bytes, 0 if that is not
-    stated, and ``guest_reserve`` the bytes that its balloon leaves it at least. ``personality`` has the habits of the
-    device, apart from its features and queue numbers, which are options of their own.
-    """
-
-    socket_path: Path | None
-    fd: int | None
-    features: int
-    discard: bool
-    balloon_pages: int
-    queue_numbers: str = AUTO
-    in_band: bool = False
-    control_path: Path | None = None
-    statistics_interval: int = 0
-    name_from: str = "pid"
-    guest_memory: int = 0
-    guest_reserve: int = RESERVE_BYTES
-    socket_access: SocketAccess = BY_UMASK
-    control_access: SocketAccess = OWNER_ALONE
-    personality: Personality = OURS
-
 
 class Daemon:
-    """Accepts virtual machines and serves each until it goes away."""
+    """Accepts virtual machines and has each served until it goes away."""
 
-    def __init__(self, options: DaemonOptions, events: EventLog, recording: RecordingFile | None = None) -> None:
-        """Open the socket. No event loop may run yet: a mistyped ``--fd`` could name one of its own sockets.
+    def __init__(
+        self, options: DaemonOptions, events: EventLog, machines: Machines, version: Mapping[str, Any]
+    ) -> None:
+        """Open the sockets. No event loop may run yet: a mistyped ``--fd`` could name one of its own sockets.
 
-        ``recording`` is where the sessions are recorded, None for nowhere.
+        ``machines`` serves the virtual machines, ``version`` is what clients of the control socket are greeted with.
 
         Raises:
-            BalloonError: the socket cannot be opened.
+            BalloonError: a socket cannot be opened.
         """
-        raise_fd_limit()
         self._options = options
-        self._vms: dict[int, VmControl] = {}
+        self._machines = machines
         with contextlib.ExitStack() as sockets:
             self._socket, self._listens = open_socket(options, sockets)
-            self._control = self._open_control(sockets)
+            self._control = self._open_control(sockets, version)
             self._sockets = sockets.pop_all()
         self._events = events
-        self._recording = recording
-        self._executor = ThreadPoolExecutor(WORKERS_MAX, thread_name_prefix="discard")
-        self._peers = Peers(self._executor)
-        self._session_limit = SessionLimit(events.emit)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._last_vm = 0
         self.on_overdue: Callable[[], None] = _wait_longer
         """Called on a thread of its own when the end of all sessions takes too long after a signal. :meth:`close` may
@@ -121,24 +53,20 @@ class Daemon:
         self._closing = threading.Lock()
         self._started = time.monotonic()
         self._stop = asyncio.Event()
-
-    @property
-    def held_up(self) -> bool:
-        """Whether a worker is still held up by a front-end whose session has ended."""
-        return bool(unreleased_sessions())
+        self._status: asyncio.Task[None] | None = None
 
     def close(self) -> None:
         """Remove the sockets that were made here, also if :meth:`run` was never called."""
         with self._closing:
             self._sockets.close()
 
-    def _open_control(self, sockets: contextlib.ExitStack) -> ControlServer | None:
+    def _open_control(self, sockets: contextlib.ExitStack, version: Mapping[str, Any]) -> ControlServer | None:
         if self._options.control_path is None:
             return None
         listener = ListeningSocket(self._options.control_path, "--control", self._options.control_access)
         sockets.callback(listener.close)
-        number = build_version(version(), f"{DISTRIBUTION} {version()}")
-        return ControlServer(listener, ControlCommands(self._vms, time.time, number).perform, number)
+        self._machines.notices = control = ControlServer(listener, self._machines.perform, version)
+        return control
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone."""
@@ -156,15 +84,15 @@ class Daemon:
         )
         signals.start()
         try:
+            self._machines.start()
             if self._control is not None:
                 await self._control.start()
             if self._listens:
                 await self._listen(self._socket)
             else:
                 self._serve(self._socket)
-                await asyncio.wait(
-                    [*self._tasks, asyncio.ensure_future(self._stop.wait())], return_when="FIRST_COMPLETED"
-                )
+                ends = [asyncio.ensure_future(self._machines.all_gone()), asyncio.ensure_future(self._stop.wait())]
+                await asyncio.wait(ends, return_when="FIRST_COMPLETED")
         finally:
             await self._finish()
             signals.close()
@@ -172,9 +100,14 @@ class Daemon:
     def _print_status(self) -> None:
         if sys.stderr is None:  # closed, and `print` would take standard output, the events'
             return
-        vms = {number: vm.info() for number, vm in self._vms.items()}
+        if self._status is None or self._status.done():
+            self._status = asyncio.create_task(self._tell_status())
+
+    async def _tell_status(self) -> None:
+        vms = await self._machines.status()
         uptime = time.monotonic() - self._started
-        for line in status_lines(vms, sessions=self._last_vm, uptime=uptime, events=self._events.broken):
+        first = daemon_line(len(vms), sessions=self._last_vm, uptime=uptime, events=self._events.broken)
+        for line in (first, *vms):
             print(f"{DISTRIBUTION}: {line}", file=sys.stderr)
 
     async def _listen(self, sock: socket.socket) -> None:
@@ -191,104 +124,16 @@ class Daemon:
 
     def _serve(self, sock: socket.socket) -> None:
         self._last_vm += 1
-        task = asyncio.create_task(self._serve_vm(self._last_vm, sock), name=f"vm {self._last_vm}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve_vm(self, vm: int, sock: socket.socket) -> None:
-        session = self._new_session()
-
-        def on_audible() -> None:
-            log.info("vm %d connected, process %d", vm, connection.peer_pid)
-            self._control_event("VM_CONNECTED", {"vm": vm, "pid": connection.peer_pid})
-
-        events = SessionEvents(partial(self._events.prepare, vm=vm), self._session_limit, on_audible)
-        recording = NOT_RECORDED if self._recording is None else RecordedSession(vm, self._recording.write)
-        written = self._events.are_written
-        connection = Connection(sock, session, self._peers, events.emit, written, events.prepare, recording)
-        recording.begin(connection.peer_pid)
-        self._give_control(vm, connection)
-        events.begin(connection.peer_uid, connection.peer_pid)
-        reason = "daemon stops"
-        try:
-            reason = await connection.run()
-        except asyncio.CancelledError:
-            if not self._stop.is_set():
-                raise
-        except Exception:
-            # A fault of the daemon ends one virtual machine's session only.
-            log.exception("vm %d: internal error", vm)
-            reason = "internal error"
-        finally:
-            self._take_control(vm)
-            recording.end(reason)
-            metrics = connection.metrics
-            events.end(
-                reason=reason,
-                reports=metrics.reports,
-                reported_bytes=metrics.reported_bytes,
-                discarded_bytes=metrics.discarded_bytes,
-                refused=dict(metrics.refused),
-            )
-            if events.audible:
-                log.info("vm %d disconnected: %s", vm, reason)
-                self._control_event("VM_DISCONNECTED", {"vm": vm, "reason": reason})
-
-    def _new_session(self) -> Session:
-        # A driver may have seen command ids of an earlier daemon, and ignores an id equal to the last one it saw.
-        hinting = FreePageHinting(last_id=COMMAND_ID_FIRST + secrets.randbelow(COMMAND_IDS))
-        balloon = VirtioBalloon(
-            config=BalloonConfig(num_pages=self._options.balloon_pages),
-            discard=self._options.discard,
-            hinting=hinting,
-            personality=self._options.personality.offering(self._options.features),
-        )
-        in_band = feature_mask(ProtocolFeature.INBAND_NOTIFICATIONS)
-        return Session(
-            offered=self._options.features if CAN_LOG else self._options.features & ~LOG_ALL,
-            balloon=balloon,
-            offered_protocol_features=OFFERED_PROTOCOL_FEATURES & (~0 if self._options.in_band else ~in_band),
-            queue_numbers=QueueNumbers.named(self._options.queue_numbers),
-        )
-
-    def _give_control(self, vm: int, connection: Connection) -> None:
-        vm_control = self._vms[vm] = connection.control
-        vm_control.name = self._name_of(connection.peer_pid)
-        vm_control.state_memory(self._options.guest_memory, self._options.guest_reserve)
-        vm_control.set_statistics_interval(self._options.statistics_interval)
-        if (control := self._control) is not None:
-            vm_control.on_balloon_change = lambda actual: control.balloon_changed(
-                vm, logical_size(vm_control.info().guest_bytes, actual)
-            )
-
-    def _control_event(self, name: str, data: dict[str, object]) -> None:
-        if self._control is not None:
-            self._control.emit(name, data)
-
-    def _name_of(self, pid: int) -> str:
-        if self._options.name_from == "socket":
-            return "" if self._options.socket_path is None else self._options.socket_path.stem
-        try:
-            return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-        except OSError:  # it has gone, or is of another pid namespace
-            return ""
-
-    def _take_control(self, vm: int) -> None:
-        del self._vms[vm]
-        if self._control is not None:
-            self._control.forget(vm)
+        self._machines.serve(self._last_vm, sock)
 
     async def _finish(self) -> None:
         self._stop.set()
         if self._control is not None:
             await self._control.close()
         self.close()  # after the control server, which has the event loop watch its socket
-        self._peers.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._session_limit.flush()
-        self._executor.shutdown(wait=False, cancel_futures=True)  # a worker that is held up is not waited for
+        if self._status is not None:
+            self._status.cancel()
+        await self._machines.finish()
 
 
 def open_socket(options: DaemonOptions, sockets: contextlib.ExitStack) -> tuple[socket.socket, bool]:
@@ -315,26 +160,3 @@ def _printable_address(sock: socket.socket) -> str:
 
 def _wait_longer() -> None:
     pass
-
-
-def raise_fd_limit() -> None:
-    """Raise the soft limit of open files to the hard one: a virtual machine takes about a dozen, so the customary 1024
-    would end at eighty machines.
-
-    Raises:
-        BalloonError: the limit stays below :data:`FDS_LEAST`.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit != resource.RLIM_INFINITY and limit < FDS_LEAST:
-        raise BalloonError(f"at most {limit} open files are allowed (ulimit -n), and {FDS_LEAST} are needed")
-    _grow_fd_table(FD_TABLE if limit == resource.RLIM_INFINITY else min(limit, FD_TABLE))
-
-
-def _grow_fd_table(size: int) -> None:
-    # With threads Linux waits for an RCU grace period whenever the table grows (fs/file.c, expand_fdtable()): up to
-    # 100 ms for everyone, in the middle of receiving one guest's descriptors. Now there are none yet.
-    with open("/dev/null", "rb") as file, contextlib.suppress(OSError):
-        os.close(fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, size - 1))

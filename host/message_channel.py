@@ -27,25 +27,38 @@ import array
 import asyncio
 import os
 import socket
+from collections.abc import Mapping
 from typing import Final
 
 from host.descriptors.received_file import FileKind, is_connected_to, kind_at_once, kind_of_file
-from host.descriptors.socket_read import receive, until_ready
+from host.descriptors.socket_read import bytes_seen, note_seen, receive, take_seen, until_ready
 from host.peers.peers import Membership
 from host.recording.session_recording import NOT_RECORDED, SessionRecording
+from host.supervision.session_journal import NOT_JOURNALED, SessionJournal
 from host.vhost_user.backend import Reply
 from protocol.errors import FramingError, SessionEnded, VhostUserError
+from protocol.vhost_user import PAYLOAD_MAX
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader
 
 MESSAGE_TIMEOUT: Final = 10.0
 """Seconds that the rest of a message may take once its first byte has come, and that a reply may take to be sent."""
 
+LOOK_AHEAD: Final = 2 * PAYLOAD_MAX
+"""Bytes that are seen at once where they stay on the socket: more than a message has."""
+
 
 class MessageChannel:
     """One session's messages over a connected socket, which it owns."""
 
-    def __init__(self, sock: socket.socket, member: Membership, recording: SessionRecording = NOT_RECORDED) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        member: Membership,
+        recording: SessionRecording = NOT_RECORDED,
+        journal: SessionJournal = NOT_JOURNALED,
+    ) -> None:
         self._socket = sock
+        self._journal = journal
         self._member = member
         self._helpers = member.helpers
         self._recording = recording
@@ -77,7 +90,7 @@ class MessageChannel:
         """
         # One deadline for the whole rest of a message: a byte now and then does not extend it.
         deadline: float | None = None
-        while (message := self._reader.next_message()) is None:
+        while (message := self._whole_message()) is None:
             if self._reader.in_message and deadline is None:
                 # What follows a header is most often there already.
                 deadline = self._loop.time() + MESSAGE_TIMEOUT
@@ -89,15 +102,36 @@ class MessageChannel:
             except TimeoutError:
                 raise FramingError(f"the rest of a message did not come within {MESSAGE_TIMEOUT:.0f} s") from None
             await self._receive()
-        unfit, self._unfit = self._unfit, None
-        if unfit is None:
+        return message
+
+    def take_over(self, files: Mapping[int, int]) -> Message | BadMessage | None:
+        """Begin to read where another process has stopped, whose ``files`` are by number. Return the message that it
+        had in hand, if that is whole."""
+        pieces, taken = self._journal.left()
+        if not taken:
+            take_seen(self._socket, bytes_seen(self._socket))
+            self._journal.taken()
+        note_seen(self._socket, 0)
+        for piece in pieces:
+            self._reader.feed(piece.data, [files[number] for number in piece.files])
+            if piece.unfit:
+                self._unfit = VhostUserError(piece.unfit)
+        return self._whole_message()
+
+    def _whole_message(self) -> Message | BadMessage | None:
+        message = self._reader.next_message()
+        if message is None or self._unfit is None:
             return message
+        unfit, self._unfit = self._unfit, None
         return BadMessage(request=message.request, need_reply=message.need_reply, fds=message.fds, error=unfit)
 
     async def _receive(self) -> bool:
         # Returns whether there was something to read.
         try:
-            data, fds, message_flags = receive(self._socket, self._reader.bytes_desired())
+            if self._journal.is_kept:
+                data, fds, message_flags = self._look_ahead()
+            else:
+                data, fds, message_flags = receive(self._socket, self._reader.bytes_desired())
         except BlockingIOError:
             return False
         except OSError as error:
@@ -105,16 +139,31 @@ class MessageChannel:
         self._unlooked += fds
         fit = await self._look(self._unlooked) if fds else []
         self._unlooked.clear()
-        self._recording.passed(Channel.FRONTEND_REQUESTS, data, fit, len(fds) - len(fit))
-        self._reader.feed(data, fit)
         if message_flags & socket.MSG_CTRUNC:
             # Which of them are missing cannot be known.
             self._unfit = VhostUserError("file descriptors were lost on the way, the daemon has too many open")
+        if self._journal.is_kept and data:
+            await self._journal.came(data, fit, "" if self._unfit is None else str(self._unfit))
+            take_seen(self._socket, len(data))
+            self._journal.taken()
+        self._recording.passed(Channel.FRONTEND_REQUESTS, data, fit, len(fds) - len(fit))
+        self._reader.feed(data, fit)
         if not data:
             raise SessionEnded(
                 "front-end gone in the middle of a message" if self._reader.in_message else "front-end gone"
             )
         return True
+
+    def _look_ahead(self) -> "tuple[bytes, array.array[int], int]":
+        # Like receive(), but what is returned stays on the socket.
+        data, fds, message_flags = receive(self._socket, LOOK_AHEAD, peek=True)
+        rest = self._reader.rest_of_message(data)
+        if len(data) > rest:
+            # A look goes on into the next messages, and ends after one with descriptors. They are that one's.
+            self._helpers.close(fds)
+            data, fds, message_flags = data[:rest], array.array("i"), 0
+        note_seen(self._socket, rest)
+        return data, fds, message_flags
 
     async def _look(self, fds: list[int]) -> list[int]:
         # Returns those that are on the list of types; the others are closed, and the message is refused. All of them

@@ -177,6 +177,16 @@ class MessageReader:
             return max(1, HEADER_SIZE - len(self._buffer))
         return max(1, self._header.size - len(self._buffer))
 
+    def rest_of_message(self, data: bytes) -> int:
+        """Return how many bytes of ``data``, which were not fed yet, belong to the current message."""
+        if self._header is not None:
+            return min(self._header.size - len(self._buffer), len(data))
+        header = bytes(self._buffer) + data[: HEADER_SIZE - len(self._buffer)]
+        rest = len(header) - len(self._buffer)
+        if len(header) == HEADER_SIZE and (size := HEADER.parse(header).size) <= PAYLOAD_MAX:
+            rest += size
+        return min(rest, len(data))
+
     @property
     def in_message(self) -> bool:
         """Whether part of a message was received, so that an end of file now would truncate it."""

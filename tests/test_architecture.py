@@ -56,6 +56,7 @@ ROOMS: dict[str, set[str]] = {
         "host.events",
         "host.control",
     },
+    "host.supervision": {"host.vhost_user", "host.qmp"},
     # The guests.
     "guest.ram": set(),
     "guest.page_poison": set(),
@@ -120,7 +121,9 @@ SHELL = re.compile(
     | guest/vhost_user/(attachment|attached_queue|session|request_channel|backend_channel)\.py
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
-    | host/(__main__|daemon|connection|front_end_process|signals|message_channel|backend_channel|netlink)\.py
+    | host/(__main__|command_line|daemon|sessions|session_release|worker|fleet|fd_limit|connection|signals)\.py
+    | host/(front_end_process|message_channel|backend_channel|netlink)\.py
+    | host/supervision/(machines|link|zygote|worker_process|supervised_vm|supervised_session|process_title|sandbox)\.py
     | host/descriptors/(received_file|socket_read|pipe)\.py
     | host/peers/(peers|workers|helpers|helper_threads)\.py
     | host/memory/(guest_memory|sigbus|discard)\.py

@@ -48,6 +48,10 @@ class ControlCommands:
             "reclaim": self._reclaim,
         }
 
+    def has(self, name: str) -> bool:
+        """Return whether there is a command of this name."""
+        return name in self._commands
+
     async def perform(self, request: Request) -> bytes:
         """Carry out one command and return its answer, an error included. It takes as long as the guest takes."""
         try:

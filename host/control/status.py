@@ -7,14 +7,18 @@ from protocol.units import format_size
 from protocol.virtio_balloon import PFN_SHIFT
 
 
-def status_lines(vms: Mapping[int, VmInfo], *, sessions: int, uptime: float, events: str | None) -> Iterator[str]:
-    """Yield a line about the daemon, then one about each of ``vms``, by number.
+def daemon_line(connected: int, *, sessions: int, uptime: float, events: str | None) -> str:
+    """Return the line about the daemon.
 
-    ``sessions`` is how many there were, ``uptime`` how long the daemon runs in seconds, ``events`` why none are
-    written, None while they are.
+    ``connected`` is how many virtual machines there are, ``sessions`` how many there were, ``uptime`` how long the
+    daemon runs in seconds, ``events`` why none are written, None while they are.
     """
     written = "events are written" if events is None else f"no events: {events}"
-    yield f"{len(vms)} connected, {sessions} so far, in {uptime:.0f} s; {written}"
+    return f"{connected} connected, {sessions} so far, in {uptime:.0f} s; {written}"
+
+
+def vm_lines(vms: Mapping[int, VmInfo]) -> Iterator[str]:
+    """Yield a line about each of ``vms``, by number."""
     for number, vm in sorted(vms.items()):
         yield f"vm {number} ({vm.name or 'unnamed'}, process {vm.pid}): {'; '.join(_parts(vm))}"
 

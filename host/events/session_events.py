@@ -84,6 +84,11 @@ class SessionEvents:
         self._connected = {"t": round(loop.time(), 6), "pid": pid}
         self._speak_if_allowed()
 
+    def resume(self, uid: int) -> None:
+        """Go on with a session that was told of."""
+        self._uid = uid
+        self.audible = True
+
     def _speak_if_allowed(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None

@@ -1,8 +1,10 @@
 """All events of one virtual machine, within their limits."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Protocol
 
 from host.events.chain_events import ChainEvents
 from host.events.event_limit import EventLimit
@@ -13,6 +15,16 @@ from host.ring.turn import ServedChain
 
 Emit = Callable[..., None]
 """Writes one event: ``emit(name, **fields)``; the virtual machine's number is added by the daemon."""
+
+
+class HasEmit(Protocol):
+    """What writes events by itself."""
+
+    emit: Emit
+
+
+def _drop(_event: str, **_fields: object) -> None:
+    pass
 
 
 class VmEvents:
@@ -46,6 +58,16 @@ class VmEvents:
             return
         self._emit_suppressed(event)
         self.emit(event, **fields)
+
+    @contextlib.contextmanager
+    def hushed(self, session: "HasEmit") -> Iterator[None]:
+        """Write no event within the block, nor have ``session`` write one: it only repeats what was told before."""
+        emit, self.emit = self.emit, _drop
+        session.emit, earlier = _drop, session.emit
+        try:
+            yield
+        finally:
+            self.emit, session.emit = emit, earlier
 
     def _emit_suppressed(self, event: str) -> None:
         if count := self._limit.take_suppressed(event):

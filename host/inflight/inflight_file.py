@@ -44,6 +44,16 @@ class InflightFile:
         self._told = told
 
     @property
+    def fd(self) -> int:
+        """Its descriptor."""
+        return self._fd
+
+    @property
+    def told(self) -> InflightDescription:
+        """Its description."""
+        return self._told
+
+    @property
     def entries(self) -> int:
         """Descriptors that each queue's region has room for."""
         return self._told.queue_size

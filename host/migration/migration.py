@@ -7,6 +7,7 @@ from typing import assert_never
 
 from host.inflight.inflight_file import FileRegion, InflightFile, make_inflight_file
 from host.inflight.inflight_virtqueue import open_tracked
+from host.inflight.ring_records import RingRecords
 from host.migration.device_state import DeviceState, parse_state
 from host.migration.dirty_log import DirtyLog
 from host.migration.state_transfer import StateTransfer
@@ -52,6 +53,11 @@ class Migration:
         self.dirty_log = DirtyLog(helpers.close_by)
         self._regions: dict[int, FileRegion] = {}
         self.inflight: InflightFile | None = None
+        self.log_told: SetLog | None = None
+        """The dirty log, as it was announced."""
+        self.records: RingRecords | None = None
+        """Where chains in flight of packed rings are noted for which the front-end keeps no inflight file, if they
+        are."""
 
     @property
     def held(self) -> int:
@@ -79,7 +85,9 @@ class Migration:
         Raises:
             VhostUserError: the inflight file does not fit this ring, or the base is not a place in it.
         """
-        if self.inflight is None:
+        if self.inflight is None and self.records is not None:
+            queue = self.records.open(action, ring, read_guest)
+        elif self.inflight is None:
             queue = open_virtqueue(ring, action.base, action.features, read_guest)
         else:
             region = self._regions.pop(action.index)
@@ -117,6 +125,7 @@ class Migration:
                 # The mapping has a descriptor of its own. On a helper: a worker that marks holds the log's lock, and
                 # the front-end may hold the worker up.
                 await self._helpers.run("mapping the dirty log", partial(self.dirty_log.map, fd, size, offset))
+                self.log_told = action
             case SetLogFile(fd=fd):
                 self._set_log_file(CallFile(fd))
                 unclaimed.discard(fd)
@@ -143,6 +152,11 @@ class Migration:
             case _:
                 assert_never(action)
         return None
+
+    @property
+    def log_call_fd(self) -> int | None:
+        """The descriptor that is signalled when something was logged, if there is one."""
+        return None if self._log_file is None else self._log_file.fd
 
     def _set_log_file(self, file: CallFile | None) -> None:
         old, self._log_file = self._log_file, file
@@ -185,6 +199,9 @@ class Migration:
         await self._give_up()
         self._set_log_file(None)
         self.dirty_log.close()
+        self.log_told = None
+        if self.records is not None:
+            self.records.close()
         if self.inflight is not None:
             self._helpers.close_by(self.inflight.close)
             self.inflight = None

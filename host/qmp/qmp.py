@@ -44,6 +44,11 @@ class Arguments:
     def __init__(self, members: Mapping[str, Any]) -> None:
         self._members = dict(members)
 
+    @property
+    def members(self) -> Mapping[str, Any]:
+        """Those that were not taken yet."""
+        return self._members
+
     def integer(self, name: str) -> int:
         """Take a required integer. Raises :class:`QmpError`."""
         return int(self._required(name, int))

@@ -14,6 +14,7 @@ import errno
 import os
 import platform
 import sys
+from functools import cache
 from struct import Struct
 from typing import Final
 
@@ -60,21 +61,21 @@ class _Context:
         _system_call(self._getevents, self.context, _long(0), _long(2 * _REQUESTS), events, now)
 
 
-def _make_context() -> _Context | None:
+@cache
+def _context() -> _Context | None:
+    # Made when it is first needed: a process that was forked does not have that of its parent.
     try:
         return _Context()
     except OSError:
         return None
 
 
-_context: Final = _make_context()
-
-
 class EventfdSignal:
     """Signals one eventfd, from any thread. The descriptor stays the caller's."""
 
     def __init__(self, fd: int) -> None:
-        file = -1 if _context is None else _context.file
+        context = _context()
+        file = -1 if context is None else context.file
         data = _REQUEST.pack(0, 0, 0, _IOCB_CMD_PREAD, 0, file & 0xFFFFFFFF, 0, 0, 0, 0, _IOCB_FLAG_RESFD, fd)
         self._request = ctypes.create_string_buffer(data, len(data))
         self._requests = (_pointer * 1)(ctypes.addressof(self._request))
@@ -82,7 +83,7 @@ class EventfdSignal:
 
     def signal(self) -> bool:
         """Add one, unless the counter is full. Return False, without effect, where the kernel does not support it."""
-        if (context := _context) is None:
+        if (context := _context()) is None:
             return False
         for _ in range(_TRIES):
             if _system_call(context.io_submit, context.context, _ONE, self._pointer) == 1:

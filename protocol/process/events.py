@@ -81,6 +81,11 @@ class EventLog:
         """Build one event, on any thread, and return what writes it, where :meth:`emit` is called."""
         return partial(self._write, self._build_line(event, fields))
 
+    def pass_on(self, lines: str) -> None:
+        """Write lines that another process's log has built."""
+        for line in lines.splitlines(keepends=True):
+            self._write(line)
+
     def _write(self, line: str) -> None:
         stream = self._stream
         if stream is None:

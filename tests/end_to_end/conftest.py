@@ -81,13 +81,14 @@ def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Da
 def scene(shared_daemon: tuple[DaemonProcess, VirtualMachine]) -> Iterator[Scene]:
     """A scene that is checked when the test is over: the neighbour untouched, every descriptor and mapping given up."""
     daemon, neighbour = shared_daemon
-    fds, mappings = open_fds(daemon.pid), mappings_of_files(daemon.pid)
+    pid = daemon.serving_pid
+    fds, mappings = open_fds(pid), mappings_of_files(pid)
     scene = Scene(daemon, neighbour)
     yield scene
     neighbour.check_alive()
     scene.leave()
-    until(lambda: open_fds(daemon.pid) == fds, "the same open file descriptors as before")
-    assert mappings_of_files(daemon.pid) == mappings
+    until(lambda: open_fds(pid) == fds, "the same open file descriptors as before")
+    assert mappings_of_files(pid) == mappings
     neighbour.check_alive()
     assert daemon.stderr() == ""
 

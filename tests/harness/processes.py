@@ -22,6 +22,9 @@ ROOT: Final = Path(__file__).resolve().parent.parent.parent
 DEADLINE: Final = 20.0
 """Seconds after which what a test waits for counts as missing. Generous: the machine may be busy."""
 
+WORKERS_VARIABLE: Final = "VHOST_USER_BALLOON_WORKERS"
+"""Environment variable that has all daemons of the tests serve in so many worker processes."""
+
 Event = dict[str, Any]
 
 
@@ -197,6 +200,8 @@ class DaemonProcess(ProgramProcess):
 
     def __init__(self, directory: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
         self.socket_path = directory / "balloon.sock"
+        if (workers := os.environ.get(WORKERS_VARIABLE)) and "--workers" not in options:
+            options = ("--workers", workers, *options)
         super().__init__("host", "--socket-path", str(self.socket_path), *options, environment=environment)
         try:
             self.events.wait("listening")
@@ -207,6 +212,24 @@ class DaemonProcess(ProgramProcess):
 
     def __enter__(self) -> Self:
         return self
+
+    def workers(self) -> dict[int, str]:
+        """Return the title of each worker process by its number."""
+        return {pid: title for pid, title in self.children().items() if "worker" in title}
+
+    def children(self) -> dict[int, str]:
+        """Return the title of each child by its number."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii").split()
+        titles = {}
+        for child in children:
+            with contextlib.suppress(OSError):
+                titles[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0").decode()
+        return titles
+
+    @property
+    def serving_pid(self) -> int:
+        """The process that serves the machines, of a daemon with at most one worker."""
+        return next(iter(self.workers()), self.pid)
 
     def settled(self, vm: int) -> Event:
         """Return the ``disconnected`` event of ``vm``, which comes after everything of it was released."""

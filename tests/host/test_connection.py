@@ -14,6 +14,7 @@ import pytest
 import host.connection
 import host.descriptors.socket_read
 import host.message_channel
+import host.session_release
 from host.balloon.offered_features import OFFERED
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.connection import Connection
@@ -325,7 +326,8 @@ async def test_worker_that_is_held_up_does_not_keep_its_session_and_keeps_its_me
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its file must stay open: the number of a closed one may be another machine's memory by then."""
-    monkeypatch.setattr(host.connection, "RELEASE_PATIENCE", 0.1)
+    for module in (host.connection, host.session_release):
+        monkeypatch.setattr(module, "RELEASE_PATIENCE", 0.1)
     gate = gated_discard(monkeypatch)
     async with attached() as session:
         machine = await asyncio.to_thread(VirtualMachine, session.client)
@@ -339,7 +341,7 @@ async def test_worker_that_is_held_up_does_not_keep_its_session_and_keeps_its_me
         held = [number for number, target in open_fds(os.getpid()).items() if "test-ram" in target]
         assert len(held) == sum("test-ram" in target for target in before.values())
         gate.opened.set()
-        await asyncio.wait(host.connection._unreleased, timeout=DEADLINE)
-        assert not host.connection._unreleased
+        await asyncio.wait(host.session_release._unreleased, timeout=DEADLINE)
+        assert not host.session_release._unreleased
         assert not machine.ram.pages()
         machine.close()

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from host.balloon.offered_features import OFFERED
-from host.daemon import Daemon, DaemonOptions, open_socket
+from host.daemon import Daemon, open_socket
+from host.daemon_options import DaemonOptions
+from host.sessions import Sessions
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog
 from protocol.vhost_user import FrontendRequest
@@ -77,7 +79,8 @@ async def test_accept_pauses_while_there_is_no_descriptor_left(
 ) -> None:
     """The connection waits in the backlog; the daemon neither spins over it nor forgets it."""
     later: list[Callable[[], object]] = []
-    daemon = Daemon(options(path=tmp_path / "socket"), EventLog(None, lambda: 0.0))
+    wanted, events = options(path=tmp_path / "socket"), EventLog(None, lambda: 0.0)
+    daemon = Daemon(wanted, events, Sessions(wanted, events, None, {}), {})
     loop = asyncio.get_running_loop()
     accepts = 0
     accept = socket.socket.accept

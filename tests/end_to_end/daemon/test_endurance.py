@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from host.daemon import FD_TABLE
 from host.events.event_limit import EVENTS_PER_SECOND
 from host.events.session_events import SESSIONS_BURST
+from host.fd_limit import FD_TABLE
 from protocol.errors import VhostUserError
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import FrontendRequest

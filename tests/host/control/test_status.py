@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from host.control.status import status_lines
+from host.control.status import daemon_line, vm_lines
 from host.control.vm_facts import VmInfo
 from host.vhost_user.device_setup import DeviceSetup
 from protocol.virtio_balloon import QueueDialect
@@ -36,8 +36,9 @@ BUSY = replace(
 
 
 def test_status_has_a_line_about_the_daemon_and_one_about_each_machine() -> None:
-    assert list(status_lines({5: BUSY, 2: IDLE}, sessions=9, uptime=61.4, events=None)) == [
-        "2 connected, 9 so far, in 61 s; events are written",
+    line = daemon_line(2, sessions=9, uptime=61.4, events=None)
+    assert line == "2 connected, 9 so far, in 61 s; events are written"
+    assert list(vm_lines({5: BUSY, 2: IDLE})) == [
         "vm 2 (unnamed, process 7): 512.0 MiB, no driver, for 3 s; 0 reports of 0 B, 0 B discarded",
         "vm 5 (qemu, process 7): 512.0 MiB, driver at work, for 3 s; balloon 50.0 MiB of 100.0 MiB; "
         "3 reports of 12.0 MiB, the last 41 s ago, 8.0 MiB discarded; refused out_of_range 1, unaligned 2",
@@ -45,5 +46,5 @@ def test_status_has_a_line_about_the_daemon_and_one_about_each_machine() -> None
 
 
 def test_status_says_why_no_events_are_written() -> None:
-    (line,) = status_lines({}, sessions=0, uptime=0.0, events="No space left on device")
+    line = daemon_line(0, sessions=0, uptime=0.0, events="No space left on device")
     assert line == "0 connected, 0 so far, in 0 s; no events: No space left on device"

@@ -1,0 +1,236 @@
+"""The options of ``vhost-user-balloon``, and the values that they take.
+
+They follow the vhost-user "Backend program conventions": ``--socket-path`` or ``--fd``, ``--print-capabilities``.
+"""
+
+import argparse
+import grp
+import re
+from typing import Final
+
+from host.balloon.balloon_statistics import STATISTICS_INTERVAL_MAX
+from host.balloon.offered_features import FEATURE_NAMES, OFFERED, feature_names, parse_features
+from host.balloon.personality import OURS, PERSONALITIES
+from host.control.guest_ram import RESERVE_BYTES
+from host.vhost_user.queue_numbers import CHOICES
+from protocol.errors import UsageError
+from protocol.process.command_line import DISTRIBUTION, Parser, option_type, path_option
+from protocol.units import format_size, parse_size
+
+PROGRAM: Final = DISTRIBUTION
+
+RECORD_LIMIT: Final = 1 << 30
+"""Bytes of a recording unless told otherwise."""
+
+_EPILOG = """\
+example:
+  vhost-user-balloon --socket-path /tmp/balloon.sock --events -
+  balloon-guest --socket-path /tmp/balloon.sock --memory 1G --workload memhog     (in a second terminal)
+
+  vhost-user-balloon --socket-path /tmp/balloon.sock --control /tmp/balloon.ctl
+  vhost-user-balloon --ask /tmp/balloon.ctl balloon vm=1 value=512M               (in a second terminal)
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        prog=PROGRAM,
+        description="A vhost-user back-end for virtio-balloon: takes free page reports from many virtual machines and "
+        "discards the pages they name.",
+        epilog=_EPILOG,
+    )
+    where = parser.add_argument_group("where virtual machines connect (one of the two)")
+    where.add_argument(
+        "--socket-path", metavar="PATH", type=option_type(path_option), help="listen on this unix socket"
+    )
+    _add_access_options(where, "socket", "the socket file at --socket-path")
+    where.add_argument("--fd", metavar="N", type=int, help="use this inherited socket, listening or connected")
+    where.add_argument(
+        "--workers",
+        metavar="N|vm",
+        type=option_type(parse_workers),
+        default=None,
+        help="serve in N worker processes, or in one for each virtual machine; a worker that dies is replaced, and no "
+        "guest notices (default: 0, in this process)",
+    )
+    device = parser.add_argument_group("the device")
+    _add_device_options(device)
+    _add_balloon_options(device)
+    control = parser.add_argument_group("control")
+    control.add_argument(
+        "--control", metavar="PATH", type=option_type(path_option), help="answer QMP commands on a unix socket at PATH"
+    )
+    _add_access_options(control, "control", "the control socket")
+    control.add_argument(
+        "--ask",
+        metavar=("PATH", "COMMAND"),
+        nargs="+",
+        help="no daemon: give the one with --control PATH a COMMAND (query-commands lists them), arguments after it "
+        "as NAME=VALUE",
+    )
+    watch = parser.add_argument_group("watching")
+    _add_watch_options(watch)
+    parser.add_argument(
+        "--print-capabilities", action="store_true", help="print what this back-end is as JSON, ignore the rest, exit"
+    )
+    return parser
+
+
+def _add_watch_options(watch: argparse._ArgumentGroup) -> None:
+    watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
+    watch.add_argument(
+        "--record",
+        metavar="FILE",
+        type=option_type(path_option),
+        help="append what goes over the sockets and through the rings to FILE, for balloon-check explain",
+    )
+    watch.add_argument(
+        "--record-limit",
+        metavar="SIZE",
+        type=option_type(parse_size),
+        default=RECORD_LIMIT,
+        help=f"stop recording when FILE has SIZE bytes (default: {format_size(RECORD_LIMIT)})",
+    )
+    watch.add_argument(
+        "--name-from",
+        choices=("pid", "socket"),
+        default="pid",
+        help="name guests by their process (default) or by the socket's file name, in query-vms",
+    )
+    watch.add_argument("-v", "--verbose", action="store_true", help="tell of sessions on standard error")
+
+
+def _add_access_options(group: argparse._ArgumentGroup, which: str, file: str) -> None:
+    default = "0600" if which == "control" else "what the umask leaves"
+    group.add_argument(
+        f"--{which}-mode",
+        metavar="MODE",
+        type=option_type(parse_mode),
+        help=f"permissions of {file}, octal (default: {default}, and 0660 with --{which}-group)",
+    )
+    group.add_argument(
+        f"--{which}-group",
+        metavar="GROUP",
+        type=option_type(parse_group),
+        help=f"group of {file}, a name or a number",
+    )
+
+
+def _add_device_options(device: argparse._ArgumentGroup) -> None:
+    device.add_argument(
+        "--discard",
+        choices=("punch", "none"),
+        default="punch",
+        help="punch: give reported pages back to the system (default); none: acknowledge only, for guests whose memory "
+        "is pinned or must stay (VFIO, postcopy, snapshots)",
+    )
+    device.add_argument(
+        "--personality",
+        choices=tuple(PERSONALITIES),
+        default=OURS.name,
+        help=f"behave like another device, to try a driver with its habits; --features and --queue-numbers still count "
+        f"(default: {OURS.name})",
+    )
+    device.add_argument(
+        "--features",
+        metavar="NAME=on|off,...",
+        type=option_type(parse_features),
+        default={},
+        help=f"offer these features to drivers or not; names: {', '.join(FEATURE_NAMES)} (default: "
+        f"{', '.join(feature_names(OFFERED))})",
+    )
+    device.add_argument(
+        "--page-poison",
+        choices=("on", "off"),
+        help="offer PAGE_POISON: guests that fill free pages with a pattern can then report too (default: off)",
+    )
+    device.add_argument(
+        "--queue-numbers",
+        choices=CHOICES,
+        help="how drivers number the queues where some do not exist: found out from what they set up (auto), by the "
+        "negotiated or the offered features, or fixed as in the specification (default: as --personality has it: auto)",
+    )
+    device.add_argument(
+        "--in-band",
+        choices=("on", "off"),
+        default="off",
+        help="offer notifications as messages on the sockets; User Mode Linux then takes them instead of event "
+        "descriptors, which are faster (default: off)",
+    )
+    device.add_argument(
+        "--statistics-interval",
+        metavar="SECONDS",
+        type=option_type(parse_interval),
+        default=0,
+        help="ask each guest for its statistics so often, in whole seconds (default: 0, only on request)",
+    )
+
+
+def _add_balloon_options(device: argparse._ArgumentGroup) -> None:
+    device.add_argument(
+        "--balloon",
+        metavar="SIZE",
+        type=option_type(parse_size),
+        default=0,
+        help="inflate each guest's balloon to SIZE (default: 0)",
+    )
+    device.add_argument(
+        "--guest-memory",
+        metavar="SIZE",
+        type=option_type(parse_size),
+        default=0,
+        help="each guest has SIZE bytes of memory (default: what its memory table and its statistics say)",
+    )
+    device.add_argument(
+        "--guest-reserve",
+        metavar="SIZE",
+        type=option_type(parse_size),
+        default=RESERVE_BYTES,
+        help=f"what a balloon leaves a guest at least, or half of its memory if that is less (default: "
+        f"{format_size(RESERVE_BYTES)})",
+    )
+
+
+PER_VM: Final = 0
+"""The size of the pool that stands for a worker for each virtual machine."""
+
+WORKERS_MAX: Final = 64
+
+
+def parse_workers(text: str) -> int | None:
+    """Return the size of the pool of workers, :data:`PER_VM` for one for each machine, None for no workers. Raises
+    :class:`UsageError` for anything else."""
+    if text == "vm":
+        return PER_VM
+    if re.fullmatch("[0-9]{1,3}", text) is None or int(text) > WORKERS_MAX:
+        raise UsageError(f"neither a number from 0 to {WORKERS_MAX} nor vm: {text!r}")
+    return int(text) or None
+
+
+def parse_mode(text: str) -> int:
+    """Return octal permissions. Raises :class:`UsageError` for anything else, and for more than 0777."""
+    if re.fullmatch("0?[0-7]{3}", text) is None:
+        raise UsageError(f"not three octal digits, such as 660: {text!r}")
+    return int(text, 8)
+
+
+def parse_group(text: str) -> int:
+    """Return the id of a group given by name or number. Raises :class:`UsageError` if there is no such group."""
+    if re.fullmatch("[0-9]{1,9}", text):
+        return int(text)
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise UsageError(f"no group {text!r}") from None
+
+
+def parse_interval(text: str) -> int:
+    """Return whole seconds. Raises :class:`UsageError` for anything else, for more than QEMU allows, and below 0."""
+    try:
+        seconds = int(text)
+    except ValueError:
+        raise UsageError(f"not a number of whole seconds: {text!r}") from None
+    if not 0 <= seconds <= STATISTICS_INTERVAL_MAX:
+        raise UsageError(f"not from 0 to {STATISTICS_INTERVAL_MAX}: {text}")
+    return seconds

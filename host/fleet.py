@@ -1,0 +1,326 @@
+"""The supervisor: it has virtual machines served by worker processes, and goes on without those that die.
+
+It keeps of each machine what another worker needs (:mod:`host.supervision.supervised_vm`), and knows nothing of what
+that means: it maps no guest memory, parses no ring and reads no descriptor of a front-end.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from host.control.control_commands import ControlCommands
+from host.peers.peers import SESSIONS_MAX
+from host.qmp.qmp import ErrorClass, QmpError, Request
+from host.supervision.machines import Notices, Unnoticed
+from host.supervision.packets import Kind, Packet
+from host.supervision.supervised_vm import SupervisedVm
+from host.supervision.worker_process import WorkerGone, WorkerProcess, ZygoteGone
+from host.supervision.zygote import Zygote, restart_zygote
+from protocol.errors import BalloonError
+from protocol.process.events import EventLog
+
+log = logging.getLogger(__name__)
+
+SOON: Final = 0.25
+"""Seconds within which the end of a worker counts as one at its start."""
+
+ENDS_FREE: Final = 3
+"""Ends at the start, in a row, after which there is no wait yet."""
+
+AFTER_TAKEOVER: Final = 0.1
+"""What the end of a worker counts that had taken over all that it was to serve: something else may kill them."""
+
+BACK_OFF_FIRST: Final = 0.1
+BACK_OFF_LONGEST: Final = 10.0
+"""Seconds until a worker that ends at its start is started again, twice as long each time, up to the longest."""
+
+ANSWER_PATIENCE: Final = 1.0
+"""Seconds that one worker has to answer a question to all of them."""
+
+STOP_PATIENCE: Final = 0.5
+"""Seconds that the workers have to end."""
+
+_OF_ALL: Final = frozenset({"query-commands", "query-version"})
+"""Commands that concern no virtual machine."""
+
+
+class Fleet:
+    """Serves virtual machines in ``pool`` worker processes, or in one for each if ``pool`` is 0."""
+
+    def __init__(self, zygote: Zygote, pool: int, events: EventLog, version: Mapping[str, Any]) -> None:
+        self.notices: Notices = Unnoticed()
+        self._zygote = zygote
+        self._pool = pool
+        self._events = events
+        self._local = ControlCommands({}, time.time, version)
+        self._vms: dict[int, SupervisedVm] = {}
+        self._workers: dict[int, WorkerProcess] = {}
+        self._taking_over: dict[int, float] = {}
+        self._complained: set[int] = set()
+        self._last_number = 0
+        self._stops = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._none_left = asyncio.Event()
+        self._all_ended = asyncio.Event()
+
+    @property
+    def held_up(self) -> bool:
+        """False: no thread of this process works for a front-end."""
+        return False
+
+    def start(self) -> None:
+        """Start the workers of the pool."""
+        for _ in range(self._pool):
+            self._start_worker()
+
+    def _start_worker(self, number: int | None = None) -> WorkerProcess:
+        if number is None:
+            self._last_number += 1
+            number = self._last_number
+        try:
+            worker = WorkerProcess(number, self._zygote, self._on_packet, self._on_gone)
+        except ZygoteGone as error:
+            log.warning("%s; it is started again", error)
+            self._zygote.close()
+            self._zygote.reap()
+            self._zygote = restart_zygote()
+            worker = WorkerProcess(number, self._zygote, self._on_packet, self._on_gone)
+        self._workers[number] = worker
+        return worker
+
+    def serve(self, vm: int, sock: socket.socket) -> None:
+        """Have the virtual machine at the other end of ``sock`` served."""
+        record = SupervisedVm(vm, sock)
+        if sum(other.process == record.process for other in self._vms.values()) >= SESSIONS_MAX:
+            log.warning("vm %d is refused: process %d has %d sessions already", vm, record.process, SESSIONS_MAX)
+            record.close()
+            return
+        self._vms[vm] = record
+        self._none_left.clear()
+        try:
+            worker = self._idlest() if self._pool else self._start_worker()
+        except BalloonError as error:
+            log.warning("vm %d: %s", vm, error)
+            self._forget(vm)
+            return
+        worker.serve(record)
+
+    def _idlest(self) -> WorkerProcess:
+        alive = [worker for worker in self._workers.values() if not worker.gone]
+        return min(alive, key=lambda worker: (len(worker.vms), worker.number)) if alive else self._start_worker()
+
+    # -- what workers say -------------------------------------------------------------------------------------------
+
+    def _on_packet(self, worker: WorkerProcess, packet: Packet) -> None:
+        match packet.kind:
+            case Kind.EVENTS:
+                self._events.pass_on(packet.body.decode())
+            case Kind.NOTICE:
+                self._notice(*json.loads(packet.body))
+            case _:
+                vm = self._vms.get(packet.vm)
+                if vm is not None:
+                    self._on_session(worker, vm, packet)
+
+    def _on_session(self, worker: WorkerProcess, vm: SupervisedVm, packet: Packet) -> None:
+        vm.is_served = True
+        match packet.kind:
+            case Kind.PIECE:
+                vm.came(packet)
+            case Kind.TAKEN:
+                vm.taken()
+            case Kind.RECORD:
+                vm.record(packet)
+            case Kind.HANDLED:
+                if reply := vm.handled(packet):
+                    self._begin(self._reply(worker, vm, reply, packet.fds))
+            case Kind.JOURNAL:
+                vm.changed(packet)
+                self._tell_taken_over(worker, vm)
+            case Kind.ENDED:
+                worker.vms.pop(vm.number, None)
+                self._forget(vm.number)
+                if not self._pool and not worker.vms:
+                    worker.send(Packet(Kind.STOP))
+            case _:
+                log.error("worker %d: a packet of kind %d", worker.number, packet.kind)
+
+    async def _reply(self, worker: WorkerProcess, vm: SupervisedVm, reply: bytes, fds: tuple[int, ...]) -> None:
+        problem = await vm.send_reply(reply, fds)
+        worker.send(Packet(Kind.SENT, vm.number, problem.encode()))
+
+    def _notice(self, call: str, *arguments: Any) -> None:
+        match call:
+            case "emit":
+                self.notices.emit(*arguments)
+            case "balloon_changed":
+                self.notices.balloon_changed(*arguments)
+            case _:
+                self.notices.forget(*arguments)
+
+    def _forget(self, number: int) -> None:
+        self._vms.pop(number).close()
+        self._taking_over.pop(number, None)
+        self._complained.discard(number)
+        if not self._vms:
+            self._none_left.set()
+
+    def _begin(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- workers that end -------------------------------------------------------------------------------------------
+
+    def _on_gone(self, worker: WorkerProcess) -> None:
+        how = worker.reap()
+        self._workers.pop(worker.number, None)
+        if self._stops and not self._workers:
+            self._all_ended.set()
+        if self._stops or (not self._pool and not worker.vms):
+            return
+        now = time.monotonic()
+        ended_soon = now - worker.began < SOON
+        vms = sorted(worker.vms)
+        self._events.emit("worker_ended", worker=worker.number, pid=worker.pid, reason=how, vms=vms)
+        for vm in worker.vms.values():
+            weight = AFTER_TAKEOVER if vm.is_served else 1.0
+            vm.quick_ends = vm.quick_ends + weight if ended_soon else 0.0
+            vm.is_served = False
+            self._taking_over.setdefault(vm.number, now)
+        ends = int(max((vm.quick_ends for vm in worker.vms.values()), default=float(ended_soon)))
+        if ends <= ENDS_FREE:
+            names = ", ".join(map(str, vms)) or "none"
+            log.warning("worker %d has ended (%s); vm %s: another one goes on", worker.number, how, names)
+            self._replace(worker)
+            return
+        wait = min(BACK_OFF_FIRST * 2 ** (ends - ENDS_FREE - 1), BACK_OFF_LONGEST)
+        if vms and ends == ENDS_FREE + 1 and not self._complained & set(vms):
+            self._complained |= set(vms)
+            log.warning("worker %d ends at its start (%s): the next one waits, longer each time", worker.number, how)
+        asyncio.get_running_loop().call_later(wait, self._replace, worker)
+
+    def _replace(self, ended: WorkerProcess) -> None:
+        if self._stops:
+            return
+        vms = []
+        for vm in ended.vms.values():
+            if vm.number in self._vms and not vm.lasts:
+                log.error("vm %d: its session ends with its worker, descriptors of it found no room here", vm.number)
+                self._forget(vm.number)
+            elif vm.number in self._vms:
+                vms.append(vm)
+        try:
+            # Machines whose workers end again and again are parted: the one that is at fault takes no other with it.
+            parted = vms[1:] if len(vms) > 1 and max(vm.quick_ends for vm in vms) >= ENDS_FREE else []
+            worker = self._start_worker(ended.number)
+            for vm in vms:
+                (self._start_worker() if vm in parted else worker).serve(vm)
+        except BalloonError as error:
+            log.error("%s", error)
+
+    def _tell_taken_over(self, worker: WorkerProcess, vm: SupervisedVm) -> None:
+        since = self._taking_over.pop(vm.number, None)
+        if since is not None:
+            seconds = round(time.monotonic() - since, 6)
+            self._events.emit("taken_over", vm=vm.number, worker=worker.number, pid=worker.pid, seconds=seconds)
+
+    # -- commands ---------------------------------------------------------------------------------------------------
+
+    async def perform(self, request: Request) -> bytes:
+        """Carry out one command and return its answer."""
+        try:
+            if request.name == "query-vms" and not request.arguments.members:
+                return request.success(await self._query_vms())
+            vm = self._vm_of(request)
+            if vm is None:
+                return await self._local.perform(request)
+            return await self._worker_of(vm).command(request.name, self._with_vm(request, vm), dict(request.reply))
+        except QmpError as error:
+            return request.failure(error)
+        except WorkerGone as error:
+            return request.failure(QmpError(f"{error} before it has answered"))
+
+    def _vm_of(self, request: Request) -> int | None:
+        # The machine that a command is about. None: this process answers, be it with an error.
+        members = request.arguments.members
+        if request.name.startswith("qom-"):
+            name = str(members.get("path", "")).rstrip("/").rpartition("/")[2].removeprefix("vm")
+            number = int(name) if name.isascii() and name.isdecimal() and len(name) < 20 else None
+        elif "vm" in members:
+            number = members["vm"] if type(members["vm"]) is int else None
+        elif request.name in _OF_ALL or not self._local.has(request.name):
+            number = None
+        elif len(self._vms) > 1:
+            raise QmpError(f"parameter 'vm' is missing: {len(self._vms)} virtual machines are connected")
+        else:
+            number = next(iter(self._vms), None)
+        return number if number in self._vms else None
+
+    @staticmethod
+    def _with_vm(request: Request, vm: int) -> dict[str, Any]:
+        members = dict(request.arguments.members)
+        return members if request.name.startswith("qom-") else members | {"vm": vm}
+
+    def _worker_of(self, vm: int) -> WorkerProcess:
+        for worker in self._workers.values():
+            if vm in worker.vms and not worker.gone:
+                return worker
+        raise QmpError(f"vm {vm} has no worker at present", ErrorClass.DEVICE_NOT_ACTIVE)
+
+    async def _query_vms(self) -> list[dict[str, Any]]:
+        answers = await self._ask_all(lambda worker: worker.command("query-vms", {}, {}))
+        found = {entry["vm"]: entry for answer in answers for entry in json.loads(answer)["return"]}
+        for vm in self._vms:
+            found.setdefault(vm, {"vm": vm, "broken": "its worker does not answer"})
+        return [found[vm] for vm in sorted(found)]
+
+    async def _ask_all(self, ask: Any) -> list[bytes]:
+        async def answer(worker: WorkerProcess) -> bytes | None:
+            with contextlib.suppress(TimeoutError, WorkerGone):
+                async with asyncio.timeout(ANSWER_PATIENCE):
+                    answer: bytes = await ask(worker)
+                    return answer
+            return None
+
+        workers = [worker for worker in self._workers.values() if worker.vms and not worker.gone]
+        answers = await asyncio.gather(*map(answer, workers))
+        return [answer for answer in answers if answer is not None]
+
+    async def status(self) -> list[str]:
+        """Return a line about each virtual machine, for people."""
+        answers = await self._ask_all(lambda worker: worker.ask(Kind.STATUS))
+        return sorted((line for answer in answers for line in json.loads(answer)), key=_number_in)
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    async def all_gone(self) -> None:
+        """Return when no virtual machine is served."""
+        if self._vms:
+            await self._none_left.wait()
+
+    async def finish(self) -> None:
+        """End every session, and serve no more."""
+        self._stops = True
+        for worker in self._workers.values():
+            worker.send(Packet(Kind.STOP))
+        if self._workers:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_PATIENCE):
+                    await self._all_ended.wait()
+        for worker in self._workers.values():
+            worker.kill()
+        for worker in self._workers.values():
+            worker.reap(tries=20)  # one that a front-end holds up ends when that one pleases
+        self._zygote.close()
+        for vm in list(self._vms):
+            self._forget(vm)
+
+
+def _number_in(line: str) -> int:
+    return int(line.split()[1])

@@ -1,0 +1,187 @@
+"""The sessions of the virtual machines that one process serves."""
+
+import asyncio
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from host.balloon.free_page_hinting import COMMAND_ID_FIRST, COMMAND_IDS, FreePageHinting
+from host.balloon.virtio_balloon import VirtioBalloon
+from host.connection import Connection
+from host.control.control_commands import ControlCommands, logical_size
+from host.control.status import vm_lines
+from host.control.vm_control import VmControl
+from host.daemon_options import DaemonOptions
+from host.events.session_events import SessionEvents, SessionLimit
+from host.migration.dirty_log import CAN_LOG
+from host.peers.peers import Peers
+from host.qmp.qmp import Request
+from host.recording.recorded_session import RecordedSession
+from host.recording.session_recording import NOT_RECORDED
+from host.session_release import unreleased_sessions
+from host.supervision.machines import Notices, Unnoticed
+from host.supervision.session_journal import NOT_JOURNALED, SessionJournal
+from host.vhost_user.queue_numbers import QueueNumbers
+from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
+from protocol.balloon_config import BalloonConfig
+from protocol.process.events import EventLog
+from protocol.process.recording_file import RecordingFile
+from protocol.vhost_user import ProtocolFeature
+from protocol.virtio import LOG_ALL, feature_mask
+
+log = logging.getLogger(__name__)
+
+WORKERS_MAX: Final = 256
+"""Most threads that discard at the same time. They are started on demand. A guest takes at most one for each of its
+queues, so guests that are slow on purpose leave enough for the others."""
+
+
+class Sessions:
+    """Serves each virtual machine until it goes away. ``version`` is the answer to ``query-version``."""
+
+    def __init__(
+        self,
+        options: DaemonOptions,
+        events: EventLog,
+        recording: RecordingFile | None,
+        version: Mapping[str, Any],
+    ) -> None:
+        """Begin with none. ``recording`` is where the sessions are recorded, None for nowhere. Raises like
+        :class:`Peers`."""
+        self.notices: Notices = Unnoticed()
+        self._options = options
+        self._vms: dict[int, VmControl] = {}
+        self._commands = ControlCommands(self._vms, time.time, version)
+        self._events = events
+        self._recording = recording
+        self._executor = ThreadPoolExecutor(WORKERS_MAX, thread_name_prefix="discard")
+        self._peers = Peers(self._executor)
+        self._session_limit = SessionLimit(events.emit)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stops = False
+
+    @property
+    def held_up(self) -> bool:
+        """Whether a worker is still held up by a front-end whose session has ended."""
+        return bool(unreleased_sessions())
+
+    def start(self) -> None:
+        """Do nothing: there is nothing to begin before the first session."""
+
+    async def perform(self, request: Request) -> bytes:
+        """Carry out one command and return its answer."""
+        return await self._commands.perform(request)
+
+    async def status(self) -> list[str]:
+        """Return a line about each virtual machine, for people, by number."""
+        return list(vm_lines({number: vm.info() for number, vm in self._vms.items()}))
+
+    async def all_gone(self) -> None:
+        """Return when no virtual machine is served."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def serve(self, vm: int, sock: socket.socket, journal: SessionJournal = NOT_JOURNALED) -> "asyncio.Task[None]":
+        """Serve the virtual machine at the other end of ``sock``, which changes its owner. ``journal`` keeps what
+        another process needs to go on with the session. Return what does so."""
+        task = asyncio.create_task(self._serve_vm(vm, sock, journal), name=f"vm {vm}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _serve_vm(self, vm: int, sock: socket.socket, journal: SessionJournal) -> None:
+        session = self._new_session()
+
+        def on_audible() -> None:
+            log.info("vm %d connected, process %d", vm, connection.peer_pid)
+            self.notices.emit("VM_CONNECTED", {"vm": vm, "pid": connection.peer_pid})
+
+        events = SessionEvents(partial(self._events.prepare, vm=vm), self._session_limit, on_audible)
+        recording = NOT_RECORDED if self._recording is None else RecordedSession(vm, self._recording.write)
+        written = self._events.are_written
+        connection = Connection(sock, session, self._peers, events.emit, written, events.prepare, recording, journal)
+        recording.begin(connection.peer_pid)
+        self._give_control(vm, connection)
+        if journal.goes_on:
+            events.resume(connection.peer_uid)
+        else:
+            events.begin(connection.peer_uid, connection.peer_pid)
+        reason = "daemon stops"
+        try:
+            reason = await connection.run()
+        except asyncio.CancelledError:
+            if not self._stops:
+                raise
+        except Exception:
+            # A fault of the daemon ends one virtual machine's session only.
+            log.exception("vm %d: internal error", vm)
+            reason = "internal error"
+        finally:
+            self._take_control(vm)
+            recording.end(reason)
+            metrics = connection.metrics
+            events.end(
+                reason=reason,
+                reports=metrics.reports,
+                reported_bytes=metrics.reported_bytes,
+                discarded_bytes=metrics.discarded_bytes,
+                refused=dict(metrics.refused),
+            )
+            journal.ended(reason)
+            if events.audible:
+                log.info("vm %d disconnected: %s", vm, reason)
+                self.notices.emit("VM_DISCONNECTED", {"vm": vm, "reason": reason})
+
+    def _new_session(self) -> Session:
+        # A driver may have seen command ids of an earlier daemon, and ignores an id equal to the last one it saw.
+        hinting = FreePageHinting(last_id=COMMAND_ID_FIRST + secrets.randbelow(COMMAND_IDS))
+        balloon = VirtioBalloon(
+            config=BalloonConfig(num_pages=self._options.balloon_pages),
+            discard=self._options.discard,
+            hinting=hinting,
+            personality=self._options.personality.offering(self._options.features),
+        )
+        in_band = feature_mask(ProtocolFeature.INBAND_NOTIFICATIONS)
+        return Session(
+            offered=self._options.features if CAN_LOG else self._options.features & ~LOG_ALL,
+            balloon=balloon,
+            offered_protocol_features=OFFERED_PROTOCOL_FEATURES & (~0 if self._options.in_band else ~in_band),
+            queue_numbers=QueueNumbers.named(self._options.queue_numbers),
+        )
+
+    def _give_control(self, vm: int, connection: Connection) -> None:
+        vm_control = self._vms[vm] = connection.control
+        vm_control.name = self._name_of(connection.peer_pid)
+        vm_control.state_memory(self._options.guest_memory, self._options.guest_reserve)
+        vm_control.set_statistics_interval(self._options.statistics_interval)
+        vm_control.on_balloon_change = lambda actual: self.notices.balloon_changed(
+            vm, logical_size(vm_control.info().guest_bytes, actual)
+        )
+
+    def _name_of(self, pid: int) -> str:
+        if self._options.name_from == "socket":
+            return "" if self._options.socket_path is None else self._options.socket_path.stem
+        try:
+            return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+        except OSError:  # it has gone, or is of another pid namespace
+            return ""
+
+    def _take_control(self, vm: int) -> None:
+        del self._vms[vm]
+        self.notices.forget(vm)
+
+    async def finish(self) -> None:
+        """End every session, and serve no more."""
+        self._stops = True
+        self._peers.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._session_limit.flush()
+        self._executor.shutdown(wait=False, cancel_futures=True)  # a worker that is held up is not waited for

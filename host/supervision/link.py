@@ -1,0 +1,123 @@
+"""One end of the way between the supervisor and a worker, on the event loop."""
+
+import array
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from host.supervision.packets import FILES_MAX, PACKET_MAX, Packet, parse_packet
+
+_ROOM: Final = socket.CMSG_SPACE((FILES_MAX + 3) * array.array("i").itemsize)
+_PACKETS_AT_ONCE: Final = 64
+"""Packets that are taken in before the event loop looks at anything else."""
+
+
+def make_pair() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a new way."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+class Link:
+    """Sends and receives packets over ``sock``, which it owns. ``on_packet`` is called with each one that comes, and
+    ``on_gone`` when the other end was closed, after the last packet.
+
+    No call waits. Packets that find no room wait in line; :meth:`flushed` returns when the kernel has them all, from
+    where they reach the other process even if this one is killed.
+    """
+
+    def __init__(self, sock: socket.socket, on_packet: Callable[[Packet], None], on_gone: Callable[[], None]) -> None:
+        self._socket = sock
+        self._on_packet = on_packet
+        self._on_gone = on_gone
+        self._loop = asyncio.get_running_loop()
+        self._line: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.waiting = 0
+        """Bytes that wait in line."""
+        self.closed = False
+        sock.setblocking(False)
+        self._loop.add_reader(sock.fileno(), self._receive)
+
+    def send(self, packet: Packet) -> None:
+        """Send ``packet``. Its descriptors stay the caller's."""
+        if self.closed:
+            return
+        data = packet.build()
+        if not self._line and self._try_to_send(data, packet.fds):
+            return
+        self._line.append((data, tuple(os.dup(fd) for fd in packet.fds)))
+        self.waiting += len(data)
+        if self._empty.is_set():
+            self._empty.clear()
+            self._loop.add_writer(self._socket.fileno(), self._send_line)
+
+    async def flushed(self) -> None:
+        """Return when no packet waits in line."""
+        if self._line:
+            await self._empty.wait()
+
+    def _try_to_send(self, data: bytes, fds: tuple[int, ...]) -> bool:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self._socket.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # the other end has gone, which the reader finds
+        return True
+
+    def _send_line(self) -> None:
+        while self._line:
+            data, fds = self._line[0]
+            if not self._try_to_send(data, fds):
+                return
+            self._line.popleft()
+            self.waiting -= len(data)
+            _close(fds)
+        self._loop.remove_writer(self._socket.fileno())
+        self._empty.set()
+
+    def _receive(self) -> None:
+        for _ in range(_PACKETS_AT_ONCE):
+            if self.closed:
+                return
+            try:
+                data, ancillary, flags, _ = self._socket.recvmsg(
+                    PACKET_MAX + 1024, _ROOM, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                return
+            except OSError:
+                data, ancillary, flags = b"", [], 0
+            fds = array.array("i")
+            for _, _, payload in ancillary:
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+            if not data:
+                self.close()
+                self._on_gone()
+                return
+            self._on_packet(parse_packet(data, fds, complete=not flags & socket.MSG_CTRUNC))
+
+    def close(self) -> None:
+        """Close this end. What waits in line is lost."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        for _, fds in self._line:
+            _close(fds)
+        self._line.clear()
+        self._empty.set()
+        self._socket.close()
+
+
+def _close(fds: tuple[int, ...]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)

@@ -1,0 +1,168 @@
+"""What the supervisor and a worker say to each other: packets over a SOCK_SEQPACKET pair, each with a kind, the number
+of a virtual machine, a body and file descriptors.
+
+A packet that was sent outlives its sender, and packets keep their order. So a worker need not wait for the supervisor
+to have read what it journals.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct
+from typing import Any, Final
+
+PACKET_MAX: Final = 128 << 10
+"""Most bytes of a packet. A socket's buffer has room for one of them at least (net.core.wmem_default)."""
+
+FILES_MAX: Final = 250
+"""Most descriptors of a packet; the kernel's limit is 253."""
+
+_HEADER: Final = Struct("=BxxxI")
+_LENGTH: Final = Struct("=I")
+
+
+class Kind(IntEnum):
+    """The kinds of packets."""
+
+    # From a worker.
+    HELLO = 1
+    """The worker runs. Body: its process id."""
+    PIECE = 2
+    """Bytes were seen on the connection, and not taken from it. Body: :class:`Piece`, with its descriptors."""
+    TAKEN = 3
+    """The bytes of the last piece were taken from the connection."""
+    HANDLED = 4
+    """All pieces so far were a message that was carried out. Body: the journal (none: as before), the numbers of the
+    files that it names, and the reply, with its descriptors. Without a reply it is not answered, else with SENT."""
+    JOURNAL = 5
+    """The session has changed without a message. Body: as that of HANDLED, without a reply."""
+    RECORD = 6
+    """The file that notes the chains in flight of a ring that is about to run. Body: the queue's number."""
+    EVENTS = 7
+    """Lines of the event stream, of any virtual machines."""
+    NOTICE = 8
+    """What control clients are to be told. Body: a JSON list, the name of the call and its arguments."""
+    ANSWER = 9
+    """The answer to COMMAND or STATUS. Body: the number of the question, and the answer."""
+    ENDED = 10
+    """The session is over, and its end was told. Body: the reason."""
+    # From the supervisor.
+    ATTACH = 20
+    """Serve a new connection, which comes along."""
+    FILES = 21
+    """Files of a journal that will be taken over. Body: their numbers, JSON."""
+    TAKE_OVER = 22
+    """Serve the session of another worker, whose connection comes along. Body: :class:`Legacy`."""
+    SENT = 23
+    """A reply was sent. Body: why not, if it was not."""
+    COMMAND = 24
+    """Carry out a command. Body: the number of the question, and JSON."""
+    STATUS = 25
+    """Tell a line about each virtual machine. Body: the number of the question."""
+    STOP = 26
+    """End all sessions, and then the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One packet. The receiver owns the descriptors. It is not ``complete`` if some of them found no room there."""
+
+    kind: Kind
+    vm: int = 0
+    body: bytes = b""
+    fds: tuple[int, ...] = ()
+    complete: bool = True
+
+    def build(self) -> bytes:
+        """Return its bytes."""
+        return _HEADER.pack(self.kind, self.vm) + self.body
+
+
+def parse_packet(data: bytes, fds: Sequence[int], *, complete: bool = True) -> Packet:
+    """Return the packet of these bytes. The sender is trusted to be of the same version."""
+    kind, vm = _HEADER.unpack_from(data)
+    return Packet(Kind(kind), vm, data[_HEADER.size :], tuple(fds), complete)
+
+
+def with_number(number: int, body: bytes) -> bytes:
+    """Return a body that begins with a number."""
+    return _LENGTH.pack(number) + body
+
+
+def split_number(body: bytes) -> tuple[int, bytes]:
+    """Return the number that a body begins with, and the rest."""
+    (number,) = _LENGTH.unpack_from(body)
+    return number, body[_LENGTH.size :]
+
+
+def with_length(first: bytes, second: bytes) -> bytes:
+    """Return a body of two parts."""
+    return with_number(len(first), first + second)
+
+
+def split_length(body: bytes) -> tuple[bytes, bytes]:
+    """Return the two parts of a body."""
+    length, rest = split_number(body)
+    return rest[:length], rest[length:]
+
+
+def with_kept(journal: bytes, kept: set[int], reply: bytes = b"") -> bytes:
+    """Return the body of HANDLED or JOURNAL."""
+    return with_length(json.dumps(sorted(kept)).encode(), with_length(journal, reply))
+
+
+def split_kept(body: bytes) -> tuple[bytes, set[int], bytes]:
+    """Return the parts of such a body."""
+    kept, rest = split_length(body)
+    journal, reply = split_length(rest)
+    return journal, set(json.loads(kept)), reply
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of the connection that belong to a message in hand, with the numbers of their files in the journal.
+    ``unfit`` says why a descriptor was not accepted, "" if all were."""
+
+    data: bytes
+    files: tuple[int, ...] = ()
+    unfit: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Legacy:
+    """What a worker leaves of a session.
+
+    ``pieces`` are those of the message in hand, ``taken`` says that the last of them was taken from the connection.
+    ``records`` are the files for rings that the message in hand has started. ``next_file`` is the number of the next
+    file.
+    """
+
+    journal: bytes
+    pieces: tuple[Piece, ...]
+    taken: bool
+    records: dict[int, int]
+    next_file: int
+
+    def build(self) -> bytes:
+        """Return its bytes."""
+        document = {
+            "pieces": [[piece.data.hex(), piece.unfit, *piece.files] for piece in self.pieces],
+            "taken": self.taken,
+            "records": list(self.records.items()),
+            "next_file": self.next_file,
+        }
+        return with_length(json.dumps(document).encode(), self.journal)
+
+
+def parse_legacy(body: bytes) -> Legacy:
+    """Return what :meth:`Legacy.build` has written."""
+    data, journal = split_length(body)
+    document: dict[str, Any] = json.loads(data)
+    return Legacy(
+        journal=journal,
+        pieces=tuple(Piece(bytes.fromhex(text), tuple(files), unfit) for text, unfit, *files in document["pieces"]),
+        taken=document["taken"],
+        records=dict(document["records"]),
+        next_file=document["next_file"],
+    )

@@ -1,0 +1,167 @@
+"""The journal of a worker's session: all that another worker needs to go on is with the supervisor before it counts."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from host.supervision.journal import Journal, parse_journal
+from host.supervision.link import Link
+from host.supervision.packets import Kind, Legacy, Packet, Piece, with_kept, with_length, with_number
+from host.supervision.session_journal import SessionJournal
+from host.vhost_user.actions import SetLog
+from host.vhost_user.backend import Reply
+from protocol.errors import SessionEnded
+
+CHANGE_INTERVAL: Final = 0.2
+"""Seconds after which a change without a message is passed on, with all that have come meanwhile."""
+
+
+class SupervisedSession(SessionJournal):
+    """Journals the session of virtual machine ``vm`` over ``link``. ``legacy`` is what another worker has left of it,
+    ``files`` are that one's files by their numbers, which are owned here until :meth:`legacy`."""
+
+    is_kept = True
+
+    def __init__(self, vm: int, link: Link, legacy: Legacy | None, files: Mapping[int, int]) -> None:
+        self._vm = vm
+        self._link = link
+        self._legacy = legacy
+        self._files = dict(files)
+        self._numbers: dict[int, int] = {}
+        self._next = 0 if legacy is None else legacy.next_file
+        self._records: dict[int, int] = {}
+        self._log: tuple[SetLog, int] | None = None
+        self._build: Callable[[], tuple[bytes, set[int]]] | None = None
+        self._last = b""
+        self._in_hand = False
+        self._sent: asyncio.Future[str] | None = None
+        self._later: asyncio.TimerHandle | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another worker has begun the session."""
+        return self._legacy is not None
+
+    def legacy(self) -> tuple[Journal, Mapping[int, int], dict[int, int]] | None:
+        """Return what another worker has left: its journal, its files by number, the records by queue."""
+        if self._legacy is None:
+            return None
+        journal = parse_journal(self._legacy.journal)
+        self._numbers = {fd: number for number, fd in self._files.items()}
+        records = {**journal.records, **self._legacy.records}
+        return journal, self._files, {queue: self._files[number] for queue, number in records.items()}
+
+    def left(self) -> tuple[Sequence[Piece], bool]:
+        """Return the pieces of the message that another worker had in hand, and whether the last of them was taken from
+        the connection."""
+        if self._legacy is None:
+            return (), True
+        self._in_hand = bool(self._legacy.pieces)
+        return self._legacy.pieces, self._legacy.taken
+
+    def begin(self, journal: Callable[[], tuple[bytes, set[int]]]) -> None:
+        """The session begins; ``journal`` builds its journal as it is now, and says which files that names."""
+        self._build = journal
+
+    async def came(self, data: bytes, fds: Iterable[int], unfit: str) -> None:
+        """Pass on bytes that were seen, with the descriptors that are fit to be taken."""
+        fds = tuple(fds)
+        self._in_hand = True
+        for fd in fds:
+            self._give_number(fd)
+        self._link.send(Packet(Kind.PIECE, self._vm, with_length(unfit.encode(), data), fds))
+        await self._link.flushed()
+
+    def taken(self) -> None:
+        """The bytes were taken from the connection."""
+        self._link.send(Packet(Kind.TAKEN, self._vm))
+
+    async def handled(self, reply: Reply | None) -> bool:
+        """Pass on the journal as it is now, and have the reply sent.
+
+        Raises:
+            SessionEnded: the front-end has gone or does not read.
+        """
+        self._in_hand = False
+        data = b"" if reply is None else reply.data
+        fds = () if reply is None else reply.fds
+        self._link.send(Packet(Kind.HANDLED, self._vm, with_kept(*self._changed_journal(), data), fds))
+        if reply is not None:
+            for fd in fds:
+                os.close(fd)
+            self._sent = asyncio.get_running_loop().create_future()
+            if problem := await self._sent:
+                raise SessionEnded(problem)
+        return True
+
+    def sent(self, problem: str) -> None:
+        """Take note that the supervisor has sent the reply, or why not."""
+        if self._sent is not None and not self._sent.done():
+            self._sent.set_result(problem)
+
+    def changed(self) -> None:
+        """Have the journal passed on soon."""
+        if self._later is None and self._build is not None:
+            self._later = asyncio.get_running_loop().call_later(CHANGE_INTERVAL, self._tell_change)
+
+    def went_on(self) -> None:
+        """Have the supervisor know at once that the session has been taken over."""
+        self._last = b""
+        self._tell_change()
+
+    def flush(self) -> None:
+        """Pass on a change that waits, now."""
+        if self._later is not None:
+            self._later.cancel()
+            self._tell_change()
+
+    def _tell_change(self) -> None:
+        self._later = None
+        if not self._in_hand and self._build is not None:  # else the end of the message in hand tells it
+            journal, kept = self._changed_journal()
+            if journal:
+                self._link.send(Packet(Kind.JOURNAL, self._vm, with_kept(journal, kept)))
+
+    def _changed_journal(self) -> tuple[bytes, set[int]]:
+        assert self._build is not None
+        journal, kept = self._build()
+        if journal == self._last:
+            return b"", kept
+        self._last = journal
+        return journal, kept
+
+    def record(self, queue: int, fd: int) -> None:
+        """A ring is about to run, and notes its chains in flight in the file ``fd``."""
+        self._records[queue] = self._give_number(fd)
+        self._link.send(Packet(Kind.RECORD, self._vm, with_number(queue, b""), (fd,)))
+
+    def _give_number(self, fd: int) -> int:
+        number = self._numbers[fd] = self._next
+        self._next += 1
+        return number
+
+    def number_of(self, fd: int) -> int:
+        """Return the number of a file that has come."""
+        return self._numbers[fd]
+
+    def number_of_log(self, told: SetLog) -> int:
+        """Return the number of the dirty log's file, which is mapped and not open any more."""
+        if self._log is None or self._log[0] is not told:
+            self._log = told, self._numbers[told.fd]  # now: the descriptor's number is another file's later
+        return self._log[1]
+
+    def records_of(self, running: Iterable[int]) -> dict[int, int]:
+        """Return the numbers of the files that note the chains in flight of the rings that run."""
+        return {queue: self._records[queue] for queue in running if queue in self._records}
+
+    def ended(self, reason: str) -> None:
+        """The end of the session was told."""
+        self._link.send(Packet(Kind.ENDED, self._vm, reason.encode()))
+
+    def close(self) -> None:
+        """The session is over, and its files are closed."""
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        self._build = None

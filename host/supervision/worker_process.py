@@ -1,0 +1,130 @@
+"""A worker as the supervisor sees it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from host.supervision.link import Link, make_pair
+from host.supervision.packets import Kind, Packet, split_number, with_number
+from host.supervision.supervised_vm import SupervisedVm
+from host.supervision.zygote import Zygote
+from protocol.errors import BalloonError
+
+REAP_TRIES = 200
+"""Times, a millisecond apart, that a worker whose end of the way was closed is looked at until it has ended."""
+
+
+class ZygoteGone(BalloonError):
+    """A worker cannot be forked."""
+
+
+class WorkerGone(BalloonError):
+    """The worker has ended before it has answered."""
+
+
+class WorkerProcess:
+    """Worker ``number``, forked by ``zygote``. ``on_packet`` is called with what it says but for answers, ``on_gone``
+    when it has ended."""
+
+    def __init__(
+        self,
+        number: int,
+        zygote: Zygote,
+        on_packet: Callable[["WorkerProcess", Packet], None],
+        on_gone: Callable[["WorkerProcess"], None],
+    ) -> None:
+        """Have it forked. What is sent to it meanwhile waits for it."""
+        self.number = number
+        self.vms: dict[int, SupervisedVm] = {}
+        self.pid = 0
+        self.began = time.monotonic()
+        self.gone = False
+        self._on_packet = on_packet
+        self._on_gone = on_gone
+        self._questions: dict[int, asyncio.Future[bytes]] = {}
+        self._last_question = 0
+        ours, theirs = make_pair()
+        self._link = Link(ours, self._receive, self._end)
+        with theirs:
+            if not zygote.fork(number, theirs):
+                self._link.close()
+                raise ZygoteGone("no worker can be forked: the process that does so has ended")
+
+    def send(self, packet: Packet) -> None:
+        """Send a packet."""
+        self._link.send(packet)
+
+    def serve(self, vm: SupervisedVm) -> None:
+        """Have it serve a virtual machine: from the beginning, or from where another worker has ended."""
+        self.vms[vm.number] = vm
+        for packet in vm.hand_over():
+            self._link.send(packet)
+
+    async def ask(self, kind: Kind, body: bytes = b"") -> bytes:
+        """Return the answer to a question.
+
+        Raises:
+            WorkerGone: it has ended.
+        """
+        if self.gone:
+            raise WorkerGone("the worker has ended")
+        self._last_question += 1
+        number = self._last_question
+        answer = self._questions[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._link.send(Packet(kind, 0, with_number(number, body)))
+            told: bytes = await answer
+            return told
+        finally:
+            self._questions.pop(number, None)
+
+    async def command(self, name: str, arguments: object, reply: object) -> bytes:
+        """Return the answer to a command of a control client. Raises :class:`WorkerGone`."""
+        return await self.ask(Kind.COMMAND, json.dumps([name, arguments, reply]).encode())
+
+    def _receive(self, packet: Packet) -> None:
+        match packet.kind:
+            case Kind.HELLO:
+                self.pid, _ = split_number(packet.body)
+            case Kind.ANSWER:
+                number, body = split_number(packet.body)
+                if (answer := self._questions.get(number)) is not None and not answer.done():
+                    answer.set_result(body)
+            case _:
+                self._on_packet(self, packet)
+
+    def _end(self) -> None:
+        self.gone = True
+        for answer in self._questions.values():
+            if not answer.done():
+                answer.set_exception(WorkerGone("the worker has ended"))
+        self._on_gone(self)
+
+    def kill(self) -> None:
+        """Kill it."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def reap(self, tries: int = REAP_TRIES) -> str:
+        """Return how the process has ended; it is looked at so often, a millisecond apart."""
+        if not self.pid:
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            return "it could not be started"
+        self.kill()  # it has closed its end: if it is not about to end it is of no more use
+        for _ in range(tries):
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                return "it has ended"
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+            time.sleep(0.001)
+        return "it does not end"

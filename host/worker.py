@@ -1,0 +1,192 @@
+"""A worker process: it serves the sessions that the supervisor gives it, and tells it all that happens."""
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Mapping
+from pathlib import Path
+from typing import Any
+
+from host.daemon_options import DaemonOptions
+from host.fd_limit import raise_fd_limit
+from host.memory.sigbus import guard_mappings
+from host.qmp.qmp import Arguments, Request
+from host.sessions import Sessions
+from host.supervision.link import Link
+from host.supervision.packets import Kind, Packet, parse_legacy, split_number, with_number
+from host.supervision.process_title import set_title
+from host.supervision.sandbox import confine
+from host.supervision.supervised_session import SupervisedSession
+from protocol.process.command_line import DISTRIBUTION
+from protocol.process.events import EventLog
+from protocol.process.standard_error import queued_standard_error
+
+log = logging.getLogger(__name__)
+
+EVENTS_WAITING_MAX = 4 << 20
+"""Bytes of events that may wait for the supervisor; those beyond are lost."""
+
+_EVENTS_AT_ONCE = 32 << 10
+
+
+class _EventStream:
+    """Passes lines of events on to the supervisor, those of one turn of the event loop together."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._lines: list[str] = []
+        self._length = 0
+        self._lost = 0
+        self._loop = asyncio.get_running_loop()
+
+    def write(self, line: str) -> None:
+        """Take one line."""
+        if self._link.waiting > EVENTS_WAITING_MAX:
+            self._lost += 1
+            return
+        if not self._lines:
+            self._loop.call_soon(self.flush_now)
+        self._lines.append(line)
+        self._length += len(line)
+        if self._length > _EVENTS_AT_ONCE:
+            self.flush_now()
+
+    def flush(self) -> None:
+        """Do nothing: lines are passed on at the end of the event loop's turn."""
+
+    def flush_now(self) -> None:
+        """Pass on all lines."""
+        lines, self._lines, self._length = self._lines, [], 0
+        if lines:
+            self._link.send(Packet(Kind.EVENTS, 0, "".join(lines).encode()))
+
+    def close(self) -> None:
+        """Pass on all lines."""
+        self.flush_now()
+
+
+class _Notices:
+    """Passes on what clients of the control socket are to be told."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def emit(self, event: str, data: Mapping[str, Any]) -> None:
+        """Send an event to every client."""
+        self._send("emit", event, dict(data))
+
+    def balloon_changed(self, vm: int, logical_bytes: int) -> None:
+        """Take note of a new balloon size."""
+        self._send("balloon_changed", vm, logical_bytes)
+
+    def forget(self, vm: int) -> None:
+        """Take note that a virtual machine has gone."""
+        self._send("forget", vm)
+
+    def _send(self, *call: object) -> None:
+        self._link.send(Packet(Kind.NOTICE, 0, json.dumps(call).encode()))
+
+
+class Worker:
+    """One worker, from :meth:`run` to the end of the supervisor or its word to stop."""
+
+    def __init__(self, number: int, options: DaemonOptions, version: Mapping[str, Any], *, events: bool) -> None:
+        self._number = number
+        self._options = options
+        self._version = version
+        self._events = events
+        self._stop = asyncio.Event()
+        self._journals: dict[int, SupervisedSession] = {}
+        self._files: dict[int, dict[int, int]] = {}
+        self._questions: set[asyncio.Task[None]] = set()
+
+    async def run(self, end: socket.socket) -> None:
+        """Serve over ``end`` until the supervisor says to stop, or has gone."""
+        self._link = link = Link(end, self._on_packet, self._stop.set)
+        stream = _EventStream(link)
+        log_of_events = EventLog(stream if self._events else None, time.monotonic)
+        self._sessions = sessions = Sessions(self._options, log_of_events, None, self._version)
+        sessions.notices = _Notices(link)
+        link.send(Packet(Kind.HELLO, 0, with_number(os.getpid(), b"")))
+        self._show_title()
+        await self._stop.wait()
+        await sessions.finish()
+        log_of_events.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await link.flushed()
+
+    def _on_packet(self, packet: Packet) -> None:
+        match packet.kind:
+            case Kind.ATTACH:
+                self._serve(packet, SupervisedSession(packet.vm, self._link, None, {}))
+            case Kind.FILES:
+                self._files.setdefault(packet.vm, {}).update(zip(json.loads(packet.body), packet.fds, strict=True))
+            case Kind.TAKE_OVER:
+                files = self._files.pop(packet.vm, {})
+                self._serve(packet, SupervisedSession(packet.vm, self._link, parse_legacy(packet.body), files))
+            case Kind.SENT:
+                if (journal := self._journals.get(packet.vm)) is not None:
+                    journal.sent(packet.body.decode())
+            case Kind.COMMAND | Kind.STATUS:
+                number, body = split_number(packet.body)
+                question = self._command(body) if packet.kind is Kind.COMMAND else self._status()
+                task = asyncio.create_task(self._answer(number, question))
+                self._questions.add(task)
+                task.add_done_callback(self._questions.discard)
+            case Kind.STOP:
+                self._stop.set()
+            case _:
+                log.error("worker %d: a packet of kind %d", self._number, packet.kind)
+
+    def _serve(self, packet: Packet, journal: SupervisedSession) -> None:
+        self._journals[packet.vm] = journal
+        task = self._sessions.serve(packet.vm, socket.socket(fileno=packet.fds[0]), journal)
+        task.add_done_callback(lambda _: self._on_end(packet.vm))
+        self._show_title()
+
+    def _on_end(self, vm: int) -> None:
+        del self._journals[vm]
+        self._show_title()
+
+    async def _command(self, body: bytes) -> bytes:
+        name, arguments, reply = json.loads(body)
+        return await self._sessions.perform(Request(name=name, arguments=Arguments(arguments), reply=reply))
+
+    async def _status(self) -> bytes:
+        return json.dumps(await self._sessions.status()).encode()
+
+    async def _answer(self, number: int, question: Awaitable[bytes]) -> None:
+        body = await question
+        for journal in self._journals.values():
+            journal.flush()  # what was answered holds whatever becomes of this process
+        self._link.send(Packet(Kind.ANSWER, 0, with_number(number, body)))
+
+    def _show_title(self) -> None:
+        vms = ", ".join(map(str, sorted(self._journals))) or "none"
+        set_title(f"vub worker {self._number}", f"{DISTRIBUTION}: worker {self._number} (vm {vms})")
+
+
+def run_worker(
+    number: int, end: socket.socket, options: DaemonOptions, version: Mapping[str, Any], *, events: bool
+) -> None:
+    """Be worker ``number`` of a daemon with these options, in a process that was forked for it."""
+    raise_fd_limit()  # while there is one thread, and the privilege
+    left = confine([Path("/proc"), Path(sys.prefix), Path(sys.base_prefix), Path(__file__).resolve().parent.parent])
+    with queued_standard_error(DISTRIBUTION):
+        logging.basicConfig(format=f"{DISTRIBUTION}: %(message)s", stream=sys.stderr, force=True)
+        sys.setswitchinterval(0.0001)  # see host/__main__.py
+        youngest, middle, _ = gc.get_threshold()
+        gc.set_threshold(youngest, middle, 100)
+        if left and number == 1:
+            log.warning("workers keep access to what this kernel cannot deny: %s", ", ".join(left))
+        guard_mappings()
+        asyncio.run(Worker(number, options, version, events=events).run(end))
+        if sys.stderr is not None:
+            sys.stderr.flush()

@@ -1,0 +1,63 @@
+"""Packets between the supervisor and a worker, and what is kept of a session."""
+
+import os
+import socket
+
+from host.supervision.packets import (
+    Kind,
+    Legacy,
+    Packet,
+    Piece,
+    parse_legacy,
+    parse_packet,
+    split_kept,
+    with_kept,
+    with_length,
+    with_number,
+)
+from host.supervision.supervised_vm import SupervisedVm
+
+
+def test_packet_is_what_it_was() -> None:
+    packet = Packet(Kind.PIECE, 70000, b"body", (3, 4))
+    assert parse_packet(packet.build(), (3, 4)) == packet
+    assert split_kept(with_kept(b"journal", {3, 1}, b"reply")) == (b"journal", {1, 3}, b"reply")
+    legacy = Legacy(
+        journal=b"{}", pieces=(Piece(b"\0\1", (2,), "no"), Piece(b"")), taken=False, records={2: 5}, next_file=9
+    )
+    assert parse_legacy(legacy.build()) == legacy
+
+
+def memfd() -> int:
+    return os.memfd_create("test")
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def test_machine_is_handed_over_with_the_files_that_count() -> None:
+    ours, theirs = socket.socketpair()
+    vm = SupervisedVm(3, theirs)
+    assert [packet.kind for packet in vm.hand_over()] == [Kind.ATTACH]
+    files = [memfd() for _ in range(4)]
+    vm.came(Packet(Kind.PIECE, 3, with_length(b"", b"one"), tuple(files[:2])))
+    vm.taken()
+    assert vm.handled(Packet(Kind.HANDLED, 3, with_kept(b"journal", {1}, b"reply"))) == b"reply"
+    assert [is_open(fd) for fd in files] == [False, True, True, True]
+    vm.came(Packet(Kind.PIECE, 3, with_length(b"unfit", b"two"), (files[2],)))
+    vm.record(Packet(Kind.RECORD, 3, with_number(2, b""), (files[3],)))
+    *_, sent, taken = vm.hand_over()
+    assert (sent.kind, sent.body, sent.fds) == (Kind.FILES, b"[1, 2, 3]", tuple(files[1:]))
+    assert parse_legacy(taken.body) == Legacy(
+        journal=b"journal", pieces=(Piece(b"two", (2,), "unfit"),), taken=False, records={2: 3}, next_file=4
+    )
+    assert taken.fds == (theirs.fileno(),)
+    vm.close()
+    assert not any(is_open(fd) for fd in files[1:])
+    assert ours.recv(1) == b""
+    ours.close()

@@ -1,0 +1,78 @@
+"""The supervisor whose workers end at once, each time."""
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from typing import Any
+
+import pytest
+
+from host.fleet import ENDS_FREE, Fleet
+from host.qmp.qmp import Arguments, Request
+from host.supervision.zygote import Zygote
+from protocol.process.events import EventLog
+
+
+class BarrenZygote(Zygote):
+    """Each worker that is asked of it ends before it has begun."""
+
+    def __init__(self) -> None:
+        ours, self._theirs = socket.socketpair()
+        super().__init__(ours, 0)
+        self.forked = 0
+
+    def fork(self, number: int, end: socket.socket) -> bool:
+        """Fork nothing; the caller closes the worker's end."""
+        self.forked += 1
+        return True
+
+    def close(self) -> None:
+        """End it."""
+        super().close()
+        self._theirs.close()
+
+
+def request(name: str, **arguments: Any) -> Request:
+    return Request(name=name, arguments=Arguments(arguments))
+
+
+@pytest.mark.asyncio
+async def test_worker_that_ends_at_every_start_is_started_less_often_and_its_machine_stays_connected(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    zygote = BarrenZygote()
+    fleet = Fleet(zygote, 0, EventLog(None, time.monotonic), {})
+    ours, theirs = socket.socketpair()
+    fleet.serve(7, theirs)
+    for _ in range(1000):
+        if zygote.forked > ENDS_FREE and caplog.records[-1].levelno == logging.WARNING:
+            break
+        await asyncio.sleep(0.001)
+    assert zygote.forked == ENDS_FREE + 1
+    assert sum("ends at its start" in record.message for record in caplog.records) == 1
+    answer = json.loads(await fleet.perform(request("query-vms")))
+    assert answer["return"] == [{"vm": 7, "broken": "its worker does not answer"}]
+    answer = json.loads(await fleet.perform(request("query-balloon", vm=7)))
+    assert answer["error"]["desc"] == "vm 7 has no worker at present"
+    ours.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        ours.recv(1)
+    await fleet.finish()
+    assert ours.recv(1) == b""
+    ours.close()
+
+
+@pytest.mark.asyncio
+async def test_command_without_a_machine_says_so() -> None:
+    fleet = Fleet(BarrenZygote(), 0, EventLog(None, time.monotonic), {"qemu": {}})
+    for name, said in (
+        ("query-balloon", "no virtual machine is connected"),
+        ("balloons", "unknown command 'balloons' (query-commands lists them)"),
+        ("qom-get", "parameter 'path' is missing"),
+    ):
+        assert json.loads(await fleet.perform(request(name)))["error"]["desc"] == said
+    assert json.loads(await fleet.perform(request("query-version")))["return"] == {"qemu": {}}
+    await fleet.finish()
