@@ -40,6 +40,7 @@ ROOMS: dict[str, set[str]] = {
         "host.ring",
     },
     "host.qmp": set(),
+    "host.doctor": set(),
     "host.policy": set(),
     "host.policy.live": {"host.policy", "host.qmp"},
     "host.control": {"host.memory", "host.balloon", "host.vhost_user", "host.ring", "host.qmp", "host.events"},
