@@ -20,14 +20,17 @@ from pathlib import Path
 from typing import Final
 
 from host.balloon.free_page_hinting import COMMAND_ID_FIRST, COMMAND_IDS, FreePageHinting
+from host.balloon.offered_features import feature_names
 from host.balloon.personality import OURS, Personality
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.connection import Connection, unreleased_sessions
-from host.control.control_commands import ControlCommands, logical_size
+from host.control.control_commands import ControlCommands
 from host.control.control_server import ControlServer
+from host.control.daemon_status import DaemonStatus
 from host.control.guest_ram import RESERVE_BYTES
 from host.control.status import status_lines
 from host.control.vm_control import VmControl
+from host.control.vm_facts import logical_size
 from host.events.session_events import SessionEvents, SessionLimit
 from host.migration.dirty_log import CAN_LOG
 from host.peers.peers import Peers
@@ -138,7 +141,17 @@ class Daemon:
         listener = ListeningSocket(self._options.control_path, "--control", self._options.control_access)
         sockets.callback(listener.close)
         number = build_version(version(), f"{DISTRIBUTION} {version()}")
-        return ControlServer(listener, ControlCommands(self._vms, time.time, number).perform, number)
+        return ControlServer(listener, ControlCommands(self._vms, time.time, number, self._status()).perform, number)
+
+    def _status(self) -> DaemonStatus:
+        options = self._options
+        return DaemonStatus(
+            lambda: self._last_vm,
+            lambda: self._events.broken,
+            socket_path=None if options.socket_path is None else str(options.socket_path),
+            discard=options.discard,
+            offered=feature_names(options.features),
+        )
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone."""
@@ -257,6 +270,7 @@ class Daemon:
         vm_control.state_memory(self._options.guest_memory, self._options.guest_reserve)
         vm_control.set_statistics_interval(self._options.statistics_interval)
         if (control := self._control) is not None:
+            vm_control.notices.tell = lambda name, data: control.emit(name, {"vm": vm, **data})
             vm_control.on_balloon_change = lambda actual: control.balloon_changed(
                 vm, logical_size(vm_control.info().guest_bytes, actual)
             )

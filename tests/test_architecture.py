@@ -43,7 +43,17 @@ ROOMS: dict[str, set[str]] = {
     "host.doctor": set(),
     "host.policy": set(),
     "host.policy.live": {"host.policy", "host.qmp"},
-    "host.control": {"host.memory", "host.balloon", "host.vhost_user", "host.ring", "host.qmp", "host.events"},
+    "host.inhibition": set(),
+    "host.control": {
+        "host.memory",
+        "host.balloon",
+        "host.vhost_user",
+        "host.ring",
+        "host.qmp",
+        "host.events",
+        "host.doctor",
+        "host.inhibition",
+    },
     "host.migration": {
         "host.virtqueue",
         "host.descriptors",
@@ -128,12 +138,13 @@ SHELL = re.compile(
     | host/ring/(ring_service|ring_poller|hand_over|turn|queue_files)\.py
     | host/ring/(kick_file|kick_watch|signal_file|eventfd_signal)\.py
     | host/recording/(file_facts|recorded_session|recorded_virtqueue)\.py
-    | host/events/(chain_events|session_events|vm_events)\.py
+    | host/events/(chain_events|session_events|vm_events|notices)\.py
+    | host/inhibition/(front_end_look|discard_gate)\.py
     | host/qmp/qmp_client\.py
     | host/policy/live/(__main__|daemon|daemon_client|host_memory|run)\.py
     | host/control/(control_server|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/balloon/ballooned_pages\.py
-    | host/control/(backed_memory|vm_control)\.py
+    | host/control/(backed_memory|vm_control|daemon_status)\.py
     | host/migration/(migration|dirty_log|state_transfer)\.py
     """,
     re.VERBOSE,

@@ -8,6 +8,7 @@ from typing import Protocol
 from host.control.guest_statistics import GuestStatistics
 from host.control.reclaim_progress import ReclaimMethod, ReclaimResult
 from host.control.vm_facts import VmInfo
+from host.inhibition.inhibition import Inhibition
 
 
 class VmInterface(Protocol):
@@ -38,6 +39,12 @@ class VmInterface(Protocol):
 
     def set_statistics_interval(self, seconds: float) -> None:
         """Ask for statistics every ``seconds`` from now on; 0 for on demand only."""
+
+    async def inhibit(self, why: str) -> None:
+        """Acknowledge reports without discarding from now on."""
+
+    def allow(self, *, force: bool = False) -> Inhibition | None:
+        """Discard again. Return what inhibits it still."""
 
     def disconnect(self) -> None:
         """End the session. Rings are stopped first, as when a front-end goes away."""

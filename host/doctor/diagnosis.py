@@ -38,9 +38,10 @@ _REASONS: Final = {
     "bad_command": "they carry a command that does not exist",
     "unknown_queue": "no numbering of queues knows the queue that they came on",
     "discard_failed": "the memory's file cannot be punched",
-    "discard_off": "discards were inhibited",
-    "poison": "the guest fills free pages with a pattern",
 }
+
+_WAS_SO: Final = frozenset({"discard_off", "inhibited", "poison"})
+"""Reasons for a machine as a whole. While one holds it is a cause of its own."""
 
 
 def diagnose(facts: VmFacts) -> list[Finding]:
@@ -177,11 +178,10 @@ def _find_keeping(facts: VmFacts) -> Iterator[Finding]:
 
 
 def _find_refusal(facts: VmFacts) -> Iterator[Finding]:
-    if facts.reported == 0 or not facts.refused:
+    kept = {reason: size for reason, size in facts.refused.items() if reason not in _WAS_SO}
+    if facts.reported == 0 or not kept:
         return
-    reason, size = max(facts.refused.items(), key=lambda item: item[1])
-    if reason in ("discard_off", "poison"):  # it was so, and is over
-        return
+    reason, size = max(kept.items(), key=lambda item: item[1])
     if facts.discarded == 0:
         yield _all_refused(facts, reason)
     elif size * 10 > facts.reported:
@@ -199,11 +199,11 @@ def _all_refused(facts: VmFacts, reason: str) -> Finding:
             f"The file of the guest's memory cannot be punched ({facts.punch_error or 'fallocate fails'}).",
             "Back the memory by memfd, tmpfs or hugetlbfs without a write seal (QEMU: memory-backend-memfd,share=on).",
         )
-    if reason == "unaligned" and facts.page_size > max(facts.largest_range, 4096):
+    if reason == "unaligned" and facts.page_size > max(facts.mean_range, 4096):
         return Finding(
             Cause.HUGE_PAGES,
-            f"The memory is in huge pages of {format_size(facts.page_size)}, and the guest reports blocks of at most "
-            f"{format_size(facts.largest_range)}.",
+            f"The memory is in huge pages of {format_size(facts.page_size)}, and the guest reports blocks of "
+            f"{format_size(facts.mean_range)}.",
             "Use huge pages that are no larger than these blocks, or raise page_reporting_order in the guest.",
         )
     return Finding(

@@ -8,13 +8,12 @@ from typing import Any
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueFacts:
     """One queue. ``state`` is that of :class:`host.vhost_user.vring.RingState`, ``set_up`` says that it has a size and
-    addresses, ``why`` is the reason of a ring that is broken or cannot run. ``chains`` counts those that were served,
-    ``running_for`` is the time since its ring first ran, in seconds, None for one that never did."""
+    addresses, ``why`` is the reason of a ring that is broken or cannot run, ``running_for`` is the time since its ring
+    began to run, in seconds, None while it does not."""
 
     state: str = "stopped"
     set_up: bool = False
     why: str | None = None
-    chains: int = 0
     running_for: float | None = None
 
 
@@ -29,8 +28,9 @@ class VmFacts:
     ``offered`` and ``features`` are names of feature bits. ``has_features`` says that a driver has accepted some, if
     only none of them. ``status`` has the names of the device status, None for a front-end that keeps it to itself.
     ``backed`` is what the host holds for the memory. ``page_size`` is the largest of the files below it, and
-    ``largest_range`` that of all reports. ``refused`` is bytes by reason, ``kept_by`` why every page is kept, with
-    ``inhibited_by`` (``operator`` or ``daemon``) and ``inhibited_why``. ``punch_error`` is the last error of a discard.
+    ``mean_range`` the average range of all reports. ``refused`` is bytes by reason, ``kept_by`` why every page is kept,
+    with ``inhibited_by`` (``operator`` or ``daemon``) and ``inhibited_why``. ``punch_error`` is the last error of a
+    discard.
     ``statistics`` are the guest's own; ``unanswered`` is how long it has owed an answer to a request for them.
     ``front_end`` is the state of its process: ``running``, ``stopped``, ``blocked``, ``gone``, or None.
     """
@@ -50,7 +50,7 @@ class VmFacts:
     reports: int = 0
     reported: int = 0
     discarded: int = 0
-    largest_range: int = 0
+    mean_range: int = 0
     last_report: float | None = None
     refused: Mapping[str, int] = field(default_factory=dict)
     kept_by: str | None = None
@@ -87,7 +87,7 @@ def read_facts(entry: Mapping[str, Any]) -> VmFacts:
         reports=entry["reports"],
         reported=entry["reported-bytes"],
         discarded=entry["discarded-bytes"],
-        largest_range=entry["largest-range"],
+        mean_range=entry["mean-range"],
         last_report=entry["last-report"],
         refused=entry["refused-bytes"],
         kept_by=entry["keeps-pages"],
@@ -105,6 +105,5 @@ def _queue(queue: Mapping[str, Any]) -> QueueFacts:
         state=queue["state"],
         set_up=queue["set-up"],
         why=queue["why"],
-        chains=queue["chains"],
         running_for=queue["running-for"],
     )

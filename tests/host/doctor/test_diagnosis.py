@@ -12,7 +12,7 @@ from host.doctor.finding import Cause
 MIB = 1 << 20
 GIB = 1 << 30
 
-RUNNING = QueueFacts(state="running", set_up=True, chains=40, running_for=60.0)
+RUNNING = QueueFacts(state="running", set_up=True, running_for=60.0)
 
 HEALTHY = VmFacts(
     age=60.0,
@@ -28,7 +28,7 @@ HEALTHY = VmFacts(
     reports=40,
     reported=1600 * MIB,
     discarded=1600 * MIB,
-    largest_range=4 * MIB,
+    mean_range=4 * MIB,
     last_report=3.0,
     statistics={"memtot": 2 * GIB, "memfree": 1600 * MIB, "caches": 50 * MIB, "avail": 1640 * MIB},
     front_end="running",
@@ -40,7 +40,7 @@ def reporting(**facts: Any) -> dict[str, dict[str, QueueFacts]]:
     return {"queues": {"reporting": replace(RUNNING, **facts)}}
 
 
-NO_REPORT: dict[str, Any] = {"reports": 0, "reported": 0, "discarded": 0, "largest_range": 0, "last_report": None}
+NO_REPORT: dict[str, Any] = {"reports": 0, "reported": 0, "discarded": 0, "mean_range": 0, "last_report": None}
 
 
 def refused(reason: str) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def test_machine_that_works_may_hold_its_memory(cause: Cause, facts: dict[str, A
         {"statistics": {}},
         # It has only begun: there is no verdict yet.
         {"age": 3.0, "has_features": False, "features": frozenset(), "queues": {}, "driver_ready": False},
-        {"age": 3.0, **NO_REPORT, **reporting(running_for=1.0, chains=0)},
+        {"age": 3.0, **NO_REPORT, **reporting(running_for=1.0)},
     ],
 )
 def test_healthy(facts: dict[str, Any]) -> None:

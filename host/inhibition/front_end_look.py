@@ -1,0 +1,78 @@
+"""A look at a front-end's process in /proc: is it stopped, and does it show that discards would do harm or no good?
+
+Its owner decides how many descriptors there are to look at, so only the first are, and on a helper thread. What the
+daemon may not read (another user's descriptors) it does not see.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from host.inhibition.inhibition import Sign
+
+FDS_MAX: Final = 2048
+"""Descriptors of a process that are looked at. QEMU has about a hundred."""
+
+_STOPPED: Final = {"T", "t"}
+_GONE: Final = {"Z", "X"}
+_USERFAULTFD: Final = "anon_inode:[userfaultfd]"
+_VFIO: Final = "/dev/vfio/"
+_VFIO_CONTROL: Final = "/dev/vfio/vfio"
+_IOMMUFD: Final = "/dev/iommu"
+
+
+def look_at(pid: int, memory_bytes: int, proc: Path = Path("/proc")) -> Sign:
+    """Return what process ``pid`` shows, which has given ``memory_bytes`` to its guest. 0 is an unknown process."""
+    if pid <= 0:
+        return Sign(0)
+    directory = proc / str(pid)
+    try:
+        status = _read_status(directory / "status")
+    except OSError:
+        return Sign.GONE
+    signs = Sign(0)
+    state = status.get("State", "")[:1]
+    if state in _STOPPED:
+        signs |= Sign.STOPPED
+    if state in _GONE:
+        signs |= Sign.GONE
+    held = max(_kib(status.get("VmLck", "")), _kib(status.get("VmPin", ""))) << 10
+    if memory_bytes and held >= memory_bytes // 2:
+        signs |= Sign.PINNED
+    return signs | _look_at_files(directory / "fd")
+
+
+def _read_status(path: Path) -> dict[str, str]:
+    lines = path.read_text(errors="replace").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _kib(text: str) -> int:
+    number = text.removesuffix(" kB")
+    return int(number) if number.isascii() and number.isdecimal() else 0
+
+
+def _look_at_files(directory: Path) -> Sign:
+    signs = Sign(0)
+    try:
+        with os.scandir(directory) as entries:
+            for _, entry in zip(range(FDS_MAX), entries, strict=False):
+                signs |= _sign_of(_target_of(entry))
+    except OSError:  # another user's, or gone
+        return signs
+    return signs
+
+
+def _target_of(entry: "os.DirEntry[str]") -> str:
+    try:
+        return os.readlink(entry.path)
+    except OSError:  # closed meanwhile
+        return ""
+
+
+def _sign_of(target: str) -> Sign:
+    if target == _USERFAULTFD:
+        return Sign.USERFAULTFD
+    if target == _IOMMUFD or (target.startswith(_VFIO) and target != _VFIO_CONTROL):
+        return Sign.VFIO
+    return Sign(0)
