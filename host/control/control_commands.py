@@ -12,7 +12,7 @@ from typing import Any, Final
 from host.control.backed_memory import together
 from host.control.daemon_status import DaemonStatus
 from host.control.qom import ObjectTree
-from host.control.reclaim_progress import ReclaimMethod
+from host.control.reclaim_progress import ReclaimLimits, ReclaimMethod
 from host.control.vm_facts import describe, logical_size
 from host.control.vm_interface import VmInterface
 from host.qmp.qmp import NEGOTIATE, Arguments, ErrorClass, QmpError, Request, shown
@@ -163,11 +163,16 @@ class ControlCommands:
     async def _reclaim(self, arguments: Arguments) -> dict[str, object]:
         vm, control = self._take_vm(arguments)
         method = arguments.optional_text("method")
+        limits = ReclaimLimits(
+            floor=_take_size(arguments, "floor"),
+            pace=_take_size(arguments, "pace"),
+            stop_on_refault=bool(arguments.optional_boolean("stop-on-refault")),
+        )
         arguments.end()
         if method is not None and method not in _METHODS:
             raise QmpError(f"parameter 'method' has to be {' or '.join(_METHODS)}")
         _require_driver(vm, control)
-        result = await control.reclaim(None if method is None else ReclaimMethod(method))
+        result = await control.reclaim(None if method is None else ReclaimMethod(method), limits)
         return {
             "vm": vm,
             "method": result.method.value,
@@ -175,6 +180,7 @@ class ControlCommands:
             "discarded-bytes": result.discarded_bytes,
             "seconds": round(result.seconds, 6),
             "complete": result.complete,
+            "stopped-by": None if result.stopped_by is None else result.stopped_by.value,
         }
 
     # -- objects and properties --------------------------------------------------------------------------------------
@@ -206,6 +212,13 @@ class ControlCommands:
         if vm not in self._vms:
             raise QmpError(f"vm {vm} is not connected", ErrorClass.DEVICE_NOT_FOUND)
         return vm, self._vms[vm]
+
+
+def _take_size(arguments: Arguments, name: str) -> int:
+    size = arguments.optional_integer(name)
+    if size is not None and size < 0:
+        raise QmpError(f"parameter '{name}' has to be a size in bytes, or 0")
+    return size or 0
 
 
 def _memory_bytes(vm: int, control: VmInterface) -> int:

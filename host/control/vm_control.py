@@ -13,7 +13,7 @@ from host.control.balloon_size import BalloonSize
 from host.control.connection_interface import ConnectionInterface
 from host.control.guest_statistics import GuestStatistics, StatisticsRequests
 from host.control.reclaim import Reclaimer
-from host.control.reclaim_progress import ReclaimMethod, ReclaimResult
+from host.control.reclaim_progress import NO_LIMITS, ReclaimLimits, ReclaimMethod, ReclaimResult
 from host.control.vm_facts import VmInfo
 from host.events.notices import Notices
 from host.inhibition.discard_gate import DiscardGate
@@ -203,10 +203,12 @@ class VmControl:
         """End the session. Rings are stopped first, as when a front-end goes away."""
         self._connection.disconnect()
 
-    async def reclaim(self, method: ReclaimMethod | str | None = None) -> ReclaimResult:
+    async def reclaim(
+        self, method: ReclaimMethod | str | None = None, limits: ReclaimLimits = NO_LIMITS
+    ) -> ReclaimResult:
         """Make the guest give up memory that it does not use, once.
 
         Raises:
             BalloonError: see :meth:`Reclaimer.reclaim`.
         """
-        return await self.reclaimer.reclaim(method)
+        return await self.reclaimer.reclaim(method, limits)

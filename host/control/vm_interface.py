@@ -6,7 +6,7 @@
 from typing import Protocol
 
 from host.control.guest_statistics import GuestStatistics
-from host.control.reclaim_progress import ReclaimMethod, ReclaimResult
+from host.control.reclaim_progress import NO_LIMITS, ReclaimLimits, ReclaimMethod, ReclaimResult
 from host.control.vm_facts import VmInfo
 from host.inhibition.inhibition import Inhibition
 
@@ -49,5 +49,5 @@ class VmInterface(Protocol):
     def disconnect(self) -> None:
         """End the session. Rings are stopped first, as when a front-end goes away."""
 
-    async def reclaim(self, method: ReclaimMethod | None = None) -> ReclaimResult:
+    async def reclaim(self, method: ReclaimMethod | None = None, limits: ReclaimLimits = NO_LIMITS) -> ReclaimResult:
         """Make the guest give up memory that it does not use, once; None leaves the method to the device."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from host.control.guest_statistics import GuestStatistics
-from host.control.reclaim_progress import ReclaimMethod, ReclaimResult
+from host.control.reclaim_progress import NO_LIMITS, ReclaimLimits, ReclaimMethod, ReclaimResult
 from host.control.vm_facts import VmInfo
 from host.inhibition.inhibition import Inhibition, Inhibitor
 from host.ring.device_facts import DeviceFacts, QueueStatus
@@ -50,6 +50,7 @@ class FakeVm:
     last_statistics: GuestStatistics | None = None
     statistics_interval: float = 0
     disconnected: bool = False
+    limits: ReclaimLimits = NO_LIMITS
     found: Inhibition | None = None
     fresh: GuestStatistics | None = None
     release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -86,7 +87,8 @@ class FakeVm:
         self.facts = replace(self.facts, inhibition=found, keeps_pages=None if found is None else "inhibited")
         return found
 
-    async def reclaim(self, method: ReclaimMethod | None = None) -> ReclaimResult:
+    async def reclaim(self, method: ReclaimMethod | None = None, limits: ReclaimLimits = NO_LIMITS) -> ReclaimResult:
+        self.limits = limits
         self.reclaiming.set()
         await self.release.wait()
         return ReclaimResult(

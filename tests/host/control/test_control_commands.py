@@ -12,6 +12,7 @@ import pytest
 from host.control.control_commands import ControlCommands
 from host.control.guest_statistics import GuestStatistics
 from host.control.qom import STAT_NAMES, UNKNOWN
+from host.control.reclaim_progress import ReclaimLimits
 from host.control.vm_facts import VmInfo, logical_size
 from host.inhibition.inhibition import Inhibition, Inhibitor
 from host.qmp.qmp import Arguments, Request
@@ -207,6 +208,7 @@ def test_reclaim(arguments: dict[str, str], method: str) -> None:
         "discarded-bytes": 2 << 20,
         "seconds": 0.25,
         "complete": True,
+        "stopped-by": None,
     }
 
 
@@ -338,3 +340,12 @@ def test_log_level_is_set() -> None:
         assert text == "parameter 'level' has to be error or warning or info or debug, not 'loud'"
     finally:
         logging.getLogger().setLevel(before)
+
+
+def test_reclaim_has_limits() -> None:
+    vm = FakeVm()
+    vm.release.set()
+    perform({1: vm}, "reclaim", floor=5, pace=7, stop_on_refault=True)
+    assert vm.limits == ReclaimLimits(floor=5, pace=7, stop_on_refault=True)
+    text = "parameter 'pace' has to be a size in bytes, or 0"
+    assert perform({1: vm}, "reclaim", pace=-1) == ("GenericError", text)
