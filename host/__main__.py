@@ -52,7 +52,7 @@ example:
   balloon-guest --socket-path /tmp/balloon.sock --memory 1G --workload memhog     (in a second terminal)
 
   vhost-user-balloon --socket-path /tmp/balloon.sock --control /tmp/balloon.ctl
-  vhost-user-balloon --ask /tmp/balloon.ctl balloon vm=1 value=512M               (in a second terminal)
+  balloonctl --control /tmp/balloon.ctl set 1 512M                                (in a second terminal)
 """
 
 
@@ -82,8 +82,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--ask",
         metavar=("PATH", "COMMAND"),
         nargs="+",
-        help="no daemon: give the one with --control PATH a COMMAND (query-commands lists them), arguments after it "
-        "as NAME=VALUE",
+        help="no daemon: give the one with --control PATH a COMMAND with NAME=VALUE arguments; kept for scripts, "
+        "people have balloonctl",
     )
     watch = parser.add_argument_group("watching")
     _add_watch_options(watch)

@@ -44,6 +44,7 @@ ROOMS: dict[str, set[str]] = {
     "host.policy": set(),
     "host.policy.live": {"host.policy", "host.qmp"},
     "host.inhibition": set(),
+    "host.balloonctl": {"host.qmp", "host.doctor"},
     "host.control": {
         "host.memory",
         "host.balloon",
@@ -141,8 +142,9 @@ SHELL = re.compile(
     | host/events/(chain_events|session_events|vm_events|notices)\.py
     | host/inhibition/(front_end_look|discard_gate)\.py
     | host/qmp/qmp_client\.py
+    | host/balloonctl/(__main__|commands|daemons|doctor|watch)\.py
     | host/policy/live/(__main__|daemon|daemon_client|host_memory|run)\.py
-    | host/control/(control_server|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
+    | host/control/(control_commands|control_server|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/balloon/ballooned_pages\.py
     | host/control/(backed_memory|vm_control|daemon_status)\.py
     | host/migration/(migration|dirty_log|state_transfer)\.py

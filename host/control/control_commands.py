@@ -5,6 +5,7 @@ the daemon serves many virtual machines: commands take a number ``vm``, which ma
 connected.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -128,7 +129,11 @@ class ControlCommands:
         arguments.end()
         vms = sorted(self._vms.items())
         backed = await together(control.backed_bytes() for _, control in vms)
-        return [describe(vm, control.info(), size) for (vm, control), size in zip(vms, backed, strict=True)]
+        entries = []
+        for (vm, control), size in zip(vms, backed, strict=True):
+            entries.append(describe(vm, control.info(), size))
+            await asyncio.sleep(0)  # hundreds of machines must not stall the guests
+        return entries
 
     async def _query_balloon(self, arguments: Arguments) -> dict[str, int]:
         vm, control = self._take_vm(arguments)
