@@ -144,9 +144,9 @@ SHELL = re.compile(
     | host/qmp/qmp_client\.py
     | host/balloonctl/(__main__|commands|daemons|doctor|watch)\.py
     | host/policy/live/(__main__|daemon|daemon_client|host_memory|run)\.py
-    | host/control/(control_commands|control_server|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
+    | host/control/(control_server|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/balloon/ballooned_pages\.py
-    | host/control/(backed_memory|vm_control|daemon_status)\.py
+    | host/control/(backed_memory|vm_control|daemon_status|control_commands)\.py
     | host/migration/(migration|dirty_log|state_transfer)\.py
     """,
     re.VERBOSE,

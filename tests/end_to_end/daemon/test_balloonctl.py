@@ -47,11 +47,14 @@ class Operator:
 
 @pytest.fixture
 def operator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Operator]:
-    with ControlledDaemon(tmp_path) as daemon:
-        with VirtualMachine(daemon.socket_path) as one, VirtualMachine(daemon.socket_path) as two:
-            one.ram.touch(DATA_AT, 8 * PAGE)
-            one.report((DATA_AT, 4 * PAGE))
-            yield Operator(daemon, [one, two], capsys)
+    with (
+        ControlledDaemon(tmp_path) as daemon,
+        VirtualMachine(daemon.socket_path) as one,
+        VirtualMachine(daemon.socket_path) as two,
+    ):
+        one.ram.touch(DATA_AT, 8 * PAGE)
+        one.report((DATA_AT, 4 * PAGE))
+        yield Operator(daemon, [one, two], capsys)
 
 
 def test_machines_are_shown(operator: Operator) -> None:
