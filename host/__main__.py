@@ -29,7 +29,9 @@ from host.balloon.offered_features import (
 )
 from host.balloon.personality import OURS, PERSONALITIES
 from host.control.guest_ram import RESERVE_BYTES
+from host.guest_name import CHOICES as NAMES
 from host.memory.sigbus import guard_mappings
+from host.metrics.address import add_metrics_option
 from host.vhost_user.queue_numbers import AUTO, CHOICES
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import DISTRIBUTION, Parser, option_type, path_option, run_command, version
@@ -48,10 +50,8 @@ RECORD_LIMIT: Final = 1 << 30
 
 _EPILOG = """\
 example:
-  vhost-user-balloon --socket-path /tmp/balloon.sock --events -
+  vhost-user-balloon --socket-path /tmp/balloon.sock --control /tmp/balloon.ctl --events -
   balloon-guest --socket-path /tmp/balloon.sock --memory 1G --workload memhog     (in a second terminal)
-
-  vhost-user-balloon --socket-path /tmp/balloon.sock --control /tmp/balloon.ctl
   balloonctl --control /tmp/balloon.ctl set 1 512M                                (in a second terminal)
 """
 
@@ -82,8 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--ask",
         metavar=("PATH", "COMMAND"),
         nargs="+",
-        help="no daemon: give the one with --control PATH a COMMAND with NAME=VALUE arguments; kept for scripts, "
-        "people have balloonctl",
+        help="no daemon: give a COMMAND to the one with --control PATH (for scripts; people have balloonctl)",
     )
     watch = parser.add_argument_group("watching")
     _add_watch_options(watch)
@@ -108,11 +107,12 @@ def _add_watch_options(watch: argparse._ArgumentGroup) -> None:
         default=RECORD_LIMIT,
         help=f"stop recording when FILE has SIZE bytes (default: {format_size(RECORD_LIMIT)})",
     )
+    add_metrics_option(watch)
     watch.add_argument(
         "--name-from",
-        choices=("pid", "socket"),
+        choices=NAMES,
         default="pid",
-        help="name guests by their process (default) or by the socket's file name, in query-vms",
+        help="name guests by their process (default), its cgroup or the socket's file name, in query-vms and metrics",
     )
     watch.add_argument("-v", "--verbose", action="store_true", help="tell of sessions on standard error")
 
@@ -189,7 +189,7 @@ def _add_balloon_options(device: argparse._ArgumentGroup) -> None:
         metavar="SIZE",
         type=option_type(parse_size),
         default=0,
-        help="inflate each guest's balloon to SIZE (default: 0)",
+        help="inflate each guest's balloon to SIZE",
     )
     device.add_argument(
         "--guest-memory",
@@ -203,8 +203,7 @@ def _add_balloon_options(device: argparse._ArgumentGroup) -> None:
         metavar="SIZE",
         type=option_type(parse_size),
         default=RESERVE_BYTES,
-        help=f"what a balloon leaves a guest at least, or half of its memory if that is less (default: "
-        f"{format_size(RESERVE_BYTES)})",
+        help=f"what a balloon leaves a guest, or half of its memory if less (default: {format_size(RESERVE_BYTES)})",
     )
 
 
@@ -295,6 +294,7 @@ def _run(arguments: argparse.Namespace) -> int:
         socket_access=access(arguments.socket_mode, arguments.socket_group, None),
         control_access=access(arguments.control_mode, arguments.control_group, 0o600),
         personality=PERSONALITIES[arguments.personality],
+        metrics=arguments.metrics,
     )
     return _serve(arguments, options)
 

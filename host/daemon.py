@@ -32,6 +32,9 @@ from host.control.status import status_lines
 from host.control.vm_control import VmControl
 from host.control.vm_facts import logical_size
 from host.events.session_events import SessionEvents, SessionLimit
+from host.guest_name import guest_name
+from host.metrics.address import MetricsAddress
+from host.metrics.metrics_server import open_metrics
 from host.migration.dirty_log import CAN_LOG
 from host.peers.peers import Peers
 from host.qmp.qmp import build_version
@@ -71,9 +74,9 @@ class DaemonOptions:
     ``queue_numbers`` is one of :data:`host.vhost_user.queue_numbers.CHOICES`. ``in_band`` offers notifications as
     messages. ``control_path`` is the path of the control socket, None without one. Statistics are requested every
     ``statistics_interval`` seconds, or for 0 only on demand. ``name_from`` says whether a guest has the name of its
-    process (``pid``) or of the ``socket``. ``guest_memory`` is the memory of each guest in bytes, 0 if that is not
-    stated, and ``guest_reserve`` the bytes that its balloon leaves it at least. ``personality`` has the habits of the
-    device, apart from its features and queue numbers, which are options of their own.
+    process (``pid``), its ``cgroup`` or the ``socket``. ``guest_memory`` is the memory of each guest in bytes, 0 if
+    that is not stated, and ``guest_reserve`` the bytes that its balloon leaves it at least. ``personality`` has the
+    habits of the device, apart from its features and queue numbers, which are options of their own.
     """
 
     socket_path: Path | None
@@ -91,6 +94,7 @@ class DaemonOptions:
     socket_access: SocketAccess = BY_UMASK
     control_access: SocketAccess = OWNER_ALONE
     personality: Personality = OURS
+    metrics: MetricsAddress | None = None
 
 
 class Daemon:
@@ -107,9 +111,12 @@ class Daemon:
         raise_fd_limit()
         self._options = options
         self._vms: dict[int, VmControl] = {}
+        self._version = build_version(version(), f"{DISTRIBUTION} {version()}")
+        self._perform = ControlCommands(self._vms, time.time, self._version, self._status()).perform
         with contextlib.ExitStack() as sockets:
             self._socket, self._listens = open_socket(options, sockets)
             self._control = self._open_control(sockets)
+            self._metrics = open_metrics(options.metrics, self._perform, sockets)
             self._sockets = sockets.pop_all()
         self._events = events
         self._recording = recording
@@ -140,8 +147,7 @@ class Daemon:
             return None
         listener = ListeningSocket(self._options.control_path, "--control", self._options.control_access)
         sockets.callback(listener.close)
-        number = build_version(version(), f"{DISTRIBUTION} {version()}")
-        return ControlServer(listener, ControlCommands(self._vms, time.time, number, self._status()).perform, number)
+        return ControlServer(listener, self._perform, self._version)
 
     def _status(self) -> DaemonStatus:
         options = self._options
@@ -171,6 +177,8 @@ class Daemon:
         try:
             if self._control is not None:
                 await self._control.start()
+            if self._metrics is not None:
+                self._metrics.start()
             if self._listens:
                 await self._listen(self._socket)
             else:
@@ -280,12 +288,7 @@ class Daemon:
             self._control.emit(name, data)
 
     def _name_of(self, pid: int) -> str:
-        if self._options.name_from == "socket":
-            return "" if self._options.socket_path is None else self._options.socket_path.stem
-        try:
-            return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-        except OSError:  # it has gone, or is of another pid namespace
-            return ""
+        return guest_name(self._options.name_from, pid, self._options.socket_path)
 
     def _take_control(self, vm: int) -> None:
         del self._vms[vm]
@@ -296,6 +299,8 @@ class Daemon:
         self._stop.set()
         if self._control is not None:
             await self._control.close()
+        if self._metrics is not None:
+            await self._metrics.close()
         self.close()  # after the control server, which has the event loop watch its socket
         self._peers.close()
         for task in self._tasks:

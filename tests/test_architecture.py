@@ -44,6 +44,7 @@ ROOMS: dict[str, set[str]] = {
     "host.policy": set(),
     "host.policy.live": {"host.policy", "host.qmp"},
     "host.inhibition": set(),
+    "host.metrics": {"host.qmp"},
     "host.balloonctl": {"host.qmp", "host.doctor"},
     "host.control": {
         "host.memory",
@@ -131,7 +132,7 @@ SHELL = re.compile(
     | guest/vhost_user/(attachment|attached_queue|session|request_channel|backend_channel)\.py
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
-    | host/(__main__|daemon|connection|front_end_process|signals|message_channel|backend_channel|netlink)\.py
+    | host/(__main__|daemon|connection|front_end_process|signals|message_channel|backend_channel|netlink|guest_name)\.py
     | host/descriptors/(received_file|socket_read|pipe)\.py
     | host/peers/(peers|workers|helpers|helper_threads)\.py
     | host/memory/(guest_memory|sigbus|discard)\.py
@@ -142,7 +143,8 @@ SHELL = re.compile(
     | host/events/(chain_events|session_events|vm_events|notices)\.py
     | host/inhibition/(front_end_look|discard_gate)\.py
     | host/qmp/qmp_client\.py
-    | host/balloonctl/(__main__|commands|daemons|doctor|watch)\.py
+    | host/balloonctl/(commands|daemons|doctor|watch)\.py
+    | host/metrics/metrics_server\.py
     | host/policy/live/(__main__|daemon|daemon_client|host_memory|run)\.py
     | host/control/(control_server|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/balloon/ballooned_pages\.py
