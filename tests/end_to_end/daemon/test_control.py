@@ -25,6 +25,32 @@ NAME = Path("/proc/self/comm").read_text().strip()
 
 PAGE = 4096
 
+UNTOUCHED: Any = {
+    "acknowledge": {"counts": [0] * 15, "seconds": 0.0},
+    "discard": {"counts": [0] * 15, "seconds": 0.0},
+    "discard-error": None,
+    "inflated-bytes": 0,
+    "deflated-bytes": 0,
+    "hinted-bytes": 0,
+    "refaulted-bytes": 0,
+    "front-end": "running",
+    "health": [],
+    "inhibited": None,
+    "keeps-pages": None,
+    "mean-range": 0,
+    "page-size": PAGE,
+    "queues": {
+        name: {"number": number, "state": "running", "set-up": True, "why": None}
+        for number, name in enumerate(("inflate", "deflate", "reporting"))
+    },
+    "refused-bytes": {},
+    "statistics": {},
+    "statistics-age": None,
+    "statistics-unanswered": 0.0,
+    "status": None,
+}
+"""What `query-vms` has of a machine without traffic."""
+
 
 class ControlledDaemon(DaemonProcess):
     """A daemon with a control socket."""
@@ -108,28 +134,7 @@ async def test_qemus_own_client(tmp_path: Path) -> None:
                 for queue in vm["queues"].values():
                     assert queue.pop("running-for") >= 0
                 assert vm == {
-                    "acknowledge": {"counts": [0] * 15, "seconds": 0.0},
-                    "discard": {"counts": [0] * 15, "seconds": 0.0},
-                    "discard-error": None,
-                    "inflated-bytes": 0,
-                    "deflated-bytes": 0,
-                    "hinted-bytes": 0,
-                    "refaulted-bytes": 0,
-                    "front-end": "running",
-                    "health": [],
-                    "inhibited": None,
-                    "keeps-pages": None,
-                    "mean-range": 0,
-                    "page-size": PAGE,
-                    "queues": {
-                        name: {"number": number, "state": "running", "set-up": True, "why": None}
-                        for number, name in enumerate(("inflate", "deflate", "reporting"))
-                    },
-                    "refused-bytes": {},
-                    "statistics": {},
-                    "statistics-age": None,
-                    "statistics-unanswered": 0.0,
-                    "status": None,
+                    **UNTOUCHED,
                     "vm": 1,
                     "pid": os.getpid(),
                     "memory": memory,

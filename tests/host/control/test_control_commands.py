@@ -23,6 +23,31 @@ from tests.host.control.fake_vm import FakeVm, fake
 
 GIB = 1 << 30
 NOW = 1_700_000_000.75
+FURTHER: Any = {
+    "acknowledge": {"counts": [0] * 15, "seconds": 0.0},
+    "discard": {"counts": [0] * 15, "seconds": 0.0},
+    "discard-error": None,
+    "inflated-bytes": 0,
+    "deflated-bytes": 0,
+    "hinted-bytes": 0,
+    "refaulted-bytes": 0,
+    "front-end": "running",
+    "health": [],
+    "inhibited": None,
+    "keeps-pages": None,
+    "mean-range": 4 << 20,
+    "offered": ["page-reporting", "packed"],
+    "page-size": 4096,
+    "queues": {
+        "reporting": {"number": 2, "state": "running", "set-up": True, "why": None, "running-for": 2.5},
+    },
+    "refused-bytes": {"unaligned": 1 << 20},
+    "statistics": {},
+    "statistics-age": None,
+    "statistics-unanswered": 0.0,
+    "status": ["ACKNOWLEDGE", "DRIVER", "DRIVER_OK"],
+}
+"""What `query-vms` has of a fake machine for a diagnosis and for metrics."""
 
 
 def perform(vms: dict[int, FakeVm], name: str, **arguments: Any) -> Any:
@@ -63,28 +88,7 @@ def test_virtual_machines_are_listed() -> None:
     assert (first["vm"], first["memory"], first["guest-actual"], first["driver-ready"]) == (1, 0, 0, False)
     assert (first["ring"], first["queue-numbers"], first["kicks"]) == (None, "negotiated", {})
     assert second == {
-        "acknowledge": {"counts": [0] * 15, "seconds": 0.0},
-        "discard": {"counts": [0] * 15, "seconds": 0.0},
-        "discard-error": None,
-        "inflated-bytes": 0,
-        "deflated-bytes": 0,
-        "hinted-bytes": 0,
-        "refaulted-bytes": 0,
-        "front-end": "running",
-        "health": [],
-        "inhibited": None,
-        "keeps-pages": None,
-        "mean-range": 4 << 20,
-        "offered": ["page-reporting", "packed"],
-        "page-size": 4096,
-        "queues": {
-            "reporting": {"number": 2, "state": "running", "set-up": True, "why": None, "running-for": 2.5},
-        },
-        "refused-bytes": {"unaligned": 1 << 20},
-        "statistics": {},
-        "statistics-age": None,
-        "statistics-unanswered": 0.0,
-        "status": ["ACKNOWLEDGE", "DRIVER", "DRIVER_OK"],
+        **FURTHER,
         "vm": 3,
         "pid": 4711,
         "name": "qemu",
