@@ -143,7 +143,7 @@ SHELL = re.compile(
     | host/events/(chain_events|session_events|vm_events|notices)\.py
     | host/inhibition/(front_end_look|discard_gate)\.py
     | host/qmp/qmp_client\.py
-    | host/balloonctl/(commands|daemons|doctor|watch)\.py
+    | host/balloonctl/(commands|top|daemons|doctor|watch)\.py
     | host/metrics/metrics_server\.py
     | host/policy/live/(__main__|daemon|daemon_client|host_memory|run)\.py
     | host/control/(control_server|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from protocol.errors import UsageError
 from protocol.process.command_line import Parser, option_type, path_option, run_command
 from protocol.units import parse_size
 
@@ -24,6 +25,9 @@ examples:
   balloonctl reclaim 3 --floor 1G --pace 200M --stop-on-refault
   balloonctl inhibit 3 --why "snapshot is restored"
 """
+
+INTERVAL_LEAST: Final = 0.1
+INTERVAL_MOST: Final = 3600.0
 
 Add = Callable[[argparse.ArgumentParser], None]
 
@@ -67,6 +71,23 @@ def _ask(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", metavar="NAME=VALUE", nargs="*", help="its arguments: JSON, sizes or text")
 
 
+def _interval(text: str) -> float:
+    seconds = float(text)
+    if not INTERVAL_LEAST <= seconds <= INTERVAL_MOST:
+        raise UsageError(f"not from {INTERVAL_LEAST} to {INTERVAL_MOST:.0f} seconds: {text}")
+    return seconds
+
+
+def _top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--interval",
+        metavar="SECONDS",
+        type=option_type(_interval),
+        default=1.0,
+        help="time between two looks (default: 1)",
+    )
+
+
 def _nothing(_parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -75,6 +96,7 @@ COMMANDS: Final[dict[str, tuple[str, str, Add]]] = {
     "status": ("status", "a line for each machine: where its memory is, and its health", _nothing),
     "show": ("show", "all facts about one machine", _vm),
     "doctor": ("doctor", "why nothing comes back, and what to do about it", _vm),
+    "top": ("top", "the machines again and again, with bars and keys", _top),
     "watch": ("watch", "events as they happen, until Ctrl-C", _nothing),
     "set": ("set_size", "inflate or deflate a balloon: leave the guest SIZE", _set),
     "stats": ("stats", "ask the guest for its statistics", _vm),

@@ -157,6 +157,13 @@ def ask(arguments: argparse.Namespace, daemons: Daemons) -> int:
     return tell_failures(daemons)
 
 
+def top(arguments: argparse.Namespace, daemons: Daemons) -> int:
+    """Show the machines until a key ends it."""
+    from host.balloonctl.top import Top
+
+    return Top(daemons, arguments.interval).run()
+
+
 def watch(arguments: argparse.Namespace, daemons: Daemons) -> int:
     """Print events as they come."""
     from host.balloonctl.watch import watch_all

@@ -1,9 +1,13 @@
 """``balloonctl`` against daemons with machines: every command, as text and as JSON."""
 
+import fcntl
 import json
+import os
 import socket
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +16,7 @@ import pytest
 
 from host.balloonctl.__main__ import main
 from tests.end_to_end.daemon.test_control import ControlledDaemon
-from tests.harness.processes import ROOT
+from tests.harness.processes import DEADLINE, ROOT, until
 from tests.harness.virtual_machine import DATA_AT, VirtualMachine
 
 PAGE = 4096
@@ -147,3 +151,30 @@ def test_broken_ring_is_diagnosed_and_watched(operator: Operator) -> None:
     (found,) = operator("doctor", "1", "--json").value[0]["findings"]
     assert found["cause"] == "ring-broken"
     assert operator("status").out.splitlines()[1].endswith("ring-broken")
+
+
+def test_top_on_a_terminal(operator: Operator) -> None:
+    """It draws the machines, a key inhibits the selected one, and another ends it."""
+    main_side, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    command = [sys.executable, "-m", "host.balloonctl", "--control", str(operator.daemon.control_path), "top"]
+    command += ["--interval", "0.1"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal) as top:
+        os.close(terminal)
+        seen = ""
+
+        def shows(text: str) -> bool:
+            nonlocal seen
+            seen += os.read(main_side, 1 << 16).decode(errors="replace")
+            return text in seen
+
+        until(lambda: shows("2 machines, 0 not healthy"), "the machines")
+        os.write(main_side, b"\x1b[Bi")
+        until(lambda: shows("1 not healthy"), "the machine that is inhibited")
+        os.write(main_side, b"\x1b[A")
+        os.write(main_side, b"q")
+        until(lambda: shows("\x1b[?1049l"), "the end")
+        assert top.wait(DEADLINE) == 0
+    os.close(main_side)
+    assert [each["inhibited"] is None for each in operator("status", "--json").value] == [False, True]
+    assert operator("top").error == "balloonctl: top needs a terminal; status prints the machines once\n"
