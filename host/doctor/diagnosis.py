@@ -128,6 +128,16 @@ def _find_driver(facts: VmFacts) -> Iterator[Finding]:
             f"The guest's driver has negotiated and then given up: its device status {said}.",
             "Read dmesg in the guest: virtio_balloon names the error; too few queues is the usual one (num_vqs=5).",
         )
+    elif not facts.driver_ready and facts.age > PATIENCE and _rests(facts):
+        yield Finding(
+            Cause.NO_DRIVER,
+            "The device is at rest: the guest is paused, or its driver has left.",
+            "Resume the guest (QEMU: cont), or load virtio_balloon in it again.",
+        )
+
+
+def _rests(facts: VmFacts) -> bool:
+    return all(queue.state in ("stopped", "started") and queue.why is None for queue in facts.queues.values())
 
 
 def _find_queue(facts: VmFacts) -> Iterator[Finding]:
@@ -146,7 +156,7 @@ def _find_queue(facts: VmFacts) -> Iterator[Finding]:
             f"The reporting queue cannot run: {queue.why}.",
             "Have the front-end share all of the guest's memory; --queue-numbers settles a doubt about its number.",
         )
-    elif queue.state == "stopped" and (facts.driver_ready or facts.age > PATIENCE):
+    elif queue.state == "stopped" and facts.driver_ready:
         yield Finding(
             Cause.QUEUE_NOT_SET_UP,
             "Free page reporting is negotiated, but the front-end has not set its queue up.",

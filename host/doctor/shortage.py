@@ -2,7 +2,7 @@
 
 Source of the sizes: Linux, mm/page_reporting.c, ``page_reporting_process_zone``. A zone is left alone while its free
 pages do not exceed the low watermark by one whole report: ``PAGE_REPORTING_CAPACITY << order``, which is 32 blocks. The
-order is that of a page block: 2 MiB with pages of 4 KiB, 32 MiB with pages of 16 KiB, 512 MiB with pages of 64 KiB.
+order is that of a page block: 2 or 4 MiB with pages of 4 KiB, 32 MiB with 16 KiB, 512 MiB with 64 KiB.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ CAPACITY: Final = 32
 """Blocks of one report."""
 
 SMALL_BLOCK: Final = 2 * MIB
-"""The block of a guest with pages of 4 KiB; others have larger ones."""
+"""The smallest block of a guest with pages of 4 KiB."""
 
 LARGE_REPORT: Final = GIB
 """One report of a guest with pages of 16 KiB."""
@@ -40,8 +40,8 @@ def find_shortage(facts: VmFacts) -> Iterator[Finding]:
             return  # a note says where it is
         yield Finding(
             Cause.ORDER_TOO_LARGE,
-            f"The guest has {format_size(free)} free, less than one report takes: 32 blocks, which are "
-            f"{format_size(CAPACITY * SMALL_BLOCK)} with pages of 4 KiB and {format_size(LARGE_REPORT)} with 16 KiB.",
+            f"The guest has {format_size(free)} free, less than one report may take: 32 blocks, which are 64 to 128 MiB "
+            "with pages of 4 KiB and 1 GiB with pages of 16 KiB.",
             _ORDER,
         )
         return

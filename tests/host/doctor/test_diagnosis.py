@@ -64,6 +64,11 @@ CASES: list[tuple[Cause, str, dict[str, Any]]] = [
         "No driver has taken the device in 60 s",
         {"has_features": False, "features": frozenset(), "queues": {}, "driver_ready": False, "status": None},
     ),
+    (
+        Cause.NO_DRIVER,
+        "The device is at rest",
+        {"driver_ready": False, "status": None, **reporting(state="started", running_for=None)},
+    ),
     (Cause.NOT_NEGOTIATED, "front-end masks", {"features": frozenset({"indirect", "event-idx"})}),
     (Cause.NOT_NEGOTIATED, "driver has not accepted", {"features": frozenset({"statistics"})}),
     (Cause.PROBE_FAILED, "has set FAILED", {"status": frozenset({"FAILED"})}),
@@ -96,7 +101,7 @@ CASES: list[tuple[Cause, str, dict[str, Any]]] = [
     (Cause.ALL_REFUSED, "outside the memory", refused("out_of_range")),
     (Cause.ALL_REFUSED, "whole pages", refused("unaligned")),
     (Cause.PRIVATE_MEMORY, "mapped it privately", {"backed": 3 * MIB}),
-    (Cause.ORDER_TOO_LARGE, "less than one report takes", {**NO_REPORT, **memory(700, 50, 750)}),
+    (Cause.ORDER_TOO_LARGE, "less than one report may take", {**NO_REPORT, **memory(700, 50, 750)}),
     (Cause.NEVER_KICKED, "60 s without a report, with 1.6 GiB free", NO_REPORT),
     (Cause.NEVER_KICKED, "60 s without a report.", {**NO_REPORT, "statistics": {}}),
 ]
