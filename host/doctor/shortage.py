@@ -40,8 +40,8 @@ def find_shortage(facts: VmFacts) -> Iterator[Finding]:
             return  # a note says where it is
         yield Finding(
             Cause.ORDER_TOO_LARGE,
-            f"The guest has {format_size(free)} free, less than one report may take: 32 blocks, which are 64 to 128 MiB "
-            "with pages of 4 KiB and 1 GiB with pages of 16 KiB.",
+            f"The guest has {format_size(free)} free, less than one report may take: 32 blocks, which are 64 to 128 "
+            "MiB with pages of 4 KiB and 1 GiB with pages of 16 KiB.",
             _ORDER,
         )
         return

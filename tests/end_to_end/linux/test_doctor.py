@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import host.doctor.diagnosis
+import host.doctor.shortage
 from host.doctor.diagnosis import diagnose
 from host.doctor.facts import read_facts
 from host.doctor.finding import Cause
@@ -37,4 +38,20 @@ def test_kernel_is_healthy_while_its_driver_works(tmp_path: Path, monkeypatch: p
         until(lambda: causes() == [Cause.NO_DRIVER], "the driver is missed")
         guest.run(INSMOD)
         until(lambda: causes() == [], "the driver is back")
+        guest.power_off()
+
+
+def test_kernel_that_is_too_small_for_one_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.doctor.shortage, "PATIENCE", 0.0)
+    control = tmp_path / "control"
+    with (
+        DaemonProcess(tmp_path, "--control", str(control)) as daemon,
+        LinuxGuest(daemon, tmp_path, memory=96 * MIB) as guest,
+        QmpClient(control) as client,
+    ):
+        client.command("query-guest-statistics")
+        (entry,) = client.command("query-vms")
+        (found,) = diagnose(read_facts(entry))
+        assert found.cause is Cause.ORDER_TOO_LARGE
+        assert "page_reporting_order" in found.remedy
         guest.power_off()
