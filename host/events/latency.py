@@ -1,6 +1,6 @@
 """How long chains took, as counts by upper bound: the form in which Prometheus takes histograms.
 
-A worker counts between two chains, so this is one search in a short tuple and one addition.
+A worker counts between two chains and begins anew with each turn, so only buckets that have counted anything are kept.
 """
 
 from bisect import bisect_left
@@ -12,26 +12,28 @@ that waits for seconds has run out of memory."""
 
 
 class Latency:
-    """Counts of durations in seconds: ``counts`` has one for each of :data:`BOUNDS`, and one for those beyond the last.
-    ``seconds`` is their sum."""
+    """Counts of durations in seconds, whose sum is ``seconds``. ``buckets`` has those that are not zero, by number."""
 
-    __slots__ = ("counts", "seconds")
+    __slots__ = ("buckets", "seconds")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
+        self.buckets: dict[int, int] = {}
         self.seconds = 0.0
 
     def count(self, seconds: float) -> None:
         """Count one duration."""
-        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        bucket = bisect_left(BOUNDS, seconds)
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
         self.seconds += seconds
 
     def add(self, other: "Latency") -> None:
         """Add what ``other`` has counted."""
-        self.counts = [mine + others for mine, others in zip(self.counts, other.counts, strict=True)]
         self.seconds += other.seconds
+        mine = self.buckets
+        for bucket, count in other.buckets.items():
+            mine[bucket] = mine.get(bucket, 0) + count
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Latency) and (self.counts, self.seconds) == (other.counts, other.seconds)
-
-    __hash__ = None  # type: ignore[assignment]
+    @property
+    def counts(self) -> list[int]:
+        """A count for each of :data:`BOUNDS`, and one for those beyond the last."""
+        return [self.buckets.get(bucket, 0) for bucket in range(len(BOUNDS) + 1)]

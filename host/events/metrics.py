@@ -2,10 +2,11 @@
 :mod:`host.events.chain_events`.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 
-from host.events.latency import Latency
+from host.events.latency import BOUNDS, Latency
 from host.ring.turn import ServedChain
 from protocol.virtio_balloon import BalloonQueue
 
@@ -27,7 +28,7 @@ class VmMetrics:
     hinted_bytes: int = 0
     unknown_tags: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    refused_bytes: Counter[str] = field(default_factory=Counter)
+    refused_bytes: dict[str, int] = field(default_factory=dict)
     acknowledge: Latency = field(default_factory=Latency)
     discard: Latency = field(default_factory=Latency)
 
@@ -37,23 +38,37 @@ class VmMetrics:
         self.discarded_bytes += chain.discarded_bytes
         if outcome.statistics is not None:
             self.unknown_tags += outcome.statistics.unknown
-        elif chain.queue is not BalloonQueue.DEFLATE:
-            self.acknowledge.count(chain.seconds)
-            self.discard.count(chain.discard_seconds)
         match chain.queue:
             case BalloonQueue.REPORTING:
                 self.reports += 1
                 self.reported_ranges += outcome.plan.ranges
                 self.reported_bytes += outcome.plan.bytes
+                self._time(chain)
             case BalloonQueue.INFLATE:
                 self.inflated_pages += outcome.pages
+                self._time(chain)
             case BalloonQueue.DEFLATE:
                 self.deflated_pages += outcome.pages
             case BalloonQueue.FREE_PAGE:
                 self.hinted_bytes += outcome.plan.bytes
+                self._time(chain)
         for refused in chain.refused:
             self.refused[refused.reason.value] += refused.ranges
-            self.refused_bytes[refused.reason.value] += refused.bytes
+            self._refuse(refused.reason.value, refused.bytes)
+
+    def _time(self, chain: ServedChain) -> None:
+        # Buckets by hand: a call for each would take longer than the rest of the counting.
+        seconds, discard_seconds = chain.seconds, chain.discard_seconds
+        acknowledge, discard = self.acknowledge, self.discard
+        acknowledge.seconds += seconds
+        discard.seconds += discard_seconds
+        bucket = bisect_left(BOUNDS, seconds)
+        acknowledge.buckets[bucket] = acknowledge.buckets.get(bucket, 0) + 1
+        bucket = bisect_left(BOUNDS, discard_seconds)
+        discard.buckets[bucket] = discard.buckets.get(bucket, 0) + 1
+
+    def _refuse(self, reason: str, size: int) -> None:
+        self.refused_bytes[reason] = self.refused_bytes.get(reason, 0) + size
 
     def add(self, other: "VmMetrics") -> None:
         """Add what ``other`` has counted."""
@@ -65,7 +80,9 @@ class VmMetrics:
         self.deflated_pages += other.deflated_pages
         self.hinted_bytes += other.hinted_bytes
         self.unknown_tags += other.unknown_tags
-        self.refused += other.refused
-        self.refused_bytes += other.refused_bytes
+        if other.refused:
+            self.refused += other.refused
+            for reason, size in other.refused_bytes.items():
+                self._refuse(reason, size)
         self.acknowledge.add(other.acknowledge)
         self.discard.add(other.discard)

@@ -52,7 +52,7 @@ def test_metrics_of_a_queue_are_added_to_those_of_the_machine() -> None:
         counters.discard.count(100.0)
     metrics.refused.update(empty=1)
     queue.refused.update(empty=2, unaligned=3)
-    queue.refused_bytes.update(empty=0, unaligned=5)
+    queue.refused_bytes.update(unaligned=5)
     metrics.add(queue)
     assert {name: getattr(metrics, name) for name in NUMBERS} == dict.fromkeys(NUMBERS, 3)
     assert metrics.refused == {"empty": 3, "unaligned": 3}
