@@ -124,6 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=does, description=does[0].upper() + does[1:] + ".", epilog=_EPILOG, prog=f"{PROGRAM} {name}"
         )
+        command.prog = f"{parser.prog} {name}"
         add(command)
         # They may come before or after the command.
         _add_common(command, "second", default_json=argparse.SUPPRESS)

@@ -25,7 +25,7 @@ NO_SIGNS: Final = Sign(0)
 REASONS: Final = {
     Sign.VFIO: "the front-end has a VFIO device, which would go on with the old pages",
     Sign.USERFAULTFD: "the front-end handles page faults by userfaultfd, which would fill the holes again",
-    Sign.PINNED: "the front-end has its memory locked or pinned, so nothing would be freed",
+    Sign.PINNED: "the front-end has its memory locked or pinned, so it has to stay",
 }
 """Signs that inhibit discards, the most harmful first."""
 
