@@ -9,7 +9,12 @@ from host.inhibition.inhibition import Inhibition, InhibitionState, Sign
 from protocol.errors import VhostUserError
 
 LOOK_INTERVAL: Final = 5.0
-"""Seconds between two looks: a device may be plugged in at any time."""
+"""Seconds between two looks: a process may be stopped, or a device plugged in, at any time."""
+
+FILES_AGE: Final = 10.0
+"""Age in seconds up to which what a process's descriptors showed counts; after a new memory table :data:`NEW_AGE`."""
+
+NEW_AGE: Final = 1.0
 
 Look = Callable[[Iterable[int], Callable[[list[int]], int | None]], "asyncio.Future[int | None]"]
 """Calls a function on a helper of the front-end's process: see :meth:`host.peers.helpers.Helpers.look`."""
@@ -50,9 +55,9 @@ class DiscardGate:
     def watch(self, pid: int, memory_bytes: int) -> None:
         """Look at process ``pid``, which has given ``memory_bytes`` to its guest, now and from time to time."""
         self._process = (pid, memory_bytes)
-        self._look_now()
+        self._look_now(NEW_AGE)
 
-    def _look_now(self) -> None:
+    def _look_now(self, max_age: float = FILES_AGE) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(LOOK_INTERVAL, self._look_now)
@@ -60,7 +65,7 @@ class DiscardGate:
             return
         pid, memory_bytes = self._process
         try:
-            self._looking = self._look((), lambda _fds: int(look_at(pid, memory_bytes)))
+            self._looking = self._look((), lambda _fds: int(look_at(pid, memory_bytes, max_age=max_age)))
         except VhostUserError:  # at the limit of threads
             return
         self._looking.add_done_callback(self._looked)

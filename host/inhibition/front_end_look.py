@@ -5,13 +5,17 @@ daemon may not read (another user's descriptors) it does not see.
 """
 
 import os
+import time
 from pathlib import Path
 from typing import Final
 
 from host.inhibition.inhibition import Sign
 
-FDS_MAX: Final = 2048
+FDS_MAX: Final = 1024
 """Descriptors of a process that are looked at. QEMU has about a hundred."""
+
+PROCESSES_MAX: Final = 4096
+"""Processes whose descriptors are remembered."""
 
 _STOPPED: Final = {"T", "t"}
 _GONE: Final = {"Z", "X"}
@@ -21,8 +25,15 @@ _VFIO_CONTROL: Final = "/dev/vfio/vfio"
 _IOMMUFD: Final = "/dev/iommu"
 
 
-def look_at(pid: int, memory_bytes: int, proc: Path = Path("/proc")) -> Sign:
-    """Return what process ``pid`` shows, which has given ``memory_bytes`` to its guest. 0 is an unknown process."""
+_files: Final[dict[Path, tuple[float, Sign]]] = {}
+"""What the descriptors of a process showed, and when: one process may have hundreds of sessions."""
+
+
+def look_at(pid: int, memory_bytes: int, proc: Path = Path("/proc"), *, max_age: float = 0.0) -> Sign:
+    """Return what process ``pid`` shows, which has given ``memory_bytes`` to its guest. 0 is an unknown process.
+
+    What its descriptors showed at most ``max_age`` seconds ago counts.
+    """
     if pid <= 0:
         return Sign(0)
     directory = proc / str(pid)
@@ -39,7 +50,20 @@ def look_at(pid: int, memory_bytes: int, proc: Path = Path("/proc")) -> Sign:
     held = max(_kib(status.get("VmLck", "")), _kib(status.get("VmPin", ""))) << 10
     if memory_bytes and held >= memory_bytes // 2:
         signs |= Sign.PINNED
-    return signs | _look_at_files(directory / "fd")
+    return signs | _recent_files(directory / "fd", max_age)
+
+
+def _recent_files(directory: Path, max_age: float) -> Sign:
+    # From any helper thread: two may look at the same process at a time, and either result is right.
+    now = time.monotonic()
+    when, signs = _files.get(directory, (0.0, Sign(0)))
+    if directory in _files and now - when < max_age:
+        return signs
+    signs = _look_at_files(directory)
+    if len(_files) >= PROCESSES_MAX:
+        _files.clear()
+    _files[directory] = now, signs
+    return signs
 
 
 def _read_status(path: Path) -> dict[str, str]:

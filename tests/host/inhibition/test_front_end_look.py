@@ -69,3 +69,11 @@ def test_process_that_is_stopped_and_has_a_userfaultfd() -> None:
         child.send_signal(signal.SIGSTOP)
         until(lambda: look_at(child.pid, MIB) is Sign.STOPPED, "the child is stopped")
         child.kill()
+
+
+def test_descriptors_are_remembered(tmp_path: Path) -> None:
+    process(tmp_path, "State:\tS (sleeping)\n", "/dev/vfio/1")
+    assert look_at(7, MIB, tmp_path, max_age=60.0) is Sign.VFIO
+    (tmp_path / "7" / "fd" / "0").unlink()
+    assert look_at(7, MIB, tmp_path, max_age=60.0) is Sign.VFIO
+    assert look_at(7, MIB, tmp_path) == NO_SIGNS
