@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from host.balloon.offered_features import (
     FEATURE_NAMES,
     check_dependencies,
+    feature_names,
     switch_features,
 )
 from host.balloon.personality import PERSONALITIES
@@ -134,10 +135,12 @@ def _options(arguments: argparse.Namespace) -> "DaemonOptions":
         socket_access=access(arguments.socket_mode, arguments.socket_group, None),
         control_access=access(arguments.control_mode, arguments.control_group, 0o600),
         personality=PERSONALITIES[arguments.personality],
+        metrics=arguments.metrics,
     )
 
 
 def _serve(arguments: argparse.Namespace, options: "DaemonOptions", zygote: "Zygote | None") -> int:
+    from host.control.daemon_status import DaemonStatus
     from host.daemon import Daemon
     from host.fd_limit import raise_fd_limit
     from host.fleet import Fleet
@@ -151,14 +154,21 @@ def _serve(arguments: argparse.Namespace, options: "DaemonOptions", zygote: "Zyg
     guard_mappings()
     _share_the_interpreter()
     number = build_version(version(), f"{DISTRIBUTION} {version()}")
+    status = DaemonStatus(
+        lambda: events.broken,
+        socket_path=None if options.socket_path is None else str(options.socket_path),
+        discard=options.discard,
+        offered=feature_names(options.features),
+    )
     raise_fd_limit()
     with contextlib.closing(events), _recording(arguments) as recording:
         machines: Machines
         if zygote is None:
-            machines = Sessions(options, events, recording, number)
+            machines = Sessions(options, events, recording, number, status)
         else:
-            machines = Fleet(zygote, arguments.workers, events, number)
-        with contextlib.closing(Daemon(options, events, machines, number)) as daemon, asyncio.Runner() as runner:
+            machines = Fleet(zygote, arguments.workers, events, number, status)
+        serving = Daemon(options, events, machines, number, status)
+        with contextlib.closing(serving) as daemon, asyncio.Runner() as runner:
 
             def leave_at_once() -> NoReturn:
                 daemon.close()

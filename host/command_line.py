@@ -12,6 +12,8 @@ from host.balloon.balloon_statistics import STATISTICS_INTERVAL_MAX
 from host.balloon.offered_features import FEATURE_NAMES, OFFERED, feature_names, parse_features
 from host.balloon.personality import OURS, PERSONALITIES
 from host.control.guest_ram import RESERVE_BYTES
+from host.guest_name import CHOICES as NAMES
+from host.metrics.address import add_metrics_option
 from host.vhost_user.queue_numbers import CHOICES
 from protocol.errors import UsageError
 from protocol.process.command_line import DISTRIBUTION, Parser, option_type, path_option
@@ -24,11 +26,9 @@ RECORD_LIMIT: Final = 1 << 30
 
 _EPILOG = """\
 example:
-  vhost-user-balloon --socket-path /tmp/balloon.sock --events -
+  vhost-user-balloon --socket-path /tmp/balloon.sock --control /tmp/balloon.ctl --events -
   balloon-guest --socket-path /tmp/balloon.sock --memory 1G --workload memhog     (in a second terminal)
-
-  vhost-user-balloon --socket-path /tmp/balloon.sock --control /tmp/balloon.ctl
-  vhost-user-balloon --ask /tmp/balloon.ctl balloon vm=1 value=512M               (in a second terminal)
+  balloonctl --control /tmp/balloon.ctl set 1 512M                                (in a second terminal)
 """
 
 
@@ -66,8 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--ask",
         metavar=("PATH", "COMMAND"),
         nargs="+",
-        help="no daemon: give the one with --control PATH a COMMAND (query-commands lists them), arguments after it "
-        "as NAME=VALUE",
+        help="no daemon: give a COMMAND to the one with --control PATH (for scripts; people have balloonctl)",
     )
     watch = parser.add_argument_group("watching")
     _add_watch_options(watch)
@@ -92,11 +91,12 @@ def _add_watch_options(watch: argparse._ArgumentGroup) -> None:
         default=RECORD_LIMIT,
         help=f"stop recording when FILE has SIZE bytes (default: {format_size(RECORD_LIMIT)})",
     )
+    add_metrics_option(watch)
     watch.add_argument(
         "--name-from",
-        choices=("pid", "socket"),
+        choices=NAMES,
         default="pid",
-        help="name guests by their process (default) or by the socket's file name, in query-vms",
+        help="name guests by their process (default), its cgroup or the socket's file name, in query-vms and metrics",
     )
     watch.add_argument("-v", "--verbose", action="store_true", help="tell of sessions on standard error")
 

@@ -24,6 +24,7 @@ from host.migration.migration import Migration
 from host.migration.travelling_state import build_state, restore_state
 from host.peers.peers import PeerLimitError, Peers
 from host.recording.session_recording import NOT_RECORDED, SessionRecording
+from host.ring.device_facts import DeviceFacts, device_facts
 from host.ring.queue_files import QueueFiles
 from host.ring.ring_service import RingService
 from host.ring.turn import ServedChain, Turn
@@ -101,9 +102,11 @@ class Connection:
         self._left_behind = LeftBehind(process, self._files, self._services, self._lock, helpers)
         self._disconnected: asyncio.Future[None] = self._loop.create_future()
         self.metrics = VmMetrics()
+        self._broke: dict[int, str] = {}
+        self.control = VmControl(self, helpers.look)
+        self.emit = emit = self.control.notices.passing_on(emit)
         self._events = VmEvents(emit, member.may_emit, are_written, prepare)
         self._records: dict[int, QueueRecord] = {}
-        self.control = VmControl(self, helpers.look)
         self._parts = SessionParts(session, self.control, self.metrics, self._memory, self._files, self._migration)
         member.held = self._held
 
@@ -140,6 +143,11 @@ class Connection:
         services = [service for _, service in sorted(self._services.items())]
         kicks = {service.queue: service.kick_method for service in services if service.queue is not None}
         return DeviceSetup(session.ring_format, session.queue_numbers.dialect, kicks)
+
+    @property
+    def device_facts(self) -> DeviceFacts:
+        """How far the driver has come with the device."""
+        return device_facts(self._session, self._services, self._broke)
 
     def queue(self, queue: BalloonQueue) -> RingService | None:
         """Return the service of ``queue`` if it runs."""
@@ -357,6 +365,7 @@ class Connection:
         if turn.broken is not None:
             self._recording.ring_broke(index, str(turn.broken))
             self._events.emit_limited("queue_stopped", queue=index, reason=str(turn.broken))
+            self._broke[index] = str(turn.broken)
             self._broken.put_nowait(index)
 
     async def _retire_broken_rings(self) -> None:

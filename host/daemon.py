@@ -8,14 +8,15 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from host.control.control_server import ControlServer
+from host.control.daemon_status import DaemonStatus
 from host.control.status import daemon_line
 from host.daemon_options import DaemonOptions
+from host.metrics.metrics_server import open_metrics
 from host.signals import STOP_SIGNALS, SignalThread
 from host.supervision.machines import Machines
 from protocol.process.accept_loop import AcceptLoop
@@ -30,11 +31,17 @@ class Daemon:
     """Accepts virtual machines and has each served until it goes away."""
 
     def __init__(
-        self, options: DaemonOptions, events: EventLog, machines: Machines, version: Mapping[str, Any]
+        self,
+        options: DaemonOptions,
+        events: EventLog,
+        machines: Machines,
+        version: Mapping[str, Any],
+        status: DaemonStatus,
     ) -> None:
         """Open the sockets. No event loop may run yet: a mistyped ``--fd`` could name one of its own sockets.
 
-        ``machines`` serves the virtual machines, ``version`` is what clients of the control socket are greeted with.
+        ``machines`` serves the virtual machines, ``version`` is what clients of the control socket are greeted with,
+        ``status`` what they are told of the daemon.
 
         Raises:
             BalloonError: a socket cannot be opened.
@@ -44,14 +51,14 @@ class Daemon:
         with contextlib.ExitStack() as sockets:
             self._socket, self._listens = open_socket(options, sockets)
             self._control = self._open_control(sockets, version)
+            self._metrics = open_metrics(options.metrics, machines.perform, sockets)
             self._sockets = sockets.pop_all()
         self._events = events
-        self._last_vm = 0
+        self._facts = status
         self.on_overdue: Callable[[], None] = _wait_longer
         """Called on a thread of its own when the end of all sessions takes too long after a signal. :meth:`close` may
         be called there."""
         self._closing = threading.Lock()
-        self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._status: asyncio.Task[None] | None = None
 
@@ -87,6 +94,8 @@ class Daemon:
             self._machines.start()
             if self._control is not None:
                 await self._control.start()
+            if self._metrics is not None:
+                self._metrics.start()
             if self._listens:
                 await self._listen(self._socket)
             else:
@@ -105,8 +114,8 @@ class Daemon:
 
     async def _tell_status(self) -> None:
         vms = await self._machines.status()
-        uptime = time.monotonic() - self._started
-        first = daemon_line(len(vms), sessions=self._last_vm, uptime=uptime, events=self._events.broken)
+        facts = self._facts
+        first = daemon_line(len(vms), sessions=facts.sessions, uptime=facts.uptime, events=self._events.broken)
         for line in (first, *vms):
             print(f"{DISTRIBUTION}: {line}", file=sys.stderr)
 
@@ -123,13 +132,15 @@ class Daemon:
             sock.close()
 
     def _serve(self, sock: socket.socket) -> None:
-        self._last_vm += 1
-        self._machines.serve(self._last_vm, sock)
+        self._facts.sessions += 1
+        self._machines.serve(self._facts.sessions, sock)
 
     async def _finish(self) -> None:
         self._stop.set()
         if self._control is not None:
             await self._control.close()
+        if self._metrics is not None:
+            await self._metrics.close()
         self.close()  # after the control server, which has the event loop watch its socket
         if self._status is not None:
             self._status.cancel()

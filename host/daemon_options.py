@@ -5,6 +5,7 @@ from pathlib import Path
 
 from host.balloon.personality import OURS, Personality
 from host.control.guest_ram import RESERVE_BYTES
+from host.metrics.address import MetricsAddress
 from host.vhost_user.queue_numbers import AUTO
 from protocol.process.listening_socket import BY_UMASK, OWNER_ALONE, SocketAccess
 
@@ -16,9 +17,10 @@ class DaemonOptions:
     ``queue_numbers`` is one of :data:`host.vhost_user.queue_numbers.CHOICES`. ``in_band`` offers notifications as
     messages. ``control_path`` is the path of the control socket, None without one. Statistics are requested every
     ``statistics_interval`` seconds, or for 0 only on demand. ``name_from`` says whether a guest has the name of its
-    process (``pid``) or of the ``socket``. ``guest_memory`` is the memory of each guest in bytes, 0 if that is not
-    stated, and ``guest_reserve`` the bytes that its balloon leaves it at least. ``personality`` has the habits of the
-    device, apart from its features and queue numbers, which are options of their own.
+    process (``pid``), its ``cgroup`` or the ``socket``. ``guest_memory`` is the memory of each guest in bytes, 0 if
+    that is not stated, and ``guest_reserve`` the bytes that its balloon leaves it at least. ``personality`` has the
+    habits of the device, apart from its features and queue numbers, which are options of their own. ``metrics`` is
+    where metrics are served, None for nowhere.
     """
 
     socket_path: Path | None
@@ -36,3 +38,4 @@ class DaemonOptions:
     socket_access: SocketAccess = BY_UMASK
     control_access: SocketAccess = OWNER_ALONE
     personality: Personality = OURS
+    metrics: MetricsAddress | None = None

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from host.control.control_commands import ControlCommands
+from host.control.daemon_status import DaemonStatus
 from host.peers.peers import SESSIONS_MAX
 from host.qmp.qmp import ErrorClass, QmpError, Request
 from host.supervision.machines import Notices, Unnoticed
@@ -45,19 +46,22 @@ ANSWER_PATIENCE: Final = 1.0
 STOP_PATIENCE: Final = 0.5
 """Seconds that the workers have to end."""
 
-_OF_ALL: Final = frozenset({"query-commands", "query-version"})
+_OF_ALL: Final = frozenset({"query-commands", "query-status", "query-version", "set-log-level"})
 """Commands that concern no virtual machine."""
 
 
 class Fleet:
     """Serves virtual machines in ``pool`` worker processes, or in one for each if ``pool`` is 0."""
 
-    def __init__(self, zygote: Zygote, pool: int, events: EventLog, version: Mapping[str, Any]) -> None:
+    def __init__(
+        self, zygote: Zygote, pool: int, events: EventLog, version: Mapping[str, Any], status: DaemonStatus
+    ) -> None:
         self.notices: Notices = Unnoticed()
         self._zygote = zygote
         self._pool = pool
         self._events = events
-        self._local = ControlCommands({}, time.time, version)
+        self._local = ControlCommands({}, time.time, version, status)
+        self._status = status
         self._vms: dict[int, SupervisedVm] = {}
         self._workers: dict[int, WorkerProcess] = {}
         self._taking_over: dict[int, float] = {}
@@ -237,8 +241,13 @@ class Fleet:
         try:
             if request.name == "query-vms" and not request.arguments.members:
                 return request.success(await self._query_vms())
+            if request.name == "query-status" and not request.arguments.members:
+                return request.success(self._status.describe(len(self._vms)))
             vm = self._vm_of(request)
             if vm is None:
+                if request.name == "set-log-level":
+                    arguments = dict(request.arguments.members)
+                    await self._ask_all(lambda worker: worker.command("set-log-level", arguments, {}))
                 return await self._local.perform(request)
             return await self._worker_of(vm).command(request.name, self._with_vm(request, vm), dict(request.reply))
         except QmpError as error:

@@ -8,17 +8,19 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from host.balloon.free_page_hinting import COMMAND_ID_FIRST, COMMAND_IDS, FreePageHinting
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.connection import Connection
-from host.control.control_commands import ControlCommands, logical_size
+from host.control.control_commands import ControlCommands
+from host.control.daemon_status import DaemonStatus
 from host.control.status import vm_lines
 from host.control.vm_control import VmControl
+from host.control.vm_facts import logical_size
 from host.daemon_options import DaemonOptions
 from host.events.session_events import SessionEvents, SessionLimit
+from host.guest_name import guest_name
 from host.migration.dirty_log import CAN_LOG
 from host.peers.peers import Peers
 from host.qmp.qmp import Request
@@ -43,7 +45,8 @@ queues, so guests that are slow on purpose leave enough for the others."""
 
 
 class Sessions:
-    """Serves each virtual machine until it goes away. ``version`` is the answer to ``query-version``."""
+    """Serves each virtual machine until it goes away. ``version`` is the answer to ``query-version``, and
+    ``status`` gives that to ``query-status``."""
 
     def __init__(
         self,
@@ -51,13 +54,14 @@ class Sessions:
         events: EventLog,
         recording: RecordingFile | None,
         version: Mapping[str, Any],
+        status: DaemonStatus | None = None,
     ) -> None:
         """Begin with none. ``recording`` is where the sessions are recorded, None for nowhere. Raises like
         :class:`Peers`."""
         self.notices: Notices = Unnoticed()
         self._options = options
         self._vms: dict[int, VmControl] = {}
-        self._commands = ControlCommands(self._vms, time.time, version)
+        self._commands = ControlCommands(self._vms, time.time, version, status)
         self._events = events
         self._recording = recording
         self._executor = ThreadPoolExecutor(WORKERS_MAX, thread_name_prefix="discard")
@@ -160,17 +164,14 @@ class Sessions:
         vm_control.name = self._name_of(connection.peer_pid)
         vm_control.state_memory(self._options.guest_memory, self._options.guest_reserve)
         vm_control.set_statistics_interval(self._options.statistics_interval)
+        if self._options.control_path is not None:
+            vm_control.notices.tell = lambda name, data: self.notices.emit(name, {"vm": vm, **data})
         vm_control.on_balloon_change = lambda actual: self.notices.balloon_changed(
             vm, logical_size(vm_control.info().guest_bytes, actual)
         )
 
     def _name_of(self, pid: int) -> str:
-        if self._options.name_from == "socket":
-            return "" if self._options.socket_path is None else self._options.socket_path.stem
-        try:
-            return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-        except OSError:  # it has gone, or is of another pid namespace
-            return ""
+        return guest_name(self._options.name_from, pid, self._options.socket_path)
 
     def _take_control(self, vm: int) -> None:
         del self._vms[vm]

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -182,8 +181,6 @@ def run_worker(
     with queued_standard_error(DISTRIBUTION):
         logging.basicConfig(format=f"{DISTRIBUTION}: %(message)s", stream=sys.stderr, force=True)
         sys.setswitchinterval(0.0001)  # see host/__main__.py
-        youngest, middle, _ = gc.get_threshold()
-        gc.set_threshold(youngest, middle, 100)
         if left and number == 1:
             log.warning("workers keep access to what this kernel cannot deny: %s", ", ".join(left))
         guard_mappings()

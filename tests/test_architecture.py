@@ -41,9 +41,22 @@ ROOMS: dict[str, set[str]] = {
     },
     "host.qmp": set(),
     "host.terminal_view": set(),
+    "host.doctor": set(),
     "host.policy": set(),
     "host.policy.live": {"host.policy", "host.qmp"},
-    "host.control": {"host.memory", "host.balloon", "host.vhost_user", "host.ring", "host.qmp", "host.events"},
+    "host.inhibition": set(),
+    "host.metrics": {"host.qmp"},
+    "host.balloonctl": {"host.qmp", "host.doctor"},
+    "host.control": {
+        "host.memory",
+        "host.balloon",
+        "host.vhost_user",
+        "host.ring",
+        "host.qmp",
+        "host.events",
+        "host.doctor",
+        "host.inhibition",
+    },
     "host.migration": {
         "host.virtqueue",
         "host.descriptors",
@@ -122,7 +135,7 @@ SHELL = re.compile(
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
     | host/(__main__|command_line|daemon|sessions|session_release|worker|fleet|fd_limit|connection|signals)\.py
-    | host/(front_end_process|message_channel|backend_channel|netlink)\.py
+    | host/(front_end_process|message_channel|backend_channel|netlink|guest_name)\.py
     | host/supervision/(machines|link|zygote|worker_process|supervised_vm|supervised_session|process_title|sandbox)\.py
     | host/descriptors/(received_file|socket_read|pipe)\.py
     | host/peers/(peers|workers|helpers|helper_threads)\.py
@@ -131,13 +144,16 @@ SHELL = re.compile(
     | host/ring/(ring_service|ring_poller|hand_over|turn|queue_files)\.py
     | host/ring/(kick_file|kick_watch|signal_file|eventfd_signal)\.py
     | host/recording/(file_facts|recorded_session|recorded_virtqueue)\.py
-    | host/events/(chain_events|session_events|vm_events)\.py
+    | host/events/(chain_events|session_events|vm_events|notices)\.py
+    | host/inhibition/(front_end_look|discard_gate)\.py
     | host/qmp/qmp_client\.py
     | host/terminal_view/terminal_app\.py
+    | host/balloonctl/(commands|top|daemons|doctor|watch)\.py
+    | host/metrics/metrics_server\.py
     | host/policy/live/(__main__|daemon|daemon_client|host_memory|run)\.py
     | host/control/(control_server|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/balloon/ballooned_pages\.py
-    | host/control/(backed_memory|vm_control)\.py
+    | host/control/(backed_memory|vm_control|daemon_status|control_commands)\.py
     | host/migration/(migration|dirty_log|state_transfer)\.py
     """,
     re.VERBOSE,

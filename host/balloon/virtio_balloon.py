@@ -57,11 +57,12 @@ class VirtioBalloon:
 
     Every field has one writer. The workers that serve rings write ``settled_for`` and, on the free page queue, the
     driver's half of ``hinting``; ``parts`` has a lock of its own. All other fields are the event loop's: ``config``,
-    ``features``, ``discard``, ``drivers``, ``poison_told``, ``poison_is_old``.
+    ``features``, ``discard``, ``inhibited``, ``drivers``, ``poison_told``, ``poison_is_old``.
 
     ``discard`` False is the operator's word that nothing may be discarded (for example because a device of the guest
-    has its memory pinned). ``drivers`` counts the drivers that have left. ``settled_for`` is its value at the last
-    chain that was not statistics; while they are equal ``poison_val`` is settled: a driver must not change it after
+    has its memory pinned), and so does ``inhibited`` for the time being. ``drivers`` counts the drivers that have left.
+    ``settled_for`` is its value at the last chain that was not statistics; while they are equal ``poison_val`` is
+    settled: a driver must not change it after
     DRIVER_OK (virtio 1.2, 5.5.6.6.1), and no chain comes before that. ``poison_told`` says that this device has
     received a ``poison_val``, ``poison_is_old`` that a ring has run since. A driver writes the value before DRIVER_OK,
     but a device that took over from a killed one does not receive it.
@@ -72,6 +73,7 @@ class VirtioBalloon:
     config: BalloonConfig = field(default_factory=BalloonConfig)
     features: int = 0
     discard: bool = True
+    inhibited: bool = field(default=False, compare=False)
     poison_told: bool = False
     drivers: int = field(default=0, compare=False)
     settled_for: int = field(default=-1, compare=False)
@@ -139,6 +141,8 @@ class VirtioBalloon:
         """
         if not self.discard:
             return Refusal.DISCARD_OFF
+        if self.inhibited:
+            return Refusal.INHIBITED
         poisoned = self.config.poison_val != 0 or not self.poison_told
         if poisoned and has_feature(self.features, BalloonFeature.PAGE_POISON):
             return Refusal.POISON

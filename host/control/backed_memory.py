@@ -29,12 +29,34 @@ async def together(answers: Iterable[Awaitable[int | None]]) -> list[int | None]
     return list(await asyncio.gather(*asked)) if asked else []
 
 
+class Refaults:
+    """Memory that came back: that the host holds again after it had been given back, in bytes.
+
+    It is seen from one measurement to the next, so what is given back and touched again in between is missed: the sum
+    is a lower bound. Memory that grows beyond all that was ever held is touched for the first time, and does not count.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._last: int | None = None
+        self._given_back = 0
+
+    def observe(self, backed_bytes: int) -> None:
+        """Take the next measurement."""
+        grown = 0 if self._last is None else backed_bytes - self._last
+        self._last = backed_bytes
+        returned = min(max(grown, 0), self._given_back)
+        self.bytes += returned
+        self._given_back += max(-grown, 0) - returned
+
+
 class BackedMemory:
     """Looks at the files of one virtual machine, by ``look``. On the event loop."""
 
     def __init__(self, look: Look) -> None:
         self._look = look
         self._under_way: asyncio.Future[int | None] | None = None
+        self.refaults = Refaults()
 
     async def measure(self, fds: Iterable[int]) -> int | None:
         """Return the bytes allocated to all files of ``fds``, each file once; or what a look that is under way finds.
@@ -48,9 +70,12 @@ class BackedMemory:
                 return None
         try:
             async with asyncio.timeout(PATIENCE):
-                return await asyncio.shield(self._under_way)
+                backed = await asyncio.shield(self._under_way)
         except TimeoutError:
             return None
+        if backed is not None:
+            self.refaults.observe(backed)
+        return backed
 
 
 def allocated_bytes(fds: Iterable[int]) -> int | None:

@@ -8,6 +8,7 @@ from typing import Protocol
 from host.balloon.virtio_balloon import VirtioBalloon
 from host.events.metrics import VmMetrics
 from host.memory.guest_memory import RegionFile
+from host.ring.device_facts import DeviceFacts
 from host.vhost_user.device_setup import DeviceSetup
 from protocol.virtio_balloon import BalloonQueue
 
@@ -55,6 +56,10 @@ class ConnectionInterface(Protocol):
     @property
     def setup(self) -> DeviceSetup:
         """How the driver has set the device up."""
+
+    @property
+    def device_facts(self) -> DeviceFacts:
+        """How far the driver has come with the device."""
 
     def disconnect(self) -> None:
         """End the session."""

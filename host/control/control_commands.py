@@ -5,15 +5,16 @@ the daemon serves many virtual machines: commands take a number ``vm``, which ma
 connected.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from host.balloon.offered_features import feature_names
 from host.control.backed_memory import together
+from host.control.daemon_status import DaemonStatus
 from host.control.qom import ObjectTree
-from host.control.reclaim_progress import ReclaimMethod
-from host.control.vm_facts import VmInfo
+from host.control.reclaim_progress import ReclaimLimits, ReclaimMethod
+from host.control.vm_facts import describe, logical_size
 from host.control.vm_interface import VmInterface
 from host.qmp.qmp import NEGOTIATE, Arguments, ErrorClass, QmpError, Request, shown
 from protocol.errors import BalloonError
@@ -21,31 +22,46 @@ from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
 
 log = logging.getLogger(__name__)
 
+WHY_MAX: Final = 200
+"""Most characters of an operator's reason."""
+
 _METHODS: Final = [method.value for method in ReclaimMethod]
 
 
 class ControlCommands:
     """Carries out commands on the virtual machines in ``vms``, which the daemon keeps up to date.
 
-    ``now`` returns the seconds since 1970; ``version`` is the answer to ``query-version``.
+    ``now`` returns the seconds since 1970; ``version`` is the answer to ``query-version``, and ``status`` gives that to
+    ``query-status``.
     """
 
-    def __init__(self, vms: Mapping[int, VmInterface], now: Callable[[], float], version: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        vms: Mapping[int, VmInterface],
+        now: Callable[[], float],
+        version: Mapping[str, Any],
+        status: DaemonStatus | None = None,
+    ) -> None:
         self._vms = vms
+        self._status = DaemonStatus() if status is None else status
         self._tree = ObjectTree(vms, now)
         self._version = version
         self._commands: Mapping[str, Callable[[Arguments], Awaitable[object]]] = {
+            "allow": self._allow,
             "balloon": self._balloon,
             "disconnect": self._disconnect,
+            "inhibit": self._inhibit,
             "qom-get": self._qom_get,
             "qom-list": self._qom_list,
             "qom-set": self._qom_set,
             "query-balloon": self._query_balloon,
             "query-commands": self._query_commands,
             "query-guest-statistics": self._query_guest_statistics,
+            "query-status": self._query_status,
             "query-version": self._query_version,
             "query-vms": self._query_vms,
             "reclaim": self._reclaim,
+            "set-log-level": self._set_log_level,
         }
 
     def has(self, name: str) -> bool:
@@ -79,11 +95,37 @@ class ControlCommands:
         arguments.end()
         return self._version
 
+    async def _query_status(self, arguments: Arguments) -> dict[str, Any]:
+        arguments.end()
+        return self._status.describe(len(self._vms))
+
+    async def _set_log_level(self, arguments: Arguments) -> dict[str, object]:
+        level = arguments.text("level")
+        arguments.end()
+        self._status.set_log_level(level)
+        return {}
+
     async def _disconnect(self, arguments: Arguments) -> dict[str, object]:
         _, control = self._take_vm(arguments)
         arguments.end()
         control.disconnect()
         return {}
+
+    async def _inhibit(self, arguments: Arguments) -> dict[str, object]:
+        _, control = self._take_vm(arguments)
+        why = arguments.optional_text("why")
+        arguments.end()
+        if why is not None and (len(why) > WHY_MAX or not why.isprintable()):
+            raise QmpError(f"parameter 'why' has to be at most {WHY_MAX} printable characters")
+        await control.inhibit(why or "on request")
+        return {}
+
+    async def _allow(self, arguments: Arguments) -> dict[str, object]:
+        vm, control = self._take_vm(arguments)
+        force = arguments.optional_boolean("force")
+        arguments.end()
+        still = control.allow(force=bool(force))
+        return {"vm": vm, "inhibited": None if still is None else {"by": still.by.value, "why": still.why}}
 
     # -- the balloon's size ------------------------------------------------------------------------------------------
 
@@ -91,7 +133,11 @@ class ControlCommands:
         arguments.end()
         vms = sorted(self._vms.items())
         backed = await together(control.backed_bytes() for _, control in vms)
-        return [_describe(vm, control.info(), size) for (vm, control), size in zip(vms, backed, strict=True)]
+        entries = []
+        for (vm, control), size in zip(vms, backed, strict=True):
+            entries.append(describe(vm, control.info(), size))
+            await asyncio.sleep(0)  # hundreds of machines must not stall the guests
+        return entries
 
     async def _query_balloon(self, arguments: Arguments) -> dict[str, int]:
         vm, control = self._take_vm(arguments)
@@ -126,11 +172,16 @@ class ControlCommands:
     async def _reclaim(self, arguments: Arguments) -> dict[str, object]:
         vm, control = self._take_vm(arguments)
         method = arguments.optional_text("method")
+        limits = ReclaimLimits(
+            floor=_take_size(arguments, "floor"),
+            pace=_take_size(arguments, "pace"),
+            stop_on_refault=bool(arguments.optional_boolean("stop-on-refault")),
+        )
         arguments.end()
         if method is not None and method not in _METHODS:
             raise QmpError(f"parameter 'method' has to be {' or '.join(_METHODS)}")
         _require_driver(vm, control)
-        result = await control.reclaim(None if method is None else ReclaimMethod(method))
+        result = await control.reclaim(None if method is None else ReclaimMethod(method), limits)
         return {
             "vm": vm,
             "method": result.method.value,
@@ -138,6 +189,7 @@ class ControlCommands:
             "discarded-bytes": result.discarded_bytes,
             "seconds": round(result.seconds, 6),
             "complete": result.complete,
+            "stopped-by": None if result.stopped_by is None else result.stopped_by.value,
         }
 
     # -- objects and properties --------------------------------------------------------------------------------------
@@ -171,37 +223,11 @@ class ControlCommands:
         return vm, self._vms[vm]
 
 
-def logical_size(memory_bytes: int, pages: int) -> int:
-    """Return the bytes that a guest has beside a balloon of ``pages`` 4096-byte pages, 0 if it claims more than it
-    has."""
-    return max(memory_bytes - (pages << PFN_SHIFT), 0)
-
-
-def _describe(vm: int, info: VmInfo, backed_bytes: int | None) -> dict[str, object]:
-    return {
-        "vm": vm,
-        "pid": info.pid,
-        "name": info.name,
-        "age": round(info.age, 3),
-        "memory": info.memory_bytes,
-        "host-backed": backed_bytes,
-        "guest-memory": info.guest_bytes,
-        "guest-target": logical_size(info.guest_bytes, info.num_pages),
-        "guest-actual": logical_size(info.guest_bytes, info.actual),
-        "balloon-requested": info.target_pages << PFN_SHIFT,
-        "balloon-target": info.num_pages << PFN_SHIFT,
-        "balloon-actual": info.actual << PFN_SHIFT,
-        "features": feature_names(info.features),
-        "driver-ready": info.driver_ready,
-        "ring": info.setup.ring,
-        "queue-numbers": info.setup.queue_numbers.value,
-        "kicks": {queue.value: method for queue, method in info.setup.kicks.items()},
-        "reports": info.reports,
-        "reported-bytes": info.reported_bytes,
-        "discarded-bytes": info.discarded_bytes,
-        "refused": dict(info.refused),
-        "last-report": None if info.last_report is None else round(info.last_report, 3),
-    }
+def _take_size(arguments: Arguments, name: str) -> int:
+    size = arguments.optional_integer(name)
+    if size is not None and size < 0:
+        raise QmpError(f"parameter '{name}' has to be a size in bytes, or 0")
+    return size or 0
 
 
 def _memory_bytes(vm: int, control: VmInterface) -> int:

@@ -43,6 +43,7 @@ class StatisticsRequests:
         self._interval = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._closed: str | None = None
+        self._asked: float | None = None
         self.last: GuestStatistics | None = None
 
     async def fresh(self) -> GuestStatistics:
@@ -69,14 +70,19 @@ class StatisticsRequests:
 
     def received(self, statistics: GuestStatistics) -> None:
         """Take the guest's answer: every request that waits gets it."""
-        self.last = statistics
+        self.last, self._asked = statistics, None
         for answer in self._waiting:
             if not answer.done():
                 answer.set_result(statistics)
 
     def forget(self) -> None:
         """Forget the statistics: they are another driver's."""
-        self.last = None
+        self.last = self._asked = None
+
+    @property
+    def unanswered(self) -> float:
+        """Seconds for which the guest has owed an answer, 0 if it owes none."""
+        return 0.0 if self._asked is None else self._loop.time() - self._asked
 
     @property
     def interval(self) -> float:
@@ -106,7 +112,11 @@ class StatisticsRequests:
         # A driver that has not answered the last request has no buffer held here, and then this does nothing: requests
         # never pile up.
         queue = self._connection.queue(BalloonQueue.STATS)
-        return queue is not None and queue.give_back_held()
+        if queue is None or not queue.give_back_held():
+            return False
+        if self._asked is None:
+            self._asked = self._loop.time()
+        return True
 
     def close(self, reason: str) -> None:
         """Ask no more. Every request, those that wait too, fails with ``reason``."""

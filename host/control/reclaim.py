@@ -5,7 +5,8 @@
     is safe with every driver: a page that was put on the inflate queue must not be used before it is acknowledged
     (virtio 1.2, 5.5.6.1), and it is discarded before that. When the balloon shrinks again the guest gets zeroed pages.
     While it is inflated the guest has little free memory: the reserve, and what DEFLATE_ON_OOM lets it take out again.
-    A guest that does take pages out ends the reclaim: to inflate a second time would gain nothing.
+    A guest that does take pages out ends the reclaim: to inflate a second time would gain nothing. With limits the
+    balloon grows in steps, and the guest's statistics between them say whether it reads back what it gave up.
 
 ``hint``
     One round of free page hinting. It leaves the guest its memory except for the moment, but with Linux it is not safe
@@ -17,14 +18,22 @@ and a hinting round is closed. The wait for a driver that does not answer is bou
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from host.balloon.free_page_hinting import COMMAND_ID_STOP, FreePageHinting
 from host.control.balloon_size import BalloonSize
 from host.control.connection_interface import ConnectionInterface
 from host.control.guest_statistics import StatisticsRequests
-from host.control.reclaim_progress import ReclaimMethod, ReclaimProgress, ReclaimResult
+from host.control.latest_value import LatestValue
+from host.control.reclaim_progress import (
+    LONGEST,
+    NO_LIMITS,
+    ReclaimLimits,
+    ReclaimMethod,
+    ReclaimProgress,
+    ReclaimResult,
+)
 from host.ring.turn import ServedChain
 from protocol.errors import BalloonError
 from protocol.memory import PAGE_SIZE
@@ -36,6 +45,15 @@ RESERVE_PART: Final = 16
 
 RESERVE_BYTES: Final = 16 << 20
 """The least that is left free."""
+
+STEP_SECONDS: Final = 0.25
+"""Seconds of one step of a reclaim with a pace, and least seconds between two ``reclaim_progress`` events."""
+
+STEPS: Final = 16
+"""Steps of a reclaim that looks for refaults and has no pace."""
+
+REFAULTS_MAX: Final = 64
+"""Major faults and pages swapped in, from one step to the next, that a guest may have for reasons of its own."""
 
 
 class Reclaimer:
@@ -54,10 +72,13 @@ class Reclaimer:
         self._emit = emit
         self._loop = asyncio.get_running_loop()
         self._progress: ReclaimProgress | None = None
+        self._limits = NO_LIMITS
+        self._told: LatestValue[ReclaimProgress] | None = None
         self._closed: str | None = None
 
-    async def reclaim(self, method: ReclaimMethod | str | None) -> ReclaimResult:
-        """Reclaim once, by hinting if ``method`` is None and hinting was negotiated, otherwise by inflating.
+    async def reclaim(self, method: ReclaimMethod | str | None, limits: ReclaimLimits = NO_LIMITS) -> ReclaimResult:
+        """Reclaim once, by hinting if ``method`` is None, there are no limits and hinting was negotiated, otherwise by
+        inflating.
 
         Raises:
             BalloonError: a reclaim is under way, the driver cannot do it, or the virtual machine goes away.
@@ -68,13 +89,16 @@ class Reclaimer:
             raise BalloonError("memory is being reclaimed from this virtual machine already")
         if method is None:
             hints = has_feature(self._connection.balloon.features, BalloonFeature.FREE_PAGE_HINT)
-            method = ReclaimMethod.HINT if hints else ReclaimMethod.INFLATE
+            method = ReclaimMethod.HINT if hints and limits == NO_LIMITS else ReclaimMethod.INFLATE
         try:
             method = ReclaimMethod(method)
         except ValueError:
             raise BalloonError(f"memory is reclaimed by hint or by inflate, not by {method}") from None
+        if method is ReclaimMethod.HINT and limits != NO_LIMITS:
+            raise BalloonError("a floor, a pace and a stop on refaults need a reclaim by inflating")
         self._check_possible(method)
-        self._progress = ReclaimProgress(method, self._loop.time())
+        self._progress, self._limits = ReclaimProgress(method, self._loop.time()), limits
+        self._told = LatestValue(STEP_SECONDS, self._tell)
         # A task of its own: a client may disconnect, but a round has to be closed in order.
         task = self._loop.create_task(self._run(self._progress))
         task.add_done_callback(_retrieve)
@@ -106,6 +130,8 @@ class Reclaimer:
                 complete = await self._inflate(progress)
         finally:
             self._progress = None
+            if self._told is not None:
+                self._told.close()
         result = progress.result(self._loop.time(), complete=complete)
         self._emit(
             "reclaim",
@@ -114,15 +140,27 @@ class Reclaimer:
             discarded_bytes=result.discarded_bytes,
             seconds=round(result.seconds, 6),
             complete=result.complete,
+            stopped_by=None if result.stopped_by is None else result.stopped_by.value,
         )
         return result
+
+    def _tell(self, progress: ReclaimProgress) -> None:
+        self._emit(
+            "reclaim_progress",
+            method=progress.method.value,
+            offered_bytes=progress.offered_bytes,
+            discarded_bytes=progress.discarded_bytes,
+        )
 
     # -- what happens meanwhile -------------------------------------------------------------------------------------
 
     def chain_served(self, chain: ServedChain) -> None:
         """Take a served chain into account: hints and inflated pages are progress."""
         if self._progress is not None:
+            before = self._progress.offered_bytes
             self._progress.count(chain)
+            if self._told is not None and self._progress.offered_bytes != before:
+                self._told.change(self._progress)
 
     def size_changed(self) -> None:
         """Take note that the driver has written another ``actual``."""
@@ -155,17 +193,45 @@ class Reclaimer:
         memory_bytes, config = self._connection.memory_bytes, self._connection.balloon.config
         reserve = max(RESERVE_BYTES, values.get("memtot", memory_bytes) // RESERVE_PART)
         spare = min(values["memfree"], memory_bytes) - reserve  # the guest may send any value
-        target = min(config.actual + (spare >> PFN_SHIFT), self._size.ram.pages)
+        most = max(self._size.ram.bytes - self._limits.floor, 0) >> PFN_SHIFT
+        target = min(config.actual + (spare >> PFN_SHIFT), self._size.ram.pages, most)
         if spare <= 0 or target <= max(config.actual, config.num_pages):
             return True  # nothing to gain, or the balloon is to grow further anyway
-        self._size.inflate_to(target)
-        progress.target_shown(self._loop.time())
         try:
-            complete = await progress.wait(lambda: self._connection.balloon.config.actual >= target)
+            if self._limits.in_steps:
+                complete = await self._inflate_in_steps(progress, target, values)
+            else:
+                complete = await self._inflate_to(progress, target)
             await self._settle(BalloonQueue.INFLATE)  # `actual` may be written before the last chains are counted
             return complete
         finally:
             self._size.restore_target()
+
+    async def _inflate_to(self, progress: ReclaimProgress, target: int) -> bool:
+        self._size.inflate_to(target)
+        progress.target_shown(self._loop.time())
+        return await progress.wait(lambda: self._connection.balloon.config.actual >= target)
+
+    async def _inflate_in_steps(self, progress: ReclaimProgress, target: int, values: Mapping[str, int]) -> bool:
+        limits, config = self._limits, self._connection.balloon.config
+        pages = target - config.actual
+        seconds = STEP_SECONDS if limits.pace else 0.0
+        step = max(int(limits.pace * STEP_SECONDS) >> PFN_SHIFT if limits.pace else pages // STEPS, 1)
+        end = self._loop.time() + LONGEST + pages * seconds / step
+        shown = config.actual
+        while shown < target:
+            begin = self._loop.time()
+            shown = min(shown + step, target)
+            if begin > end or not await self._inflate_to(progress, shown):
+                return False
+            if limits.stop_on_refault:
+                before, values = values, (await self._statistics.fresh()).values
+                if _refaults(values) - _refaults(before) > REFAULTS_MAX:
+                    progress.refaulted = True
+                    return False
+            if shown < target:
+                await progress.rest(begin + seconds - self._loop.time())
+        return True
 
     # -- hinting ----------------------------------------------------------------------------------------------------
 
@@ -208,6 +274,11 @@ class Reclaimer:
         service = self._connection.queue(queue)
         if service is not None:
             await service.settled()
+
+
+def _refaults(values: Mapping[str, int]) -> int:
+    # "The amount of memory that has been swapped in (in bytes)" (virtio 1.2, 5.5.6.4).
+    return values.get("majflt", 0) + (values.get("swap_in", 0) >> PFN_SHIFT)
 
 
 def _retrieve(task: "asyncio.Task[ReclaimResult]") -> None:

@@ -26,13 +26,42 @@ class ReclaimMethod(Enum):
     INFLATE = "inflate"
 
 
+class StoppedBy(Enum):
+    """Why a reclaim ended before it had all that was asked."""
+
+    STALL = "stall"
+    """The driver did nothing for :data:`STALL` seconds, or took longer than :data:`LONGEST` in all."""
+    GUEST = "guest"
+    """The guest took pages back, its driver has gone, or the balloon was given another target."""
+    REFAULT = "refault"
+    """The guest began to read back what it had given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReclaimLimits:
+    """How gentle a reclaim by inflating is: it leaves the guest ``floor`` bytes, takes at most ``pace`` bytes a second
+    (0: as fast as the driver gives them), and with ``stop_on_refault`` ends when the guest reads pages back."""
+
+    floor: int = 0
+    pace: int = 0
+    stop_on_refault: bool = False
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether the balloon grows in steps."""
+        return self.pace > 0 or self.stop_on_refault
+
+
+NO_LIMITS: Final = ReclaimLimits()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReclaimResult:
     """The result of a reclaim.
 
     ``offered_bytes`` is what the driver offered (by hinting or by inflating) and ``discarded_bytes`` what was discarded
     of it. ``complete`` False means that the driver did not do all that was asked: it stalled, was reset, was given
-    another target, had less memory than it said, or ran short of it meanwhile.
+    another target, had less memory than it said, or ran short of it meanwhile: ``stopped_by`` says which.
     """
 
     method: ReclaimMethod
@@ -40,6 +69,7 @@ class ReclaimResult:
     discarded_bytes: int
     seconds: float
     complete: bool
+    stopped_by: StoppedBy | None = None
 
 
 class ReclaimProgress:
@@ -53,6 +83,7 @@ class ReclaimProgress:
         self._discarded = 0
         self._moved = asyncio.Event()
         self._short = False
+        self.refaulted = False
         self._target_shown = math.inf
         self._inflated = math.inf
         self._error: str | None = None
@@ -90,6 +121,38 @@ class ReclaimProgress:
         self._error = reason
         self._moved.set()
 
+    @property
+    def offered_bytes(self) -> int:
+        """What the driver has offered so far."""
+        return self._offered
+
+    @property
+    def discarded_bytes(self) -> int:
+        """What was discarded of it so far."""
+        return self._discarded
+
+    @property
+    def is_short(self) -> bool:
+        """Whether :meth:`cut_short` was called."""
+        return self._short
+
+    def _stopped_by(self) -> StoppedBy:
+        if self.refaulted:
+            return StoppedBy.REFAULT
+        return StoppedBy.GUEST if self._short else StoppedBy.STALL
+
+    async def rest(self, seconds: float) -> None:
+        """Wait so long, or until the reclaim is cut short or ended."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while not self._short and self._error is None and loop.time() < end:
+            self._moved.clear()
+            try:
+                async with asyncio.timeout_at(end):
+                    await self._moved.wait()
+            except TimeoutError:
+                return
+
     def result(self, now: float, *, complete: bool) -> ReclaimResult:
         """Return the sums."""
         return ReclaimResult(
@@ -98,6 +161,7 @@ class ReclaimProgress:
             discarded_bytes=self._discarded,
             seconds=now - self._begin,
             complete=complete,
+            stopped_by=None if complete else self._stopped_by(),
         )
 
     async def wait(self, condition: Callable[[], bool]) -> bool:

@@ -4,6 +4,7 @@ They stand between two interfaces: commands reach them through :mod:`host.contro
 session through :mod:`host.control.connection_interface`. Everything runs on the event loop.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -12,12 +13,17 @@ from host.control.balloon_size import BalloonSize
 from host.control.connection_interface import ConnectionInterface
 from host.control.guest_statistics import GuestStatistics, StatisticsRequests
 from host.control.reclaim import Reclaimer
-from host.control.reclaim_progress import ReclaimMethod, ReclaimResult
+from host.control.reclaim_progress import NO_LIMITS, ReclaimLimits, ReclaimMethod, ReclaimResult
 from host.control.vm_facts import VmInfo
+from host.events.notices import Notices
+from host.inhibition.discard_gate import DiscardGate
+from host.inhibition.inhibition import Inhibition
 from host.ring.turn import ServedChain
+from protocol.memory import PAGE_SIZE
 from protocol.virtio_balloon import BalloonQueue
 
 _GONE = "the virtual machine has gone"
+_DISCARDING = (BalloonQueue.REPORTING, BalloonQueue.INFLATE, BalloonQueue.FREE_PAGE)
 
 
 class VmControl:
@@ -31,6 +37,8 @@ class VmControl:
         self._began = time.monotonic()
         self._reported: float | None = None
         self._backed = BackedMemory(look)
+        self._gate = DiscardGate(look, self._inhibition_changed)
+        self.notices = Notices(connection.metrics)
         self._statistics = StatisticsRequests(connection)
         self.size = BalloonSize(connection, self._emit)
         self.reclaimer = Reclaimer(connection, self.size, self._statistics, self._emit)
@@ -40,6 +48,7 @@ class VmControl:
         """Return what is known without asking the guest."""
         connection = self._connection
         config, traffic, now = connection.balloon.config, connection.metrics, time.monotonic()
+        kept, last = connection.balloon.keeps_pages, self._statistics.last
         return VmInfo(
             pid=connection.peer_pid,
             name=self.name,
@@ -52,11 +61,28 @@ class VmControl:
             features=connection.balloon.features,
             driver_ready=connection.driver_ready,
             setup=connection.setup,
+            now=now,
             reports=traffic.reports,
             reported_bytes=traffic.reported_bytes,
+            mean_range=traffic.reported_bytes // max(traffic.reported_ranges, 1),
             discarded_bytes=traffic.discarded_bytes,
+            inflated_pages=traffic.inflated_pages,
+            deflated_pages=traffic.deflated_pages,
+            hinted_bytes=traffic.hinted_bytes,
             refused=dict(traffic.refused),
+            refused_bytes=dict(traffic.refused_bytes),
+            acknowledge=traffic.acknowledge,
+            discard=traffic.discard,
             last_report=None if self._reported is None else now - self._reported,
+            device=connection.device_facts,
+            page_size=max((file.page_size for file in connection.region_files), default=PAGE_SIZE),
+            keeps_pages=None if kept is None else kept.value,
+            inhibition=self._gate.current,
+            signs=self._gate.signs,
+            refaulted_bytes=self._backed.refaults.bytes,
+            statistics={} if last is None else last.values,
+            statistics_age=None if last is None else last.age,
+            unanswered=self._statistics.unanswered,
         )
 
     async def backed_bytes(self) -> int | None:
@@ -74,6 +100,7 @@ class VmControl:
     def memory_changed(self) -> None:
         """Take note that the machine has another memory table."""
         self.size.refresh()
+        self._gate.watch(self._connection.peer_pid, self._connection.memory_bytes)
 
     def driver_left(self) -> None:
         """Take note that another driver comes: forget the last one's statistics, and end its reclaim."""
@@ -91,10 +118,13 @@ class VmControl:
             self._statistics.received(GuestStatistics(statistics.values, chain.finished))
             self.size.statistics_received(statistics.values.get("memtot"))
         self.reclaimer.chain_served(chain)
+        self.notices.chain_served()
 
     def close(self) -> None:
         """Take note that the virtual machine has gone: every command that waits for it fails."""
         self.size.close()
+        self.notices.close()
+        self._gate.close()
         self._gone = True
         self._statistics.close(_GONE)
         self.reclaimer.close(_GONE)
@@ -102,6 +132,13 @@ class VmControl:
     def _emit(self, event: str, **fields: object) -> None:
         if not self._gone:
             self._connection.emit(event, **fields)
+
+    def _inhibition_changed(self, inhibition: Inhibition | None) -> None:
+        self._connection.balloon.inhibited = inhibition is not None
+        if inhibition is None:
+            self._emit("allowed")
+        else:
+            self._emit("inhibited", by=inhibition.by.value, why=inhibition.why)
 
     # -- called by the control socket -------------------------------------------------------------------------------
 
@@ -148,14 +185,30 @@ class VmControl:
         """
         self._statistics.set_interval(seconds)
 
+    async def inhibit(self, why: str) -> None:
+        """Acknowledge reports without discarding from now on, until :meth:`allow`.
+
+        When this returns no discard is under way any more.
+        """
+        self._gate.inhibit(why)
+        running = [self._connection.queue(queue) for queue in _DISCARDING]
+        await asyncio.gather(*(queue.settled() for queue in running if queue is not None))
+
+    def allow(self, *, force: bool = False) -> Inhibition | None:
+        """Discard again. Return what inhibits it still: what the daemon finds counts unless ``force``."""
+        self._gate.allow(force=force)
+        return self._gate.current
+
     def disconnect(self) -> None:
         """End the session. Rings are stopped first, as when a front-end goes away."""
         self._connection.disconnect()
 
-    async def reclaim(self, method: ReclaimMethod | str | None = None) -> ReclaimResult:
+    async def reclaim(
+        self, method: ReclaimMethod | str | None = None, limits: ReclaimLimits = NO_LIMITS
+    ) -> ReclaimResult:
         """Make the guest give up memory that it does not use, once.
 
         Raises:
             BalloonError: see :meth:`Reclaimer.reclaim`.
         """
-        return await self.reclaimer.reclaim(method)
+        return await self.reclaimer.reclaim(method, limits)

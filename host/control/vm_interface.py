@@ -6,8 +6,9 @@
 from typing import Protocol
 
 from host.control.guest_statistics import GuestStatistics
-from host.control.reclaim_progress import ReclaimMethod, ReclaimResult
+from host.control.reclaim_progress import NO_LIMITS, ReclaimLimits, ReclaimMethod, ReclaimResult
 from host.control.vm_facts import VmInfo
+from host.inhibition.inhibition import Inhibition
 
 
 class VmInterface(Protocol):
@@ -39,8 +40,14 @@ class VmInterface(Protocol):
     def set_statistics_interval(self, seconds: float) -> None:
         """Ask for statistics every ``seconds`` from now on; 0 for on demand only."""
 
+    async def inhibit(self, why: str) -> None:
+        """Acknowledge reports without discarding from now on."""
+
+    def allow(self, *, force: bool = False) -> Inhibition | None:
+        """Discard again. Return what inhibits it still."""
+
     def disconnect(self) -> None:
         """End the session. Rings are stopped first, as when a front-end goes away."""
 
-    async def reclaim(self, method: ReclaimMethod | None = None) -> ReclaimResult:
+    async def reclaim(self, method: ReclaimMethod | None = None, limits: ReclaimLimits = NO_LIMITS) -> ReclaimResult:
         """Make the guest give up memory that it does not use, once; None leaves the method to the device."""

@@ -33,6 +33,7 @@ class Refusal(Enum):
     POISON = "poison"
     UNKNOWN_QUEUE = "unknown_queue"
     DISCARD_OFF = "discard_off"
+    INHIBITED = "inhibited"
     DISCARD_FAILED = "discard_failed"
 
 

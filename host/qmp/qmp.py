@@ -18,7 +18,7 @@ NEGOTIATE: Final = "qmp_capabilities"
 
 _MEMBERS: Final = ("execute", "arguments", "id")
 _SHOWN: Final = 60
-_KINDS: Final[Mapping[type, str]] = {int: "an integer", str: "a string", dict: "an object"}
+_KINDS: Final[Mapping[type, str]] = {int: "an integer", str: "a string", dict: "an object", bool: "true or false"}
 
 
 class ErrorClass(Enum):
@@ -71,6 +71,10 @@ class Arguments:
     def optional_text(self, name: str) -> str | None:
         """Take a string or, if it is not given, None. Raises :class:`QmpError`."""
         return self.text(name) if name in self._members else None
+
+    def optional_boolean(self, name: str) -> bool | None:
+        """Take a boolean or, if it is not given, None. Raises :class:`QmpError`."""
+        return bool(self._required(name, bool)) if name in self._members else None
 
     def end(self) -> None:
         """Raise :class:`QmpError` if an argument was given that the command does not have."""

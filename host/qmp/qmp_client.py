@@ -110,6 +110,19 @@ class QmpClient:
             if "event" in answer:
                 self.events.append(answer)
 
+    def next_event(self) -> Mapping[str, Any]:
+        """Return the next event, waiting for it if need be.
+
+        Raises:
+            BalloonError: the server closed the connection, sent something other than QMP, or no event came in the time
+                limit of a command.
+        """
+        while not self.events:
+            message = self._receive("no event")
+            if "event" in message:
+                self.events.append(message)
+        return self.events.pop(0)
+
     def _receive(self, missing: str = "no answer") -> Mapping[str, Any]:
         try:
             while (message := self._stream.next_object()) is None:

@@ -95,6 +95,8 @@ class RingService:
     ) -> None:
         self.index = action.index
         self.queue = action.queue
+        self.began = time.monotonic()
+        self.discard_error = 0  # errno of the last discard that failed
         self.kick_method = KickMethod.of(has_descriptor=files.kick is not None, in_band=action.inband)
         self._files = files
         self._memory = memory
@@ -355,11 +357,13 @@ class RingService:
         # False when the ring is to stop, and the chain was put back.
         ring = self._ring
         outcome = self._balloon.serve(self.queue, chain, self._memory.device, self._memory.read)
+        judged = time.monotonic()
         try:
             discarded = self._discard(outcome.plan)
         finally:
             if self.queue is BalloonQueue.INFLATE:
                 self._balloon.parts.finish()
+        discard_seconds = time.monotonic() - judged
         if discarded is None:
             ring.unpop(chain)
             return False
@@ -377,7 +381,8 @@ class RingService:
             if ring.needs_notification():
                 self._files.signal_call()
         end = time.monotonic()
-        self._hand_over.chain_served(turn, ServedChain(self.queue, outcome, end, end - begin, discarded))
+        chain_served = ServedChain(self.queue, outcome, end, end - begin, discarded, discard_seconds)
+        self._hand_over.chain_served(turn, chain_served)
         return True
 
     def _was_kept(self, base: int, outcome: Outcome) -> bool:
@@ -396,9 +401,10 @@ class RingService:
         for number, offset, length in joined(plan.discards):
             if self._state is _STOPPING and time.monotonic() > self._patience_ends:
                 return None
-            if punch_hole(files[number].fd, offset, length) == 0:
+            if (error := punch_hole(files[number].fd, offset, length)) == 0:
                 discarded += length
             else:
+                self.discard_error = error
                 for place in plan.discards:
                     if place.region == number and offset <= place.offset < offset + length:
                         plan.refuse(Refusal.DISCARD_FAILED, self._memory.table.guest_of(place), place.length)

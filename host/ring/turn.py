@@ -15,13 +15,14 @@ from protocol.virtio_balloon import BalloonQueue
 @dataclass(slots=True)
 class ServedChain:
     """The outcome of one chain. ``finished`` is when it was given back, or when it was seen if it is held
-    (CLOCK_MONOTONIC, seconds), ``seconds`` the time since it was taken."""
+    (CLOCK_MONOTONIC, seconds), ``seconds`` the time since it was taken, of which discards took ``discard_seconds``."""
 
     queue: BalloonQueue | None
     outcome: Outcome
     finished: float
     seconds: float
     discarded_bytes: int = 0
+    discard_seconds: float = 0.0
     refused: list[RefusedRanges] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -70,6 +70,8 @@ class AcceptLoop:
 async def open_streams(sock: socket.socket, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
     """Return streams of an accepted connection, which own it; None if it has gone again."""
     with contextlib.suppress(OSError):
-        return await asyncio.open_unix_connection(sock=sock, limit=limit)
+        if sock.family == socket.AF_UNIX:
+            return await asyncio.open_unix_connection(sock=sock, limit=limit)
+        return await asyncio.open_connection(sock=sock, limit=limit)
     sock.close()
     return None

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from host.balloon.offered_features import OFFERED
+from host.control.daemon_status import DaemonStatus
 from host.daemon import Daemon, open_socket
 from host.daemon_options import DaemonOptions
 from host.sessions import Sessions
@@ -80,7 +81,7 @@ async def test_accept_pauses_while_there_is_no_descriptor_left(
     """The connection waits in the backlog; the daemon neither spins over it nor forgets it."""
     later: list[Callable[[], object]] = []
     wanted, events = options(path=tmp_path / "socket"), EventLog(None, lambda: 0.0)
-    daemon = Daemon(wanted, events, Sessions(wanted, events, None, {}), {})
+    daemon = Daemon(wanted, events, Sessions(wanted, events, None, {}), {}, DaemonStatus())
     loop = asyncio.get_running_loop()
     accepts = 0
     accept = socket.socket.accept

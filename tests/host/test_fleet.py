@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from host.control.daemon_status import DaemonStatus
 from host.fleet import ENDS_FREE, Fleet
 from host.qmp.qmp import Arguments, Request
 from host.supervision.zygote import Zygote
@@ -44,7 +45,7 @@ async def test_worker_that_ends_at_every_start_is_started_less_often_and_its_mac
 ) -> None:
     caplog.set_level(logging.WARNING)
     zygote = BarrenZygote()
-    fleet = Fleet(zygote, 0, EventLog(None, time.monotonic), {})
+    fleet = Fleet(zygote, 0, EventLog(None, time.monotonic), {}, DaemonStatus())
     ours, theirs = socket.socketpair()
     fleet.serve(7, theirs)
     for _ in range(1000):
@@ -67,7 +68,7 @@ async def test_worker_that_ends_at_every_start_is_started_less_often_and_its_mac
 
 @pytest.mark.asyncio
 async def test_command_without_a_machine_says_so() -> None:
-    fleet = Fleet(BarrenZygote(), 0, EventLog(None, time.monotonic), {"qemu": {}})
+    fleet = Fleet(BarrenZygote(), 0, EventLog(None, time.monotonic), {"qemu": {}}, DaemonStatus())
     for name, said in (
         ("query-balloon", "no virtual machine is connected"),
         ("balloons", "unknown command 'balloons' (query-commands lists them)"),

@@ -47,7 +47,7 @@ _PROXY_ENDS: Final = (
 GOOD_ENDS: Final = ("front-end gone", "daemon stops", "disconnected by command", CLOSED, *_PROXY_ENDS)
 """The reasons of a session's end that are no fault."""
 
-_HARMLESS_FATES: Final = (DISCARDED, "poison", "discard_off", "stale_hint")
+_HARMLESS_FATES: Final = (DISCARDED, "poison", "discard_off", "inhibited", "stale_hint")
 """What becomes of a range where neither side does anything wrong."""
 
 _TELLING_REMARKS: Final[Mapping[str, str]] = {

@@ -18,12 +18,38 @@ from qemu.qmp.message import Message
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_payloads import DeviceConfig
 from tests.harness.processes import DEADLINE, ROOT, DaemonProcess, ProgramProcess, open_fds, until
-from tests.harness.virtual_machine import VirtualMachine
+from tests.harness.virtual_machine import DATA_AT, VirtualMachine
 
 NAME = Path("/proc/self/comm").read_text().strip()
 """What the process of the tests is called."""
 
 PAGE = 4096
+
+UNTOUCHED: Any = {
+    "acknowledge": {"counts": [0] * 15, "seconds": 0.0},
+    "discard": {"counts": [0] * 15, "seconds": 0.0},
+    "discard-error": None,
+    "inflated-bytes": 0,
+    "deflated-bytes": 0,
+    "hinted-bytes": 0,
+    "refaulted-bytes": 0,
+    "front-end": "running",
+    "health": [],
+    "inhibited": None,
+    "keeps-pages": None,
+    "mean-range": 0,
+    "page-size": PAGE,
+    "queues": {
+        name: {"number": number, "state": "running", "set-up": True, "why": None}
+        for number, name in enumerate(("inflate", "deflate", "reporting"))
+    },
+    "refused-bytes": {},
+    "statistics": {},
+    "statistics-age": None,
+    "statistics-unanswered": 0.0,
+    "status": None,
+}
+"""What `query-vms` has of a machine without traffic."""
 
 
 class ControlledDaemon(DaemonProcess):
@@ -68,6 +94,18 @@ async def next_event(client: QMPClient) -> Message:
         return await client.events.get()
 
 
+async def next_named(client: QMPClient, name: str) -> Message:
+    """Wait for the next event of this name."""
+    while (event := await next_event(client))["event"] != name:
+        pass
+    return event
+
+
+async def heard(client: QMPClient, name: str) -> Any:
+    """Wait for an event of this name; return its data."""
+    return (await next_named(client, name))["data"]
+
+
 @pytest.mark.asyncio
 async def test_qemus_own_client(tmp_path: Path) -> None:
     with ControlledDaemon(tmp_path) as daemon:
@@ -92,7 +130,11 @@ async def test_qemus_own_client(tmp_path: Path) -> None:
                 assert vm.pop("age") > 0
                 assert vm.pop("host-backed") > 0
                 assert vm.pop("name") == NAME
+                assert vm.pop("offered")
+                for queue in vm["queues"].values():
+                    assert queue.pop("running-for") >= 0
                 assert vm == {
+                    **UNTOUCHED,
                     "vm": 1,
                     "pid": os.getpid(),
                     "memory": memory,
@@ -116,6 +158,33 @@ async def test_qemus_own_client(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
+async def test_operators_commands(tmp_path: Path) -> None:
+    """QEMU's client inhibits discards and allows them again, and hears of both; the daemon tells how it is."""
+    with ControlledDaemon(tmp_path) as daemon, VirtualMachine(daemon.socket_path) as machine:
+        machine.ram.touch(DATA_AT, 4 * PAGE)
+        async with daemon.client() as client:
+            status: Any = await client.execute("query-status")
+            assert (status["pid"], status["vms"], status["sessions"]) == (daemon.pid, 1, 1)
+            assert status["log-level"] == "warning"
+            assert await client.execute("set-log-level", {"level": "error"}) == {}
+            changed: Any = await client.execute("query-status")
+            assert changed["log-level"] == "error"
+            assert await client.execute("inhibit", {"why": "a snapshot"}) == {}
+            assert await heard(client, "VM_INHIBITED") == {"vm": 1, "by": "operator", "why": "a snapshot"}
+            machine.report((DATA_AT, 4 * PAGE))
+            assert len(machine.ram.pages()) == 4
+            assert (await heard(client, "VM_REFUSED"))["reason"] == "inhibited"
+            assert await client.execute("allow") == {"vm": 1, "inhibited": None}
+            assert await heard(client, "VM_ALLOWED") == {"vm": 1}
+            machine.report((DATA_AT, 4 * PAGE))
+            assert not machine.ram.pages()
+            assert (await heard(client, "VM_TRAFFIC"))["reports"] >= 1
+            answer: Any = await client.execute("query-vms")
+            assert answer[0]["refused-bytes"] == {"inhibited": 4 * PAGE}
+            assert (answer[0]["discarded-bytes"], sum(answer[0]["discard"]["counts"])) == (4 * PAGE, 2)
+
+
+@pytest.mark.asyncio
 async def test_events_of_a_balloon_that_moves(tmp_path: Path) -> None:
     """The first change is told at once and the last one always, with a second between them."""
     with ControlledDaemon(tmp_path) as daemon:
@@ -125,14 +194,13 @@ async def test_events_of_a_balloon_that_moves(tmp_path: Path) -> None:
                 assert (connected["event"], connected["data"]) == ("VM_CONNECTED", {"vm": 1, "pid": os.getpid()})
                 for pages in range(1, 20):
                     tell_actual(machine, pages)
-                first, last = await next_event(client), await next_event(client)
+                first, last = [await next_named(client, "BALLOON_CHANGE") for _ in range(2)]
                 for event, pages in ((first, 1), (last, 19)):
                     size = machine.region.size - pages * PAGE
                     assert (event["event"], event["data"]) == ("BALLOON_CHANGE", {"actual": size, "vm": 1})
                 first_at, last_at = (moment(event) for event in (first, last))
                 assert last_at - first_at > 0.9
-            gone = await next_event(client)
-            assert (gone["event"], gone["data"]["vm"]) == ("VM_DISCONNECTED", 1)  # type: ignore[index]  # an object
+            assert (await heard(client, "VM_DISCONNECTED"))["vm"] == 1
 
 
 def moment(event: Message) -> float:

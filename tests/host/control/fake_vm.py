@@ -5,9 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from host.control.guest_statistics import GuestStatistics
-from host.control.reclaim_progress import ReclaimMethod, ReclaimResult
+from host.control.reclaim_progress import NO_LIMITS, ReclaimLimits, ReclaimMethod, ReclaimResult
 from host.control.vm_facts import VmInfo
+from host.inhibition.inhibition import Inhibition, Inhibitor
+from host.ring.device_facts import DeviceFacts, QueueStatus
 from host.vhost_user.device_setup import DeviceSetup, KickMethod, RingFormat
+from host.vhost_user.vring import RingState
 from protocol.errors import BalloonError
 from protocol.virtio_balloon import BalloonQueue, QueueDialect
 
@@ -27,7 +30,11 @@ INFO = VmInfo(
         QueueDialect.OFFERED,
         {BalloonQueue.INFLATE: KickMethod.EVENTFD, BalloonQueue.REPORTING: KickMethod.IN_BAND},
     ),
+    now=100.0,
+    device=DeviceFacts(1 << 5 | 1 << 34, 7, {"reporting": QueueStatus(2, RingState.RUNNING, True, None, 97.5)}),
     reports=3,
+    mean_range=4 << 20,
+    refused_bytes={"unaligned": 1 << 20},
     reported_bytes=12 << 20,
     discarded_bytes=8 << 20,
     refused={"unaligned": 2},
@@ -43,6 +50,8 @@ class FakeVm:
     last_statistics: GuestStatistics | None = None
     statistics_interval: float = 0
     disconnected: bool = False
+    limits: ReclaimLimits = NO_LIMITS
+    found: Inhibition | None = None
     fresh: GuestStatistics | None = None
     release: asyncio.Event = field(default_factory=asyncio.Event)
     reclaiming: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,7 +79,16 @@ class FakeVm:
     def disconnect(self) -> None:
         self.disconnected = True
 
-    async def reclaim(self, method: ReclaimMethod | None = None) -> ReclaimResult:
+    async def inhibit(self, why: str) -> None:
+        self.facts = replace(self.facts, inhibition=Inhibition(Inhibitor.OPERATOR, why), keeps_pages="inhibited")
+
+    def allow(self, *, force: bool = False) -> Inhibition | None:
+        found = None if force else self.found
+        self.facts = replace(self.facts, inhibition=found, keeps_pages=None if found is None else "inhibited")
+        return found
+
+    async def reclaim(self, method: ReclaimMethod | None = None, limits: ReclaimLimits = NO_LIMITS) -> ReclaimResult:
+        self.limits = limits
         self.reclaiming.set()
         await self.release.wait()
         return ReclaimResult(

@@ -10,6 +10,7 @@ from host.balloon.virtio_balloon import Outcome, VirtioBalloon
 from host.control.vm_control import VmControl
 from host.events.metrics import VmMetrics
 from host.memory.guest_memory import RegionFile
+from host.ring.device_facts import DeviceFacts
 from host.ring.turn import ServedChain
 from host.vhost_user.device_setup import DeviceSetup, KickMethod, RingFormat
 from protocol.virtio_balloon import BalloonQueue, QueueDialect
@@ -60,6 +61,7 @@ class FakeMachine:
         self.driver_ready = True
         self.disconnected = False
         self.setup = DeviceSetup(RingFormat.SPLIT, QueueDialect.NEGOTIATED, {BalloonQueue.STATS: KickMethod.POLLING})
+        self.device_facts = DeviceFacts()
         self.queues = {BalloonQueue.STATS: FakeQueue(), BalloonQueue.FREE_PAGE: FakeQueue()}
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.on_config: Callable[[], None] = lambda: None

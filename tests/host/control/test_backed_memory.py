@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import host.control.backed_memory
-from host.control.backed_memory import BackedMemory
+from host.control.backed_memory import BackedMemory, Refaults
 from host.peers.helpers import Helpers
 from protocol.errors import VhostUserError
 from tests.harness.processes import DEADLINE, open_fds
@@ -97,3 +97,11 @@ async def test_limit_of_threads_is_no_number() -> None:
         raise VhostUserError("no thread can be started")
 
     assert await BackedMemory(refuse).measure([]) is None
+
+
+def test_memory_that_comes_back_is_counted() -> None:
+    refaults = Refaults()
+    for backed in (100, 300, 300, 120, 200, 500, 400, 450):
+        refaults.observe(backed)
+    # 180 were given back: 80 and then the other 100 came back, the rest was touched for the first time.
+    assert refaults.bytes == 180 + 50

@@ -3,15 +3,18 @@
 import asyncio
 import json
 import logging
+import os
 import time
 from typing import Any
 
 import pytest
 
-from host.control.control_commands import ControlCommands, logical_size
+from host.control.control_commands import ControlCommands
 from host.control.guest_statistics import GuestStatistics
 from host.control.qom import STAT_NAMES, UNKNOWN
-from host.control.vm_facts import VmInfo
+from host.control.reclaim_progress import ReclaimLimits
+from host.control.vm_facts import VmInfo, logical_size
+from host.inhibition.inhibition import Inhibition, Inhibitor
 from host.qmp.qmp import Arguments, Request
 from host.vhost_user.device_setup import DeviceSetup
 from protocol.balloon_statistics import StatisticTag
@@ -20,6 +23,31 @@ from tests.host.control.fake_vm import FakeVm, fake
 
 GIB = 1 << 30
 NOW = 1_700_000_000.75
+FURTHER: Any = {
+    "acknowledge": {"counts": [0] * 15, "seconds": 0.0},
+    "discard": {"counts": [0] * 15, "seconds": 0.0},
+    "discard-error": None,
+    "inflated-bytes": 0,
+    "deflated-bytes": 0,
+    "hinted-bytes": 0,
+    "refaulted-bytes": 0,
+    "front-end": "running",
+    "health": [],
+    "inhibited": None,
+    "keeps-pages": None,
+    "mean-range": 4 << 20,
+    "offered": ["page-reporting", "packed"],
+    "page-size": 4096,
+    "queues": {
+        "reporting": {"number": 2, "state": "running", "set-up": True, "why": None, "running-for": 2.5},
+    },
+    "refused-bytes": {"unaligned": 1 << 20},
+    "statistics": {},
+    "statistics-age": None,
+    "statistics-unanswered": 0.0,
+    "status": ["ACKNOWLEDGE", "DRIVER", "DRIVER_OK"],
+}
+"""What `query-vms` has of a fake machine for a diagnosis and for metrics."""
 
 
 def perform(vms: dict[int, FakeVm], name: str, **arguments: Any) -> Any:
@@ -60,6 +88,7 @@ def test_virtual_machines_are_listed() -> None:
     assert (first["vm"], first["memory"], first["guest-actual"], first["driver-ready"]) == (1, 0, 0, False)
     assert (first["ring"], first["queue-numbers"], first["kicks"]) == (None, "negotiated", {})
     assert second == {
+        **FURTHER,
         "vm": 3,
         "pid": 4711,
         "name": "qemu",
@@ -183,6 +212,7 @@ def test_reclaim(arguments: dict[str, str], method: str) -> None:
         "discarded-bytes": 2 << 20,
         "seconds": 0.25,
         "complete": True,
+        "stopped-by": None,
     }
 
 
@@ -265,3 +295,61 @@ def test_internal_error_fails_one_command(caplog: pytest.LogCaptureFixture, monk
     monkeypatch.setattr(FakeVm, "info", broken)
     assert perform({1: FakeVm()}, "query-vms") == ("GenericError", "internal error")
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+# -- inhibiting, and the daemon itself ---------------------------------------------------------------------------------
+
+
+def test_discards_are_inhibited_and_allowed() -> None:
+    vm = fake()
+    assert perform({1: vm}, "inhibit", why="postcopy") == {}
+    (entry,) = perform({1: vm}, "query-vms")
+    assert entry["inhibited"] == {"by": "operator", "why": "postcopy"}
+    assert entry["health"] == ["inhibited"]
+    assert perform({1: vm}, "allow") == {"vm": 1, "inhibited": None}
+    (entry,) = perform({1: vm}, "query-vms")
+    assert (entry["inhibited"], entry["health"]) == (None, [])
+
+
+def test_what_the_daemon_finds_counts_unless_it_is_forced() -> None:
+    vm = fake()
+    vm.found = Inhibition(Inhibitor.DAEMON, "a VFIO device")
+    assert perform({1: vm}, "allow") == {"vm": 1, "inhibited": {"by": "daemon", "why": "a VFIO device"}}
+    assert perform({1: vm}, "allow", force=True) == {"vm": 1, "inhibited": None}
+
+
+@pytest.mark.parametrize("why", ["a\nb", "x" * 201])
+def test_reason_is_one_line(why: str) -> None:
+    text = "parameter 'why' has to be at most 200 printable characters"
+    assert perform({1: fake()}, "inhibit", why=why) == ("GenericError", text)
+
+
+def test_types_of_arguments_are_checked() -> None:
+    assert perform({1: fake()}, "allow", force=1) == ("GenericError", "parameter 'force' has to be true or false")
+
+
+def test_daemon_says_how_it_is() -> None:
+    answer = perform({1: fake(), 2: fake()}, "query-status")
+    assert (answer["pid"], answer["vms"], answer["events"]) == (os.getpid(), 2, "written")
+    assert answer["latency-bounds"] == sorted(answer["latency-bounds"])
+
+
+def test_log_level_is_set() -> None:
+    before = logging.getLogger().level
+    try:
+        for level in ("error", "warning", "info", "debug"):
+            assert perform({}, "set-log-level", level=level) == {}
+            assert perform({}, "query-status")["log-level"] == level
+        _, text = perform({}, "set-log-level", level="loud")
+        assert text == "parameter 'level' has to be error or warning or info or debug, not 'loud'"
+    finally:
+        logging.getLogger().setLevel(before)
+
+
+def test_reclaim_has_limits() -> None:
+    vm = FakeVm()
+    vm.release.set()
+    perform({1: vm}, "reclaim", floor=5, pace=7, stop_on_refault=True)
+    assert vm.limits == ReclaimLimits(floor=5, pace=7, stop_on_refault=True)
+    text = "parameter 'pace' has to be a size in bytes, or 0"
+    assert perform({1: vm}, "reclaim", pace=-1) == ("GenericError", text)

@@ -70,6 +70,7 @@ async def test_free_memory_is_inflated_and_the_target_restored() -> None:
             "discarded_bytes": SPARE * MIB,
             "seconds": round(result.seconds, 6),
             "complete": True,
+            "stopped_by": None,
         }
     ]
 

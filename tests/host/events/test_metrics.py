@@ -1,18 +1,21 @@
 """Counters: each queue has its own, and refused ranges are counted by reason."""
 
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 import pytest
 
 from host.balloon.balloon_statistics import BalloonStatistics
 from host.balloon.virtio_balloon import Outcome
+from host.events.latency import BOUNDS
 from host.events.metrics import VmMetrics
 from host.events.queue_record import QueueRecord
 from host.events.vm_events import VmEvents
 from host.memory.discard_plan import Refusal
 from host.ring.turn import ServedChain
 from protocol.virtio_balloon import BalloonQueue
+
+NUMBERS = [field.name for field in fields(VmMetrics) if field.type is int]
 
 
 def test_queues_have_their_own_counters() -> None:
@@ -43,15 +46,39 @@ def test_refused_ranges_are_counted_by_reason() -> None:
 def test_metrics_of_a_queue_are_added_to_those_of_the_machine() -> None:
     metrics, queue = VmMetrics(), VmMetrics()
     for number, counters in ((1, metrics), (2, queue)):
-        for name in (field.name for field in fields(VmMetrics) if field.name != "refused"):
+        for name in NUMBERS:
             setattr(counters, name, number)
+        counters.acknowledge.count(0.0007 * number)
+        counters.discard.count(100.0)
     metrics.refused.update(empty=1)
     queue.refused.update(empty=2, unaligned=3)
+    queue.refused_bytes.update(unaligned=5)
     metrics.add(queue)
-    assert {name: value for name, value in asdict(metrics).items() if name != "refused"} == dict.fromkeys(
-        (field.name for field in fields(VmMetrics) if field.name != "refused"), 3
-    )
+    assert {name: getattr(metrics, name) for name in NUMBERS} == dict.fromkeys(NUMBERS, 3)
     assert metrics.refused == {"empty": 3, "unaligned": 3}
+    assert metrics.refused_bytes == {"unaligned": 5}
+    assert metrics.acknowledge.seconds == pytest.approx(0.0021)
+    assert metrics.acknowledge.counts == [bound in (0.001, 0.0025) for bound in BOUNDS] + [0]
+    assert metrics.discard.counts == [0] * len(BOUNDS) + [2]
+
+
+@pytest.mark.parametrize(
+    ("queue", "counted"),
+    [
+        (BalloonQueue.REPORTING, 1),
+        (BalloonQueue.INFLATE, 1),
+        (BalloonQueue.FREE_PAGE, 1),
+        (BalloonQueue.DEFLATE, 0),
+        (BalloonQueue.STATS, 0),
+    ],
+)
+def test_chains_that_may_discard_have_a_latency(queue: BalloonQueue, counted: int) -> None:
+    metrics = VmMetrics()
+    statistics = BalloonStatistics({}) if queue is BalloonQueue.STATS else None
+    metrics.count(ServedChain(queue, Outcome(statistics=statistics), 7.5, 0.002, 4096, 0.0015))
+    assert metrics.acknowledge.seconds == (0.002 if counted else 0)
+    assert metrics.discard.seconds == (0.0015 if counted else 0)
+    assert sum(metrics.acknowledge.counts) == sum(metrics.discard.counts) == counted
 
 
 def pass_on(record: QueueRecord) -> None:

@@ -12,6 +12,7 @@ from host.memory.discard_plan import Refusal
 from host.memory.guest_memory import RegionFile
 from host.migration.device_state import DeviceState, parse_state
 from host.migration.travelling_state import build_state, restore_state
+from host.ring.device_facts import DeviceFacts
 from host.vhost_user.device_setup import DeviceSetup
 from protocol.balloon_config import BalloonConfig
 from protocol.virtio_balloon import BalloonQueue, QueueDialect
@@ -25,6 +26,7 @@ class Machine:
     peer_pid = 1
     memory_bytes = 1 << 30
     setup = DeviceSetup(None, QueueDialect.NEGOTIATED, {})
+    device_facts = DeviceFacts()
 
     def __init__(self) -> None:
         self.balloon = VirtioBalloon()

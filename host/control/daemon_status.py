@@ -1,0 +1,60 @@
+"""What the daemon says of itself, and how much it logs: ``query-status`` and ``set-log-level``."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from host.events.latency import BOUNDS
+from host.qmp.qmp import QmpError, shown
+
+LEVELS: Final = {
+    "error": logging.ERROR,
+    "warning": logging.WARNING,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+}
+"""Levels by name, as systemd and QEMU write them."""
+
+
+class DaemonStatus:
+    """The facts of the daemon. ``events`` returns why no events are written, None while they are."""
+
+    def __init__(self, events: Callable[[], str | None] = lambda: None, **options: object) -> None:
+        """Take facts that do not change as ``options``: they are in the answer as they are, a dash for each ``_``."""
+        self.sessions = 0
+        """How many there were so far."""
+        self._events = events
+        self._options = {name.replace("_", "-"): value for name, value in options.items()}
+        self._started = time.monotonic()
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the daemon has begun."""
+        return time.monotonic() - self._started
+
+    def describe(self, vms: int) -> dict[str, Any]:
+        """Return the answer to ``query-status`` of a daemon that serves ``vms`` machines."""
+        return {
+            "pid": os.getpid(),
+            "uptime": round(self.uptime, 3),
+            "vms": vms,
+            "sessions": self.sessions,
+            "events": self._events() or "written",
+            "log-level": self.log_level,
+            "latency-bounds": list(BOUNDS),
+            **self._options,
+        }
+
+    @property
+    def log_level(self) -> str:
+        """The name of the level that is in force."""
+        level = logging.getLogger().getEffectiveLevel()
+        return next((name for name, number in LEVELS.items() if level >= number), "debug")
+
+    def set_log_level(self, name: str) -> None:
+        """Log from level ``name`` on. Raises :class:`QmpError` for an unknown one."""
+        if name not in LEVELS:
+            raise QmpError(f"parameter 'level' has to be {' or '.join(LEVELS)}, not {shown(name)}")
+        logging.getLogger().setLevel(LEVELS[name])

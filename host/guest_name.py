@@ -1,0 +1,41 @@
+"""What a guest is called in answers and metrics: after its process, its cgroup, or the socket that it connected to."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+CHOICES: Final = ("pid", "cgroup", "socket")
+
+_ESCAPED: Final = re.compile(r"\\x([0-9a-f]{2})")
+_UNIT: Final = re.compile(r"\.(scope|service|slice|libvirt-qemu)$")
+_INNER: Final = frozenset({"emulator", "libvirt", "vcpu0", "payload"})
+"""Cgroups inside that of a machine, which libvirt and systemd make."""
+
+
+def guest_name(choice: str, pid: int, socket_path: Path | None) -> str:
+    """Return the name of the guest whose front-end is process ``pid``, "" if it cannot be known."""
+    if choice == "socket":
+        return "" if socket_path is None else socket_path.stem
+    try:
+        if choice == "cgroup":
+            return name_of_cgroup(Path(f"/proc/{pid}/cgroup").read_text(errors="replace"))
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:  # it has gone, or is of another pid namespace
+        return ""
+
+
+def name_of_cgroup(text: str) -> str:
+    """Return the name of the machine in the content of /proc/PID/cgroup: of version 2, else of the memory controller.
+
+    systemd writes ``machine-qemu\\x2d1\\x2dweb.scope`` for the machine ``qemu-1-web`` (systemd.unit(5), escaping).
+    """
+    paths = {controllers: path for _, controllers, path in (line.split(":", 2) for line in text.splitlines())}
+    of_memory = [path for name, path in paths.items() if "memory" in name.split(",")]
+    path = paths.get("", "").strip("/") or "".join(of_memory[:1])
+    parts = [part for part in path.split("/") if part]
+    while len(parts) > 1 and parts[-1] in _INNER:
+        parts.pop()
+    if not parts:
+        return ""
+    plain = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), _UNIT.sub("", parts[-1]))
+    return plain.removeprefix("machine-")

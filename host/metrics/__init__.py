@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: what the control socket answers, as families, over HTTP."""

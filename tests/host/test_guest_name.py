@@ -1,0 +1,31 @@
+"""What guests are called."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from host.guest_name import guest_name, name_of_cgroup
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("0::/machine.slice/machine-qemu\\x2d1\\x2dweb.scope/libvirt/emulator\n", "qemu-1-web"),
+        ("0::/system.slice/vm@web.service\n", "vm@web"),
+        ("4:memory:/machine/web.libvirt-qemu\n1:name=systemd:/other\n0::/\n", "web"),
+        ("5:cpu,memory:/lab/guest3\n", "guest3"),
+        ("0::/\n", ""),
+        ("", ""),
+    ],
+)
+def test_names_by_cgroup(text: str, name: str) -> None:
+    assert name_of_cgroup(text) == name
+
+
+def test_names() -> None:
+    assert guest_name("socket", 0, Path("/run/web.sock")) == "web"
+    assert guest_name("socket", 0, None) == ""
+    assert guest_name("pid", os.getpid(), None) == Path("/proc/self/comm").read_text().strip()
+    assert guest_name("cgroup", os.getpid(), None) == name_of_cgroup(Path("/proc/self/cgroup").read_text())
+    assert guest_name("pid", 0, None) == guest_name("cgroup", 0, None) == ""
