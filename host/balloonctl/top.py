@@ -3,6 +3,7 @@
 import os
 import select
 import shutil
+import signal
 import sys
 import termios
 import threading
@@ -97,6 +98,8 @@ def _raw_terminal() -> Iterator[None]:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("top needs a terminal; status prints the machines once")
     before = termios.tcgetattr(sys.stdin)
+    # By an exception, so that the terminal is restored.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     try:
         tty.setcbreak(sys.stdin)
         sys.stdout.write(_ENTER)

@@ -154,7 +154,7 @@ def test_broken_ring_is_diagnosed_and_watched(operator: Operator) -> None:
 
 
 def test_top_on_a_terminal(operator: Operator) -> None:
-    """It draws the machines, a key inhibits the selected one, and another ends it."""
+    """It draws the machines, a key inhibits the selected one, and SIGTERM leaves the terminal as it was."""
     main_side, terminal = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     command = [sys.executable, "-m", "host.balloonctl", "--control", str(operator.daemon.control_path), "top"]
@@ -172,8 +172,8 @@ def test_top_on_a_terminal(operator: Operator) -> None:
         os.write(main_side, b"\x1b[Bi")
         until(lambda: shows("1 not healthy"), "the machine that is inhibited")
         os.write(main_side, b"\x1b[A")
-        os.write(main_side, b"q")
-        until(lambda: shows("\x1b[?1049l"), "the end")
+        top.terminate()
+        until(lambda: shows("\x1b[?1049l"), "the terminal as it was")
         assert top.wait(DEADLINE) == 0
     os.close(main_side)
     assert [each["inhibited"] is None for each in operator("status", "--json").value] == [False, True]
