@@ -94,8 +94,9 @@ _TEXT: Final = Personality(
 _QEMU: Final = Personality(
     name="qemu",
     source="QEMU hw/virtio/virtio-balloon.c: virtio_balloon_handle_report, virtio_balloon_config_size, "
-    "virtio_balloon_device_reset; the properties' defaults, with free-page-reporting=on. virtqueue_map_desc (hw/virtio/virtio.c) maps what is no memory into one "
-    "bounce buffer of a page, and more of it, or a descriptor of no bytes, breaks the device",
+    "virtio_balloon_device_reset; the properties' defaults, with free-page-reporting=on. virtqueue_map_desc "
+    "(hw/virtio/virtio.c) maps what is no memory into one bounce buffer of a page, and more of it, or a descriptor of "
+    "no bytes, breaks the device",
     features=TRANSPORT
     | feature_mask(
         FeatureBit.RING_EVENT_IDX,
