@@ -50,6 +50,7 @@ class Personality:
     - ``outside_max``: the bytes outside of memory that one report may name; more of them end the service of the queue.
       None is no limit.
     - ``breaks_empty``: whether a descriptor of no bytes ends the service of its queue.
+    - ``keeps_actual``: whether a driver finds the ``actual`` that the last one wrote.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Personality:
     serves: frozenset[BalloonQueue] = _ALL_QUEUES
     outside_max: int | None = None
     breaks_empty: bool = False
+    keeps_actual: bool = False
 
     @property
     def writable_config(self) -> frozenset[int]:
@@ -91,9 +93,10 @@ _TEXT: Final = Personality(
 
 _QEMU: Final = Personality(
     name="qemu",
-    source="QEMU hw/virtio/virtio-balloon.c: virtio_balloon_handle_report, virtio_balloon_config_size; the properties' "
-    "defaults, with free-page-reporting=on. virtqueue_map_desc (hw/virtio/virtio.c) maps what is no memory into one "
-    "bounce buffer of a page, and more of it, or a descriptor of no bytes, breaks the device",
+    source="QEMU hw/virtio/virtio-balloon.c: virtio_balloon_handle_report, virtio_balloon_config_size, "
+    "virtio_balloon_device_reset; the properties' defaults, with free-page-reporting=on. virtqueue_map_desc "
+    "(hw/virtio/virtio.c) maps what is no memory into one bounce buffer of a page, and more of it, or a descriptor of "
+    "no bytes, breaks the device",
     features=TRANSPORT
     | feature_mask(
         FeatureBit.RING_EVENT_IDX,
@@ -108,6 +111,7 @@ _QEMU: Final = Personality(
     poison_keeps=frozenset({BalloonQueue.REPORTING}),
     outside_max=PAGE_SIZE,
     breaks_empty=True,
+    keeps_actual=True,
 )
 
 _FIRECRACKER: Final = Personality(

@@ -120,7 +120,7 @@ class VirtioBalloon:
             self.config = replace(self.config, poison_val=0)
         if not self.hinting.is_open:
             self.hinting.reset()
-        self.config = replace(self.config, actual=0, free_page_hint_cmd_id=self.hinting.command_id)
+        self.config = replace(self.config, actual=self._actual_left, free_page_hint_cmd_id=self.hinting.command_id)
 
     def reset(self) -> None:
         """Forget what a driver negotiated and wrote; the target (``num_pages``) is the host's and stays."""
@@ -129,7 +129,13 @@ class VirtioBalloon:
         self.driver_left()
         self.poison_told = False
         self.hinting.reset()
-        self.config = replace(self.config, actual=0, free_page_hint_cmd_id=self.hinting.command_id, poison_val=0)
+        command_id = self.hinting.command_id
+        self.config = replace(self.config, actual=self._actual_left, free_page_hint_cmd_id=command_id, poison_val=0)
+
+    @property
+    def _actual_left(self) -> int:
+        # What the next driver finds in ``actual``.
+        return self.config.actual if self.personality.keeps_actual else 0
 
     @property
     def keeps_pages(self) -> Refusal | None:

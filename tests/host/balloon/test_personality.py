@@ -65,6 +65,15 @@ def pages(first: int, count: int = 1) -> Buffer:
     return BASE + first * PAGE, count * PAGE
 
 
+def test_only_qemu_shows_a_driver_what_the_last_one_wrote_into_actual() -> None:
+    for kind in KINDS:
+        device = balloon(kind)
+        device.write_config(4, (16).to_bytes(4, "little"), poison_offered=False)
+        device.reset()
+        device.forget_driver()
+        assert device.config.actual == (16 if kind.name == "qemu" else 0)
+
+
 def test_default_is_ours_and_every_personality_has_its_name_and_its_source() -> None:
     assert VirtioBalloon().personality is OURS
     assert {name: kind.name for name, kind in PERSONALITIES.items()} == {name: name for name in PERSONALITIES}
