@@ -18,6 +18,7 @@ from scripts.laboratory import boundary_cost, linux_run, pace, page_fault, pictu
 from scripts.laboratory.experiment import Experiment, Outcome
 from scripts.scenario import command as scenario_run
 from scripts.scenario.compare import command as scenario_compare
+from scripts.scenario.export import command as scenario_export
 
 PROGRAM: Final = "balloon-lab"
 EXPERIMENTS: Final = (boundary_cost.EXPERIMENT, page_fault.EXPERIMENT, sweep.EXPERIMENT, pace.EXPERIMENT)
@@ -36,6 +37,7 @@ example:
 
   scripts/lab timeline                         one real Linux guest for about 20 seconds
   scripts/lab compare --help                   policies and reporters side by side, over many seeds
+  scripts/lab export --help                    results of a run as CSV, Parquet, JSON, or a trace for Perfetto
   scripts/lab run --help                       virtual machines that share a host's memory, as a scenario file says
 
 All experiments but the timeline run in virtual time, without a guest or a daemon: their results are the same on every
@@ -88,7 +90,9 @@ class _Command(Protocol):
     def run(self, arguments: argparse.Namespace, /) -> int: ...
 
 
-COMMANDS: Final[Mapping[str, _Command]] = {command.NAME: command for command in (scenario_run, scenario_compare)}
+COMMANDS: Final[Mapping[str, _Command]] = {
+    command.NAME: command for command in (scenario_run, scenario_compare, scenario_export)
+}
 
 
 def make_command_parser(command: _Command) -> argparse.ArgumentParser:
