@@ -48,7 +48,7 @@ class Verdict:
     def __str__(self) -> str:
         """Return it for a table."""
         if self.standing in (Standing.FEWEST, Standing.COSTS):
-            return self.standing.value
+            return str(self.standing.value)
         names = ", ".join(self.others)
         return f"as few as {names}" if self.standing is Standing.EQUAL else f"more than {names}"
 

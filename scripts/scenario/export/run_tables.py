@@ -93,16 +93,18 @@ def _event(line: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    number = 0
     try:
         with path.open(encoding="utf-8") as file:
             for number, text in enumerate(file, 1):
-                line = json.loads(text)
+                try:
+                    line = json.loads(text)
+                except ValueError as error:
+                    raise BalloonError(f"{path}: line {number}: not JSON: {error}") from error
                 if not isinstance(line, dict) or not isinstance(line.get("t"), int | float):
-                    raise ValueError("not an object with a time t")
+                    raise BalloonError(f"{path}: line {number}: not an object with a time t")
                 yield line
-    except (OSError, ValueError) as error:
-        raise BalloonError(f"{path}: {f'line {number}: ' if number else ''}{_reason(error)}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BalloonError(f"{path}: {_reason(error)}") from error
 
 
 def _table(path: Path, columns: tuple[str, ...]) -> RunTable:
