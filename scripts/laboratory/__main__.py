@@ -18,6 +18,7 @@ from scripts.laboratory import boundary_cost, linux_run, pace, page_fault, pictu
 from scripts.laboratory.experiment import Experiment, Outcome
 from scripts.scenario import command as scenario_run
 from scripts.scenario.compare import command as scenario_compare
+from scripts.scenario.export import command as scenario_export
 from scripts.scenario.report import command as scenario_report
 
 PROGRAM: Final = "balloon-lab"
@@ -32,6 +33,7 @@ commands of their own:
   scripts/lab run --help                       virtual machines that share a host's memory, as a scenario file says
   scripts/lab compare --help                   policies and reporters side by side, over many seeds
   scripts/lab report --help                    a run's results as one HTML file
+  scripts/lab export --help                    a run's results as CSV, Parquet, JSON, or a trace for Perfetto
 
 example:
   scripts/lab                                  all experiments, in about five minutes; data and pictures in build/lab
@@ -94,7 +96,7 @@ class _Command(Protocol):
 
 
 COMMANDS: Final[Mapping[str, _Command]] = {
-    command.NAME: command for command in (scenario_run, scenario_compare, scenario_report)
+    command.NAME: command for command in (scenario_run, scenario_compare, scenario_report, scenario_export)
 }
 
 

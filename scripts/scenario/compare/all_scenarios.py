@@ -78,7 +78,10 @@ def overview(comparisons: Sequence[Comparison]) -> Table:
         alone, ours = (_cells(comparison, policy)[:2] for policy in (REPORTING, OURS))
         rows.append((comparison.scenario.name, *alone, *ours, str(comparison.verdict)))
     header = ("scenario", "reporting GiB*min", "stall s", f"{OURS} GiB*min", "stall s", OURS)
-    return Table(title=f"All shipped scenarios, {seeds} seeds each", header=header, rows=tuple(rows))
+    seeds = len(comparisons[0].scores[OURS])
+    return Table(
+        title=f"All shipped scenarios, {seeds} seed{'s' if seeds > 1 else ''} each", header=header, rows=tuple(rows)
+    )
 
 
 def details(comparison: Comparison) -> Table:

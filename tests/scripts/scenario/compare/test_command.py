@@ -1,11 +1,13 @@
 """``balloon-lab compare``: the table, the files, the same scores from one process and from several."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from scripts.laboratory.__main__ import main
+from scripts.scenario.compare import jobs
 from scripts.scenario.compare.jobs import play_all
 from scripts.scenario.compare.variant import variants
 from scripts.scenario.scenario_file import load_scenario
@@ -85,3 +87,28 @@ def test_a_dask_cluster_gives_the_same_scores(small: Path) -> None:
     scenarios = [variant.scenario for variant in variants(load_scenario(small), ["reporter=rotation,none"])]
     with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
         assert play_all(scenarios, [0], cluster=cluster.scheduler_address) == play_all(scenarios, [0], processes=1)
+
+
+def test_an_address_without_a_scheduler_is_one_line(
+    small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(jobs, "CONNECT_SECONDS", "200ms")
+    for address, reason in (("tcp://127.0.0.1:9", "no Dask scheduler answers"), ("nowhere://x", "--cluster nowhere")):
+        assert main(["compare", str(small), "--seeds", "1", "--cluster", address]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert reason in line
+
+
+def test_without_distributed_the_extra_is_named(
+    small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert main(["compare", str(small), "--seeds", "1", "--cluster", "tcp://127.0.0.1:9"]) == 2
+    assert "vhost-user-balloon[cluster]" in capsys.readouterr().err
+
+
+def test_all_scenarios_take_no_other_choice(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([str(small), "--all"], ["--all", "--vary", "policy=mom"], [], [str(small), "--markdown", "x"]):
+        assert main(["compare", *words]) == 2
+        assert len(capsys.readouterr().err.splitlines()) <= 2

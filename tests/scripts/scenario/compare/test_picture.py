@@ -18,9 +18,9 @@ SCORES = {
 
 def test_every_variant_has_a_mark_and_those_at_one_place_share_a_label(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    for kind in ("svg", "png", "pdf"):
-        check_picture(tmp_path / f"a.{kind}")
-        save_comparison(tmp_path / f"a.{kind}", "A title", SCORES)
+    check_picture(tmp_path / "a.svg")
+    save_comparison(tmp_path / "a.svg", "A title", SCORES)
+    assert b"<svg" in (tmp_path / "a.svg").read_bytes()
     figure = pytest.importorskip("matplotlib.figure").Figure()
     draw(figure, "A title", SCORES)
     (axes,) = figure.axes
