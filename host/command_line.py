@@ -46,7 +46,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_access_options(where, "socket", "the socket file at --socket-path")
     where.add_argument("--fd", metavar="N", type=int, help="use this inherited socket, listening or connected")
-    where.add_argument(
+    processes = parser.add_argument_group("processes")
+    processes.add_argument(
         "--workers",
         metavar="N|vm",
         type=option_type(parse_workers),

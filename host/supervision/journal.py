@@ -12,6 +12,7 @@ way: addresses come before the memory that they lie in, sizes after the features
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from host.vhost_user.session import Session
@@ -185,6 +186,7 @@ def _is_enabled_by_features(session: Session) -> bool:
     return session.has_features and not session.features & PROTOCOL_FEATURES
 
 
+@lru_cache(1024)  # most of a journal is as it was one message before
 def _entry(request: FrontendRequest, payload: Payload = None, *files: int) -> Entry:
     return Entry(build_message(request, payload), files)
 

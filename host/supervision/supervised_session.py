@@ -107,8 +107,9 @@ class SupervisedSession(SessionJournal):
 
     def went_on(self) -> None:
         """Have the supervisor know at once that the session has been taken over."""
-        self._last = b""
-        self._tell_change()
+        # A message in hand is not whole yet, or would have been carried out by now.
+        journal, kept = self._changed_journal()
+        self._link.send(Packet(Kind.JOURNAL, self._vm, with_kept(journal, kept)))
 
     def flush(self) -> None:
         """Pass on a change that waits, now."""
