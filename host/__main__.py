@@ -143,10 +143,10 @@ def _serve(arguments: argparse.Namespace, options: "DaemonOptions", zygote: "Zyg
     from host.control.daemon_status import DaemonStatus
     from host.daemon import Daemon
     from host.fd_limit import raise_fd_limit
-    from host.fleet import Fleet
     from host.qmp.qmp import build_version
     from host.sessions import Sessions
     from host.signals import hold_signals
+    from host.supervisor import Supervisor
     from protocol.process.events import open_event_log
 
     hold_signals()  # before the first thread begins, for all threads
@@ -166,7 +166,7 @@ def _serve(arguments: argparse.Namespace, options: "DaemonOptions", zygote: "Zyg
         if zygote is None:
             machines = Sessions(options, events, recording, number, status)
         else:
-            machines = Fleet(zygote, arguments.workers, events, number, status)
+            machines = Supervisor(zygote, arguments.workers, events, number, status)
         serving = Daemon(options, events, machines, number, status)
         with contextlib.closing(serving) as daemon, asyncio.Runner() as runner:
 

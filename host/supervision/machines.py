@@ -1,6 +1,6 @@
 """What the daemon needs of whatever serves its virtual machines: the interface, without code of its own.
 
-:class:`host.sessions.Sessions` serves them in the daemon's own process, :class:`host.supervision.fleet.Fleet` in worker
+:class:`host.sessions.Sessions` serves them in the daemon's own process, :class:`host.supervisor.Supervisor` in worker
 processes.
 """
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from host.control.daemon_status import DaemonStatus
-from host.fleet import ENDS_FREE, Fleet
 from host.qmp.qmp import Arguments, Request
 from host.supervision.zygote import Zygote
+from host.supervisor import ENDS_FREE, Supervisor
 from protocol.process.events import EventLog
 
 
@@ -45,35 +45,35 @@ async def test_worker_that_ends_at_every_start_is_started_less_often_and_its_mac
 ) -> None:
     caplog.set_level(logging.WARNING)
     zygote = BarrenZygote()
-    fleet = Fleet(zygote, 0, EventLog(None, time.monotonic), {}, DaemonStatus())
+    supervisor = Supervisor(zygote, 0, EventLog(None, time.monotonic), {}, DaemonStatus())
     ours, theirs = socket.socketpair()
-    fleet.serve(7, theirs)
+    supervisor.serve(7, theirs)
     for _ in range(1000):
         if any("ends at its start" in record.message for record in caplog.records):
             break
         await asyncio.sleep(0.001)
     assert zygote.forked == ENDS_FREE + 1
     assert sum("ends at its start" in record.message for record in caplog.records) == 1
-    answer = json.loads(await fleet.perform(request("query-vms")))
+    answer = json.loads(await supervisor.perform(request("query-vms")))
     assert answer["return"] == [{"vm": 7, "broken": "its worker does not answer"}]
-    answer = json.loads(await fleet.perform(request("query-balloon", vm=7)))
+    answer = json.loads(await supervisor.perform(request("query-balloon", vm=7)))
     assert answer["error"]["desc"] == "vm 7 has no worker at present"
     ours.setblocking(False)
     with pytest.raises(BlockingIOError):
         ours.recv(1)
-    await fleet.finish()
+    await supervisor.finish()
     assert ours.recv(1) == b""
     ours.close()
 
 
 @pytest.mark.asyncio
 async def test_command_without_a_machine_says_so() -> None:
-    fleet = Fleet(BarrenZygote(), 0, EventLog(None, time.monotonic), {"qemu": {}}, DaemonStatus())
+    supervisor = Supervisor(BarrenZygote(), 0, EventLog(None, time.monotonic), {"qemu": {}}, DaemonStatus())
     for name, said in (
         ("query-balloon", "no virtual machine is connected"),
         ("balloons", "unknown command 'balloons' (query-commands lists them)"),
         ("qom-get", "parameter 'path' is missing"),
     ):
-        assert json.loads(await fleet.perform(request(name)))["error"]["desc"] == said
-    assert json.loads(await fleet.perform(request("query-version")))["return"] == {"qemu": {}}
-    await fleet.finish()
+        assert json.loads(await supervisor.perform(request(name)))["error"]["desc"] == said
+    assert json.loads(await supervisor.perform(request("query-version")))["return"] == {"qemu": {}}
+    await supervisor.finish()

@@ -50,7 +50,7 @@ _OF_ALL: Final = frozenset({"query-commands", "query-status", "query-version", "
 """Commands that concern no virtual machine."""
 
 
-class Fleet:
+class Supervisor:
     """Serves virtual machines in ``pool`` worker processes, or in one for each if ``pool`` is 0."""
 
     def __init__(
