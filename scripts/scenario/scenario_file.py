@@ -112,6 +112,10 @@ def parse_scenario(text: str, name: str, directory: Path) -> Scenario:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(_syntax_error(str(error), text)) from error
+    except RecursionError as error:
+        raise UsageError("not TOML: lists or tables that are nested too deeply") from error
+    except ValueError as error:  # of Python: a number with thousands of digits, a day that no month has
+        raise UsageError(f"not TOML: {error}") from error
     file = Table(values)
     title = file.text("title", name)
     duration = file.seconds("duration", least=0.001)
