@@ -239,5 +239,8 @@ def print_table(record: "RunRecord", stream: TextIO, out: Path | None) -> None:
         f"{score.control_actions} control actions, {score.reclaim_cpu_seconds:.2f} s of CPU to reclaim{daemon}",
         file=stream,
     )
+    if faults := [decision for decision in record.decisions if decision.error is not None]:
+        first = f"the first at {faults[0].t:.1f} s: {faults[0].error}"
+        print(f"  policy: {len(faults)} of {len(record.decisions)} decisions were faulty, {first}", file=stream)
     if out is not None:
         print(f"  written: {out}; as a page: balloon-lab report {out}", file=stream, flush=True)

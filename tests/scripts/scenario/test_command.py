@@ -54,6 +54,21 @@ def test_the_table_is_on_standard_output(small: Path, capsys: pytest.CaptureFixt
     assert "0 OOM events" in output
 
 
+def test_faults_of_a_policy_are_said_beside_the_score(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "faulty_policy.py").write_text(
+        "class Faulty:\n"
+        "    name, interval = 'faulty', 1.0\n"
+        "    def decide(self, seen):\n"
+        "        raise SystemExit('enough')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["run", str(small), "--virtual", "--policy", "faulty_policy:Faulty"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "  policy: " in line)
+    assert line.endswith("decisions were faulty, the first at 0.0 s: SystemExit: enough")
+
+
 def test_list_and_the_old_form(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(shipped_scenarios())
