@@ -136,6 +136,29 @@ def test_ctrl_c_keeps_partial_results(small: Path, tmp_path: Path, monkeypatch: 
     assert data["seconds"] == 4.0
 
 
+def test_what_cannot_be_written_costs_neither_the_score_nor_what_an_earlier_run_has_left(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["run", str(small), "--virtual", "--out", str(out)]) == 0
+    (out / "samples.csv").unlink()
+    (out / "samples.csv").mkdir()
+    before = {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()}
+    capsys.readouterr()
+    assert main(["run", str(small), "--virtual", "--seed", "3", "--out", str(out)]) == 1
+    output, errors = capsys.readouterr()
+    assert "seed 3" in output
+    assert "written:" not in output
+    assert errors.endswith(f"--out {out}/samples.csv: Is a directory\n")
+    assert {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()} == before
+
+
+def test_progress_that_nobody_reads_costs_no_run() -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        progress(10, full)(Sample(t=1, used_bytes=0))
+        full.buffer.raw.close()  # what is left of the line would be an error of close()
+
+
 def test_progress_is_a_line_each_tenth() -> None:
     stream = io.StringIO()
     tell = progress(100.0, stream)

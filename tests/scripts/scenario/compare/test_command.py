@@ -74,6 +74,17 @@ def test_mistakes_are_one_line(words: list[str], message: str, small: Path, caps
 
 
 @pytest.mark.processes
+def test_a_table_that_cannot_be_written_is_printed(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out" / "compare.csv").mkdir(parents=True)
+    words = ["compare", str(small), "--vary", "policy=reporting", "--seeds", "1"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 1
+    output, errors = capsys.readouterr()
+    assert "reporting" in output
+    assert errors.endswith("compare.csv: Is a directory\n")
+
+
 def test_several_processes_give_the_same_scores(small: Path) -> None:
     scenarios = [variant.scenario for variant in variants(load_scenario(small), ["reporter=rotation,none"])]
     assert play_all(scenarios, [0, 1], processes=2) == play_all(scenarios, [0, 1], processes=1)
