@@ -56,6 +56,8 @@ from scripts.scenario.toml_table import Table, nearest, parse_seconds
 SHIPPED: Final = Path(__file__).parent / "shipped"
 
 LEAST_MEMORY: Final = 16 * MIB
+MOST_EMULATED: Final = 1024 * GIB
+"""Memory of an emulated machine: all its pages are kept."""
 MOST_VMS: Final = 100_000
 MOST_JITTER: Final = 0.5
 NO_REPORTER: Final = "none"
@@ -215,7 +217,7 @@ def _check(table: Table, spec: VmSpec) -> None:
         raise table.mistake("workloads", "a real kernel runs a command instead (write command = ...)")
     if spec.kind is not VmKind.LINUX and spec.command is not None:
         raise table.mistake("command", f'a machine of kind "{spec.kind.value}" has workloads instead')
-    if spec.kind is VmKind.EMULATED and spec.memory_bytes > 1024 * GIB:
+    if spec.kind is VmKind.EMULATED and spec.memory_bytes > MOST_EMULATED:
         raise table.mistake("memory", "more than 1 TiB")
 
 
