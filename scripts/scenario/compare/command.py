@@ -117,7 +117,8 @@ def _run_one(arguments: argparse.Namespace) -> int:
         scenarios = [variant.scenario for variant in chosen]
         scores = play_all(scenarios, seeds, processes=arguments.jobs, cluster=arguments.cluster, on_done=_progress)
         # First of all: it is there too where a file cannot be written.
-        print(table(scenario.title, chosen, scores), file=sys.stderr if arguments.json == "-" else sys.stdout, flush=True)
+        people = sys.stderr if arguments.json == "-" else sys.stdout
+        print(table(scenario.title, chosen, scores), *faults(chosen, scores), sep="\n", file=people, flush=True)
         if out is not None:
             _write(out / "compare.csv", chosen, seeds, scores)
         if arguments.picture is not None:
@@ -182,6 +183,16 @@ def _write(path: Path, chosen: "list[Variant]", seeds: list[int], scores: "list[
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def faults(chosen: "list[Variant]", scores: "list[list[Score]]") -> list[str]:
+    """Return a line for each variant whose policy did not always decide: its figures are not those of the policy."""
+    counts = [sum(score.faulty_decisions or 0 for score in row) for row in scores]
+    return [
+        f"  {variant.name}: {count} decisions were faulty, and the last one stood (balloon-lab run says why)"
+        for variant, count in zip(chosen, counts, strict=True)
+        if count
+    ]
 
 
 def table(title: str, chosen: "list[Variant]", scores: "list[list[Score]]") -> "Table":

@@ -58,4 +58,5 @@ def test_closed_standard_error_is_no_standard_output(
         return 0
 
     assert run_command("x", command) == 0
+    sys.stderr.close()  # what stood in for it
     assert capsys.readouterr().out == ""

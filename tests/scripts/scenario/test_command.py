@@ -1,5 +1,6 @@
 """``balloon-lab run`` and the form without a command."""
 
+import errno
 import io
 import json
 from pathlib import Path
@@ -154,9 +155,14 @@ def test_what_cannot_be_written_costs_neither_the_score_nor_what_an_earlier_run_
 
 
 def test_progress_that_nobody_reads_costs_no_run() -> None:
-    with open("/dev/full", "w", encoding="utf-8") as full:
-        progress(10, full)(Sample(t=1, used_bytes=0))
-        full.buffer.raw.close()  # what is left of the line would be an error of close()
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, text)
+
+    full = Full()
+    on_sample = progress(10, full)
+    for t in range(10):
+        on_sample(Sample(t=t, used_bytes=0))
 
 
 def test_progress_is_a_line_each_tenth() -> None:
