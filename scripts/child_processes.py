@@ -144,7 +144,8 @@ class Children:
             BalloonError: it cannot be started.
         """
         stem = self._directory / events
-        output, complaints = stem.with_suffix(".out"), stem.with_suffix(".err")
+        # Added, not put in the place of a suffix: what is called web.1 and web.2 has files of its own.
+        output, complaints = stem.with_name(f"{events}.out"), stem.with_name(f"{events}.err")
         # A session of its own: Ctrl-C reaches the script only, which then ends everything in the right order. If the
         # script is killed by SIGKILL, the kernel sends its children a signal.
         setpriv = shutil.which("setpriv")

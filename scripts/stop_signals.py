@@ -17,7 +17,10 @@ class StopSignal:
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[StopSignal]:
-    """Let SIGINT, SIGTERM and SIGHUP unwind the stack by SystemExit, with 128 plus the signal's number."""
+    """Let SIGINT, SIGTERM and SIGHUP unwind the stack by SystemExit, with 128 plus the signal's number.
+
+    A SIGHUP that is ignored stays ignored: ``nohup`` asks for that.
+    """
     stop = StopSignal()
 
     def leave(number: int, _frame: FrameType | None) -> None:
@@ -27,7 +30,10 @@ def signals_as_exceptions() -> Iterator[StopSignal]:
         stop.number = number
         sys.exit(128 + number)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, leave) for number in numbers}
     try:
         yield stop
     finally:

@@ -80,15 +80,16 @@ class ContainedPolicy:
         self.policy = policy
         self.limits = limits
         self._log = log
+        self._name = str(policy.name)  # now: it is the policy's own, and may change or raise later
         self._last: tuple[Action, ...] = ()
         self._problem: str | None = None
 
     def decide(self, seen: Observation) -> DecisionRecord:
         """Return what the policy decides, or what stands if it does not. Raises nothing that the policy raises."""
-        name = str(self.policy.name)
+        name = self._name
         try:
             actions, reason = self._checked(self.policy.decide(seen), seen)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit in a policy is a fault of it, and ends no run
             return self._fallen_back(name, _problem(error), seen)
         self._problem = None
         self._last = actions
@@ -155,10 +156,10 @@ class ContainedPolicy:
         return tuple(done), tuple(limited)
 
 
-def _problem(error: Exception) -> str:
+def _problem(error: Exception | SystemExit) -> str:
     try:
         text = " ".join(str(error).split())[:LINE_MOST]
-    except Exception:  # an error of the user's own
+    except (Exception, SystemExit):  # an error of the user's own
         text = "an error that has no text"
     return text if isinstance(error, NonsenseError) else f"{type(error).__name__}: {text}"
 
@@ -166,6 +167,6 @@ def _problem(error: Exception) -> str:
 def _shown(value: object) -> str:
     try:
         text = repr(value)
-    except Exception:
+    except (Exception, SystemExit):
         text = f"an object of {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:60]}..."

@@ -74,11 +74,11 @@ def _own_policy(name: str, values: Mapping[str, Value]) -> Policy:
         raise UsageError(f"policy {name}: {error} (modules are found on PYTHONPATH)") from error
     except AttributeError:
         raise UsageError(f"policy {name}: the module {module} has no {attribute}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"policy {name}: {module} cannot be imported: {_line(error)}") from error
     try:
         made = kind(**{parameter.replace("-", "_"): value for parameter, value in values.items()})
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"policy {name} cannot be made: {_line(error)}") from error
     return _checked(made, name)
 
@@ -99,5 +99,5 @@ def _checked(made: Any, name: str) -> Policy:
     return policy
 
 
-def _line(error: Exception) -> str:
+def _line(error: Exception | SystemExit) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

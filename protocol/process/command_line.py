@@ -88,6 +88,8 @@ def run_command(
 
     A closed standard output and Ctrl-C end the program without a message, with the status that a shell expects.
     """
+    if sys.stderr is None:  # closed: what print() is given to write there would go to standard output
+        sys.stderr = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process's life
     try:
         status = command()
         if sys.stdout is not None:

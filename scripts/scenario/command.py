@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -123,11 +124,17 @@ def _play(arguments: argparse.Namespace) -> int:
         if out is not None:
             prepare_directory(out)
         record, number = _watched(scenario, arguments) or (_unwatched(scenario, arguments), None)
+        unwritten: BalloonError | None = None
         if out is not None:
-            write_results(record, out)
+            try:
+                write_results(record, out)
+            except BalloonError as error:  # the run may have been long: what else was asked for is given
+                out, unwritten = None, error
         if stream is not None:
             print(json.dumps(summary(record), indent=2), file=stream, flush=True)
     print_table(record, sys.stderr if arguments.json == "-" else sys.stdout, out)
+    if unwritten is not None:
+        raise unwritten
     if record.problem:
         raise BalloonError(record.problem)
     if number is not None:
@@ -198,7 +205,7 @@ def _fleet(scenario: "Scenario", arguments: argparse.Namespace, watch: "Watch | 
 
 
 def progress(duration: float, stream: TextIO) -> "Callable[[Sample], None]":
-    """Return what prints a line to ``stream`` with each tenth of the run."""
+    """Return what prints a line to ``stream`` with each tenth of the run, as long as it takes them."""
     told = 0
 
     def on_sample(sample: "Sample") -> None:
@@ -209,7 +216,8 @@ def progress(duration: float, stream: TextIO) -> "Callable[[Sample], None]":
             running = sum(vm.resident_bytes > 0 for vm in sample.vms.values())
             used = sample.used_bytes / (1 << 30)
             line = f"{step * 100 // _PROGRESS_STEPS:3} %  {sample.t:.0f} s: {used:.2f} GiB for {running} machines"
-            print(line, file=stream, flush=True)
+            with suppress(OSError):  # a run is not lost for a reader of its progress
+                print(line, file=stream, flush=True)
 
     return on_sample
 
@@ -239,5 +247,8 @@ def print_table(record: "RunRecord", stream: TextIO, out: Path | None) -> None:
         f"{score.control_actions} control actions, {score.reclaim_cpu_seconds:.2f} s of CPU to reclaim{daemon}",
         file=stream,
     )
+    if faults := [decision for decision in record.decisions if decision.error is not None]:
+        first = f"the first at {faults[0].t:.1f} s: {faults[0].error}"
+        print(f"  policy: {len(faults)} of {len(record.decisions)} decisions were faulty, {first}", file=stream)
     if out is not None:
         print(f"  written: {out}; as a page: balloon-lab report {out}", file=stream, flush=True)

@@ -17,12 +17,14 @@
 import csv
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from host.policy.policy import Action, SetBalloon
 from protocol.errors import BalloonError
+from scripts.report_file import report_file
 from scripts.scenario.run_record import LEDGER_CAUSES, RecordedDecision, RunRecord, VmOutcome
 from scripts.scenario.scenario import Scenario
 from scripts.scenario.score import score_of
@@ -66,21 +68,25 @@ def prepare_directory(directory: Path) -> None:
 
 
 def write_results(record: RunRecord, directory: Path) -> None:
-    """Write all files; those of an earlier run are replaced.
+    """Write all files; those of an earlier run are replaced, once all of them could be written.
 
     Raises:
         BalloonError: a file cannot be written.
     """
-    try:
-        _write_lines(directory / EVENTS, record.events)
-        _write_lines(directory / DECISIONS, map(decision_json, record.decisions))
-        _write_lines(directory / MAPS, _map_lines(record))
-        _write_table(directory / LEDGER, LEDGER_COLUMNS, _ledger_rows(record))
-        _write_table(directory / SAMPLES, SAMPLE_COLUMNS, _sample_rows(record))
-        # Last: a directory with a summary of this run is complete.
-        (directory / SUMMARY).write_text(json.dumps(summary(record), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise BalloonError(f"{error.filename or directory}: {error.strerror}") from error
+    with ExitStack() as files:
+
+        def stream(name: str) -> TextIO:
+            return files.enter_context(report_file(directory / name, "--out"))
+
+        # Entered first, so it is replaced last: a directory with a summary of this run is complete.
+        about = stream(SUMMARY)
+        _write_lines(stream(EVENTS), record.events)
+        _write_lines(stream(DECISIONS), map(decision_json, record.decisions))
+        _write_lines(stream(MAPS), _map_lines(record))
+        _write_table(stream(LEDGER), LEDGER_COLUMNS, _ledger_rows(record))
+        _write_table(stream(SAMPLES), SAMPLE_COLUMNS, _sample_rows(record))
+        about.write(json.dumps(summary(record), indent=2) + "\n")
+        about.flush()  # a full disk is seen before anything is replaced
 
 
 def summary(record: RunRecord) -> dict[str, Any]:
@@ -168,13 +174,13 @@ def _sample_rows(record: RunRecord) -> Iterable[tuple[Any, ...]]:
             yield sample.t, name, vm.state.value, *sizes, round(vm.stall_seconds, 6), sample.used_bytes, pressure
 
 
-def _write_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in objects)
+def _write_lines(file: TextIO, objects: Iterable[Mapping[str, Any]]) -> None:
+    file.writelines(json.dumps(line) + "\n" for line in objects)
+    file.flush()
 
 
-def _write_table(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+def _write_table(file: TextIO, columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    file.flush()

@@ -7,11 +7,13 @@ from typing import Final
 from guest.workloads.trace_file import TRACE
 from protocol.errors import UsageError
 from protocol.units import MIB, parse_size
-from scripts.scenario.scenario import Scenario, VmSpec
-from scripts.scenario.scenario_file import LEAST_MEMORY
+from scripts.scenario.scenario import Scenario, VmKind, VmSpec
+from scripts.scenario.scenario_file import LEAST_MEMORY, MOST_EMULATED
 
 BLOCK: Final = 4 * MIB
 """Memory of a machine is a multiple of this, the largest block of its allocator."""
+
+MOST_SCALE: Final = 1e6
 
 _SIZES: Final = ("size", "rate")
 """Keys of workloads whose values are bytes, and bytes a second."""
@@ -23,8 +25,8 @@ def scaled(scenario: Scenario, factor: float) -> Scenario:
     Raises:
         UsageError: not a positive factor, or a machine becomes smaller than 16 MiB.
     """
-    if not 0 < factor < math.inf:
-        raise UsageError(f"a scale of {factor:g} is not a positive number")
+    if not 0 < factor <= MOST_SCALE:
+        raise UsageError(f"a scale of {factor:g} is not a number above 0, up to {MOST_SCALE:g}")
     return replace(
         scenario,
         budget_bytes=max(1, int(scenario.budget_bytes * factor)),
@@ -51,6 +53,8 @@ def _scaled_vm(vm: VmSpec, factor: float) -> VmSpec:
     memory = round(vm.memory_bytes * factor / BLOCK) * BLOCK
     if memory < LEAST_MEMORY:
         raise UsageError(f"at a scale of {factor:g} the machine {vm.name} has less than {LEAST_MEMORY >> 20} MiB")
+    if vm.kind is VmKind.EMULATED and memory > MOST_EMULATED:
+        raise UsageError(f"at a scale of {factor:g} the machine {vm.name} has more than {MOST_EMULATED >> 40} TiB")
     return replace(
         vm,
         memory_bytes=memory,

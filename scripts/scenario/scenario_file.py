@@ -56,6 +56,8 @@ from scripts.scenario.toml_table import Table, nearest, parse_seconds
 SHIPPED: Final = Path(__file__).parent / "shipped"
 
 LEAST_MEMORY: Final = 16 * MIB
+MOST_EMULATED: Final = 1024 * GIB
+"""Memory of an emulated machine: all its pages are kept."""
 MOST_VMS: Final = 100_000
 MOST_JITTER: Final = 0.5
 NO_REPORTER: Final = "none"
@@ -112,6 +114,10 @@ def parse_scenario(text: str, name: str, directory: Path) -> Scenario:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(_syntax_error(str(error), text)) from error
+    except RecursionError as error:
+        raise UsageError("not TOML: lists or tables that are nested too deeply") from error
+    except ValueError as error:  # of Python: a number with thousands of digits, a day that no month has
+        raise UsageError(f"not TOML: {error}") from error
     file = Table(values)
     title = file.text("title", name)
     duration = file.seconds("duration", least=0.001)
@@ -211,7 +217,7 @@ def _check(table: Table, spec: VmSpec) -> None:
         raise table.mistake("workloads", "a real kernel runs a command instead (write command = ...)")
     if spec.kind is not VmKind.LINUX and spec.command is not None:
         raise table.mistake("command", f'a machine of kind "{spec.kind.value}" has workloads instead')
-    if spec.kind is VmKind.EMULATED and spec.memory_bytes > 1024 * GIB:
+    if spec.kind is VmKind.EMULATED and spec.memory_bytes > MOST_EMULATED:
         raise table.mistake("memory", "more than 1 TiB")
 
 

@@ -15,7 +15,8 @@ class Score:
     ``oom_events`` counts machines that the host killed and workloads that ran out of their guest's memory.
     ``control_actions`` counts what the policy asked for: a balloon's size where it differs from the one before, and
     every reclaim. ``reclaim_cpu_seconds`` is processor time. ``daemon_cpu_seconds`` is that of the whole daemon, its
-    discards included; None in a virtual run.
+    discards included; None in a virtual run. ``faulty_decisions`` are those in whose place the last one stood; None
+    where that was not counted.
     """
 
     host_gib_minutes: float
@@ -29,6 +30,7 @@ class Score:
     killed_vms: int
     corrupted_pages: int
     daemon_cpu_seconds: float | None = None
+    faulty_decisions: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the score as JSON values, seconds and GiB*minutes rounded to six places."""
@@ -50,6 +52,7 @@ def score_of(record: RunRecord) -> Score:
         killed_vms=sum(outcome.state is VmState.OOM_KILLED for outcome in outcomes),
         corrupted_pages=sum(outcome.corrupted_pages for outcome in outcomes),
         daemon_cpu_seconds=record.daemon_cpu_seconds,
+        faulty_decisions=sum(decision.error is not None for decision in record.decisions),
     )
 
 

@@ -8,6 +8,7 @@
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -42,6 +43,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``, did you mean X?`` for the name of ``known`` that is most like ``name``, "" where none is like it."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f", did you mean {found[0]}?" if found else ""
+
+
+def _as_float(value: float) -> float:
+    # TOML has whole numbers of any length; what no float holds is out of every range.
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 class Table:
@@ -98,6 +107,7 @@ class Table:
                 raise self.mistake(key, error) from error
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.mistake(key, f"{value!r} is not a time (write for example 90s)")
+        value = _as_float(value)
         if not least <= value <= LONGEST:
             raise self.mistake(key, f"{value:g} s is not from {least:g} s to {LONGEST:g} s")
         return float(value)
@@ -112,6 +122,7 @@ class Table:
             value = float(match[1]) / 100
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.mistake(key, f'{value!r} is not a share (write for example "10%")')
+        value = _as_float(value)
         if not 0 <= value <= most:
             raise self.mistake(key, f"{value:.6g} is not from 0 to {most:g}")
         return float(value)

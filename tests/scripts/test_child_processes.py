@@ -42,6 +42,17 @@ def test_child_is_followed_by_its_event_file_and_its_output(tmp_path: Path) -> N
         assert child.output.read() == ["phase fill"]
 
 
+def test_files_of_children_with_dots_in_their_names_are_their_own(tmp_path: Path) -> None:
+    started = []
+    with Children(tmp_path) as children:
+        for name in ("web.1", "web.2"):
+            started.append(children.start(name, ["sh", "-c", f"echo {name}; echo no {name} >&2"], name))
+            wait_until_ended(started[-1])
+        first, second = started
+        assert (first.output.read(), second.output.read()) == (["web.1"], ["web.2"])
+        assert "no web.1" in first.complaints.read_text()
+
+
 def test_event_is_waited_for_until_the_process_ends_or_time_is_up(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
         child = children.start("VM A", ["sleep", "60"], "a")

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from protocol.errors import BalloonError, UsageError
+from protocol.errors import UsageError
 from protocol.process.command_line import option_type, path_option
 
 if TYPE_CHECKING:
@@ -116,6 +116,9 @@ def _run_one(arguments: argparse.Namespace) -> int:
             prepare_directory(out)
         scenarios = [variant.scenario for variant in chosen]
         scores = play_all(scenarios, seeds, processes=arguments.jobs, cluster=arguments.cluster, on_done=_progress)
+        # First of all: it is there too where a file cannot be written.
+        people = sys.stderr if arguments.json == "-" else sys.stdout
+        print(table(scenario.title, chosen, scores), *faults(chosen, scores), sep="\n", file=people, flush=True)
         if out is not None:
             _write(out / "compare.csv", chosen, seeds, scores)
         if arguments.picture is not None:
@@ -124,7 +127,6 @@ def _run_one(arguments: argparse.Namespace) -> int:
         if stream is not None:
             rows = as_json(chosen, seeds, scores)
             print(json.dumps({"scenario": scenario.name, "runs": rows}, indent=2), file=stream, flush=True)
-    print(table(scenario.title, chosen, scores), file=sys.stderr if arguments.json == "-" else sys.stdout)
     return 0
 
 
@@ -174,14 +176,23 @@ def as_json(chosen: "list[Variant]", seeds: list[int], scores: "list[list[Score]
 def _write(path: Path, chosen: "list[Variant]", seeds: list[int], scores: "list[list[Score]]") -> None:
     import csv
 
+    from scripts.report_file import report_file
+
     rows = as_json(chosen, seeds, scores)
-    try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise BalloonError(f"--out {path}: {error.strerror or error}") from error
+    with report_file(path, "--out") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def faults(chosen: "list[Variant]", scores: "list[list[Score]]") -> list[str]:
+    """Return a line for each variant whose policy did not always decide: its figures are not those of the policy."""
+    counts = [sum(score.faulty_decisions or 0 for score in row) for row in scores]
+    return [
+        f"  {variant.name}: {count} decisions were faulty, and the last one stood (balloon-lab run says why)"
+        for variant, count in zip(chosen, counts, strict=True)
+        if count
+    ]
 
 
 def table(title: str, chosen: "list[Variant]", scores: "list[list[Score]]") -> "Table":

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Final, NamedTuple
 
 from host.policy.registry import make_policy
@@ -41,7 +42,7 @@ def play_all(
     address of a Dask scheduler that plays them instead. ``on_done`` is called after each with the number that is done.
 
     Raises:
-        BalloonError: the cluster cannot be used.
+        BalloonError: the cluster cannot be used, or a process was killed.
     """
     jobs = [Job(variant, seed) for variant in range(len(scenarios)) for seed in seeds]
     results = _on_cluster(scenarios, jobs, cluster) if cluster else _here(scenarios, jobs, processes)
@@ -59,9 +60,13 @@ def _here(scenarios: Sequence[Scenario], jobs: Sequence[Job], processes: int | N
             yield job, play(scenarios[job.variant], job.seed)
         return
     with ProcessPoolExecutor(processes) as pool:
-        futures = {pool.submit(play, scenarios[job.variant], job.seed): job for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        try:
+            futures = {pool.submit(play, scenarios[job.variant], job.seed): job for job in jobs}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            why = "killed, perhaps for memory (--jobs 1 takes least), or a policy has ended it"
+            raise BalloonError(f"a process that played runs has ended: {why}") from error
 
 
 def _on_cluster(scenarios: Sequence[Scenario], jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Score]]:

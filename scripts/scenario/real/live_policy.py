@@ -38,10 +38,12 @@ class LivePolicy:
         self._thread.start()
 
     def stop(self) -> None:
-        """Decide no more."""
+        """Decide no more. A decision that does not end is left behind, and told."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(END_SECONDS)
+            if self._thread.is_alive():
+                self._say(f"policy {self._policy.name}: its last decision has not ended, and is not waited for")
 
 
 class _Work:

@@ -5,6 +5,7 @@ address but the link-local one of IPv6, and the host has no part in that bridge.
 in the namespace with its process: what it does through the host's network is confined with it.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -36,6 +37,8 @@ class Networks:
     def __enter__(self) -> Self:
         wanted = [(number, vm) for number, vm in enumerate(self._vms) if vm.has_network]
         if not wanted:
+            with contextlib.suppress(BalloonError):  # those of another user
+                remove_old()
             return self
         nsenter = shutil.which("nsenter")
         with ExitStack() as stack:

@@ -34,16 +34,21 @@ _LONGEST_SOCKET: Final = 107
 """Bytes of the path of a unix socket."""
 
 
+def event_file(spec: VmSpec) -> str:
+    """Return the name of a machine's event file: no machine's name makes it a file of the daemon's or of another."""
+    return f"vm-{spec.name}.events"
+
+
 def control_socket(spec: VmSpec, directory: Path) -> Path | None:
     """Return where an emulated guest answers questions, None where the path would be too long."""
-    path = directory / f"{spec.name}.ctl"
+    path = directory / f"vm-{spec.name}.ctl"
     return path if spec.kind is VmKind.EMULATED and len(bytes(path)) <= _LONGEST_SOCKET else None
 
 
 def guest_command(
     spec: VmSpec, directory: Path, socket: Path, seed: int, *, ledger: bool, map_interval: float | None = None
 ) -> list[str]:
-    """Return the command that is the virtual machine, with its event file ``directory/NAME``.
+    """Return the command that is the virtual machine, with its :func:`event_file` in ``directory``.
 
     An emulated guest tells the map of its memory every ``map_interval`` seconds, None for never.
 
@@ -53,7 +58,7 @@ def guest_command(
     attachment = (
         *("--socket-path", str(socket)),
         *("--memory", str(spec.memory_bytes)),
-        *("--events", str(directory / spec.name)),
+        *("--events", str(directory / event_file(spec))),
     )
     if spec.kind is VmKind.LINUX:
         zones = ("--zones",) if ledger else ()

@@ -23,7 +23,7 @@ from scripts.scenario.real.budget import AccountedBudget, Budget
 from scripts.scenario.real.guest_lists import GuestLists
 from scripts.scenario.real.leftovers import CONTROL, SOCKET
 from scripts.scenario.real.pressure import Pressure
-from scripts.scenario.real.real_machine import RealMachine, control_socket, guest_command, parent_of
+from scripts.scenario.real.real_machine import RealMachine, control_socket, event_file, guest_command, parent_of
 from scripts.scenario.run_record import RunRecord, Sample, VmState
 from scripts.scenario.scenario import Scenario, VmKind, vm_seed
 from scripts.scenario.watched import Watch, unwatched
@@ -149,6 +149,7 @@ class RealRun:
             except (KeyboardInterrupt, SystemExit):  # SystemExit is what stop_signals makes of a signal
                 self.record.interrupted = True
             finally:
+                self.record.seconds = self.now if self._listening else 0.0  # a policy may take long to stop
                 if self._policy is not None:
                     self._policy.stop()
                 self._finish()
@@ -212,7 +213,7 @@ class RealRun:
             )
             command = [*self._prefixes.get(machine.spec.name, ()), *command]
             command = self._budget.wrap(command, expendable=machine.spec.expendable)
-            machine.child = self._children.start(f"vm {machine.spec.name}", command, machine.spec.name)
+            machine.child = self._children.start(f"vm {machine.spec.name}", command, event_file(machine.spec))
             machine.state = VmState.RUNNING
             self._note("started", vm=machine.spec.name)
 
@@ -356,7 +357,6 @@ class RealRun:
                 machine.measure_cost(self._connection)
             if self._listening:
                 self.record.daemon_cpu_seconds = self.daemon.cpu_seconds()
-        self.record.seconds = self.now
         self.record.outcomes = {name: machine.outcome() for name, machine in self.machines.items()}
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, Final
 
+from protocol.errors import BalloonError
+
 PAGE: Final = "page"
 
 STYLES: Final = ("page.css",)
@@ -30,8 +32,15 @@ def html_page(data: Mapping[str, Any]) -> str:
 
 
 def json_block(data: Mapping[str, Any]) -> str:
-    """Return ``data`` as JSON for a script element: ASCII without ``<``, ``>`` and ``&``, so nothing ends it early."""
-    text = json.dumps(data, separators=(",", ":"))
+    """Return ``data`` as JSON for a script element: ASCII without ``<``, ``>`` and ``&``, so nothing ends it early.
+
+    Raises:
+        BalloonError: it has a number that JSON has not, such as 1e400.
+    """
+    try:
+        text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    except ValueError as error:
+        raise BalloonError(f"the results are broken: a number is not finite ({error})") from error
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

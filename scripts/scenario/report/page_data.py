@@ -51,7 +51,7 @@ def page_data(files: RunFiles, others: Iterable[Path] = ()) -> dict[str, Any]:
             "decisions": _decisions(files.decisions()),
             "compare": what_if(files, others),
         }
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise BalloonError(f"{files.directory}: the results are broken ({type(error).__name__}: {error})") from error
 
 

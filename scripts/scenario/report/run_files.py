@@ -2,9 +2,10 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from protocol.errors import BalloonError, UsageError
 from scripts.scenario.results import DECISIONS, EVENTS, FORMAT, LEDGER, MAPS, SAMPLES, SUMMARY
@@ -72,7 +73,7 @@ def _summary(directory: Path) -> Object:
             raise UsageError(f"{directory} has the results of compare; give it as --compare beside those of a run")
         raise UsageError(f"{directory} has no results: {SUMMARY} is empty, so the run was killed before it wrote them")
     try:
-        found = json.loads(text)
+        found = _json(text)
     except ValueError as error:
         raise BalloonError(f"{path}: not JSON ({error})") from error
     version = found.get("format") if isinstance(found, dict) else None
@@ -84,16 +85,29 @@ def _summary(directory: Path) -> Object:
     return dict(found)
 
 
+def _json(text: str) -> Any:
+    # Python's NaN and Infinity are not JSON, and no browser would read a page that has them.
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number")
+
+
 def _objects(path: Path, *needed: str) -> Iterator[Object]:
     for number, line in enumerate(_lines(path), 1):
         try:
-            found = json.loads(line)
+            found = _json(line)
         except ValueError:
             raise BalloonError(f"{path}, line {number}: not JSON") from None
         for name in needed:
             if not isinstance(found, dict) or name not in found:
                 raise BalloonError(f"{path}, line {number}: {name!r} is missing")
-        if not isinstance(found["t"], int | float):
+        t = found["t"]
+        if isinstance(t, bool) or not isinstance(t, int | float) or not abs(t) < math.inf:
             raise BalloonError(f"{path}, line {number}: t is no number")
         yield found
 

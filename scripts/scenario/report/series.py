@@ -1,5 +1,6 @@
 """The series of a page: memory of the host and of each machine at the chosen moments, in pages of 4 KiB."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -110,7 +111,9 @@ def _read_ledger(rows: Iterable[Row], series: Series) -> None:
 
 def _number(row: Row, name: str) -> float:
     try:
-        return float(row[name])
+        if math.isfinite(number := float(row[name])):
+            return number
+        raise ValueError
     except (KeyError, ValueError):
         raise BalloonError(
             f"a sample of {row.get('vm')!r} at {row.get('t')!r}: {name} is {row.get(name)!r}, no number"

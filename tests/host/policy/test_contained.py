@@ -23,7 +23,7 @@ class Scripted:
 
     def decide(self, seen: Observation) -> Decision:
         answer: Any = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         decision: Decision = answer
         return decision
@@ -50,6 +50,7 @@ class Unprintable(Exception):
     [
         (ValueError("two\nlines"), "ValueError: two lines"),
         (Unprintable(), "Unprintable: an error that has no text"),
+        (SystemExit(3), "SystemExit: 3"),
         (None, "decide() returned None, not a Decision"),
         ("x" * 500, f"decide() returned '{'x' * 59}..., not a Decision"),
         (Decision((SetBalloon("c", 0),), ""), "unknown virtual machine 'c'"),
@@ -77,6 +78,13 @@ def test_nonsense_costs_one_line_and_the_last_decision_stands(answer: Any, probl
 
 def test_fault_that_comes_back_is_said_again() -> None:
     assert len(decide(ValueError("x"), GOOD, ValueError("x"))[1]) == 2
+
+
+def test_name_is_that_of_the_beginning() -> None:
+    policy = Scripted(GOOD)
+    fence = ContainedPolicy(policy, print)
+    policy.name = "another"
+    assert fence.decide(seen(machine("a"), machine("b"))).policy == "scripted"
 
 
 def test_first_decision_that_is_missing_does_nothing() -> None:

@@ -93,6 +93,10 @@ class Broken(Own):
     def __init__(self):
         raise ValueError("not today")
 
+class Leaving(Own):
+    def __init__(self):
+        raise SystemExit(0)
+
 Idle = type("Idle", (), {})
 """
 
@@ -100,6 +104,7 @@ Idle = type("Idle", (), {})
 def test_own_policy_is_module_and_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_policies.py").write_text(OWN)
     (tmp_path / "unfit_policies.py").write_text("1 / 0")
+    (tmp_path / "leaving_policies.py").write_text("import sys; sys.exit(0)")
     monkeypatch.syspath_prepend(tmp_path)
     assert make_policy("own_policies:Own").decide(seen()).reason == "a part of 2"
     assert make_policy("own_policies:Own", {"part": 3}).decide(seen()).reason == "a part of 3"
@@ -107,6 +112,8 @@ def test_own_policy_is_module_and_class(tmp_path: Path, monkeypatch: pytest.Monk
         "own_policies:Hasty": "interval is 0, not seconds from 0.05 to 86400",
         "own_policies:Nameless": "has no name, which is a string",
         "own_policies:Broken": "cannot be made: ValueError: not today",
+        "own_policies:Leaving": "cannot be made: SystemExit: 0",
+        "leaving_policies:X": "leaving_policies cannot be imported: SystemExit: 0",
         "own_policies:Idle": "has no method decide(seen)",
         "unfit_policies:X": "unfit_policies cannot be imported: ZeroDivisionError: division by zero",
     }.items():

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 
 import pytest
 
@@ -45,3 +46,17 @@ def test_full_standard_output_is_named(capsys: pytest.CaptureFixture[str], monke
     assert run_command("prog", lambda: fail(FULL)) == 1
     assert run_command("prog", lambda: fail(BrokenPipeError(errno.EPIPE, "Broken pipe"))) == 141
     assert capsys.readouterr().err == "prog: standard output: No space left on device\n"
+
+
+def test_closed_standard_error_is_no_standard_output(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+
+    def command() -> int:
+        print("progress", file=sys.stderr)
+        return 0
+
+    assert run_command("x", command) == 0
+    sys.stderr.close()  # what stood in for it
+    assert capsys.readouterr().out == ""

@@ -1,5 +1,6 @@
 """``balloon-lab run`` and the form without a command."""
 
+import errno
 import io
 import json
 from pathlib import Path
@@ -52,6 +53,21 @@ def test_the_table_is_on_standard_output(small: Path, capsys: pytest.CaptureFixt
     output = capsys.readouterr().out
     assert "  a        finished" in output
     assert "0 OOM events" in output
+
+
+def test_faults_of_a_policy_are_said_beside_the_score(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "faulty_policy.py").write_text(
+        "class Faulty:\n"
+        "    name, interval = 'faulty', 1.0\n"
+        "    def decide(self, seen):\n"
+        "        raise SystemExit('enough')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["run", str(small), "--virtual", "--policy", "faulty_policy:Faulty"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "  policy: " in line)
+    assert line.endswith("decisions were faulty, the first at 0.0 s: SystemExit: enough")
 
 
 def test_list_and_the_old_form(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,6 +135,34 @@ def test_ctrl_c_keeps_partial_results(small: Path, tmp_path: Path, monkeypatch: 
     assert data["interrupted"]
     assert data["vms"]["a"]["state"] == "finished"
     assert data["seconds"] == 4.0
+
+
+def test_what_cannot_be_written_costs_neither_the_score_nor_what_an_earlier_run_has_left(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["run", str(small), "--virtual", "--out", str(out)]) == 0
+    (out / "samples.csv").unlink()
+    (out / "samples.csv").mkdir()
+    before = {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()}
+    capsys.readouterr()
+    assert main(["run", str(small), "--virtual", "--seed", "3", "--out", str(out)]) == 1
+    output, errors = capsys.readouterr()
+    assert "seed 3" in output
+    assert "written:" not in output
+    assert errors.endswith(f"--out {out}/samples.csv: Is a directory\n")
+    assert {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()} == before
+
+
+def test_progress_that_nobody_reads_costs_no_run() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, text)
+
+    full = Full()
+    on_sample = progress(10, full)
+    for t in range(10):
+        on_sample(Sample(t=t, used_bytes=0))
 
 
 def test_progress_is_a_line_each_tenth() -> None:

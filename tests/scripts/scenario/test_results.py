@@ -71,6 +71,7 @@ def test_score() -> None:
         "killed_vms": 1,
         "corrupted_pages": 0,
         "daemon_cpu_seconds": None,
+        "faulty_decisions": 1,
     }
 
 

@@ -30,7 +30,7 @@ def test_a_scenario_is_made_to_fit_by_a_power_of_two() -> None:
     assert fitting(SCENARIO, 600 * MIB).budget_bytes == 512 * MIB
 
 
-@pytest.mark.parametrize("factor", [0.0, -1.0, float("inf"), float("nan"), 0.001])
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("inf"), float("nan"), 0.001, 1e300, 1e5])
 def test_wrong_scales(factor: float) -> None:
     with pytest.raises(UsageError):
         scaled(SCENARIO, factor)

@@ -76,6 +76,46 @@ def test_mistakes_are_one_line(words: list[str], message: str, small: Path, caps
 
 
 @pytest.mark.processes
+def test_a_table_that_cannot_be_written_is_printed(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out" / "compare.csv").mkdir(parents=True)
+    words = ["compare", str(small), "--vary", "policy=reporting", "--seeds", "1"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 1
+    output, errors = capsys.readouterr()
+    assert "reporting" in output
+    assert errors.endswith("compare.csv: Is a directory\n")
+
+
+FAULTY = """
+import os
+
+class Faulty:
+    name, interval = "faulty", 1.0
+    def decide(self, seen):
+        raise ValueError
+
+class Deadly(Faulty):
+    def decide(self, seen):
+        os._exit(3)
+"""
+
+
+def test_a_faulty_policy_is_told_beside_its_figures_and_a_dead_process_is_one_line(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "faulty_policies.py").write_text(FAULTY)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["compare", str(small), "--seeds", "2"]
+    assert main([*words, "--jobs", "1", "--vary", "policy=reporting,faulty_policies:Faulty"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "faulty, and the last one stood" in line]
+    assert [line.partition(": ")[0] for line in lines] == ["  policy=faulty_policies:Faulty"]
+    assert main([*words, "--jobs", "2", "--vary", "policy=reporting,faulty_policies:Deadly"]) == 1
+    errors = capsys.readouterr().err
+    assert "balloon-lab compare: a process that played runs has ended: " in errors
+    assert "Traceback" not in errors
+
+
 def test_several_processes_give_the_same_scores(small: Path) -> None:
     scenarios = [variant.scenario for variant in variants(load_scenario(small), ["reporter=rotation,none"])]
     assert play_all(scenarios, [0, 1], processes=2) == play_all(scenarios, [0, 1], processes=1)

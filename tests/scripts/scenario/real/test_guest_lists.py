@@ -78,8 +78,8 @@ def test_an_answer_is_not_that_of_another_guest(guests: Guests) -> None:
 def test_an_emulated_guest_has_a_control_socket_where_its_path_fits() -> None:
     spec = VmSpec(name="a", memory_bytes=64 * MIB)
     short = Path("/run/x")
-    assert control_socket(spec, short) == short / "a.ctl"
-    assert guest_command(spec, short, short / "socket", 0, ledger=False).count("/run/x/a.ctl") == 1
+    assert control_socket(spec, short) == short / "vm-a.ctl"
+    assert guest_command(spec, short, short / "socket", 0, ledger=False).count("/run/x/vm-a.ctl") == 1
     assert control_socket(VmSpec(name="a" * 100, memory_bytes=64 * MIB), short) is None
     linux = VmSpec(name="a", memory_bytes=64 * MIB, kind=VmKind.LINUX, command="true")
     assert control_socket(linux, short) is None

@@ -41,6 +41,14 @@ def test_machine_sees_its_own_network_alone_and_nothing_stays() -> None:
     assert list(netlink.NAMESPACES.glob(f"{PREFIX}{os.getpid()}-*")) == []
 
 
+def test_run_without_networks_removes_what_a_killed_one_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr("scripts.scenario.real.networks.remove_old", lambda: calls.append("old"))
+    with Networks((SHARED,), calls.append) as networks:
+        assert networks.prefixes == {}
+    assert calls == ["old"]
+
+
 def test_without_privileges_one_line_is_said_and_the_host_network_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     removed: list[str] = []

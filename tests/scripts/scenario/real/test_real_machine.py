@@ -8,7 +8,13 @@ from guest.command_line import make_parser
 from host.netlink import ProcessCost
 from protocol.errors import BalloonError
 from protocol.units import MIB
-from scripts.scenario.real.real_machine import RealMachine, guest_command, why_costs_are_unknown
+from scripts.scenario.real.real_machine import (
+    RealMachine,
+    control_socket,
+    event_file,
+    guest_command,
+    why_costs_are_unknown,
+)
 from scripts.scenario.run_record import VmState
 from scripts.scenario.scenario import VmKind, VmSpec
 
@@ -29,6 +35,16 @@ def test_command_of_an_emulated_machine_is_understood_by_the_guest() -> None:
     assert (arguments.reporting_delay, arguments.seed, arguments.cpus, arguments.hold) == (0.5, 7, 2, True)
     assert len(arguments.workload) == 2
     assert arguments.in_turn
+
+
+def test_no_name_of_a_machine_is_that_of_another_file_of_the_run() -> None:
+    names = ("host", "host.out", "socket", "control", "web", "web.ctl", "web.events", "web.events.out")
+    files = [event_file(VmSpec(name=name, memory_bytes=64 * MIB)) for name in names]
+    run = {"host", "host.out", "host.err", "socket", "control"}
+    ends = ("", ".out", ".err")
+    controls = [str(control_socket(VmSpec(name=name, memory_bytes=64 * MIB), Path("/"))).lstrip("/") for name in names]
+    taken = [*run, *controls, *(file + end for file in files for end in ends)]
+    assert len(set(taken)) == len(taken)
 
 
 def test_machine_that_reports_nothing_has_no_reporter() -> None:

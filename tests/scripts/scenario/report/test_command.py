@@ -31,6 +31,9 @@ def _without_its_score(text: str) -> str:
     return json.dumps({key: value for key, value in json.loads(text).items() if key != "score"})
 
 
+_DECISION = '{{"t": 1, "reason": "", "actions": [{{"action": "balloon", "vm": "a", "size": {}}}]}}\n'
+
+
 @pytest.mark.parametrize(
     ("damage", "message", "status"),
     [
@@ -51,6 +54,19 @@ def _without_its_score(text: str) -> str:
             "maps.jsonl, line 1: 'cell_bytes' is missing",
             1,
         ),
+        (_rewrite("events.jsonl", lambda text: '{"t": NaN, "event": "x"}\n'), "events.jsonl, line 1: not JSON", 1),
+        (_rewrite("events.jsonl", lambda text: '{"t": 1e400, "event": "x"}\n'), "events.jsonl, line 1: t is no", 1),
+        (_rewrite("events.jsonl", lambda text: f'{{"t": 1{"0" * 400}, "event": "x"}}\n'), "the results are broken", 1),
+        (_rewrite("events.jsonl", lambda text: "[" * 100_000 + "\n"), "events.jsonl, line 1: not JSON", 1),
+        (
+            _rewrite("decisions.jsonl", lambda text: _DECISION.format("1e400")),
+            "the results are broken (OverflowError",
+            1,
+        ),
+        (_rewrite("decisions.jsonl", lambda text: _DECISION.format('"x"')), "the results are broken (ValueError", 1),
+        (_rewrite("summary.json", lambda text: text.replace('"seconds": ', '"seconds": "x", "": ')), "are broken", 1),
+        (_rewrite("summary.json", lambda text: text.replace('"seconds": ', '"seconds": 1e400, "": ')), "not finite", 1),
+        (_rewrite("samples.csv", lambda text: text + text.splitlines()[-1] + "nan\n"), "no number", 1),
         (lambda out: (out / "decisions.jsonl").unlink(), "decisions.jsonl: No such file or directory", 1),
         (lambda out: (out / "events.jsonl").write_bytes(b"\xff\n"), "events.jsonl: not UTF-8", 1),
     ],
