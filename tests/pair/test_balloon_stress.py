@@ -69,8 +69,8 @@ async def test_pages_survive_every_use_at_once(
     monkeypatch.setattr("guest.workloads.workload.RETRIES", 400)  # a large block may be long in coming
     work = (
         Churn(size=8 * MIB, seconds=1.0, lifetime=0.1),
-        Memhog(size=12 * MIB, order=0, hold=0.02, rest=0.01, repeat=8),
-        PageCacheUser(size=16 * MIB, hold=0.02, rest=0.02, repeat=5),
+        Memhog(size=12 * MIB, order=0, hold=0.02, rest=0.01, repeat=4),
+        PageCacheUser(size=16 * MIB, hold=0.02, rest=0.02, repeat=3),
     )
     chosen = {"reporter": "boundary", "high_water_mark": 1, "reporting_delay": 0.01, "reporting_capacity": 1, **options}
     async with running_pair(tmp_path / "socket", features, *work, **chosen) as pair:
