@@ -2,7 +2,9 @@
 stop. At the end the balloons are emptied, unless they are to be left."""
 
 import asyncio
+import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +64,8 @@ class _Run:
             budget_bytes=self.options.memory.budget, used_bytes=used, pressure=self.options.memory.pressure()
         )
         vms = {view.name: view for view in views.values()}
-        record = policy.decide(Observation(now=time.monotonic(), host=host, vms=vms))
+        seen = Observation(now=time.monotonic(), host=host, vms=vms)
+        record = await _aside(lambda: policy.decide(seen))
         self._tell(record)
         if not self.options.dry_run:
             for action in record.actions:
@@ -78,6 +81,32 @@ class _Run:
         if not self.line or (record.actions and line != self.line):
             self.options.print_line(line)
             self.line = line
+
+
+async def _aside(decide: Callable[[], DecisionRecord]) -> DecisionRecord:
+    # On a thread that nobody waits for: a policy that never answers must not keep a signal from ending the program.
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[DecisionRecord] = loop.create_future()
+
+    def settle(record: DecisionRecord | None, error: BaseException | None) -> None:
+        if answer.done():  # given up
+            return
+        if record is not None:
+            answer.set_result(record)
+        elif error is not None:
+            answer.set_exception(error)
+
+    def work() -> None:
+        record, fault = None, None
+        try:
+            record = decide()
+        except Exception as error:
+            fault = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, record, fault)
+
+    threading.Thread(target=work, daemon=True, name="policy").start()
+    return await answer
 
 
 def _shown(action: Action) -> str:

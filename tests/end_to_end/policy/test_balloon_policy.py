@@ -68,6 +68,24 @@ def test_guest_shrinks_under_pressure_and_has_its_memory_back_at_the_end(daemon:
         until(lambda: vms(tmp_path)[0]["balloon-actual"] == 0, "the balloon is empty")
 
 
+@pytest.mark.parametrize("body", ["while True: pass", "time.sleep(1000)"])
+def test_policy_that_never_answers_is_ended_by_a_signal(tmp_path: Path, body: str) -> None:
+    (tmp_path / "slow_policy.py").write_text(
+        "import pathlib, time\n"
+        "class Slow:\n"
+        "    name, interval = 'slow', 1.0\n"
+        "    def decide(self, seen):\n"
+        f"        pathlib.Path({str(tmp_path / 'asked')!r}).touch()\n"
+        f"        {body}\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    with policy("slow_policy:Slow", "--control", control(tmp_path), PYTHONPATH=path) as running:
+        until((tmp_path / "asked").exists, "the policy is asked")
+        running.process.send_signal(signal.SIGTERM)
+        assert running.wait() == 0
+        running.forget_stderr()  # that there is no daemon
+
+
 def test_balloons_may_be_left(daemon: DaemonProcess, tmp_path: Path) -> None:
     with guest_at(daemon) as guest:
         with policy(*PRESSED, "--control", control(tmp_path), "--leave"):
