@@ -52,15 +52,15 @@ _SAMPLE_BYTES: Final = (
 SAMPLE_COLUMNS: Final = ("t", "vm", "state", *_SAMPLE_BYTES, "stall_seconds", "host_used_bytes", "host_pressure")
 
 
-def prepare_directory(directory: Path) -> None:
-    """Make the directory, before a long run.
+def prepare_directory(directory: Path, last: str = SUMMARY) -> None:
+    """Make the directory, before a long run; ``last`` is the file that is written at its end.
 
     Raises:
         BalloonError: it cannot be made, or nothing can be written in it.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / SUMMARY).touch()
+        (directory / last).touch()
     except OSError as error:
         raise BalloonError(f"--out {directory}: {error.strerror}") from error
 
@@ -72,7 +72,8 @@ def write_results(record: RunRecord, directory: Path) -> None:
         BalloonError: a file cannot be written.
     """
     try:
-        _write_lines(directory / EVENTS, record.events)
+        # Those of a real run come from several processes, which are read one after the other.
+        _write_lines(directory / EVENTS, sorted(record.events, key=lambda event: float(event["t"])))
         _write_lines(directory / DECISIONS, map(decision_json, record.decisions))
         _write_lines(directory / MAPS, _map_lines(record))
         _write_table(directory / LEDGER, LEDGER_COLUMNS, _ledger_rows(record))
