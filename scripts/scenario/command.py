@@ -208,7 +208,8 @@ def progress(duration: float, stream: TextIO) -> "Callable[[Sample], None]":
             told = step
             running = sum(vm.resident_bytes > 0 for vm in sample.vms.values())
             used = sample.used_bytes / (1 << 30)
-            line = f"{step * 100 // _PROGRESS_STEPS:3} %  {sample.t:.0f} s: {used:.2f} GiB for {running} machines"
+            machines = "machine" if running == 1 else "machines"
+            line = f"{step * 100 // _PROGRESS_STEPS:3} %  {sample.t:.0f} s: {used:.2f} GiB for {running} {machines}"
             print(line, file=stream, flush=True)
 
     return on_sample
@@ -239,5 +240,7 @@ def print_table(record: "RunRecord", stream: TextIO, out: Path | None) -> None:
         f"{score.control_actions} control actions, {score.reclaim_cpu_seconds:.2f} s of CPU to reclaim{daemon}",
         file=stream,
     )
+    if faults := [decision.error for decision in record.decisions if decision.error is not None]:
+        print(f"  the policy failed in {len(faults)} of {len(record.decisions)} decisions: {faults[0]}", file=stream)
     if out is not None:
         print(f"  written: {out}; as a page: balloon-lab report {out}", file=stream, flush=True)

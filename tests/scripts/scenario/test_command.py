@@ -8,7 +8,7 @@ import pytest
 
 from scripts.laboratory.__main__ import main
 from scripts.scenario.command import progress
-from scripts.scenario.run_record import Sample
+from scripts.scenario.run_record import Sample, VmSample, VmState
 from scripts.scenario.scenario_file import shipped_scenarios
 from scripts.scenario.view import watched_run
 from scripts.scenario.virtual.fleet import Fleet
@@ -121,6 +121,18 @@ def test_ctrl_c_keeps_partial_results(small: Path, tmp_path: Path, monkeypatch: 
     assert data["seconds"] == 4.0
 
 
+def test_a_policy_that_fails_is_told_below_the_table(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "policy_that_fails.py").write_text(
+        "class Fails:\n    name, interval = 'fails', 5.0\n"
+        "    def decide(self, seen):\n        raise ValueError('no idea')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["run", str(small), "--virtual", "--policy", "policy_that_fails:Fails"]) == 0
+    assert "the policy failed in 3 of 3 decisions: ValueError: no idea\n" in capsys.readouterr().out
+
+
 def test_progress_is_a_line_each_tenth() -> None:
     stream = io.StringIO()
     tell = progress(100.0, stream)
@@ -128,3 +140,8 @@ def test_progress_is_a_line_each_tenth() -> None:
         tell(Sample(t=float(second), used_bytes=1 << 30))
     assert len(stream.getvalue().splitlines()) == 10
     assert stream.getvalue().startswith(" 10 %  10 s: 1.00 GiB for 0 machines\n")
+    stream.truncate(0)
+    progress(1.0, stream)(
+        Sample(t=1.0, used_bytes=1 << 30, vms={"a": VmSample(state=VmState.RUNNING, resident_bytes=1)})
+    )
+    assert stream.getvalue().endswith("100 %  1 s: 1.00 GiB for 1 machine\n")
