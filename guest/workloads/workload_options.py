@@ -1,5 +1,6 @@
 """Workloads by name: ``NAME[:key=value,...]`` on a command line, for example ``memhog:size=512M,hold=2``."""
 
+import difflib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -136,7 +137,9 @@ def parse_workload(text: str) -> Workload:
     for item in rest.split(",") if rest else ():
         key, equals, value = item.partition("=")
         if not equals or key not in options:
-            raise UsageError(f"workload {name}: unknown option {item!r}, known are {', '.join(options)}")
+            close = [] if key in options else difflib.get_close_matches(key, options, 1)
+            near = f", did you mean {close[0]}?" if close else ","
+            raise UsageError(f"workload {name}: unknown option {item!r}{near} known are {', '.join(options)}")
         if key in values:
             raise UsageError(f"workload {name}: {key} is given twice")
         values[key] = _parse_value(f"workload {name}: {key}={value}", options[key], value)

@@ -215,7 +215,8 @@ def progress(duration: float, stream: TextIO) -> "Callable[[Sample], None]":
             told = step
             running = sum(vm.resident_bytes > 0 for vm in sample.vms.values())
             used = sample.used_bytes / (1 << 30)
-            line = f"{step * 100 // _PROGRESS_STEPS:3} %  {sample.t:.0f} s: {used:.2f} GiB for {running} machines"
+            machines = "machine" if running == 1 else "machines"
+            line = f"{step * 100 // _PROGRESS_STEPS:3} %  {sample.t:.0f} s: {used:.2f} GiB for {running} {machines}"
             with suppress(OSError):  # a run is not lost for a reader of its progress
                 print(line, file=stream, flush=True)
 

@@ -54,15 +54,15 @@ _SAMPLE_BYTES: Final = (
 SAMPLE_COLUMNS: Final = ("t", "vm", "state", *_SAMPLE_BYTES, "stall_seconds", "host_used_bytes", "host_pressure")
 
 
-def prepare_directory(directory: Path) -> None:
-    """Make the directory, before a long run.
+def prepare_directory(directory: Path, last: str = SUMMARY) -> None:
+    """Make the directory, before a long run; ``last`` is the file that is written at its end.
 
     Raises:
         BalloonError: it cannot be made, or nothing can be written in it.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / SUMMARY).touch()
+        (directory / last).touch()
     except OSError as error:
         raise BalloonError(f"--out {directory}: {error.strerror}") from error
 
@@ -80,7 +80,8 @@ def write_results(record: RunRecord, directory: Path) -> None:
 
         # Entered first, so it is replaced last: a directory with a summary of this run is complete.
         about = stream(SUMMARY)
-        _write_lines(stream(EVENTS), record.events)
+        # Those of a real run come from several processes, which are read one after the other.
+        _write_lines(stream(EVENTS), sorted(record.events, key=lambda event: float(event["t"])))
         _write_lines(stream(DECISIONS), map(decision_json, record.decisions))
         _write_lines(stream(MAPS), _map_lines(record))
         _write_table(stream(LEDGER), LEDGER_COLUMNS, _ledger_rows(record))

@@ -124,11 +124,11 @@ def parse_scenario(text: str, name: str, directory: Path) -> Scenario:
     interval = file.seconds("sample", 0.25, least=0.001)
     seed = file.count("seed", 0, most=(1 << 31) - 1)
     jitter = file.share("jitter", 0.0, most=MOST_JITTER)
-    host, tables = file.table("host"), file.tables("vm")
+    host, tables, policy_table = file.table("host"), file.tables("vm"), file.table("policy")
+    file.finish()  # before what [host] lacks: its name may be mistyped
     budget, swap = host.size("memory", least=1), host.size("swap", 0)
     host.finish()
-    policy = _policy(file.table("policy"))
-    file.finish()
+    policy = _policy(policy_table)
     vms = [vm for number, table in enumerate(tables, 1) for vm in _vms(table, f"vm{number}", directory)]
     if not vms:
         raise UsageError("vm: a scenario has at least one virtual machine (write [[vm]])")

@@ -182,7 +182,8 @@ class Table:
         self._know(key)
         value = self._values.get(key, default)
         if value is None:
-            raise self.mistake(key, "missing")
+            near = difflib.get_close_matches(key, self._values.keys() - self._known, n=1)
+            raise self.mistake(key, f"missing (there is {near[0]}, which is like it)" if near else "missing")
         return value
 
     def _know(self, key: str) -> None:

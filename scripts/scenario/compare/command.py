@@ -29,8 +29,11 @@ examples:
   balloon-lab compare noisy-neighbour --vary policy=reporting,mom,steady --seeds 5
   balloon-lab compare staggered-builds --vary reporter=boundary,rotation --vary delay=0.1,2 --json -
   balloon-lab compare --all --seeds 20 --markdown table.md
-  balloon-lab compare idle-fleet --vary policy=reporting,steady --cluster tcp://scheduler:8786
+  balloon-lab compare idle-fleet-overnight --vary policy=reporting,steady --cluster tcp://scheduler:8786
 """
+
+TABLE: Final = "compare.csv"
+"""The file of ``--out``."""
 
 SEEDS_MOST: Final = 10_000
 
@@ -113,14 +116,14 @@ def _run_one(arguments: argparse.Namespace) -> int:
         check_picture(arguments.picture)
     with open_json(arguments.json) as stream:
         if out is not None:
-            prepare_directory(out)
+            prepare_directory(out, TABLE)
         scenarios = [variant.scenario for variant in chosen]
         scores = play_all(scenarios, seeds, processes=arguments.jobs, cluster=arguments.cluster, on_done=_progress)
         # First of all: it is there too where a file cannot be written.
         people = sys.stderr if arguments.json == "-" else sys.stdout
         print(table(scenario.title, chosen, scores), *faults(chosen, scores), sep="\n", file=people, flush=True)
         if out is not None:
-            _write(out / "compare.csv", chosen, seeds, scores)
+            _write(out / TABLE, chosen, seeds, scores)
         if arguments.picture is not None:
             names = [variant.name for variant in chosen]
             save_comparison(arguments.picture, scenario.title, dict(zip(names, scores, strict=True)))

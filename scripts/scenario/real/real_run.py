@@ -176,6 +176,8 @@ class RealRun:
                 raise BalloonError("the daemon does not listen")
             time.sleep(POLL_SECONDS)
         self._begin = self._last_look = time.monotonic()
+        # What the daemon has told before the run began.
+        self.record.events = [{**event, "t": 0.0} for event in self.record.events]
 
     def _is_silent(self) -> bool:
         # A real kernel reports wherever the device offers it.

@@ -276,6 +276,11 @@ def test_trace_file_is_read_whole(tmp_path: Path) -> None:
         ("churn:lifetime=0", "workload churn: lifetime=0 is out of range"),
         ("page_fault1:tasks=1025", "workload page_fault1: tasks=1025 is not from 1 to 1024"),
         ("page_fault2:size=0", "workload page_fault2: size=0 is out of range"),
+        (
+            "memhog:hodl=2",
+            "workload memhog: unknown option 'hodl=2', did you mean hold? "
+            "known are size, order, hold, rest, rate, repeat",
+        ),
         ("page_fault1:order=3", "workload page_fault1: unknown option 'order=3', known are size, tasks, repeat, rate"),
         ("pagecache:drop=101", "workload pagecache: drop=101 is not from 0 to 100"),
         ("build:jobs=0", "workload build: jobs=0 is not from 1 to 1024"),

@@ -9,7 +9,7 @@ import pytest
 
 from scripts.laboratory.__main__ import main
 from scripts.scenario.command import progress
-from scripts.scenario.run_record import Sample
+from scripts.scenario.run_record import Sample, VmSample, VmState
 from scripts.scenario.scenario_file import shipped_scenarios
 from scripts.scenario.view import watched_run
 from scripts.scenario.virtual.fleet import Fleet
@@ -172,3 +172,8 @@ def test_progress_is_a_line_each_tenth() -> None:
         tell(Sample(t=float(second), used_bytes=1 << 30))
     assert len(stream.getvalue().splitlines()) == 10
     assert stream.getvalue().startswith(" 10 %  10 s: 1.00 GiB for 0 machines\n")
+    stream.truncate(0)
+    progress(1.0, stream)(
+        Sample(t=1.0, used_bytes=1 << 30, vms={"a": VmSample(state=VmState.RUNNING, resident_bytes=1)})
+    )
+    assert stream.getvalue().endswith("100 %  1 s: 1.00 GiB for 1 machine\n")

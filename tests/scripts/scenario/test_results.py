@@ -58,6 +58,14 @@ def record() -> RunRecord:
     )
 
 
+def test_events_are_written_in_order_of_time(tmp_path: Path) -> None:
+    late = record()
+    late.events.reverse()
+    write_results(late, tmp_path)
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["t"] for event in events] == [1.0, 2.0]
+
+
 def test_score() -> None:
     assert score_of(record()).as_json() == {
         "host_gib_minutes": 0.125,

@@ -1,5 +1,6 @@
 """Scenarios from TOML, and one line for each mistake in them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,20 @@ size = "128M"
 hold = "2m"
 rest = 1.5
 """
+
+
+PAGE = Path(__file__).parents[3] / "scripts/scenario/README.md"
+
+
+def test_the_example_of_the_page_has_every_key_of_a_machine() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    example, real = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert [vm.kind for vm in parse(example + real).vms] == [VmKind.EMULATED, VmKind.EMULATED, VmKind.LINUX]
+    with pytest.raises(UsageError) as caught:
+        parse(HEAD + '[[vm]]\nmemory = "1G"\nx = 1\n')
+    known = re.findall(r"\w+", str(caught.value).partition("known are")[2])
+    assert [key for key in known if key != "phase" and f"\n{key} = " not in example + real] == []
+    assert "[[vm.phase]]" in text
 
 
 def test_a_scenario_with_everything() -> None:
@@ -131,11 +146,13 @@ def test_a_bridge_takes_a_network_namespace() -> None:
         (HEAD + '[policy]\nname = "mom"\nlist = [1]\n', "policy.list: not a string, a number"),
         (HEAD + '[policy]\nname = "mon"\n', "policy: no policy is called 'mon', did you mean mom?"),
         (HEAD + '[policy]\nname = "mom"\nintervall = 3\n', "policy: "),
-        ('durations = "60s"\n', "duration: missing"),
+        ('durations = "60s"\n', "duration: missing (there is durations, which is like it)"),
         (f"duration = {'9' * 400}\n", "duration: inf s is not from 0.001 s"),
         (f'duration = "1m"\njitter = -{"9" * 400}\n', "jitter: -inf is not from 0 to 0.5"),
         (f"duration = {'9' * 5000}\n", "not TOML: Exceeds the limit (4300 digits)"),
         (f"duration = {'[' * 5000}{']' * 5000}\n", "not TOML: lists or tables that are nested too deeply"),
+        (HEAD + '[[vm]]\nmemry = "1G"\n', r"vm[0].memory: missing (there is memry, which is like it)"),
+        ('duration = "60s"\n[hots]\nmemory = "1G"\n', "hots: unknown key, did you mean host?"),
         ('duration = "60s"\n[host\n', "line 2, column 6: not TOML: "),
         ('duration = "60s', "line 1: not TOML: "),
     ],

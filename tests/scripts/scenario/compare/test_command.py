@@ -1,6 +1,7 @@
 """``balloon-lab compare``: the table, the files, the same scores from one process and from several."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 
 from scripts.laboratory.__main__ import main
 from scripts.scenario.compare import jobs
+from scripts.scenario.compare.command import EPILOG
 from scripts.scenario.compare.jobs import play_all
 from scripts.scenario.compare.variant import variants
-from scripts.scenario.scenario_file import load_scenario
+from scripts.scenario.scenario_file import load_scenario, shipped_scenarios
 
 SMALL = """\
 title = "Two machines"
@@ -56,6 +58,12 @@ def test_table_and_files(small: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         run["host_gib_minutes"] < other["host_gib_minutes"] for run, other in zip(runs[:3], runs[3:], strict=True)
     )
     assert len((out / "compare.csv").read_text().splitlines()) == 7
+    assert [file.name for file in out.iterdir()] == ["compare.csv"]
+
+
+def test_the_examples_name_shipped_scenarios() -> None:
+    names = re.findall(r"balloon-lab compare ([a-z0-9-]+) ", EPILOG)
+    assert {name for name in names if not name.startswith("--")} <= shipped_scenarios().keys()
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def test_with_reporting_both_finish() -> None:
     assert decode(taken[-1]["resident"]).count(LEVELS) < decode(taken[-1]["reported"]).count(LEVELS)
     reports = [event for event in record.events if event["event"] == "report" and event["side"] == "host"]
     assert {event["vm"] for event in reports} == {"a", "b"}
+    assert [event["t"] for event in record.events if event["event"] == "listening"] == [0.0]
     assert [event["vm"] for event in record.events if event["event"] == "started"] == ["a", "b"]
     assert [event["vm"] for event in record.events if event["event"] == "finished"] == ["a", "b"]
 
