@@ -26,6 +26,7 @@ from host.peers.peers import Peers
 from host.qmp.qmp import Request
 from host.recording.recorded_session import RecordedSession
 from host.recording.session_recording import NOT_RECORDED
+from host.ring.eventfd_signal import prepare_signals
 from host.session_release import unreleased_sessions
 from host.supervision.machines import Notices, Unnoticed
 from host.supervision.session_journal import NOT_JOURNALED, SessionJournal
@@ -69,6 +70,7 @@ class Sessions:
         self._session_limit = SessionLimit(events.emit)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stops = False
+        prepare_signals()
 
     @property
     def held_up(self) -> bool:

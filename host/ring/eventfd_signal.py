@@ -70,6 +70,11 @@ def _context() -> _Context | None:
         return None
 
 
+def prepare_signals() -> None:
+    """Make what all signals of this process share now, before the first one is needed."""
+    _context()
+
+
 class EventfdSignal:
     """Signals one eventfd, from any thread. The descriptor stays the caller's."""
 

@@ -113,7 +113,7 @@ def test_signal_ends_a_run_whose_results_so_far_are_kept(number: int, status: in
     with tempfile.TemporaryDirectory(prefix="run-") as scratch:
         environment = {**os.environ, "TMPDIR": scratch}
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as process:
-            until(lambda: any(Path(scratch).glob("balloon-run-*/a")), "the machine has started")
+            until(lambda: any(Path(scratch).glob("balloon-run-*/vm-a.events")), "the machine has started")
             process.send_signal(number)
             _, errors = process.communicate(timeout=DEADLINE)
         assert process.returncode == status
