@@ -36,7 +36,7 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """How our policy stands."""
-        return verdict(self.scores, self.scenario.duration * len(self.scenario.vms))
+        return verdict(self.scores)
 
 
 def smaller(scenario: Scenario) -> tuple[Scenario, str]:
@@ -73,7 +73,6 @@ def _cells(comparison: Comparison, policy: str) -> tuple[str, ...]:
 def overview(comparisons: Sequence[Comparison]) -> Table:
     """Return one row for each scenario: reporting alone, our policy, and the verdict."""
     rows = []
-    seeds = max((len(comparison.scores[OURS]) for comparison in comparisons), default=0)
     for comparison in comparisons:
         alone, ours = (_cells(comparison, policy)[:2] for policy in (REPORTING, OURS))
         rows.append((comparison.scenario.name, *alone, *ours, str(comparison.verdict)))
