@@ -46,14 +46,18 @@ def test_large_scenarios_are_compared_smaller() -> None:
     played = {name: smaller(load_scenario(path)) for name, path in shipped_scenarios().items()}
     assert played["noisy-neighbour"] == (load_scenario(shipped_scenarios()["noisy-neighbour"]), "")
     fleet, how = played["ten-thousand"]
-    assert (len(fleet.vms), how) == (MOST_MACHINES, "one machine in 100")
+    assert (len(fleet.vms), how) == (MOST_MACHINES, "100 of 10000 machines")
     third, how = played["third-memhog"]
     assert (third.vms[0].memory_bytes, how) == (384 << 20, "sizes times 1/16")
+    guests, how = played["how-many-5g-guests"]
+    assert (guests.vms[0].memory_bytes, how) == (640 << 20, "sizes times 1/8")
+    night, how = played["idle-fleet-overnight"]
+    assert (len(night.vms), how) == (5, "5 of 20 machines, sizes times 1/4")
 
 
 def test_markdown_has_a_row_for_each_scenario_and_policy() -> None:
     scenario = load_scenario(shipped_scenarios()["noisy-neighbour"])
     scores = {"steady": less(1), "reporting": ALONE, "esx": less(5, oom=1)}
-    text = markdown([Comparison(scenario=scenario, scale="", scores=scores)])
-    assert "| noisy-neighbour | 11 ± 1 | 2 ± 1 | 10 ± 1 | 2 ± 1 | fewest |" in text
+    text = markdown([Comparison(scenario=scenario, scale="", scores=scores)], 20)
+    assert "| noisy-neighbour (3 seeds) | 11 ± 1 | 2 ± 1 | 10 ± 1 | 2 ± 1 | fewest |" in text
     assert "| esx | 6 ± 1 | 2 ± 1 | 1 ± 0 | costs more than reporting |" in text
