@@ -7,9 +7,6 @@
   watermarks withhold. One ``reclaim`` returns it. Then page cache, by a pulse of the balloon: it grows by what is free
   and by a step, and is empty again as soon as it got there. The guest has all of its memory back, unbacked, and no
   balloon stands in the way of a program that starts.
-* **Trust.** Where programs wait for memory, taking what a busy guest needs again makes them wait longer. So the first
-  reclaim from it is a probe of ``probe_part`` of its memory, and each one that did not come back doubles the next. When
-  the host is short but nothing waits yet, a kill is what comes next, and all that is free is taken at once.
 * **How far.** ``floor`` bytes of page cache stay, and a pulse leaves ``left_available`` of the memory available.
 * **How fast.** A step is ``step_part`` of the memory, every ``pace`` seconds from one guest, from ``at_once`` guests in
   one decision.
@@ -26,16 +23,12 @@ from host.policy.activity import Activity, IdleTime
 from host.policy.observation import HostView, Observation, VmView
 from host.policy.parameters import interval, parameter
 from host.policy.policy import Action, Decision, Reclaim, SetBalloon
-from host.policy.vm_memory import available_bytes, bounded, free_bytes, reclaimable_cache, unreturned_bytes, whole_pages
+from host.policy.vm_memory import available_bytes, bounded, free_bytes, reclaimable_cache, unreturned_bytes
 from protocol.memory import PAGE_SIZE
 from protocol.units import MIB
 
 FRUITFUL: Final = 0.75
 """A step after which more than this part of what it was to bring is still there brought nothing."""
-
-MOST_CHURN: Final = 8
-"""Where several times what was taken was needed again, the guest takes and frees all the time: it is left alone for so
-many times as long at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +46,6 @@ class SteadyParameters:
     floor: int = parameter(64 * MIB, "page cache that is left to a guest", least=0, is_size=True)
     left_available: float = parameter(0.0625, "share of memory that stays available in a pulse", least=0, most=1)
     step_part: float = parameter(0.0625, "share of memory that one step takes", least=0.001, most=1)
-    probe_part: float = parameter(
-        1 / 64, "share of memory that the first reclaim from a busy guest takes while programs wait", least=0, most=1
-    )
     pace: float = parameter(10.0, "seconds between two steps of one guest", least=0)
     at_once: int = parameter(4, "guests in one decision", least=1, most=100000)
     least_gain: int = parameter(16 * MIB, "smallest gain worth a step", least=4096, is_size=True)
@@ -78,8 +68,6 @@ class _Guest:
     """What the last step was to take, 0 once it has been judged."""
     refaulted: int = 0
     quiet_until: float = float("-inf")
-    trust: int = 0
-    """What the next reclaim may take while the guest is busy and programs wait; 0 before the first one."""
     spare: int = 0
     """What the last reclaim was to bring, 0 once the guest has done something."""
     cache_expected: int | None = None
@@ -120,14 +108,12 @@ class Steady:
                 continue
             if vm.balloon_bytes > 0:
                 continue  # on its way out: what the next pulse has to grow by is not known yet
-            careful = idle < self.parameters.idle_after and (seen.host.pressure or 0.0) >= self.parameters.pressure_off
-            if (step := self._step(guest, vm, idle, seen.now, careful=careful)) is not None:
+            if (step := self._step(guest, vm, idle, seen.now)) is not None:
                 steps.append(step)
         steps.sort(key=lambda step: (-step[0], step[1].vm))
         for gain, action, why in steps[: self.parameters.at_once]:
             guest = self._guests[action.vm]
             guest.taken_at, guest.taken, guest.refaulted = seen.now, gain, 0
-            guest.trust = gain if isinstance(action, Reclaim) and action.size is not None else 0
             actions.append(action)
             notes.append(why)
         return Decision(tuple(actions), f"{self._host(seen.host)}: {'; '.join(notes) or 'nothing to take'}")
@@ -153,12 +139,11 @@ class Steady:
             return None
         guest.refaulted += happened.refaulted_bytes + happened.major_faults * PAGE_SIZE
         if guest.refaulted > constants.refault_share * guest.taken:
-            churn = min(max(guest.refaulted // guest.taken, 1), MOST_CHURN)
-            seconds = min(churn * guest.back_off, constants.back_off_most)
+            seconds = guest.back_off
             guest.quiet_until = now + seconds
-            guest.back_off = min(2 * guest.back_off, constants.back_off_most)
+            guest.back_off = min(2 * seconds, constants.back_off_most)
             guest.floor = min(guest.floor + guest.refaulted, vm.memory_bytes // 2)
-            guest.taken = guest.trust = 0
+            guest.taken = 0
             return f"{vm.name} needed {guest.refaulted >> 20}M again: left alone for {seconds:.0f} s"
         if now - guest.taken_at > constants.refault_window:
             guest.back_off = max(guest.back_off / 2, constants.back_off)
@@ -170,14 +155,7 @@ class Steady:
         got_there = vm.balloon_bytes >= vm.target_bytes
         return got_there or now - guest.taken_at >= self.parameters.pulse_most or (idle == 0 and not self._short)
 
-    def _trusted(self, guest: _Guest, vm: VmView) -> int:
-        # The first time a probe, then twice what was taken last: a step that came back has ended the trust.
-        probe = max(self.parameters.least_gain, whole_pages(self.parameters.probe_part * vm.memory_bytes))
-        return min(max(probe, 2 * guest.trust), vm.memory_bytes)
-
-    def _step(
-        self, guest: _Guest, vm: VmView, idle: float, now: float, *, careful: bool
-    ) -> tuple[int, Action, str] | None:
+    def _step(self, guest: _Guest, vm: VmView, idle: float, now: float) -> tuple[int, Action, str] | None:
         # The bytes that a step may gain, the step, and why; None if nothing is to be taken.
         constants = self.parameters
         free, available = free_bytes(vm), available_bytes(vm)
@@ -193,9 +171,6 @@ class Steady:
         spare = min(unreturned or 0, free - vm.memory_bytes // 16)
         # Where the last reclaim brought next to nothing, the next one would not either.
         is_fruitful = guest.spare == 0 or spare < FRUITFUL * guest.spare
-        if spare >= constants.least_gain and careful:
-            size = min(spare, self._trusted(guest, vm))
-            return size, Reclaim(vm.name, size), f"{state}, reclaim {size >> 20}M of about {spare >> 20}M"
         if spare >= constants.least_gain and is_fruitful:
             guest.spare = spare
             return spare, Reclaim(vm.name), f"{state}, reclaim about {spare >> 20}M"

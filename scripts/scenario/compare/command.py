@@ -1,6 +1,7 @@
 """``balloon-lab compare``: plays a scenario in many variants over the same seeds, and says which differences count."""
 
 import argparse
+import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +12,9 @@ from protocol.process.command_line import option_type, path_option
 
 if TYPE_CHECKING:
     from scripts.laboratory.experiment import Table
+    from scripts.scenario.compare.kept_scores import KeptScores
     from scripts.scenario.compare.variant import Variant
+    from scripts.scenario.scenario import Scenario
     from scripts.scenario.score import Score
 
 NAME: Final = "compare"
@@ -28,7 +31,7 @@ twice its standard error from zero. Less is better in every column.
 examples:
   balloon-lab compare noisy-neighbour --vary policy=reporting,mom,steady --seeds 5
   balloon-lab compare staggered-builds --vary reporter=boundary,rotation --vary delay=0.1,2 --json -
-  balloon-lab compare --all --seeds 20 --markdown table.md
+  balloon-lab compare --all --seeds 20 --scores scores.jsonl --minutes 30 --markdown table.md
   balloon-lab compare idle-fleet-overnight --vary policy=reporting,steady --cluster tcp://scheduler:8786
 """
 
@@ -43,6 +46,13 @@ def _count(text: str) -> int:
     if not 1 <= count <= SEEDS_MOST:
         raise UsageError(f"{text} is not from 1 to {SEEDS_MOST}")
     return count
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not minutes >= 0:
+        raise UsageError(f"{text} is not 0 or more")
+    return minutes
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +85,19 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         type=option_type(path_option),
         help="draw memory against stall time into FILE, .png, .svg or .pdf (extra plot)",
     )
+    parser.add_argument(
+        "--scores",
+        metavar="FILE",
+        type=option_type(path_option),
+        help="with --all: keep each score in FILE, and play only what is not there (delete it after changing a policy)",
+    )
+    parser.add_argument(
+        "--minutes",
+        metavar="M",
+        type=option_type(_minutes),
+        default=math.inf,
+        help="with --all: begin no run after M minutes, and compare over the seeds that were played",
+    )
     parser.add_argument("--markdown", metavar="PATH", help="with --all: also write the tables as Markdown to PATH")
     parser.add_argument("--json", metavar="PATH", help="also write all scores as JSON to PATH, - for standard output")
 
@@ -90,8 +113,13 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_all(arguments)
     if arguments.scenario is None:
         raise UsageError(f"{NAME} needs a scenario: a name of balloon-lab run --list, a file, or --all")
-    if arguments.markdown is not None:
-        raise UsageError("--markdown goes with --all")
+    for option, is_given in (
+        ("markdown", arguments.markdown is not None),
+        ("scores", arguments.scores is not None),
+        ("minutes", arguments.minutes < math.inf),
+    ):
+        if is_given:
+            raise UsageError(f"--{option} goes with --all")
     return _run_one(arguments)
 
 
@@ -134,32 +162,53 @@ def _run_one(arguments: argparse.Namespace) -> int:
 
 
 def _run_all(arguments: argparse.Namespace) -> int:
-    from host.policy.registry import POLICIES
     from scripts.report_file import report_file
-    from scripts.scenario.compare.all_scenarios import Comparison, details, markdown, overview, smaller
-    from scripts.scenario.compare.jobs import play_all
-    from scripts.scenario.compare.variant import variants
-    from scripts.scenario.scenario_file import load_scenario, shipped_scenarios
+    from scripts.scenario.compare.all_scenarios import compared, details, markdown, overview
+    from scripts.scenario.compare.kept_scores import kept_scores
 
     for option in ("scenario", "vary", "scale", "out", "json", "picture"):
         if getattr(arguments, option) not in (None, []):
             raise UsageError(f"--all does not go with {'a scenario' if option == 'scenario' else f'--{option}'}")
-    played = [smaller(load_scenario(path)) for path in shipped_scenarios().values()]
-    seeds = list(range(arguments.seeds))
-    chosen = [variant.scenario for one, _ in played for variant in variants(one, [f"policy={','.join(POLICIES)}"])]
+    played = compared()
+    scenarios = [scenario for one in played for scenario in one.scenarios]
     file = nullcontext(None) if arguments.markdown is None else report_file(arguments.markdown, "--markdown")
-    with file as stream:
-        scores = iter(play_all(chosen, seeds, processes=arguments.jobs, cluster=arguments.cluster, on_done=_progress))
-        found = [
-            Comparison(scenario=one, scale=scale, scores=dict(zip(POLICIES, scores, strict=False)))
-            for one, scale in played
-        ]
+    with file as stream, kept_scores(scenarios, arguments.scores) as kept:
+        _play_missing(scenarios, kept, arguments)
+        found, first = [], 0
+        for one in played:
+            if (comparison := one.comparison(kept.scores, first, arguments.seeds)) is not None:
+                found.append(comparison)
+            first += len(one.scenarios)
+        if not found:
+            raise BalloonError("no scenario has been played under all policies: give --minutes more")
         if stream is not None:
-            stream.write(markdown(found))
+            stream.write(markdown(found, arguments.seeds))
     for comparison in found:
         print(f"{details(comparison)}\n")
-    print(overview(found))
+    print(overview(found, arguments.seeds))
     return 0
+
+
+def _play_missing(scenarios: "list[Scenario]", kept: "KeptScores", arguments: argparse.Namespace) -> None:
+    # Scenarios that are soon played first, and all policies with one seed before the next seed.
+    import time
+
+    from scripts.scenario.compare.all_scenarios import machine_hours
+    from scripts.scenario.compare.jobs import Job, play_jobs
+
+    jobs = [Job(variant, seed) for variant in range(len(scenarios)) for seed in range(arguments.seeds)]
+    missing = [job for job in jobs if job not in kept.scores]
+    missing.sort(key=lambda job: (machine_hours(scenarios[job.variant]), scenarios[job.variant].name, job.seed))
+    end = time.monotonic() + 60 * arguments.minutes
+    if arguments.minutes == 0 or not missing:
+        return
+    runs = play_jobs(scenarios, missing, processes=arguments.jobs, cluster=arguments.cluster)
+    for done, (job, score) in enumerate(runs, 1):
+        kept.add(job, score)
+        _progress(done, len(missing))
+        if time.monotonic() > end:
+            print(f"after {arguments.minutes:g} minutes: {len(missing) - done} runs are left out", file=sys.stderr)
+            break
 
 
 def _progress(done: int, of: int) -> None:

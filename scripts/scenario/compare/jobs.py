@@ -45,28 +45,41 @@ def play_all(
         BalloonError: the cluster cannot be used, or a process was killed.
     """
     jobs = [Job(variant, seed) for variant in range(len(scenarios)) for seed in seeds]
-    results = _on_cluster(scenarios, jobs, cluster) if cluster else _here(scenarios, jobs, processes)
     scores: dict[Job, Score] = {}
-    for job, score in results:
+    for job, score in play_jobs(scenarios, jobs, processes=processes, cluster=cluster):
         scores[job] = score
         on_done(len(scores), len(jobs))
     return [[scores[Job(variant, seed)] for seed in seeds] for variant in range(len(scenarios))]
 
 
+def play_jobs(
+    scenarios: Sequence[Scenario], jobs: Sequence[Job], *, processes: int | None = None, cluster: str | None = None
+) -> Iterator[tuple[Job, Score]]:
+    """Play ``jobs``, begun in their order, and give each when it is done. When the iterator is closed, those that have
+    not begun are left out.
+
+    Raises:
+        BalloonError: the cluster cannot be used.
+    """
+    return _on_cluster(scenarios, jobs, cluster) if cluster else _here(scenarios, jobs, processes)
+
+
 def _here(scenarios: Sequence[Scenario], jobs: Sequence[Job], processes: int | None) -> Iterator[tuple[Job, Score]]:
     processes = min(processes or os.cpu_count() or 1, len(jobs))
-    if processes == 1:
+    if processes <= 1:
         for job in jobs:
             yield job, play(scenarios[job.variant], job.seed)
         return
     with ProcessPoolExecutor(processes) as pool:
+        futures = {pool.submit(play, scenarios[job.variant], job.seed): job for job in jobs}
         try:
-            futures = {pool.submit(play, scenarios[job.variant], job.seed): job for job in jobs}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             why = "killed, perhaps for memory (--jobs 1 takes least), or a policy has ended it"
             raise BalloonError(f"a process that played runs has ended: {why}") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _on_cluster(scenarios: Sequence[Scenario], jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Score]]:

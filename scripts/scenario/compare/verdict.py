@@ -1,9 +1,8 @@
 """How one policy stands against all others in a scenario, over the same seeds.
 
 A policy that lets programs wait, or be killed, saves memory too. So one counts only if it costs no more stall time and
-no more OOM events than reporting alone, as far as the spread over the seeds tells. Stall time of less than
-:data:`RESOLUTION` of the machines' time is not told apart: whatever is taken and used again costs a page fault.
-Among those that count, fewest GiB*minutes win.
+no more OOM events than reporting alone: a difference is one that is larger than the spread over the seeds
+(:mod:`scripts.scenario.compare.spread`). Among those that count, fewest GiB*minutes win.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,6 @@ REPORTING: Final = "reporting"
 OURS: Final = "steady"
 
 MEMORY: Final = "host_gib_minutes"
-RESOLUTION: Final = 1e-4
-"""What /proc/pressure/memory can show: it prints hundredths of a percent."""
-
 COSTS: Final = ("stall_seconds", "oom_events")
 
 
@@ -53,24 +49,21 @@ class Verdict:
         return f"as few as {names}" if self.standing is Standing.EQUAL else f"more than {names}"
 
 
-def counts(scores: Sequence[Score], alone: Sequence[Score], machine_seconds: float) -> bool:
-    """Whether a policy costs no more stall time and no more OOM events than reporting alone, of the same seeds.
-
-    ``machine_seconds`` is the time of a run times its machines.
-    """
-    for name, least in zip(COSTS, (RESOLUTION * machine_seconds, 0.0), strict=True):
+def counts(scores: Sequence[Score], alone: Sequence[Score]) -> bool:
+    """Whether a policy costs no more stall time and no more OOM events than reporting alone, of the same seeds."""
+    for name in COSTS:
         cost = spread(scores, alone, name)
         # With one seed there is no spread, and each difference counts.
-        if cost.difference > least and (cost.is_different or len(scores) == 1):
+        if cost.difference > 0 and (cost.is_different or len(scores) == 1):
             return False
     return True
 
 
-def verdict(scores: Mapping[str, Sequence[Score]], machine_seconds: float, policy: str = OURS) -> Verdict:
+def verdict(scores: Mapping[str, Sequence[Score]], policy: str = OURS) -> Verdict:
     """Return how ``policy`` stands. ``scores`` are those of every policy, reporting alone among them, of the same
     seeds in the same order."""
     alone, own = scores[REPORTING], scores[policy]
-    left_out = tuple(name for name in scores if not counts(scores[name], alone, machine_seconds))
+    left_out = tuple(name for name in scores if not counts(scores[name], alone))
     if policy in left_out:
         return Verdict(standing=Standing.COSTS, left_out=left_out)
     better, equal = [], []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.laboratory.__main__ import main
-from scripts.scenario.compare import jobs
+from scripts.scenario.compare import all_scenarios, jobs
 from scripts.scenario.compare.command import EPILOG
 from scripts.scenario.compare.jobs import play_all
 from scripts.scenario.compare.variant import variants
@@ -72,6 +72,7 @@ def test_the_examples_name_shipped_scenarios() -> None:
         (["--vary", "policy=stedy"], "did you mean steady"),
         (["--seeds", "0"], "not from 1 to 10000"),
         (["--vary", "order=99"], "order"),
+        (["--minutes", "-1"], "not 0 or more"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], message: str, small: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,6 +158,45 @@ def test_without_distributed_the_extra_is_named(
 
 
 def test_all_scenarios_take_no_other_choice(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ([str(small), "--all"], ["--all", "--vary", "policy=mom"], [], [str(small), "--markdown", "x"]):
+    mistakes: list[list[str]] = [
+        [str(small), "--all"],
+        ["--all", "--vary", "policy=mom"],
+        [],
+        [str(small), "--markdown", "x"],
+        [str(small), "--minutes", "1"],
+    ]
+    for words in mistakes:
         assert main(["compare", *words]) == 2
         assert len(capsys.readouterr().err.splitlines()) <= 2
+
+
+def test_all_scenarios_go_on_where_they_were_cut_off(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(all_scenarios, "shipped_scenarios", lambda: {"small": small})
+    monkeypatch.setattr(all_scenarios, "POLICIES", ("reporting", "steady"))
+    scores, table = tmp_path / "scores.jsonl", tmp_path / "table.md"
+    words = ["compare", "--all", "--seeds", "2", "--jobs", "1", "--scores", str(scores)]
+    assert main([*words, "--minutes", "0"]) == 1
+    assert "no scenario has been played" in capsys.readouterr().err
+    assert main(words) == 0
+    assert "4 of 4 runs" in capsys.readouterr().err
+    whole = scores.read_text()
+    assert [json.loads(line)["seed"] for line in whole.splitlines()] == [0, 0, 1, 1]
+    scores.write_text(whole[:-20])
+    assert main([*words, "--minutes", "0", "--markdown", str(table)]) == 0
+    assert "| small (1 seed) |" in table.read_text()
+    assert main(words) == 0
+    assert "1 of 1 runs" in capsys.readouterr().err
+    assert main([*words, "--minutes", "0", "--markdown", str(table)]) == 0
+    assert "| small |" in table.read_text()
+    small.write_text(SMALL.replace("size=100M", "size=90M"))
+    assert main([*words, "--minutes", "0"]) == 1  # they were the scores of another scenario
+
+
+def test_scores_that_cannot_be_kept_are_one_line(
+    small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(all_scenarios, "shipped_scenarios", lambda: {"small": small})
+    assert main(["compare", "--all", "--scores", str(small / "x")]) == 1
+    assert capsys.readouterr().err.startswith("balloon-lab compare: --scores ")
