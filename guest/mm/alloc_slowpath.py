@@ -15,7 +15,7 @@ The steps, in order:
 from typing import TYPE_CHECKING, Final
 
 from guest.mm import highatomic
-from guest.mm.fallback import rmqueue_fallback
+from guest.mm.fallback import RmqueueMode, rmqueue_fallback, rmqueue_steal
 from guest.mm.mmzone import Zone, highest_zone_type
 from guest.mm.page_flags import ALLOCATED, MOVABLE, PCP
 from guest.mm.pageblock import MigrateType
@@ -134,8 +134,9 @@ def _rmqueue_bulk(
     if pcp is None:
         return False
     mem_map = allocator.mem_map
+    mode = RmqueueMode()
     for _ in range(pcp.refill_count(order)):
-        pfn = rmqueue(allocator, zone, order, migratetype, no_fragment=no_fragment)
+        pfn = rmqueue(allocator, zone, order, migratetype, no_fragment=no_fragment, mode=mode)
         if pfn < 0:
             break
         mem_map[pfn] = PCP | order
@@ -144,8 +145,18 @@ def _rmqueue_bulk(
     return bool(pages)
 
 
-def rmqueue(allocator: "PageAllocator", zone: Zone, order: int, migratetype: int, *, no_fragment: bool = False) -> int:
+def rmqueue(
+    allocator: "PageAllocator",
+    zone: Zone,
+    order: int,
+    migratetype: int,
+    *,
+    no_fragment: bool = False,
+    mode: RmqueueMode | None = None,
+) -> int:
     """Take a block off the buddy lists and return its first page, -1 on failure (``__rmqueue``).
+
+    ``mode`` is shared by the requests of one bulk.
 
     Movable requests use CMA pageblocks first while these hold more than half of the free pages, so that they do not
     stay empty while the rest fills up. Otherwise CMA pageblocks come after their own lists and before other types.
@@ -157,11 +168,13 @@ def rmqueue(allocator: "PageAllocator", zone: Zone, order: int, migratetype: int
             return pfn
     if migratetype == _CMA:
         return _rmqueue_cma(allocator, zone, order)
+    if mode is not None and mode.is_stealing:
+        return rmqueue_steal(allocator, zone, order, migratetype)
     pfn = allocator.rmqueue_smallest(zone, order, migratetype)
     if pfn < 0 and uses_cma:
         pfn = _rmqueue_cma(allocator, zone, order)
     if pfn < 0:
-        pfn = rmqueue_fallback(allocator, zone, order, migratetype, no_fragment=no_fragment)
+        pfn = rmqueue_fallback(allocator, zone, order, migratetype, no_fragment=no_fragment, mode=mode)
     return pfn
 
 

@@ -3,7 +3,8 @@
 Linux 6.1 (``__rmqueue_fallback``, ``steal_suitable_fallback``) moves blocks to the lists of the type that asks, and
 serves the request from these. Linux 7.2 (``__rmqueue_claim``, ``__rmqueue_steal``) claims a whole pageblock that is
 mostly free or compatible; where there is no such pageblock it takes the smallest block that will do, and what it does
-not need of that block stays with its type.
+not need of that block stays with its type. A bulk in which that has happened once goes on so, and looks for no
+pageblock any more.
 """
 
 from collections.abc import Iterable
@@ -24,11 +25,30 @@ FALLBACKS: Final[dict[int, tuple[MigrateType, ...]]] = {
 take nor give."""
 
 
-def rmqueue_fallback(allocator: Buddy, zone: Zone, order: int, migratetype: int, *, no_fragment: bool = False) -> int:
+class RmqueueMode:
+    """What the requests of one bulk hand on to each other (``enum rmqueue_mode``, since 6.15): of its values only
+    RMQUEUE_STEAL makes a difference."""
+
+    __slots__ = ("is_stealing",)
+
+    def __init__(self) -> None:
+        self.is_stealing = False
+        """Whether a request of this bulk found no pageblock to claim, and took a single block."""
+
+
+def rmqueue_fallback(
+    allocator: Buddy,
+    zone: Zone,
+    order: int,
+    migratetype: int,
+    *,
+    no_fragment: bool = False,
+    mode: RmqueueMode | None = None,
+) -> int:
     """Take a block of ``order`` from another type; return its first page, -1 when no type has one.
 
-    With ``no_fragment`` nothing smaller than a pageblock is taken from (ALLOC_NOFRAGMENT). The caller gives the page
-    its next state.
+    With ``no_fragment`` nothing smaller than a pageblock is taken from (ALLOC_NOFRAGMENT). ``mode`` is that of the bulk
+    which the request is part of. The caller gives the page its next state.
     """
     if migratetype not in FALLBACKS:
         return -1
@@ -37,7 +57,9 @@ def rmqueue_fallback(allocator: Buddy, zone: Zone, order: int, migratetype: int,
         return _move_and_take(allocator, zone, order, migratetype, least)
     pfn = _claim(allocator, zone, order, migratetype, least)
     if pfn < 0 and not no_fragment:
-        pfn = _steal(allocator, zone, order, migratetype)
+        pfn = rmqueue_steal(allocator, zone, order, migratetype)
+        if mode is not None and pfn >= 0:
+            mode.is_stealing = True
     return pfn
 
 
@@ -144,7 +166,11 @@ def _try_to_claim_block(allocator: Buddy, zone: Zone, pfn: int, order: int, star
     return True
 
 
-def _steal(allocator: Buddy, zone: Zone, order: int, migratetype: int) -> int:
-    # __rmqueue_steal: the smallest block that will do, split on the lists of its own type.
+def rmqueue_steal(allocator: Buddy, zone: Zone, order: int, migratetype: int) -> int:
+    """Take the smallest block of another type that will do, split on the lists of its own type (``__rmqueue_steal``).
+
+    Returns:
+        its first page, -1 when no type has one.
+    """
     _, old_type, pfn = _find_suitable_fallback(zone, range(order, MAX_ORDER + 1), migratetype)
     return -1 if pfn < 0 else allocator.rmqueue_smallest(zone, order, old_type)

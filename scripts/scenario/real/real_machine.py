@@ -172,6 +172,8 @@ class RealMachine:
 
     def _end_of_work(self, t: float) -> None:
         self.finished_at = t
+        if self.is_gone:  # killed before it was read
+            return
         if self.corrupted_pages:
             self.state, self.reason = VmState.FAILED, f"{self.corrupted_pages} pages lost their content"
         elif self.reason:
@@ -264,7 +266,7 @@ class RealMachine:
         return (self.cost.direct_reclaim_seconds or 0.0) + (self.cost.compaction_seconds or 0.0)
 
     def sample(self) -> VmSample:
-        """Return the machine as it is now."""
+        """Return the machine as it is now; one that is gone has no memory, whatever it told last."""
         inside = _Inside() if self.is_gone else self._inside()
         return VmSample(
             state=self.state,
@@ -273,7 +275,7 @@ class RealMachine:
             reported_bytes=inside.reported_bytes,
             resident_bytes=self.resident_bytes,
             balloon_bytes=inside.balloon_bytes,
-            target_bytes=self.target_bytes,
+            target_bytes=0 if self.is_gone else self.target_bytes,
             cache_bytes=inside.cache_bytes,
             refaulted_bytes=self.refaulted_bytes,
             stall_seconds=self.stall_seconds,

@@ -158,6 +158,23 @@ def test_pageblock_with_a_smaller_free_block_is_claimed_where_the_first_cannot_b
     allocator.validate()
 
 
+@pytest.mark.parametrize("in_one_bulk", [False, True])
+def test_bulk_that_has_stolen_a_block_looks_for_no_pageblock_any_more(in_one_bulk: bool) -> None:
+    allocator = PageAllocator(4096, min_free_kbytes=0, claims_pageblocks=True, nr_cpus=1)
+    pcp = allocator.zones[0].pcps[0]
+    pcp.batch = 2 if in_one_bulk else 1
+    # Page 512 has a pageblock that is otherwise unmovable; page 0, before it on the list, lies among movable pages.
+    fragment(allocator, MOVABLE, [*((pfn, 0) for pfn in range(1024, 1060, 2)), (512, 0), (0, 0)])
+    for pfn in range(513, 1024):
+        allocator.mem_map[pfn] &= ~MOVABLE_FLAG
+    allocator.drain_all_pages()
+    assert entries(allocator, 0, MOVABLE)[:2] == [0, 512]
+    assert [allocator.alloc_pages(0, UNMOVABLE) for _ in range(2)] == [0, 512]
+    # A request of its own claims the second pageblock.
+    assert list(allocator.pageblock_migratetype[:2]) == [MOVABLE, MOVABLE if in_one_bulk else UNMOVABLE]
+    allocator.validate()
+
+
 def test_request_that_must_not_fragment_steals_nothing_smaller_than_a_pageblock() -> None:
     allocator = guest(claims=True)
     fragment(allocator, MOVABLE, [(0, 8)])

@@ -4,7 +4,7 @@ import re
 
 from guest.mm.mmzone import Watermarks
 from guest.mm.views.vmstat import PageTypes
-from guest.mm.views.vmstat_zoneinfo import NODE_STAT_ITEMS, ZONE_STAT_ITEMS, Pageset, ZoneInfo
+from guest.mm.views.vmstat_zoneinfo import LINUX_6_1, Pageset, ZoneInfo, ZoneinfoForm
 
 
 def parse_buddyinfo(text: str) -> list[tuple[int, str, list[int]]]:
@@ -35,19 +35,20 @@ def parse_pagetypeinfo(text: str) -> tuple[int, list[str], list[PageTypes]]:
     return order, names, zones
 
 
-def parse_zoneinfo(text: str) -> list[ZoneInfo]:
+def parse_zoneinfo(text: str, form: ZoneinfoForm = LINUX_6_1) -> list[ZoneInfo]:
     """Return every zone's entry."""
-    return [_parse_zone(entry) for entry in re.split(r"^(?=Node)", text, flags=re.MULTILINE) if entry]
+    return [_parse_zone(entry, form) for entry in re.split(r"^(?=Node)", text, flags=re.MULTILINE) if entry]
 
 
-def _parse_zone(entry: str) -> ZoneInfo:
+def _parse_zone(entry: str, form: ZoneinfoForm) -> ZoneInfo:
     values: dict[str, int] = {}
     numbers = re.compile(r"^ *(?:pages )?([a-z_]+):? +(\d+)$", re.MULTILINE)
     for match in numbers.finditer(entry):
         values.setdefault(match[1], int(match[2]))
     protection = re.search(r"protection: \((.*)\)", entry)
     assert protection is not None
-    pagesets = re.findall(r"count: +(\d+)\n +high: +(\d+)\n +batch: +(\d+)\n", entry)
+    bounds = r" +high_min: +(\d+)\n +high_max: +(\d+)\n" if form.is_extended else "()()"
+    pagesets = re.findall(rf"count: +(\d+)\n +high: +(\d+)\n +batch: +(\d+)\n{bounds}", entry)
     return ZoneInfo(
         node=int(entry.split()[1].rstrip(",")),
         name=entry.splitlines()[0].split()[-1],
@@ -60,7 +61,12 @@ def _parse_zone(entry: str) -> ZoneInfo:
         cma_pages=values["cma"],
         protection=[int(pages) for pages in protection[1].split(",")],
         start_pfn=values.get("start_pfn", 0),
-        node_statistics={item: values[item] for item in NODE_STAT_ITEMS} if "per-node stats" in entry else None,
-        zone_statistics={item: values[item] for item in ZONE_STAT_ITEMS if item in values},
-        pagesets=[Pageset(count=int(count), high=int(high), batch=int(batch)) for count, high, batch in pagesets],
+        node_statistics={item: values[item] for item in form.node_items} if "per-node stats" in entry else None,
+        zone_statistics={item: values[item] for item in form.zone_items if item in values},
+        pagesets=[
+            Pageset(count=int(count), high=int(high), batch=int(batch), high_min=int(low or 0), high_max=int(most or 0))
+            for count, high, batch, low, most in pagesets
+        ],
+        reserved_highatomic=values.get("reserved_highatomic", 0),
+        free_highatomic=values.get("free_highatomic", 0),
     )

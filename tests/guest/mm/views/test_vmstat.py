@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from guest.mm import highatomic
 from guest.mm.mmzone import ZoneSpan
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.pageblock import MigrateType
@@ -21,40 +22,54 @@ from guest.mm.views.vmstat import (
     unusable_free_index,
     unusable_index,
 )
-from guest.mm.views.vmstat_zoneinfo import NODE_STAT_ITEMS, ZONE_STAT_ITEMS, format_zoneinfo, normal_threshold, zoneinfo
+from guest.mm.views.vmstat_zoneinfo import (
+    LINUX_6_1,
+    LINUX_7_2,
+    ZoneinfoForm,
+    format_zoneinfo,
+    normal_threshold,
+    zoneinfo,
+)
 from guest.mm.x86.zones import x86_64_zones
 from tests.guest.mm.views.proc_text import parse_buddyinfo, parse_pagetypeinfo, parse_zoneinfo
 
-LINUX = Path(__file__).parent / "linux-6.1"
-"""What Linux 6.1 for User Mode Linux printed with 256 MiB."""
+FORMS = {"6.1": LINUX_6_1, "7.2": LINUX_7_2}
+RELEASES = pytest.mark.parametrize("release", FORMS)
 
 
-def linux(view: str) -> str:
-    return (LINUX / view).read_text(encoding="ascii")
+def linux(release: str, view: str) -> str:
+    """Return what this release of Linux for User Mode Linux printed with 256 MiB."""
+    return (Path(__file__).parent / f"linux-{release}" / view).read_text(encoding="ascii")
 
 
 # --- Our writers give a real kernel's text back ---
 
 
-def test_buddyinfo_of_linux_is_written_the_same() -> None:
-    text = linux("buddyinfo")
+@RELEASES
+def test_buddyinfo_of_linux_is_written_the_same(release: str) -> None:
+    text = linux(release, "buddyinfo")
     assert "".join(format_buddyinfo(*line) for line in parse_buddyinfo(text)) == text
 
 
-def test_pagetypeinfo_of_linux_is_written_the_same() -> None:
-    order, names, zones = parse_pagetypeinfo(linux("pagetypeinfo"))
+@RELEASES
+def test_pagetypeinfo_of_linux_is_written_the_same(release: str) -> None:
+    text = linux(release, "pagetypeinfo")
+    order, names, zones = parse_pagetypeinfo(text)
     assert (order, names) == (10, list(MIGRATETYPE_NAMES[:4]))
-    assert format_pagetypeinfo(zones, pageblock_order=order, names=names) == linux("pagetypeinfo")
+    assert format_pagetypeinfo(zones, pageblock_order=order, names=names) == text
 
 
-def test_zoneinfo_of_linux_is_written_the_same() -> None:
-    assert "".join(map(format_zoneinfo, parse_zoneinfo(linux("zoneinfo")))) == linux("zoneinfo")
+@pytest.mark.parametrize(("release", "form"), FORMS.items())
+def test_zoneinfo_of_linux_is_written_the_same(release: str, form: ZoneinfoForm) -> None:
+    text = linux(release, "zoneinfo")
+    assert "".join(format_zoneinfo(zone, form) for zone in parse_zoneinfo(text, form)) == text
 
 
-def test_counters_of_zoneinfo_are_those_of_linux() -> None:
-    names = [line.split()[0] for line in linux("zoneinfo").splitlines() if line.startswith("      nr_")]
-    names += [line.split()[0] for line in linux("zoneinfo").splitlines() if line.startswith("      workingset_")]
-    assert sorted(names) == sorted(NODE_STAT_ITEMS + ZONE_STAT_ITEMS)
+@pytest.mark.parametrize(("release", "form"), FORMS.items())
+def test_counters_of_zoneinfo_are_those_of_linux(release: str, form: ZoneinfoForm) -> None:
+    lines = linux(release, "zoneinfo").splitlines()
+    names = [line.split()[0] for line in lines if re.match(r" {6}\w", line)]
+    assert names == [*form.node_items, *form.zone_items]
 
 
 # --- Our guest's views ---
@@ -134,10 +149,32 @@ def test_zoneinfo_says_what_the_zone_says() -> None:
     assert "".join(map(format_zoneinfo, entries)) == zoneinfo(allocator)
 
 
-def test_zoneinfo_of_one_zone_has_the_entries_and_lines_of_linux() -> None:
+@pytest.mark.parametrize(("release", "claims"), [("6.1", False), ("7.2", True)])
+def test_zoneinfo_of_one_zone_has_the_entries_and_lines_of_linux(release: str, claims: bool) -> None:
     """A guest with one zone called Normal says the same as User Mode Linux, but for the numbers."""
-    ours, linux_s = (re.sub(r"\d+", "N", text) for text in (zoneinfo(PageAllocator(1 << 16)), linux("zoneinfo")))
+    allocator = PageAllocator(1 << 16, claims_pageblocks=claims)
+    ours, linux_s = (re.sub(r"\d+", "N", text) for text in (zoneinfo(allocator), linux(release, "zoneinfo")))
     assert ours == linux_s
+
+
+def test_zoneinfo_of_7_2_shows_what_a_zone_of_256_mib_works_out_to() -> None:
+    allocator = PageAllocator(1 << 16, claims_pageblocks=True, pageblock_order=10, nr_cpus=1)
+    assert highatomic.reserve(allocator, allocator.zones[0], 2048)
+    allocator.alloc_pages(9)
+    text = zoneinfo(allocator)
+    # min 4 * sqrt(262144) KiB, each further mark a quarter of it higher.
+    marks = {"min": 512, "low": 640, "high": 768, "promo": 896}
+    assert "".join(f"        {name:<8} {pages}\n" for name, pages in marks.items()) in text
+    # One of the 64 blocks of a pageblock is split.
+    assert f"      nr_free_pages {63 * 1024 + 512}\n      nr_free_pages_blocks {63 * 1024}\n" in text
+    # As many as the low mark, up to an eighth of the zone.
+    assert (
+        "              count:    0\n              high:     640\n              batch:    15\n"
+        "              high_min: 640\n              high_max: 8192\n"
+    ) in text
+    assert "  reserved_highatomic: 1024\n  free_highatomic:     1024\n" in text
+    # A Movable zone without memory has watermarks nevertheless.
+    assert "".join(f"        {name:<8} 32\n" for name in marks) in text
 
 
 def test_zones_of_x86_64_without_memory_have_short_entries() -> None:

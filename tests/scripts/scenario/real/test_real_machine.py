@@ -1,5 +1,6 @@
 """A machine of a real run: its command, and what its events make of it."""
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from scripts.scenario.real.real_machine import (
     guest_command,
     why_costs_are_unknown,
 )
-from scripts.scenario.run_record import VmState
-from scripts.scenario.scenario import VmKind, VmSpec
+from scripts.scenario.results import LEDGER, SAMPLES, write_results
+from scripts.scenario.run_record import RunRecord, Sample, VmState
+from scripts.scenario.scenario import Scenario, VmKind, VmSpec
 
 
 def test_command_of_an_emulated_machine_is_understood_by_the_guest() -> None:
@@ -88,6 +90,30 @@ def test_figures_of_the_guest_are_in_the_sample() -> None:
     assert (sample.free_bytes, sample.reported_bytes, sample.balloon_bytes) == (40 * MIB, 30 * MIB, 4 * MIB)
     assert sample.ledger is not None
     assert (sample.ledger.not_returned_bytes, sample.ledger.page_cache_bytes) == (12288, MIB)
+
+
+def test_machine_that_was_killed_has_no_memory_in_the_files(tmp_path: Path) -> None:
+    vm = machine()
+    sizes = {"allocated_bytes": MIB, "free_bytes": 40 * MIB, "reported_bytes": 30 * MIB, "balloon_bytes": 4 * MIB}
+    told = {"event": "memory", "t": 1.0, **sizes, "ledger": {"pcp": 4096}, "page_cache_bytes": MIB}
+    vm.apply(told, 1.0)
+    vm.target_bytes = vm.resident_bytes = 8 * MIB
+    samples = [Sample(t=1.0, used_bytes=8 * MIB, vms={"a": vm.sample()})]
+    vm.went(VmState.OOM_KILLED, "the budget does not suffice")
+    # Its last words may be read only after that.
+    for event in (told, {"event": "finished", "t": 1.5, "verified_pages": 5, "corrupted_pages": 0}):
+        vm.apply(event, 2.0)
+    samples.append(Sample(t=2.0, used_bytes=0, vms={"a": vm.sample()}))
+    scenario = Scenario(name="s", title="s", budget_bytes=MIB, duration=2.0, vms=(vm.spec,))
+    record = RunRecord(scenario=scenario, policy="none", seed=0, is_virtual=False, samples=samples)
+    record.outcomes["a"] = vm.outcome()
+    write_results(record, tmp_path)
+    alive, gone = csv.DictReader((tmp_path / SAMPLES).read_text(encoding="utf-8").splitlines())
+    columns = [column for column in gone if column.endswith("_bytes")]
+    assert alive["free_bytes"] == str(40 * MIB)
+    assert gone["state"] == "oom-killed"
+    assert {column: gone[column] for column in columns} == dict.fromkeys(columns, "0")
+    assert [line.split(",")[0] for line in (tmp_path / LEDGER).read_text(encoding="utf-8").splitlines()] == ["t", "1.0"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A scenario in virtual time: budget, OOM killer, swap, balloon, policy."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from protocol.memory import PAGE_SIZE
 from protocol.units import GIB, MIB
 from scripts.scenario.run_record import LEDGER_CAUSES, RunRecord, VmState
 from scripts.scenario.scenario import Scenario, VmKind, VmSpec
+from scripts.scenario.scenario_file import parse_scenario
 from scripts.scenario.virtual.fleet import Fleet
 
 FILL = "memhog:size=192M,hold=2"
@@ -62,6 +64,28 @@ def test_two_machines_take_turns_with_reporting() -> None:
     assert record.samples[-1].used_bytes == 0
     assert record.seconds == 20.0
     assert events(record, "finished") == ["a", "b"]
+
+
+def test_guests_of_two_releases_play_in_one_scenario(tmp_path: Path) -> None:
+    """An unmovable page is asked for where every pageblock is mostly movable: Linux 6.1 moves all free pages of one to
+    the unmovable lists; 7.2 takes that page alone."""
+    blocks, singles = range(12), range(100, 100 + 3 * 1024)
+    trace = ["balloon-trace 1", *(f"0 alloc {number} 10" for number in blocks)]
+    trace += [f"0 alloc {number} 0" for number in singles]
+    trace += [f"0.1 free {number}" for number in singles[::4]]
+    trace += ["0.2 alloc 50 10", "0.3 alloc 51 0 unmovable"]
+    (tmp_path / "mixed").write_text("\n".join(trace) + "\n", encoding="ascii")
+    machine = (
+        '[[vm]]\nname = "{}"\nprofile = "{}"\nmemory = "64M"\nreporter = "rotation"\nworkloads = ["trace:mixed"]\n'
+    )
+    text = 'duration = "1s"\n[host]\nmemory = "1G"\n' + machine.format("old", "6.1") + machine.format("new", "7.2")
+    fleet = Fleet(parse_scenario(text, "two-releases", tmp_path))
+    assert {outcome.state for outcome in fleet.run().outcomes.values()} == {VmState.FINISHED}
+    free = {name: [view for view in fleet.free_lists(name) or () if view.order == 0] for name in ("old", "new")}
+    blocks_by_type = {name: {view.migratetype: view.blocks for view in views} for name, views in free.items()}
+    assert set(blocks_by_type["old"]) == {"Unmovable", "Movable"}
+    assert set(blocks_by_type["new"]) == {"Movable"}
+    assert sum(blocks_by_type["old"].values()) == sum(blocks_by_type["new"].values())
 
 
 def test_without_reporting_the_largest_is_killed() -> None:
