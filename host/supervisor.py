@@ -73,6 +73,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._taking_over: dict[int, float] = {}
         self._complained: set[int] = set()
+        self._refused: set[int] = set()
         self._last_number = 0
         self._last_entries: dict[int, dict[str, Any]] = {}
         self._checking: asyncio.TimerHandle | None = None
@@ -120,7 +121,9 @@ class Supervisor:
         """Have the virtual machine at the other end of ``sock`` served."""
         record = SupervisedVm(vm, sock)
         if sum(other.process == record.process for other in self._vms.values()) >= SESSIONS_MAX:
-            log.warning("vm %d is refused: process %d has %d sessions already", vm, record.process, SESSIONS_MAX)
+            if record.process not in self._refused:  # one line: it may connect in a loop
+                self._refused.add(record.process)
+                log.warning("process %d has %d sessions: further ones are refused", record.process, SESSIONS_MAX)
             record.close()
             return
         self._vms[vm] = record
@@ -187,7 +190,10 @@ class Supervisor:
                 self.notices.forget(*arguments)
 
     def _forget(self, number: int) -> None:
-        self._vms.pop(number).close()
+        vm = self._vms.pop(number)
+        vm.close()
+        if vm.process in self._refused and not any(other.process == vm.process for other in self._vms.values()):
+            self._refused.discard(vm.process)
         self._taking_over.pop(number, None)
         self._complained.discard(number)
         self._last_entries.pop(number, None)

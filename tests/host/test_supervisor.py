@@ -124,3 +124,19 @@ async def test_command_without_a_machine_says_so() -> None:
         assert json.loads(await supervisor.perform(request(name)))["error"]["desc"] == said
     assert json.loads(await supervisor.perform(request("query-version")))["return"] == {"qemu": {}}
     await supervisor.finish()
+
+
+@pytest.mark.asyncio
+async def test_process_that_connects_too_often_is_complained_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("host.supervisor.SESSIONS_MAX", 0)
+    supervisor = Supervisor(BarrenZygote(), 0, EventLog(None, time.monotonic), {}, DaemonStatus())
+    for number in range(3):
+        ours, theirs = socket.socketpair()
+        with ours:
+            supervisor.serve(number, theirs)
+            assert ours.recv(1) == b""
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"process {os.getpid()} has 0 sessions: further ones are refused"]
+    await supervisor.finish()
