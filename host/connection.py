@@ -103,7 +103,7 @@ class Connection:
         self._disconnected: asyncio.Future[None] = self._loop.create_future()
         self.metrics = VmMetrics()
         self._broke: dict[int, str] = {}
-        self.control = VmControl(self, helpers.look)
+        self.control = VmControl(self, helpers.look, journal.changed)
         self.emit = emit = self.control.notices.passing_on(emit)
         self._events = VmEvents(emit, member.may_emit, are_written, prepare)
         self._records: dict[int, QueueRecord] = {}
@@ -242,6 +242,7 @@ class Connection:
 
     async def _handle(self, message: Message | BadMessage) -> None:
         unclaimed = set(message.fds)
+        self._journal.begins()
         self._in_hand = len(unclaimed)
         try:
             async with self._lock:

@@ -43,6 +43,13 @@ BACK_OFF_LONGEST: Final = 10.0
 ANSWER_PATIENCE: Final = 1.0
 """Seconds that one worker has to answer a question to all of them."""
 
+CHECK_INTERVAL: Final = 5.0
+"""Seconds between two looks at whether each worker answers."""
+
+CHECKS_MISSED: Final = 2
+"""Looks in a row at which a worker had not answered, after which it is killed. They are counted, and not seconds: when
+all processes have been stopped and go on, nothing is said of a worker yet."""
+
 STOP_PATIENCE: Final = 0.5
 """Seconds that the workers have to end."""
 
@@ -66,7 +73,10 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._taking_over: dict[int, float] = {}
         self._complained: set[int] = set()
+        self._refused: set[int] = set()
         self._last_number = 0
+        self._last_entries: dict[int, dict[str, Any]] = {}
+        self._checking: asyncio.TimerHandle | None = None
         self._stops = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._none_left = asyncio.Event()
@@ -81,6 +91,15 @@ class Supervisor:
         """Start the workers of the pool."""
         for _ in range(self._pool):
             self._start_worker()
+        self._check_workers()
+
+    def _check_workers(self) -> None:
+        self._checking = asyncio.get_running_loop().call_later(CHECK_INTERVAL, self._check_workers)
+        for worker in self._workers.values():
+            if worker.vms and not worker.gone and worker.check() == CHECKS_MISSED:
+                seconds = CHECK_INTERVAL * CHECKS_MISSED
+                log.warning("worker %d has not answered for %.0f s and is killed", worker.number, seconds)
+                worker.kill()
 
     def _start_worker(self, number: int | None = None) -> WorkerProcess:
         if number is None:
@@ -94,6 +113,7 @@ class Supervisor:
             self._zygote.reap()
             self._zygote = restart_zygote()
             worker = WorkerProcess(number, self._zygote, self._on_packet, self._on_gone)
+        worker.set_log_level(self._status.log_level)
         self._workers[number] = worker
         return worker
 
@@ -101,7 +121,9 @@ class Supervisor:
         """Have the virtual machine at the other end of ``sock`` served."""
         record = SupervisedVm(vm, sock)
         if sum(other.process == record.process for other in self._vms.values()) >= SESSIONS_MAX:
-            log.warning("vm %d is refused: process %d has %d sessions already", vm, record.process, SESSIONS_MAX)
+            if record.process not in self._refused:  # one line: it may connect in a loop
+                self._refused.add(record.process)
+                log.warning("process %d has %d sessions: further ones are refused", record.process, SESSIONS_MAX)
             record.close()
             return
         self._vms[vm] = record
@@ -168,9 +190,13 @@ class Supervisor:
                 self.notices.forget(*arguments)
 
     def _forget(self, number: int) -> None:
-        self._vms.pop(number).close()
+        vm = self._vms.pop(number)
+        vm.close()
+        if vm.process in self._refused and not any(other.process == vm.process for other in self._vms.values()):
+            self._refused.discard(vm.process)
         self._taking_over.pop(number, None)
         self._complained.discard(number)
+        self._last_entries.pop(number, None)
         if not self._vms:
             self._none_left.set()
 
@@ -223,6 +249,7 @@ class Supervisor:
             # Machines whose workers end again and again are parted: the one that is at fault takes no other with it.
             parted = vms[1:] if len(vms) > 1 and max(vm.quick_ends for vm in vms) >= ENDS_FREE else []
             worker = self._start_worker(ended.number)
+            self._status.worker_restarts += 1
             for vm in vms:
                 (self._start_worker() if vm in parted else worker).serve(vm)
         except BalloonError as error:
@@ -285,8 +312,11 @@ class Supervisor:
     async def _query_vms(self) -> list[dict[str, Any]]:
         answers = await self._ask_all(lambda worker: worker.command("query-vms", {}, {}))
         found = {entry["vm"]: entry for answer in answers for entry in json.loads(answer)["return"]}
+        found = {vm: entry for vm, entry in found.items() if vm in self._vms}
+        self._last_entries.update(found)
         for vm in self._vms:
-            found.setdefault(vm, {"vm": vm, "broken": "its worker does not answer"})
+            # Counters that went for a moment would look like a new machine.
+            found.setdefault(vm, {"vm": vm, **self._last_entries.get(vm, {}), "broken": "its worker does not answer"})
         return [found[vm] for vm in sorted(found)]
 
     async def _ask_all(self, ask: Any) -> list[bytes]:
@@ -316,6 +346,8 @@ class Supervisor:
     async def finish(self) -> None:
         """End every session, and serve no more."""
         self._stops = True
+        if self._checking is not None:
+            self._checking.cancel()
         for worker in self._workers.values():
             worker.send(Packet(Kind.STOP))
         if self._workers:

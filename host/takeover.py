@@ -47,6 +47,7 @@ class SessionParts:
             state=build_state(session.balloon, self._control, self._metrics).build().decode(),
             stated_bytes=self._control.size.ram.stated,
             records=journal.records_of(running),
+            beside={"control": self._control.write_down(), "metrics": self._metrics.write_down()},
         )
         return written.build(), written.files
 
@@ -72,6 +73,9 @@ class SessionParts:
         prepare(self._session, journal.standing)
         if journal.state:
             restore_state(parse_state(journal.state.encode()), self._session.balloon, self._control, self._metrics)
+        if journal.beside:  # before a ring runs: discards may be inhibited
+            self._control.resume(journal.beside["control"])
+            self._metrics.resume(journal.beside["metrics"])
         self._control.state_memory(journal.stated_bytes)
         for message in _messages_of(journal, files):
             await perform(message)

@@ -139,6 +139,8 @@ class Worker:
                 task = asyncio.create_task(self._answer(number, question))
                 self._questions.add(task)
                 task.add_done_callback(self._questions.discard)
+            case Kind.PING:
+                self._link.send(Packet(Kind.ANSWER, 0, packet.body))
             case Kind.STOP:
                 self._stop.set()
             case _:
@@ -156,7 +158,12 @@ class Worker:
 
     async def _command(self, body: bytes) -> bytes:
         name, arguments, reply = json.loads(body)
-        return await self._sessions.perform(Request(name=name, arguments=Arguments(arguments), reply=reply))
+        answer = await self._sessions.perform(Request(name=name, arguments=Arguments(arguments), reply=reply))
+        if not name.startswith("query-"):
+            for vm, journal in list(self._journals.items()):
+                if arguments.get("vm", vm) == vm:
+                    await journal.kept()
+        return answer
 
     async def _status(self) -> bytes:
         return json.dumps(await self._sessions.status()).encode()

@@ -108,6 +108,9 @@ class Daemons:
                 self.failures.append(str(error))
                 continue
             for entry in entries:
+                if "name" not in entry:
+                    self.failures.append(f"vm {entry['vm']}: {entry['broken']}")
+                    continue
                 yield Machine(daemon, entry, self._label(daemon, entry))
 
     def _label(self, daemon: Daemon, entry: Entry) -> str:

@@ -42,7 +42,7 @@ def short_time(seconds: float | None) -> str:
 
 def health(entry: Entry) -> str:
     """Return the health of a machine: ``ok``, or what is wrong."""
-    return ", ".join(entry["health"]) or "ok"
+    return "broken" if "broken" in entry else ", ".join(entry["health"]) or "ok"
 
 
 def printable(text: str) -> str:

@@ -25,6 +25,8 @@ class DaemonStatus:
         """Take facts that do not change as ``options``: they are in the answer as they are, a dash for each ``_``."""
         self.sessions = 0
         """How many there were so far."""
+        self.worker_restarts = 0
+        """How many worker processes were replaced."""
         self._events = events
         self._options = {name.replace("_", "-"): value for name, value in options.items()}
         self._started = time.monotonic()
@@ -41,6 +43,7 @@ class DaemonStatus:
             "uptime": round(self.uptime, 3),
             "vms": vms,
             "sessions": self.sessions,
+            "worker-restarts": self.worker_restarts,
             "events": self._events() or "written",
             "log-level": self.log_level,
             "latency-bounds": list(BOUNDS),

@@ -6,7 +6,8 @@ session through :mod:`host.control.connection_interface`. Everything runs on the
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from host.control.backed_memory import BackedMemory, Look
 from host.control.balloon_size import BalloonSize
@@ -28,10 +29,13 @@ _DISCARDING = (BalloonQueue.REPORTING, BalloonQueue.INFLATE, BalloonQueue.FREE_P
 
 class VmControl:
     """The controls of one virtual machine, whose files are examined by ``look``. ``on_balloon_change`` is called with
-    each new ``actual``, in pages."""
+    each new ``actual``, in pages, ``on_change`` when what :meth:`write_down` returns has changed without a chain."""
 
-    def __init__(self, connection: ConnectionInterface, look: Look) -> None:
+    def __init__(
+        self, connection: ConnectionInterface, look: Look, on_change: Callable[[], None] = lambda: None
+    ) -> None:
         self._connection = connection
+        self._on_change = on_change
         self._gone = False
         self.name = ""
         self._began = time.monotonic()
@@ -129,12 +133,32 @@ class VmControl:
         self._statistics.close(_GONE)
         self.reclaimer.close(_GONE)
 
+    def write_down(self) -> dict[str, Any]:
+        """Return what a device's state leaves out, for another process of this machine. Times are CLOCK_MONOTONIC."""
+        last = self._statistics.last
+        return {
+            "inhibition": self._gate.write_down(),
+            "began": self._began,
+            "reported": self._reported,
+            "total": self.size.ram.total,
+            "statistics": None if last is None else [last.values, last.taken],
+        }
+
+    def resume(self, written: Mapping[str, Any]) -> None:
+        """Go on from what another process has written down."""
+        self._gate.resume(written["inhibition"])
+        self._began, self._reported = written["began"], written["reported"]
+        self.size.ram.total = written["total"]
+        if written["statistics"] is not None:
+            self._statistics.last = GuestStatistics(*written["statistics"])
+
     def _emit(self, event: str, **fields: object) -> None:
         if not self._gone:
             self._connection.emit(event, **fields)
 
     def _inhibition_changed(self, inhibition: Inhibition | None) -> None:
         self._connection.balloon.inhibited = inhibition is not None
+        self._on_change()
         if inhibition is None:
             self._emit("allowed")
         else:

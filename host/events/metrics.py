@@ -4,7 +4,9 @@
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from host.events.latency import BOUNDS, Latency
 from host.ring.turn import ServedChain
@@ -69,6 +71,21 @@ class VmMetrics:
 
     def _refuse(self, reason: str, size: int) -> None:
         self.refused_bytes[reason] = self.refused_bytes.get(reason, 0) + size
+
+    def write_down(self) -> dict[str, Any]:
+        """Return what a device's state leaves out, for another process."""
+        times = {name: [latency.seconds, list(latency.buckets.items())] for name, latency in self._latencies()}
+        return {"refused_bytes": self.refused_bytes, **times}
+
+    def resume(self, written: Mapping[str, Any]) -> None:
+        """Go on from what another process has written down."""
+        self.refused_bytes = dict(written["refused_bytes"])
+        for name, latency in self._latencies():
+            latency.seconds, buckets = written[name]
+            latency.buckets = dict(buckets)
+
+    def _latencies(self) -> tuple[tuple[str, Latency], ...]:
+        return ("acknowledge", self.acknowledge), ("discard", self.discard)
 
     def add(self, other: "VmMetrics") -> None:
         """Add what ``other`` has counted."""

@@ -1,8 +1,8 @@
 """Keeps the inhibition of one virtual machine up to date: by the operator's word, and by looks at its process."""
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from host.inhibition.front_end_look import look_at
 from host.inhibition.inhibition import Inhibition, InhibitionState, Sign
@@ -50,6 +50,15 @@ class DiscardGate:
     def allow(self, *, force: bool) -> None:
         """Take it back; see :meth:`InhibitionState.allow`."""
         self._state.allow(force=force)
+        self._tell()
+
+    def write_down(self) -> dict[str, Any]:
+        """Return what inhibits discards, for another process."""
+        return self._state.write_down()
+
+    def resume(self, written: Mapping[str, Any]) -> None:
+        """Go on from what another process has written down, until the next look."""
+        self._state.resume(written)
         self._tell()
 
     def watch(self, pid: int, memory_bytes: int) -> None:

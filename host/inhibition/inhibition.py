@@ -5,9 +5,10 @@ is being restored. The daemon says so by itself where the front-end's process sh
 good. QEMU does the same for its own balloon (``ram_block_discard_disable``).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntFlag, StrEnum
-from typing import Final
+from typing import Any, Final
 
 
 class Sign(IntFlag):
@@ -75,3 +76,15 @@ class InhibitionState:
         self.signs = signs
         why = next((text for sign, text in REASONS.items() if sign in signs), None)
         self._daemon = None if why is None else Inhibition(Inhibitor.DAEMON, why)
+
+    def write_down(self) -> dict[str, Any]:
+        """Return it for another process, see :meth:`resume`."""
+        operator = None if self._operator is None else self._operator.why
+        return {"operator": operator, "forced": self._forced, "signs": int(self.signs)}
+
+    def resume(self, written: Mapping[str, Any]) -> None:
+        """Go on from what another process has written down."""
+        operator = written["operator"]
+        self._operator = None if operator is None else Inhibition(Inhibitor.OPERATOR, operator)
+        self._forced = written["forced"]
+        self.found(Sign(written["signs"]))

@@ -127,7 +127,8 @@ def _text(lines: list[bytes]) -> bytes:
     from host.metrics.collector import exposition  # the client library takes a tenth of a second to load
 
     status, version, entries = (_returned(line) for line in lines)
-    return exposition(status, version["package"], entries)
+    known = [entry for entry in entries if "health" in entry]  # not one whose worker has never answered
+    return exposition(status, version["package"], known)
 
 
 def _returned(line: bytes) -> Any:

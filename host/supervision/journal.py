@@ -70,7 +70,7 @@ class Journal:
 
     ``state`` is the device's own state as it travels with a machine, ``stated_bytes`` the memory that an operator says
     the guest has, 0 if that is not said, ``records`` the file that notes the chains in flight of a packed ring that
-    runs, by queue.
+    runs, by queue. ``beside`` is what else its process knows: what inhibits discards, what the state does not count.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -78,6 +78,7 @@ class Journal:
     state: str = ""
     stated_bytes: int = 0
     records: Mapping[int, int] = field(default_factory=dict)
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def files(self) -> set[int]:
@@ -94,6 +95,7 @@ class Journal:
             "state": self.state,
             "stated_bytes": self.stated_bytes,
             "records": list(self.records.items()),
+            "beside": self.beside,
         }
         return json.dumps(document, separators=(",", ":")).encode()
 
@@ -119,6 +121,7 @@ def parse_journal(data: bytes) -> Journal:
             state=document["state"],
             stated_bytes=document["stated_bytes"],
             records=dict(document["records"]),
+            beside=document["beside"],
         )
     except (ValueError, KeyError, TypeError) as error:
         raise VhostUserError("a journal that cannot be read") from error

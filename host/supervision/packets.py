@@ -44,7 +44,7 @@ class Kind(IntEnum):
     NOTICE = 8
     """What control clients are to be told. Body: a JSON list, the name of the call and its arguments."""
     ANSWER = 9
-    """The answer to COMMAND or STATUS. Body: the number of the question, and the answer."""
+    """The answer to COMMAND, STATUS or PING. Body: the number of the question, and the answer."""
     ENDED = 10
     """The session is over, and its end was told. Body: the reason."""
     # From the supervisor.
@@ -62,6 +62,8 @@ class Kind(IntEnum):
     """Tell a line about each virtual machine. Body: the number of the question."""
     STOP = 26
     """End all sessions, and then the process."""
+    PING = 27
+    """Answer. Body: the number of the question."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,9 @@ class SessionJournal:
     def taken(self) -> None:
         """The bytes were taken from the connection."""
 
+    def begins(self) -> None:
+        """A message has come whole, and is about to be carried out."""
+
     async def handled(self, reply: Reply | None) -> bool:
         """A message was carried out. Return whether the reply, if there is one, was sent.
 

@@ -34,7 +34,8 @@ class SupervisedSession(SessionJournal):
         self._log: tuple[SetLog, int] | None = None
         self._build: Callable[[], tuple[bytes, set[int]]] | None = None
         self._last = b""
-        self._in_hand = False
+        self._settled = asyncio.Event()
+        self._settled.set()
         self._sent: asyncio.Future[str] | None = None
         self._later: asyncio.TimerHandle | None = None
 
@@ -57,7 +58,6 @@ class SupervisedSession(SessionJournal):
         the connection."""
         if self._legacy is None:
             return (), True
-        self._in_hand = bool(self._legacy.pieces)
         return self._legacy.pieces, self._legacy.taken
 
     def begin(self, journal: Callable[[], tuple[bytes, set[int]]]) -> None:
@@ -67,7 +67,6 @@ class SupervisedSession(SessionJournal):
     async def came(self, data: bytes, fds: Iterable[int], unfit: str) -> None:
         """Pass on bytes that were seen, with the descriptors that are fit to be taken."""
         fds = tuple(fds)
-        self._in_hand = True
         for fd in fds:
             self._give_number(fd)
         self._link.send(Packet(Kind.PIECE, self._vm, with_length(unfit.encode(), data), fds))
@@ -77,13 +76,17 @@ class SupervisedSession(SessionJournal):
         """The bytes were taken from the connection."""
         self._link.send(Packet(Kind.TAKEN, self._vm))
 
+    def begins(self) -> None:
+        """A message has come whole, and is about to be carried out: the session is between two journals."""
+        self._settled.clear()
+
     async def handled(self, reply: Reply | None) -> bool:
         """Pass on the journal as it is now, and have the reply sent.
 
         Raises:
             SessionEnded: the front-end has gone or does not read.
         """
-        self._in_hand = False
+        self._settled.set()
         data = b"" if reply is None else reply.data
         fds = () if reply is None else reply.fds
         self._link.send(Packet(Kind.HANDLED, self._vm, with_kept(*self._changed_journal(), data), fds))
@@ -117,9 +120,16 @@ class SupervisedSession(SessionJournal):
             self._later.cancel()
             self._tell_change()
 
+    async def kept(self) -> None:
+        """Return when the supervisor has been sent the session as it is now, or a later one."""
+        await self._settled.wait()
+        if self._later is not None:
+            self._later.cancel()
+        self._tell_change()
+
     def _tell_change(self) -> None:
         self._later = None
-        if not self._in_hand and self._build is not None:  # else the end of the message in hand tells it
+        if self._settled.is_set() and self._build is not None:  # else the end of the message in hand tells it
             journal, kept = self._changed_journal()
             if journal:
                 self._link.send(Packet(Kind.JOURNAL, self._vm, with_kept(journal, kept)))
@@ -166,3 +176,4 @@ class SupervisedSession(SessionJournal):
             self._later.cancel()
             self._later = None
         self._build = None
+        self._settled.set()

@@ -47,6 +47,8 @@ class WorkerProcess:
         self._on_gone = on_gone
         self._questions: dict[int, asyncio.Future[bytes]] = {}
         self._last_question = 0
+        self._pinged: asyncio.Future[bytes] | None = None
+        self._silent_for = 0
         ours, theirs = make_pair()
         self._link = Link(ours, self._receive, self._end)
         with theirs:
@@ -86,6 +88,25 @@ class WorkerProcess:
         """Return the answer to a command of a control client. Raises :class:`WorkerGone`."""
         return await self.ask(Kind.COMMAND, json.dumps([name, arguments, reply]).encode())
 
+    def set_log_level(self, level: str) -> None:
+        """Have it log from ``level`` on, without an answer."""
+        body = json.dumps(["set-log-level", {"level": level}, {}]).encode()
+        self._link.send(Packet(Kind.COMMAND, 0, with_number(0, body)))
+
+    def check(self) -> int:
+        """Return in how many calls, this one included, it has not answered since the one before, and have it answer
+        until the next."""
+        if self._pinged is not None and not self._pinged.done():
+            self._silent_for += 1
+            return self._silent_for
+        self._silent_for = 0
+        self._last_question += 1
+        number = self._last_question
+        self._pinged = self._questions[number] = asyncio.get_running_loop().create_future()
+        self._pinged.add_done_callback(lambda _: self._questions.pop(number, None))
+        self._link.send(Packet(Kind.PING, 0, with_number(number, b"")))
+        return 0
+
     def _receive(self, packet: Packet) -> None:
         match packet.kind:
             case Kind.HELLO:
@@ -99,6 +120,8 @@ class WorkerProcess:
 
     def _end(self) -> None:
         self.gone = True
+        if self._pinged is not None:
+            self._pinged.cancel()
         for answer in self._questions.values():
             if not answer.done():
                 answer.set_exception(WorkerGone("the worker has ended"))

@@ -113,7 +113,7 @@ def test_report_outstanding_when_the_connection_drops_is_served_once(scene: Scen
     machine.check_alive()
     for rounds in range(1, 4):
         machine.ram.touch(DATA_AT, 4 * MIB)
-        stall(scene.daemon.pid)
+        stall(scene.daemon.serving_pid)
         try:
             machine.submit([(DATA_AT, 2 * MIB)])
             machine.submit([(DATA_AT + 2 * MIB, 2 * MIB)])
@@ -281,7 +281,7 @@ def test_inflight_files_that_are_invalid_are_refused(scene: Scene) -> None:
     reading, writing = os.pipe()
     short = os.memfd_create("short")
     assert machine.ask(FrontendRequest.GET_QUEUE_NUM) is not None  # the file that was handed out is closed there now
-    with unchanged_fds(scene.daemon.pid):
+    with unchanged_fds(scene.daemon.serving_pid):
         for fd in (reading, writing, short):
             assert machine.ask(SET, told.told, [fd]) == 1
             os.close(fd)

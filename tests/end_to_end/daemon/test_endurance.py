@@ -67,14 +67,15 @@ def test_thousand_sessions_leave_no_resources(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon:
         for number in range(1, 51):  # threads and allocator pools are made
             run_session(daemon, ram, number)
-        fds, mappings, resident = open_fds(daemon.pid), mappings_of_files(daemon.pid), resident_bytes(daemon.pid)
+        pid = daemon.serving_pid
+        fds, mappings, resident = open_fds(pid), mappings_of_files(pid), resident_bytes(pid)
         seen: set[int] = set()
         for number in range(51, 51 + CYCLES):
             seen |= run_session(daemon, ram, number)
-        assert open_fds(daemon.pid) == fds
+        assert open_fds(pid) == fds
         assert len(seen - fds.keys()) >= 10  # the sessions' own, each of them closed again
-        assert mappings_of_files(daemon.pid) == mappings
-        assert resident_bytes(daemon.pid) - resident < 4 * MIB
+        assert mappings_of_files(pid) == mappings
+        assert resident_bytes(pid) - resident < 4 * MIB
     ram.close()
 
 
@@ -83,7 +84,7 @@ def run_session(daemon: DaemonProcess, ram: Ram, number: int) -> set[int]:
     machine = VirtualMachine(daemon.socket_path, ram=ram)
     machine.ram.touch(DATA_AT, PAGE_SIZE)
     machine.report((DATA_AT, PAGE_SIZE))
-    seen = set(open_fds(daemon.pid)) if number % 100 == 0 else set()
+    seen = set(open_fds(daemon.serving_pid)) if number % 100 == 0 else set()
     machine.client.close()
     for queue in machine.queues:
         queue.close()
@@ -94,15 +95,15 @@ def run_session(daemon: DaemonProcess, ram: Ram, number: int) -> set[int]:
 
 def test_descriptor_table_need_not_grow_while_machines_are_served(scene: Scene) -> None:
     """With threads each doubling of the table waits for an RCU grace period, on the event loop."""
-    status = Path(f"/proc/{scene.daemon.pid}/status").read_text(encoding="ascii").splitlines()
+    status = Path(f"/proc/{scene.daemon.serving_pid}/status").read_text(encoding="ascii").splitlines()
     (slots,) = (int(line.split()[1]) for line in status if line.startswith("FDSize:"))
-    limit, _ = resource.prlimit(scene.daemon.pid, resource.RLIMIT_NOFILE)
+    limit, _ = resource.prlimit(scene.daemon.serving_pid, resource.RLIMIT_NOFILE)
     assert slots >= min(limit, FD_TABLE)
 
 
 def test_crowd_connects_reports_and_leaves(scene: Scene) -> None:
     machines = [scene.machine(ram=Ram()) for _ in range(CROWD)]
-    assert resident_bytes(scene.daemon.pid) < 80 * MIB
+    assert resident_bytes(scene.daemon.serving_pid) < 80 * MIB
     for machine in machines:
         machine.ram.touch(DATA_AT, 4 * PAGE_SIZE)
     for machine in machines:
@@ -278,13 +279,13 @@ def test_file_that_takes_the_last_descriptor_costs_its_own_message(tmp_path: Pat
         client = Client(daemon.socket_path)
         assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 5
         with (tmp_path / "file").open("w+b") as file:
-            limit = forbid_more_descriptors(daemon.pid, 1)
+            limit = forbid_more_descriptors(daemon.serving_pid, 1)
             client.request(FrontendRequest.SET_VRING_KICK, VringFile(2, True), [file.fileno()])
             refused = daemon.events.wait("message_refused", vm=2)
             assert "descriptors would be held" in refused["reason"]
             assert client.ask(FrontendRequest.GET_QUEUE_NUM) == 5
-            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limit)
-            until(lambda: not leads_to(daemon.pid, "file"), "the file is closed")
+            resource.prlimit(daemon.serving_pid, resource.RLIMIT_NOFILE, limit)
+            until(lambda: not leads_to(daemon.serving_pid, "file"), "the file is closed")
         client.close()
         machine.check_alive()
 

@@ -123,6 +123,56 @@ def test_commands_are_answered_whatever_process_serves_the_machine(tmp_path: Pat
         daemon.settled(1)
 
 
+def test_what_was_asked_of_a_machine_and_counted_outlives_its_worker(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    with (
+        supervised(tmp_path, "--workers", "1", "--control", str(control)) as daemon,
+        VirtualMachine(daemon.socket_path) as machine,
+        QmpClient(control) as client,
+    ):
+        machine.check_alive()
+        machine.ram.touch(DATA_AT, 4 * PAGE_SIZE)
+        before = machine.ram.pages()
+        client.command("set-log-level", level="error")
+        message = build_message(FrontendRequest.GET_VRING_BASE, VringState(0, 0))
+        machine.client.send(message[:5])  # it is in hand all the time
+        client.command("inhibit", vm=1, why="a snapshot is restored")
+        (earlier,) = client.command("query-vms")
+        daemon.kill_worker_of(1)
+        machine.client.send(message[5:])
+        assert machine.client.reply().payload == VringState(0, 0)
+        (later,) = client.command("query-vms")
+        assert later["inhibited"] == {"by": "operator", "why": "a snapshot is restored"}
+        for name in ("reports", "acknowledge", "discard", "refused-bytes"):
+            assert later[name] == earlier[name]
+        assert later["age"] >= earlier["age"]
+        machine.report((DATA_AT, PAGE_SIZE))
+        assert machine.ram.pages() == before
+        assert client.command("query-status")["worker-restarts"] == 1
+        assert client.command("query-status")["log-level"] == "error"
+
+
+def test_stuck_worker_holds_up_no_command(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    with (
+        supervised(tmp_path, "--workers", "vm", "--control", str(control)) as daemon,
+        VirtualMachine(daemon.socket_path),
+        VirtualMachine(daemon.socket_path),
+        QmpClient(control) as client,
+    ):
+        daemon.events.wait_for_count("memory", 2)
+        assert not any("broken" in entry for entry in client.command("query-vms"))
+        (pid,) = [pid for pid, title in daemon.workers().items() if "(vm 2)" in title]
+        os.kill(pid, signal.SIGSTOP)
+        client.command("set-log-level", level="error")
+        first, second = client.command("query-vms")
+        assert "broken" not in first
+        assert second == second | {"vm": 2, "broken": "its worker does not answer", "guest-memory": 16 * MIB}
+        assert client.command("query-balloon", vm=1) == {"actual": 16 * MIB}
+        os.kill(pid, signal.SIGKILL)
+        daemon.events.wait("taken_over", vm=2)
+
+
 @pytest.mark.real_kernel
 @pytest.mark.usefixtures("kernel_release")
 def test_linux_does_not_notice_that_its_worker_is_killed(tmp_path: Path) -> None:
