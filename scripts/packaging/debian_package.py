@@ -63,10 +63,14 @@ fi
 _PRERM: Final = """\
 #!/bin/sh
 set -e
-if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
-    systemctl --system disable --now 'vhost-user-balloon*.service' >/dev/null 2>&1 || true
+if [ "$1" = remove ] && command -v systemctl >/dev/null; then
+    systemctl disable vhost-user-balloon.service vhost-user-balloon@.service >/dev/null 2>&1 || true
+    if [ -d /run/systemd/system ]; then
+        systemctl stop 'vhost-user-balloon*.service' >/dev/null 2>&1 || true
+    fi
 fi
 """
+"""An upgrade restarts no daemon: QEMU does not outlive a lost one."""
 
 
 def build_package(checkout: Path, output: Path, version: str, scratch: Path) -> Path:
