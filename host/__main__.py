@@ -30,6 +30,7 @@ from host.memory.sigbus import guard_mappings
 from host.vhost_user.queue_numbers import AUTO
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import DISTRIBUTION, path_option, run_command, version
+from protocol.process.log_lines import LEVELS, is_journal, log_to_standard_error
 from protocol.process.standard_error import drain_standard_error, queued_standard_error
 from protocol.units import format_size
 from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
@@ -136,6 +137,7 @@ def _options(arguments: argparse.Namespace) -> "DaemonOptions":
         control_access=access(arguments.control_mode, arguments.control_group, 0o600),
         personality=PERSONALITIES[arguments.personality],
         metrics=arguments.metrics,
+        log_format=arguments.log_format,
     )
 
 
@@ -232,10 +234,15 @@ def _start_zygote(arguments: argparse.Namespace) -> "Zygote":
         from host.qmp.qmp import build_version
         from host.worker import run_worker
 
+        logging.getLogger().setLevel(_log_level(arguments))
         options, number = _options(arguments), build_version(version(), f"{DISTRIBUTION} {version()}")
         return partial(run_worker, options=options, version=number, events=arguments.events is not None)
 
     return start_zygote(prepare)
+
+
+def _log_level(arguments: argparse.Namespace) -> int:
+    return LEVELS[arguments.log_level or ("info" if arguments.verbose else "warning")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -247,12 +254,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.ask is not None:
         return run_command(PROGRAM, lambda: _ask(arguments.ask))
     zygote = None if arguments.workers is None else _start_zygote(arguments)  # before the first thread
+    journal = is_journal(sys.stderr, os.environ)
+    logging.getLogger().setLevel(_log_level(arguments))
     with queued_standard_error(PROGRAM):
-        logging.basicConfig(
-            level=logging.INFO if arguments.verbose else logging.WARNING,
-            format=f"{PROGRAM}: %(message)s",
-            stream=sys.stderr,
-        )
+        log_to_standard_error(PROGRAM, arguments.log_format, journal=journal)
         return run_command(PROGRAM, lambda: _run(arguments, zygote))
 
 

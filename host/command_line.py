@@ -17,6 +17,7 @@ from host.metrics.address import add_metrics_option
 from host.vhost_user.queue_numbers import CHOICES
 from protocol.errors import UsageError
 from protocol.process.command_line import DISTRIBUTION, Parser, option_type, path_option
+from protocol.process.log_lines import FORMATS, LEVELS
 from protocol.units import format_size, parse_size
 
 PROGRAM: Final = DISTRIBUTION
@@ -99,7 +100,17 @@ def _add_watch_options(watch: argparse._ArgumentGroup) -> None:
         default="pid",
         help="name guests by their process (default), its cgroup or the socket's file name, in query-vms and metrics",
     )
-    watch.add_argument("-v", "--verbose", action="store_true", help="tell of sessions on standard error")
+    watch.add_argument(
+        "-v", "--verbose", action="store_true", help="tell of sessions on standard error: the same as --log-level info"
+    )
+    watch.add_argument("--log-level", choices=LEVELS, help="log this and what is worse (default: warning)")
+    watch.add_argument(
+        "--log-format",
+        choices=FORMATS,
+        default="auto",
+        help="begin lines with the program's name (text) or their priority as <N> (journal); default: journal where "
+        "the systemd journal reads standard error",
+    )
 
 
 def _add_access_options(group: argparse._ArgumentGroup, which: str, file: str) -> None:

@@ -20,7 +20,7 @@ class DaemonOptions:
     process (``pid``), its ``cgroup`` or the ``socket``. ``guest_memory`` is the memory of each guest in bytes, 0 if
     that is not stated, and ``guest_reserve`` the bytes that its balloon leaves it at least. ``personality`` has the
     habits of the device, apart from its features and queue numbers, which are options of their own. ``metrics`` is
-    where metrics are served, None for nowhere.
+    where metrics are served, None for nowhere. ``log_format`` is one of :data:`protocol.process.log_lines.FORMATS`.
     """
 
     socket_path: Path | None
@@ -39,3 +39,4 @@ class DaemonOptions:
     control_access: SocketAccess = OWNER_ALONE
     personality: Personality = OURS
     metrics: MetricsAddress | None = None
+    log_format: str = "auto"

@@ -24,6 +24,7 @@ from host.supervision.sandbox import confine
 from host.supervision.supervised_session import SupervisedSession
 from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
+from protocol.process.log_lines import is_journal, log_to_standard_error
 from protocol.process.standard_error import queued_standard_error
 
 log = logging.getLogger(__name__)
@@ -185,8 +186,9 @@ def run_worker(
     """Be worker ``number`` of a daemon with these options, in a process that was forked for it."""
     raise_fd_limit()  # while there is one thread, and the privilege
     left = confine([Path("/proc"), Path(sys.prefix), Path(sys.base_prefix), Path(__file__).resolve().parent.parent])
+    journal = is_journal(sys.stderr, os.environ)
     with queued_standard_error(DISTRIBUTION):
-        logging.basicConfig(format=f"{DISTRIBUTION}: %(message)s", stream=sys.stderr, force=True)
+        log_to_standard_error(DISTRIBUTION, options.log_format, journal=journal)
         sys.setswitchinterval(0.0001)  # see host/__main__.py
         if left and number == 1:
             log.warning("workers keep access to what this kernel cannot deny: %s", ", ".join(left))

@@ -4,6 +4,7 @@ Source: virtio 1.2, 5.5.3 (the balloon's own) and 6 (what all devices share).
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -78,7 +79,13 @@ def switch_features(features: int, switches: Mapping[str, bool]) -> int:
 
 def feature_names(features: int) -> list[str]:
     """Return the names of the feature bits that are set in ``features``; bits without a name are left out."""
-    return [name for name, bit in FEATURE_NAMES.items() if has_feature(features, bit)]
+    return list(_names(features))
+
+
+@lru_cache(maxsize=256)
+def _names(features: int) -> tuple[str, ...]:
+    # Asked for each machine at each look, and nearly all have the same.
+    return tuple(name for name, bit in FEATURE_NAMES.items() if has_feature(features, bit))
 
 
 def check_dependencies(features: int) -> None:

@@ -3,6 +3,7 @@
 A daemon that does not answer is one line, and the others are asked all the same.
 """
 
+import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,7 +14,8 @@ from host.qmp.qmp_client import QmpClient
 from protocol.errors import BalloonError, UsageError
 
 CONVENTION: Final = ("/run/vhost-user-balloon", "$XDG_RUNTIME_DIR/vhost-user-balloon")
-"""Directories in which control sockets are looked for."""
+"""Directories in which control sockets are looked for, and beside them those with a dash and more: of the template unit
+each instance has its own."""
 
 SUFFIX: Final = ".ctl"
 """How the name of a control socket ends there."""
@@ -64,9 +66,9 @@ def find_sockets(environment: Mapping[str, str]) -> list[Path]:
         if directory.startswith("$"):
             runtime = environment.get("XDG_RUNTIME_DIR")
             directory = directory.replace("$XDG_RUNTIME_DIR", runtime) if runtime else ""
-        if directory and os.path.isdir(directory):
-            names = sorted(name for name in os.listdir(directory) if name.endswith(SUFFIX))
-            found += [Path(directory, name) for name in names]
+        if directory:
+            pattern = glob.escape(directory)
+            found += map(Path, sorted(glob.glob(f"{pattern}/*{SUFFIX}")) + sorted(glob.glob(f"{pattern}-*/*{SUFFIX}")))
     return found
 
 

@@ -1,8 +1,8 @@
 """How much memory the host holds for the files of a guest's memory.
 
-A file that a front-end handed over may block the thread that calls ``fstat`` on it, for as long as its owner decides.
-So a helper of the front-end's process examines the files, one look at a time for each virtual machine, and all who ask
-meanwhile wait for that one, each for half a second.
+A memory file answers ``fstat`` at once. Another file that a front-end handed over may block the thread that calls it,
+for as long as its owner decides. So a helper of the front-end's process examines such files, one look at a time for
+each virtual machine, and all who ask meanwhile wait for that one, each for half a second.
 """
 
 import asyncio
@@ -58,11 +58,14 @@ class BackedMemory:
         self._under_way: asyncio.Future[int | None] | None = None
         self.refaults = Refaults()
 
-    async def measure(self, fds: Iterable[int]) -> int | None:
+    async def measure(self, fds: Iterable[int], *, at_once: bool = False) -> int | None:
         """Return the bytes allocated to all files of ``fds``, each file once; or what a look that is under way finds.
+        ``at_once`` says that no file makes its reader wait.
 
         None after the time limit, if a file cannot be examined, and at the limit of threads.
         """
+        if at_once:
+            return self._observed(allocated_bytes(fds))
         if self._under_way is None or self._under_way.done():
             try:
                 self._under_way = self._look(fds, allocated_bytes)
@@ -73,6 +76,9 @@ class BackedMemory:
                 backed = await asyncio.shield(self._under_way)
         except TimeoutError:
             return None
+        return self._observed(backed)
+
+    def _observed(self, backed: int | None) -> int | None:
         if backed is not None:
             self.refaults.observe(backed)
         return backed

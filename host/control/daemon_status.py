@@ -4,18 +4,11 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from host.events.latency import BOUNDS
 from host.qmp.qmp import QmpError, shown
-
-LEVELS: Final = {
-    "error": logging.ERROR,
-    "warning": logging.WARNING,
-    "info": logging.INFO,
-    "debug": logging.DEBUG,
-}
-"""Levels by name, as systemd and QEMU write them."""
+from protocol.process.log_lines import LEVELS
 
 
 class DaemonStatus:

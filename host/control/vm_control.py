@@ -91,7 +91,9 @@ class VmControl:
 
     async def backed_bytes(self) -> int | None:
         """Return how much memory the host holds for the guest's memory, None if its files do not answer."""
-        return await self._backed.measure(file.fd for file in self._connection.region_files)
+        files = self._connection.region_files
+        at_once = all(file.answers_at_once for file in files)
+        return await self._backed.measure([file.fd for file in files], at_once=at_once)
 
     # -- called by the connection -----------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from host.balloon.offered_features import feature_names
 from host.doctor.diagnosis import diagnose
@@ -126,7 +127,7 @@ def _describe_queue(queue: QueueStatus, now: float) -> dict[str, object]:
 def _describe_state(info: VmInfo, backed_bytes: int | None) -> dict[str, object]:
     status, inhibition, error = info.device.status, info.inhibition, info.device.discard_error
     return {
-        "status": None if status is None else [bit.name for bit in DeviceStatus if status & bit],
+        "status": None if status is None else list(_status_names(status)),
         "front-end": _front_end(info, backed_bytes),
         "keeps-pages": info.keeps_pages,
         "inhibited": None if inhibition is None else {"by": inhibition.by.value, "why": inhibition.why},
@@ -135,6 +136,11 @@ def _describe_state(info: VmInfo, backed_bytes: int | None) -> dict[str, object]
         "statistics-age": None if info.statistics_age is None else round(info.statistics_age, 3),
         "statistics-unanswered": round(info.unanswered, 3),
     }
+
+
+@lru_cache(maxsize=256)
+def _status_names(status: int) -> tuple[str, ...]:
+    return tuple(str(bit.name) for bit in DeviceStatus if status & bit)
 
 
 def _front_end(info: VmInfo, backed_bytes: int | None) -> str | None:

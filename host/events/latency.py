@@ -36,4 +36,7 @@ class Latency:
     @property
     def counts(self) -> list[int]:
         """A count for each of :data:`BOUNDS`, and one for those beyond the last."""
-        return [self.buckets.get(bucket, 0) for bucket in range(len(BOUNDS) + 1)]
+        counts = [0] * (len(BOUNDS) + 1)
+        for bucket, count in self.buckets.copy().items():  # a copy: another thread may count meanwhile
+            counts[bucket] = count
+        return counts

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from host.descriptors.received_file import check_regular, close_files, is_hugetlb
+from host.descriptors.received_file import check_regular, close_files, has_seals, is_hugetlb
 from host.memory.discard_plan import DeviceMemory
 from host.memory.sigbus import GuardedMapping
 from host.virtqueue.ring_place import RingPlace
@@ -25,12 +25,14 @@ _MAP_GRANULARITY: Final = mmap.ALLOCATIONGRANULARITY
 @dataclass(frozen=True, slots=True)
 class RegionFile:
     """One region's file. ``page_size`` is in bytes; ``sealed`` says that the file cannot be cut short. ``identity`` is
-    the same for all descriptors of one file."""
+    the same for all descriptors of one file. ``answers_at_once`` says that ``fstat`` on it never waits: in tmpfs and
+    hugetlbfs that takes no lock beyond a spin lock (Linux, mm/shmem.c, shmem_getattr)."""
 
     fd: int
     page_size: int
     sealed: bool
     identity: tuple[int, int]
+    answers_at_once: bool = False
 
 
 def open_region(region: MemoryRegion, fd: int) -> RegionFile:
@@ -46,7 +48,7 @@ def open_region(region: MemoryRegion, fd: int) -> RegionFile:
         )
     # A hugetlb file's preferred block is its huge page; any other file is discarded in pages of the system.
     page_size = status.st_blksize if status.st_blksize > PAGE_SIZE and is_hugetlb(fd) else mmap.PAGESIZE
-    return RegionFile(fd, page_size, _is_sealed(fd), (status.st_dev, status.st_ino))
+    return RegionFile(fd, page_size, _is_sealed(fd), (status.st_dev, status.st_ino), has_seals(fd))
 
 
 def _is_sealed(fd: int) -> bool:

@@ -3,9 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn, TypeVar
@@ -27,10 +26,27 @@ def _typed(program: str) -> str:
 
 def version() -> str:
     """Return the installed version, or ``"(checkout)"`` when run without being installed."""
+    from importlib import metadata  # late: it takes longer to load than all the rest of this file
+
     try:
         return metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
         return "(checkout)"
+
+
+class _Version(argparse.Action):
+    # Looks the version up when it is asked for: that reads every directory of installed packages.
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        del namespace, values, option_string
+        print(f"{parser.prog} {version()}")
+        parser.exit()
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,7 +66,14 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self.add_argument("--version", action="version", version=f"%(prog)s {version()}")
+        self.add_argument(
+            "--version",
+            action=_Version,
+            nargs=0,
+            dest=argparse.SUPPRESS,
+            default=argparse.SUPPRESS,
+            help="show program's version number and exit",
+        )
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with status 2."""

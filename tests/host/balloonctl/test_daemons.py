@@ -79,3 +79,13 @@ def test_machines_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
             daemons.machine(name)
         assert str(caught.value) == text
     assert daemons_with(monkeypatch, a=[(1, "x")]).machine(None).number == 1
+
+
+def test_sockets_of_instances_are_found(tmp_path: Path) -> None:
+    for name in ("vhost-user-balloon/balloon.ctl", "vhost-user-balloon-b/b.ctl", "vhost-user-balloon-a/a.ctl"):
+        path = tmp_path / name
+        path.parent.mkdir()
+        path.touch()
+    (tmp_path / "vhost-user-balloon" / "balloon.sock").touch()
+    found = [path.name for path in find_sockets({"XDG_RUNTIME_DIR": str(tmp_path)}) if tmp_path in path.parents]
+    assert found == ["balloon.ctl", "a.ctl", "b.ctl"]

@@ -53,6 +53,22 @@ async def test_pages_that_were_touched_count_once_for_each_file() -> None:
 
 
 @pytest.mark.asyncio
+async def test_files_that_answer_at_once_need_no_helper() -> None:
+    def refuse(*_: object) -> "asyncio.Future[int | None]":
+        raise VhostUserError("no thread can be started")
+
+    fd = memory_file(3)
+    backed = BackedMemory(refuse)
+    assert await backed.measure([fd], at_once=True) == 3 * PAGE
+    os.ftruncate(fd, PAGE)
+    assert await backed.measure([fd], at_once=True) == PAGE
+    os.pwrite(fd, bytes(PAGE), PAGE)
+    assert await backed.measure([fd], at_once=True) == 2 * PAGE
+    assert backed.refaults.bytes == PAGE
+    os.close(fd)
+
+
+@pytest.mark.asyncio
 async def test_two_who_ask_at_once_have_the_number_of_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.control.backed_memory, "PATIENCE", DEADLINE)
     fd = memory_file(3)

@@ -1,0 +1,1 @@
+"""What is made of the checkout to be installed: manual pages, completion, a Debian package."""
