@@ -22,8 +22,9 @@ DESCRIPTION: Final = (
 )
 
 EPILOG: Final = """\
-A star marks a difference to the first variant that is larger than the spread over the seeds: its mean is more than
-twice its standard error from zero. Less is better in every column.
+A star marks a difference to the first variant that is larger than the spread over the seeds. Differences are paired
+by seed: each seed gives one, and their mean is further from zero than the t quantile (95 %, one degree of freedom less
+than seeds) times its standard error. Less is better in every column.
 
 examples:
   balloon-lab compare noisy-neighbour --vary policy=reporting,mom,steady --seeds 5
