@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -13,6 +13,22 @@ class StopSignal:
     """The signal that came, 0 before one has."""
 
     number: int = 0
+
+
+@contextmanager
+def signals_as_interrupts() -> Iterator[StopSignal]:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does.
+
+    A SIGHUP that is ignored stays ignored: ``nohup`` asks for that.
+    """
+    stop = StopSignal()
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        stop.number = number
+        raise KeyboardInterrupt
+
+    with _handling([signal.SIGTERM], interrupt):
+        yield stop
 
 
 @contextmanager
@@ -30,12 +46,18 @@ def signals_as_exceptions() -> Iterator[StopSignal]:
         stop.number = number
         sys.exit(128 + number)
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
+    with _handling([signal.SIGINT, signal.SIGTERM], leave):
+        yield stop
+
+
+@contextmanager
+def _handling(numbers: list[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    # SIGHUP beside these, unless it is ignored.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, leave) for number in numbers}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
-        yield stop
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from scripts.scenario.run_record import RunRecord, Sample
     from scripts.scenario.scenario import Scenario
     from scripts.scenario.virtual.fleet import Fleet
-    from scripts.scenario.watched import Watch
 
 NAME: Final = "run"
 
@@ -22,9 +21,11 @@ DESCRIPTION: Final = "Plays virtual machines that share a host's memory, as a sc
 
 EPILOG: Final = """\
 A real run starts a process for each machine; a virtual run plays the same in virtual time, without processes and
-without their memory. On a terminal there is a live view; ? explains its keys. Ctrl-C keeps the results so far.
+without their memory. On a terminal there is a live view; ? explains its keys. Ctrl-C, SIGTERM
+and SIGHUP keep the results so far.
 
-exit status: 0 if the run came to its end, 1 for a failure, 2 for a usage error, 130 after Ctrl-C or the key q
+exit status: 0 if the run came to its end, 1 for a failure, 2 for a usage error, 130 after Ctrl-C or the key q,
+143 after SIGTERM, 129 after SIGHUP
 
 examples:
   balloon-lab run --list
@@ -89,10 +90,15 @@ def run(arguments: argparse.Namespace) -> int:
         return _list()
     if arguments.scenario is None:
         raise UsageError(f"{NAME} needs a scenario: a name of --list or a file")
-    if arguments.virtual:
-        return _play(arguments)
-    from scripts.stop_signals import signals_as_exceptions
+    from scripts.stop_signals import signals_as_exceptions, signals_as_interrupts
 
+    if arguments.virtual:
+        with signals_as_interrupts() as stop:
+            try:
+                status = _play(arguments)
+            except KeyboardInterrupt:  # not while it played
+                status = 130
+        return 128 + stop.number if stop.number else status
     with signals_as_exceptions() as stop:  # a real run ends what it has started, whatever signal ends it
         status = _play(arguments)
     return 128 + stop.number if stop.number else status
@@ -166,7 +172,13 @@ def _watched(scenario: "Scenario", arguments: argparse.Namespace) -> "tuple[RunR
         return None
     if arguments.virtual:
         speed = watching_speed(scenario.duration) if arguments.speed is None else arguments.speed
-        return watch(scenario, lambda watcher: _fleet(scenario, arguments, watcher).run(), speed)
+        fleet = _fleet(scenario, arguments)
+        return watch(
+            fleet.scenario,
+            lambda watcher: fleet.run(watch=watcher),
+            speed,
+            lambda: fleet.record if fleet.give_up() else None,
+        )
     from scripts.scenario.real.play import play_prepared, prepared
 
     fits, policy, seed = prepared(scenario), _policy(scenario, arguments), _seed_of(scenario, arguments)
@@ -187,10 +199,9 @@ def _seed_of(scenario: "Scenario", arguments: argparse.Namespace) -> int:
     return scenario.seed if arguments.seed is None else int(arguments.seed)
 
 
-def _fleet(scenario: "Scenario", arguments: argparse.Namespace, watch: "Watch | None" = None) -> "Fleet":
+def _fleet(scenario: "Scenario", arguments: argparse.Namespace) -> "Fleet":
     from host.policy.registry import make_policy
     from scripts.scenario.virtual.fleet import Fleet
-    from scripts.scenario.watched import unwatched
 
     name = _policy(scenario, arguments)
     parameters = scenario.policy.parameters if name == scenario.policy.name else {}
@@ -200,7 +211,6 @@ def _fleet(scenario: "Scenario", arguments: argparse.Namespace, watch: "Watch | 
         policy_name=name,
         seed=arguments.seed,
         maps=arguments.out is not None,
-        watch=unwatched if watch is None else watch,
     )
 
 

@@ -25,8 +25,9 @@ DESCRIPTION: Final = (
 )
 
 EPILOG: Final = """\
-A star marks a difference to the first variant that is larger than the spread over the seeds: its mean is more than
-twice its standard error from zero. Less is better in every column.
+A star marks a difference to the first variant that is larger than the spread over the seeds. Differences are paired
+by seed: each seed gives one, and their mean is further from zero than the t quantile (95 %, one degree of freedom less
+than seeds) times its standard error. Less is better in every column.
 
 examples:
   balloon-lab compare noisy-neighbour --vary policy=reporting,mom,steady --seeds 5
@@ -135,8 +136,9 @@ def _run_one(arguments: argparse.Namespace) -> int:
     from scripts.scenario.scenario_file import find_scenario, load_scenario
 
     scenario = load_scenario(find_scenario(arguments.scenario))
-    if arguments.scale is not None:
-        scenario = scaled(scenario, arguments.scale)
+    scale = 1.0 if arguments.scale is None else float(arguments.scale)
+    if scale != 1:
+        scenario = scaled(scenario, scale)
     chosen = variants(scenario, arguments.vary or ["policy=reporting,steady"])
     seeds = [scenario.seed + number for number in range(arguments.seeds)]
     out: Path | None = arguments.out
@@ -151,12 +153,12 @@ def _run_one(arguments: argparse.Namespace) -> int:
         people = sys.stderr if arguments.json == "-" else sys.stdout
         print(table(scenario.title, chosen, scores), *faults(chosen, scores), sep="\n", file=people, flush=True)
         if out is not None:
-            _write(out / TABLE, chosen, seeds, scores)
+            _write(out / TABLE, as_json(chosen, seeds, scores, scale))
         if arguments.picture is not None:
             names = [variant.name for variant in chosen]
             save_comparison(arguments.picture, scenario.title, dict(zip(names, scores, strict=True)))
         if stream is not None:
-            rows = as_json(chosen, seeds, scores)
+            rows = as_json(chosen, seeds, scores, scale)
             print(json.dumps({"scenario": scenario.name, "runs": rows}, indent=2), file=stream, flush=True)
     return 0
 
@@ -216,21 +218,29 @@ def _progress(done: int, of: int) -> None:
         print(f"{done} of {of} runs", file=sys.stderr, flush=True)
 
 
-def as_json(chosen: "list[Variant]", seeds: list[int], scores: "list[list[Score]]") -> list[dict[str, Any]]:
-    """Return one object for each run: variant, seed, and the score."""
+def as_json(
+    chosen: "list[Variant]", seeds: list[int], scores: "list[list[Score]]", scale: float
+) -> list[dict[str, Any]]:
+    """Return one object for each run: variant, seed, what was played and at which scale, and the score."""
     return [
-        {"variant": variant.name, "seed": seed, **score.as_json()}
+        {
+            "variant": variant.name,
+            "seed": seed,
+            "scenario": variant.scenario.name,
+            "duration": variant.scenario.duration,
+            "scale": scale,
+            **score.as_json(),
+        }
         for variant, row in zip(chosen, scores, strict=True)
         for seed, score in zip(seeds, row, strict=True)
     ]
 
 
-def _write(path: Path, chosen: "list[Variant]", seeds: list[int], scores: "list[list[Score]]") -> None:
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     import csv
 
     from scripts.report_file import report_file
 
-    rows = as_json(chosen, seeds, scores)
     with report_file(path, "--out") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

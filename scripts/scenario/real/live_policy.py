@@ -50,7 +50,7 @@ class _Work:
     def __init__(
         self, policy: Policy, control: Path, run: RealRun, say: Callable[[str], None], stopped: threading.Event
     ) -> None:
-        self._policy = ContainedPolicy(policy, say)
+        self._policy = ContainedPolicy(policy, self._tell)
         self._interval = max(0.1, float(policy.interval))
         self._run = run
         self._stopped = stopped
@@ -58,8 +58,13 @@ class _Work:
         self._names: dict[str, str] = {}
         """The daemon's name of each machine, by the scenario's."""
 
+    def _tell(self, line: str) -> None:
+        event = {"t": round(self._run.now, 6), "event": "policy_fault", "side": "run", "message": line}
+        self._run.record.events.append(event)
+
     async def go_on(self) -> None:
         try:
+            await self._decide()  # at once, as in virtual time
             while not await asyncio.to_thread(self._stopped.wait, self._interval):
                 await self._decide()
         finally:

@@ -40,7 +40,8 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         type=option_type(path_option),
         action="append",
         default=[],
-        help="a table beside it: the results of balloon-lab compare, or those of another run (repeatable)",
+        help="a table beside it: the results of balloon-lab compare, or those of another run (repeatable); "
+        "what played another scenario is marked",
     )
 
 

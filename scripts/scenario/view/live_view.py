@@ -1,6 +1,6 @@
 """The view of a run: which page is shown, which machine is selected, what the keys do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from host.terminal_view.bars import Symbols
@@ -27,9 +27,20 @@ _PAGE: Final = 10
 
 
 class LiveView:
-    """The view of the run that ``watcher`` watches. Made and used in the thread of the terminal."""
+    """The view of the run that ``watcher`` watches. Made and used in the thread of the terminal.
 
-    def __init__(self, scenario: Scenario, watcher: Watcher, clock: RunClock, symbols: Symbols) -> None:
+    ``give_up`` is asked when a run that was to end does not: it returns whether the run is left as it is.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        watcher: Watcher,
+        clock: RunClock,
+        symbols: Symbols,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._give_up = give_up
         self._vms = scenario.vms
         self._watcher = watcher
         self._clock = clock
@@ -41,8 +52,8 @@ class LiveView:
 
     @property
     def ended(self) -> bool:
-        """Whether the run is over."""
-        return self._clock.is_ended
+        """Whether the run is over, or was given up."""
+        return self._clock.is_ended or (self._clock.is_overdue and self._give_up())
 
     @property
     def keys(self) -> tuple[Key, ...]:

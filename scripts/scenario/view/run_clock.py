@@ -17,6 +17,9 @@ NO_LIMIT: Final = float("inf")
 WATCHING_SECONDS: Final = 30.0
 """A virtual run without a given speed lasts about this long."""
 
+LEAVE_SECONDS: Final = 2.0
+"""A virtual run that was asked to end takes at most this long, unless its policy does not answer."""
+
 _REFRESH_SECONDS: Final = 0.2
 _LATE_SECONDS: Final = 0.25
 
@@ -33,7 +36,8 @@ class RunClock:
         self._speed = speed
         self._now = now
         self._changed = threading.Condition()
-        self._paused = self._leaving = self._ended = False
+        self._paused = self._ended = False
+        self._left_at: float | None = None
         self._steps = 0
         self._base: tuple[float, float] | None = None
         """The run's time and ours from which the pace is counted; None begins anew."""
@@ -53,7 +57,13 @@ class RunClock:
     @property
     def is_leaving(self) -> bool:
         """Whether the run was asked to end."""
-        return self._leaving
+        return self._left_at is not None
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether a virtual run was asked to end :data:`LEAVE_SECONDS` ago, and goes on. A real run takes its time."""
+        left = self._left_at
+        return left is not None and self._speed is not None and not self._ended and self._now() > left + LEAVE_SECONDS
 
     @property
     def is_ended(self) -> bool:
@@ -91,7 +101,7 @@ class RunClock:
     def leave(self) -> None:
         """End the run at its next step. What it has recorded stays."""
         with self._changed:
-            self._leaving = True
+            self._left_at = self._now() if self._left_at is None else self._left_at
             self._notify()
 
     def end(self) -> None:
@@ -114,12 +124,12 @@ class RunClock:
             refresh()
             with self._changed:
                 self._changed.wait(min(seconds, _REFRESH_SECONDS))
-        if self._leaving:
+        if self.is_leaving:
             raise KeyboardInterrupt
 
     def _seconds_left(self, t: float) -> float:
         with self._changed:
-            if self._leaving or self._speed is None:
+            if self.is_leaving or self._speed is None:
                 return 0.0
             if self._paused:
                 if self._steps == 0:

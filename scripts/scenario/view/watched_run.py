@@ -17,6 +17,9 @@ NO_VIEW: Final = (
     "no live view, as Textual is not installed (extra `view`, for example: pip install 'vhost-user-balloon[view]')"
 )
 
+JOIN_SECONDS: Final = 0.1
+"""Seconds between two questions whether a run that does not end is to be given up."""
+
 Play = Callable[[Watcher], RunRecord]
 """Plays the run, with the watcher as its watch. KeyboardInterrupt of the watch ends it; the record is returned all the
 same."""
@@ -41,18 +44,21 @@ def can_show() -> bool:
     return True
 
 
-def watch(scenario: Scenario, play: Play, speed: float | None) -> tuple[RunRecord, int | None]:
+def watch(
+    scenario: Scenario, play: Play, speed: float | None, give_up: Callable[[], RunRecord | None] = lambda: None
+) -> tuple[RunRecord, int | None]:
     """Play a run of ``scenario`` and show it; return its record, and the number of a signal that ended it.
 
     ``speed`` is that of virtual time, None for a real run. What the run raises is raised here, after the terminal was
-    given back; so are the lines that it said printed on standard error.
+    given back; so are the lines that it said printed on standard error. ``give_up`` is called when a run that was to
+    end does not: it returns the record so far if the run cannot end, and its thread is left then.
     """
     from host.terminal_view.terminal_app import show
 
     clock = RunClock(speed)
     watcher = Watcher(clock)
     encoding = (getattr(sys.__stderr__, "encoding", None) or "").lower().replace("-", "")
-    view = LiveView(scenario, watcher, clock, UNICODE if encoding == "utf8" else ASCII)
+    view = LiveView(scenario, watcher, clock, UNICODE if encoding == "utf8" else ASCII, lambda: give_up() is not None)
     records: list[RunRecord] = []
     faults: list[BaseException] = []
 
@@ -64,17 +70,21 @@ def watch(scenario: Scenario, play: Play, speed: float | None) -> tuple[RunRecor
         finally:
             clock.end()
 
-    thread = threading.Thread(target=work, name="run")
+    # One that is left, in a policy that never returns, keeps the process from nothing.
+    thread = threading.Thread(target=work, name="run", daemon=True)
+    left: RunRecord | None = None
     number = None
     try:
         number = show(view, thread.start)
     finally:
         # Whatever ended the view: the machines are ended in order.
         clock.leave()
-        if thread.ident is not None:
-            thread.join()
+        while thread.is_alive() and (left := give_up()) is None:
+            thread.join(JOIN_SECONDS)
         for text in watcher.said:
             print(f"balloon-lab run: {text}", file=sys.stderr, flush=True)
+    if left is not None:
+        return left, number
     for fault in faults:
         raise fault
     return records[0], number

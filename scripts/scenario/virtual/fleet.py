@@ -17,7 +17,7 @@ from host.policy.policy import Policy
 from protocol.errors import UsageError
 from scripts.scenario.jitter import jittered
 from scripts.scenario.map_series import MapSeries, cells_of_each, first_interval
-from scripts.scenario.run_record import RunRecord, Sample, VmOutcome, VmSample, VmState
+from scripts.scenario.run_record import RecordedDecision, RunRecord, Sample, VmOutcome, VmSample, VmState
 from scripts.scenario.scenario import Scenario, VmKind, VmSpec, vm_seed
 from scripts.scenario.virtual.coarse import CoarseVm
 from scripts.scenario.virtual.emulated import EmulatedVm, Ledger
@@ -44,7 +44,6 @@ class Fleet:
         seed: instead of the scenario's own.
         ledger: called for each sample of an emulated machine; None keeps none.
         maps: whether the record keeps maps of the machines' memory.
-        watch: called after each step; it may take its time, and ends the run by KeyboardInterrupt.
 
     Raises:
         UsageError: the scenario has a machine that only a real run can play.
@@ -59,7 +58,6 @@ class Fleet:
         seed: int | None = None,
         ledger: Ledger | None = ledger_entry,
         maps: bool = False,
-        watch: Watch = unwatched,
     ) -> None:
         for vm in scenario.vms:
             if vm.kind is VmKind.LINUX:
@@ -78,7 +76,7 @@ class Fleet:
         self.now = 0.0
         self._policy = None if policy is None else PolicySteps(policy, self._emit)
         self._ledger = ledger
-        self._watch = watch
+        self._watch: Watch = unwatched
         self._starts = deque(sorted(((vm.start, number, vm) for number, vm in enumerate(scenario.vms)), key=_by_start))
         self._stepping: list[VirtualVm] = []
         self._looks: list[tuple[float, int, VirtualVm]] = []
@@ -88,8 +86,12 @@ class Fleet:
         self._decisions = 0
         self._stalls: deque[tuple[float, float]] = deque([(0.0, 0.0)])
 
-    def run(self, on_sample: Callable[[Sample], None] | None = None) -> RunRecord:
-        """Play to the end and return the record; after KeyboardInterrupt, what there is, marked as interrupted."""
+    def run(self, on_sample: Callable[[Sample], None] | None = None, watch: Watch = unwatched) -> RunRecord:
+        """Play to the end and return the record; after KeyboardInterrupt, what there is, marked as interrupted.
+
+        ``watch`` is called after each step; it may take its time, and ends the run by KeyboardInterrupt.
+        """
+        self._watch = watch
         try:
             for sample in self.steps():
                 if on_sample is not None:
@@ -98,6 +100,21 @@ class Fleet:
             self.record.interrupted = True
             self._close()
         return self.record
+
+    def give_up(self) -> bool:
+        """End a run that waits for its policy, from another thread. Return whether it does; then ``record`` has what
+        there is, marked as interrupted, and the thread of the run changes it no more."""
+        if self._policy is None or not self._policy.give_up():
+            return False
+        if not self.record.interrupted:
+            problem = f"decide() had not returned when the run was ended at {self.now:.6g} s"
+            self.record.decisions.append(
+                RecordedDecision(t=self.now, policy=self.record.policy, reason="", error=problem)
+            )
+            self._emit("policy_fault", message=f"policy {self.record.policy}: {problem}")
+            self.record.interrupted = True
+            self._close()
+        return True
 
     def steps(self) -> Iterator[Sample]:
         """Play; each sample is yielded when it is taken, and the run goes on when the next one is asked for."""

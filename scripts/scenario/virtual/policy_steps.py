@@ -1,5 +1,6 @@
 """A policy's steps in a run: it is asked at its interval, contained, recorded, and obeyed."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -14,17 +15,49 @@ MOST_INPUTS: Final = 64
 """Of more machines than this only those that a decision concerns are recorded among its inputs."""
 
 
+class GivenUpError(Exception):
+    """The policy has answered after its run was given up."""
+
+
 class PolicySteps:
     """Asks ``policy`` and carries out what it answers. After one that raises or answers nonsense the last decision
     stands, and ``emit`` takes an event about it."""
 
     def __init__(self, policy: Policy, emit: Emit) -> None:
         self.interval = max(0.001, float(policy.interval))
-        self._policy = ContainedPolicy(policy, lambda line: emit("policy_fault", message=line))
+        self._policy = ContainedPolicy(policy, self._tell)
+        self._emit = emit
+        self._turn = threading.Lock()
+        self._is_deciding = self._given_up = False
+
+    def give_up(self) -> bool:
+        """Called in another thread than :meth:`step`: wait no more for a decision. Return whether one is waited for;
+        then :meth:`step` changes nothing any more, and raises GivenUpError if the policy answers."""
+        with self._turn:
+            self._given_up = self._given_up or self._is_deciding
+            return self._given_up
+
+    def _tell(self, line: str) -> None:
+        if not self._given_up:
+            self._emit("policy_fault", message=line)
+
+    def _decide(self, seen: Observation) -> DecisionRecord:
+        self._is_deciding = True
+        try:
+            return self._policy.decide(seen)
+        finally:
+            with self._turn:
+                self._is_deciding = False
+                if self._given_up:
+                    raise GivenUpError
 
     def step(self, seen: Observation, vms: Mapping[str, VirtualVm]) -> RecordedDecision:
-        """Decide once for the machines ``vms``, which are those that were seen."""
-        decision = self._policy.decide(seen)
+        """Decide once for the machines ``vms``, which are those that were seen.
+
+        Raises:
+            GivenUpError: nothing waits for the decision any more.
+        """
+        decision = self._decide(seen)
         for action in decision.actions:
             _carry_out(action, vms[action.vm])
         return RecordedDecision(

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -121,16 +122,19 @@ def test_a_wrong_seed_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> No
     assert "--seed" in capsys.readouterr().err
 
 
-def test_ctrl_c_keeps_partial_results(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_keeps_partial_results(
+    number: signal.Signals, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken = Fleet._sample
 
     def interrupted(fleet: Fleet) -> Sample:
         if fleet.now >= 4:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         return taken(fleet)
 
     monkeypatch.setattr(Fleet, "_sample", interrupted)
-    assert main(["run", str(small), "--virtual", "--plain", "--out", str(tmp_path / "out")]) == 130
+    assert main(["run", str(small), "--virtual", "--plain", "--out", str(tmp_path / "out")]) == 128 + number
     data = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert data["interrupted"]
     assert data["vms"]["a"]["state"] == "finished"

@@ -1,5 +1,6 @@
 """``balloon-lab compare``: the table, the files, the same scores from one process and from several."""
 
+import csv
 import json
 import re
 import sys
@@ -57,7 +58,9 @@ def test_table_and_files(small: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert all(
         run["host_gib_minutes"] < other["host_gib_minutes"] for run, other in zip(runs[:3], runs[3:], strict=True)
     )
-    assert len((out / "compare.csv").read_text().splitlines()) == 7
+    rows = list(csv.DictReader((out / "compare.csv").read_text().splitlines()))
+    assert len(rows) == 6
+    assert {(row["scenario"], row["duration"], row["scale"]) for row in rows} == {("small", "20.0", "1.0")}
     assert [file.name for file in out.iterdir()] == ["compare.csv"]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.scenario.compare.spread import MEASURES, deviation, measure, spread
+from scripts.scenario.compare.spread import MEASURES, deviation, measure, quantile, spread
 from scripts.scenario.score import Score
 
 SCORE = Score(
@@ -46,6 +46,15 @@ def test_steady_difference_counts_although_seeds_differ_more() -> None:
 def test_difference_within_the_spread_does_not_count() -> None:
     found = spread(scores(1.0, 3.0, 2.0, 4.0), scores(3.0, 1.0, 4.0, 1.5), "host_gib_minutes")
     assert not found.is_different
+
+
+def test_few_seeds_need_a_larger_difference() -> None:
+    # Differences of 1, 2 and 3: their mean is 3.46 standard errors from zero. Three seeds need 4.303, four 3.182.
+    assert not spread(scores(1.0, 2.0, 3.0), scores(0.0, 0.0, 0.0), "host_gib_minutes").is_different
+    assert spread(scores(1.0, 2.0, 3.0, 2.0), scores(0.0, 0.0, 0.0, 0.0), "host_gib_minutes").is_different
+    assert [quantile(freedom) for freedom in (1, 30, 39, 40, 119, 120, 9999)] == [
+        *(12.706, 2.042, 2.042, 2.021, 2.0, 1.98, 1.98)
+    ]
 
 
 @pytest.mark.parametrize("values", [(1.0,), (1.0, 2.0)])

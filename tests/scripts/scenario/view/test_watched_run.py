@@ -10,14 +10,22 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from host.policy.observation import Observation
+from host.policy.policy import Decision
 from scripts.child_processes import module_environment
-from scripts.scenario.view import watched_run
+from scripts.scenario.run_record import VmState
+from scripts.scenario.scenario_file import parse_scenario
+from scripts.scenario.score import score_of
+from scripts.scenario.view import run_clock, watched_run
+from scripts.scenario.view.live_view import LiveView
+from scripts.scenario.virtual.fleet import Fleet
 from tests.harness.processes import DEADLINE
 
 SCENARIO = """
@@ -113,6 +121,46 @@ def test_each_end_leaves_the_terminal_as_it_was_and_results(
     assert terminal.output.rfind(SHOW_CURSOR) > 0
     assert termios.tcgetattr(terminal.theirs) == terminal.before
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["interrupted"]
+
+
+@pytest.mark.parametrize("key", ["q", "down"])
+def test_a_policy_that_never_returns_keeps_no_view_and_no_record(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal_app = pytest.importorskip("host.terminal_view.terminal_app", reason="needs Textual (extra `view`)")
+    entered, answer = threading.Event(), threading.Event()
+
+    class Stuck:
+        name, interval = "stuck", 1.0
+
+        def decide(self, seen: Observation) -> Decision:
+            if seen.now >= 2:
+                entered.set()
+                answer.wait(DEADLINE)
+            return Decision((), "nothing")
+
+    def show(view: LiveView, begin: Callable[[], None]) -> None:
+        begin()
+        assert entered.wait(DEADLINE)
+        view.press(key)
+        while key == "q" and not view.ended:  # another key: the view ends by itself, as after a fault of the terminal
+            time.sleep(0.01)
+
+    monkeypatch.setattr(terminal_app, "show", show)
+    monkeypatch.setattr(run_clock, "LEAVE_SECONDS", 0.05)
+    scenario = parse_scenario(SCENARIO, "long", Path())
+    fleet = Fleet(scenario, Stuck())
+    record, _ = watched_run.watch(
+        scenario,
+        lambda watcher: fleet.run(watch=watcher),
+        run_clock.NO_LIMIT,
+        lambda: fleet.record if fleet.give_up() else None,
+    )
+    assert (record.interrupted, record.seconds, record.outcomes["lonely"].state) == (True, 2.0, VmState.FINISHED)
+    assert score_of(record).faulty_decisions == 1
+    before = len(record.events), len(record.decisions)
+    answer.set()
+    (thread,) = [other for other in threading.enumerate() if other.name == "run"]
+    thread.join(DEADLINE)
+    assert (len(record.events), len(record.decisions)) == before
 
 
 def test_output_that_is_captured_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

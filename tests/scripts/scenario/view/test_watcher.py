@@ -60,8 +60,8 @@ class Eyes:
 
 
 def played(eyes: Any, **more: Any) -> Fleet:
-    fleet = Fleet(SCENARIO, Balloons(), watch=eyes, **more)
-    fleet.run()
+    fleet = Fleet(SCENARIO, Balloons(), **more)
+    fleet.run(watch=eyes)
     return fleet
 
 
