@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from protocol.errors import UsageError
+from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import option_type, path_option
 
 if TYPE_CHECKING:
