@@ -113,13 +113,13 @@ def test_report_outstanding_when_the_connection_drops_is_served_once(scene: Scen
     machine.check_alive()
     for rounds in range(1, 4):
         machine.ram.touch(DATA_AT, 4 * MIB)
-        stall(scene.daemon.serving_pid)
+        stall(pid := scene.daemon.serving_pid)
         try:
             machine.submit([(DATA_AT, 2 * MIB)])
             machine.submit([(DATA_AT + 2 * MIB, 2 * MIB)])
             machine.client.socket.shutdown(socket.SHUT_RDWR)
         finally:
-            scene.daemon.signal(signal.SIGCONT)
+            os.kill(pid, signal.SIGCONT)
         scene.daemon.settled(machine.client.number)  # it may have served them before it noticed, or not
         number = machine.client.number + 1
         attach_again(machine, scene.daemon.socket_path)
