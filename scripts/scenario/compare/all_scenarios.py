@@ -1,11 +1,11 @@
-"""All shipped scenarios under all policies: how ours stands in each, as a table for people and as Markdown.
+"""All shipped scenarios of virtual time under all policies: how ours stands in each, as a table and as Markdown.
 
 Scenarios on a host of more than :data:`LARGE_HOST` are played smaller: by a power of two such that no machine has more
 than :data:`MOST_MEMORY`; of more than :data:`MOST_MACHINES` machines each n-th, on an n-th of the host. Times stay as
 they are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,7 +14,7 @@ from scripts.laboratory.experiment import Table
 from scripts.scenario.compare.spread import spread
 from scripts.scenario.compare.verdict import COSTS, MEMORY, OURS, REPORTING, Verdict, verdict
 from scripts.scenario.scale import scaled
-from scripts.scenario.scenario import Scenario
+from scripts.scenario.scenario import Scenario, VmKind
 from scripts.scenario.score import Score
 
 LARGE_HOST: Final = 2 * GIB
@@ -37,6 +37,11 @@ class Comparison:
     def verdict(self) -> Verdict:
         """How our policy stands."""
         return verdict(self.scores, self.scenario.duration * len(self.scenario.vms))
+
+
+def in_virtual_time(scenarios: Iterable[Scenario]) -> list[Scenario]:
+    """Return those that virtual time can play: without a real kernel."""
+    return [one for one in scenarios if all(vm.kind is not VmKind.LINUX for vm in one.vms)]
 
 
 def smaller(scenario: Scenario) -> tuple[Scenario, str]:
