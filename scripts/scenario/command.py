@@ -36,6 +36,8 @@ examples:
 
 _MOST_ROWS: Final = 20
 _PROGRESS_STEPS: Final = 10
+_TITLE_MOST: Final = 60
+"""Characters of a scenario's title, which is foreign text."""
 
 
 def _seed(text: str) -> int:
@@ -105,12 +107,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list() -> int:
+    from host.terminal_view.styled_line import cut, printable
     from scripts.scenario.scenario_file import load_scenario, shipped_scenarios
 
     shipped = shipped_scenarios()
     width = max(map(len, shipped))
     for name, path in shipped.items():
-        print(f"{name:<{width}}  {load_scenario(path).title}")
+        print(f"{name:<{width}}  {cut(printable(load_scenario(path).title), _TITLE_MOST)}")
     return 0
 
 
@@ -235,6 +238,7 @@ def progress(duration: float, stream: TextIO) -> "Callable[[Sample], None]":
 
 def print_table(record: "RunRecord", stream: TextIO, out: Path | None) -> None:
     """Print how each machine ended, and the score."""
+    from host.terminal_view.styled_line import cut, printable
     from protocol.units import format_size
     from scripts.laboratory.experiment import Table
     from scripts.scenario.score import score_of
@@ -245,15 +249,20 @@ def print_table(record: "RunRecord", stream: TextIO, out: Path | None) -> None:
         finished = "" if outcome.finished_at is None else f"{outcome.finished_at:.1f}"
         costs = f"{outcome.gib_minutes:.3f}", format_size(outcome.refaulted_bytes), f"{outcome.stall_seconds:.2f}"
         rows.append((name, outcome.state.value, finished, format_size(outcome.peak_bytes), *costs))
-    title = f"{record.scenario.title}: {record.policy}, seed {record.seed}, {record.seconds:g} s"
+    scenario = cut(printable(record.scenario.title), _TITLE_MOST)
+    title = f"{scenario}: {printable(record.policy)}, seed {record.seed}, {record.seconds:g} s"
     header = ("machine", "state", "finished at s", "peak", "GiB*min", "refaulted", "stall s")
     print(Table(title=title, header=header, rows=tuple(rows)), file=stream)
     if len(record.outcomes) > _MOST_ROWS:
         print(f"  and {len(record.outcomes) - _MOST_ROWS} machines more", file=stream)
+    for name, outcome in list(record.outcomes.items())[:_MOST_ROWS]:
+        if outcome.state.has_ended and outcome.reason:
+            print(f"  {name} {outcome.state.value}: {printable(outcome.reason)}", file=stream)
+    ooms = "1 OOM event" if score.oom_events == 1 else f"{score.oom_events} OOM events"
     daemon = "" if score.daemon_cpu_seconds is None else f", {score.daemon_cpu_seconds:.2f} s for the daemon"
     print(
         f"  host: {score.host_gib_minutes:.3f} GiB*min, peak {format_size(score.peak_bytes)} of "
-        f"{format_size(record.scenario.budget_bytes)}, {score.oom_events} OOM events, "
+        f"{format_size(record.scenario.budget_bytes)}, {ooms}, "
         f"{format_size(score.refaulted_bytes)} refaulted, {score.stall_seconds:.2f} s stalled, "
         f"{score.control_actions} control actions, {score.reclaim_cpu_seconds:.2f} s of CPU to reclaim{daemon}",
         file=stream,

@@ -36,6 +36,9 @@ examples:
 TABLE: Final = "compare.csv"
 """The file of ``--out``."""
 
+_TITLE_MOST: Final = 60
+"""Characters of a scenario's title, which is foreign text."""
+
 SEEDS_MOST: Final = 10_000
 
 
@@ -210,6 +213,7 @@ def faults(chosen: "list[Variant]", scores: "list[list[Score]]") -> list[str]:
 
 def table(title: str, chosen: "list[Variant]", scores: "list[list[Score]]") -> "Table":
     """Return the table for people: mean and standard deviation of each measure, and a star where it differs."""
+    from host.terminal_view.styled_line import cut, printable
     from scripts.laboratory.experiment import Table
     from scripts.scenario.compare.spread import MEASURES, spread
 
@@ -222,5 +226,6 @@ def table(title: str, chosen: "list[Variant]", scores: "list[list[Score]]") -> "
             cells.append(f"{found.mean:.3g} ± {found.deviation:.2g}{star}")
         rows.append((variant.name, *cells))
     seeds = len(scores[0])
+    title = cut(printable(title), _TITLE_MOST)
     heading = f"{title}: {seeds} seed{'s' if seeds > 1 else ''} each; * differs from the first by more than the spread"
     return Table(title=heading, header=("variant", *MEASURES.values()), rows=tuple(rows))
