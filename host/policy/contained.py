@@ -89,7 +89,9 @@ class ContainedPolicy:
         name = self._name
         try:
             actions, reason = self._checked(self.policy.decide(seen), seen)
-        except (Exception, SystemExit) as error:  # sys.exit in a policy is a fault of it, and ends no run
+        except KeyboardInterrupt:  # the user's
+            raise
+        except BaseException as error:  # sys.exit in a policy, say: a fault of it, which ends no run
             return self._fallen_back(name, _problem(error), seen)
         self._problem = None
         self._last = actions
@@ -156,7 +158,7 @@ class ContainedPolicy:
         return tuple(done), tuple(limited)
 
 
-def _problem(error: Exception | SystemExit) -> str:
+def _problem(error: BaseException) -> str:
     try:
         text = " ".join(str(error).split())[:LINE_MOST]
     except (Exception, SystemExit):  # an error of the user's own

@@ -12,7 +12,7 @@ Example::
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol, TypeVar, get_type_hints
 
 from protocol.errors import UsageError
@@ -179,3 +179,16 @@ def _per_vm(value: Value, about: Mapping[str, Any], what: str) -> PerVm:
     if default is None:
         raise UsageError(f"{what}: {value!r} has no number for the other virtual machines (write 1000,web=2000)")
     return PerVm(default, named)
+
+
+def parse_settings(words: Sequence[str]) -> dict[str, str]:
+    """Return ``PARAM=VALUE`` words by name. Raises :class:`UsageError` for a word without ``=`` or a name twice."""
+    settings: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or not equals:
+            raise UsageError(f"--set: parameters are written PARAM=VALUE, not {word!r}")
+        if name in settings:
+            raise UsageError(f"--set: {name} comes twice")
+        settings[name] = value
+    return settings

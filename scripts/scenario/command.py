@@ -31,11 +31,14 @@ examples:
   balloon-lab run --list
   balloon-lab run taking-turns
   balloon-lab run staggered-builds --virtual
+  balloon-lab run taking-turns --virtual --policy mom --set pressure_threshold=0.3
   balloon-lab run my.toml --virtual --policy reporting --seed 3 --out build/run
 """
 
 _MOST_ROWS: Final = 20
 _PROGRESS_STEPS: Final = 10
+_TITLE_MOST: Final = 60
+"""Characters of a scenario's title, which is foreign text."""
 
 
 def _seed(text: str) -> int:
@@ -66,6 +69,13 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         help="multiply all sizes and rates by FACTOR, such as 0.25",
     )
     parser.add_argument("--policy", metavar="NAME", help="use this policy instead of the scenario's")
+    parser.add_argument(
+        "--set",
+        metavar="PARAM=VALUE",
+        action="append",
+        default=[],
+        help="a parameter of the policy (balloon-policy --list NAME names them); several times for several",
+    )
     parser.add_argument("--seed", metavar="N", type=option_type(_seed), help="use this seed instead of the scenario's")
     parser.add_argument(
         "--speed",
@@ -105,12 +115,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list() -> int:
+    from host.terminal_view.styled_line import cut, printable
     from scripts.scenario.scenario_file import load_scenario, shipped_scenarios
 
     shipped = shipped_scenarios()
     width = max(map(len, shipped))
     for name, path in shipped.items():
-        print(f"{name:<{width}}  {load_scenario(path).title}")
+        print(f"{name:<{width}}  {cut(printable(load_scenario(path).title), _TITLE_MOST)}")
     return 0
 
 
@@ -125,6 +136,7 @@ def _play(arguments: argparse.Namespace) -> int:
     scenario = load_scenario(find_scenario(arguments.scenario))
     if arguments.scale is not None:
         scenario = scaled(scenario, arguments.scale)
+    scenario = _with_policy(scenario, arguments)
     out: Path | None = arguments.out
     with open_json(arguments.json) as stream:
         if out is not None:
@@ -148,13 +160,29 @@ def _play(arguments: argparse.Namespace) -> int:
     return 130 if record.interrupted else 0
 
 
+def _with_policy(scenario: "Scenario", arguments: argparse.Namespace) -> "Scenario":
+    # The scenario under the policy of --policy, with the parameters of --set.
+    from dataclasses import replace
+
+    from host.policy.parameters import parse_settings
+    from scripts.scenario.scenario import PolicySpec
+
+    name = str(arguments.policy or scenario.policy.name)
+    parameters = scenario.policy.parameters
+    if name != scenario.policy.name and parameters:
+        left_out = f"{', '.join(parameters)}: parameters of {scenario.policy.name} in the scenario"
+        print(f"balloon-lab run: {left_out}, left out for {name}", file=sys.stderr, flush=True)
+        parameters = {}
+    return replace(scenario, policy=PolicySpec(name=name, parameters={**parameters, **parse_settings(arguments.set)}))
+
+
 def _unwatched(scenario: "Scenario", arguments: argparse.Namespace) -> "RunRecord":
     on_sample = progress(scenario.duration, sys.stderr)
     if arguments.virtual:
         return _fleet(scenario, arguments).run(on_sample)
     from scripts.scenario.real.play import play
 
-    policy, seed = _policy(scenario, arguments), _seed_of(scenario, arguments)
+    policy, seed = scenario.policy.name, _seed_of(scenario, arguments)
     return play(scenario, policy=policy, seed=seed, maps=arguments.out is not None, on_sample=on_sample)
 
 
@@ -181,7 +209,7 @@ def _watched(scenario: "Scenario", arguments: argparse.Namespace) -> "tuple[RunR
         )
     from scripts.scenario.real.play import play_prepared, prepared
 
-    fits, policy, seed = prepared(scenario), _policy(scenario, arguments), _seed_of(scenario, arguments)
+    fits, policy, seed = prepared(scenario), scenario.policy.name, _seed_of(scenario, arguments)
     return watch(
         fits,
         lambda watcher: play_prepared(
@@ -189,10 +217,6 @@ def _watched(scenario: "Scenario", arguments: argparse.Namespace) -> "tuple[RunR
         ),
         None,
     )
-
-
-def _policy(scenario: "Scenario", arguments: argparse.Namespace) -> str:
-    return str(arguments.policy or scenario.policy.name)
 
 
 def _seed_of(scenario: "Scenario", arguments: argparse.Namespace) -> int:
@@ -203,12 +227,11 @@ def _fleet(scenario: "Scenario", arguments: argparse.Namespace) -> "Fleet":
     from host.policy.registry import make_policy
     from scripts.scenario.virtual.fleet import Fleet
 
-    name = _policy(scenario, arguments)
-    parameters = scenario.policy.parameters if name == scenario.policy.name else {}
+    policy = scenario.policy
     return Fleet(
         scenario,
-        make_policy(name, parameters),
-        policy_name=name,
+        make_policy(policy.name, policy.parameters),
+        policy_name=policy.name,
         seed=arguments.seed,
         maps=arguments.out is not None,
     )
@@ -235,6 +258,7 @@ def progress(duration: float, stream: TextIO) -> "Callable[[Sample], None]":
 
 def print_table(record: "RunRecord", stream: TextIO, out: Path | None) -> None:
     """Print how each machine ended, and the score."""
+    from host.terminal_view.styled_line import cut, printable
     from protocol.units import format_size
     from scripts.laboratory.experiment import Table
     from scripts.scenario.score import score_of
@@ -245,15 +269,20 @@ def print_table(record: "RunRecord", stream: TextIO, out: Path | None) -> None:
         finished = "" if outcome.finished_at is None else f"{outcome.finished_at:.1f}"
         costs = f"{outcome.gib_minutes:.3f}", format_size(outcome.refaulted_bytes), f"{outcome.stall_seconds:.2f}"
         rows.append((name, outcome.state.value, finished, format_size(outcome.peak_bytes), *costs))
-    title = f"{record.scenario.title}: {record.policy}, seed {record.seed}, {record.seconds:g} s"
+    scenario = cut(printable(record.scenario.title), _TITLE_MOST)
+    title = f"{scenario}: {printable(record.policy)}, seed {record.seed}, {record.seconds:g} s"
     header = ("machine", "state", "finished at s", "peak", "GiB*min", "refaulted", "stall s")
     print(Table(title=title, header=header, rows=tuple(rows)), file=stream)
     if len(record.outcomes) > _MOST_ROWS:
         print(f"  and {len(record.outcomes) - _MOST_ROWS} machines more", file=stream)
+    for name, outcome in list(record.outcomes.items())[:_MOST_ROWS]:
+        if outcome.state.has_ended and outcome.reason:
+            print(f"  {name} {outcome.state.value}: {printable(outcome.reason)}", file=stream)
+    ooms = "1 OOM event" if score.oom_events == 1 else f"{score.oom_events} OOM events"
     daemon = "" if score.daemon_cpu_seconds is None else f", {score.daemon_cpu_seconds:.2f} s for the daemon"
     print(
         f"  host: {score.host_gib_minutes:.3f} GiB*min, peak {format_size(score.peak_bytes)} of "
-        f"{format_size(record.scenario.budget_bytes)}, {score.oom_events} OOM events, "
+        f"{format_size(record.scenario.budget_bytes)}, {ooms}, "
         f"{format_size(score.refaulted_bytes)} refaulted, {score.stall_seconds:.2f} s stalled, "
         f"{score.control_actions} control actions, {score.reclaim_cpu_seconds:.2f} s of CPU to reclaim{daemon}",
         file=stream,

@@ -124,7 +124,7 @@ class Table:
             raise self.mistake(key, f'{value!r} is not a share (write for example "10%")')
         value = _as_float(value)
         if not 0 <= value <= most:
-            raise self.mistake(key, f"{value:.6g} is not from 0 to {most:g}")
+            raise self.mistake(key, f"{value * 100:.6g}% is not from 0% to {most * 100:g}%")
         return float(value)
 
     def count(self, key: str, default: int | None = None, *, least: int = 0, most: int = 1 << 60) -> int:

@@ -76,19 +76,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_settings(words: Sequence[str]) -> dict[str, str]:
-    """Return ``PARAM=VALUE`` words by name. Raises :class:`UsageError` for a word without ``=`` or a name twice."""
-    settings: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not name or not equals:
-            raise UsageError(f"--set: parameters are written PARAM=VALUE, not {word!r}")
-        if name in settings:
-            raise UsageError(f"--set: {name} comes twice")
-        settings[name] = value
-    return settings
-
-
 def _list(name: str | None) -> int:
     from host.policy.registry import describe_policies
 
@@ -103,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from host.policy.live.host_memory import find_host_memory
     from host.policy.live.run import RunOptions, run
-    from host.policy.parameters import INTERVAL_LEAST, INTERVAL_MOST
+    from host.policy.parameters import INTERVAL_LEAST, INTERVAL_MOST, parse_settings
     from host.policy.registry import make_policy
     from protocol.process.events import open_event_log
 

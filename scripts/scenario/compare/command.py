@@ -39,6 +39,9 @@ examples:
 TABLE: Final = "compare.csv"
 """The file of ``--out``."""
 
+_TITLE_MOST: Final = 60
+"""Characters of a scenario's title, which is foreign text."""
+
 SEEDS_MOST: Final = 10_000
 
 
@@ -62,7 +65,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="all shipped scenarios, large ones smaller, under all policies: how ours stands in each",
+        help="all shipped scenarios without a real kernel, large ones smaller, under all policies: how ours stands",
     )
     parser.add_argument(
         "--vary",
@@ -259,6 +262,7 @@ def faults(chosen: "list[Variant]", scores: "list[list[Score]]") -> list[str]:
 
 def table(title: str, chosen: "list[Variant]", scores: "list[list[Score]]") -> "Table":
     """Return the table for people: mean and standard deviation of each measure, and a star where it differs."""
+    from host.terminal_view.styled_line import cut, printable
     from scripts.laboratory.experiment import Table
     from scripts.scenario.compare.spread import MEASURES, spread
 
@@ -271,5 +275,6 @@ def table(title: str, chosen: "list[Variant]", scores: "list[list[Score]]") -> "
             cells.append(f"{found.mean:.3g} ± {found.deviation:.2g}{star}")
         rows.append((variant.name, *cells))
     seeds = len(scores[0])
+    title = cut(printable(title), _TITLE_MOST)
     heading = f"{title}: {seeds} seed{'s' if seeds > 1 else ''} each; * differs from the first by more than the spread"
     return Table(title=heading, header=("variant", *MEASURES.values()), rows=tuple(rows))

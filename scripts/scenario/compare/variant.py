@@ -46,11 +46,17 @@ def _with_delay(scenario: Scenario, value: str) -> Scenario:
 
 
 def _with_order(scenario: Scenario, value: str) -> Scenario:
-    return _with_constant(scenario, "order", int(value))
+    return _with_constant(scenario, "order", _whole("order", value))
 
 
 def _with_capacity(scenario: Scenario, value: str) -> Scenario:
-    return _with_constant(scenario, "capacity", int(value))
+    return _with_constant(scenario, "capacity", _whole("capacity", value))
+
+
+def _whole(name: str, value: str) -> int:
+    if not float(value).is_integer():
+        raise UsageError(f"--vary {name}: {value} is not a whole number")
+    return int(float(value))
 
 
 def _with_constant(scenario: Scenario, name: str, value: float) -> Scenario:

@@ -188,7 +188,7 @@ class RealMachine:
                 self.discarded_bytes += int(event.get("discarded_bytes", 0))
                 self.discard_seconds += float(event.get("seconds", 0.0))
         if self.linux is not None:
-            self.linux.host_event(event, self.resident_bytes)
+            self.linux.host_event(event)
 
     def measure(self, elapsed: float) -> None:
         """Read what the host holds for it now, ``elapsed`` seconds since the last time."""
@@ -204,7 +204,11 @@ class RealMachine:
         if self._memory is None:
             self._memory = MemoryFile(self.spec.memory_bytes)
         resident = self._memory.resident_bytes(self.pid)
-        return self.resident_bytes if resident is None else resident
+        if resident is None:
+            return self.resident_bytes
+        if self.linux is not None:
+            self.linux.resident_bytes = resident
+        return resident
 
     def went(self, state: VmState, reason: str = "") -> None:
         """Take note that its process has ended, and how."""

@@ -62,6 +62,8 @@ def _summary(directory: Path) -> Object:
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory with the results of a run")
     path = directory / SUMMARY
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise UsageError(f"{path} is not an ordinary file")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -77,7 +79,7 @@ def _summary(directory: Path) -> Object:
     except ValueError as error:
         raise BalloonError(f"{path}: not JSON ({error})") from error
     version = found.get("format") if isinstance(found, dict) else None
-    if version != FORMAT:
+    if version != FORMAT or isinstance(version, bool):  # Python has True == 1
         raise BalloonError(f"{path}: these results are of version {version or 'none'}, this program reads {FORMAT}")
     for name in ("scenario", "score", "vms", "seconds"):
         if name not in found:
@@ -128,6 +130,8 @@ def _rows(path: Path, *needed: str) -> Iterator[Mapping[str, str]]:
 
 
 def _lines(path: Path) -> Iterator[str]:
+    if path.exists() and not path.is_file():
+        raise BalloonError(f"{path}: not an ordinary file")
     try:
         with path.open(encoding="utf-8", newline="") as file:
             yield from file

@@ -182,7 +182,8 @@ class Fleet:
     # --- What is recorded ---
 
     def _emit(self, event: str, /, **fields: Any) -> None:
-        self.record.events.append({"t": self.now, "event": event, **fields})
+        t = round(float(fields.pop("t", self.now)), 6)
+        self.record.events.append({"t": t, "event": event, **fields})
 
     def _sample(self) -> Sample:
         sample = self._look(self._pressure())

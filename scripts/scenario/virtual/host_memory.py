@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from guest.simulation import HostMemory
 from protocol.memory import PAGE_SIZE
+from protocol.units import MIB
 
 REFAULT_SECONDS: Final = 3e-6 + PAGE_SIZE / 10e9
 """Leaving the guest and coming back, and clearing the page at 10 GB a second: assumed, not measured."""
@@ -106,8 +107,8 @@ class HostBudget:
             if not self.tenants:
                 raise KilledError
             victim = max(self.tenants, key=lambda other: (other.expendable, other.resident_bytes))
-            reason = f"out of memory: the machines use {self.used_bytes} of {self.limit_bytes} bytes"
-            self.on_kill(victim, f"{reason}, and {tenant.name} needs {size} more")
+            used = f"the machines use {self.used_bytes / MIB:.1f} of {self.limit_bytes / MIB:.1f} MiB"
+            self.on_kill(victim, f"out of memory: {used}, and {tenant.name} needs {size / MIB:.3g} MiB more")
             if victim is tenant:
                 raise KilledError
 

@@ -51,6 +51,8 @@ class Unprintable(Exception):
         (ValueError("two\nlines"), "ValueError: two lines"),
         (Unprintable(), "Unprintable: an error that has no text"),
         (SystemExit(3), "SystemExit: 3"),
+        (BaseException("bare"), "BaseException: bare"),
+        (GeneratorExit(), "GeneratorExit: "),
         (None, "decide() returned None, not a Decision"),
         ("x" * 500, f"decide() returned '{'x' * 59}..., not a Decision"),
         (Decision((SetBalloon("c", 0),), ""), "unknown virtual machine 'c'"),

@@ -71,6 +71,42 @@ def test_faults_of_a_policy_are_said_beside_the_score(
     assert line.endswith("decisions were faulty, the first at 0.0 s: SystemExit: enough")
 
 
+def test_the_table_is_safe_for_a_terminal_and_says_why_a_machine_has_ended(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SMALL.replace("A small one", "\\u001b[31m" + "long " * 50).replace('"100M"', '"30M"')
+    small.write_text(text + 'start = "1050ms"\n')
+    assert main(["run", str(small), "--virtual", "--out", str(tmp_path / "out")]) == 0
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert "\x1b" not in title
+    assert len(title) < 100
+    assert "  a oom-killed: out of memory: the machines use 30.0 of 30.0 MiB, and a needs 2 MiB more" in lines
+    assert ", 1 OOM event, " in "".join(lines)
+    events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
+    assert all(len(repr(event["t"]).partition(".")[2]) <= 6 for event in events)
+
+
+def test_parameters_of_the_policy_are_set_and_those_of_another_one_left_out(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small.write_text(SMALL.replace("[[vm]]", '[policy]\nname = "proxmox"\ninterval = 5.0\n[[vm]]'))
+    out = tmp_path / "out"
+
+    def parameters(*words: str) -> object:
+        assert main(["run", str(small), "--virtual", "--out", str(out), *words]) == 0
+        return json.loads((out / "summary.json").read_text())["parameters"]
+
+    assert parameters("--set", "interval=2") == {"interval": "2"}
+    assert len((out / "decisions.jsonl").read_text().splitlines()) == 6
+    assert "left out" not in capsys.readouterr().err
+    assert parameters("--policy", "mom", "--set", "pressure_threshold=0.3") == {"pressure_threshold": "0.3"}
+    errors = capsys.readouterr().err
+    assert "run: interval: parameters of proxmox in the scenario, left out for mom\n" in errors
+    assert main(["run", str(small), "--virtual", "--set", "intervall=2"]) == 2
+    assert "did you mean interval?" in capsys.readouterr().err
+    assert main(["run", str(small), "--virtual", "--set", "interval"]) == 2
+
+
 def test_list_and_the_old_form(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(shipped_scenarios())

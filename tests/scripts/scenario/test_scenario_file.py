@@ -148,7 +148,7 @@ def test_a_bridge_takes_a_network_namespace() -> None:
         (HEAD + '[policy]\nname = "mom"\nintervall = 3\n', "policy: "),
         ('durations = "60s"\n', "duration: missing (there is durations, which is like it)"),
         (f"duration = {'9' * 400}\n", "duration: inf s is not from 0.001 s"),
-        (f'duration = "1m"\njitter = -{"9" * 400}\n', "jitter: -inf is not from 0 to 0.5"),
+        (f'duration = "1m"\njitter = -{"9" * 400}\n', "jitter: -inf% is not from 0% to 50%"),
         (f"duration = {'9' * 5000}\n", "not TOML: Exceeds the limit (4300 digits)"),
         (f"duration = {'[' * 5000}{']' * 5000}\n", "not TOML: lists or tables that are nested too deeply"),
         (HEAD + '[[vm]]\nmemry = "1G"\n', r"vm[0].memory: missing (there is memry, which is like it)"),

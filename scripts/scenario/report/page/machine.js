@@ -22,9 +22,12 @@ function machineCard(vm) {
   const state = html("span", { class: "state" });
   const card = html("article", { class: "machine", "aria-label": vm.name },
     html("div", { class: "head" }, html("h3", {}, vm.name), state, html("span", { class: "quiet" }, factsOf(vm))));
-  if (vm.reason) card.append(html("p", { class: "quiet" }, `${vm.state}: ${vm.reason}`));
+  const reason = html("p", { class: "quiet" }, vm.reason ? `${vm.state}: ${vm.reason}` : "");
+  card.append(reason);
   watchers.push((index) => {
     state.textContent = stateAt(vm, times[index]);
+    // Why it ended is known from then on; its end may come after the last sample but one.
+    reason.hidden = !vm.reason || (state.textContent !== vm.state && index < times.length - 1);
     state.className = isBad(state.textContent) ? "state bad" : "state";
   });
   return card;

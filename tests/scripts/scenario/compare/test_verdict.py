@@ -2,8 +2,9 @@
 
 import pytest
 
-from scripts.scenario.compare.all_scenarios import MOST_MACHINES, Comparison, markdown, smaller
+from scripts.scenario.compare.all_scenarios import MOST_MACHINES, Comparison, in_virtual_time, markdown, smaller
 from scripts.scenario.compare.verdict import Standing, counts, verdict
+from scripts.scenario.scenario import VmKind
 from scripts.scenario.scenario_file import load_scenario, shipped_scenarios
 from scripts.scenario.score import Score
 from tests.scripts.scenario.compare.scores import score
@@ -40,6 +41,15 @@ def test_stall_time_counts_as_far_as_the_spread_tells_it_apart() -> None:
 def test_what_costs_too_much_is_named() -> None:
     found = verdict({"steady": less(1), "reporting": ALONE, "other": less(5, oom=1)})
     assert (found.standing, found.left_out) == (Standing.FEWEST, ("other",))
+
+
+def test_a_real_kernel_is_left_out_of_virtual_time() -> None:
+    shipped = {name: load_scenario(path) for name, path in shipped_scenarios().items()}
+    left_out = shipped.keys() - {scenario.name for scenario in in_virtual_time(shipped.values())}
+    assert left_out == {"linux-beside-emulated"}
+    scenario = shipped["linux-beside-emulated"]
+    assert {vm.profile for vm in scenario.vms if vm.kind is VmKind.EMULATED} == {"6.1", "7.2"}
+    assert scenario.duration <= 40
 
 
 def test_large_scenarios_are_compared_smaller() -> None:

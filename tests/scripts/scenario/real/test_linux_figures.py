@@ -45,15 +45,31 @@ def test_what_zones_show_is_booked() -> None:
 
 def test_holes_of_a_balloon_are_not_returned_memory() -> None:
     figures = LinuxFigures(memory_bytes=MEMORY)
-    figures.host_event({"event": "balloon", "t": 0.5, "actual_bytes": 40 * MIB, "target_bytes": 40 * MIB}, 0)
+    figures.host_event({"event": "balloon", "t": 0.5, "actual_bytes": 40 * MIB, "target_bytes": 40 * MIB})
     figures.zones(zones(1.0, 66 * MIB))
     assert figures.entry is not None
     assert figures.entry.not_returned_bytes == 50 * MIB
 
 
+def test_what_is_held_follows_the_host_and_never_exceeds_what_it_backs() -> None:
+    figures = LinuxFigures(memory_bytes=MEMORY)
+    figures.zones(zones(1.0, 66 * MIB))
+    figures.resident_bytes = 60 * MIB  # reported since
+    assert figures.entry is not None
+    assert (figures.entry.not_returned_bytes, figures.reported_bytes) == (4 * MIB, 196 * MIB)
+    figures.resident_bytes = 76 * MIB
+    assert figures.entry is not None
+    assert (figures.entry.not_returned_bytes, figures.entry.causes["unknown"]) == (20 * MIB, 12 * MIB)
+    # The balloon has grown since the zones were shown, by what they have as free.
+    figures.resident_bytes = 40 * MIB
+    figures.host_event({"event": "balloon", "t": 1.5, "actual_bytes": 200 * MIB, "target_bytes": 200 * MIB})
+    assert figures.entry is not None
+    assert figures.entry.not_returned_bytes == 40 * MIB
+
+
 def test_kernel_that_does_not_report_is_inhibited() -> None:
     figures = LinuxFigures(memory_bytes=MEMORY)
-    figures.host_event({"event": "features", "t": 0.5, "negotiated": 1 << BalloonFeature.STATS_VQ}, 0)
+    figures.host_event({"event": "features", "t": 0.5, "negotiated": 1 << BalloonFeature.STATS_VQ})
     figures.zones(zones(1.0, MEMORY - MIB))
     assert figures.reported_bytes == 0
     assert figures.entry is not None
@@ -64,18 +80,19 @@ def test_kernel_that_does_not_report_is_inhibited() -> None:
 def test_statistics_are_taken_only_where_the_zones_are_old() -> None:
     figures = LinuxFigures(memory_bytes=MEMORY)
     statistics = {"event": "statistics", "memfree": 100 * MIB, "memtot": 240 * MIB, "caches": 9 * MIB}
-    figures.host_event({**statistics, "t": 0.5}, 200 * MIB)
+    figures.resident_bytes = 200 * MIB
+    figures.host_event({**statistics, "t": 0.5})
     assert (figures.free_bytes, figures.allocated_bytes, figures.page_cache_bytes) == (100 * MIB, 140 * MIB, 9 * MIB)
     assert figures.entry is not None
     assert figures.entry.causes["unknown"] == 44 * MIB
     figures.zones(zones(1.0, 66 * MIB))
-    figures.host_event({**statistics, "t": 1.5}, 200 * MIB)
+    figures.host_event({**statistics, "t": 1.5})
     assert figures.free_bytes == 200 * MIB
-    figures.host_event({**statistics, "t": 1.0 + STALE_SECONDS}, 200 * MIB)
+    figures.host_event({**statistics, "t": 1.0 + STALE_SECONDS})
     assert figures.free_bytes == 100 * MIB
 
 
 def test_guest_that_has_told_nothing_has_no_ledger() -> None:
     figures = LinuxFigures(memory_bytes=MEMORY)
-    figures.host_event({"event": "statistics", "t": 0.5}, 200 * MIB)
+    figures.host_event({"event": "statistics", "t": 0.5})
     assert (figures.entry, figures.reported_bytes) == (None, 0)

@@ -69,6 +69,8 @@ def test_arrow_keys_move_through_time(chromium: Chromium, page: Path) -> None:
     chromium.press("Home")
     assert clock(chromium) == "0.00 s"
     assert chromium.evaluate("document.querySelector('.state').textContent") == "running"
+    reasons = "[...document.querySelectorAll('article > p')].filter((one) => !one.hidden && one.textContent).length"
+    assert chromium.evaluate(reasons) == 0  # no machine has ended yet
     seen = {chromium.evaluate(PAINTED)}
     for _ in range(4):
         chromium.press("ArrowRight")
@@ -86,6 +88,7 @@ def test_arrow_keys_move_through_time(chromium: Chromium, page: Path) -> None:
     assert chromium.evaluate("document.getElementById('scrubber').getAttribute('aria-valuetext')") == "12.00 s"
     states = chromium.evaluate("[...document.querySelectorAll('.state')].map((one) => one.textContent)")
     assert states == ["finished", "oom-killed", "waiting"]
+    assert chromium.evaluate(reasons) == 1
     assert chromium.problems == []
 
 

@@ -1,6 +1,7 @@
 """``balloon-lab report``: the file, and one clear line for what cannot be reported."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def _rewrite(name: str, change: Callable[[str], str]) -> Callable[[Path], object
     return lambda out: (out / name).write_text(change((out / name).read_text()))
 
 
+def _as_a_pipe(name: str) -> Callable[[Path], object]:
+    def damage(out: Path) -> None:
+        (out / name).unlink()
+        os.mkfifo(out / name)
+
+    return damage
+
+
 def _other_version(text: str) -> str:
     return json.dumps({**json.loads(text), "format": 99})
 
@@ -41,6 +50,9 @@ _DECISION = '{{"t": 1, "reason": "", "actions": [{{"action": "balloon", "vm": "a
         (_rewrite("summary.json", lambda text: ""), "summary.json is empty, so the run was killed before", 2),
         (_rewrite("summary.json", lambda text: text[:99]), "summary.json: not JSON", 1),
         (_rewrite("summary.json", _other_version), "these results are of version 99, this program reads 1", 1),
+        (_rewrite("summary.json", lambda text: json.dumps(json.loads(text) | {"format": True})), "version True", 1),
+        (_as_a_pipe("summary.json"), "summary.json is not an ordinary file", 2),
+        (_as_a_pipe("events.jsonl"), "events.jsonl: not an ordinary file", 1),
         (_rewrite("summary.json", lambda text: "[]"), "these results are of version none", 1),
         (_rewrite("summary.json", _without_its_score), "summary.json: 'score' is missing", 1),
         (_rewrite("events.jsonl", lambda text: text + "{"), "events.jsonl, line ", 1),
