@@ -143,7 +143,9 @@ def overview(comparisons: Sequence[Comparison], seeds: int) -> Table:
             name += f" ({_seeds(comparison.seeds)})"
         rows.append((name, *alone, *ours, str(comparison.verdict)))
     header = ("scenario", "reporting GiB*min", "stall s", f"{OURS} GiB*min", "stall s", OURS)
-    return Table(title=f"Shipped scenarios under all policies, {_seeds(seeds)} each", header=header, rows=tuple(rows))
+    most = "up to " if any(comparison.seeds < seeds for comparison in comparisons) else ""
+    title = f"Shipped scenarios under all policies, {most}{_seeds(seeds)} each"
+    return Table(title=title, header=header, rows=tuple(rows))
 
 
 def details(comparison: Comparison) -> Table:

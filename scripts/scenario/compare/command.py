@@ -43,6 +43,8 @@ _TITLE_MOST: Final = 60
 """Characters of a scenario's title, which is foreign text."""
 
 SEEDS_MOST: Final = 10_000
+ROUND: Final = 4
+"""Seeds of one scenario that --all plays before it goes on to the next one: enough to have a spread."""
 
 
 def _count(text: str) -> int:
@@ -195,7 +197,8 @@ def _run_all(arguments: argparse.Namespace) -> int:
 
 
 def _play_missing(scenarios: "list[Scenario]", kept: "KeptScores", arguments: argparse.Namespace) -> None:
-    # Scenarios that are soon played first, and all policies with one seed before the next seed.
+    # Some seeds of every scenario before more of any; scenarios that are soon played first; all policies with one seed
+    # before the next seed.
     import time
 
     from scripts.scenario.compare.all_scenarios import machine_hours
@@ -203,7 +206,10 @@ def _play_missing(scenarios: "list[Scenario]", kept: "KeptScores", arguments: ar
 
     jobs = [Job(variant, seed) for variant in range(len(scenarios)) for seed in range(arguments.seeds)]
     missing = [job for job in jobs if job not in kept.scores]
-    missing.sort(key=lambda job: (machine_hours(scenarios[job.variant]), scenarios[job.variant].name, job.seed))
+    hours = [machine_hours(scenario) for scenario in scenarios]
+    missing.sort(
+        key=lambda job: (job.seed // ROUND, hours[job.variant], scenarios[job.variant].name, job.seed, job.variant)
+    )
     end = time.monotonic() + 60 * arguments.minutes
     if arguments.minutes == 0 or not missing:
         return

@@ -1,8 +1,9 @@
 """Plays many virtual runs: on this machine's processors, or on a Dask cluster."""
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Final, NamedTuple
 
@@ -12,7 +13,8 @@ from scripts.scenario.scenario import Scenario
 from scripts.scenario.score import Score, score_of
 from scripts.scenario.virtual.fleet import Fleet
 
-CONNECT_SECONDS: Final = "10s"
+CONNECT_SECONDS: Final = 5.0
+"""In which a Dask scheduler has to answer, and to have a worker."""
 
 
 class Job(NamedTuple):
@@ -82,16 +84,39 @@ def _here(scenarios: Sequence[Scenario], jobs: Sequence[Job], processes: int | N
             pool.shutdown(cancel_futures=True)
 
 
+async def _greet(address: str) -> None:
+    # A client waits for the greeting without end: what accepts the connection and sends nothing is found out here.
+    import distributed
+
+    options = distributed.Security().get_connection_args("client")
+    async with asyncio.timeout(CONNECT_SECONDS):
+        comm = await distributed.comm.connect(address, timeout=CONNECT_SECONDS, **options)
+    comm.abort()
+
+
 def _on_cluster(scenarios: Sequence[Scenario], jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Score]]:
     try:
         import distributed
     except ImportError:
-        raise UsageError("--cluster needs the extra `cluster` (pip install vhost-user-balloon[cluster])") from None
+        raise UsageError("--cluster needs Dask (extra `cluster`): pip install 'distributed>=2026.1'") from None
+    where = f"--cluster {address}"
     try:
+        asyncio.run(_greet(address))
         client = distributed.Client(address, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise BalloonError(f"--cluster {address}: no Dask scheduler answers there ({error})") from error
+    except TimeoutError as error:
+        raise BalloonError(f"{where}: no Dask scheduler answers there within {CONNECT_SECONDS:g} s") from error
+    except (OSError, ValueError, MemoryError) as error:
+        # The first bytes of another kind of server are read as the size of a message.
+        raise BalloonError(f"{where}: no Dask scheduler answers there ({error})") from error
     with client:
+        try:
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except TimeoutError as error:
+            raise BalloonError(f"{where}: that scheduler has no workers") from error
         futures = {client.submit(play, scenarios[job.variant], job.seed, pure=False): job for job in jobs}
         for future in distributed.as_completed(list(futures)):
-            yield futures[future], future.result()
+            try:
+                score = future.result()
+            except (ImportError, OSError, CancelledError, distributed.KilledWorker) as error:
+                raise BalloonError(f"{where}: a run failed there ({type(error).__name__}: {error})") from error
+            yield futures[future], score

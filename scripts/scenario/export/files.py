@@ -13,7 +13,7 @@ from scripts.scenario.export.run_tables import JSON_COLUMNS, RunResults, RunTabl
 JSON_FILE: Final = "run.json"
 TRACE_FILE: Final = "trace.json"
 
-_NO_PYARROW: Final = "--to parquet needs the extra `parquet` (pip install vhost-user-balloon[parquet])"
+_NO_PYARROW: Final = "--to parquet needs pyarrow (extra `parquet`): pip install 'pyarrow>=18'"
 
 
 def write_csv(results: RunResults, directory: Path) -> list[Path]:

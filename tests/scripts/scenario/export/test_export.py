@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,16 @@ def test_parquet_has_types(directory: Path, tmp_path: Path) -> None:
     assert str(samples.schema.field("resident_bytes").type) == "int64"
     number = SAMPLE_COLUMNS.index("resident_bytes")
     assert samples["resident_bytes"].to_pylist() == [row[number] for row in results.samples.rows]
+
+
+def test_without_pyarrow_one_line_says_what_to_install(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["export", str(directory), "--to", "csv", "--to", "parquet", "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'pyarrow>=18'" in line
+    assert not (tmp_path / "out").exists()
 
 
 REQUIRED = {
