@@ -127,6 +127,8 @@ def resident_levels(residency: bytes | bytearray, order: int) -> list[int]:
 def levels(parts: Sequence[int], pages: int, order: int) -> list[int]:
     """Return the level of each cell of 2**order pages, of which ``parts`` are counted; the last one may be cut off at
     ``pages``."""
+    if not any(parts):
+        return [0] * len(parts)
     found = {part: level(part, 1 << order) for part in set(parts)}
     result = list(map(found.__getitem__, parts))
     if result:

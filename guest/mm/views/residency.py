@@ -22,7 +22,8 @@ _ALL_BACKED: Final = bytes([BACKED]) * MAX_ORDER_NR_PAGES
 def count_in_blocks(residency: Residency, pfns: Iterable[int], pages: int) -> int:
     """Return how many pages of the blocks that begin at ``pfns`` the host backs.
 
-    Each block has ``pages`` pages, at most MAX_ORDER_NR_PAGES. In ascending order one search for the next backed page passes over all blocks before it.
+    Each block has ``pages`` pages, at most MAX_ORDER_NR_PAGES. In ascending order one search for the next backed page
+    passes over all blocks before it.
     """
     find, startswith, all_backed = residency.find, residency.startswith, _ALL_BACKED[:pages]
     backed, following = 0, -1
