@@ -12,10 +12,10 @@ from typing import Final
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import BUDDY_ORDER
 from guest.mm.pageblock import MIGRATE_TYPES
+from guest.mm.views.residency import BACKED, Residency, count_in_blocks
 
-Residency = bytes | bytearray
-"""One byte for each page from pfn 0 on: 1 for a page that the host backs, another even number for all others."""
-
+_LARGE: Final = 6
+"""From this order on a look at a block as a whole is worth it before its pages are counted."""
 _FEW: Final = 6
 """Blocks are few when they are fewer than pages >> _FEW: from there on counting them together is faster."""
 _SMALL_ORDERS: Final = 8
@@ -34,8 +34,13 @@ _ORDER_BITS: Final = tuple(_order_bits(orders) for orders in range(_SMALL_ORDERS
 
 def count_backed(residency: Residency, pfns: Iterable[int], order: int) -> int:
     """Return how many pages of the blocks of ``order`` that begin at ``pfns`` the host backs."""
-    count, pages = residency.count, 1 << order
-    return sum([count(1, pfn, pfn + pages) for pfn in pfns])
+    pages = 1 << order
+    if order >= _LARGE:
+        return count_in_blocks(residency, pfns, pages)
+    if order:
+        count = residency.count
+        return sum([count(BACKED, pfn, pfn + pages) for pfn in pfns])
+    return [residency[pfn] for pfn in pfns].count(BACKED)
 
 
 def count_backed_free(allocator: PageAllocator, residency: Residency, orders: int) -> int:
@@ -62,12 +67,15 @@ def _count_together(mem_map: bytearray, residency: Residency, orders: int) -> in
     backed = 0
     for begin in range(0, len(mem_map), _CHUNK_PAGES):
         end = begin + _CHUNK_PAGES
+        if residency.find(BACKED, begin, end) < 0:
+            continue
         free = int.from_bytes(mem_map[begin:end].translate(bits), "little")
         if not free:
             continue
         for order in range(orders - 1, 0, -1):
             # First pages of blocks of `order` become those of two blocks of half the size.
-            halves = (free >> order & _ONES) << order - 1
-            free |= halves | halves << (8 << order - 1)
+            if heads := free >> order & _ONES:
+                halves = heads << order - 1
+                free |= halves | halves << (8 << order - 1)
         backed += (free & _ONES & int.from_bytes(residency[begin:end], "little")).bit_count()
     return backed

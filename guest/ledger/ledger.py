@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from guest.ledger.free_pages import Residency, count_backed, count_backed_free
+from guest.ledger.free_pages import count_backed, count_backed_free
 from guest.mm.mmzone import Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import REPORTED
 from guest.mm.pageblock import MIGRATE_TYPES, NR_PAGE_ORDERS
 from guest.mm.reporting.cause import Cause
 from guest.mm.reporting.page_reporting import PageReporter
+from guest.mm.views.residency import Residency
 from protocol.memory import PAGE_SIZE
 
 CAUSES: Final[tuple[Cause, ...]] = tuple(cause for cause in Cause if cause is not Cause.UNKNOWN)
@@ -98,9 +99,9 @@ def _large_blocks(
 
 def _split(allocator: PageAllocator, zone: Zone, order: int, migratetype: int) -> tuple[list[int], list[int]]:
     # The blocks of one list that are marked reported, and those that are not.
-    acknowledged: list[int] = []
-    waiting: list[int] = []
+    pfns = list(zone.free_list.entries(order, migratetype))
+    reported = zone.reported_pages[order]
+    if not reported or reported == zone.nr_free[order]:
+        return (pfns, []) if reported else ([], pfns)
     mem_map = allocator.mem_map
-    for pfn in zone.free_list.entries(order, migratetype):
-        (acknowledged if mem_map[pfn] & REPORTED else waiting).append(pfn)
-    return acknowledged, waiting
+    return [pfn for pfn in pfns if mem_map[pfn] & REPORTED], [pfn for pfn in pfns if not mem_map[pfn] & REPORTED]

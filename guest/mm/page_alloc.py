@@ -43,6 +43,7 @@ class PageAllocator(Buddy):
             to the head as in v12.
         claims_pageblocks: types take from each other as in Linux 7.2: a whole pageblock or, where that is not to be
             had, the one block (``fallback``); and a pageblock that merges takes over the type of the block it joins.
+            ``zoneinfo`` is written as by that release, too.
         pageblock_order: 9 with transparent or other huge pages of 2 MiB, 10 (MAX_ORDER) where there are none, as in
             User Mode Linux.
         nr_cpus: processors with page lists of their own (``pcp``); 0 sends every free straight to the buddy lists.

@@ -13,8 +13,9 @@ from itertools import pairwise
 from typing import Any, Final
 
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.page_flags import REPORTED
+from guest.mm.page_flags import BUDDY, ORDER_MASK, REPORTED
 from guest.mm.pageblock import MIGRATE_TYPES, NR_PAGE_ORDERS
+from guest.mm.views.residency import count_cells
 from protocol.memory import PAGE_SIZE
 
 LEVELS: Final = 8
@@ -77,16 +78,22 @@ def take_map(
     free, reported = [0] * len(begins), [0] * len(begins)
     free_blocks, reported_blocks = [0] * NR_PAGE_ORDERS, [0] * NR_PAGE_ORDERS
     mem_map = allocator.mem_map
-    for zone in allocator.zones:
-        for block_order, count in enumerate(zone.nr_free):
-            free_blocks[block_order] += count
-            for migratetype in range(MIGRATE_TYPES) if count else ():
+    for block_order in range(NR_PAGE_ORDERS):
+        free_blocks[block_order] = sum(zone.nr_free[block_order] for zone in allocator.zones)
+        if block_order <= order and free_blocks[block_order] > len(begins):
+            # Quicker than block by block: how often the map of pages has such a block in each cell.
+            _count_states(free, mem_map, begins, BUDDY | block_order)
+            reported_blocks[block_order] = _count_states(reported, mem_map, begins, BUDDY | REPORTED | block_order)
+            continue
+        for zone in allocator.zones:
+            for migratetype in range(MIGRATE_TYPES) if zone.nr_free[block_order] else ():
                 pfns = list(zone.free_list.entries(block_order, migratetype))
                 told = [pfn for pfn in pfns if mem_map[pfn] & REPORTED]
                 reported_blocks[block_order] += len(told)
                 _add(reported, order, told, block_order)
                 if len(told) < len(pfns):
                     _add(free, order, [pfn for pfn in pfns if not mem_map[pfn] & REPORTED], block_order)
+    for zone in allocator.zones:
         for pcp in zone.pcps:
             for block_order, pcp_pfns in zip(pcp.list_orders, pcp.lists, strict=True):
                 _add(free, order, pcp_pfns, block_order)
@@ -114,14 +121,14 @@ def cell_order(pages: int, cells: int) -> int:
 
 def resident_levels(residency: bytes | bytearray, order: int) -> list[int]:
     """Return the level of each cell of 2**order pages that the host backs: ``residency`` has 1 for such a page."""
-    pages = 1 << order
-    counts = [residency.count(1, begin, begin + pages) for begin in range(0, len(residency), pages)]
-    return levels(counts, len(residency), order)
+    return levels(count_cells(residency, order), len(residency), order)
 
 
 def levels(parts: Sequence[int], pages: int, order: int) -> list[int]:
     """Return the level of each cell of 2**order pages, of which ``parts`` are counted; the last one may be cut off at
     ``pages``."""
+    if not any(parts):
+        return [0] * len(parts)
     found = {part: level(part, 1 << order) for part in set(parts)}
     result = list(map(found.__getitem__, parts))
     if result:
@@ -157,6 +164,16 @@ def _add(counts: list[int], cell: int, pfns: Iterable[int], order: int) -> None:
         cells = 1 << order - cell
         for pfn in pfns:
             counts[pfn >> cell : (pfn >> cell) + cells] = [1 << cell] * cells
+
+
+def _count_states(counts: list[int], mem_map: bytearray, begins: range, state: int) -> int:
+    # Add the pages of the blocks, no larger than a cell, whose first page has `state`; return how many blocks.
+    count, pages = mem_map.count, begins.step
+    order, blocks = state & ORDER_MASK, mem_map.count(state)
+    if blocks:
+        for cell, begin in enumerate(begins):
+            counts[cell] += count(state, begin, begin + pages) << order
+    return blocks
 
 
 def _count_sorted(pfns: Sequence[int], begins: range, order: int) -> list[int]:

@@ -29,8 +29,9 @@ def view(allocator: PageAllocator) -> list[LinuxZone]:
     return parse_zones(VIEWS["zoneinfo"](allocator), VIEWS["buddyinfo"](allocator))
 
 
-def test_zones_are_those_of_the_kernel() -> None:
-    allocator = PageAllocator(PAGES, zones=x86_64_zones(PAGES), nr_cpus=2)
+@pytest.mark.parametrize("claims", [False, True])
+def test_zones_are_those_of_the_kernel(claims: bool) -> None:
+    allocator = PageAllocator(PAGES, zones=x86_64_zones(PAGES), nr_cpus=2, claims_pageblocks=claims)
     allocator.free_pages(allocator.alloc_pages(0) or 0, 0)
     zones = view(allocator)
     assert [zone.name for zone in zones] == [zone.name for zone in allocator.zones]

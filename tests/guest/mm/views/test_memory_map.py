@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guest.mm.page_alloc import PageAllocator
+from guest.mm.page_flags import REPORTED
 from guest.mm.pageblock import MAX_ORDER
 from guest.mm.reporting.reporters import make_reporter
 from guest.mm.views.memory_map import LEVELS, cell_order, decode, encode, levels, take_map
@@ -63,6 +64,26 @@ def test_reported_blocks_are_a_layer_of_their_own(cells: int) -> None:
     assert pages == simulation.reporter.reported_pages() > 0
     assert sum(count << order for order, count in enumerate(found.free_blocks)) == allocator.nr_free_pages()
     assert sum(found.reported) >= pages * cells * LEVELS // (64 << MAX_ORDER)
+
+
+def test_many_small_blocks_are_counted_by_cell() -> None:
+    """Every second page of the first 4 MiB is free, and half of these are reported."""
+    allocator = PageAllocator(4 << MAX_ORDER)
+    pfns = [allocator.alloc_pages(0) for _ in range(1 << MAX_ORDER)]
+    zone = allocator.zones[0]
+    for pfn in pfns[::2]:
+        assert pfn is not None
+        allocator.free_pages(pfn, 0)
+    for pfn in pfns[::4]:
+        assert pfn is not None
+        allocator.mem_map[pfn] |= REPORTED
+        zone.reported_pages[0] += 1
+    found = take_map(allocator, bytes(4 << MAX_ORDER), cells=16)
+    quarter = LEVELS // 4
+    assert found.reported == [quarter] * 4 + [0] * 12
+    assert found.free == [quarter] * 4 + [LEVELS] * 12
+    assert found.free_blocks == [512, *([0] * (MAX_ORDER - 1)), 3]
+    assert found.reported_blocks == [256, *([0] * MAX_ORDER)]
 
 
 def test_what_is_not_known_is_left_out() -> None:
