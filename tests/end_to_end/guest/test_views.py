@@ -128,7 +128,7 @@ def test_machine_with_a_hole_begins_with_its_buddyinfo(daemon: DaemonProcess, tm
 def test_tasks_of_a_workload_use_the_page_lists_of_all_cpus(daemon: DaemonProcess) -> None:
     options = ("--cpus", "3", "--workload", "page_fault2:tasks=3,size=1M,repeat=2")
     text = run_workload(daemon, *options, "--print", "zoneinfo")
-    counts = re.findall(r"    cpu: (\d)\n +count: (\d+)\n", text)
+    counts = re.findall(r"    cpu: (\d)\n +count: +(\d+)\n", text)
     assert [cpu for cpu, _ in counts] == ["0", "1", "2"]
     assert all(int(count) > 0 for _, count in counts)
 

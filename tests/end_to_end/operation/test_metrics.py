@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.processes import DEADLINE, ROOT, DaemonProcess
+from tests.harness.processes import DEADLINE, ROOT, DaemonProcess, until
 from tests.harness.virtual_machine import DATA_AT, VirtualMachine
 
 pytest.importorskip("prometheus_client")
@@ -51,14 +51,20 @@ def test_scrape(tmp_path: Path) -> None:
         with VirtualMachine(daemon.socket_path) as machine:
             machine.ram.touch(DATA_AT, 4 * PAGE)
             machine.report((DATA_AT, 4 * PAGE))
-            status, body = answer_to(path, GET)
-            assert status == "HTTP/1.1 200 OK"
-            values = {
-                (sample.name, sample.labels.get("domain")): sample.value
-                for family in text_string_to_metric_families(body)
-                for sample in family.samples
-            }
             name = daemon.socket_path.stem
+
+            def scrape() -> dict[tuple[str, str | None], float]:
+                status, body = answer_to(path, GET)
+                assert status == "HTTP/1.1 200 OK"
+                return {
+                    (sample.name, sample.labels.get("domain")): sample.value
+                    for family in text_string_to_metric_families(body)
+                    for sample in family.samples
+                }
+
+            # A chain is acknowledged before it is counted.
+            until(lambda: scrape()["vhost_user_balloon_reports_total", name] == 1, "the report is counted")
+            values = scrape()
             assert values["vhost_user_balloon_guests", None] == 1
             assert values["vhost_user_balloon_discarded_bytes_total", name] == 4 * PAGE
             assert values["vhost_user_balloon_healthy", name] == 1
