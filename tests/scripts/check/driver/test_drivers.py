@@ -111,7 +111,7 @@ def test_our_driver_keeps_the_rules_of_a_feature(
 def test_linux_is_judged(tmp_path: Path) -> None:
     load = "head -c 64M /dev/urandom > /dev/shm/f; rm /dev/shm/f; sleep 60"  # so that pages are there to be reported
     linux = f"guest.linux --socket-path SOCKET --memory 256M -- sh -c '{load}'"
-    status, _, results = judged(tmp_path, linux, "--seconds", "12")
+    status, _, results = judged(tmp_path, linux, "--seconds", "20")  # longer than it takes on an idle system
     assert kept(results) >= {*MUST, "driver-relies-on-content"}, {case: one["reason"] for case, one in results.items()}
     assert "32 ranges" in results["driver-report-pace"]["reason"]
     # Its front-end does not look at the number of the request that a reply is to.
