@@ -62,6 +62,7 @@ async def test_balloon_follows_the_target_and_the_host_has_the_memory(
         pair.device.control.set_num_pages(100)
         await pair.until_actual(100)
         await pair.until(lambda: pair.memory("balloon_bytes") == 100 * PAGE_SIZE)
+        await pair.until_event("deflate")
         assert [event["pages"] for event in pair.events("inflate")] == [PAGES]
         assert [event["pages"] for event in pair.events("deflate")] == [PAGES - 100]
         assert pair.events("deflate")[0]["actual_pages"] == 100
