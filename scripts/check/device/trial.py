@@ -73,23 +73,9 @@ def fresh_trial(device: Device) -> Trial:
 class DeviceSuite(Suite[Trial]):
     """Cases that end with a look whether the device's process did: what is started again must not hide it."""
 
-    def case(
-        self,
-        name: str,
-        *,
-        clauses: Sequence[str] = (),
-        edges: Sequence[int] = (),
-        peers: Sequence[str] = (),
-        quick: bool = True,
-    ) -> Callable[[CaseFunction[Trial]], CaseFunction[Trial]]:
-        """Return a decorator as :meth:`Suite.case` does."""
-        add = super().case(name, clauses=clauses, edges=edges, peers=peers, quick=quick)
-
-        def wrap(run: CaseFunction[Trial]) -> CaseFunction[Trial]:
-            add(_surviving(run))
-            return run
-
-        return wrap
+    def with_look(self, run: CaseFunction[Trial]) -> CaseFunction[Trial]:
+        """Return ``run`` with that look."""
+        return _surviving(run)
 
 
 def _surviving(run: CaseFunction[Trial]) -> CaseFunction[Trial]:

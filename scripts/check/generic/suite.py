@@ -1,7 +1,6 @@
 """The suite of the generic cases: each also looks whether the back-end survived it."""
 
 import functools
-from collections.abc import Callable, Sequence
 from typing import Final
 
 from protocol.errors import BalloonError
@@ -13,22 +12,9 @@ from scripts.check.verdict import SURVIVES, Failed, Outcome
 class GenericSuite(Suite[Target]):
     """Cases that end with a look whether a program of ours was ended by a signal."""
 
-    def case(
-        self,
-        name: str,
-        *,
-        clauses: Sequence[str] = (),
-        edges: Sequence[int] = (),
-        peers: Sequence[str] = (),
-        quick: bool = True,
-    ) -> Callable[[CaseFunction[Target]], CaseFunction[Target]]:
-        """Return a decorator as :meth:`Suite.case` does."""
-        add = super().case(name, clauses=clauses, edges=edges, peers=peers, quick=quick)
-
-        def wrap(run: CaseFunction[Target]) -> CaseFunction[Target]:
-            return add(_surviving(run))
-
-        return wrap
+    def with_look(self, run: CaseFunction[Target]) -> CaseFunction[Target]:
+        """Return ``run`` with that look."""
+        return _surviving(run)
 
 
 def _surviving(run: CaseFunction[Target]) -> CaseFunction[Target]:
