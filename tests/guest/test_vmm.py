@@ -1,6 +1,7 @@
 """The virtual machine monitor in this process, at a daemon: what it refuses, what it says, when it ends."""
 
 import asyncio
+import contextlib
 import gc
 import io
 import json
@@ -68,6 +69,19 @@ class Run:
                 self._stream.changed.clear()
                 await self._stream.changed.wait()
 
+    async def wait_for_ledger(self, causes: set[str]) -> None:
+        """Wait until a sample after the workload books free memory to ``causes`` and to nothing else, or for long."""
+        await self.wait_for("finished")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DEADLINE / 2):
+                while self.causes() != causes:
+                    self._stream.changed.clear()
+                    await self._stream.changed.wait()
+
+    def causes(self) -> set[str]:
+        """Return the causes that hold memory in the last sample."""
+        return {cause for cause, size in self.events("memory")[-1]["ledger"].items() if size}
+
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
@@ -134,8 +148,11 @@ async def test_ledger_says_what_holds_free_memory(
     changes: dict[str, Any], causes: set[str], daemon: DaemonProcess
 ) -> None:
     options = {"memory": 128 * MIB, "ledger": True, **changes}
-    run = Run(daemon.socket_path, Memhog(size=32 * MIB, hold=1, rest=1), **options)
-    assert await run.run() == 0
+    run = Run(daemon.socket_path, Memhog(size=32 * MIB, hold=0.3), hold=True, **options)
+    running = asyncio.create_task(run.run())
+    await run.wait_for_ledger(causes)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await running == 0
     events = run.events("memory")
     for event in events:
         assert list(event["ledger"]) == [str(cause) for cause in CAUSES]
@@ -144,7 +161,7 @@ async def test_ledger_says_what_holds_free_memory(
         assert event["not_returned_bytes"] + event["returned_bytes"] >= event["free_bytes"]
         assert event["page_cache_bytes"] == 0
     last = events[-1]
-    assert {cause for cause, size in last["ledger"].items() if size} == causes
+    assert run.causes() == causes
     # All that the host has is in use, or free and booked: the rings are neither, and are touched in part.
     rings = options["memory"] - last["free_bytes"]
     assert 0 < last["resident_bytes"] - last["not_returned_bytes"] <= rings

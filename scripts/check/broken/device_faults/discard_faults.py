@@ -61,7 +61,7 @@ def _() -> None:
     def make(original: Any) -> Any:
         def punch(fd: int, offset: int, length: int) -> int:
             copy = os.dup(fd)
-            threading.Timer(0.004, _punch_and_close, (original, copy, offset, length)).start()
+            threading.Timer(0.01, _punch_and_close, (original, copy, offset, length)).start()
             result: int = original(fd, offset, length)
             return result
 

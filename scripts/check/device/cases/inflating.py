@@ -196,12 +196,15 @@ def inflate_large(trial: Trial) -> None:
 def inflate_not_late(trial: Trial) -> None:
     """What is written after the deflate was acknowledged stays."""
     machine = trial.machine()
-    given = [DATA_AT + PAGE_SIZE * n for n in range(PFNS_OF_LINUX)]
-    for _ in range(12):
-        machine.memory.touch(DATA_AT, MIB)
-        machine.inflate(*given)
-        machine.deflate(*given)
-        machine.memory.touch(DATA_AT, MIB)
+    given: set[int] = set()
+    for turn in range(12):
+        begin = DATA_AT + turn * MIB
+        pages = [begin + PAGE_SIZE * n for n in range(PFNS_OF_LINUX)]
+        machine.memory.touch(begin, MIB)
+        machine.inflate(*pages)
+        machine.deflate(*pages)
+        machine.memory.touch(begin, MIB)
+        given |= set(pages)
     machine.barrier()
     stays_true(lambda: not machine.memory.spoilt(given), LATE)
     lost = machine.memory.spoilt(given)
