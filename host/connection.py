@@ -220,9 +220,9 @@ class Connection:
 
     async def _release(self, tasks: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._journal.close()  # before what it names goes, part by part
         # From the last callback to the first, each even if others fail.
         async with contextlib.AsyncExitStack() as steps:
-            steps.callback(self._journal.close)
             steps.callback(self._member.leave)
             steps.push_async_callback(self._helpers.closed)
             steps.callback(self._messages.close)

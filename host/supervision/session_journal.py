@@ -74,7 +74,7 @@ class SessionJournal:
         return {}
 
     def close(self) -> None:
-        """The session is over, and its files are closed."""
+        """The session ends: from now on its files are closed, and it is not written down again."""
 
     def ended(self, reason: str) -> None:
         """The end of the session was told."""

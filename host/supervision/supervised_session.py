@@ -171,7 +171,7 @@ class SupervisedSession(SessionJournal):
         self._link.send(Packet(Kind.ENDED, self._vm, reason.encode()))
 
     def close(self) -> None:
-        """The session is over, and its files are closed."""
+        """The session ends: from now on its files are closed, and it is not written down again."""
         if self._later is not None:
             self._later.cancel()
             self._later = None

@@ -20,6 +20,7 @@ from host.balloon.virtio_balloon import VirtioBalloon
 from host.connection import Connection
 from host.peers.peers import Peers
 from host.ring.ring_service import RingService
+from host.supervision.session_journal import NOT_JOURNALED, SessionJournal
 from host.vhost_user import ring_control
 from host.vhost_user.session import Session
 from protocol.errors import VirtqueueError
@@ -51,7 +52,7 @@ class Attached:
 
 
 @contextlib.asynccontextmanager
-async def attached(offered: int = OFFERED) -> AsyncIterator[Attached]:
+async def attached(offered: int = OFFERED, journal: SessionJournal = NOT_JOURNALED) -> AsyncIterator[Attached]:
     """Run a session that offers these features."""
     ours, theirs = socket.socketpair()
     events: list[tuple[str, dict[str, Any]]] = []
@@ -61,7 +62,7 @@ async def attached(offered: int = OFFERED) -> AsyncIterator[Attached]:
 
     with ThreadPoolExecutor(4) as executor:
         record = Session(offered=offered, balloon=VirtioBalloon())
-        connection = Connection(theirs, record, Peers(executor), emit)
+        connection = Connection(theirs, record, Peers(executor), emit, journal=journal)
         task = asyncio.create_task(connection.run())
         session = Attached(connection, task, Client(ours), events)
         try:
@@ -71,6 +72,32 @@ async def attached(offered: int = OFFERED) -> AsyncIterator[Attached]:
             if not session.ended:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+
+
+class WrittenJournal(SessionJournal):
+    """Writes the session down at each turn of the event loop, as long as it may be."""
+
+    is_kept = True
+
+    def __init__(self) -> None:
+        self.build: Callable[[], tuple[bytes, set[int]]] | None = None
+        self.problems: list[object] = []
+
+    def begin(self, journal: Callable[[], tuple[bytes, set[int]]]) -> None:
+        self.build = journal
+        self._write()
+
+    def _write(self) -> None:
+        if self.build is None:
+            return
+        try:
+            self.build()
+        except Exception as problem:
+            self.problems.append(problem)
+        asyncio.get_running_loop().call_soon(self._write)
+
+    def close(self) -> None:
+        self.build = None
 
 
 async def in_thread(action: Callable[[], object]) -> None:
@@ -111,6 +138,20 @@ def live(client: Client) -> None:
     assert machine.ask(FrontendRequest.SET_VRING_CALL, VringFile(REPORTING, True), [fd, fd]) == 1
     client.send(build_message(FrontendRequest.SET_VRING_CALL, VringFile(REPORTING, True))[:13], [fd])
     machine.close()
+
+
+@pytest.mark.asyncio
+async def test_session_can_be_written_down_whenever_its_process_may_do_so() -> None:
+    """No part of it has gone while it is still written down."""
+    journal = WrittenJournal()
+    async with attached(journal=journal) as session:
+        await in_thread(lambda: VirtualMachine(session.client).check_alive())
+        assert journal.build is not None
+        session.client.socket.close()
+        async with asyncio.timeout(DEADLINE):
+            await session.task
+        session.ended = True
+    assert journal.problems == []
 
 
 @pytest.mark.asyncio
@@ -173,7 +214,7 @@ async def test_chain_in_hand_is_finished_however_a_session_ends(monkeypatch: pyt
         machine.submit([(DATA_AT + PAGE_SIZE, PAGE_SIZE)])
         await in_thread(gate.entered.wait)
         if "vanishes" in how:
-            session.client.close()
+            session.client.socket.close()
             await asyncio.wait([session.task], timeout=0.05)
         if "stop" in how:
             session.task.cancel()
@@ -335,7 +376,7 @@ async def test_worker_that_is_held_up_does_not_keep_its_session_and_keeps_its_me
         machine.ram.touch(DATA_AT, PAGE_SIZE)
         machine.submit([(DATA_AT, PAGE_SIZE)])
         await in_thread(gate.entered.wait)
-        session.client.close()
+        session.client.socket.close()
         await asyncio.wait([session.task], timeout=DEADLINE)
         assert "front-end gone" in session.task.result()
         held = [number for number, target in open_fds(os.getpid()).items() if "test-ram" in target]
