@@ -7,7 +7,7 @@ import io
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,12 +69,11 @@ class Run:
                 self._stream.changed.clear()
                 await self._stream.changed.wait()
 
-    async def wait_for_ledger(self, causes: set[str]) -> None:
-        """Wait until a sample after the workload books free memory to ``causes`` and to nothing else, or for long."""
-        await self.wait_for("finished")
+    async def wait_until(self, reached: Callable[[], bool]) -> None:
+        """Wait until an event brings about what ``reached`` says, or for long."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DEADLINE / 2):
-                while self.causes() != causes:
+                while not reached():
                     self._stream.changed.clear()
                     await self._stream.changed.wait()
 
@@ -150,7 +149,8 @@ async def test_ledger_says_what_holds_free_memory(
     options = {"memory": 128 * MIB, "ledger": True, **changes}
     run = Run(daemon.socket_path, Memhog(size=32 * MIB, hold=0.3), hold=True, **options)
     running = asyncio.create_task(run.run())
-    await run.wait_for_ledger(causes)
+    await run.wait_for("finished")
+    await run.wait_until(lambda: run.causes() == causes)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await running == 0
     events = run.events("memory")
@@ -235,12 +235,19 @@ async def test_failed_background_task_fails_the_run(daemon: DaemonProcess, monke
 
 @pytest.mark.asyncio
 async def test_maps_of_memory_are_events(daemon: DaemonProcess) -> None:
-    run = Run(daemon.socket_path, Memhog(size=32 * MIB, hold=0.2), memory_map=0.05)
-    assert await run.run() == 0
+    run = Run(daemon.socket_path, Memhog(size=32 * MIB, hold=3600), memory_map=0.05)
+
+    def used() -> list[int]:
+        maps = run.events("memory_map")
+        return [CELLS - decode(event["free"]).count(LEVELS) - decode(event["reported"]).count(LEVELS) for event in maps]
+
+    running = asyncio.create_task(run.run())
+    await run.wait_until(lambda: max(used(), default=0) >= CELLS // 2)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await running == 0
+    assert max(used()) >= CELLS // 2 > used()[0]
     maps = run.events("memory_map")
     assert maps[0]["cell_bytes"] == 64 * MIB // CELLS
-    used = [CELLS - decode(event["free"]).count(LEVELS) - decode(event["reported"]).count(LEVELS) for event in maps]
-    assert max(used) >= CELLS // 2 > used[0]
     assert max(decode(event["resident"]).count(LEVELS) for event in maps) >= CELLS // 2
     assert not any(decode(maps[-1]["balloon"]))
 

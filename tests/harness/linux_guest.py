@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-import subprocess
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -39,9 +39,10 @@ class LinuxGuest(ProgramProcess):
         self.log = directory / "kernel.log"
         self.memory = memory
         options = ("--socket-path", str(daemon.socket_path), "--memory", f"{memory // MIB}M")
-        super().__init__("guest.linux", *options, "--kernel-log", str(self.log), "--", "sh", stdin=subprocess.PIPE)
-        assert self.process.stdin is not None
-        self._stdin: IO[bytes] = self.process.stdin
+        reading, writing = os.pipe()
+        super().__init__("guest.linux", *options, "--kernel-log", str(self.log), "--", "sh", stdin=reading)
+        os.close(reading)
+        self._stdin: IO[bytes] = os.fdopen(writing, "wb")
         self._numbers = itertools.count(1)
         self._taken = 0
         try:

@@ -17,6 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
+from tests.harness import forked_processes
+from tests.harness.forked_processes import ForkedProcess
+
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 
 DEADLINE: Final = 20.0
@@ -108,24 +111,32 @@ class ProgramProcess:
         *options: str,
         pass_fds: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
-        stdin: int = subprocess.DEVNULL,
+        stdin: int | None = None,
         command: Sequence[str] = (),
     ) -> None:
         """Start ``module`` with ``options``; ``command`` are words that come before them."""
         self._stdout = tempfile.TemporaryFile()  # noqa: SIM115  (open for the life of the object)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         reading, writing = os.pipe()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *command, "--events", f"/dev/fd/{writing}", *options],
-            cwd=ROOT,
-            env={**os.environ, **(environment or {})},
-            stdin=stdin,
-            stdout=self._stdout,
-            stderr=self._stderr,
-            pass_fds=[writing, *pass_fds],
-        )
+        words = [*command, "--events", f"/dev/fd/{writing}", *options]
+        with open(os.devnull, "rb") as nothing:
+            given = nothing.fileno() if stdin is None else stdin
+            everything = {**os.environ, **(environment or {})}
+            self.process = self._start(module, words, everything, given, [writing, *pass_fds])
         os.close(writing)
         self.events = EventFollower(os.fdopen(reading, "rb"))
+
+    def _start(
+        self, module: str, words: Sequence[str], environment: Mapping[str, str], stdin: int, pass_fds: Sequence[int]
+    ) -> ForkedProcess | subprocess.Popen[bytes]:
+        stdout, stderr = self._stdout.fileno(), self._stderr.fileno()
+        if forked_processes.is_loaded(module):
+            fds = {0: stdin, 1: stdout, 2: stderr, **{fd: fd for fd in pass_fds}}
+            return ForkedProcess(module, words, environment, fds)
+        command = [sys.executable, "-m", module, *words]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds
+        )
 
     @property
     def pid(self) -> int:
