@@ -1,8 +1,9 @@
 """``steady``: our own policy. It takes what guests do not use while they do not need it, and holds none of it.
 
 * **Who gives.** A guest that its statistics show idle for ``idle_after`` seconds. While the host is short of memory
-  every guest. The host is short from ``pressure_on`` (or less than ``low_free`` of the budget) until pressure is below
-  ``pressure_off`` and ``high_free`` is free again: two thresholds, so that it does not swing.
+  every guest. The host is short from less than ``low_free`` of the budget, or from pressure of ``pressure_on`` with
+  less than ``high_free``, until ``high_free`` is free again: two thresholds, so that it does not swing. Pressure with
+  more than that free is of guests that touch again what they gave back, and to take more would add to it.
 * **What.** First what is free in the guest and still backed by the host: fragments below the reporting order, what the
   watermarks withhold. One ``reclaim`` returns it. Then page cache, by a pulse of the balloon: it grows by what is free
   and by a step, and is empty again as soon as it got there. The guest has all of its memory back, unbacked, and no
@@ -40,7 +41,6 @@ class SteadyParameters:
     pressure_on: float = parameter(
         5.0, "percent of waiting (some avg10) from which the host is short", least=0, most=100
     )
-    pressure_off: float = parameter(1.0, "percent of waiting below which it is not any more", least=0, most=100)
     low_free: float = parameter(0.08, "free share of the budget below which the host is short", least=0, most=1)
     high_free: float = parameter(0.16, "free share above which it is not any more", least=0, most=1)
     floor: int = parameter(64 * MIB, "page cache that is left to a guest", least=0, is_size=True)
@@ -127,10 +127,10 @@ class Steady:
         constants = self.parameters
         free = host.free_bytes / max(host.budget_bytes, 1)
         pressure = host.pressure or 0.0
-        if pressure >= constants.pressure_on or free < constants.low_free:
+        waits = pressure >= constants.pressure_on and free < constants.high_free
+        if waits or free < constants.low_free:
             return True
-        at_ease = pressure < constants.pressure_off and free >= constants.high_free
-        return self._short and not at_ease
+        return self._short and free < constants.high_free
 
     def _judge(self, guest: _Guest, vm: VmView, happened: Activity, now: float) -> str | None:
         # Whether the last step took what the guest needed. Returns a note if it did.

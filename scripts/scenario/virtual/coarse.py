@@ -70,7 +70,11 @@ class CoarseVm(VirtualVm):
         self._returned = 0
         """Free bytes that were touched before, and that the host does not hold."""
         self._balloon = self._target = 0
+        self._wanted_cache = 0
+        self._absent = 0
+        """Bytes of the cache that is wanted that were evicted, and were not read since."""
         self._evicted = 0
+        """Bytes that were evicted and may be read again."""
         self._freed_at = float("inf")
         self._stall_seconds = 0.0
         self._cpu_seconds = 0.0
@@ -127,12 +131,21 @@ class CoarseVm(VirtualVm):
         self._balloon = min(max(self._balloon, self._target), most - programs)  # DEFLATE_ON_OOM
         self._balloon = min(self._balloon, max(self._target, 0))
         room = most - programs - self._balloon
-        evicted = max(0, cache - room)
-        if evicted < self._evicted and cache >= self._cache:
-            self._stall_seconds += (self._evicted - evicted) / DISK_BYTES_PER_SECOND
-        self._evicted = evicted
-        self._hold(now, programs, cache - evicted)
+        self._read(cache)
+        evicted = max(0, cache - self._absent - room)
+        self._absent += evicted
+        self._evicted += evicted
+        self._hold(now, programs, cache - self._absent)
         self._squeeze()
+
+    def _read(self, cache: int) -> None:
+        # Files are read up to so many bytes of cache, or dropped. What was evicted comes back when it is read again, as
+        # in a guest with pages, not when there is room again.
+        again = max(0, min(self._evicted, cache - self._wanted_cache))
+        self._stall_seconds += again / DISK_BYTES_PER_SECOND
+        self._evicted = self._evicted - again if cache else 0
+        self._absent = min(self._absent, cache)
+        self._wanted_cache = cache
 
     def _hold(self, now: float, programs: int, cache: int) -> None:
         # Programs and cache come to hold so much. What grows takes kept memory first.

@@ -205,13 +205,20 @@ def test_steady_backs_off_twice_as_long_each_time_memory_is_needed_again() -> No
 def test_steady_takes_from_busy_guests_while_the_host_is_short_until_it_is_at_ease() -> None:
     policy = Steady()
     full = guest(host_backed_bytes=8 * GIB)
-    assert policy.decide(seen(full, pressure=4.9)).actions == ()
-    assert reclaims(policy.decide(seen(full, now=2.0, pressure=5.0))) == ["a"]
-    # Below pressure_on, but not yet below pressure_off: still short.
+    used = 14 * GIB  # an eighth is free
+    assert policy.decide(seen(full, used=used, pressure=4.9)).actions == ()
+    assert reclaims(policy.decide(seen(full, used=used, now=2.0, pressure=5.0))) == ["a"]
+    # Without pressure, but with as little free: still short.
     busy = guest(host_backed_bytes=8 * GIB, major_faults=5)
-    assert reclaims(policy.decide(seen(busy, now=14.0, pressure=2.0))) == ["a"]
+    assert reclaims(policy.decide(seen(busy, used=used, now=14.0, pressure=0.5))) == ["a"]
     busier = guest(host_backed_bytes=8 * GIB, major_faults=6)
-    assert policy.decide(seen(busier, now=30.0, pressure=0.5)).actions == ()
+    assert policy.decide(seen(busier, used=13 * GIB, now=30.0, pressure=0.5)).actions == ()
+    assert reclaims(policy.decide(seen(busier, used=15 * GIB, now=50.0))) == ["a"]
+
+
+def test_steady_takes_nothing_from_busy_guests_that_wait_for_their_own_memory_on_a_host_with_room() -> None:
+    full = guest(host_backed_bytes=8 * GIB)
+    assert Steady().decide(seen(full, used=8 * GIB, pressure=60.0)).actions == ()
 
 
 def test_steady_does_not_trust_old_statistics() -> None:
