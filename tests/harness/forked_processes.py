@@ -186,6 +186,7 @@ def _run(data: bytes, fds: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = [request["module"], *request["words"]]
+    sys.orig_argv = [sys.executable, "-m", *sys.argv]
     for program in _PROGRAMS:
         sys.modules.pop(program, None)  # it is about to be loaded as __main__
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
