@@ -54,7 +54,7 @@ class Run:
 
     async def run(self) -> int:
         """Run the machine to its end; return its exit status."""
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(3 * DEADLINE):
             return await self.machine.run()
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
@@ -72,7 +72,7 @@ class Run:
     async def wait_until(self, reached: Callable[[], bool]) -> None:
         """Wait until an event brings about what ``reached`` says, or for long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DEADLINE / 2):
+            async with asyncio.timeout(DEADLINE):
                 while not reached():
                     self._stream.changed.clear()
                     await self._stream.changed.wait()

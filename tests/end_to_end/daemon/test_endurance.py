@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from host.events.event_limit import EVENTS_PER_SECOND
-from host.events.session_events import SESSIONS_BURST
+from host.events.session_events import SESSIONS_BURST, SESSIONS_PER_SECOND
 from host.fd_limit import FD_TABLE
 from protocol.errors import VhostUserError
 from protocol.memory import PAGE_SIZE
@@ -386,6 +386,7 @@ def test_daemon_that_stops_while_crowds_come_and_go(tmp_path: Path) -> None:
 
 def test_connections_in_a_loop_are_counted_and_a_machine_among_them_is_told_of(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon:
+        begin = time.monotonic()
         for _ in range(SESSIONS_BURST + 200):
             Client(daemon.socket_path).close()
         with VirtualMachine(daemon.socket_path) as machine:
@@ -396,5 +397,6 @@ def test_connections_in_a_loop_are_counted_and_a_machine_among_them_is_told_of(t
         told = len(daemon.events.all("connected"))
         silent = sum(event["count"] for event in daemon.events.all("suppressed", of="session"))
         assert told + silent == SESSIONS_BURST + 201
-        assert silent > 50
+        # All but the burst, and what the budget has gained in the time that a busy machine took for it.
+        assert silent >= 200 - SESSIONS_PER_SECOND * (time.monotonic() - begin)
         assert len(daemon.events.all("disconnected")) == told
