@@ -79,8 +79,10 @@ def judge(
     fresh: Open[Target],
     target: str,
     bound: Sequence[Bound],
+    also: Sequence[Bound] = (),
 ) -> int:
-    """Run ``cases`` and report them. Return the exit status: 0, or 1 if a case failed.
+    """Run ``cases`` and report them, and the clauses that bind one of ``bound``; of those that bind one of ``also``
+    the ones that a case names. Return the exit status: 0, or 1 if a case failed.
 
     Raises:
         TargetError: the target cannot be reached at all.
@@ -100,7 +102,7 @@ def judge(
         summary = Summary(
             target=target,
             results=results,
-            clauses=judge_clauses(results, CLAUSES, bound),
+            clauses=judge_clauses(results, CLAUSES, bound, also),
             seconds=time.monotonic() - begin,
         )
         for reporter in reporters:

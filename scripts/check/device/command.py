@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         recording = None if file is None else CheckRecording(file.write)
         with open_device(arguments, recording) as device:
             watched = chosen if recording is None else recording.watched(chosen)
-            return judge(arguments, watched, lambda: fresh_trial(device), device.name, [Bound.DEVICE])
+            also = [Bound.BACK_END] if arguments.qemu is None else []  # a part of its rules decides about its device
+            return judge(arguments, watched, lambda: fresh_trial(device), device.name, [Bound.DEVICE], also)
 
 
 def _run_generic(arguments: argparse.Namespace) -> int:
