@@ -70,8 +70,9 @@ class TableReport:
     def _clause(self, one: ClauseVerdict) -> None:
         clause = one.clause
         place = "; ".join(dict.fromkeys([clause.level.value, clause.section]))
-        self._write(f"{self._painted(one.verdict)} {clause.id} ({place})")
-        self._paragraph(clause.statement)
+        fits = _VERDICT + len(f" {clause.id} ({place})") <= self._width
+        self._write(f"{self._painted(one.verdict)} {clause.id}{f' ({place})' * fits}")
+        self._paragraph(clause.statement + f" ({place})" * (not fits))
 
     def _painted(self, verdict: Verdict) -> str:
         word = verdict.value.ljust(_VERDICT)

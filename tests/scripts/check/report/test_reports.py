@@ -71,9 +71,13 @@ def test_what_a_fail_is_about_has_a_verdict_and_another_roles_clauses_if_a_case_
 
 
 def test_table_breaks_no_name_and_says_once_that_nothing_is_stated() -> None:
-    results = (Result(case="odd", verdict=Verdict.FINDING, clauses=(), broken=("F-direction",), reason="x" * 9),)
+    results = (
+        Result(case="odd", verdict=Verdict.FINDING, clauses=(), broken=("F-direction",), reason="x" * 9),
+        Result(case="bad", verdict=Verdict.FAIL, clauses=(), broken=("M-alive",), reason="it ended"),
+    )
     text = report("table", results)
     assert "F-direction (not stated)\n" in text
+    assert max(map(len, text.splitlines()[:-1])) <= 60
     assert all(not line.endswith("-") for line in text.splitlines())
 
 
