@@ -140,9 +140,10 @@ def _add_device_options(device: argparse._ArgumentGroup) -> None:
     device.add_argument(
         "--personality",
         choices=tuple(PERSONALITIES),
+        metavar="NAME",
         default=OURS.name,
-        help=f"behave like another device, to try a driver with its habits; --features and --queue-numbers still count "
-        f"(default: {OURS.name})",
+        help=f"behave like another device, to try a driver with its habits: {', '.join(PERSONALITIES)}; --features and "
+        f"--queue-numbers still count (default: {OURS.name})",
     )
     device.add_argument(
         "--features",

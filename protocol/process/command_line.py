@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,25 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    # Fills prose to the terminal's width; a line that begins with a space is a line of a table or an example.
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled: list[str] = []
+        prose = False  # whether the last line goes on
+        for line in text.splitlines():
+            is_prose = bool(line) and not line[0].isspace()
+            if is_prose and prose and not line.endswith(":"):
+                filled[-1] += f" {line}"
+            else:
+                filled.append(line)
+            prose = is_prose and not line.endswith((".", ":"))
+        return "\n".join(
+            indent + line if not line or line[0].isspace() else textwrap.fill(line, width, break_on_hyphens=False)
+            for line in filled
+        )
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser with one-line errors and ``--version``. Abbreviated options are refused: a script that uses
     one breaks when a second option with that beginning is added."""
@@ -63,7 +83,7 @@ class Parser(argparse.ArgumentParser):
             description=description,
             epilog=epilog,
             usage=usage,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
         self.add_argument(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from scripts.check.clauses.clause import Level
+from scripts.check.clauses.clause import BACK_END, DEVICE, Level
 from scripts.check.clauses.table import CLAUSES
 from scripts.check.verdict import SURVIVES, Failed, HungUpError, NotAnswered, NotReturned, Outcome, TargetError
 
@@ -18,6 +18,8 @@ COMES_BACK: Final = frozenset(
 """The clauses that can be broken where a buffer does not come back."""
 
 ANSWERED: Final = "V-9"
+
+_SERVES: Final = DEVICE | BACK_END
 
 
 def blamed(error: Exception, exercised: Sequence[str]) -> tuple[str, ...]:
@@ -37,8 +39,8 @@ def blamed(error: Exception, exercised: Sequence[str]) -> tuple[str, ...]:
             return _musts(error.clauses) or _musts(exercised)
         case Outcome():
             return error.clauses or tuple(exercised)
-    # A step that the target refused. It says nothing about the memory.
-    return tuple(clause for clause in _musts(exercised) if clause != "M-safe")
+    # A step that the target, a device or a back-end, refused. It says nothing about the memory, nor about a driver.
+    return tuple(clause for clause in _musts(exercised) if clause != "M-safe" and CLAUSES[clause].bound & _SERVES)
 
 
 def _musts(clauses: Iterable[str]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Final, TextIO, TypeVar
@@ -15,6 +15,7 @@ from protocol.process.command_line import errors_of_standard_output, option_type
 from scripts.check.clauses.clause import Bound
 from scripts.check.clauses.table import CLAUSES
 from scripts.check.clauses.unseen import UNSEEN
+from scripts.check.listing import print_listing
 from scripts.check.report.clause_verdicts import judge_clauses
 from scripts.check.report.json_report import JsonReport
 from scripts.check.report.junit import JunitReport
@@ -58,19 +59,22 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 def list_cases(suite: Suite[Target], patterns: Sequence[str], *, quick: bool, bound: Sequence[Bound] = ()) -> int:
     """Print the cases that are meant, and after them the clauses that bind one of ``bound`` and have no case, with
     their reasons. Return the exit status."""
-    with errors_of_standard_output():
-        for case in suite.chosen(patterns, quick=quick):
-            print(f"{case.name}{' (quick)' if case.quick else ''}")
-            print(f"    {case.says}")
-            about = [*case.clauses, *(f"edge case {number}" for number in case.edges), *case.peers]
-            if about:
-                print(f"    [{', '.join(about)}]")
-        without = [clause for clause in CLAUSES.values() if clause.id in UNSEEN and clause.bound & frozenset(bound)]
-        if without:
-            print("clauses without a case:")
-        for clause in without:
-            print(f"    {clause.id}: {clause.statement}\n        {UNSEEN[clause.id]}")
+    print_listing(_listing(suite.chosen(patterns, quick=quick), frozenset(bound)))
     return 0
+
+
+def _listing(cases: Sequence[Case[Target]], bound: frozenset[Bound]) -> Iterator[str]:
+    for case in cases:
+        yield f"{case.name}{' (quick)' if case.quick else ''}"
+        yield f"    {case.says}"
+        about = [*case.clauses, *(f"edge case {number}" for number in case.edges), *case.peers]
+        if about:
+            yield f"    [{', '.join(about)}]"
+    without = [clause for clause in CLAUSES.values() if clause.id in UNSEEN and clause.bound & bound]
+    if without:
+        yield "clauses without a case:"
+    for clause in without:
+        yield f"    {clause.id}: {clause.statement}\n        {UNSEEN[clause.id]}"
 
 
 def judge(
@@ -79,8 +83,10 @@ def judge(
     fresh: Open[Target],
     target: str,
     bound: Sequence[Bound],
+    also: Sequence[Bound] = (),
 ) -> int:
-    """Run ``cases`` and report them. Return the exit status: 0, or 1 if a case failed.
+    """Run ``cases`` and report them, and the clauses that bind one of ``bound``; of those that bind one of ``also``
+    the ones that a case names. Return the exit status: 0, or 1 if a case failed.
 
     Raises:
         TargetError: the target cannot be reached at all.
@@ -100,7 +106,7 @@ def judge(
         summary = Summary(
             target=target,
             results=results,
-            clauses=judge_clauses(results, CLAUSES, bound),
+            clauses=judge_clauses(results, CLAUSES, bound, also),
             seconds=time.monotonic() - begin,
         )
         for reporter in reporters:

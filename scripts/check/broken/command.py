@@ -20,6 +20,7 @@ from scripts.check.broken.fault import Fault
 from scripts.check.broken.fence_faults import FENCE_FAULTS, try_fence
 from scripts.check.broken.forked_devices import ForkedDevices
 from scripts.check.broken.trying import CAUGHT, Trying, line_of
+from scripts.check.listing import print_listing
 from scripts.check.names import nearest
 from scripts.child_processes import module_environment
 
@@ -52,11 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
     drivers = [ALL_DRIVER_FAULTS[name] for name in names if name in ALL_DRIVER_FAULTS]
     fences = [FENCE_FAULTS[name] for name in names if name in FENCE_FAULTS]
     if arguments.list:
-        for side, faults in (("device (--serve)", devices), ("driver (--drive)", drivers)):
-            for fault in faults:
-                print(f"{fault.name}: {side}\n    {fault.says}\n    [{', '.join(fault.caught_by)}]")
-        for fence in fences:
-            print(f"{fence.name}: fence\n    {fence.says}\n    [the wake-up model]")
+        print_listing(
+            f"{fault.name}: {side}\n    {fault.says}\n    [{', '.join(fault.caught_by)}]"
+            for side, faults in (("device (--serve)", devices), ("driver (--drive)", drivers))
+            for fault in faults
+        )
+        print_listing(f"{fence.name}: fence\n    {fence.says}\n    [the wake-up model]" for fence in fences)
         return 0
     missed = [trying.fault.name for trying in _try_all(devices, drivers) if not trying.is_caught]
     for fence in fences:

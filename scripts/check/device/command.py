@@ -18,6 +18,7 @@ from scripts.check.edges.table import EDGES, PEERS
 from scripts.check.generic.all_cases import GENERIC_CASES
 from scripts.check.generic.backend import open_backend
 from scripts.check.judge import judge, list_cases
+from scripts.check.listing import print_listing
 from scripts.check.machine.machine import Device
 from scripts.check.machine.vhost_user_device import VhostUserDevice
 from scripts.check.qtest.qtest_device import QtestDevice
@@ -33,8 +34,7 @@ Target = TypeVar("Target")
 def run(arguments: argparse.Namespace) -> int:
     """Judge the device. Return the exit status."""
     if arguments.coverage:
-        for line in coverage_lines((DEVICE_CASES, GENERIC_CASES, DRIVER_CASES), EDGES, PEERS, CLAUSES, UNSEEN):
-            print(line)
+        print_listing(coverage_lines((DEVICE_CASES, GENERIC_CASES, DRIVER_CASES), EDGES, PEERS, CLAUSES, UNSEEN))
         return 0
     if arguments.generic:
         return _run_generic(arguments)
@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         recording = None if file is None else CheckRecording(file.write)
         with open_device(arguments, recording) as device:
             watched = chosen if recording is None else recording.watched(chosen)
-            return judge(arguments, watched, lambda: fresh_trial(device), device.name, [Bound.DEVICE])
+            also = [Bound.BACK_END] if arguments.qemu is None else []  # a part of its rules decides about its device
+            return judge(arguments, watched, lambda: fresh_trial(device), device.name, [Bound.DEVICE], also)
 
 
 def _run_generic(arguments: argparse.Namespace) -> int:

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
 
 EXAMPLES: Final = """examples:
   balloon-check device --socket-path /tmp/balloon.sock
-  balloon-check device --socket-path /tmp/balloon.sock --quick --json result.json
+  balloon-check device --socket-path /tmp/balloon.sock --quick --json r.json
   balloon-check device --socket-path /tmp/balloon.sock 'report-*' S-17
-  balloon-check device --socket-path /tmp/balloon.sock report-exact --record /tmp/session
+  balloon-check device --socket-path /tmp/balloon.sock report-exact \\
+      --record /tmp/session
   balloon-check device --qemu
   balloon-check device --coverage
   balloon-check device --generic --socket-path /tmp/blk.sock
-  balloon-check device --generic --socket-path /tmp/fs.sock --start 'virtiofsd --socket-path=/tmp/fs.sock'
+  balloon-check device --generic --socket-path /tmp/fs.sock \\
+      --start 'virtiofsd --socket-path=/tmp/fs.sock'
 """
 
 

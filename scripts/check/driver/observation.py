@@ -68,7 +68,7 @@ class Observed:
     ``events`` are those of the device's process, ``marks`` what the scenario did and when, ``faults`` what the device
     noticed beside the chains: kicks that did not come, balloon pages that were used. ``records`` are what was recorded
     of the session: messages, signals, chains with their descriptors. ``accepted`` is what the driver accepted, also of
-    what was not offered.
+    what was not offered. ``visits`` are the sessions before it that ended without features.
     """
 
     offered: int = 0
@@ -78,6 +78,16 @@ class Observed:
     faults: list[Mapping[str, Any]] = field(default_factory=list)
     marks: dict[str, Any] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
+    visits: int = 0
+
+    def take_events(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Take events of the device's process. A session that ended before features were accepted was no driver's: a
+        trial connection, or one that asked for the features alone. Nothing of it counts but that it came."""
+        for event in events:
+            self.events.append(event)
+            if event["event"] == "disconnected" and not self.named("features"):
+                self.events.clear()
+                self.visits += 1
 
     def take_lines(self, lines: Iterable[str]) -> None:
         """Take lines that the process of the device has written."""

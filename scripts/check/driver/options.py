@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 EXAMPLES: Final = """examples:
   balloon-check driver --socket-path /tmp/check.sock
   balloon-check driver --socket-path /tmp/check.sock --seconds 20 \\
-      --start 'balloon-linux --socket-path /tmp/check.sock --memory 256M -- sleep 60'
-  balloon-check driver --socket-path /tmp/check.sock --misbehave every-second-interrupt
+      --start 'balloon-linux --socket-path /tmp/check.sock -- sleep 60'
+  balloon-check driver --socket-path /tmp/check.sock \\
+      --misbehave every-second-interrupt
 """
 
 

@@ -25,7 +25,8 @@ def attached(seen: Observed) -> None:
     """The driver set its queues up and stayed until the end."""
     gone = seen.named("disconnected")
     if gone and not seen.marks.get("ended_by_us"):
-        raise Failed(f"the driver went away: {gone[0].get('reason')}", "G-18")
+        why = f"{gone[0].get('reason')}; what brings it has to last for the whole time (--seconds)"
+        raise Failed(f"the driver went away before the end: {why}", "G-18")
 
 
 @SUITE.case("driver-features", clauses=("G-5", "G-22"))

@@ -15,6 +15,7 @@ from scripts.check.faults.fault_plan import FaultPlan
 from scripts.check.faults.fault_script import FaultScript
 from scripts.check.faults.proxy import Proxy
 from scripts.check.faults.script_text import parse_script
+from scripts.check.listing import print_listing
 from scripts.check.names import nearest
 from scripts.check.recording.check_recording import open_record
 from scripts.check.verdict import TargetError
@@ -30,8 +31,7 @@ _SCRIPT_MAX: Final = 1 << 20
 def run(arguments: argparse.Namespace) -> int:
     """Run the proxy. Return the exit status."""
     if arguments.list:
-        for path in shipped_scripts():
-            print(f"{path.stem:28}  {_summary(path)}")
+        print_listing(f"{path.stem}\n    {_summary(path)}" for path in shipped_scripts())
         return 0
     for option in ("listen", "connect"):
         if getattr(arguments, option) is None:
@@ -90,7 +90,7 @@ def _summary(path: Path) -> str:
     # The beginning of the comment that each of them has.
     lines = path.read_text(encoding="utf-8").splitlines()
     comment = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
-    return comment.partition(": ")[0].partition(". ")[0]
+    return comment.partition(": ")[0].partition(". ")[0].removesuffix(".")
 
 
 def _check_target(path: Path) -> None:

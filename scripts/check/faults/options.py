@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from protocol.process.command_line import Parser
 
 EXAMPLES: Final = """examples:
-  balloon-check proxy --listen /tmp/proxy.sock --connect /tmp/balloon.sock --events -
-  balloon-check proxy --listen /tmp/proxy.sock --connect /tmp/balloon.sock --script lost-kick
+  balloon-check proxy --listen /tmp/proxy.sock --connect /tmp/balloon.sock \\
+      --events -
+  balloon-check proxy --listen /tmp/proxy.sock --connect /tmp/balloon.sock \\
+      --script lost-kick
   balloon-check proxy --list
 
 exit status: 0 after SIGTERM or Ctrl-C, 1 if the socket cannot be listened on, 2 for a wrong option or a mistake in the

@@ -18,6 +18,7 @@ from scripts.check.fuzzing.coverage import run_guided
 from scripts.check.fuzzing.mutation import Crash, Mutator, find_crash, shrunk
 from scripts.check.fuzzing.options import NAMES, RUNS
 from scripts.check.fuzzing.targets import TARGETS, Target
+from scripts.check.listing import print_listing
 from scripts.check.names import nearest
 
 HANG_SECONDS: Final = 20
@@ -42,8 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"no target is called {name!r}{nearest([name], NAMES)} (see --list)")
     names = list(dict.fromkeys(arguments.targets)) or list(NAMES)
     if arguments.list:
-        for name in names:
-            print(f"{name}\n    {says(TARGETS[name])}")
+        print_listing(f"{name}\n    {says(TARGETS[name])}" for name in names)
         return 0
     if len(names) != 1 and (arguments.corpus is not None or arguments.input is not None):
         raise UsageError("--corpus and --input need one target")

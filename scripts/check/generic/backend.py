@@ -13,6 +13,7 @@ from typing import Final
 
 from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.virtio import PROTOCOL_FEATURES, feature_mask, has_feature
+from scripts.check.generic.child_crashes import ChildCrashes
 from scripts.check.generic.program import Program
 from scripts.check.generic.target import Facts, Target
 from scripts.check.machine.connection import REPLY_FLAGS, FrontendConnection, connect
@@ -46,6 +47,7 @@ class Backend:
         self._recording = recording
         self._spare: FrontendConnection | None = None
         self._crash = ""
+        self._children = ChildCrashes()
         self.facts = Facts()
         self.ends_with_front_end = False
 
@@ -114,7 +116,7 @@ class Backend:
             return None
 
     def check_survival(self, target: Target) -> None:
-        """Close the target's connections; check that a program of ours is not ended by a signal.
+        """Close the target's connections; check that a program of ours, or its child, is not ended by a signal.
 
         Raises:
             Failed: it is, or it does not come up again.
@@ -127,13 +129,14 @@ class Backend:
             self._spare = self._greeted()
         except TargetError as error:
             raise Failed(str(error), SURVIVES) from error
-        if self._crash:
-            raise Failed(self._crash, SURVIVES)
+        if crash := self._crash or self._children.take():
+            raise Failed(crash, SURVIVES)
 
     def close(self) -> None:
         """Close what is open, end the program."""
         if self._spare is not None:
             self._spare.close()
+        self._children.close()
         if self.program is not None:
             self.program.close()
 
@@ -170,6 +173,8 @@ class Backend:
         except TargetError:
             connection.close()
             raise
+        if self.program is not None and self.program.pid is not None:
+            self._children.watch(self.program.pid)
         return connection
 
     def _start(self, program: Program) -> None:

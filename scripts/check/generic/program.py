@@ -56,6 +56,11 @@ class Program:
         except OSError as error:
             raise TargetError(f"{self.words[0]}: {error.strerror or error}") from error
 
+    @property
+    def pid(self) -> int | None:
+        """The process that runs the command, None before it is started."""
+        return None if self._process is None else self._process.pid
+
     def status(self) -> int | None:
         """Return the exit status, negative for a signal, None while the command runs. 0 before it is started."""
         return 0 if self._process is None else self._process.poll()

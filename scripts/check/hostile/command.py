@@ -18,6 +18,7 @@ from scripts.check.hostile.options import SESSIONS
 from scripts.check.hostile.run import Outcome, Period, Run, Stall, open_companions
 from scripts.check.hostile.samples import Figures
 from scripts.check.hostile.session import Plan, plan_of
+from scripts.check.listing import print_listing
 from scripts.check.machine.vhost_user_device import VhostUserDevice
 from scripts.child_processes import Children, python_module
 from scripts.json_output import open_json
@@ -44,8 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     plans = _plans(arguments)
     if arguments.list:
-        for plan in plans:
-            print(plan)
+        print_listing(map(str, plans))
         return 0
     _raise_fd_limit()
     with open_json(arguments.json) as stream, tempfile.TemporaryDirectory(prefix="balloon-hostile-") as place:

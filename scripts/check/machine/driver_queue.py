@@ -10,7 +10,7 @@ from protocol.errors import VirtqueueError
 from protocol.memory import PAGE_SIZE
 from protocol.packed_ring import PackedRing
 from protocol.ring_formats import RingLayout
-from protocol.split_ring import SplitRing
+from protocol.split_ring import DESCRIPTOR, SplitRing
 from protocol.virtio import FeatureBit, has_feature
 from protocol.virtio_balloon import BalloonQueue
 from scripts.check.machine.deadline import DEADLINE, becomes_true, stays_true
@@ -121,6 +121,15 @@ class DriverQueue:
         assert isinstance(self.ring, PackedRing)
         return self.ring
 
+    @property
+    def indices(self) -> str:
+        """The indices of a split ring, in words."""
+        return f"avail.idx is {self.split.avail[1]}, used.idx {self.split.used[1]}"
+
+    def descriptor_bytes(self, number: int) -> bytes:
+        """Return the 16 bytes of a descriptor of the ring."""
+        return self._memory.read(self.place + self.layout.offsets[0] + DESCRIPTOR.size * number, DESCRIPTOR.size)
+
     # -- the well-behaved driver ------------------------------------------------------------------------------------
 
     def add(self, readable: Sequence[Buffer], writable: Sequence[Buffer]) -> int:
@@ -171,7 +180,8 @@ class DriverQueue:
 
         if not becomes_true(complete, seconds):
             raise NotReturned(
-                f"queue {self.index} ({self.words}): {len(found)} of {count} buffers came back within {seconds:g} s",
+                f"queue {self.index} ({self.words}): {len(found)} of {count} buffers came back within {seconds:g} s"
+                f"{'' if self.layout.packed else f', {self.indices}'}",
                 self._returned,
             )
         return found

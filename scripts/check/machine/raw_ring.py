@@ -11,8 +11,12 @@ from protocol.virtio_ring import VIRTQ_DESC_F_NEXT, ring_delta
 from scripts.check.machine.deadline import DEADLINE, becomes_true
 from scripts.check.machine.driver_queue import DriverQueue
 from scripts.check.machine.machine import Machine
+from scripts.check.verdict import Failed
 
 FIRST: Final = 0
+
+_SHOWN: Final = 2
+"""Descriptors that a reason shows."""
 
 _LOOK: Final = 0.005
 """Seconds between two looks whether the device asks for a reset."""
@@ -97,6 +101,27 @@ def comes_back(queue: DriverQueue, count: int = 1, seconds: float = DEADLINE) ->
     if came:
         queue.note_used_raw([used_element(queue, number) for number in range(count)])
     return came
+
+
+def require_back(queue: DriverQueue, what: str, *clauses: str, count: int = 1) -> None:
+    """Check that a fresh ring has ``count`` chains back, of which ``what`` is the name.
+
+    Raises:
+        Failed: it has not. The reason has the indices and the first descriptors.
+    """
+    if not comes_back(queue, count):
+        short = f": {used_count(queue)} of {count} came" if count > 1 else ""
+        raise Failed(f"{what} {'do' if count > 1 else 'does'} not come back{short}; {ring_words(queue)}", *clauses)
+
+
+def ring_words(queue: DriverQueue) -> str:
+    """Return what is in a fresh ring: the indices of a split one, and the first descriptors as they lie in memory."""
+    words = [] if queue.layout.packed else [queue.indices]
+    for number in range(_SHOWN):
+        data = queue.descriptor_bytes(number)
+        if any(data):
+            words.append(f"descriptor {number} is {data.hex()}")
+    return ", ".join(words)
 
 
 def is_dealt_with(machine: Machine, queue: DriverQueue, seconds: float) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from protocol.errors import BalloonError, UsageError
+from scripts.check.listing import print_listing
 from scripts.check.names import nearest
 from scripts.check.ownership.faults.all_faults import ALL_FAULTS
 from scripts.check.ownership.options import ALL
@@ -27,8 +28,10 @@ _SHOW_SECONDS: Final = 0.5
 def run(arguments: argparse.Namespace) -> int:
     """Try seeds, replay a script, or list the faults. Return the exit status: 1 if a page had the wrong owner."""
     if arguments.list:
-        for fault in ALL_FAULTS.values():
-            print(f"{fault.name}\n    {fault.says}\n    found as: {', '.join(sorted(fault.found_as))}")
+        print_listing(
+            f"{fault.name}\n    {fault.says}\n    found as: {', '.join(sorted(fault.found_as))}"
+            for fault in ALL_FAULTS.values()
+        )
         return 0
     if arguments.replay is not None:
         if arguments.fault is not None or arguments.save is not None:

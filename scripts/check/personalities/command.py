@@ -8,7 +8,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from host.balloon.personality import PERSONALITIES
 from protocol.virtio_balloon import QueueDialect
@@ -17,9 +17,6 @@ from scripts.check.personalities.observations import OBSERVATIONS, Subject
 from scripts.check.qtest.qtest_device import QtestDevice
 from scripts.child_processes import Child, Children, python_module
 from scripts.json_output import open_json
-
-if TYPE_CHECKING:
-    pass
 
 START_SECONDS: Final = 20.0
 """Seconds in which a daemon has to listen, on a busy machine."""
@@ -95,13 +92,22 @@ def _daemons(names: Sequence[str]) -> Iterator[dict[str, tuple[Path, Path]]]:
 
 
 def table_lines(names: Sequence[str], table: Table, width: int) -> Iterator[str]:
-    """Yield the table, a column for each of ``names``, cells wrapped so that all fits into ``width`` columns of text
-    where that is possible."""
-    column = max(_COLUMN_MIN, (width - _LABEL) // len(names) - 2)
-    yield from _row("", list(names), column)
-    yield "-" * (_LABEL + len(names) * (column + 2))
-    for observation, seen in table.items():
-        yield from _row(observation, [seen[name] for name in names], column)
+    """Yield the table, a column for each of ``names``, cells wrapped so that all fits into ``width`` columns of text.
+
+    Where not all columns find room beside each other, some follow below with the labels again.
+    """
+    at_once = max(1, (width - _LABEL) // (_COLUMN_MIN + 2))
+    parts = -(-len(names) // at_once)
+    at_once = -(-len(names) // parts)  # about as many in each part
+    column = max(_COLUMN_MIN, (width - _LABEL) // at_once - 2)
+    for first in range(0, len(names), at_once):
+        part = names[first : first + at_once]
+        if first:
+            yield ""
+        yield from _row("", list(part), column)
+        yield "-" * (_LABEL + len(part) * (column + 2))
+        for observation, seen in table.items():
+            yield from _row(observation, [seen[name] for name in part], column)
 
 
 def _row(label: str, cells: Sequence[str], column: int) -> Iterator[str]:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 EXAMPLES: Final = """examples:
   balloon-check personalities
-  balloon-check personalities --personality qemu --personality firecracker --json -
+  balloon-check personalities --personality qemu --json -
   balloon-check personalities --qemu
 """
 
@@ -19,8 +19,9 @@ def add_to(parser: "Parser") -> None:
     parser.add_argument(
         "--personality",
         choices=tuple(PERSONALITIES),
+        metavar="NAME",
         action="append",
-        help="only this personality (repeatable; default: all)",
+        help=f"only this personality (repeatable; default: all): {', '.join(PERSONALITIES)}",
     )
     parser.add_argument(
         "--qemu",

@@ -23,15 +23,23 @@ class ClauseVerdict:
 
 
 def judge_clauses(
-    results: Sequence[Result], clauses: Mapping[str, Clause], bound: Iterable[Bound]
+    results: Sequence[Result], clauses: Mapping[str, Clause], bound: Iterable[Bound], also: Iterable[Bound] = ()
 ) -> list[ClauseVerdict]:
     """Return a verdict on each clause that binds one of ``bound``, in the order of the table.
 
     FAIL if a case failed over it, else FINDING if one has found something about it, else PASS if a case exercised it
-    and had nothing to say about it, else NOT EXERCISED.
+    and had nothing to say about it, else NOT EXERCISED. A target may have another role, whose clauses are another
+    suite's: of those that bind one of ``also`` it has the ones that a case of this run names. What a FAIL or a FINDING
+    is about has a verdict whomever it binds.
     """
-    who = frozenset(bound)
-    return [_judge(clause, results) for clause in clauses.values() if clause.bound & who]
+    who, other = frozenset(bound), frozenset(also)
+    named = {id_ for one in results for id_ in one.clauses}
+    told = {id_ for one in results if one.verdict in (Verdict.FAIL, Verdict.FINDING) for id_ in one.broken}
+    return [
+        _judge(clause, results)
+        for clause in clauses.values()
+        if clause.bound & who or (clause.bound & other and clause.id in named) or clause.id in told
+    ]
 
 
 def _judge(clause: Clause, results: Sequence[Result]) -> ClauseVerdict:

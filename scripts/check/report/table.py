@@ -69,13 +69,19 @@ class TableReport:
 
     def _clause(self, one: ClauseVerdict) -> None:
         clause = one.clause
-        self._write(f"{self._painted(one.verdict)} {clause.id} ({clause.level.value}; {clause.section})")
-        self._paragraph(clause.statement)
+        place = "; ".join(dict.fromkeys([clause.level.value, clause.section]))
+        fits = _VERDICT + len(f" {clause.id} ({place})") <= self._width
+        self._write(f"{self._painted(one.verdict)} {clause.id}{f' ({place})' * fits}")
+        self._paragraph(clause.statement + f" ({place})" * (not fits))
 
     def _painted(self, verdict: Verdict) -> str:
         word = verdict.value.ljust(_VERDICT)
         return f"\x1b[{COLOURS[verdict]}m{word}\x1b[0m" if self._colours else word
 
     def _paragraph(self, text: str) -> None:
-        for line in textwrap.wrap(text, self._width, initial_indent=_INDENT, subsequent_indent=_INDENT):
+        # A name that is broken at its hyphen is found by no search.
+        lines = textwrap.wrap(
+            text, self._width, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
+        )
+        for line in lines:
             self._write(line)

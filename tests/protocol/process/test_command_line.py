@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from protocol.errors import BalloonError, UsageError
-from protocol.process.command_line import errors_of_standard_output, run_command
+from protocol.process.command_line import Parser, errors_of_standard_output, run_command
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -60,3 +60,14 @@ def test_closed_standard_error_is_no_standard_output(
     assert run_command("x", command) == 0
     sys.stderr.close()  # what stood in for it
     assert capsys.readouterr().out == ""
+
+
+def test_help_fills_prose_and_leaves_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    example = f"  prog --socket-path {'/x' * 30}"
+    prose = "exit status: 0 without a failure, 1 with one, 2 for\na wrong option"
+    text = Parser(prog="prog", description="A word. " * 12, epilog=f"examples:\n{example}\n\n{prose}").format_help()
+    assert example in text.splitlines()
+    assert max(len(line) for line in text.splitlines() if line != example) <= 50
+    assert "wrong option" in text
+    assert "2 for\na wrong" not in text

@@ -40,6 +40,7 @@ REPORT_EXACT = DEVICE_CASES["report-exact/split"].clauses
         (Failed("it is wrong"), ("BR-7", "M-safe", "F-discard", "G-8"), ("M-safe",)),
         (Failed("it is wrong", "BR-7", "BR-3"), ("BR-7", "M-safe"), ("BR-3",)),
         (VhostUserError("refused"), ("BR-7", "M-safe", "V-36", "F-discard"), ("V-36",)),
+        (VhostUserError("refused"), ("BC-1", "BI-11", "S-5", "M-safe"), ("BC-1",)),
         (Found("it is odd"), ("BR-7", "F-discard"), ("BR-7", "F-discard")),
         (Found("it is odd", "F-discard"), ("BR-7", "F-discard"), ("F-discard",)),
     ],

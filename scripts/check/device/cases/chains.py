@@ -19,11 +19,11 @@ from scripts.check.machine.machine import WANTED, Machine
 from scripts.check.machine.memory_file import DATA_AT, as_ranges
 from scripts.check.machine.raw_ring import (
     Raw,
-    comes_back,
     is_dealt_with,
     publish_split,
     put_chain,
     put_packed,
+    require_back,
     table_of,
     used_count,
 )
@@ -45,6 +45,13 @@ def machine_with_pages(trial: Trial, *, indirect: bool = False, size: int = 128)
         skip("the device does not offer INDIRECT_DESC")
     machine.memory.touch(DATA_AT, PAGES * PAGE_SIZE)
     return machine
+
+
+def _require_same(what: str, now: bytes, before: bytes, *clauses: str) -> None:
+    # Check that the device wrote nothing there; the reason has the first 16 bytes that differ.
+    at = next((at for at in range(0, len(before), 16) if now[at : at + 16] != before[at : at + 16]), 0)
+    was, is_now = (data[at : at + 16].hex() for data in (before, now))
+    require(now == before, f"the device wrote {what}: at {at:#x} it held {was} and holds {is_now}", *clauses)
 
 
 def harms_nothing(
@@ -104,7 +111,7 @@ def indirect_report(trial: Trial) -> None:
     """A report of 32 pages in one indirect table takes 32 pages and comes back once."""
     machine = machine_with_pages(trial, indirect=True)
     put_table(machine, table_of([page(machine, n) for n in range(PAGES)], packed=trial.packed))
-    require(comes_back(machine.reporting), "a report in an indirect table does not come back", "S-11", "P-13")
+    require_back(machine.reporting, "a report in an indirect table", "S-11", "P-13")
     require(used_count(machine.reporting) == 1, "it came back more than once", "S-17")
     left = machine.memory.present() & {DATA_AT + n * PAGE_SIZE for n in range(PAGES)}
     if len(left) == PAGES:
@@ -117,7 +124,7 @@ def indirect_write_flag(trial: Trial) -> None:
     """WRITE on the descriptor that names the table is ignored."""
     machine = machine_with_pages(trial, indirect=True)
     put_table(machine, table_of([page(machine)], packed=trial.packed), flags=WRITE)
-    require(comes_back(machine.reporting), "a table named by a descriptor with WRITE is not served", "S-10")
+    require_back(machine.reporting, "a table that is named by a descriptor with WRITE", "S-10")
     harms_nothing(machine, "S-10")
 
 
@@ -156,8 +163,10 @@ def indirect_not_negotiated(trial: Trial) -> None:
     machine.memory.touch(DATA_AT, PAGES * PAGE_SIZE)
     put_table(machine, table_of([page(machine)], packed=trial.packed))
     judge(machine)
-    seen = machine.memory.read(machine.reporting.tables, 16)
-    require(any(seen), "the table, which no report named, was discarded", "M-safe")
+    tables = machine.reporting.tables
+    seen = machine.memory.read(tables, 16)
+    at = machine.address(tables)
+    require(any(seen), f"the table at {at:#x}, which no report named, was discarded: it holds {seen.hex()}", "M-safe")
 
 
 @ring_case("chain-indirect-outside", clauses=("M-safe",), edges=(103,))
@@ -228,11 +237,11 @@ def table_unwritten(trial: Trial) -> None:
     ring = machine.memory.read(queue.place, 16 * queue.layout.size)
     full_fence()
     queue.kick()
-    require(comes_back(queue), "a report in an indirect table does not come back", "S-11", "P-13")
-    require(machine.memory.read(queue.tables, len(table)) == table, "the device wrote an indirect table", "S-4", "P-3")
+    require_back(queue, "a report in an indirect table", "S-11", "P-13")
+    _require_same("an indirect table", machine.memory.read(queue.tables, len(table)), table, "S-4", "P-3")
     if not trial.packed:
         now = machine.memory.read(queue.place, 16 * queue.layout.size)
-        require(now == ring, "the device wrote the descriptor table", "S-4")
+        _require_same("the descriptor table", now, ring, "S-4")
 
 
 # -- rings of any content -------------------------------------------------------------------------------

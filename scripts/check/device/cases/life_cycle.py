@@ -18,7 +18,7 @@ from scripts.check.device.trial import SUITE, Trial, ring_case
 from scripts.check.machine.deadline import becomes_true
 from scripts.check.machine.machine import WANTED, Machine
 from scripts.check.machine.memory_file import DATA_AT, MemoryFile, as_ranges
-from scripts.check.machine.raw_ring import Raw, comes_back, put_chain
+from scripts.check.machine.raw_ring import Raw, comes_back, put_chain, require_back
 from scripts.check.machine.vhost_user_device import VhostUserMachine
 from scripts.check.verdict import Failed, Found, HungUpError, TargetError, require, skip
 
@@ -107,7 +107,7 @@ def before_running(trial: Trial) -> None:
     require(not comes_back(machine.reporting, seconds=0.05), "a buffer was used before DRIVER_OK", "G-1")
     machine.run()
     machine.reporting.kick()
-    require(comes_back(machine.reporting), "a buffer that was there before the device ran is not served", "G-1")
+    require_back(machine.reporting, "a buffer that was there before the device ran", "G-1")
 
 
 @ring_case("reset-stops", clauses=("G-10", "G-11"), edges=(87, 88), peers=("public/cloud-hypervisor-1120",), quick=True)

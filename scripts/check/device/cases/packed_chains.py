@@ -16,7 +16,7 @@ from scripts.check.device.cases.chains import (
 from scripts.check.device.trial import SUITE, Trial
 from scripts.check.machine.machine import Machine
 from scripts.check.machine.memory_file import DATA_AT
-from scripts.check.machine.raw_ring import Raw, comes_back, put_packed, used_count, used_element
+from scripts.check.machine.raw_ring import Raw, put_packed, require_back, used_count, used_element
 from scripts.check.verdict import require
 
 
@@ -37,7 +37,7 @@ def any_buffer_id(trial: Trial) -> None:
         machine = _machine(trial)
         put_packed(machine.reporting, [page(machine)], buffer_id=buffer_id)
         _kick(machine)
-        require(comes_back(machine.reporting), f"a buffer with id {buffer_id} does not come back", "P-16")
+        require_back(machine.reporting, f"a buffer with id {buffer_id}", "P-16")
         seen = used_element(machine.reporting)[0]
         require(seen == buffer_id, f"the buffer had id {buffer_id}, the used descriptor has {seen}", "P-16")
 
@@ -117,9 +117,13 @@ def write_flag_of_used(trial: Trial) -> None:
     machine = _machine(trial)
     put_packed(machine.reporting, [page(machine)])
     _kick(machine)
-    require(comes_back(machine.reporting), "the buffer does not come back", "P-16")
+    require_back(machine.reporting, "the buffer", "P-16")
     flags, length = machine.reporting.packed.halves[7], used_element(machine.reporting)[1]
-    require(not flags & WRITE or length in (0, PAGE_SIZE), f"flags {flags:#x}, length {length}", "P-16")
+    require(
+        not flags & WRITE or length in (0, PAGE_SIZE),
+        f"the used descriptor's flags {flags:#x} have WRITE, and its length {length} says that bytes were written",
+        "P-16",
+    )
     require(flags & AVAIL_USED == AVAIL_USED, f"flags {flags:#x} are not those of a used descriptor", "P-16")
 
 

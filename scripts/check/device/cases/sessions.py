@@ -76,7 +76,7 @@ def stopped(trial: Trial) -> None:
     before = machine.memory.present()
     base = machine.stop(queue.index)
     if not trial.packed:
-        require(base == 5, f"after 5 buffers the ring stops at base {base}", "V-36")
+        require(base == 5, f"after 5 buffers the ring stops at base {base} instead of 5", "V-36")
     queue.offer((), machine.buffers([(DATA_AT, PAGE_SIZE)]))
     ring = machine.memory.read(queue.place, queue.layout.bytes)
     queue.kick()

@@ -15,7 +15,7 @@ from scripts.check.device.cases.chains import (
 from scripts.check.device.trial import SUITE, Trial
 from scripts.check.machine.machine import Machine
 from scripts.check.machine.memory_file import DATA_AT
-from scripts.check.machine.raw_ring import comes_back, publish_split, table_of, used_count, used_element
+from scripts.check.machine.raw_ring import publish_split, require_back, table_of, used_element
 from scripts.check.verdict import require
 
 
@@ -85,7 +85,7 @@ def avail_full(trial: Trial) -> None:
     machine = machine_with_pages(trial, size=16)
     chain = {n: _page(machine, number=0) for n in range(16)}
     _put(machine, chain, list(range(16)))
-    require(comes_back(machine.reporting, 16), f"{used_count(machine.reporting)} of 16 buffers came back", "S-22")
+    require_back(machine.reporting, "buffers of a full ring", "S-22", count=16)
     harms_nothing(machine)
 
 
@@ -108,7 +108,7 @@ def direct_then_indirect(trial: Trial) -> None:
         {0: _page(machine, WRITE | NEXT, 1), 1: Descriptor(machine.address(queue.tables), 32, INDIRECT, 0)},
         [0],
     )
-    require(comes_back(queue), "a chain of a direct and an indirect descriptor does not come back", "S-11")
+    require_back(queue, "a chain of a direct and an indirect descriptor", "S-11")
     gone = {DATA_AT + n * PAGE_SIZE for n in range(3)}
     left = machine.memory.present() & gone
     require(left in (set(), gone), f"of three pages {len(left)} are still there", "S-11")
@@ -122,7 +122,7 @@ def heads_anywhere(trial: Trial) -> None:
     last = machine.reporting.layout.size - 1
     chain = {21: _page(machine, WRITE | NEXT, 7), 7: _page(machine, WRITE | NEXT, last), last: _page(machine)}
     _put(machine, chain, [21])
-    require(comes_back(machine.reporting), "the chain does not come back", "S-17")
+    require_back(machine.reporting, "the chain", "S-17")
     head = used_element(machine.reporting)[0]
     require(head == 21, f"the chain's head is 21, the used element says {head}", "S-17")
     harms_nothing(machine)
@@ -135,7 +135,7 @@ def as_long_as_ring(trial: Trial) -> None:
     last = 31
     chain = {n: _page(machine, WRITE | (NEXT if n < last else 0), (n + 1) % 32) for n in range(32)}
     _put(machine, chain, [0])
-    require(comes_back(machine.reporting), "a chain as long as the ring does not come back", "S-8")
+    require_back(machine.reporting, "a chain as long as the ring", "S-8")
     harms_nothing(machine)
 
 

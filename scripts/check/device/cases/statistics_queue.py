@@ -99,7 +99,7 @@ def buffer_untouched(trial: Trial) -> None:
         return bool(used)
 
     becomes_true(came, USED_SECONDS)  # a device that holds the buffer, as it should, gives nothing back
-    require(not any(used), f"the used length of statistics is {used}", "S-17")
+    require(not any(used), f"the used length of statistics is {sum(used)} instead of 0", "S-17")
 
 
 @SUITE.case(

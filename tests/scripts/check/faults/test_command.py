@@ -73,9 +73,9 @@ def test_mistake_is_one_line(
 def test_shipped_scripts_are_listed_and_say_what_they_try(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["proxy", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [path.stem for path in shipped_scripts()]
-    assert all(len(line.split()) > 3 for line in lines)
-    assert len(lines) >= 15
+    assert lines[::2] == [path.stem for path in shipped_scripts()]
+    assert all(len(line.split()) > 2 and line.startswith("    ") and line[-1] != "." for line in lines[1::2])
+    assert len(lines) >= 30
 
 
 def test_shipped_script_is_found_by_its_name() -> None:

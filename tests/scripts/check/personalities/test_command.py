@@ -82,6 +82,17 @@ def test_cells_are_wrapped_so_that_the_table_fits(width: int) -> None:
         assert "".join(words) == "".join(f"{name}what {name} did about it".split())
 
 
+def test_columns_that_find_no_room_follow_below() -> None:
+    names = list(PERSONALITIES)
+    lines = list(table_lines(names, {"seen": dict.fromkeys(names, "much"), "heard": dict.fromkeys(names, "-")}, 80))
+    assert max(map(len, lines)) <= 80
+    assert [line.split() for line in lines if line.startswith("seen")] == [
+        ["seen", *["much"] * 3],
+        ["seen", *["much"] * 3],
+        ["seen", "much"],
+    ]
+
+
 def test_unknown_personality_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         arguments("--personality", "bhyve")

@@ -58,6 +58,29 @@ def test_clause_has_the_worst_verdict_that_is_about_it() -> None:
     assert "BR-1" not in verdicts  # binds the driver
 
 
+def test_what_a_fail_is_about_has_a_verdict_and_another_roles_clauses_if_a_case_names_them() -> None:
+    results = (
+        Result(case="stopped", verdict=Verdict.PASS, clauses=("V-33",)),
+        Result(case="as-driver", verdict=Verdict.FAIL, clauses=("S-5",), broken=("S-5",), reason="it hangs"),
+    )
+    alone = {one.clause.id: one.verdict for one in judge_clauses(results, CLAUSES, [Bound.DEVICE])}
+    both = {one.clause.id: one.verdict for one in judge_clauses(results, CLAUSES, [Bound.DEVICE], [Bound.BACK_END])}
+    assert alone["S-5"] is both["S-5"] is Verdict.FAIL
+    assert both["V-33"] is Verdict.PASS
+    assert both.keys() - alone.keys() == {"V-33"}
+
+
+def test_table_breaks_no_name_and_says_once_that_nothing_is_stated() -> None:
+    results = (
+        Result(case="odd", verdict=Verdict.FINDING, clauses=(), broken=("F-direction",), reason="x" * 9),
+        Result(case="bad", verdict=Verdict.FAIL, clauses=(), broken=("M-alive",), reason="it ended"),
+    )
+    text = report("table", results)
+    assert "F-direction (not stated)\n" in text
+    assert max(map(len, text.splitlines()[:-1])) <= 60
+    assert all(not line.endswith("-") for line in text.splitlines())
+
+
 def test_json_has_results_and_clauses() -> None:
     document = json.loads(report("json"))
     assert [one["verdict"] for one in document["results"]] == ["PASS", "FAIL", "FINDING", "NOT EXERCISED"]
