@@ -123,6 +123,8 @@ def test_linux_is_judged(tmp_path: Path) -> None:
 def test_driver_that_does_not_attach_is_one_line(tmp_path: Path) -> None:
     status, error, results = judged(tmp_path, "protocol.nothing", "--attach-seconds", "10")
     assert status == 3
-    assert "ended with status 1 before it attached" in error
+    assert "\nballoon-check: no driver attached: " in error
+    assert "ended with status 1: " in error
+    assert error.endswith("No module named protocol.nothing\n")
     assert "Traceback" not in error
     assert results == {}
