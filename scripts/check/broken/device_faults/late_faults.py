@@ -1,7 +1,8 @@
 """Faults of a device that discards after it has given a chain back.
 
-A late discard comes with the front-end's next message, before that is answered, so that a case which ends with one sees
-it however slow the machine is; to a driver that sends none it comes half a second later.
+A late discard is made when the front-end next asks for the features, before it is answered: in this way a case waits
+for all of its messages, and it sees the discard however slow the machine is. Without that question it is made after
+half a second.
 """
 
 import os
@@ -10,12 +11,12 @@ from collections import deque
 from functools import partial
 from typing import Any, Final
 
-from host import connection
 from host.ring import ring_service
+from host.vhost_user import feature_requests
 from scripts.check.broken.fault import fault, replaced
 
 LATEST: Final = 0.5
-"""Seconds after which a late discard comes without a message."""
+"""Seconds after which a late discard is made without the question."""
 
 
 class _LateDiscards:
@@ -26,13 +27,13 @@ class _LateDiscards:
         self._due: deque[tuple[int, int, int]] = deque()
 
         def make(original: Any) -> Any:
-            async def handle(session: Any, message: Any) -> None:
+            def get_features(session: Any, message: Any) -> Any:
                 self.carry_out()
-                await original(session, message)
+                return (yield from original(session, message))
 
-            return handle
+            return get_features
 
-        replaced(connection.Connection, "_handle", make)
+        replaced(feature_requests, "get_features", make)
 
     def add(self, fd: int, offset: int, length: int) -> None:
         self._due.append((os.dup(fd), offset, length))
