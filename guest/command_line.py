@@ -16,7 +16,7 @@ from guest.workloads.workload import Workload
 from guest.workloads.workload_options import WORKLOAD_HELP, parse_workload
 from protocol.errors import BalloonError, UsageError
 from protocol.memory import PAGE_SIZE
-from protocol.process.command_line import Parser, option_type, path_option
+from protocol.process.command_line import Parser, option_type, path_option, whole_number
 from protocol.units import GIB, parse_size
 from protocol.virtio import feature_mask
 
@@ -43,13 +43,6 @@ def _pages(text: str) -> int:
     if size % PAGE_SIZE:
         raise UsageError(f"{text!r} is not a whole number of {PAGE_SIZE}-byte pages")
     return size
-
-
-def _cpus(text: str) -> int:
-    cpus = int(text)
-    if not 0 <= cpus <= CPUS_MAX:
-        raise UsageError(f"{text!r} is not from 0 to {CPUS_MAX}")
-    return cpus
 
 
 def _memory(text: str) -> int:
@@ -136,7 +129,7 @@ def _add_layout(parser: argparse.ArgumentParser) -> None:
     layout.add_argument(
         "--cpus",
         metavar="N",
-        type=option_type(_cpus),
+        type=whole_number(0, CPUS_MAX),
         default=0,
         help="N CPUs with page lists of their own, over which tasks are spread (default: no such lists)",
     )

@@ -11,13 +11,13 @@ import asyncio
 import contextlib
 import os
 import socket
-import struct
 from collections.abc import Container, Sequence
 from typing import Final, NoReturn
 
 from host.descriptors.socket_read import until_ready
 from host.peers.helpers import Helpers
 from host.ring.queue_files import QueueFiles
+from protocol.process.peer_process import peer_process
 
 DRAIN_INTERVAL: Final = 1.0
 """Seconds between looks at the queues while the session goes on. A child may hide the connection later."""
@@ -30,13 +30,12 @@ class FrontEndProcess:
     """The process that connected, as the kernel recorded it then."""
 
     def __init__(self, sock: socket.socket) -> None:
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid, uid, _ = struct.unpack("3i", credentials)
-        self.pid: int = pid
+        peer = peer_process(sock)
+        self.pid = peer.pid
         """Its number, 0 if it is in another pid namespace. Still known when it has gone."""
-        self.uid: int = uid
+        self.uid = peer.uid
         """Its user."""
-        self._pidfd = _open_pidfd(sock, pid)
+        self._pidfd = _open_pidfd(sock, peer.pid)
 
     async def gone(self) -> None:
         """Return when it has gone, at once where that cannot be known."""

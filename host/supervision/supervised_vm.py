@@ -11,7 +11,6 @@ import socket
 import stat
 import threading
 from collections.abc import Iterable, Iterator
-from struct import Struct
 from typing import Final
 
 from host.supervision.packets import (
@@ -24,8 +23,7 @@ from host.supervision.packets import (
     split_length,
     split_number,
 )
-
-_CREDENTIALS: Final = Struct("3i")
+from protocol.process.peer_process import peer_process
 
 REPLY_TIMEOUT: Final = 10.0
 """Seconds that the front-end has to read its replies, as in a daemon of one process."""
@@ -41,9 +39,7 @@ class SupervisedVm:
         self.is_served = False
         """Whether the worker that has it at present has said so."""
         self._socket = sock
-        self.process, _, _ = _CREDENTIALS.unpack(
-            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
+        self.process = peer_process(sock).pid
         """The process that connected, by number."""
         self._journal = b""
         self._kept: set[int] = set()

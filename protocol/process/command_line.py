@@ -115,6 +115,30 @@ def option_type(parse: Callable[[str], Value]) -> Callable[[str], Value]:
     return parse_option
 
 
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return the ``type`` of an option that takes a whole number from ``least`` to ``most``, or from ``least`` on."""
+
+    def parse(text: str) -> int:
+        number = int(text)
+        if number < least or (most is not None and number > most):
+            raise UsageError(f"{text} is not from {least} " + ("on" if most is None else f"to {most}"))
+        return number
+
+    return option_type(parse)
+
+
+def seconds_option(most: float) -> Callable[[str], float]:
+    """Return the ``type`` of an option that takes seconds, above 0 and at most ``most``."""
+
+    def parse(text: str) -> float:
+        number = float(text)
+        if not 0 < number <= most:
+            raise UsageError(f"{text} is not above 0 and at most {most:g} seconds")
+        return number
+
+    return option_type(parse)
+
+
 def path_option(text: str) -> Path:
     """Return ``text`` as a path. Raises :class:`UsageError` for the empty string, which ``Path`` takes for the current
     directory."""

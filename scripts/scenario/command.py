@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
 from protocol.errors import BalloonError, UsageError
-from protocol.process.command_line import option_type, path_option
+from protocol.process.command_line import option_type, path_option, whole_number
 
 if TYPE_CHECKING:
     from scripts.scenario.run_record import RunRecord, Sample
@@ -37,15 +37,9 @@ examples:
 
 _MOST_ROWS: Final = 20
 _PROGRESS_STEPS: Final = 10
+SEED_MAX: Final = (1 << 31) - 1
 _TITLE_MOST: Final = 60
 """Characters of a scenario's title, which is foreign text."""
-
-
-def _seed(text: str) -> int:
-    seed = int(text)
-    if not 0 <= seed < 1 << 31:
-        raise UsageError(f"{text} is not from 0 to {(1 << 31) - 1}")
-    return seed
 
 
 def _speed(text: str) -> float:
@@ -76,7 +70,9 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a parameter of the policy (balloon-policy --list NAME names them); several times for several",
     )
-    parser.add_argument("--seed", metavar="N", type=option_type(_seed), help="use this seed instead of the scenario's")
+    parser.add_argument(
+        "--seed", metavar="N", type=whole_number(0, SEED_MAX), help="use this seed instead of the scenario's"
+    )
     parser.add_argument(
         "--speed",
         metavar="FACTOR",

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from protocol.errors import BalloonError, UsageError
 from protocol.process.listening_socket import ListeningSocket
@@ -19,7 +19,7 @@ from scripts.check.broken.drivers import driving, try_driver
 from scripts.check.broken.fault import Fault
 from scripts.check.broken.fence_faults import FENCE_FAULTS, try_fence
 from scripts.check.broken.forked_devices import ForkedDevices
-from scripts.check.broken.trying import CAUGHT, Trying, line_of
+from scripts.check.broken.trying import CAUGHT, AnyFault, Trying, line_of, try_until_caught
 from scripts.check.listing import print_listing
 from scripts.check.names import nearest
 from scripts.child_processes import module_environment
@@ -28,8 +28,6 @@ AT_ONCE: Final = 2
 """Devices that are tried at a time. Most of the time goes into waiting, but some cases look at times."""
 
 DRIVERS_AT_ONCE: Final = 4
-
-AnyFault = TypeVar("AnyFault", bound=Fault)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -95,19 +93,6 @@ def _be(
     os.execve(argv[0], argv, module_environment())
 
 
-TRIES: Final = 3
-"""How often a fault is tried that is not caught: where it shows depends on which of two threads comes first."""
-
-
-def _try_again(fault: AnyFault, try_one: Callable[[AnyFault], Trying]) -> Trying:
-    trying = try_one(fault)
-    for _ in range(TRIES - 1):
-        if trying.is_caught or trying.crash:
-            break
-        trying = try_one(fault).after(trying)
-    return trying
-
-
 def _try_all(devices: Sequence[Fault], drivers: Sequence[DriverFault]) -> Iterator[Trying]:
     # Try each fault and yield what came of it in the end; a line is printed for each. Drivers, which take their time,
     # are tried beside the devices.
@@ -116,8 +101,8 @@ def _try_all(devices: Sequence[Fault], drivers: Sequence[DriverFault]) -> Iterat
         ThreadPoolExecutor(AT_ONCE) as device_pool,
         ThreadPoolExecutor(DRIVERS_AT_ONCE) as driver_pool,
     ):
-        tried_drivers = driver_pool.map(partial(_try_again, try_one=try_driver), drivers)
-        tried_devices = device_pool.map(partial(_try_again, try_one=partial(try_fault, devices=forked)), devices)
+        tried_drivers = driver_pool.map(partial(try_until_caught, try_one=try_driver), drivers)
+        tried_devices = device_pool.map(partial(try_until_caught, try_one=partial(try_fault, devices=forked)), devices)
         for trying in chain(tried_devices, tried_drivers):
             print(f"{'caught' if trying.is_caught else 'MISSED'}  {trying.fault.name}", flush=True)
             for one in trying.results:

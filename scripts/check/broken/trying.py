@@ -1,11 +1,17 @@
 """What came of a fault that was tried."""
 
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple, TypeVar
 
 from scripts.check.broken.fault import Fault
 from scripts.check.verdict import Result, Verdict
 
 CAUGHT: Final = (Verdict.FAIL, Verdict.FINDING)
+
+TRIES: Final = 3
+"""How often a fault is tried that is not caught: where it shows depends on which of two threads comes first."""
+
+AnyFault = TypeVar("AnyFault", bound=Fault)
 
 
 class Trying(NamedTuple):
@@ -28,6 +34,16 @@ class Trying(NamedTuple):
         """Return this attempt with what an earlier one of the same fault has caught: a case that noticed did so."""
         caught = {one.case: one for one in earlier.results if one.verdict in CAUGHT}
         return self._replace(results=[caught.get(one.case, one) for one in self.results])
+
+
+def try_until_caught(fault: AnyFault, try_one: Callable[[AnyFault], Trying]) -> Trying:
+    """Try ``fault`` up to :data:`TRIES` times and return what came of it in the end."""
+    trying = try_one(fault)
+    for _ in range(TRIES - 1):
+        if trying.is_caught or trying.crash:
+            break
+        trying = try_one(fault).after(trying)
+    return trying
 
 
 def line_of(result: Result) -> str:

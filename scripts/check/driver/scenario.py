@@ -1,9 +1,6 @@
 """What the device does while it watches: it waits for a driver, and asks for statistics, a balloon, and hints."""
 
-import contextlib
 import math
-import shlex
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +15,7 @@ from protocol.recording.lines import Cut, read_records
 from protocol.recording.records import SessionBegin
 from protocol.virtio_balloon import BalloonFeature
 from scripts.check.driver.observation import WRONG_REPLY_SUFFIX, Observed
+from scripts.check.machine.program import Program
 from scripts.check.verdict import TargetError
 from scripts.child_processes import Child, Children, LineTail, python_module
 
@@ -107,8 +105,10 @@ class Scenario:
             except BalloonError as error:
                 raise UsageError(f"the device does not start: {error}") from error
             self._say(f"waiting for a driver at {self._socket_path}")
-            driver = _start(options.start, options.environment)
+            driver = None if options.start is None else Program(options.start, options.environment)
             try:
+                if driver is not None:
+                    driver.start()
                 self._wait_for_driver(options.attach_seconds, driver)
                 begin = time.monotonic()
                 with QmpClient(control) as client:
@@ -121,7 +121,7 @@ class Scenario:
                     self._reply_wrongly(control)
             finally:
                 if driver is not None:
-                    _stop(driver)
+                    driver.close()
         self._take_records()
         return self._seen
 
@@ -183,10 +183,10 @@ class Scenario:
                 raise BalloonError(self._device.how_it_ended())
             time.sleep(0.05)
 
-    def _wait_for_driver(self, seconds: float, driver: "subprocess.Popen[bytes] | None") -> None:
+    def _wait_for_driver(self, seconds: float, driver: Program | None) -> None:
         def attached() -> bool:
-            if driver is not None and driver.poll() is not None and not self._seen.named("features"):
-                raise TargetError(f"the command of --start ended with status {driver.returncode} before it attached")
+            if driver is not None and driver.status() is not None and not self._seen.named("features"):
+                raise TargetError(f"no driver attached: {driver.how_it_ended()}")
             return bool(self._seen.named("features"))
 
         if not self._wait(attached, seconds):
@@ -260,35 +260,6 @@ class Scenario:
             self._say(f"{name}: {error}")
             return None
         return answer if answer is not None else {}
-
-
-def _start(command: str | None, environment: Mapping[str, str] | None) -> "subprocess.Popen[bytes] | None":
-    if command is None:
-        return None
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise UsageError(f"--start: {error}") from error
-    try:
-        return subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise TargetError(f"--start: {words[0]}: {error.strerror}") from error
-
-
-def _stop(driver: "subprocess.Popen[bytes]") -> None:
-    driver.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        driver.wait(5.0)
-        return
-    driver.kill()
-    driver.wait()
 
 
 def observe(socket_path: Path, options: ScenarioOptions, say: Callable[[str], None]) -> Observed:

@@ -24,7 +24,6 @@ SCRIPTS: Final = Path(__file__).parent / "scripts"
 """The scripts that come with the program."""
 
 _SUFFIX: Final = ".fault"
-_SEED_MAX: Final = (1 << 64) - 1
 _SCRIPT_MAX: Final = 1 << 20
 
 
@@ -38,8 +37,6 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--{option} is needed")
     if arguments.listen == arguments.connect:
         raise UsageError(f"--connect {arguments.connect}: that is where the proxy listens")
-    if arguments.seed is not None and not 0 <= arguments.seed <= _SEED_MAX:
-        raise UsageError(f"--seed {arguments.seed}: not from 0 to {_SEED_MAX}")
     script = FaultScript() if arguments.script is None else read_script(arguments.script)
     _check_target(arguments.connect)
     with (

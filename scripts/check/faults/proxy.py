@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +12,12 @@ from protocol.errors import BalloonError
 from protocol.process.accept_loop import AcceptLoop
 from protocol.process.events import EventLog
 from protocol.process.listening_socket import ListeningSocket
+from protocol.process.peer_process import peer_process
 from protocol.recording.records import PROXY, Record
 from scripts.check.faults.fault_plan import FaultPlan
 from scripts.check.faults.proxy_session import ProxySession
 from scripts.check.recording.recorder import Recorder
 from scripts.check.verdict import TargetError
-
-_PEER_CREDENTIALS = struct.Struct("3i")
 
 
 class Proxy:
@@ -82,7 +80,7 @@ class Proxy:
             elif self._end is not None and not self._end.done():
                 self._end.set_exception(error)
             return
-        pid = _peer(front_end)
+        pid = peer_process(front_end).pid
         self._events.emit("connected", session=number, pid=pid)
         recorder = None if self._record is None else Recorder(self._record, number, PROXY)
         if recorder is not None:
@@ -113,9 +111,3 @@ async def _connect(target: Path) -> socket.socket:
             raise TargetError(f"--connect {target}: {error.strerror or error}") from error
         undo.pop_all()
     return sock
-
-
-def _peer(sock: socket.socket) -> int:
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-    pid: int = _PEER_CREDENTIALS.unpack(credentials)[0]
-    return pid

@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from protocol.errors import UsageError
-from protocol.process.command_line import option_type, path_option
+from protocol.process.command_line import option_type, path_option, seconds_option, whole_number
 
 if TYPE_CHECKING:
     from protocol.process.command_line import Parser
@@ -32,20 +31,6 @@ EXAMPLES: Final = """examples:
 """
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise UsageError("1 is the least")
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= SECONDS_MAX:
-        raise UsageError("seconds are above 0 and at most a week")
-    return number
-
-
 def add_to(parser: "Parser") -> None:
     """Add the options of the command."""
     path = option_type(path_option)
@@ -53,10 +38,12 @@ def add_to(parser: "Parser") -> None:
     parser.add_argument(
         "--runs",
         metavar="N",
-        type=option_type(_count),
+        type=whole_number(1),
         help=f"inputs of each target (default: {RUNS}, or by --seconds)",
     )
-    parser.add_argument("--seconds", metavar="S", type=option_type(_seconds), help="seconds of each target at most")
+    parser.add_argument(
+        "--seconds", metavar="S", type=seconds_option(SECONDS_MAX), help="seconds of each target at most"
+    )
     parser.add_argument(
         "--seed", metavar="N", type=option_type(int), default=1, help="the same seed, the same inputs (default: 1)"
     )

@@ -14,10 +14,10 @@ from typing import Final
 from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.virtio import PROTOCOL_FEATURES, feature_mask, has_feature
 from scripts.check.generic.child_crashes import ChildCrashes
-from scripts.check.generic.program import Program
 from scripts.check.generic.target import Facts, Target
 from scripts.check.machine.connection import REPLY_FLAGS, FrontendConnection, connect
 from scripts.check.machine.deadline import DEADLINE, becomes_true
+from scripts.check.machine.program import Program
 from scripts.check.recording.check_recording import CheckRecording
 from scripts.check.verdict import SURVIVES, Failed, HungUpError, TargetError
 

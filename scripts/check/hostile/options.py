@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING, Final
 
-from protocol.errors import UsageError
-from protocol.process.command_line import option_type, path_option
+from protocol.process.command_line import option_type, path_option, seconds_option, whole_number
 
 if TYPE_CHECKING:
     from protocol.process.command_line import Parser
 
 SESSIONS: Final = 1000
 ALONE_SECONDS: Final = 5.0
+ALONE_MAX: Final = 3600.0
 
 EXAMPLES: Final = """examples:
   balloon-check hostile
@@ -19,33 +19,19 @@ EXAMPLES: Final = """examples:
 """
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise UsageError("1 is the least")
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 3600:
-        raise UsageError("seconds are above 0 and at most an hour")
-    return number
-
-
 def add_to(parser: "Parser") -> None:
     """Add the options of the command."""
     parser.add_argument(
         "--sessions",
         metavar="N",
-        type=option_type(_count),
+        type=whole_number(1),
         help=f"how many hostile sessions (default: {SESSIONS}; with --only 1)",
     )
     parser.add_argument(
         "--seed", metavar="N", type=option_type(int), default=1, help="the same seed, the same sessions (default: 1)"
     )
     parser.add_argument(
-        "--only", metavar="N", type=option_type(_count), help="play session N of the seed alone, --sessions times"
+        "--only", metavar="N", type=whole_number(1), help="play session N of the seed alone, --sessions times"
     )
     parser.add_argument(
         "--socket-path",
@@ -56,7 +42,7 @@ def add_to(parser: "Parser") -> None:
     parser.add_argument(
         "--alone",
         metavar="S",
-        type=option_type(_seconds),
+        type=seconds_option(ALONE_MAX),
         default=ALONE_SECONDS,
         help="seconds that the good machine is measured alone before the first session (default: %(default)g)",
     )

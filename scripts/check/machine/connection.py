@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from guest.vhost_user.frontend import Call
 from protocol.errors import VhostUserError
+from protocol.process.peer_process import peer_process
 from protocol.vhost_user import FDS_MAX, HEADER_SIZE, PAYLOAD_MAX, FrontendRequest, form_of
 from protocol.vhost_user_codec import build_message, parse_payload
 from protocol.vhost_user_payloads import U64, Payload
@@ -25,8 +26,6 @@ REPLY_FLAGS: Final = 0x5
 
 DONE: Final = 0
 """What an acknowledgement says of a request that was carried out."""
-
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7)
 
 Result = TypeVar("Result")
 
@@ -51,14 +50,14 @@ class FrontendConnection:
         self.recorder: Recorder | None = None
         """Where this session is recorded, None for nowhere."""
         if recording is not None:
-            self.recorder = recording.connected(_peer(self.socket))
+            self.recorder = recording.connected(peer_process(self.socket).pid)
         self._is_hung_up = False
         self._sent = b""
 
     @property
     def peer_pid(self) -> int:
         """Id of the process that listens, as the kernel noted it."""
-        return _peer(self.socket)
+        return peer_process(self.socket).pid
 
     # -- sending ----------------------------------------------------------------------------------------------------
 
@@ -239,12 +238,6 @@ class FrontendConnection:
         recorder, self.recorder = self.recorder, None
         if recorder is not None and self._recording is not None:
             self._recording.ended(recorder, HUNG_UP if self._is_hung_up else CLOSED)
-
-
-def _peer(sock: socket.socket) -> int:
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid: int = _CREDENTIALS.unpack(credentials)[0]
-    return pid
 
 
 def connect(path: Path) -> socket.socket:

@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from protocol.errors import UsageError
-from protocol.process.command_line import option_type, path_option
+from protocol.process.command_line import option_type, path_option, whole_number
 
 if TYPE_CHECKING:
     from protocol.process.command_line import Parser
@@ -23,34 +22,21 @@ EXAMPLES: Final = """examples:
 """
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= COUNT_MAX:
-        raise UsageError(f"{number} is not from 1 to {COUNT_MAX}")
-    return number
-
-
-def _seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= SEED_MAX:
-        raise UsageError(f"{number} is not from 0 to {SEED_MAX}")
-    return number
-
-
 def add_to(parser: "Parser") -> None:
     """Add the options of the command."""
     path = option_type(path_option)
-    parser.add_argument("--seed", metavar="N", type=option_type(_seed), default=1, help="the first seed (default: 1)")
+    count = whole_number(1, COUNT_MAX)
+    parser.add_argument(
+        "--seed", metavar="N", type=whole_number(0, SEED_MAX), default=1, help="the first seed (default: 1)"
+    )
     parser.add_argument(
         "--runs",
         metavar="N",
-        type=option_type(_count),
+        type=count,
         default=RUNS,
         help=f"seeds to try, until one ends in a violation (default: {RUNS})",
     )
-    parser.add_argument(
-        "--steps", metavar="N", type=option_type(_count), default=STEPS, help=f"steps of a run (default: {STEPS})"
-    )
+    parser.add_argument("--steps", metavar="N", type=count, default=STEPS, help=f"steps of a run (default: {STEPS})")
     parser.add_argument(
         "--fault", metavar="NAME", help="put this fault in; `all` tries each and succeeds if each is found (see --list)"
     )

@@ -22,13 +22,13 @@ SUFFIX: Final = {1: "b", 2: "w", 4: "l", 8: "q"}
 
 
 class QemuProcess:
-    """One QEMU with the memory file and the balloon of a microvm.
+    """One QEMU with a balloon in a microvm, whose memory is the file that is open as ``memory``.
 
     Raises:
         TargetError: it cannot be started, is too old, or does not connect.
     """
 
-    def __init__(self, qemu: str, memory: Path, memory_bytes: int, properties: str) -> None:
+    def __init__(self, qemu: str, memory: int, memory_bytes: int, properties: str) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="balloon-check-")
         place = Path(self._directory.name)
         self.qmp_path = place / "qmp"
@@ -41,7 +41,7 @@ class QemuProcess:
                 listener.bind(str(place / "qtest"))
                 listener.listen(1)
                 listener.settimeout(0.2)
-                self._start([qemu, *_arguments(place, memory, memory_bytes, properties)])
+                self._start([qemu, *_arguments(place, memory, memory_bytes, properties)], memory)
                 self._connection = self._accept(listener)
         except BaseException:
             self.close()
@@ -49,14 +49,19 @@ class QemuProcess:
         self._connection.settimeout(ANSWER_SECONDS)
         self._stream = self._connection.makefile("rw", encoding="ascii", newline="\n")
 
-    def _start(self, argv: list[str]) -> None:
+    def _start(self, argv: list[str], memory: int) -> None:
         setpriv = shutil.which("setpriv")
         follow = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
         if shutil.which(argv[0]) is None:
             raise TargetError(f"{argv[0]}: no such program")
         with self._complaints.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [*follow, *argv], stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True
+                [*follow, *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                start_new_session=True,
+                pass_fds=(memory,),
             )
 
     def _accept(self, listener: socket.socket) -> socket.socket:
@@ -151,10 +156,11 @@ def properties_of(qemu: str) -> str:
     return said.stdout
 
 
-def _arguments(place: Path, memory: Path, memory_bytes: int, properties: str) -> list[str]:
+def _arguments(place: Path, memory: int, memory_bytes: int, properties: str) -> list[str]:
     # Without a processor no firmware runs, which would use memory of its own. Packages may lack that accelerator: then
-    # QEMU takes the next.
-    backend = f"memory-backend-file,id=ram,size={memory_bytes},mem-path={memory},share=on"
+    # QEMU takes the next. The memory is no file in a directory: a disk's file system tells holes in its own way, and
+    # /dev/shm of a container may be a disk's, or too small.
+    backend = f"memory-backend-file,id=ram,size={memory_bytes},mem-path=/proc/self/fd/{memory},share=on"
     return [
         "-M", "microvm,memory-backend=ram",
         "-m", f"{memory_bytes >> 20}M",

@@ -1,9 +1,7 @@
 """QEMU's in-process balloon as a :class:`Device`, and the machine that plays its driver by registers."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from host.qmp.qmp_client import CommandError
@@ -158,9 +156,7 @@ class QtestDevice(Device):
 
     def __init__(self, qemu: str) -> None:
         self._qemu = qemu
-        self._directory = tempfile.TemporaryDirectory(prefix="balloon-check-", dir=_memory_directory())
-        self._path = Path(self._directory.name) / "memory"
-        self._memory = MemoryFile(MEMORY_BYTES, self._path)
+        self._memory = MemoryFile(MEMORY_BYTES)
         self._process: QemuProcess | None = None
         known = properties_of(qemu)
         self._properties = ",".join([PROPERTIES, *(f"{name}=on" for name in NEWER_PROPERTIES if f"{name}=" in known)])
@@ -173,7 +169,7 @@ class QtestDevice(Device):
         self.name = f"the balloon of {qemu}"
 
     def _start(self) -> VirtioMmio:
-        self._process = QemuProcess(self._qemu, self._path, self._memory.size, self._properties)
+        self._process = QemuProcess(self._qemu, self._memory.fd, self._memory.size, self._properties)
         bus = Bus(self._process.read, self._process.write)
         for slot in reversed(range(SLOTS)):
             device = VirtioMmio(bus, SLOTS_AT + slot * SLOT_BYTES)
@@ -255,13 +251,7 @@ class QtestDevice(Device):
         return self._process.monitor(name, **arguments)
 
     def close(self) -> None:
-        """End QEMU and remove its memory."""
+        """End QEMU and give its memory up."""
         if self._process is not None:
             self._process.close()
         self._memory.close()
-        self._directory.cleanup()
-
-
-def _memory_directory() -> str | None:
-    # A file system in memory, where there is one: it knows holes page by page, and no disk is written.
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from protocol.errors import BalloonError, UsageError
-from protocol.process.command_line import option_type, path_option
+from protocol.process.command_line import option_type, path_option, whole_number
 
 if TYPE_CHECKING:
     from scripts.laboratory.experiment import Table
@@ -47,13 +47,6 @@ ROUND: Final = 4
 """Seeds of one scenario that --all plays before it goes on to the next one: enough to have a spread."""
 
 
-def _count(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= SEEDS_MOST:
-        raise UsageError(f"{text} is not from 1 to {SEEDS_MOST}")
-    return count
-
-
 def _minutes(text: str) -> float:
     minutes = float(text)
     if not minutes >= 0:
@@ -77,11 +70,15 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         help="policy, reporter, delay (seconds), order or capacity (repeatable: all combinations)",
     )
     parser.add_argument(
-        "--seeds", metavar="N", type=option_type(_count), default=5, help="runs of each variant (default: %(default)s)"
+        "--seeds",
+        metavar="N",
+        type=whole_number(1, SEEDS_MOST),
+        default=5,
+        help="runs of each variant (default: %(default)s)",
     )
     parser.add_argument("--scale", metavar="FACTOR", type=option_type(float), help="as for balloon-lab run")
     parser.add_argument(
-        "--jobs", metavar="N", type=option_type(_count), help="runs at once (default: one for each processor)"
+        "--jobs", metavar="N", type=whole_number(1, SEEDS_MOST), help="runs at once (default: one for each processor)"
     )
     parser.add_argument("--cluster", metavar="ADDRESS", help="play them on this Dask scheduler's workers")
     parser.add_argument("--out", metavar="DIR", type=option_type(path_option), help="write compare.csv into DIR")

@@ -1,5 +1,6 @@
 """Errors of a command as the user sees them: one line and an exit status."""
 
+import argparse
 import errno
 import os
 import sys
@@ -7,7 +8,13 @@ import sys
 import pytest
 
 from protocol.errors import BalloonError, UsageError
-from protocol.process.command_line import Parser, errors_of_standard_output, run_command
+from protocol.process.command_line import (
+    Parser,
+    errors_of_standard_output,
+    run_command,
+    seconds_option,
+    whole_number,
+)
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -71,3 +78,23 @@ def test_help_fills_prose_and_leaves_examples(monkeypatch: pytest.MonkeyPatch) -
     assert max(len(line) for line in text.splitlines() if line != example) <= 50
     assert "wrong option" in text
     assert "2 for\na wrong" not in text
+
+
+@pytest.mark.parametrize("text", ["-3", "6", "2.5", "", "9" * 5000])
+def test_whole_number_out_of_range_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is not from -2 to 5|not a number"):
+        whole_number(-2, 5)(text)
+
+
+def test_whole_numbers_reach_from_the_least_to_the_most() -> None:
+    assert [whole_number(-2, 5)(text) for text in ("-2", "5")] == [-2, 5]
+    assert whole_number(1)("1000000000000") == 1_000_000_000_000
+    with pytest.raises(argparse.ArgumentTypeError, match=r"^0 is not from 1 on$"):
+        whole_number(1)("0")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "60.1", "soon"])
+def test_seconds_out_of_range_are_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is not above 0 and at most 60 seconds|not a number"):
+        seconds_option(60)(text)
+    assert seconds_option(60)("0.5") == 0.5

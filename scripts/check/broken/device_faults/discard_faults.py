@@ -1,7 +1,6 @@
 """Faults in what a device discards, and when."""
 
 import os
-import threading
 from dataclasses import replace
 from typing import Any
 
@@ -32,42 +31,6 @@ def _planned(change: Any) -> None:
         return plan
 
     replaced(DeviceMemory, "plan", make)
-
-
-def _punch_and_close(punch: Any, fd: int, offset: int, length: int) -> None:
-    punch(fd, offset, length)
-    os.close(fd)
-
-
-@fault("acknowledged-first", caught_by=("report-as-linux/split", "report-as-linux/packed"))
-def _() -> None:
-    """A report is acknowledged at once and discarded 20 ms later."""
-
-    def make(original: Any) -> Any:
-        def punch(fd: int, offset: int, length: int) -> int:
-            copy = os.dup(fd)
-            threading.Timer(0.02, _punch_and_close, (original, copy, offset, length)).start()
-            return 0
-
-        return punch
-
-    replaced(ring_service, "punch_hole", make)
-
-
-@fault("discarded-twice", caught_by=("report-no-late-discard/split", "inflate-no-late-discard/packed"))
-def _() -> None:
-    """What was discarded is discarded once more after the acknowledgement."""
-
-    def make(original: Any) -> Any:
-        def punch(fd: int, offset: int, length: int) -> int:
-            copy = os.dup(fd)
-            threading.Timer(0.01, _punch_and_close, (original, copy, offset, length)).start()
-            result: int = original(fd, offset, length)
-            return result
-
-        return punch
-
-    replaced(ring_service, "punch_hole", make)
 
 
 @fault("one-page-too-many", caught_by=("report-exact/split", "report-one-page/packed"))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from scripts.check.broken.driver_faults.all_driver_faults import ALL_DRIVER_FAUL
 from scripts.check.broken.drivers import try_driver
 from scripts.check.broken.fence_faults import FENCE_FAULTS, try_fence
 from scripts.check.broken.forked_devices import ForkedDevices
-from scripts.check.broken.trying import Trying, crash_of
+from scripts.check.broken.trying import Trying, crash_of, try_until_caught
 from scripts.check.device.all_cases import DEVICE_CASES
 from scripts.check.driver.all_cases import DRIVER_CASES
 from scripts.check.generic.all_cases import GENERIC_CASES
@@ -102,14 +103,14 @@ def devices() -> Iterator[ForkedDevices]:
 @pytest.mark.processes
 @pytest.mark.parametrize("name", SAMPLE)
 def test_fault_is_caught(name: str, devices: ForkedDevices) -> None:
-    trying = try_fault(ALL_FAULTS[name], devices)
+    trying = try_until_caught(ALL_FAULTS[name], partial(try_fault, devices=devices))
     assert trying.is_caught, trying.results
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("name", DRIVER_SAMPLE)
 def test_driver_fault_is_caught(name: str) -> None:
-    trying = try_driver(ALL_DRIVER_FAULTS[name])
+    trying = try_until_caught(ALL_DRIVER_FAULTS[name], try_driver)
     assert trying.is_caught, (trying.results, trying.crash)
 
 

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -25,28 +27,61 @@ KNOWN = {
 FEATURES = ["--features", FEATURES_OF_ALL_CASES]
 
 
-def judged(result: Path, *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
-    """Run ``balloon-check device``; return its exit status and the results by case."""
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.check", "device", *arguments, "--json", str(result)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=240,
-        check=False,
-    )
-    assert done.stderr == ""
-    return done.returncode, {one["case"]: one for one in json.loads(result.read_text())["results"]}
+class Judging:
+    """A run of ``balloon-check device`` with ``arguments``, whose report goes to a file of ``directory``."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self._result = directory / "result.json"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "scripts.check", "device", *arguments, "--json", str(self._result)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+    def end(self) -> tuple[int, dict[str, dict[str, str]]]:
+        """Wait for it; return its exit status and the results by case."""
+        _, error = self._process.communicate(timeout=400)
+        assert error == ""
+        return self._process.returncode, {one["case"]: one for one in json.loads(self._result.read_text())["results"]}
+
+    def close(self) -> None:
+        """End it where no test has waited for it."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.communicate(timeout=DEADLINE)
+
+
+RINGS = {"split": ("--ring", "split"), "packed": ("*/packed",)}
+"""The cases of a run, by ring format. Those of no format are with the split ring's."""
+
+QEMU = "qemu"
+
+
+@pytest.fixture(scope="module")
+def judgings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Judging]]:
+    """The runs against our daemon, one of its own for each ring format, and the one against QEMU, all at the same time:
+    a good part of the time goes into waiting for what must not come."""
+    with ExitStack() as stack:
+        runs = {}
+        for ring, cases in RINGS.items():
+            place = tmp_path_factory.mktemp(ring)
+            control = place / "control.sock"
+            daemon = stack.enter_context(DaemonProcess(place, *FEATURES, "--control", str(control)))
+            runs[ring] = Judging(place, "--socket-path", str(daemon.socket_path), "--qmp", str(control), *cases)
+            stack.callback(runs[ring].close)
+        if shutil.which("qemu-system-x86_64") is not None:
+            runs[QEMU] = Judging(tmp_path_factory.mktemp(QEMU), "--qemu", "--quick")
+            stack.callback(runs[QEMU].close)
+        yield runs
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("cases", [("--ring", "split"), ("*/packed",)])
-def test_every_must_is_kept(tmp_path: Path, cases: tuple[str, ...]) -> None:
-    control = tmp_path / "control.sock"
-    with DaemonProcess(tmp_path, *FEATURES, "--control", str(control)) as daemon:
-        arguments = ("--socket-path", str(daemon.socket_path), "--qmp", str(control), *cases)
-        status, results = judged(tmp_path / "result.json", *arguments)
+@pytest.mark.parametrize("ring", RINGS)
+def test_every_must_is_kept(judgings: dict[str, Judging], ring: str) -> None:
+    status, results = judgings[ring].end()
     failed = {case: one["reason"] for case, one in results.items() if one["verdict"] == "FAIL"}
     assert failed == {}
     found = {case.partition("/")[0] for case, one in results.items() if one["verdict"] == "FINDING"}
@@ -57,11 +92,11 @@ def test_every_must_is_kept(tmp_path: Path, cases: tuple[str, ...]) -> None:
 
 
 @pytest.mark.processes
-def test_balloon_of_qemu_is_judged(tmp_path: Path) -> None:
+def test_balloon_of_qemu_is_judged(judgings: dict[str, Judging]) -> None:
     """It fails for what its text forbids, and for nothing else."""
-    if shutil.which("qemu-system-x86_64") is None:
+    if QEMU not in judgings:
         pytest.skip("no qemu-system-x86_64 on PATH")
-    status, results = judged(tmp_path / "result.json", "--qemu", "--quick")
+    status, results = judgings[QEMU].end()
     failed = {case for case, one in results.items() if one["verdict"] == "FAIL"}
     # It looks for an indirect table at the head of a chain only (hw/virtio/virtio.c), against virtio 1.2, 2.7.5.3.2.
     assert failed == {"split-direct-then-indirect"}

@@ -110,7 +110,9 @@ def test_command_that_is_none(tmp_path: Path, command: str) -> None:
 
 @pytest.mark.processes
 def test_command_that_does_not_exist(tmp_path: Path) -> None:
-    assert complaint(tmp_path / "socket", "/nowhere/back-end") == "/nowhere/back-end: No such file or directory"
+    assert (
+        complaint(tmp_path / "socket", "/nowhere/back-end") == "--start: /nowhere/back-end: No such file or directory"
+    )
 
 
 @pytest.mark.processes

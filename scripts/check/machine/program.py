@@ -1,10 +1,11 @@
-"""The program of a back-end that is started for the cases, because it ends with its front-end."""
+"""The program of ``--start``: what is judged, started for the run and ended after it."""
 
 import os
 import shlex
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from typing import Final
 
 from protocol.errors import UsageError
@@ -16,13 +17,13 @@ _STDERR_BYTES: Final = 65536
 
 
 class Program:
-    """A command that is started, again each time that it has ended.
+    """A command that is started, again where it has ended.
 
     It runs in a process group of its own and without a terminal. The socket is the caller's matter.
     """
 
-    def __init__(self, command: str) -> None:
-        """Take a command line, quoted as in a shell.
+    def __init__(self, command: str, environment: Mapping[str, str] | None = None) -> None:
+        """Take a command line, quoted as in a shell, and its environment, by default that of this process.
 
         Raises:
             UsageError: it is empty, or a quotation mark is missing.
@@ -30,10 +31,11 @@ class Program:
         try:
             self.words = shlex.split(command)
         except ValueError as error:
-            raise UsageError(f"{command!r} is no command line: {error}") from error
+            raise UsageError(f"--start {command!r}: {error}") from error
         if not self.words:
-            raise UsageError("an empty command to start the back-end with")
+            raise UsageError("--start: an empty command")
         self._stderr = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (open for the life of the object)
+        self._environment = environment
         self._said = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -51,10 +53,11 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
+                env=self._environment,
                 start_new_session=True,
             )
         except OSError as error:
-            raise TargetError(f"{self.words[0]}: {error.strerror or error}") from error
+            raise TargetError(f"--start: {self.words[0]}: {error.strerror or error}") from error
 
     @property
     def pid(self) -> int | None:
