@@ -1,8 +1,6 @@
 """What the device does while it watches: it waits for a driver, and asks for statistics, a balloon, and hints."""
 
-import contextlib
 import math
-import shlex
 import subprocess
 import tempfile
 import time
@@ -18,6 +16,7 @@ from protocol.recording.lines import Cut, read_records
 from protocol.recording.records import SessionBegin
 from protocol.virtio_balloon import BalloonFeature
 from scripts.check.driver.observation import WRONG_REPLY_SUFFIX, Observed
+from scripts.check.programs import end_group, how_ended, words_of
 from scripts.check.verdict import TargetError
 from scripts.child_processes import Child, Children, LineTail, python_module
 
@@ -121,7 +120,7 @@ class Scenario:
                     self._reply_wrongly(control)
             finally:
                 if driver is not None:
-                    _stop(driver)
+                    end_group(driver)
         self._take_records()
         return self._seen
 
@@ -186,7 +185,7 @@ class Scenario:
     def _wait_for_driver(self, seconds: float, driver: "subprocess.Popen[bytes] | None") -> None:
         def attached() -> bool:
             if driver is not None and driver.poll() is not None and not self._seen.named("features"):
-                raise TargetError(f"the command of --start ended with status {driver.returncode} before it attached")
+                raise TargetError(f"the command of --start {how_ended(driver.returncode)} before it attached")
             return bool(self._seen.named("features"))
 
         if not self._wait(attached, seconds):
@@ -262,10 +261,7 @@ class Scenario:
 def _start(command: str | None, environment: Mapping[str, str] | None) -> "subprocess.Popen[bytes] | None":
     if command is None:
         return None
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise UsageError(f"--start: {error}") from error
+    words = words_of(command, "--start")
     try:
         return subprocess.Popen(
             words,
@@ -277,15 +273,6 @@ def _start(command: str | None, environment: Mapping[str, str] | None) -> "subpr
         )
     except OSError as error:
         raise TargetError(f"--start: {words[0]}: {error.strerror}") from error
-
-
-def _stop(driver: "subprocess.Popen[bytes]") -> None:
-    driver.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        driver.wait(5.0)
-        return
-    driver.kill()
-    driver.wait()
 
 
 def observe(socket_path: Path, options: ScenarioOptions, say: Callable[[str], None]) -> Observed:
