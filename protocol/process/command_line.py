@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn, TypeVar
@@ -152,7 +152,7 @@ def reason(error: OSError | ValueError) -> str:
 
 
 def _complain(program: str, message: str, status: int) -> int:
-    if sys.stderr is not None:
+    with suppress(OSError):  # the status says it, too
         print(f"{_typed(program)}: {message}", file=sys.stderr)
     return status
 

@@ -1,5 +1,6 @@
 """Errors of a command as the user sees them: one line and an exit status."""
 
+import contextlib
 import errno
 import os
 import sys
@@ -60,3 +61,15 @@ def test_closed_standard_error_is_no_standard_output(
     assert run_command("x", command) == 0
     sys.stderr.close()  # what stood in for it
     assert capsys.readouterr().out == ""
+
+
+def test_full_standard_error_leaves_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> int:
+        raise UsageError("no such thing")
+
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert run_command("x", command) == 2
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
