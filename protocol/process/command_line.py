@@ -1,6 +1,7 @@
 """The common part of all command lines: the parser, one-line errors, the version."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -113,6 +114,8 @@ def run_command(
     """
     if sys.stderr is None:  # closed: what print() is given to write there would go to standard output
         sys.stderr = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process's life
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
     try:
         status = command()
         if sys.stdout is not None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import sys
 
@@ -73,3 +74,15 @@ def test_full_standard_error_leaves_the_status(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.undo()
         with contextlib.suppress(OSError):
             full.close()
+
+
+def test_what_is_no_text_is_written_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8", "strict"))
+
+    def command() -> int:
+        print(os.fsdecode(b"/tmp/\xff"))
+        return 0
+
+    assert run_command("x", command) == 0
+    assert written.getvalue() == b"/tmp/\\udcff\n"
