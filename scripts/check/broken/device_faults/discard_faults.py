@@ -109,40 +109,6 @@ def _() -> None:
     _planned(lambda discards: discards[:1])
 
 
-@fault("ranges-beyond-32-lost", caught_by=("report-of-many-ranges/split", "report-of-many-ranges/packed"))
-def _() -> None:
-    """Of a chain the first 32 ranges are discarded, which is what Linux reports at most."""
-    _planned(lambda discards: discards[:32])
-
-
-@fault("four-mib-at-most", caught_by=("report-of-a-large-range/split", "report-of-a-large-range/packed"))
-def _() -> None:
-    """Of a range the first 4 MiB are discarded, the largest block of x86."""
-    _hole(lambda fd, offset, length: (offset, min(length, 4 << 20)))
-
-
-@fault("region-offset-ignored", caught_by=("range-in-each-region/split", "range-in-each-region/packed"))
-def _() -> None:
-    """What is discarded of a region is taken from the beginning of its file, whatever its offset there is."""
-
-    def make(original: Any) -> Any:
-        def plan(self: Any, *rest: Any) -> DiscardPlan:
-            planned: DiscardPlan = original(self, *rest)
-            offsets = [region.mmap_offset for region in self.table.regions]
-            planned.discards = [one._replace(offset=one.offset - offsets[one.region]) for one in planned.discards]
-            return planned
-
-        return plan
-
-    replaced(DeviceMemory, "plan", make)
-
-
-@fault("first-region-only", caught_by=("range-in-each-region/split",))
-def _() -> None:
-    """Ranges of all regions but the first are acknowledged and stay."""
-    _planned(lambda discards: [each for each in discards if each.region == 0])
-
-
 @fault("last-range-lost", caught_by=("report-exact/split",))
 def _() -> None:
     """The last range of a chain of several stays."""
