@@ -17,7 +17,7 @@ class _NamedStream(io.TextIOWrapper):
     """A text stream whose errors say which option and file they are about."""
 
     def __init__(self, fd: int, what: str) -> None:
-        super().__init__(open(fd, "wb"), encoding="utf-8")  # noqa: SIM115  (closed with the stream)
+        super().__init__(open(fd, "wb"), encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  (closed with the stream)
         self._what = what
 
     def write(self, text: str) -> int:

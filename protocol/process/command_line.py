@@ -1,11 +1,12 @@
 """The common part of all command lines: the parser, one-line errors, the version."""
 
 import argparse
+import io
 import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn, TypeVar
@@ -157,6 +158,8 @@ def run_command(
     """
     if sys.stderr is None:  # closed: what print() is given to write there would go to standard output
         sys.stderr = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process's life
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
     try:
         status = command()
         if sys.stdout is not None:
@@ -196,7 +199,7 @@ def reason(error: OSError | ValueError) -> str:
 
 
 def _complain(program: str, message: str, status: int) -> int:
-    if sys.stderr is not None:
+    with suppress(OSError):  # the status says it, too
         print(f"{_typed(program)}: {message}", file=sys.stderr)
     return status
 

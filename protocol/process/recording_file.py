@@ -65,17 +65,18 @@ class RecordingFile:
         try:
             self._writer.close()
         except (TimeoutError, OSError) as error:
-            self._complain(f"{reason(error)}: the last records are missing")
+            self._complain(f"{reason(error)}: the last records are missing", again=True)
 
     def _on_full(self, error: OSError) -> None:
         self._complain(f"{reason(error)}: records wait for room")
 
     def _on_error(self, error: OSError) -> None:
         self._stopped = True
-        self._complain(f"{reason(error)}: no more is recorded")
+        self._complain(f"{reason(error)}: no more is recorded", again=True)
 
-    def _complain(self, message: str) -> None:
-        if sys.stderr is not None and not self._complained:
+    def _complain(self, message: str, *, again: bool = False) -> None:
+        # Once; `again` for what follows from waiting in vain.
+        if sys.stderr is not None and (again or not self._complained):
             self._complained = True
             with contextlib.suppress(OSError, ValueError):
                 print(f"--record {self._name}: {message}", file=sys.stderr)

@@ -8,6 +8,7 @@ the same version.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -68,6 +69,22 @@ def _typed(*types: type) -> Callable[[Any], Any]:
     return read
 
 
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise TypeError(value)
+        return value
+
+    return read
+
+
+def _seconds(value: Any) -> float:
+    if type(value) not in (int, float) or not math.fabs(value) < _SECONDS_MAX:  # not a number is below nothing
+        raise TypeError(value)
+    seconds: float = value
+    return seconds
+
+
 def _rows(row: Callable[..., object]) -> Callable[[Any], object]:
     def read(value: Any) -> object:
         return tuple(row(*each) for each in _typed(list)(value))
@@ -75,31 +92,38 @@ def _rows(row: Callable[..., object]) -> Callable[[Any], object]:
     return read
 
 
-def _numbers(row: Callable[..., object]) -> Callable[..., object]:
-    return lambda *numbers: row(*map(_typed(int), numbers))
+def _descriptor(place: Any, address: Any, length: Any, flags: Any, link: Any) -> RecordedDescriptor:
+    return RecordedDescriptor(_u16(place), _u64(address), _u32(length), _u16(flags), _u16(link))
 
 
-_INT: Final = _Form(_same, _typed(int))
+_SECONDS_MAX: Final = 1e11
+"""Some thousand years."""
+
+_u16, _u32, _u64 = (_whole(0, (1 << bits) - 1) for bits in (16, 32, 64))
+
+_any = _whole(-(1 << 63), (1 << 63) - 1)
+
+_INT: Final = _Form(_same, _any)
+_U32: Final = _Form(_same, _u32)
 _BOOL: Final = _Form(_same, _typed(bool))
 _TEXT: Final = _Form(_same, _typed(str))
-_SECONDS: Final = _Form(lambda value: round(value, 6), _typed(int, float))
+_SECONDS: Final = _Form(lambda value: round(value, 6), _seconds)
 _BYTES: Final = _Form(bytes.hex, bytes.fromhex)
 _STREAM: Final = _Form(lambda value: value.value, Channel)
-_DESCRIPTORS: Final = _Form(_same, _rows(_numbers(RecordedDescriptor)))
+_DESCRIPTORS: Final = _Form(_same, _rows(_descriptor))
 _RANGES: Final = _Form(
     _same,
-    _rows(lambda address, length, fate: RangeFate(_typed(int)(address), _typed(int)(length), _typed(str)(fate))),
+    _rows(lambda address, length, fate: RangeFate(_u64(address), _u64(length), _typed(str)(fate))),
 )
-_FILES: Final = _Form(_same, _rows(lambda kind, size: FileFact(_typed(str)(kind), _typed(int)(size))))
-_TABLE: Final = _Form(_same, lambda value: tuple(map(_typed(int), _typed(list)(value))))
+_FILES: Final = _Form(_same, _rows(lambda kind, size: FileFact(_typed(str)(kind), _any(size))))
+_TABLE: Final = _Form(_same, lambda value: tuple(map(_u64, _typed(list)(value))))
 _FIELDS: Final = _Form(dict, _typed(dict))
 
 _FORM_OF_FIELD: Final[dict[str, _Form]] = {
     **dict.fromkeys(("t", "time", "seconds"), _SECONDS),
-    **dict.fromkeys(
-        ("session", "pid", "request", "flags", "ring", "size", "base", "head", "left_out", "ranges_left_out"), _INT
-    ),
-    **dict.fromkeys(("length", "old", "new", "event", "count"), _INT),
+    **dict.fromkeys(("session", "pid", "flags", "ring", "size", "base", "head", "left_out", "ranges_left_out"), _INT),
+    **dict.fromkeys(("request", "length"), _U32),
+    **dict.fromkeys(("old", "new", "event", "count"), _INT),
     **dict.fromkeys(("packed", "event_idx", "indirect_desc", "in_order", "held", "call", "full"), _BOOL),
     **dict.fromkeys(("program", "side", "reason", "queue", "what", "note"), _TEXT),
     **dict.fromkeys(("payload", "data"), _BYTES),
@@ -122,7 +146,7 @@ _KINDS: Final[dict[str, type[Record]]] = {
 
 def _forms_of(kind: type[Record]) -> dict[str, _Form]:
     forms = {name: _FORM_OF_FIELD[name] for name in kind.__dataclass_fields__ if name != "KIND"}
-    return forms | ({"event": _TEXT} if kind is Remark else {})
+    return forms | ({"event": _TEXT} if kind is Remark else {"flags": _U32} if kind is WireMessage else {})
 
 
 _FORMS: Final = {kind: _forms_of(kind) for kind in _KINDS.values()}

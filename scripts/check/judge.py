@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Final, TextIO, TypeVar
+from types import TracebackType
+from typing import Final, Self, TextIO, TypeVar
 
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import errors_of_standard_output, option_type, path_option
@@ -77,8 +78,73 @@ def _listing(cases: Sequence[Case[Target]], bound: frozenset[Bound]) -> Iterator
         yield f"    {clause.id}: {clause.statement}\n        {UNSEEN[clause.id]}"
 
 
+class Reports:
+    """All reports of a run: what standard output gets, and the files. Leaving the context puts the files in place."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Open the files, before anything is judged.
+
+        Raises:
+            UsageError: one cannot be opened.
+        """
+        self._output = _reporter(arguments.format, sys.stdout, verbose=arguments.verbose)
+        self._files: list[_ReportToFile] = []
+        with ExitStack() as unwind:
+            unwind.push(self)
+            for name in FORMATS[1:]:
+                path: Path | None = getattr(arguments, name)
+                if path is not None:
+                    self._files.append(_ReportToFile(path, name))
+            unwind.pop_all()
+
+    def tell(self, part: Callable[[Reporter], None]) -> None:
+        """Give each report a part."""
+        part(self._output)
+        for file in self._files:
+            file.tell(part)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files:
+            file.leave(kind, error, trace)
+        if error is None and (errors := [str(file.error) for file in self._files if file.error is not None]):
+            raise BalloonError("; ".join(errors))
+
+
+class _ReportToFile:
+    # A file that cannot be written is given up, and stays as it was. `error` says why: the other reports go on.
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.error: BalloonError | None = None
+        self._file = ExitStack()
+        try:
+            stream = self._file.enter_context(report_file(path, f"--{name}"))
+        except BalloonError as error:
+            raise UsageError(str(error)) from error
+        self._reporter = _reporter(name, stream, verbose=False)
+
+    def tell(self, part: Callable[[Reporter], None]) -> None:
+        if self.error is not None:
+            return
+        try:
+            part(self._reporter)
+        except BalloonError as error:
+            self.error = error
+            self._file.__exit__(type(error), error, error.__traceback__)
+
+    def leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self._file.__exit__(kind, error, trace)
+        except BalloonError as failed:
+            self.error = failed
+
+
 def judge(
-    arguments: argparse.Namespace,
+    reports: Reports,
     cases: Sequence[Case[Target]],
     fresh: Open[Target],
     target: str,
@@ -90,41 +156,21 @@ def judge(
 
     Raises:
         TargetError: the target cannot be reached at all.
-        UsageError: a report's file cannot be opened.
-        BalloonError: a report cannot be written.
     """
-    with ExitStack() as stack:
-        reporters = _reporters(arguments, stack)
-        for reporter in reporters:
-            reporter.begin(target, len(cases))
-        begin = time.monotonic()
-        results: list[Result] = []
-        for result in run_cases(cases, fresh):
-            results.append(result)
-            for reporter in reporters:
-                reporter.result(result)
-        summary = Summary(
-            target=target,
-            results=results,
-            clauses=judge_clauses(results, CLAUSES, bound, also),
-            seconds=time.monotonic() - begin,
-        )
-        for reporter in reporters:
-            reporter.end(summary)
+    reports.tell(lambda report: report.begin(target, len(cases)))
+    begin = time.monotonic()
+    results: list[Result] = []
+    for result in run_cases(cases, fresh):
+        results.append(result)
+        reports.tell(lambda report, result=result: report.result(result))  # type: ignore[misc]
+    summary = Summary(
+        target=target,
+        results=results,
+        clauses=judge_clauses(results, CLAUSES, bound, also),
+        seconds=time.monotonic() - begin,
+    )
+    reports.tell(lambda report: report.end(summary))
     return 1 if summary.failed else 0
-
-
-def _reporters(arguments: argparse.Namespace, stack: ExitStack) -> list[Reporter]:
-    made: list[Reporter] = [_reporter(arguments.format, sys.stdout, verbose=arguments.verbose)]
-    for name in FORMATS[1:]:
-        path: Path | None = getattr(arguments, name)
-        if path is not None:
-            try:
-                stream = stack.enter_context(report_file(path, f"--{name}"))
-            except BalloonError as error:
-                raise UsageError(str(error)) from error
-            made.append(_reporter(name, stream, verbose=False))
-    return made
 
 
 def _reporter(name: str, stream: TextIO | None, *, verbose: bool) -> Reporter:

@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -100,7 +101,10 @@ def _try_all(devices: Sequence[Fault], drivers: Sequence[DriverFault]) -> Iterat
         ForkedDevices() as forked,
         ThreadPoolExecutor(AT_ONCE) as device_pool,
         ThreadPoolExecutor(DRIVERS_AT_ONCE) as driver_pool,
+        ExitStack() as unwind,  # after a signal those that have not begun are left out
     ):
+        unwind.callback(driver_pool.shutdown, wait=False, cancel_futures=True)
+        unwind.callback(device_pool.shutdown, wait=False, cancel_futures=True)
         tried_drivers = driver_pool.map(partial(try_until_caught, try_one=try_driver), drivers)
         tried_devices = device_pool.map(partial(try_until_caught, try_one=partial(try_fault, devices=forked)), devices)
         for trying in chain(tried_devices, tried_drivers):

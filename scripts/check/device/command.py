@@ -17,7 +17,7 @@ from scripts.check.edges.coverage_lines import coverage_lines
 from scripts.check.edges.table import EDGES, PEERS
 from scripts.check.generic.all_cases import GENERIC_CASES
 from scripts.check.generic.backend import open_backend
-from scripts.check.judge import judge, list_cases
+from scripts.check.judge import Reports, judge, list_cases
 from scripts.check.listing import print_listing
 from scripts.check.machine.machine import Device
 from scripts.check.machine.vhost_user_device import VhostUserDevice
@@ -52,10 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--record goes with --socket-path: QEMU's own balloon is not reached by messages")
     with open_record(arguments.record, RECORDED_BY) as file:
         recording = None if file is None else CheckRecording(file.write)
-        with open_device(arguments, recording) as device:
+        with open_device(arguments, recording) as device, Reports(arguments) as reports:
             watched = chosen if recording is None else recording.watched(chosen)
             also = [Bound.BACK_END] if arguments.qemu is None else []  # a part of its rules decides about its device
-            return judge(arguments, watched, lambda: fresh_trial(device), device.name, [Bound.DEVICE], also)
+            return judge(reports, watched, lambda: fresh_trial(device), device.name, [Bound.DEVICE], also)
 
 
 def _run_generic(arguments: argparse.Namespace) -> int:
@@ -66,10 +66,13 @@ def _run_generic(arguments: argparse.Namespace) -> int:
         raise UsageError("--generic needs --socket-path")
     with open_record(arguments.record, RECORDED_BY) as file:
         recording = None if file is None else CheckRecording(file.write)
-        with open_backend(arguments.socket_path, arguments.start, recording) as backend:
+        with (
+            open_backend(arguments.socket_path, arguments.start, recording) as backend,
+            Reports(arguments) as reports,
+        ):
             watched = chosen if recording is None else recording.watched(chosen)
             name = f"the back-end at {arguments.socket_path}"
-            return judge(arguments, watched, backend.fresh, name, [Bound.BACK_END])
+            return judge(reports, watched, backend.fresh, name, [Bound.BACK_END])
 
 
 def _list(suite: Suite[Target], cases: Sequence[Case[Target]], arguments: argparse.Namespace, bound: Bound) -> int:

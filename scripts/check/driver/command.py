@@ -13,7 +13,7 @@ from scripts.check.driver.all_cases import DRIVER_CASES
 from scripts.check.driver.misbehaving import under_fault
 from scripts.check.driver.observation import Observed
 from scripts.check.driver.scenario import FEATURES, ScenarioOptions, observe
-from scripts.check.judge import judge, list_cases
+from scripts.check.judge import Reports, judge, list_cases
 from scripts.check.names import nearest
 from scripts.check.recording.check_recording import require_writable
 from scripts.check.ring_clauses import blaming_format, of_format
@@ -49,9 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
         fault=fault,
         record=arguments.record,
     )
-    seen = observe(arguments.socket_path, options, lambda text: print(text, file=sys.stderr, flush=True))
-    chosen = [case_of_format(case, packed=seen.has(FeatureBit.RING_PACKED)) for case in chosen]
-    if fault is not None:
-        chosen = [under_fault(case, fault) for case in chosen]
-    name = f"the driver at {arguments.socket_path}"
-    return judge(arguments, chosen, lambda: nullcontext(seen), name, [Bound.DRIVER, Bound.FRONT_END])
+    with Reports(arguments) as reports:
+        seen = observe(arguments.socket_path, options, lambda text: print(text, file=sys.stderr, flush=True))
+        chosen = [case_of_format(case, packed=seen.has(FeatureBit.RING_PACKED)) for case in chosen]
+        if fault is not None:
+            chosen = [under_fault(case, fault) for case in chosen]
+        name = f"the driver at {arguments.socket_path}"
+        return judge(reports, chosen, lambda: nullcontext(seen), name, [Bound.DRIVER, Bound.FRONT_END])

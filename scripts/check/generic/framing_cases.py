@@ -212,7 +212,7 @@ def stalled_front_end(target: Target) -> None:
     if other is None:
         skip("the back-end serves one front-end at a time")
     target.keep(other)
-    other.socket.settimeout(0.5)
+    other.patience = 0.5
     try:
         other.number(FrontendRequest.GET_FEATURES)
     except (HungUpError, Failed):

@@ -19,6 +19,14 @@ def _need_bit_30(target: Target) -> None:
         skip("the back-end does not offer VHOST_USER_F_PROTOCOL_FEATURES")
 
 
+def _not_offered(features: int) -> tuple[int, int]:
+    # The highest and the lowest bit that are not offered.
+    missing = ~features & feature_mask(*range(64))
+    if not missing:
+        skip("the back-end offers each of the 64 bits")
+    return missing.bit_length() - 1, (missing & -missing).bit_length() - 1
+
+
 @SUITE.case("protocol-features-first", clauses=("V-14",), edges=(19,))
 def protocol_features_first(target: Target) -> None:
     """GET_ and SET_PROTOCOL_FEATURES are served before SET_FEATURES."""
@@ -55,10 +63,9 @@ def reply_ack_of_its_own_message(target: Target) -> None:
 def protocol_features_not_offered(target: Target) -> None:
     """Protocol features that were not offered are refused, and those in force stay."""
     _need_bit_30(target)
-    missing = ~target.facts.protocol_features & feature_mask(*range(64))
     bad = [
         Bad(f"SET_PROTOCOL_FEATURES with bit {bit}", FrontendRequest.SET_PROTOCOL_FEATURES, kept | 1 << bit)
-        for bit in (missing.bit_length() - 1, (missing & -missing).bit_length() - 1)
+        for bit in _not_offered(target.facts.protocol_features)
         for kept in (target.facts.protocol_features & feature_mask(ProtocolFeature.REPLY_ACK),)
     ]
     refuses(target, bad, target.negotiate)
@@ -80,15 +87,15 @@ def in_band_alone(target: Target) -> None:
 @SUITE.case("features-not-offered", clauses=("V-13",), edges=(24,), peers=("rust-vmm", "crosvm"))
 def features_not_offered(target: Target) -> None:
     """SET_FEATURES with a bit that was not offered is refused."""
+    bits = _not_offered(target.facts.features)
     target.negotiate()
-    missing = ~target.facts.features & feature_mask(*range(64))
     bad = [
         Bad(
             f"SET_FEATURES with bit {bit}, not offered",
             FrontendRequest.SET_FEATURES,
             target.features | 1 << bit,
         )
-        for bit in (missing.bit_length() - 1, (missing & -missing).bit_length() - 1)
+        for bit in bits
     ]
     refuses(target, bad, target.negotiate)
 

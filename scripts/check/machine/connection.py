@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import struct
+import time
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
@@ -31,7 +32,7 @@ Result = TypeVar("Result")
 
 
 class FrontendConnection:
-    """A connected socket to the back-end. Every wait has a deadline (:data:`DEADLINE`).
+    """A connected socket to the back-end. Every wait ends with its ``patience`` (:data:`DEADLINE`).
 
     It is a session of ``recording`` where there is one. ``fds`` are the descriptors that came with the last reply; the
     connection closes them with the next.
@@ -44,7 +45,8 @@ class FrontendConnection:
             TargetError: there is no socket, or it takes no connection.
         """
         self.socket = path if isinstance(path, socket.socket) else connect(path)
-        self.socket.settimeout(DEADLINE)
+        self.patience = DEADLINE
+        """Seconds in which the back-end has to take what is sent, and in which the whole of a reply has to come."""
         self.fds: tuple[int, ...] = ()
         self._recording = recording
         self.recorder: Recorder | None = None
@@ -70,13 +72,14 @@ class FrontendConnection:
         if self.recorder is not None:
             self.recorder.sent(data, fds)
         self._sent = data
+        self.socket.settimeout(self.patience)
         try:
             if fds:
                 data = data[socket.send_fds(self.socket, [data], list(fds)) :]
             if data:
                 self.socket.sendall(data)
         except TimeoutError as error:
-            raise NotAnswered(f"the back-end did not read {len(data)} bytes for {DEADLINE:g} s") from error
+            raise NotAnswered(f"the back-end did not read {len(data)} bytes for {self.patience:g} s") from error
         except ConnectionError as error:
             raise self._hung_up() from error
 
@@ -105,11 +108,13 @@ class FrontendConnection:
 
     def _exactly(self, size: int) -> bytes:
         data = b""
+        end = time.monotonic() + self.patience  # for the whole: a back-end may send a byte now and then
         while len(data) < size:
             try:
+                self._wait_until(end)
                 piece, fds, _, _ = socket.recv_fds(self.socket, size - len(data), FDS_MAX)
             except TimeoutError as error:
-                raise NotAnswered(f"no reply within {DEADLINE:g} s ({len(data)} of {size} bytes came)") from error
+                raise NotAnswered(f"no reply within {self.patience:g} s ({len(data)} of {size} bytes came)") from error
             except ConnectionError as error:
                 raise self._hung_up() from error
             self.fds += tuple(fds)
@@ -119,6 +124,13 @@ class FrontendConnection:
                 self.recorder.received(piece, fds)
             data += piece
         return data
+
+    def _wait_until(self, end: float) -> None:
+        # Raises TimeoutError at once if it is later.
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.socket.settimeout(left)
 
     def _hung_up(self) -> HungUpError:
         self._is_hung_up = True
@@ -212,17 +224,17 @@ class FrontendConnection:
 
     def ends(self, seconds: float = DEADLINE) -> bool:
         """Return whether the back-end ends the connection within ``seconds``; what it sends before is dropped."""
-        self.socket.settimeout(seconds)
+        end = time.monotonic() + seconds
         try:
+            self._wait_until(end)
             while data := self.socket.recv(PAYLOAD_MAX):
                 if self.recorder is not None:
                     self.recorder.received(data)
+                self._wait_until(end)
         except TimeoutError:
             return False
         except ConnectionError:
             pass
-        finally:
-            self.socket.settimeout(DEADLINE)
         self._is_hung_up = True
         return True
 

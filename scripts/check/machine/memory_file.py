@@ -4,6 +4,7 @@ The file system knows exactly which pages of the file are there. A page that a d
 it wrote, or that was touched by mistake, is one that holds something else than was put there.
 """
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -114,9 +115,10 @@ class MemoryFile:
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
 
     def close(self) -> None:
-        """Unmap and close. Views of rings have to be released before."""
-        self.view.release()
-        self.map.close()
+        """Unmap and close. Views of rings have to be released before; one that a signal left keeps the mapping."""
+        with contextlib.suppress(BufferError):
+            self.view.release()
+            self.map.close()
         os.close(self.fd)
 
 

@@ -1,15 +1,12 @@
 """The program of ``--start``: what is judged, started for the run and ended after it."""
 
 import os
-import shlex
-import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from typing import Final
 
-from protocol.errors import UsageError
-from scripts.check.machine.deadline import DEADLINE
+from scripts.check.programs import end_group, how_ended, last_line, words_of
 from scripts.check.verdict import TargetError
 
 _STDERR_BYTES: Final = 65536
@@ -28,12 +25,7 @@ class Program:
         Raises:
             UsageError: it is empty, or a quotation mark is missing.
         """
-        try:
-            self.words = shlex.split(command)
-        except ValueError as error:
-            raise UsageError(f"--start {command!r}: {error}") from error
-        if not self.words:
-            raise UsageError("--start: an empty command")
+        self.words = words_of(command, "--start")
         self._stderr = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (open for the life of the object)
         self._environment = environment
         self._said = 0
@@ -46,6 +38,7 @@ class Program:
             TargetError: it cannot be started.
         """
         assert self._process is None or self._process.poll() is not None
+        self.end()  # what it started may go on
         self.mark()
         try:
             self._process = subprocess.Popen(
@@ -73,9 +66,8 @@ class Program:
         status = self.status()
         if status is None:
             return f"{self.words[0]} runs"
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         line = self._last_line()
-        return f"{self.words[0]} {how}" + (f": {line}" if line else "")
+        return f"{self.words[0]} {how_ended(status)}" + (f": {line}" if line else "")
 
     def mark(self) -> None:
         """Have only what is written to standard error from now on count for :meth:`how_it_ended`."""
@@ -87,22 +79,12 @@ class Program:
     def _last_line(self) -> str:
         start = max(self._said, self._stderr_size() - _STDERR_BYTES)
         tail = os.pread(self._stderr.fileno(), _STDERR_BYTES, start)
-        lines = tail.decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return last_line(tail.decode(errors="replace"))
 
     def end(self) -> None:
         """End the command and what it started, first with SIGTERM; wait for it."""
-        process = self._process
-        if process is None:
-            return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if process.poll() is not None:
-                break
-            os.killpg(process.pid, number)
-            try:
-                process.wait(DEADLINE)
-            except subprocess.TimeoutExpired:
-                continue
+        if self._process is not None:
+            end_group(self._process)
         self._process = None
 
     def close(self) -> None:

@@ -4,12 +4,12 @@ import contextlib
 import os
 import select
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from guest.vhost_user.frontend import WANTED_PROTOCOL_FEATURES, Frontend, QueueSetup
+from guest.vhost_user.frontend import WANTED_PROTOCOL_FEATURES, Call, Frontend, QueueSetup
 from host.qmp.qmp_client import CommandError, QmpClient
 from protocol.errors import VhostUserError
 from protocol.memory import PAGE_SIZE, GuestAddress, MemoryRegion, UserAddress
@@ -56,12 +56,9 @@ class VhostUserMachine(Machine):
         super().__init__(memory, GUEST_BASE, features)
         self.connection = connection
         self.frontend = frontend
-        self.region = MemoryRegion(
-            guest_address=GuestAddress(GUEST_BASE),
-            size=self.memory.size,
-            user_address=UserAddress(USER_BASE),
-            mmap_offset=0,
-        )
+        self.regions: Sequence[MemoryRegion] = (region_at(0, self.memory.size, GUEST_BASE),)
+        """The memory table, each region in the memory file. Rings have to stay where they are: at :data:`GUEST_BASE`
+        and their offset."""
         self._descriptors: list[int] = []
         self._bases: dict[int, int] = {}
         self._kick_of: dict[int, int] = {}
@@ -112,7 +109,10 @@ class VhostUserMachine(Machine):
 
     def set_memory(self) -> None:
         """Send the memory table."""
-        self.connection.perform(self.frontend.set_memory((self.region,), (self.memory.fd,)))
+        self.connection.perform(self._memory_table())
+
+    def _memory_table(self) -> Generator[Call, Payload, None]:
+        return self.frontend.set_memory(tuple(self.regions), (self.memory.fd,) * len(self.regions))
 
     def send(self, request: FrontendRequest, payload: Payload, fds: Sequence[int] = ()) -> bool:
         """Send a message that has no reply of its own; return False if the back-end says that it refused it."""
@@ -170,8 +170,7 @@ class VhostUserMachine(Machine):
         """Send the memory, start all queues, and say DRIVER_OK."""
         bases = {index: FRESH_BASE if queue.layout.packed else 0 for index, queue in self.queues.items()}
         starts = [self.frontend.start_queue(index, self.setup(index), base) for index, base in bases.items()]
-        memory = self.frontend.set_memory((self.region,), (self.memory.fd,))
-        self.connection.perform_at_once([memory, *starts, self.frontend.driver_ok()])
+        self.connection.perform_at_once([self._memory_table(), *starts, self.frontend.driver_ok()])
         for index, base in bases.items():
             self.queues[index].note_started(base)
 
@@ -241,6 +240,16 @@ class VhostUserMachine(Machine):
         for fd in self._descriptors:
             os.close(fd)
         self.memory.close()
+
+
+def region_at(offset: int, size: int, guest_address: int) -> MemoryRegion:
+    """Return the region of ``size`` bytes at ``offset`` in the memory file that is at ``guest_address``."""
+    return MemoryRegion(
+        guest_address=GuestAddress(guest_address),
+        size=size,
+        user_address=UserAddress(USER_BASE + offset),
+        mmap_offset=offset,
+    )
 
 
 def _writer(fd: int, index: int, recorder: Recorder | None) -> Callable[[], None]:

@@ -2,20 +2,27 @@
 
 import contextlib
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from host.qmp.qmp_client import QmpClient
+from scripts.check.programs import end_group, last_line, said_by, signal_name
 from scripts.check.verdict import TargetError
 
 START_SECONDS: Final = 20.0
 """Seconds in which QEMU has to connect. A cold start from a slow disk takes several."""
 
 ANSWER_SECONDS: Final = 10.0
+
+ANSWER_BYTES: Final = 4096
+"""Most bytes of a line of qtest's. Those that are asked for have less than a hundred."""
+
+_COMPLAINTS_BYTES: Final = 65536
+"""How much of the end of standard error is looked at for its last line."""
 
 SUFFIX: Final = {1: "b", 2: "w", 4: "l", 8: "q"}
 """How qtest names accesses by their bytes: ``readl``, ``writeb``."""
@@ -86,21 +93,32 @@ class QemuProcess:
         try:
             self._stream.write(line + "\n")
             self._stream.flush()
-            while True:
-                answer = self._stream.readline()
+            end = time.monotonic() + ANSWER_SECONDS
+            while time.monotonic() < end:
+                answer = self._stream.readline(ANSWER_BYTES)
                 if not answer:
                     raise TargetError(f"QEMU ended during {line!r}: {self._last_words()}")
                 words = answer.split()
                 if words[:1] == ["OK"]:
                     return words[1:]
                 if words[:1] != ["IRQ"]:
-                    raise TargetError(f"QEMU answered {line!r} with {answer.strip()!r}")
+                    raise TargetError(f"QEMU answered {line!r} with {answer.strip()[:200]!r}")
+            raise TargetError(f"QEMU answers {line!r} with interrupts alone for {ANSWER_SECONDS:g} s")
         except (OSError, ValueError) as error:
             raise TargetError(f"QEMU does not answer {line!r}: {error}; {self._last_words()}") from error
 
     def read(self, address: int, width: int) -> int:
-        """Return ``width`` bytes at a guest physical address."""
-        return int(self.ask(f"read{SUFFIX[width]} {address:#x}")[0], 16)
+        """Return ``width`` bytes at a guest physical address.
+
+        Raises:
+            TargetError: QEMU has ended, or answers with no number.
+        """
+        line = f"read{SUFFIX[width]} {address:#x}"
+        words = self.ask(line)
+        try:
+            return int(words[0], 16)
+        except (IndexError, ValueError) as error:
+            raise TargetError(f"QEMU answered {line!r} with {' '.join(['OK', *words])[:200]!r}") from error
 
     def write(self, address: int, width: int, value: int) -> None:
         """Store ``width`` bytes at a guest physical address."""
@@ -120,10 +138,9 @@ class QemuProcess:
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = self._process.wait(2.0)
-                how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
-        lines = self._complaints.read_text(errors="replace").split("\n") if self._complaints.exists() else []
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
-        return f"{how}: {said}"
+                how = f"exit status {status}" if status >= 0 else f"killed by {signal_name(-status)}"
+        said = last_line(_tail(self._complaints)) if self._complaints.exists() else ""
+        return f"{how}: {said or 'no message'}"
 
     def how_it_ended(self) -> str:
         """Return how the process, which has ended, did so, and its last message."""
@@ -135,25 +152,23 @@ class QemuProcess:
             with contextlib.suppress(OSError):
                 self._stream.close()
             self._connection.close()
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        if self._process is not None:
+            end_group(self._process, 0.0)
         self._directory.cleanup()
 
 
 def properties_of(qemu: str) -> str:
     """Return what QEMU says of the properties of its balloon, "" if it cannot be asked."""
     try:
-        said = subprocess.run(
-            [qemu, "-M", "microvm", "-device", "virtio-balloon-device,help"],
-            capture_output=True,
-            text=True,
-            timeout=START_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return said_by([qemu, "-M", "microvm", "-device", "virtio-balloon-device,help"], START_SECONDS)
+    except OSError:
         return ""
-    return said.stdout
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _COMPLAINTS_BYTES))
+        return file.read(_COMPLAINTS_BYTES).decode(errors="replace")
 
 
 def _arguments(place: Path, memory: int, memory_bytes: int, properties: str) -> list[str]:

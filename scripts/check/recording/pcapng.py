@@ -102,7 +102,7 @@ class PcapngWriter:
         self._packet(record.t, self._body(record), _flags_of(record))
 
     def _packet(self, t: float, data: bytes, flags: int) -> None:
-        microseconds = round((t + self._to_wall_clock) * 1_000_000)
+        microseconds = max(0, round((t + self._to_wall_clock) * 1_000_000))
         head = struct.pack("<IIIII", 0, microseconds >> 32, microseconds & 0xFFFFFFFF, len(data), len(data))
         options = _options((_OPTION_FLAGS, struct.pack("<I", flags)))
         self._write(_block(_ENHANCED_PACKET, head + _padded(data) + options))
@@ -139,7 +139,7 @@ def _prefix(kind: int, where: int, session: int, files: int = 0) -> bytes:
 
 def _text(text: str) -> bytes:
     # A length in two bytes, then the text.
-    data = text.encode()[:0xFFFF]
+    data = text.encode(errors="backslashreplace")[:0xFFFF]
     return struct.pack("<H", len(data)) + data
 
 

@@ -1,7 +1,9 @@
 """Errors of a command as the user sees them: one line and an exit status."""
 
 import argparse
+import contextlib
 import errno
+import io
 import os
 import sys
 
@@ -98,3 +100,27 @@ def test_seconds_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=r"is not above 0 and at most 60 seconds|not a number"):
         seconds_option(60)(text)
     assert seconds_option(60)("0.5") == 0.5
+
+
+def test_full_standard_error_leaves_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> int:
+        raise UsageError("no such thing")
+
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert run_command("x", command) == 2
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+
+
+def test_what_is_no_text_is_written_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8", "strict"))
+
+    def command() -> int:
+        print(os.fsdecode(b"/tmp/\xff"))
+        return 0
+
+    assert run_command("x", command) == 0
+    assert written.getvalue() == b"/tmp/\\udcff\n"

@@ -1,11 +1,12 @@
 """The file of a recording: appended to, bounded, and never a reason to wait."""
 
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
 from protocol.errors import BalloonError
-from protocol.process.recording_file import open_recording
+from protocol.process.recording_file import RecordingFile, open_recording
 from protocol.recording.lines import Cut, read_records
 from protocol.recording.records import Header, Lost, Record, Signal
 
@@ -75,3 +76,11 @@ def test_file_that_cannot_be_written_is_one_line(tmp_path: Path, name: str) -> N
     with pytest.raises(BalloonError, match=r"^--record [^\n]*: [^\n]+$"):
         open_recording(tmp_path / name, "a program")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_records_that_found_no_room_are_told_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    recording = RecordingFile(FileIO("/dev/full", "ab"), "a program", 1000)
+    while "wait for room" not in (waits := capsys.readouterr().err):
+        assert waits == ""
+    recording.close()
+    assert capsys.readouterr().err == "--record /dev/full: No space left on device: no more is recorded\n"

@@ -139,6 +139,27 @@ def test_field_of_another_type_is_damage(change: dict[str, object]) -> None:
         list(read_records(text))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"t": float("nan")},
+        {"t": float("inf")},
+        {"t": 1 << 70},
+        {"request": -1},
+        {"request": 1 << 32},
+        {"flags": 1 << 32},
+        {"session": 1 << 63},
+        {"files": [["memfd", 1 << 70]]},
+    ],
+)
+def test_number_that_no_program_records_is_damage(change: dict[str, object]) -> None:
+    message = WireMessage(t=1, session=1, stream=Channel.FRONTEND_REQUESTS, request=1, flags=1, payload=b"")
+    fields = json.loads(build_line(message)) | change
+    text = [*lines_of(HEADER), json.dumps(fields).encode() + b"\n", *lines_of(RECORDS[1])]
+    with pytest.raises(RecordingError, match="line 2 is damaged"):
+        list(read_records(text))
+
+
 def test_missing_field_is_damage() -> None:
     text = [*lines_of(HEADER), b'{"t":1,"session":1,"record":"signal"}\n', *lines_of(RECORDS[1])]
     with pytest.raises(RecordingError, match="line 2 is damaged"):

@@ -94,6 +94,21 @@ def _() -> None:
         replaced(virtqueue, "add_used", make)
 
 
+@fault("available-ring-written", caught_by=("chain-table-unwritten/split",))
+def _() -> None:
+    """The device marks an entry of the available ring when it has used its buffer."""
+
+    def make(original: Any) -> Any:
+        def write_used(self: Any, head: int, length: int) -> None:
+            slot = self.next_used & self._mask
+            original(self, head, length)
+            self._ring.avail[2 + slot] = 0xFFFF
+
+        return write_used
+
+    replaced(Split, "_write_used", make)
+
+
 @fault("used-index-by-two", caught_by=("report-many-rounds/split",))
 def _() -> None:
     """The used index moves by two."""

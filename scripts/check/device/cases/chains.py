@@ -8,6 +8,7 @@ from typing import Final
 
 from protocol.memory import PAGE_SIZE
 from protocol.process.memory_fence import full_fence
+from protocol.ring_formats import part_names
 from protocol.split_ring import Descriptor
 from protocol.virtio import FeatureBit, feature_mask
 from protocol.virtio_balloon import BalloonQueue
@@ -226,15 +227,17 @@ def over_four_gib(trial: Trial) -> None:
     judge(machine)
 
 
-@ring_case("chain-table-unwritten", clauses=("S-4", "P-3"), edges=(114,))
+@ring_case("chain-table-unwritten", clauses=("S-4", "P-3", "M-safe"), edges=(114,))
 def table_unwritten(trial: Trial) -> None:
-    """The device writes no descriptor of a split ring, and of no indirect table."""
+    """The device writes no descriptor of a split ring or of an indirect table, and nothing in the driver's area."""
     machine = machine_with_pages(trial, indirect=True)
     queue = machine.reporting
     table = table_of([page(machine, n) for n in range(4)], packed=trial.packed)
     machine.memory.write(queue.tables, table)
     put_chain(queue, [Raw(machine.address(queue.tables), len(table), INDIRECT)], kick=False)
     ring = machine.memory.read(queue.place, 16 * queue.layout.size)
+    area_at, area_bytes = queue.place + queue.layout.offsets[1], queue.layout.lengths[1]
+    area = machine.memory.read(area_at, area_bytes)
     full_fence()
     queue.kick()
     require_back(queue, "a report in an indirect table", "S-11", "P-13")
@@ -242,6 +245,8 @@ def table_unwritten(trial: Trial) -> None:
     if not trial.packed:
         now = machine.memory.read(queue.place, 16 * queue.layout.size)
         _require_same("the descriptor table", now, ring, "S-4")
+    name = part_names(packed=trial.packed)[1]
+    _require_same(f"the {name}", machine.memory.read(area_at, area_bytes), area, "M-safe")
 
 
 # -- rings of any content -------------------------------------------------------------------------------

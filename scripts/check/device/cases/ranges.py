@@ -7,9 +7,10 @@ from protocol.memory import PAGE_SIZE
 from protocol.virtio_ring import VIRTQ_DESC_F_WRITE
 from scripts.check.device.cases.reporting import judge_discard, pages_of
 from scripts.check.device.trial import Trial, ring_case
-from scripts.check.machine.machine import Machine
+from scripts.check.machine.machine import Machine, Range
 from scripts.check.machine.memory_file import DATA_AT, MIB, as_ranges
 from scripts.check.machine.raw_ring import Raw, is_dealt_with, put_chain, used_element
+from scripts.check.machine.vhost_user_device import GUEST_BASE, region_at
 from scripts.check.verdict import Failed, Found, require
 
 WRITE: Final = VIRTQ_DESC_F_WRITE
@@ -241,4 +242,25 @@ def neighbours(trial: Trial) -> None:
     machine, before = prepared(trial)
     given = [(DATA_AT + n * PAGE_SIZE, PAGE_SIZE) for n in (3, 1, 2, 7, 6, 4)]
     machine.report(*given)
+    judge_discard(machine, before, pages_of(*given))
+
+
+@ring_case("range-in-each-region", clauses=("M-safe", "F-discard"), quick=True)
+def in_each_region(trial: Trial) -> None:
+    """In memory of three regions, not in the order of their addresses or offsets, exactly the reported pages go."""
+    machine = trial.vhost_user(run=False)
+    size = machine.memory.size
+    parts = [(size * 3 // 4, size // 4, 0x4000_0000), (0, size // 2, GUEST_BASE), (size // 2, size // 4, 0x2_8000_0000)]
+    machine.regions = tuple(region_at(*part) for part in parts)
+    machine.run()
+    given: list[Range] = []
+    buffers: list[Range] = []
+    for offset, length, address in parts:
+        for at in (max(DATA_AT, offset), offset + length // 2, offset + length - 4 * PAGE_SIZE):
+            machine.memory.touch(at, 4 * PAGE_SIZE)
+            given.append((at, PAGE_SIZE))
+            buffers.append((address + at - offset, PAGE_SIZE))
+    before = machine.memory.present()
+    machine.reporting.offer((), buffers)
+    machine.reporting.collect()
     judge_discard(machine, before, pages_of(*given))

@@ -232,6 +232,30 @@ def full_ring(trial: Trial) -> None:
     judge_discard(machine, before, pages_of(*given))
 
 
+@ring_case("report-of-many-ranges", clauses=("M-safe", "S-17", "P-16", "F-discard"), quick=True)
+def many_ranges(trial: Trial) -> None:
+    """A report of as many ranges as a ring has entries is taken whole: no text says that there are at most 32."""
+    machine = trial.machine()
+    count = machine.reporting.layout.size
+    machine.memory.touch(DATA_AT, 2 * count * PAGE_SIZE)
+    before = machine.memory.present()
+    given: list[Range] = [(DATA_AT + 2 * n * PAGE_SIZE, PAGE_SIZE) for n in range(count)]
+    check_used_length(machine.report(*given), count * PAGE_SIZE)
+    judge_discard(machine, before, pages_of(*given))
+
+
+@ring_case("report-of-a-large-range", clauses=("M-safe", "F-discard"), quick=True)
+def large_range(trial: Trial) -> None:
+    """A range of 96 MiB is taken whole, and no page beside it: blocks are not of 4 MiB everywhere."""
+    machine = trial.machine()
+    start, end = DATA_AT + PAGE_SIZE, DATA_AT + 96 * MIB + PAGE_SIZE
+    there = [start - PAGE_SIZE, start, start + 4 * MIB, start + 64 * MIB, end - PAGE_SIZE, end]
+    for at in there:
+        machine.memory.touch(at, PAGE_SIZE)
+    machine.report((start, end - start))
+    judge_discard(machine, set(there), set(there[1:-1]))
+
+
 @ring_case("report-sealed-memory", clauses=("M-alive", "M-safe", "F-discard"), edges=(57, 129), quick=True)
 def sealed_memory(trial: Trial) -> None:
     """Reports and inflates of memory in which the kernel refuses holes come back, with used length 0."""

@@ -56,11 +56,11 @@ def _(attack: Attack) -> None:
             case 0:
                 attack.request(FrontendRequest.SET_MEM_TABLE, MemoryTable((place,)), [machine.memory.fd])
             case 1:
-                attack.request(FrontendRequest.REM_MEM_REG, random.choice((machine.region, place)))
+                attack.request(FrontendRequest.REM_MEM_REG, random.choice((machine.regions[0], place)))
             case 2:
                 attack.request(FrontendRequest.ADD_MEM_REG, place, [memory_file(attack)])
             case _:
-                attack.request(FrontendRequest.SET_MEM_TABLE, MemoryTable((machine.region,)), [machine.memory.fd])
+                attack.request(FrontendRequest.SET_MEM_TABLE, MemoryTable((machine.regions[0],)), [machine.memory.fd])
 
 
 @act("stopped-in-report", Stage.HALF)
