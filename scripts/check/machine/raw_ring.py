@@ -18,6 +18,10 @@ FIRST: Final = 0
 _SHOWN: Final = 2
 """Descriptors that a reason shows."""
 
+IN_TIME: Final = 1.0
+"""Seconds after which a chain is taken for one that is kept. Devices answer within milliseconds where a processor is
+free."""
+
 _LOOK: Final = 0.005
 """Seconds between two looks whether the device asks for a reset."""
 

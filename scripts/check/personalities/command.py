@@ -16,6 +16,7 @@ from protocol.virtio_balloon import QueueDialect
 from scripts.check.machine.vhost_user_device import VhostUserDevice
 from scripts.check.personalities.observations import OBSERVATIONS, Subject
 from scripts.check.qtest.qtest_device import QtestDevice
+from scripts.check.verdict import TargetError
 from scripts.child_processes import Child, Children, python_module
 from scripts.json_output import open_json
 
@@ -38,6 +39,8 @@ Table = dict[str, dict[str, str]]
 
 def run(arguments: argparse.Namespace) -> int:
     """Observe all personalities. Return the exit status: 0, as there is nothing to judge."""
+    if arguments.qemu is not None and shutil.which(arguments.qemu) is None:
+        raise TargetError(f"{arguments.qemu}: no such program")
     names = list(dict.fromkeys(arguments.personality or PERSONALITIES))
     with open_json(arguments.json) as stream:
         table = observe_all(names)

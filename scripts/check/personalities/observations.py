@@ -21,8 +21,8 @@ from scripts.check.machine.memory_file import DATA_AT
 from scripts.check.verdict import Failed
 from scripts.check.words import counted
 
-PATIENCE: Final = 0.5
-"""Seconds in which a chain comes back, if it does: a device answers within milliseconds."""
+PATIENCE: Final = 1.0
+"""Seconds in which a chain comes back, if it does: a device answers within milliseconds where a processor is free."""
 
 _PAGES: Final = 8
 """Pages that are there before a report, from :data:`DATA_AT` on."""

@@ -11,7 +11,7 @@ from scripts.check.device.trial import SUITE, Trial, ring_case
 from scripts.check.machine.deadline import stays_true
 from scripts.check.machine.machine import WANTED, Machine
 from scripts.check.machine.memory_file import DATA_AT, MIB, as_ranges, page_pattern
-from scripts.check.machine.raw_ring import Raw, is_dealt_with, put_chain
+from scripts.check.machine.raw_ring import IN_TIME, Raw, is_dealt_with, put_chain
 from scripts.check.verdict import Found, require
 
 PFNS_OF_LINUX: Final = 256
@@ -303,7 +303,7 @@ def inflate_empty(trial: Trial) -> None:
         before = machine.memory.present()
         queue = machine.queue(BalloonQueue.INFLATE)
         put_chain(queue, [Raw(machine.address(queue.buffers), length)])
-        back = is_dealt_with(machine, queue, seconds=0.3)
+        back = is_dealt_with(machine, queue, IN_TIME)
         machine.check_gone(before, set(), "M-safe")
         if not back:
             how = "it asks for a reset" if machine.wants_reset() else "it does not say why"

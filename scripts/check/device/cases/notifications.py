@@ -95,7 +95,7 @@ def indices_wrap(trial: Trial) -> None:
         if queue.driver.needs_kick():
             queue.kick()
         where = f"at index {queue.split.avail[1]}"
-        require(queue.is_interrupted(2.0), f"no interrupt {where}, which the driver asked for ({number})", "S-16")
+        require(queue.is_interrupted(), f"no interrupt {where}, which the driver asked for ({number})", "S-16")
         queue.collect()
 
 
@@ -181,9 +181,7 @@ def _interrupted_each_time(machine: Machine) -> None:
         give(machine, number % 64)
         if queue.driver.needs_kick():
             queue.kick()
-        require(
-            queue.is_interrupted(2.0), f"no interrupt for buffer {number}, which the driver asked for", "S-16", "S-15"
-        )
+        require(queue.is_interrupted(), f"no interrupt for buffer {number}, which the driver asked for", "S-16", "S-15")
         queue.collect()
 
 
@@ -219,7 +217,7 @@ def when_crossed(trial: Trial) -> None:
             give(machine, number)
             queue.kick()
             queue.collect()
-        require(queue.is_interrupted(2.0), f"no interrupt when the used index passed {8 * lap + 7}", "S-16", "P-16")
+        require(queue.is_interrupted(), f"no interrupt when the used index passed {8 * lap + 7}", "S-16", "P-16")
     if early:
         raise Found(f"{counted(early, 'interrupt')} of 84 came before the used index passed used_event", "S-16")
 

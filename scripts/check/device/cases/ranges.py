@@ -9,7 +9,7 @@ from scripts.check.device.cases.reporting import judge_discard, pages_of
 from scripts.check.device.trial import Trial, ring_case
 from scripts.check.machine.machine import Machine, Range
 from scripts.check.machine.memory_file import DATA_AT, MIB, as_ranges
-from scripts.check.machine.raw_ring import Raw, is_dealt_with, put_chain, used_element
+from scripts.check.machine.raw_ring import IN_TIME, Raw, is_dealt_with, put_chain, used_element
 from scripts.check.machine.vhost_user_device import GUEST_BASE, region_at
 from scripts.check.verdict import Failed, Found, require
 
@@ -32,7 +32,7 @@ def put_and_look(machine: Machine, before: set[int], chain: Sequence[Raw], may_g
     chain for a bad range costs the guest what else was in the report.
     """
     put_chain(machine.reporting, chain)
-    back = is_dealt_with(machine, machine.reporting, seconds=0.3)
+    back = is_dealt_with(machine, machine.reporting, IN_TIME)
     machine.barrier()
     after = machine.memory.present()
     if lost := before - after - may_go:

@@ -32,6 +32,7 @@ class Judging:
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         self._result = directory / "result.json"
+        self._is_awaited = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", "scripts.check", "device", *arguments, "--json", str(self._result)],
             stdout=subprocess.DEVNULL,
@@ -43,15 +44,18 @@ class Judging:
 
     def end(self) -> tuple[int, dict[str, dict[str, str]]]:
         """Wait for it; return its exit status and the results by case."""
+        self._is_awaited = True
         _, error = self._process.communicate(timeout=400)
         assert error == ""
         return self._process.returncode, {one["case"]: one for one in json.loads(self._result.read_text())["results"]}
 
-    def close(self) -> None:
-        """End it where no test has waited for it."""
-        if self._process.poll() is None:
+    def close(self, daemon: DaemonProcess | None = None) -> None:
+        """End it where no test has waited for it; what ``daemon`` said of that does not count."""
+        if not self._is_awaited:
             self._process.terminate()
             self._process.communicate(timeout=DEADLINE)
+            if daemon is not None:
+                daemon.forget_stderr()
 
 
 RINGS = {"split": ("--ring", "split"), "packed": ("*/packed",)}
@@ -71,7 +75,7 @@ def judgings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Jud
             control = place / "control.sock"
             daemon = stack.enter_context(DaemonProcess(place, *FEATURES, "--control", str(control)))
             runs[ring] = Judging(place, "--socket-path", str(daemon.socket_path), "--qmp", str(control), *cases)
-            stack.callback(runs[ring].close)
+            stack.callback(runs[ring].close, daemon)
         if shutil.which("qemu-system-x86_64") is not None:
             runs[QEMU] = Judging(tmp_path_factory.mktemp(QEMU), "--qemu", "--quick")
             stack.callback(runs[QEMU].close)
