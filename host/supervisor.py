@@ -19,6 +19,7 @@ from host.peers.peers import SESSIONS_MAX
 from host.qmp.qmp import ErrorClass, QmpError, Request
 from host.supervision.machines import Notices, Unnoticed
 from host.supervision.packets import Kind, Packet
+from host.supervision.process_sessions import Admission, ProcessSessions
 from host.supervision.supervised_vm import SupervisedVm
 from host.supervision.worker_process import WorkerGone, WorkerProcess, ZygoteGone
 from host.supervision.zygote import Zygote, restart_zygote
@@ -73,7 +74,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._taking_over: dict[int, float] = {}
         self._complained: set[int] = set()
-        self._refused: set[int] = set()
+        self._sessions = ProcessSessions(SESSIONS_MAX)
         self._last_number = 0
         self._last_entries: dict[int, dict[str, Any]] = {}
         self._checking: asyncio.TimerHandle | None = None
@@ -120,21 +121,25 @@ class Supervisor:
     def serve(self, vm: int, sock: socket.socket) -> None:
         """Have the virtual machine at the other end of ``sock`` served."""
         record = SupervisedVm(vm, sock)
-        if sum(other.process == record.process for other in self._vms.values()) >= SESSIONS_MAX:
-            if record.process not in self._refused:  # one line: it may connect in a loop
-                self._refused.add(record.process)
-                log.warning("process %d has %d sessions: further ones are refused", record.process, SESSIONS_MAX)
+        admission = self._sessions.admit(record)
+        if admission is Admission.REFUSED:
             record.close()
             return
         self._vms[vm] = record
         self._none_left.clear()
+        if admission is Admission.BEGINS:
+            self._begin_session(record)
+
+    def _begin_session(self, vm: SupervisedVm) -> None:
+        if self._stops:
+            return
         try:
             worker = self._idlest() if self._pool else self._start_worker()
         except BalloonError as error:
-            log.warning("vm %d: %s", vm, error)
-            self._forget(vm)
+            log.warning("vm %d: %s", vm.number, error)
+            self._forget(vm.number)
             return
-        worker.serve(record)
+        worker.serve(vm)
 
     def _idlest(self) -> WorkerProcess:
         alive = [worker for worker in self._workers.values() if not worker.gone]
@@ -192,13 +197,14 @@ class Supervisor:
     def _forget(self, number: int) -> None:
         vm = self._vms.pop(number)
         vm.close()
-        if vm.process in self._refused and not any(other.process == vm.process for other in self._vms.values()):
-            self._refused.discard(vm.process)
+        next_one = self._sessions.forget(vm)
         self._taking_over.pop(number, None)
         self._complained.discard(number)
         self._last_entries.pop(number, None)
         if not self._vms:
             self._none_left.set()
+        if next_one is not None:
+            asyncio.get_running_loop().call_soon(self._begin_session, next_one)
 
     def _begin(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)
@@ -314,7 +320,9 @@ class Supervisor:
         found = {entry["vm"]: entry for answer in answers for entry in json.loads(answer)["return"]}
         found = {vm: entry for vm, entry in found.items() if vm in self._vms}
         self._last_entries.update(found)
-        for vm in self._vms:
+        for vm, record in self._vms.items():
+            if self._sessions.waits(record):
+                continue  # it has not begun
             # Counters that went for a moment would look like a new machine.
             found.setdefault(vm, {"vm": vm, **self._last_entries.get(vm, {}), "broken": "its worker does not answer"})
         return [found[vm] for vm in sorted(found)]
