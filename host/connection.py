@@ -277,9 +277,9 @@ class Connection:
         match action:
             case StartRing():
                 await self._start_ring(action)
-            case StopRing(index=index):
+            case StopRing(index=index, drain=drain):
                 service = self._services[index]
-                base = await service.stop()
+                base = await service.stop(drain=drain)
                 self._recording.ring_stopped(index, base)
                 del self._services[index]
                 return StoppedRing(base, service.broken)  # it may have broken while it was being stopped
