@@ -102,7 +102,7 @@ class Supervisor:
                 log.warning("worker %d has not answered for %.0f s and is killed", worker.number, seconds)
                 worker.kill()
 
-    def _start_worker(self, number: int | None = None) -> WorkerProcess:
+    def _start_worker(self, number: int | None = None, *, alone: bool = False) -> WorkerProcess:
         if number is None:
             self._last_number += 1
             number = self._last_number
@@ -115,6 +115,8 @@ class Supervisor:
             self._zygote = restart_zygote()
             worker = WorkerProcess(number, self._zygote, self._on_packet, self._on_gone)
         worker.set_log_level(self._status.log_level)
+        if alone or not self._pool:
+            worker.be_alone()
         self._workers[number] = worker
         return worker
 
@@ -142,7 +144,7 @@ class Supervisor:
         worker.serve(vm)
 
     def _idlest(self) -> WorkerProcess:
-        alive = [worker for worker in self._workers.values() if not worker.gone]
+        alive = [worker for worker in self._workers.values() if not worker.gone and not worker.alone]
         return min(alive, key=lambda worker: (len(worker.vms), worker.number)) if alive else self._start_worker()
 
     # -- what workers say -------------------------------------------------------------------------------------------
@@ -176,10 +178,28 @@ class Supervisor:
             case Kind.ENDED:
                 worker.vms.pop(vm.number, None)
                 self._forget(vm.number)
-                if not self._pool and not worker.vms:
+                if worker.alone and not worker.vms:
                     worker.send(Packet(Kind.STOP))
+            case Kind.LEFT:
+                self._move_apart(worker, vm)
             case _:
                 log.error("worker %d: a packet of kind %d", worker.number, packet.kind)
+
+    def _move_apart(self, worker: WorkerProcess, vm: SupervisedVm) -> None:
+        # Its memory can be cut short.
+        del worker.vms[vm.number]
+        vm.is_served = False
+        self._taking_over[vm.number] = time.monotonic()
+        if not vm.lasts:
+            log.error("vm %d: its session ends, descriptors of it found no room here", vm.number)
+        if self._stops or not vm.lasts:
+            self._forget(vm.number)
+            return
+        try:
+            self._start_worker(alone=True).serve(vm)
+        except BalloonError as error:
+            log.warning("vm %d: %s", vm.number, error)
+            self._forget(vm.number)
 
     async def _reply(self, worker: WorkerProcess, vm: SupervisedVm, reply: bytes, fds: tuple[int, ...]) -> None:
         problem = await vm.send_reply(reply, fds)
@@ -218,7 +238,7 @@ class Supervisor:
         self._workers.pop(worker.number, None)
         if self._stops and not self._workers:
             self._all_ended.set()
-        if self._stops or (not self._pool and not worker.vms):
+        if self._stops or (worker.alone and not worker.vms):
             return
         now = time.monotonic()
         ended_soon = now - worker.began < SOON
@@ -254,7 +274,7 @@ class Supervisor:
         try:
             # Machines whose workers end again and again are parted: the one that is at fault takes no other with it.
             parted = vms[1:] if len(vms) > 1 and max(vm.quick_ends for vm in vms) >= ENDS_FREE else []
-            worker = self._start_worker(ended.number)
+            worker = self._start_worker(ended.number, alone=ended.alone)
             self._status.worker_restarts += 1
             for vm in vms:
                 (self._start_worker() if vm in parted else worker).serve(vm)

@@ -18,7 +18,7 @@ from host.memory.sigbus import guard_mappings
 from host.qmp.qmp import Arguments, Request
 from host.sessions import Sessions
 from host.supervision.link import Link
-from host.supervision.packets import Kind, Packet, parse_legacy, split_number, with_number
+from host.supervision.packets import Kind, Legacy, Packet, parse_legacy, split_number, with_number
 from host.supervision.process_title import set_title
 from host.supervision.sandbox import confine
 from host.supervision.supervised_session import SupervisedSession
@@ -104,6 +104,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._journals: dict[int, SupervisedSession] = {}
         self._files: dict[int, dict[int, int]] = {}
+        self._alone = False
         self._questions: set[asyncio.Task[None]] = set()
 
     async def run(self, end: socket.socket) -> None:
@@ -125,12 +126,13 @@ class Worker:
     def _on_packet(self, packet: Packet) -> None:
         match packet.kind:
             case Kind.ATTACH:
-                self._serve(packet, SupervisedSession(packet.vm, self._link, None, {}))
+                self._serve(packet, None)
             case Kind.FILES:
                 self._files.setdefault(packet.vm, {}).update(zip(json.loads(packet.body), packet.fds, strict=True))
             case Kind.TAKE_OVER:
-                files = self._files.pop(packet.vm, {})
-                self._serve(packet, SupervisedSession(packet.vm, self._link, parse_legacy(packet.body), files))
+                self._serve(packet, parse_legacy(packet.body))
+            case Kind.ALONE:
+                self._alone = True
             case Kind.SENT:
                 if (journal := self._journals.get(packet.vm)) is not None:
                     journal.sent(packet.body.decode())
@@ -147,7 +149,9 @@ class Worker:
             case _:
                 log.error("worker %d: a packet of kind %d", self._number, packet.kind)
 
-    def _serve(self, packet: Packet, journal: SupervisedSession) -> None:
+    def _serve(self, packet: Packet, legacy: Legacy | None) -> None:
+        files = self._files.pop(packet.vm, {})
+        journal = SupervisedSession(packet.vm, self._link, legacy, files, shared=not self._alone)
         self._journals[packet.vm] = journal
         task = self._sessions.serve(packet.vm, socket.socket(fileno=packet.fds[0]), journal)
         task.add_done_callback(lambda _: self._on_end(packet.vm))
