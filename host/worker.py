@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
@@ -33,6 +34,9 @@ EVENTS_WAITING_MAX = 4 << 20
 """Bytes of events that may wait for the supervisor; those beyond are lost."""
 
 _EVENTS_AT_ONCE = 32 << 10
+
+STACK = 1 << 20
+"""Bytes of a thread's stack: there may be some hundred threads, and all their stacks count as memory of the process."""
 
 
 class _EventStream:
@@ -193,6 +197,7 @@ def run_worker(
     journal = is_journal(sys.stderr, os.environ)
     with queued_standard_error(DISTRIBUTION):
         log_to_standard_error(DISTRIBUTION, options.log_format, journal=journal)
+        threading.stack_size(STACK)
         sys.setswitchinterval(0.0001)  # see host/__main__.py
         if left and number == 1:
             log.warning("workers keep access to what this kernel cannot deny: %s", ", ".join(left))
