@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from host.control.control_commands import ControlCommands
 from host.control.daemon_status import DaemonStatus
-from host.peers.peers import SESSIONS_MAX
+from host.peers.peers import SESSIONS_MAX, shared_descriptors
 from host.qmp.qmp import ErrorClass, QmpError, Request
 from host.supervision.machines import Notices, Unnoticed
 from host.supervision.packets import Kind, Packet
@@ -51,6 +51,9 @@ CHECKS_MISSED: Final = 2
 """Looks in a row at which a worker had not answered, after which it is killed. They are counted, and not seconds: when
 all processes have been stopped and go on, nothing is said of a worker yet."""
 
+WAITING_MAX: Final = 16 * SESSIONS_MAX
+"""Connections of one process that may wait for sessions of it to be released, a few thousand that come and go."""
+
 STOP_PATIENCE: Final = 0.5
 """Seconds that the workers have to end."""
 
@@ -74,7 +77,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._taking_over: dict[int, float] = {}
         self._complained: set[int] = set()
-        self._sessions = ProcessSessions(SESSIONS_MAX)
+        self._sessions = ProcessSessions(SESSIONS_MAX, min(WAITING_MAX, shared_descriptors() // 4))
         self._last_number = 0
         self._last_entries: dict[int, dict[str, Any]] = {}
         self._checking: asyncio.TimerHandle | None = None
@@ -216,8 +219,8 @@ class Supervisor:
 
     def _forget(self, number: int) -> None:
         vm = self._vms.pop(number)
-        vm.close()
         next_one = self._sessions.forget(vm)
+        vm.close()
         self._taking_over.pop(number, None)
         self._complained.discard(number)
         self._last_entries.pop(number, None)

@@ -35,6 +35,9 @@ EVENTS_WAITING_MAX = 4 << 20
 
 _EVENTS_AT_ONCE = 32 << 10
 
+TITLE_DELAY = 0.05
+"""Seconds until a change of machines is in the title of the process."""
+
 STACK = 1 << 20
 """Bytes of a thread's stack: there may be some hundred threads, and all their stacks count as memory of the process."""
 
@@ -109,6 +112,7 @@ class Worker:
         self._journals: dict[int, SupervisedSession] = {}
         self._files: dict[int, dict[int, int]] = {}
         self._alone = False
+        self._title_timer: asyncio.TimerHandle | None = None
         self._questions: set[asyncio.Task[None]] = set()
 
     async def run(self, end: socket.socket) -> None:
@@ -159,11 +163,11 @@ class Worker:
         self._journals[packet.vm] = journal
         task = self._sessions.serve(packet.vm, socket.socket(fileno=packet.fds[0]), journal)
         task.add_done_callback(lambda _: self._on_end(packet.vm))
-        self._show_title()
+        self._change_title()
 
     def _on_end(self, vm: int) -> None:
         del self._journals[vm]
-        self._show_title()
+        self._change_title()
 
     async def _command(self, body: bytes) -> bytes:
         name, arguments, reply = json.loads(body)
@@ -183,7 +187,13 @@ class Worker:
             journal.flush()  # what was answered holds whatever becomes of this process
         self._link.send(Packet(Kind.ANSWER, 0, with_number(number, body)))
 
+    def _change_title(self) -> None:
+        # Once for a crowd that comes and goes.
+        if self._title_timer is None:
+            self._title_timer = asyncio.get_running_loop().call_later(TITLE_DELAY, self._show_title)
+
     def _show_title(self) -> None:
+        self._title_timer = None
         vms = ", ".join(map(str, sorted(self._journals))) or "none"
         set_title(f"vub worker {self._number}", f"{DISTRIBUTION}: worker {self._number} (vm {vms})")
 

@@ -7,7 +7,6 @@ the worker.
 import array
 import asyncio
 import os
-import select
 import socket
 import stat
 import threading
@@ -59,11 +58,9 @@ class SupervisedVm:
         """Whether the session can be taken over: all its files are here."""
 
     @property
-    def has_hung_up(self) -> bool:
-        """Whether the front-end has closed its connection, or sends no more: the session is about to end."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLRDHUP)
-        return bool(poll.poll(0))
+    def connection(self) -> int:
+        """The descriptor of its connection."""
+        return self._socket.fileno()
 
     def came(self, packet: Packet) -> None:
         """Take in a PIECE."""

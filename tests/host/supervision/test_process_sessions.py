@@ -48,7 +48,7 @@ def crowd() -> Iterator[Crowd]:
 def test_session_past_the_limit_is_refused_and_that_is_said_once(
     crowd: Crowd, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sessions = ProcessSessions(MOST)
+    sessions = ProcessSessions(MOST, MOST)
     assert [sessions.admit(crowd.connect()) for _ in range(MOST)] == [Admission.BEGINS] * MOST
     with caplog.at_level(logging.WARNING):
         assert [sessions.admit(crowd.connect()) for _ in range(3)] == [Admission.REFUSED] * 3
@@ -56,7 +56,7 @@ def test_session_past_the_limit_is_refused_and_that_is_said_once(
 
 
 def test_session_past_the_limit_waits_for_one_that_is_being_released(crowd: Crowd) -> None:
-    sessions = ProcessSessions(MOST)
+    sessions = ProcessSessions(MOST, MOST)
     first, second = crowd.connect(), crowd.connect()
     sessions.admit(first), sessions.admit(second)
     crowd.hang_up(first)
@@ -72,20 +72,32 @@ def test_session_past_the_limit_waits_for_one_that_is_being_released(crowd: Crow
 
 
 def test_connection_that_waits_no_more_has_no_place(crowd: Crowd) -> None:
-    sessions = ProcessSessions(1)
+    sessions = ProcessSessions(1, 2)
     first, second = crowd.connect(), crowd.connect()
     sessions.admit(first)
     crowd.hang_up(first)
     assert sessions.admit(second) is Admission.WAITS
     assert sessions.forget(second) is None
     assert sessions.forget(first) is None
+    assert not sessions.waits(second)
     assert sessions.admit(crowd.connect()) is Admission.BEGINS
 
 
 def test_processes_without_a_number_are_not_one_process(crowd: Crowd) -> None:
-    sessions = ProcessSessions(1)
+    sessions = ProcessSessions(1, 2)
     for _ in range(3):
         vm = crowd.connect()
         vm.process = 0
         assert sessions.admit(vm) is Admission.BEGINS
         assert sessions.forget(vm) is None
+
+
+def test_connections_that_have_ended_while_they_wait_count_no_more_but_are_bounded(crowd: Crowd) -> None:
+    sessions = ProcessSessions(1, 2)
+    came = [crowd.connect() for _ in range(4)]
+    admissions = []
+    for vm in came:
+        admissions.append(sessions.admit(vm))
+        crowd.hang_up(vm)
+    assert admissions == [Admission.BEGINS, Admission.WAITS, Admission.WAITS, Admission.REFUSED]
+    assert [sessions.forget(vm) for vm in came[:3]] == [came[1], came[2], None]
