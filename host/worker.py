@@ -26,7 +26,7 @@ from host.supervision.supervised_session import SupervisedSession
 from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
 from protocol.process.log_lines import is_journal, log_to_standard_error
-from protocol.process.standard_error import queued_standard_error
+from protocol.process.standard_error import drain_standard_error, queued_standard_error
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +130,10 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.3):
                 await link.flushed()
+        if sessions.held_up:
+            # What a front-end holds up comes back when that one pleases, and what it works on stays open to the end.
+            drain_standard_error()
+            os._exit(0)
 
     def _on_packet(self, packet: Packet) -> None:
         match packet.kind:
