@@ -232,8 +232,10 @@ def _start_zygote(arguments: argparse.Namespace) -> "Zygote":
 
     def prepare() -> "Callable[[int, socket.socket], None]":
         from host.qmp.qmp import build_version
+        from host.supervision.seccomp import prepare_filter
         from host.worker import run_worker
 
+        prepare_filter()
         logging.getLogger().setLevel(_log_level(arguments))
         options, number = _options(arguments), build_version(version(), f"{DISTRIBUTION} {version()}")
         return partial(run_worker, options=options, version=number, events=arguments.events is not None)

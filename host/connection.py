@@ -185,9 +185,9 @@ class Connection:
         self._peers.check_session(self._member.peer)
         if self._journal.is_kept:
             await self._take_over()
-        while True:
-            message = await self._messages.next_message()
-            await self._handle(message)
+        while self._journal.may_stay(sealed=self._memory.sealed):
+            await self._handle(await self._messages.next_message())
+        raise SessionEnded("another worker goes on with it")
 
     async def _take_over(self) -> None:
         # Goes on with the session of another worker, or begins one that another worker can go on with.
@@ -220,7 +220,7 @@ class Connection:
 
     async def _release(self, tasks: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._journal.close()  # before what it names goes, part by part
+        await self._journal.leave([service.stop for service in self._services.values()])  # before what it names goes
         # From the last callback to the first, each even if others fail.
         async with contextlib.AsyncExitStack() as steps:
             steps.callback(self._member.leave)
@@ -277,9 +277,9 @@ class Connection:
         match action:
             case StartRing():
                 await self._start_ring(action)
-            case StopRing(index=index):
+            case StopRing(index=index, drain=drain):
                 service = self._services[index]
-                base = await service.stop()
+                base = await service.stop(drain=drain)
                 self._recording.ring_stopped(index, base)
                 del self._services[index]
                 return StoppedRing(base, service.broken)  # it may have broken while it was being stopped

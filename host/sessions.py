@@ -19,6 +19,7 @@ from host.control.status import vm_lines
 from host.control.vm_control import VmControl
 from host.control.vm_facts import logical_size
 from host.daemon_options import DaemonOptions
+from host.events.metrics import VmMetrics
 from host.events.session_events import SessionEvents, SessionLimit
 from host.guest_name import guest_name
 from host.migration.dirty_log import CAN_LOG
@@ -131,18 +132,24 @@ class Sessions:
         finally:
             self._take_control(vm)
             recording.end(reason)
-            metrics = connection.metrics
-            events.end(
-                reason=reason,
-                reports=metrics.reports,
-                reported_bytes=metrics.reported_bytes,
-                discarded_bytes=metrics.discarded_bytes,
-                refused=dict(metrics.refused),
-            )
-            journal.ended(reason)
-            if events.audible:
-                log.info("vm %d disconnected: %s", vm, reason)
-                self.notices.emit("VM_DISCONNECTED", {"vm": vm, "reason": reason})
+            if journal.is_left:
+                events.leave()
+                journal.left_here()
+            else:
+                self._tell_end(vm, reason, connection.metrics, events)
+                journal.ended(reason)
+
+    def _tell_end(self, vm: int, reason: str, metrics: VmMetrics, events: SessionEvents) -> None:
+        events.end(
+            reason=reason,
+            reports=metrics.reports,
+            reported_bytes=metrics.reported_bytes,
+            discarded_bytes=metrics.discarded_bytes,
+            refused=dict(metrics.refused),
+        )
+        if events.audible:
+            log.info("vm %d disconnected: %s", vm, reason)
+            self.notices.emit("VM_DISCONNECTED", {"vm": vm, "reason": reason})
 
     def _new_session(self) -> Session:
         # A driver may have seen command ids of an earlier daemon, and ignores an id equal to the last one it saw.

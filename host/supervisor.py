@@ -15,10 +15,11 @@ from typing import Any, Final
 
 from host.control.control_commands import ControlCommands
 from host.control.daemon_status import DaemonStatus
-from host.peers.peers import SESSIONS_MAX
+from host.peers.peers import SESSIONS_MAX, shared_descriptors
 from host.qmp.qmp import ErrorClass, QmpError, Request
 from host.supervision.machines import Notices, Unnoticed
 from host.supervision.packets import Kind, Packet
+from host.supervision.process_sessions import Admission, ProcessSessions
 from host.supervision.supervised_vm import SupervisedVm
 from host.supervision.worker_process import WorkerGone, WorkerProcess, ZygoteGone
 from host.supervision.zygote import Zygote, restart_zygote
@@ -50,6 +51,9 @@ CHECKS_MISSED: Final = 2
 """Looks in a row at which a worker had not answered, after which it is killed. They are counted, and not seconds: when
 all processes have been stopped and go on, nothing is said of a worker yet."""
 
+WAITING_MAX: Final = 16 * SESSIONS_MAX
+"""Connections of one process that may wait for sessions of it to be released, a few thousand that come and go."""
+
 STOP_PATIENCE: Final = 0.5
 """Seconds that the workers have to end."""
 
@@ -73,7 +77,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._taking_over: dict[int, float] = {}
         self._complained: set[int] = set()
-        self._refused: set[int] = set()
+        self._sessions = ProcessSessions(SESSIONS_MAX, min(WAITING_MAX, shared_descriptors() // 4))
         self._last_number = 0
         self._last_entries: dict[int, dict[str, Any]] = {}
         self._checking: asyncio.TimerHandle | None = None
@@ -101,7 +105,7 @@ class Supervisor:
                 log.warning("worker %d has not answered for %.0f s and is killed", worker.number, seconds)
                 worker.kill()
 
-    def _start_worker(self, number: int | None = None) -> WorkerProcess:
+    def _start_worker(self, number: int | None = None, *, alone: bool = False) -> WorkerProcess:
         if number is None:
             self._last_number += 1
             number = self._last_number
@@ -114,30 +118,36 @@ class Supervisor:
             self._zygote = restart_zygote()
             worker = WorkerProcess(number, self._zygote, self._on_packet, self._on_gone)
         worker.set_log_level(self._status.log_level)
+        if alone or not self._pool:
+            worker.be_alone()
         self._workers[number] = worker
         return worker
 
     def serve(self, vm: int, sock: socket.socket) -> None:
         """Have the virtual machine at the other end of ``sock`` served."""
         record = SupervisedVm(vm, sock)
-        if sum(other.process == record.process for other in self._vms.values()) >= SESSIONS_MAX:
-            if record.process not in self._refused:  # one line: it may connect in a loop
-                self._refused.add(record.process)
-                log.warning("process %d has %d sessions: further ones are refused", record.process, SESSIONS_MAX)
+        admission = self._sessions.admit(record)
+        if admission is Admission.REFUSED:
             record.close()
             return
         self._vms[vm] = record
         self._none_left.clear()
+        if admission is Admission.BEGINS:
+            self._begin_session(record)
+
+    def _begin_session(self, vm: SupervisedVm) -> None:
+        if self._stops:
+            return
         try:
             worker = self._idlest() if self._pool else self._start_worker()
         except BalloonError as error:
-            log.warning("vm %d: %s", vm, error)
-            self._forget(vm)
+            log.warning("vm %d: %s", vm.number, error)
+            self._forget(vm.number)
             return
-        worker.serve(record)
+        worker.serve(vm)
 
     def _idlest(self) -> WorkerProcess:
-        alive = [worker for worker in self._workers.values() if not worker.gone]
+        alive = [worker for worker in self._workers.values() if not worker.gone and not worker.alone]
         return min(alive, key=lambda worker: (len(worker.vms), worker.number)) if alive else self._start_worker()
 
     # -- what workers say -------------------------------------------------------------------------------------------
@@ -171,10 +181,28 @@ class Supervisor:
             case Kind.ENDED:
                 worker.vms.pop(vm.number, None)
                 self._forget(vm.number)
-                if not self._pool and not worker.vms:
+                if worker.alone and not worker.vms:
                     worker.send(Packet(Kind.STOP))
+            case Kind.LEFT:
+                self._move_apart(worker, vm)
             case _:
                 log.error("worker %d: a packet of kind %d", worker.number, packet.kind)
+
+    def _move_apart(self, worker: WorkerProcess, vm: SupervisedVm) -> None:
+        # Its memory can be cut short.
+        del worker.vms[vm.number]
+        vm.is_served = False
+        self._taking_over[vm.number] = time.monotonic()
+        if not vm.lasts:
+            log.error("vm %d: its session ends, descriptors of it found no room here", vm.number)
+        if self._stops or not vm.lasts:
+            self._forget(vm.number)
+            return
+        try:
+            self._start_worker(alone=True).serve(vm)
+        except BalloonError as error:
+            log.warning("vm %d: %s", vm.number, error)
+            self._forget(vm.number)
 
     async def _reply(self, worker: WorkerProcess, vm: SupervisedVm, reply: bytes, fds: tuple[int, ...]) -> None:
         problem = await vm.send_reply(reply, fds)
@@ -191,14 +219,15 @@ class Supervisor:
 
     def _forget(self, number: int) -> None:
         vm = self._vms.pop(number)
+        next_one = self._sessions.forget(vm)
         vm.close()
-        if vm.process in self._refused and not any(other.process == vm.process for other in self._vms.values()):
-            self._refused.discard(vm.process)
         self._taking_over.pop(number, None)
         self._complained.discard(number)
         self._last_entries.pop(number, None)
         if not self._vms:
             self._none_left.set()
+        if next_one is not None:
+            asyncio.get_running_loop().call_soon(self._begin_session, next_one)
 
     def _begin(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)
@@ -212,7 +241,7 @@ class Supervisor:
         self._workers.pop(worker.number, None)
         if self._stops and not self._workers:
             self._all_ended.set()
-        if self._stops or (not self._pool and not worker.vms):
+        if self._stops or (worker.alone and not worker.vms):
             return
         now = time.monotonic()
         ended_soon = now - worker.began < SOON
@@ -248,7 +277,7 @@ class Supervisor:
         try:
             # Machines whose workers end again and again are parted: the one that is at fault takes no other with it.
             parted = vms[1:] if len(vms) > 1 and max(vm.quick_ends for vm in vms) >= ENDS_FREE else []
-            worker = self._start_worker(ended.number)
+            worker = self._start_worker(ended.number, alone=ended.alone)
             self._status.worker_restarts += 1
             for vm in vms:
                 (self._start_worker() if vm in parted else worker).serve(vm)
@@ -314,7 +343,9 @@ class Supervisor:
         found = {entry["vm"]: entry for answer in answers for entry in json.loads(answer)["return"]}
         found = {vm: entry for vm, entry in found.items() if vm in self._vms}
         self._last_entries.update(found)
-        for vm in self._vms:
+        for vm, record in self._vms.items():
+            if self._sessions.waits(record):
+                continue  # it has not begun
             # Counters that went for a moment would look like a new machine.
             found.setdefault(vm, {"vm": vm, **self._last_entries.get(vm, {}), "broken": "its worker does not answer"})
         return [found[vm] for vm in sorted(found)]

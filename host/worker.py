@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
@@ -18,14 +19,14 @@ from host.memory.sigbus import guard_mappings
 from host.qmp.qmp import Arguments, Request
 from host.sessions import Sessions
 from host.supervision.link import Link
-from host.supervision.packets import Kind, Packet, parse_legacy, split_number, with_number
+from host.supervision.packets import Kind, Legacy, Packet, parse_legacy, split_number, with_number
 from host.supervision.process_title import set_title
 from host.supervision.sandbox import confine
 from host.supervision.supervised_session import SupervisedSession
 from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
 from protocol.process.log_lines import is_journal, log_to_standard_error
-from protocol.process.standard_error import queued_standard_error
+from protocol.process.standard_error import drain_standard_error, queued_standard_error
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,12 @@ EVENTS_WAITING_MAX = 4 << 20
 """Bytes of events that may wait for the supervisor; those beyond are lost."""
 
 _EVENTS_AT_ONCE = 32 << 10
+
+TITLE_DELAY = 0.05
+"""Seconds until a change of machines is in the title of the process."""
+
+STACK = 1 << 20
+"""Bytes of a thread's stack: there may be some hundred threads, and all their stacks count as memory of the process."""
 
 
 class _EventStream:
@@ -104,6 +111,8 @@ class Worker:
         self._stop = asyncio.Event()
         self._journals: dict[int, SupervisedSession] = {}
         self._files: dict[int, dict[int, int]] = {}
+        self._alone = False
+        self._title_timer: asyncio.TimerHandle | None = None
         self._questions: set[asyncio.Task[None]] = set()
 
     async def run(self, end: socket.socket) -> None:
@@ -121,16 +130,21 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.3):
                 await link.flushed()
+        if sessions.held_up:
+            # What a front-end holds up comes back when that one pleases, and what it works on stays open to the end.
+            drain_standard_error()
+            os._exit(0)
 
     def _on_packet(self, packet: Packet) -> None:
         match packet.kind:
             case Kind.ATTACH:
-                self._serve(packet, SupervisedSession(packet.vm, self._link, None, {}))
+                self._serve(packet, None)
             case Kind.FILES:
                 self._files.setdefault(packet.vm, {}).update(zip(json.loads(packet.body), packet.fds, strict=True))
             case Kind.TAKE_OVER:
-                files = self._files.pop(packet.vm, {})
-                self._serve(packet, SupervisedSession(packet.vm, self._link, parse_legacy(packet.body), files))
+                self._serve(packet, parse_legacy(packet.body))
+            case Kind.ALONE:
+                self._alone = True
             case Kind.SENT:
                 if (journal := self._journals.get(packet.vm)) is not None:
                     journal.sent(packet.body.decode())
@@ -147,15 +161,17 @@ class Worker:
             case _:
                 log.error("worker %d: a packet of kind %d", self._number, packet.kind)
 
-    def _serve(self, packet: Packet, journal: SupervisedSession) -> None:
+    def _serve(self, packet: Packet, legacy: Legacy | None) -> None:
+        files = self._files.pop(packet.vm, {})
+        journal = SupervisedSession(packet.vm, self._link, legacy, files, shared=not self._alone)
         self._journals[packet.vm] = journal
         task = self._sessions.serve(packet.vm, socket.socket(fileno=packet.fds[0]), journal)
         task.add_done_callback(lambda _: self._on_end(packet.vm))
-        self._show_title()
+        self._change_title()
 
     def _on_end(self, vm: int) -> None:
         del self._journals[vm]
-        self._show_title()
+        self._change_title()
 
     async def _command(self, body: bytes) -> bytes:
         name, arguments, reply = json.loads(body)
@@ -175,7 +191,13 @@ class Worker:
             journal.flush()  # what was answered holds whatever becomes of this process
         self._link.send(Packet(Kind.ANSWER, 0, with_number(number, body)))
 
+    def _change_title(self) -> None:
+        # Once for a crowd that comes and goes.
+        if self._title_timer is None:
+            self._title_timer = asyncio.get_running_loop().call_later(TITLE_DELAY, self._show_title)
+
     def _show_title(self) -> None:
+        self._title_timer = None
         vms = ", ".join(map(str, sorted(self._journals))) or "none"
         set_title(f"vub worker {self._number}", f"{DISTRIBUTION}: worker {self._number} (vm {vms})")
 
@@ -189,6 +211,7 @@ def run_worker(
     journal = is_journal(sys.stderr, os.environ)
     with queued_standard_error(DISTRIBUTION):
         log_to_standard_error(DISTRIBUTION, options.log_format, journal=journal)
+        threading.stack_size(STACK)
         sys.setswitchinterval(0.0001)  # see host/__main__.py
         if left and number == 1:
             log.warning("workers keep access to what this kernel cannot deny: %s", ", ".join(left))

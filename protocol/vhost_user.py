@@ -91,6 +91,7 @@ class FrontendRequest(IntEnum):
     GET_STATUS = 40
     SET_DEVICE_STATE_FD = 42
     CHECK_DEVICE_STATE = 43
+    GET_VRING_BASE_SKIP_DRAIN = 45
 
 
 class BackendRequest(IntEnum):
@@ -118,6 +119,8 @@ class ProtocolFeature(IntEnum):
     CONFIGURE_MEM_SLOTS = 15
     STATUS = 16
     DEVICE_STATE = 19
+    GET_VRING_BASE_INFLIGHT = 20
+    GET_VRING_BASE_SKIP_DRAIN = 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,9 @@ FRONTEND_REQUEST_FORMS: Final[dict[FrontendRequest, RequestForm]] = {
         needs=ProtocolFeature.DEVICE_STATE,
     ),
     FrontendRequest.CHECK_DEVICE_STATE: RequestForm(reply=U64, refusal=_FAILURE, needs=ProtocolFeature.DEVICE_STATE),
+    FrontendRequest.GET_VRING_BASE_SKIP_DRAIN: RequestForm(
+        VRING_STATE, reply=VRING_STATE, needs=ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
+    ),
 }
 
 BACKEND_REQUEST_FORMS: Final[dict[BackendRequest, RequestForm]] = {

@@ -250,14 +250,19 @@ class Frontend:
         self._need(ProtocolFeature.INBAND_NOTIFICATIONS)
         yield from self._call(FrontendRequest.VRING_KICK, VringState(index, 0))
 
-    def stop_queue(self, index: int) -> Generator[Call, Payload, int]:
+    def stop_queue(self, index: int, *, drain: bool = True) -> Generator[Call, Payload, int]:
         """Stop one virtqueue; return its base, to start from again: for a split ring the next available index, for a
         packed one 32 bits (virtio 1.2 has no name for them; vhost-user, "VHOST_USER_GET_VRING_BASE").
+        Without ``drain`` the back-end does not finish what it has in hand; that is in the record of inflight requests,
+        or is taken again.
 
         Raises:
-            VhostUserError: the back-end refused.
+            VhostUserError: the back-end refused, or cannot stop without finishing.
         """
-        state = yield from self._call(FrontendRequest.GET_VRING_BASE, VringState(index, 0))
+        if not drain:
+            self._need(ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN)
+        request = FrontendRequest.GET_VRING_BASE if drain else FrontendRequest.GET_VRING_BASE_SKIP_DRAIN
+        state = yield from self._call(request, VringState(index, 0))
         assert isinstance(state, VringState)
         if state.index != index:
             raise VhostUserError(f"the back-end answered for queue {state.index} instead of {index}")

@@ -124,6 +124,15 @@ class SessionEvents:
         else:
             self._suppressed += 1
 
+    def leave(self) -> None:
+        """Write no more: another process goes on with the session, which it takes for one that was told of."""
+        if not self.audible:
+            self._silence = LONGEST_SILENCE
+            if self._timer is not None:
+                self._timer.cancel()
+            self._speak_if_allowed()
+        self._has_ended = True
+
     def end(self, **fields: object) -> None:
         """Write the ``disconnected`` event, the session's last, or count the session.
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from host.virtqueue.virtqueue import Buffer
 from protocol.memory import ADDRESS_LIMIT, PAGE_SIZE, FileRange, RegionTable
 
-JOINED_MAX: Final = 64 << 20
+JOINED_MAX: Final = 16 << 20
 """Most bytes of ranges that touch and are discarded in one call."""
 
 

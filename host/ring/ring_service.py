@@ -223,18 +223,20 @@ class RingService:
             self._idle.append(idle)
             await idle
 
-    async def stop(self) -> int:
+    async def stop(self, *, drain: bool = True) -> int:
         """Finish the chain in hand, or put it back if that takes too long (:data:`STOP_PATIENCE`), then touch the
-        ring no more. Return the base to go on from.
+        ring no more. Return the base to go on from. Without ``drain`` the chain is put back once the discard of the
+        range in hand has returned.
 
         May be called again, also when an earlier caller was cancelled while it waited.
         """
+        patience = STOP_PATIENCE if drain else 0.0
+        self._patience_ends = min(self._patience_ends, time.monotonic() + patience)
         if self._stopped is None:
             self._stopped = self._loop.create_task(self._stop())
         return await asyncio.shield(self._stopped)
 
     async def _stop(self) -> int:
-        self._patience_ends = time.monotonic() + STOP_PATIENCE
         self._move(ServiceEvent.STOP)
         self._kick.stop()
         self._poller.stop()

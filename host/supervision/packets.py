@@ -47,6 +47,8 @@ class Kind(IntEnum):
     """The answer to COMMAND, STATUS or PING. Body: the number of the question, and the answer."""
     ENDED = 10
     """The session is over, and its end was told. Body: the reason."""
+    LEFT = 11
+    """The session is between two messages, and nothing of it is in hand: it is to have a worker of its own."""
     # From the supervisor.
     ATTACH = 20
     """Serve a new connection, which comes along."""
@@ -64,6 +66,8 @@ class Kind(IntEnum):
     """End all sessions, and then the process."""
     PING = 27
     """Answer. Body: the number of the question."""
+    ALONE = 28
+    """The worker has one virtual machine alone. Comes before that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from host.supervision.seccomp import limit_system_calls, prepare_filter
+
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_CAPBSET_DROP: Final = 24
 _CAPABILITIES: Final = 64
@@ -37,6 +39,10 @@ _SCOPES: Final = 0b11
 _CAPSET: Final = {"x86_64": 126}.get(platform.machine(), 91)
 _CAPABILITY_VERSION: Final = 0x20080522
 
+_DATA_MAX: Final = 2 << 30
+"""Most bytes of private memory (RLIMIT_DATA), the stacks of all threads included. What is mapped of guests' memory is
+shared and does not count, as it would for RLIMIT_AS. A session that finds no memory ends, alone."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -44,8 +50,11 @@ _libc.syscall.restype = ctypes.c_long
 def confine(readable: Iterable[Path]) -> list[str]:
     """Give up what a worker does not need, for good; ``readable`` are directories below which it may read files. Return
     what could not be given up."""
+    prepare_filter()  # while the library's file can be read
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold memory of guests
-    return [*_give_up_privileges(), *_give_up_files(readable)]
+    resource.setrlimit(resource.RLIMIT_DATA, (_DATA_MAX, _DATA_MAX))
+    left = [*_give_up_privileges(), *_give_up_files(readable)]
+    return left if limit_system_calls() else [*left, "system calls"]
 
 
 def _give_up_privileges() -> Iterator[str]:

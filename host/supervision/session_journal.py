@@ -3,7 +3,7 @@
 :mod:`host.supervision.supervised_session` has the session of a worker.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from host.supervision.journal import Journal
 from host.supervision.packets import Piece
@@ -72,6 +72,22 @@ class SessionJournal:
     def records_of(self, running: Iterable[int]) -> dict[int, int]:
         """Return the numbers of the files that note the chains in flight of the rings that run."""
         return {}
+
+    def may_stay(self, *, sealed: bool) -> bool:
+        """Return whether this process goes on with the session. ``sealed`` says that its memory cannot be cut short."""
+        return True
+
+    async def leave(self, stop: Iterable[Callable[[], Awaitable[object]]]) -> None:
+        """The session ends here: :meth:`close`. If another process goes on with it, ``stop`` its rings before."""
+        self.close()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether another process goes on with the session."""
+        return False
+
+    def left_here(self) -> None:
+        """All of a session that is left to another process was released."""
 
     def close(self) -> None:
         """The session ends: from now on its files are closed, and it is not written down again."""

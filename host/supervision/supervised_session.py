@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from host.supervision.journal import Journal, parse_journal
@@ -23,8 +23,13 @@ class SupervisedSession(SessionJournal):
 
     is_kept = True
 
-    def __init__(self, vm: int, link: Link, legacy: Legacy | None, files: Mapping[int, int]) -> None:
+    def __init__(
+        self, vm: int, link: Link, legacy: Legacy | None, files: Mapping[int, int], *, shared: bool = False
+    ) -> None:
+        """Begin. ``shared`` says that the worker has other machines too, or may get some."""
         self._vm = vm
+        self._shared = shared
+        self._moves = self._left = False
         self._link = link
         self._legacy = legacy
         self._files = dict(files)
@@ -165,6 +170,30 @@ class SupervisedSession(SessionJournal):
     def records_of(self, running: Iterable[int]) -> dict[int, int]:
         """Return the numbers of the files that note the chains in flight of the rings that run."""
         return {queue: self._records[queue] for queue in running if queue in self._records}
+
+    def may_stay(self, *, sealed: bool) -> bool:
+        """Return whether this worker goes on with the session. Memory that can be cut short is served by a worker that
+        has no other machine: a ring in it may cost the worker its life (SIGBUS)."""
+        self._moves = self._shared and not sealed
+        return not self._moves
+
+    async def leave(self, stop: Iterable[Callable[[], Awaitable[object]]]) -> None:
+        """The session ends here. If another worker goes on with it, ``stop`` its rings and pass it on as it is then."""
+        if self._moves:
+            for each in stop:
+                await each()  # what is in hand is given back, or is put back and taken again
+            self.went_on()
+            self._left = True
+        self.close()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether another worker goes on with the session."""
+        return self._left
+
+    def left_here(self) -> None:
+        """All of a session that is left to another worker was released."""
+        self._link.send(Packet(Kind.LEFT, self._vm))
 
     def ended(self, reason: str) -> None:
         """The end of the session was told."""

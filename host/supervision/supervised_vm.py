@@ -53,6 +53,11 @@ class SupervisedVm:
         self.lasts = True
         """Whether the session can be taken over: all its files are here."""
 
+    @property
+    def connection(self) -> int:
+        """The descriptor of its connection."""
+        return self._socket.fileno()
+
     def came(self, packet: Packet) -> None:
         """Take in a PIECE."""
         self._has_begun = True

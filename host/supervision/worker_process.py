@@ -43,6 +43,8 @@ class WorkerProcess:
         self.pid = 0
         self.began = time.monotonic()
         self.gone = False
+        self.alone = False
+        """Whether it has one machine alone."""
         self._on_packet = on_packet
         self._on_gone = on_gone
         self._questions: dict[int, asyncio.Future[bytes]] = {}
@@ -55,6 +57,11 @@ class WorkerProcess:
             if not zygote.fork(number, theirs):
                 self._link.close()
                 raise ZygoteGone("no worker can be forked: the process that does so has ended")
+
+    def be_alone(self) -> None:
+        """Have it serve one machine alone."""
+        self.alone = True
+        self._link.send(Packet(Kind.ALONE))
 
     def send(self, packet: Packet) -> None:
         """Send a packet."""

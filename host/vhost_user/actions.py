@@ -75,10 +75,12 @@ class LogRing:
 class StopRing:
     """Stop serving a queue: finish the chain in hand, then touch its ring no more.
 
-    Answered with :class:`StoppedRing`.
+    Without ``drain`` a chain whose discards are not all done is put back, as if it had not been taken. Answered with
+    :class:`StoppedRing`.
     """
 
     index: int
+    drain: bool = True
 
 
 @dataclass(frozen=True, slots=True)

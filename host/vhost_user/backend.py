@@ -58,6 +58,7 @@ HANDLERS: Final[Mapping[FrontendRequest, Handler]] = MappingProxyType(
         FrontendRequest.SET_VRING_ADDR: ring_requests.set_vring_addr,
         FrontendRequest.SET_VRING_BASE: ring_requests.set_vring_base,
         FrontendRequest.GET_VRING_BASE: ring_requests.get_vring_base,
+        FrontendRequest.GET_VRING_BASE_SKIP_DRAIN: ring_requests.get_vring_base,
         FrontendRequest.SET_VRING_KICK: ring_requests.set_vring_kick,
         FrontendRequest.SET_VRING_CALL: ring_requests.set_vring_file,
         FrontendRequest.SET_VRING_ERR: ring_requests.set_vring_file,

@@ -107,6 +107,10 @@ def set_protocol_features(session: Session, message: Message) -> Effects:
         if features & needed != needed:
             # "the back-end must close the connection": this message has no other way to report an error.
             raise MustClose("INBAND_NOTIFICATIONS without both BACKEND_REQ and REPLY_ACK")
+    if has_feature(features, ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN):
+        needed = feature_mask(ProtocolFeature.GET_VRING_BASE_INFLIGHT, ProtocolFeature.INFLIGHT_SHMFD)
+        if features & needed != needed:
+            raise VhostUserError("GET_VRING_BASE_SKIP_DRAIN without both GET_VRING_BASE_INFLIGHT and INFLIGHT_SHMFD")
     if features != session.protocol_features:
         yield from ring_control.pause_all(session)  # they were told whether their notifications are messages
     session.protocol_features = features

@@ -24,11 +24,11 @@ from protocol.virtio import LOG_ALL, FeatureBit, has_feature
 from protocol.virtio_balloon import BalloonQueue
 
 
-def halt(session: Session, vring: Vring) -> Effects:
-    """Stop ``vring`` until its next kick descriptor."""
+def halt(session: Session, vring: Vring, *, drain: bool = True) -> Effects:
+    """Stop ``vring`` until its next kick descriptor. For ``drain`` see :class:`host.vhost_user.actions.StopRing`."""
     # A started ring that is configured again begins anew, and only a kick descriptor starts it: reading the old
     # place in between could take a driver's reused memory for a ring.
-    yield from suspend(session, vring)
+    yield from suspend(session, vring, drain=drain)
     vring.move(RingEvent.HALT)
     vring.signal_first = False
     # With the last ring the driver is gone; the next one sets a poison value of its own before its first chain.
@@ -36,11 +36,11 @@ def halt(session: Session, vring: Vring) -> Effects:
         session.balloon.driver_left()
 
 
-def suspend(session: Session, vring: Vring) -> Effects:
+def suspend(session: Session, vring: Vring, *, drain: bool = True) -> Effects:
     """Stop ``vring`` for the front-end, and take note whether others run on. Without any the driver is suspended or
     gone."""
     stopped = vring.running
-    yield from pause(session, vring)
+    yield from pause(session, vring, drain=drain)
     runs = any(each.running for each in session.vrings)
     if stopped or not runs:
         session.is_quiet = not runs
@@ -78,11 +78,11 @@ def halt_all(session: Session) -> Effects:
         yield from halt(session, vring)
 
 
-def pause(session: Session, vring: Vring, *, broken: bool = False) -> Effects:
+def pause(session: Session, vring: Vring, *, broken: bool = False, drain: bool = True) -> Effects:
     """Stop ``vring`` if it runs; :func:`run_wanted` may let it go on where it was, unless it is found ``broken``."""
     if not vring.running:
         return
-    stopped = yield StopRing(vring.index)
+    stopped = yield StopRing(vring.index, drain=drain)
     assert isinstance(stopped, StoppedRing)
     broken |= stopped.broken
     vring.move(RingEvent.BREAK if broken else RingEvent.PAUSE)

@@ -35,9 +35,17 @@ def set_vring_base(session: Session, message: Message) -> Effects:
 
 
 def get_vring_base(session: Session, message: Message) -> Handling:
-    """GET_VRING_BASE: stop a ring and return where it stands."""
+    """GET_VRING_BASE, GET_VRING_BASE_SKIP_DRAIN: stop a ring and return where it stands.
+
+    The second one does not wait for the chain in hand, and so did the first where GET_VRING_BASE_INFLIGHT was the only
+    feature about it (QEMU 11.0 and 11.1). Then the chain is as if it had not been taken.
+    """
     vring = session.vring(vring_state_of(message).index)
-    yield from ring_control.halt(session, vring)
+    skips = message.request == FrontendRequest.GET_VRING_BASE_SKIP_DRAIN or (
+        session.has_protocol_feature(ProtocolFeature.GET_VRING_BASE_INFLIGHT)
+        and not session.has_protocol_feature(ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN)
+    )
+    yield from ring_control.halt(session, vring, drain=not skips)
     vring.address_set = False
     yield SetVringFile(FrontendRequest.SET_VRING_KICK, vring.index, None)
     yield SetVringFile(FrontendRequest.SET_VRING_CALL, vring.index, None)

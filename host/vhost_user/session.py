@@ -37,6 +37,8 @@ OFFERED_PROTOCOL_FEATURES: Final = feature_mask(
     ProtocolFeature.CONFIGURE_MEM_SLOTS,
     ProtocolFeature.STATUS,
     ProtocolFeature.DEVICE_STATE,
+    ProtocolFeature.GET_VRING_BASE_INFLIGHT,
+    ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN,
 )
 """Protocol features that the daemon can do."""
 

@@ -27,6 +27,7 @@ Architecture: all
 Maintainer: {maintainer}
 Installed-Size: {size}
 Depends: python3 (>= 3.11), python3-construct (>= 2.10.68)
+Recommends: libseccomp2 (>= 2.5)
 Suggests: python3-prometheus-client
 Section: admin
 Priority: optional

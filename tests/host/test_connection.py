@@ -272,9 +272,9 @@ async def test_messages_alone_wait_for_the_chain_in_hand(
         assert service is not None
         stop, stopped = service.stop, asyncio.Event()
 
-        async def stop_noted() -> int:
+        async def stop_noted(*, drain: bool = True) -> int:
             stopped.set()
-            return await stop()
+            return await stop(drain=drain)
 
         monkeypatch.setattr(service, "stop", stop_noted)
         machine.client.request(request_number, payload, fds, need_reply=True)
@@ -306,9 +306,9 @@ async def test_ring_set_up_anew_while_it_breaks_is_not_stopped(monkeypatch: pyte
     stopping = asyncio.Event()
     stop = RingService.stop
 
-    async def noted_stop(service: RingService) -> int:
+    async def noted_stop(service: RingService, *, drain: bool = True) -> int:
         stopping.set()
-        return await stop(service)
+        return await stop(service, drain=drain)
 
     monkeypatch.setattr(RingService, "stop", noted_stop)
     async with attached() as session:

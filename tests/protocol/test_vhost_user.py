@@ -69,6 +69,7 @@ FRONTEND: dict[int, tuple[str, int | None, int | None, set[int]]] = {
     40: ("GET_STATUS", 0, 8, {0}),
     42: ("SET_DEVICE_STATE_FD", 8, 8, {1}),
     43: ("CHECK_DEVICE_STATE", 0, 8, {0}),
+    45: ("GET_VRING_BASE_SKIP_DRAIN", 8, 8, {0}),
 }
 
 BACKEND = {2: ("CONFIG_CHANGE_MSG", 0), 4: ("VRING_CALL", 8), 5: ("VRING_ERR", 8)}
@@ -85,6 +86,8 @@ PROTOCOL_FEATURES = {
     "CONFIGURE_MEM_SLOTS": 15,
     "STATUS": 16,
     "DEVICE_STATE": 19,
+    "GET_VRING_BASE_INFLIGHT": 20,
+    "GET_VRING_BASE_SKIP_DRAIN": 23,
 }
 
 

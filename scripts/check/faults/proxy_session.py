@@ -30,6 +30,7 @@ WATCH_INTERVAL: Final = 0.001
 """Seconds between two looks at a ring whose chains are counted: a driver kicks only when it is asked to."""
 
 _SIGNALS: Final = {FrontendRequest.SET_VRING_KICK: Signal.KICK, FrontendRequest.SET_VRING_CALL: Signal.CALL}
+_STOPS: Final = (FrontendRequest.GET_VRING_BASE, FrontendRequest.GET_VRING_BASE_SKIP_DRAIN)
 
 
 class ProxySession:
@@ -137,7 +138,7 @@ class ProxySession:
         self._facts.learn(piece)
         if piece.request in _SIGNALS and piece.queue is not None:
             return self._with_relay(piece, _SIGNALS[FrontendRequest(piece.request)], piece.queue)
-        if piece.request == FrontendRequest.GET_VRING_BASE and piece.queue is not None:
+        if piece.request in _STOPS and piece.queue is not None:
             self._stop_ring(piece.queue)
         if piece.request == FrontendRequest.SET_BACKEND_REQ_FD and len(piece.files) == 1:
             return self._with_channel(piece)

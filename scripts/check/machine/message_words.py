@@ -1,11 +1,14 @@
 """A front-end's message in a few words, for a reason: its name, the queue, and the number that matters."""
 
 import struct
+from typing import Final
 
 from protocol.errors import VhostUserError
 from protocol.vhost_user import HEADER_SIZE, FrontendRequest, form_of
 from protocol.vhost_user_codec import parse_payload
 from protocol.vhost_user_payloads import MemoryTable, Payload, VringAddress, VringFile, VringState
+
+_WITHOUT_NUMBER: Final = (FrontendRequest.GET_VRING_BASE, FrontendRequest.GET_VRING_BASE_SKIP_DRAIN)
 
 
 def in_words(request: int, payload: Payload = None) -> str:
@@ -17,7 +20,7 @@ def in_words(request: int, payload: Payload = None) -> str:
     match payload:
         case VringFile(index=index, has_file=has_file):
             return f"{name} of queue {index} {'with a' if has_file else 'without a'} descriptor"
-        case VringState(index=index) if request == FrontendRequest.GET_VRING_BASE:
+        case VringState(index=index) if request in _WITHOUT_NUMBER:
             return f"{name} of queue {index}"
         case VringState(index=index, num=num):
             return f"{name} of queue {index} with {num}"

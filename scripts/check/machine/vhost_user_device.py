@@ -142,9 +142,16 @@ class VhostUserMachine(Machine):
         self.connection.perform(self.frontend.start_queue(index, self.setup(index), base))
         self.queues[index].note_started(base)
 
-    def stop(self, index: int) -> int:
-        """Stop a queue and return its base."""
-        base = self.connection.perform(self.frontend.stop_queue(index))
+    def track_inflight(self) -> None:
+        """Have the back-end record the buffers that it has taken, before the queues are started."""
+        sizes = [queue.layout.size for queue in self.queues.values()]
+        area = self.connection.perform(self.frontend.get_inflight(max(self.queues) + 1, max(sizes)))
+        (fd,) = self.connection.fds
+        self.connection.perform(self.frontend.set_inflight(area, fd))
+
+    def stop(self, index: int, *, drain: bool = True) -> int:
+        """Stop a queue and return its base. Without ``drain`` the back-end does not finish what it has in hand."""
+        base = self.connection.perform(self.frontend.stop_queue(index, drain=drain))
         if self.connection.recorder is not None:
             self.connection.recorder.ring_stopped(index, base)
         return base
@@ -318,12 +325,14 @@ class VhostUserDevice(Device):
         run: bool = True,
         uninvited: int = 0,
         memory: MemoryFile | None = None,
+        also: int = 0,
     ) -> VhostUserMachine:
-        """Bring the device up: see :meth:`Device.machine`. It has ``memory``, which is closed with the machine."""
+        """Bring the device up: see :meth:`Device.machine`. It has ``memory``, which is closed with the machine.
+        ``also`` are protocol features that are negotiated too, where they are offered."""
         features = accepted(self.offered, wanted, packed=packed)
         kinds = queue_numbers(dialect, negotiated=features | uninvited & self.offered, offered=self.offered)
         with contextlib.ExitStack() as unwind:
-            connection, frontend = self._session(features)
+            connection, frontend = self._session(features, also)
             unwind.callback(connection.close)
             layouts = {index: RingLayout(size, packed) for index in sorted(kinds)}
             machine = VhostUserMachine(connection, frontend, features, layouts, kinds, memory or MemoryFile())
@@ -332,9 +341,9 @@ class VhostUserDevice(Device):
             machine.run()
         return machine
 
-    def _session(self, features: int) -> tuple[FrontendConnection, Frontend]:
+    def _session(self, features: int, also: int = 0) -> tuple[FrontendConnection, Frontend]:
         # A new connection on which features were accepted.
-        connection, frontend = self.connect(), Frontend(_PROTOCOL_FEATURES)
+        connection, frontend = self.connect(), Frontend(_PROTOCOL_FEATURES | also)
         with contextlib.ExitStack() as unwind:
             unwind.callback(connection.close)
             connection.perform(frontend.offer())

@@ -19,6 +19,7 @@ CLAUSES_OF_FRONT_END: Final[Mapping[FrontendRequest, tuple[str, ...]]] = Mapping
         FrontendRequest.SET_VRING_ADDR: ("V-28", "V-30", "V-31"),
         FrontendRequest.SET_VRING_BASE: ("V-28", "V-32"),
         FrontendRequest.GET_VRING_BASE: ("V-33", "V-36"),
+        FrontendRequest.GET_VRING_BASE_SKIP_DRAIN: ("V-33", "V-36"),
         FrontendRequest.SET_VRING_KICK: ("V-40", "V-41", "V-42"),
         FrontendRequest.SET_VRING_CALL: ("V-40", "V-42", "V-43"),
         FrontendRequest.SET_VRING_ERR: ("V-40", "V-42"),

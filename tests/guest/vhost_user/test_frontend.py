@@ -304,6 +304,7 @@ def test_log_that_is_refused_is_not_turned_on() -> None:
         ("CONFIGURE_MEM_SLOTS", lambda frontend: frontend.remove_region(REGION)),
         ("INBAND_NOTIFICATIONS", lambda frontend: frontend.kick(0)),
         ("INFLIGHT_SHMFD", lambda frontend: frontend.get_inflight(3, 256)),
+        ("GET_VRING_BASE_SKIP_DRAIN", lambda frontend: frontend.stop_queue(2, drain=False)),
         ("INFLIGHT_SHMFD", lambda frontend: frontend.set_inflight(AREA, 5)),
         ("LOG_SHMFD", lambda frontend: frontend.start_logging(LogDescription(4096, 0), 5)),
     ],

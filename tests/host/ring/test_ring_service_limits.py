@@ -71,10 +71,11 @@ async def test_kicks_that_bring_nothing_are_not_looked_at_all_the_time(
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("drain", [True, False])
 async def test_chain_that_takes_too_long_is_put_back_when_its_ring_is_to_stop(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, drain: bool
 ) -> None:
-    monkeypatch.setattr(host.ring.ring_service, "STOP_PATIENCE", 0.0)
+    monkeypatch.setattr(host.ring.ring_service, "STOP_PATIENCE", 0.0 if drain else DEADLINE)
     gate = gated_discard(monkeypatch)
     apart = DATA_AT + 2 * PAGE_SIZE
     for at in (DATA_AT, apart):
@@ -84,7 +85,7 @@ async def test_chain_that_takes_too_long_is_put_back_when_its_ring_is_to_stop(
     service = bench.start()
     worker = asyncio.create_task(asyncio.to_thread(bench.executor.run_one))
     await asyncio.to_thread(gate.entered.wait, DEADLINE)
-    stopping = asyncio.create_task(service.stop())
+    stopping = asyncio.create_task(service.stop(drain=drain))
     await settle()
     gate.opened.set()
     await worker

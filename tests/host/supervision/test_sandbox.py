@@ -1,13 +1,19 @@
 """What a confined process cannot do any more, each tried in a process of its own."""
 
+import errno
 import os
+import resource
+import signal
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import host
 from host.supervision.sandbox import confine
+from host.supervision.system_calls import ALLOWED, CONDITIONAL, ENDS, REFUSED
 
 pytestmark = pytest.mark.processes
 
@@ -61,3 +67,55 @@ def test_privileges_are_gone() -> None:
             raise OSError(str(status))
 
     assert outcome([Path("/proc")], check).startswith("done")
+
+
+def end_of(action: Callable[[], object]) -> int:
+    """Return how a confined process ends that does something: an errno, 0 if it was done, a signal's number below 0."""
+    pid = os.fork()
+    if pid == 0:
+        confine([Path("/proc")])
+        try:
+            action()
+        except OSError as error:
+            os._exit(error.errno or 0)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def thread() -> None:
+    one = threading.Thread(target=lambda: None)
+    one.start()
+    one.join()
+
+
+SYSTEM_CALLS: dict[str, tuple[Callable[[], object], int]] = {
+    "another program": (lambda: os.execv("/bin/true", ["true"]), -signal.SIGSYS),
+    "another process": (os.fork, errno.ENOSYS),
+    "a thread": (thread, 0),
+    "a socket": (lambda: socket.socket(socket.AF_UNIX), errno.EPERM),
+    "a pair of unix sockets": (socket.socketpair, 0),
+    "a signal": (lambda: os.kill(os.getpid(), signal.SIGTERM), errno.EPERM),
+    "its limits": (lambda: resource.getrlimit(resource.RLIMIT_NOFILE), 0),
+    "another limit": (lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)), errno.ENOSYS),
+    "a directory": (lambda: os.mkdir("/tmp/no-directory"), errno.EPERM),
+    "another user": (lambda: os.setuid(os.getuid()), errno.EPERM),
+    "a memory file": (lambda: os.ftruncate(os.memfd_create("file"), 4096), 0),
+    "a file of procfs": (Path("/proc/self/status").read_bytes, 0),
+    "a call that it does not need": (lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)), errno.ENOSYS),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEM_CALLS)
+def test_system_call_is_allowed_or_refused_or_ends_the_process(name: str) -> None:
+    if "system calls" in outcome([], lambda: None):
+        pytest.skip("libseccomp is not installed")
+    action, end = SYSTEM_CALLS[name]
+    assert end_of(action) == end
+
+
+def test_lists_of_system_calls_do_not_overlap_and_are_told_of() -> None:
+    allowed = [name for names in ALLOWED.values() for name in names.split()]
+    every = [*allowed, *CONDITIONAL, *REFUSED.split(), *ENDS.split()]
+    assert len(set(every)) == len(every)
+    told = (Path(host.__file__).parent / "README.md").read_text(encoding="utf-8")
+    assert {*allowed, *CONDITIONAL} <= set(told.split())

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from host.balloon.offered_features import OFFERED
-from host.vhost_user.actions import StartRing
+from host.vhost_user.actions import StartRing, StopRing
 from host.vhost_user.session import MEM_SLOTS, OFFERED_PROTOCOL_FEATURES, MustClose
 from protocol.balloon_config import BalloonConfig
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
@@ -44,7 +44,19 @@ def test_question_has_one_answer_whether_an_acknowledgement_is_asked_for_or_not(
     shell = Shell()
     assert reply(shell, 1, flags=flags) == u64(0x1_7400_0026)
     assert reply(shell, 15, flags=flags) == u64(
-        1 << 0 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 16 | 1 << 19
+        1 << 0
+        | 1 << 1
+        | 1 << 3
+        | 1 << 5
+        | 1 << 9
+        | 1 << 12
+        | 1 << 13
+        | 1 << 14
+        | 1 << 15
+        | 1 << 16
+        | 1 << 19
+        | 1 << 20
+        | 1 << 23
     )
     assert reply(shell, 17, flags=flags) == u64(5)
     assert reply(shell, 36, flags=flags) == u64(509)
@@ -163,11 +175,34 @@ def test_features_that_are_a_subset_of_the_offer_with_version_1_are_taken(subset
     assert shell.session.features == shell.session.balloon.features == bits
 
 
-@pytest.mark.parametrize("bit", [2, 8, 20, 21, 22, 63])
+@pytest.mark.parametrize("bit", [2, 8, 21, 22, 24, 63])
 def test_protocol_feature_that_was_not_offered_keeps_the_old_set(bit: int) -> None:
     shell = negotiated()
     assert reply(shell, 16, u64(PROTOCOL_FEATURES | 1 << bit)) == NACK
     assert shell.session.protocol_features == PROTOCOL_FEATURES
+
+
+def test_stop_that_skips_draining_needs_the_record_of_chains_in_flight() -> None:
+    shell = negotiated()
+    for missing in (1 << 12, 1 << 20):
+        without = (PROTOCOL_FEATURES | 1 << 12 | 1 << 20 | 1 << 23) & ~missing
+        assert reply(shell, 16, u64(without)) == NACK
+        assert shell.session.protocol_features == PROTOCOL_FEATURES
+
+
+@pytest.mark.parametrize(
+    ("bits", "request_number", "drains"),
+    [((), 11, True), ((20,), 11, False), ((12, 20, 23), 11, True), ((12, 20, 23), 45, False)],
+)
+def test_ring_is_stopped_without_draining_if_that_was_negotiated_and_asked_for(
+    bits: tuple[int, ...], request_number: int, drains: bool
+) -> None:
+    shell = negotiated()
+    assert reply(shell, 16, u64(PROTOCOL_FEATURES | sum(1 << bit for bit in bits))) == ACK
+    set_up(shell, 2)
+    assert reply(shell, request_number, struct.pack("<II", 2, 0)) == struct.pack("<II", 2, 0)
+    stops = [action for action in shell.actions if isinstance(action, StopRing)]
+    assert stops[-1] == StopRing(2, drain=drains)
 
 
 def test_queue_that_was_negotiated_away_is_only_answered() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from guest.vhost_user.frontend import IN_BAND, WANTED_PROTOCOL_FEATURES, Frontend
+from host.vhost_user.actions import StopRing
 from protocol.errors import VhostUserError
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
 from protocol.vhost_user import ProtocolFeature
@@ -13,6 +14,11 @@ from protocol.virtio import DeviceStatus, feature_mask
 from tests.pair.session import BIT_30, FEATURES, MIB, REGION, Shell, queue_setup
 
 REPORTING = 2
+STOPS_AT_ONCE = (
+    ProtocolFeature.INFLIGHT_SHMFD,
+    ProtocolFeature.GET_VRING_BASE_INFLIGHT,
+    ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN,
+)
 
 
 def pair(*wanted: ProtocolFeature, in_band: bool = False) -> tuple[Shell, Frontend]:
@@ -35,6 +41,14 @@ def test_queue_stopped_and_started_goes_on_at_its_base() -> None:
     shell.run(frontend.start_queue(REPORTING, queue_setup(REPORTING), base))
     assert shell.running[REPORTING].base == 4711
     assert shell.take_done()[-2].startswith("start 2 reporting at 4711")  # and tells that the target may be a new one
+
+
+def test_queue_stopped_at_once_goes_on_at_its_base() -> None:
+    shell, frontend = pair(*STOPS_AT_ONCE)
+    shell.run(frontend.start_queue(REPORTING, queue_setup(REPORTING)))
+    shell.base[REPORTING] = 4711
+    assert shell.run(frontend.stop_queue(REPORTING, drain=False)) == 4711
+    assert StopRing(REPORTING, drain=False) in shell.actions
 
 
 def test_device_status_reaches_the_device_step_by_step() -> None:

@@ -222,7 +222,7 @@ def bad(shell: Shell, name: str) -> object:
             shell.session.offered |= 1 << 35
             return shell.ask(FrontendRequest.SET_FEATURES, (FEATURES | 1 << 35) & ~(1 << 32))
         case "protocol feature not offered":
-            return shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES | 1 << 20)
+            return shell.ask(FrontendRequest.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES | 1 << 21)
         case _:
             return shell.ask(FrontendRequest[name], 0 if name == "SET_STATUS" else VringState(0, 0))
 

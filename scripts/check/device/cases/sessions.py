@@ -8,7 +8,7 @@ from typing import Final
 from protocol.errors import VhostUserError
 from protocol.memory import PAGE_SIZE
 from protocol.packed_ring import FRESH_BASE
-from protocol.vhost_user import FrontendRequest
+from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_payloads import VringFile, VringState
 from protocol.virtio import feature_mask
 from protocol.virtio_balloon import BalloonFeature
@@ -22,6 +22,13 @@ from scripts.check.machine.vhost_user_device import VhostUserMachine
 from scripts.check.verdict import Found, require, skip
 
 POISON_VAL_AT: Final = 12
+
+_AT_ONCE: Final = (
+    ProtocolFeature.INFLIGHT_SHMFD,
+    ProtocolFeature.GET_VRING_BASE_INFLIGHT,
+    ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN,
+)
+"""What a stop that does not wait for reports in hand needs."""
 
 SETTLED: Final = 0.1
 """Seconds without a used buffer after which a session whose front-end has gone is over."""
@@ -111,6 +118,36 @@ def stopped_in_mid_report(trial: Trial) -> None:
     machine.start(queue.index, base)
     came += [used.head for used in queue.collect(len(heads) - len(came))]
     require(sorted(came) == sorted(heads), f"of buffers {sorted(heads)} came back {sorted(came)}", "V-36")
+    left = machine.memory.present() & pages_of(*given)
+    require(left in (set(), pages_of(*given)), f"acknowledged and not discarded: {as_ranges(left)}", "V-36")
+
+
+@ring_case("ring-stopped-without-draining", clauses=("V-36", "V-32"), edges=(85, 86), peers=("QEMU",), quick=True)
+def stopped_without_draining(trial: Trial) -> None:
+    """A stop that does not wait for reports in hand loses no buffer and repeats none; nothing is discarded after it."""
+    machine = trial.vhost_user(run=False, also=feature_mask(*_AT_ONCE))
+    if not all(map(machine.frontend.has, _AT_ONCE)):
+        skip("the device does not offer GET_VRING_BASE_SKIP_DRAIN")
+    machine.track_inflight()
+    machine.run()
+    queue = machine.reporting
+    given = [(DATA_AT + number * BLOCK, BLOCK // 2) for number in range(24)]
+    for one in given:
+        machine.memory.touch(*one)
+    heads = [queue.add((), machine.buffers(given[at : at + 8])) for at in range(0, len(given), 8)]
+    queue.kick()
+    base = machine.stop(queue.index, drain=False)
+    at_stop = machine.memory.present()
+    came = []
+    while (used := queue.take_used()) is not None:
+        came.append(used.head)
+    require(queue.gives_nothing_back(0.03), "a buffer came back after the ring was stopped", "V-36")
+    late = at_stop - machine.memory.present()
+    require(not late, f"pages were discarded after the ring was stopped: {as_ranges(late)}", "V-36")
+    machine.start(queue.index, base)
+    came += [used.head for used in queue.collect(len(heads) - len(came))]
+    require(sorted(came) == sorted(heads), f"of buffers {sorted(heads)} came back {sorted(came)}", "V-36")
+    require(queue.gives_nothing_back(0.03), "more buffers came back than there were", "V-36")
     left = machine.memory.present() & pages_of(*given)
     require(left in (set(), pages_of(*given)), f"acknowledged and not discarded: {as_ranges(left)}", "V-36")
 
