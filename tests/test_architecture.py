@@ -18,6 +18,7 @@ from tests.harness.syntax import ROOT, imported_modules, name_of, nodes, python_
 # files of a side (`daemon`, `connection`, `vmm`, ...) join rooms and are free to import any of their own side.
 ROOMS: dict[str, set[str]] = {
     "protocol": set(),
+    "protocol.configuration": set(),
     "protocol.recording": set(),
     "protocol.process": {"protocol.recording"},
     # The daemon.

@@ -10,7 +10,7 @@
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from protocol.errors import UsageError
@@ -173,10 +173,15 @@ class Table:
 
     def finish(self) -> None:
         """Raise UsageError for a key that was never asked for."""
+        for mistake in self.unknown():
+            raise mistake
+
+    def unknown(self) -> Iterator[UsageError]:
+        """Yield the mistake of each key that was never asked for."""
         for key in self._values:
             if key not in self._known:
                 near = nearest(key, self._known)
-                raise self.mistake(key, f"unknown key{near} (known are {', '.join(sorted(self._known))})")
+                yield self.mistake(key, f"unknown key{near} (known are {', '.join(sorted(self._known))})")
 
     def _get(self, key: str, default: Any) -> Any:
         self._know(key)
