@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from host.configuration.device_options import DEFAULT_DEVICE, DeviceOptions
 from host.control.control_commands import ControlCommands
 from host.control.daemon_status import DaemonStatus
 from host.peers.peers import SESSIONS_MAX
@@ -117,9 +118,9 @@ class Supervisor:
         self._workers[number] = worker
         return worker
 
-    def serve(self, vm: int, sock: socket.socket) -> None:
-        """Have the virtual machine at the other end of ``sock`` served."""
-        record = SupervisedVm(vm, sock)
+    def serve(self, vm: int, sock: socket.socket, *, device: DeviceOptions = DEFAULT_DEVICE) -> None:
+        """Have the virtual machine at the other end of ``sock`` served, with this ``device``."""
+        record = SupervisedVm(vm, sock, device)
         if sum(other.process == record.process for other in self._vms.values()) >= SESSIONS_MAX:
             if record.process not in self._refused:  # one line: it may connect in a loop
                 self._refused.add(record.process)

@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
+from host.configuration.device_options import parse_device_options
 from host.daemon_options import DaemonOptions
 from host.fd_limit import raise_fd_limit
 from host.memory.sigbus import guard_mappings
 from host.qmp.qmp import Arguments, Request
 from host.sessions import Sessions
 from host.supervision.link import Link
-from host.supervision.packets import Kind, Packet, parse_legacy, split_number, with_number
+from host.supervision.packets import Kind, Packet, parse_legacy, split_length, split_number, with_number
 from host.supervision.process_title import set_title
 from host.supervision.sandbox import confine
 from host.supervision.supervised_session import SupervisedSession
@@ -125,12 +126,13 @@ class Worker:
     def _on_packet(self, packet: Packet) -> None:
         match packet.kind:
             case Kind.ATTACH:
-                self._serve(packet, SupervisedSession(packet.vm, self._link, None, {}))
+                self._serve(packet, SupervisedSession(packet.vm, self._link, None, {}), packet.body)
             case Kind.FILES:
                 self._files.setdefault(packet.vm, {}).update(zip(json.loads(packet.body), packet.fds, strict=True))
             case Kind.TAKE_OVER:
                 files = self._files.pop(packet.vm, {})
-                self._serve(packet, SupervisedSession(packet.vm, self._link, parse_legacy(packet.body), files))
+                device, legacy = split_length(packet.body)
+                self._serve(packet, SupervisedSession(packet.vm, self._link, parse_legacy(legacy), files), device)
             case Kind.SENT:
                 if (journal := self._journals.get(packet.vm)) is not None:
                     journal.sent(packet.body.decode())
@@ -147,9 +149,10 @@ class Worker:
             case _:
                 log.error("worker %d: a packet of kind %d", self._number, packet.kind)
 
-    def _serve(self, packet: Packet, journal: SupervisedSession) -> None:
+    def _serve(self, packet: Packet, journal: SupervisedSession, device: bytes) -> None:
         self._journals[packet.vm] = journal
-        task = self._sessions.serve(packet.vm, socket.socket(fileno=packet.fds[0]), journal)
+        sock = socket.socket(fileno=packet.fds[0])
+        task = self._sessions.serve(packet.vm, sock, journal, device=parse_device_options(device))
         task.add_done_callback(lambda _: self._on_end(packet.vm))
         self._show_title()
 

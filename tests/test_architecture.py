@@ -30,6 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "host.balloon": {"host.virtqueue", "host.memory"},
     "host.vhost_user": {"host.virtqueue", "host.inflight", "host.balloon"},
     "host.ring": {"host.virtqueue", "host.descriptors", "host.memory", "host.balloon", "host.vhost_user"},
+    "host.configuration": {"protocol.configuration", "host.balloon", "host.vhost_user", "host.control"},
     "host.events": {"host.ring", "host.peers"},
     "host.recording": {
         "protocol.recording",
@@ -70,7 +71,7 @@ ROOMS: dict[str, set[str]] = {
         "host.events",
         "host.control",
     },
-    "host.supervision": {"host.vhost_user", "host.qmp"},
+    "host.supervision": {"host.vhost_user", "host.qmp", "host.configuration"},
     # The guests.
     "guest.ram": set(),
     "guest.page_poison": set(),
@@ -135,9 +136,10 @@ SHELL = re.compile(
     | guest/vhost_user/(attachment|attached_queue|session|request_channel|backend_channel)\.py
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
-    | host/(__main__|command_line|daemon|sessions|session_release|worker|supervisor|fd_limit|connection|signals)\.py
+    | host/(__main__|daemon|sessions|session_release|worker|supervisor|fd_limit|connection|signals)\.py
     | host/(front_end_process|message_channel|backend_channel|netlink|guest_name)\.py
     | host/supervision/(machines|link|zygote|worker_process|supervised_vm|supervised_session|process_title|sandbox)\.py
+    | host/configuration/(config_file|option_values|vm_listeners)\.py
     | host/descriptors/(received_file|socket_read|pipe)\.py
     | host/peers/(peers|workers|helpers|helper_threads)\.py
     | host/memory/(guest_memory|sigbus|discard)\.py

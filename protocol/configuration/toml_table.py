@@ -77,6 +77,10 @@ class Table:
         self._know(key)
         return key in self._values
 
+    def is_text(self, key: str) -> bool:
+        """Whether the value of ``key`` is a string."""
+        return self.has(key) and isinstance(self._values[key], str)
+
     def text(self, key: str, default: str | None = None, *, allowed: Iterable[str] = ()) -> str:
         """Return a string, one of ``allowed`` if that is given."""
         value = self._get(key, default)

@@ -153,7 +153,8 @@ def reason(error: OSError | ValueError) -> str:
 
 def _complain(program: str, message: str, status: int) -> int:
     if sys.stderr is not None:
-        print(f"{_typed(program)}: {message}", file=sys.stderr)
+        for line in message.split("\n"):  # a file's mistakes have a line each
+            print(f"{_typed(program)}: {line}", file=sys.stderr)
     return status
 
 
