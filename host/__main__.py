@@ -96,8 +96,11 @@ def _run(arguments: argparse.Namespace, zygote: "Zygote | None") -> int:
     # Late: --help and --print-capabilities are quick.
     from host.signals import STOP_SIGNALS
     from protocol.process.stray_signals import ignore_stray_signals
+    from protocol.process.system_log import log_to_syslog
     from protocol.virtio_ring import refuse_big_endian
 
+    if arguments.syslog:
+        log_to_syslog(PROGRAM)
     refuse_big_endian()
     check_machine()
     ignore_stray_signals(STOP_SIGNALS)
@@ -126,6 +129,7 @@ def _options(arguments: argparse.Namespace, *, sockets: bool) -> DaemonOptions:
         control_access=access(arguments.control_mode, arguments.control_group, 0o600),
         metrics=arguments.metrics,
         log_format=arguments.log_format,
+        syslog=arguments.syslog,
     )
 
 

@@ -18,7 +18,7 @@ from host.metrics.address import add_metrics_option
 from host.vhost_user.queue_numbers import CHOICES
 from protocol.errors import UsageError
 from protocol.process.command_line import DISTRIBUTION, Parser, option_type, path_option
-from protocol.process.log_lines import FORMATS, LEVELS
+from protocol.process.log_lines import FORMATS, LEVELS, SYNONYMS
 from protocol.units import format_size, parse_size
 
 PROGRAM: Final = DISTRIBUTION
@@ -124,7 +124,13 @@ def _add_watch_options(watch: argparse._ArgumentGroup) -> None:
     watch.add_argument(
         "-v", "--verbose", action="store_true", help="tell of sessions on standard error: the same as --log-level info"
     )
-    watch.add_argument("--log-level", choices=LEVELS, help="log this and what is worse (default: warning)")
+    watch.add_argument(
+        "--log-level",
+        type=lambda text: SYNONYMS.get(text, text),
+        choices=LEVELS,
+        help="log this and what is worse (default: warning)",
+    )
+    watch.add_argument("--syslog", action="store_true", help="log to the system's log instead of standard error")
     watch.add_argument(
         "--log-format",
         choices=FORMATS,

@@ -19,7 +19,7 @@ class DaemonOptions:
     None if that cannot change. ``control_path`` is the path of the control socket, None without one. ``name_from`` says
     whether a guest whose socket has no name is called after its process (``pid``), its ``cgroup`` or the ``socket``.
     ``metrics`` is where metrics are served, None for nowhere. ``log_format`` is one of
-    :data:`protocol.process.log_lines.FORMATS`.
+    :data:`protocol.process.log_lines.FORMATS`; with ``syslog`` the system's log has the lines instead.
     """
 
     sockets: tuple[VmSocket, ...] = ()
@@ -31,3 +31,4 @@ class DaemonOptions:
     control_access: SocketAccess = OWNER_ALONE
     metrics: MetricsAddress | None = None
     log_format: str = "auto"
+    syslog: bool = False

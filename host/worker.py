@@ -27,6 +27,7 @@ from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
 from protocol.process.log_lines import is_journal, log_to_standard_error
 from protocol.process.standard_error import queued_standard_error
+from protocol.process.system_log import log_to_syslog
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +193,8 @@ def run_worker(
     journal = is_journal(sys.stderr, os.environ)
     with queued_standard_error(DISTRIBUTION):
         log_to_standard_error(DISTRIBUTION, options.log_format, journal=journal)
+        if options.syslog:
+            log_to_syslog(DISTRIBUTION)
         sys.setswitchinterval(0.0001)  # see host/__main__.py
         if left and number == 1:
             log.warning("workers keep access to what this kernel cannot deny: %s", ", ".join(left))
