@@ -48,7 +48,7 @@ ROOMS: dict[str, set[str]] = {
     "host.policy.live": {"host.policy", "host.qmp"},
     "host.inhibition": set(),
     "host.metrics": {"host.qmp"},
-    "host.balloonctl": {"host.qmp", "host.doctor"},
+    "host.balloonctl": {"host.qmp", "host.doctor", "host.terminal_view"},
     "host.control": {
         "host.memory",
         "host.balloon",
@@ -150,7 +150,7 @@ SHELL = re.compile(
     | host/events/(chain_events|session_events|vm_events|notices)\.py
     | host/inhibition/(front_end_look|discard_gate)\.py
     | host/qmp/qmp_client\.py
-    | host/terminal_view/terminal_app\.py
+    | host/terminal_view/(terminal_app|plain_terminal)\.py
     | host/balloonctl/(commands|top|daemons|doctor|watch)\.py
     | host/metrics/metrics_server\.py
     | host/policy/live/(__main__|daemon|daemon_client|host_memory|run)\.py

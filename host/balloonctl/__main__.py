@@ -7,6 +7,7 @@ from typing import Final
 
 from protocol.errors import UsageError
 from protocol.process.command_line import Parser, option_type, path_option, run_command
+from protocol.process.log_lines import LEVELS
 from protocol.units import parse_size
 
 PROGRAM: Final = "balloonctl"
@@ -63,7 +64,7 @@ def _allow(parser: argparse.ArgumentParser) -> None:
 
 
 def _level(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("level", choices=("error", "warning", "info", "debug"), help="log this and what is worse")
+    parser.add_argument("level", choices=LEVELS, help="log this and what is worse")
 
 
 def _ask(parser: argparse.ArgumentParser) -> None:

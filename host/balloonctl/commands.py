@@ -159,9 +159,9 @@ def ask(arguments: argparse.Namespace, daemons: Daemons) -> int:
 
 def top(arguments: argparse.Namespace, daemons: Daemons) -> int:
     """Show the machines until a key ends it."""
-    from host.balloonctl.top import Top
+    from host.balloonctl.top import show_top
 
-    return Top(daemons, arguments.interval).run()
+    return show_top(daemons, arguments.interval)
 
 
 def watch(arguments: argparse.Namespace, daemons: Daemons) -> int:
