@@ -56,7 +56,7 @@ class Daemon:
             self._listeners = VmListeners(options.sockets)
             sockets.callback(self._listeners.close)
             self._control = self._open_control(sockets, version)
-            self._metrics = open_metrics(options.metrics, machines.perform, sockets)
+            self._metrics = open_metrics(options.metrics, machines.query, sockets)
             self._sockets = sockets.pop_all()
         self._events = events
         self._facts = status

@@ -86,6 +86,10 @@ class Sessions:
         """Carry out one command and return its answer."""
         return await self._commands.perform(request)
 
+    async def query(self, name: str) -> Any:
+        """Return what a ``query-`` command returns."""
+        return await self._commands.query(name)
+
     async def status(self) -> list[str]:
         """Return a line about each virtual machine, for people, by number."""
         return list(vm_lines({number: vm.info() for number, vm in self._vms.items()}))

@@ -283,6 +283,16 @@ class Supervisor:
         except WorkerGone as error:
             return request.failure(QmpError(f"{error} before it has answered"))
 
+    async def query(self, name: str) -> Any:
+        """Return what a ``query-`` command returns."""
+        match name:
+            case "query-vms":
+                return await self._query_vms()
+            case "query-status":
+                return self._status.describe(len(self._vms))
+            case _:
+                return await self._local.query(name)
+
     def _vm_of(self, request: Request) -> int | None:
         # The machine that a command is about. None: this process answers, be it with an error.
         members = request.arguments.members

@@ -7,10 +7,12 @@ from typing import Final
 
 from protocol.errors import UsageError
 from protocol.process.command_line import Parser, option_type, path_option, run_command
-from protocol.process.log_lines import LEVELS
 from protocol.units import parse_size
 
 PROGRAM: Final = "balloonctl"
+
+LEVEL_NAMES: Final = ("off", "error", "warning", "info", "debug")
+"""Those of :mod:`protocol.process.log_lines`, which takes long to load."""
 
 _EPILOG: Final = """\
 Without --control the sockets are those of $BALLOON_CONTROL (paths separated by colons), or else
@@ -64,7 +66,7 @@ def _allow(parser: argparse.ArgumentParser) -> None:
 
 
 def _level(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("level", choices=LEVELS, help="log this and what is worse")
+    parser.add_argument("level", choices=LEVEL_NAMES, help="log this and what is worse")
 
 
 def _ask(parser: argparse.ArgumentParser) -> None:

@@ -48,7 +48,8 @@ def diagnose(facts: VmFacts) -> list[Finding]:
     """Return the causes, the one to begin with first. A healthy machine has none that is a fault."""
     findings = list(_find_silence(facts))
     for stage in _STAGES:
-        found = list(stage(facts))
+        if not (found := list(stage(facts))):
+            continue
         findings += found
         if any(finding.is_fault for finding in found):
             return findings

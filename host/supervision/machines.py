@@ -56,6 +56,13 @@ class Machines(Protocol):
     async def perform(self, request: Request) -> bytes:
         """Carry out one command and return its answer."""
 
+    async def query(self, name: str) -> Any:
+        """Return what a ``query-`` command returns. The value is not to be changed, and may change.
+
+        Raises:
+            BalloonError: it cannot be carried out.
+        """
+
     async def status(self) -> list[str]:
         """Return a line about each virtual machine, for people, by number."""
 
