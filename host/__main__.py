@@ -18,25 +18,19 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from host.balloon.offered_features import (
-    FEATURE_NAMES,
-    check_dependencies,
-    feature_names,
-    switch_features,
-)
-from host.balloon.personality import PERSONALITIES
+from host.balloon.offered_features import FEATURE_NAMES, feature_names
 from host.command_line import PROGRAM, make_parser
+from host.configuration.device_options import DeviceSettings, balloon_pages
+from host.configuration.requested_sockets import RequestedSockets
+from host.configuration.vm_socket import SocketDefaults, access
+from host.daemon_options import DaemonOptions
 from host.memory.sigbus import guard_mappings
-from host.vhost_user.queue_numbers import AUTO
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import DISTRIBUTION, path_option, run_command, version
 from protocol.process.log_lines import LEVELS, is_journal, log_to_standard_error
 from protocol.process.standard_error import drain_standard_error, queued_standard_error
-from protocol.units import format_size
-from protocol.virtio_balloon import NUM_PAGES_MAX, PFN_SHIFT
 
 if TYPE_CHECKING:
-    from host.daemon_options import DaemonOptions
     from host.supervision.machines import Machines
     from host.supervision.zygote import Zygote
     from protocol.process.recording_file import RecordingFile
@@ -50,45 +44,43 @@ def print_capabilities() -> int:
 
 def _check_combinations(arguments: argparse.Namespace) -> None:
     """Raise :class:`UsageError` for options that contradict each other or need another."""
-    if (arguments.socket_path is None) == (arguments.fd is None):
-        raise UsageError("exactly one of --socket-path and --fd is needed")
+    listens = bool(arguments.vm) or (arguments.socket_path, arguments.config) != (None, None)
+    if not listens and arguments.fd is None:
+        raise UsageError("one of --socket-path, --vm, --config and --fd is needed")
+    if listens and arguments.fd is not None:
+        raise UsageError("--fd takes no other socket beside it")
     if arguments.control is not None and arguments.control == arguments.socket_path:
         raise UsageError(f"--control {arguments.control}: virtual machines connect there, by --socket-path")
-    if arguments.socket_path is None and (arguments.socket_mode, arguments.socket_group) != (None, None):
-        raise UsageError("--socket-mode and --socket-group need --socket-path")
+    if arguments.fd is not None and (arguments.socket_mode, arguments.socket_group) != (None, None):
+        raise UsageError("--socket-mode and --socket-group need --socket-path, --vm or --config")
     if arguments.workers is not None and arguments.record is not None:
         raise UsageError("--record needs --workers 0")
     if arguments.control is None and (arguments.control_mode, arguments.control_group) != (None, None):
         raise UsageError("--control-mode and --control-group need --control")
 
 
-def _balloon_pages(size: int) -> int:
-    """Return the pages of a balloon of ``size`` bytes. Raises :class:`UsageError` if they are not whole or too many."""
-    pages, ragged = divmod(size, 1 << PFN_SHIFT)
-    if ragged:
-        raise UsageError(f"--balloon: not whole pages of {1 << PFN_SHIFT} bytes")
-    if pages > NUM_PAGES_MAX:
-        raise UsageError(f"--balloon: a balloon is smaller than {format_size((NUM_PAGES_MAX + 1) << PFN_SHIFT)}")
-    return pages
-
-
-def _features(arguments: argparse.Namespace) -> int:
-    """Return the feature word to offer. Raises :class:`UsageError` if two options contradict each other."""
+def _settings(arguments: argparse.Namespace) -> DeviceSettings:
+    """Return what is said of devices in general. Raises :class:`UsageError` if two options contradict each other."""
     switches = dict(arguments.features)
     if arguments.page_poison is not None:
         poison = arguments.page_poison == "on"
         if switches.setdefault("page-poison", poison) is not poison:
             raise UsageError(f"--page-poison {arguments.page_poison}: --features says otherwise")
-    features = switch_features(PERSONALITIES[arguments.personality].features, switches)
-    check_dependencies(features)
-    return features
-
-
-def _queue_numbers(arguments: argparse.Namespace) -> str:
-    if arguments.queue_numbers is not None:
-        return str(arguments.queue_numbers)
-    dialect = PERSONALITIES[arguments.personality].queue_numbers
-    return AUTO if dialect is None else dialect.value
+    try:
+        balloon_pages(arguments.balloon)
+    except UsageError as error:
+        raise UsageError(f"--balloon: {error}") from error
+    return DeviceSettings(
+        personality=arguments.personality,
+        switches=switches,
+        queue_numbers=arguments.queue_numbers,
+        discard=arguments.discard == "punch",
+        balloon=arguments.balloon,
+        in_band=arguments.in_band == "on",
+        statistics_interval=arguments.statistics_interval,
+        guest_memory=arguments.guest_memory,
+        guest_reserve=arguments.guest_reserve,
+    )
 
 
 def check_machine() -> None:
@@ -104,44 +96,44 @@ def _run(arguments: argparse.Namespace, zygote: "Zygote | None") -> int:
     # Late: --help and --print-capabilities are quick.
     from host.signals import STOP_SIGNALS
     from protocol.process.stray_signals import ignore_stray_signals
+    from protocol.process.system_log import log_to_syslog
     from protocol.virtio_ring import refuse_big_endian
 
+    if arguments.syslog:
+        log_to_syslog(PROGRAM)
     refuse_big_endian()
     check_machine()
     ignore_stray_signals(STOP_SIGNALS)
     _check_combinations(arguments)
-    return _serve(arguments, _options(arguments), zygote)
+    return _serve(arguments, _options(arguments, sockets=True), zygote)
 
 
-def _options(arguments: argparse.Namespace) -> "DaemonOptions":
-    from host.daemon_options import DaemonOptions
-    from protocol.process.listening_socket import SocketAccess
-
-    def access(mode: int | None, group: int | None, default: int | None) -> SocketAccess:
-        return SocketAccess(mode if mode is not None else 0o660 if group is not None else default, group)
-
-    return DaemonOptions(
+def _options(arguments: argparse.Namespace, *, sockets: bool) -> DaemonOptions:
+    # Without `sockets` for a worker, which is told of its guests' devices one by one.
+    settings = _settings(arguments)
+    defaults = SocketDefaults(settings=settings, mode=arguments.socket_mode, group=arguments.socket_group)
+    requested = RequestedSockets(
         socket_path=arguments.socket_path,
+        vms=arguments.vm,
+        config=arguments.config,
+        control=arguments.control,
+        defaults=defaults,
+    )
+    return DaemonOptions(
+        sockets=requested.read() if sockets else (),
         fd=arguments.fd,
-        features=_features(arguments),
-        discard=arguments.discard == "punch",
-        balloon_pages=_balloon_pages(arguments.balloon),
-        queue_numbers=_queue_numbers(arguments),
-        in_band=arguments.in_band == "on",
+        device=settings.options("", None),
+        reload=None if arguments.config is None else requested.read,
         control_path=arguments.control,
-        statistics_interval=arguments.statistics_interval,
         name_from=arguments.name_from,
-        guest_memory=arguments.guest_memory,
-        guest_reserve=arguments.guest_reserve,
-        socket_access=access(arguments.socket_mode, arguments.socket_group, None),
         control_access=access(arguments.control_mode, arguments.control_group, 0o600),
-        personality=PERSONALITIES[arguments.personality],
         metrics=arguments.metrics,
         log_format=arguments.log_format,
+        syslog=arguments.syslog,
     )
 
 
-def _serve(arguments: argparse.Namespace, options: "DaemonOptions", zygote: "Zygote | None") -> int:
+def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygote | None") -> int:
     from host.control.daemon_status import DaemonStatus
     from host.daemon import Daemon
     from host.fd_limit import raise_fd_limit
@@ -158,9 +150,9 @@ def _serve(arguments: argparse.Namespace, options: "DaemonOptions", zygote: "Zyg
     number = build_version(version(), f"{DISTRIBUTION} {version()}")
     status = DaemonStatus(
         lambda: events.broken,
-        socket_path=None if options.socket_path is None else str(options.socket_path),
-        discard=options.discard,
-        offered=feature_names(options.features),
+        socket_path=None if arguments.socket_path is None else str(arguments.socket_path),
+        discard=options.device.discard,
+        offered=feature_names(options.device.features),
     )
     raise_fd_limit()
     with contextlib.closing(events), _recording(arguments) as recording:
@@ -237,7 +229,7 @@ def _start_zygote(arguments: argparse.Namespace) -> "Zygote":
 
         prepare_filter()
         logging.getLogger().setLevel(_log_level(arguments))
-        options, number = _options(arguments), build_version(version(), f"{DISTRIBUTION} {version()}")
+        options, number = _options(arguments, sockets=False), build_version(version(), f"{DISTRIBUTION} {version()}")
         return partial(run_worker, options=options, version=number, events=arguments.events is not None)
 
     return start_zygote(prepare)

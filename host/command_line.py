@@ -4,20 +4,21 @@ They follow the vhost-user "Backend program conventions": ``--socket-path`` or `
 """
 
 import argparse
-import grp
 import re
 from typing import Final
 
-from host.balloon.balloon_statistics import STATISTICS_INTERVAL_MAX
 from host.balloon.offered_features import FEATURE_NAMES, OFFERED, feature_names, parse_features
 from host.balloon.personality import OURS, PERSONALITIES
+from host.configuration.option_values import parse_group, parse_interval, parse_mode
+from host.configuration.vm_option import parse_vm_option
+from host.configuration.vm_table import DISCARDS
 from host.control.guest_ram import RESERVE_BYTES
 from host.guest_name import CHOICES as NAMES
 from host.metrics.address import add_metrics_option
 from host.vhost_user.queue_numbers import CHOICES
 from protocol.errors import UsageError
 from protocol.process.command_line import DISTRIBUTION, Parser, option_type, path_option
-from protocol.process.log_lines import FORMATS, LEVELS
+from protocol.process.log_lines import FORMATS, LEVELS, SYNONYMS
 from protocol.units import format_size, parse_size
 
 PROGRAM: Final = DISTRIBUTION
@@ -41,12 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         "discards the pages they name.",
         epilog=_EPILOG,
     )
-    where = parser.add_argument_group("where virtual machines connect (one of the two)")
-    where.add_argument(
-        "--socket-path", metavar="PATH", type=option_type(path_option), help="listen on this unix socket"
-    )
-    _add_access_options(where, "socket", "the socket file at --socket-path")
-    where.add_argument("--fd", metavar="N", type=int, help="use this inherited socket, listening or connected")
+    _add_socket_options(parser.add_argument_group("where virtual machines connect"))
     processes = parser.add_argument_group("processes")
     processes.add_argument(
         "--workers",
@@ -78,6 +74,31 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_socket_options(where: argparse._ArgumentGroup) -> None:
+    where.add_argument(
+        "--socket-path", metavar="PATH", type=option_type(path_option), help="listen on this unix socket"
+    )
+    where.add_argument(
+        "--vm",
+        metavar="KEY=VALUE,...",
+        type=option_type(parse_vm_option),
+        action="append",
+        default=[],
+        help="listen on a further socket, for a guest with a name and a device of its own; keys: socket-path, name, "
+        "socket-mode, socket-group and the options of the device, such as personality, balloon, packed=on; repeatable",
+    )
+    where.add_argument(
+        "--config",
+        metavar="FILE",
+        type=option_type(path_option),
+        help="listen on the sockets of a TOML file, each a [[vm]] with the same keys; SIGHUP reads it again",
+    )
+    _add_access_options(where, "socket", "the socket files")
+    where.add_argument(
+        "--fd", metavar="N", type=int, help="use this inherited socket and no other, listening or connected"
+    )
+
+
 def _add_watch_options(watch: argparse._ArgumentGroup) -> None:
     watch.add_argument("--events", metavar="PATH", help="append one JSON object a line to PATH, - for standard output")
     watch.add_argument(
@@ -103,7 +124,13 @@ def _add_watch_options(watch: argparse._ArgumentGroup) -> None:
     watch.add_argument(
         "-v", "--verbose", action="store_true", help="tell of sessions on standard error: the same as --log-level info"
     )
-    watch.add_argument("--log-level", choices=LEVELS, help="log this and what is worse (default: warning)")
+    watch.add_argument(
+        "--log-level",
+        type=lambda text: SYNONYMS.get(text, text),
+        choices=LEVELS,
+        help="log this and what is worse (default: warning)",
+    )
+    watch.add_argument("--syslog", action="store_true", help="log to the system's log instead of standard error")
     watch.add_argument(
         "--log-format",
         choices=FORMATS,
@@ -132,7 +159,7 @@ def _add_access_options(group: argparse._ArgumentGroup, which: str, file: str) -
 def _add_device_options(device: argparse._ArgumentGroup) -> None:
     device.add_argument(
         "--discard",
-        choices=("punch", "none"),
+        choices=DISCARDS,
         default="punch",
         help="punch: give reported pages back to the system (default); none: acknowledge only, for guests whose memory "
         "is pinned or must stay (VFIO, postcopy, snapshots)",
@@ -219,31 +246,3 @@ def parse_workers(text: str) -> int | None:
     if re.fullmatch("[0-9]{1,3}", text) is None or int(text) > WORKERS_MAX:
         raise UsageError(f"neither a number from 0 to {WORKERS_MAX} nor vm: {text!r}")
     return int(text) or None
-
-
-def parse_mode(text: str) -> int:
-    """Return octal permissions. Raises :class:`UsageError` for anything else, and for more than 0777."""
-    if re.fullmatch("0?[0-7]{3}", text) is None:
-        raise UsageError(f"not three octal digits, such as 660: {text!r}")
-    return int(text, 8)
-
-
-def parse_group(text: str) -> int:
-    """Return the id of a group given by name or number. Raises :class:`UsageError` if there is no such group."""
-    if re.fullmatch("[0-9]{1,9}", text):
-        return int(text)
-    try:
-        return grp.getgrnam(text).gr_gid
-    except KeyError:
-        raise UsageError(f"no group {text!r}") from None
-
-
-def parse_interval(text: str) -> int:
-    """Return whole seconds. Raises :class:`UsageError` for anything else, for more than QEMU allows, and below 0."""
-    try:
-        seconds = int(text)
-    except ValueError:
-        raise UsageError(f"not a number of whole seconds: {text!r}") from None
-    if not 0 <= seconds <= STATISTICS_INTERVAL_MAX:
-        raise UsageError(f"not from 0 to {STATISTICS_INTERVAL_MAX}: {text}")
-    return seconds

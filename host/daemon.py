@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from host.configuration.device_options import DeviceOptions
+from host.configuration.vm_listeners import VmListeners
 from host.control.control_server import ControlServer
 from host.control.daemon_status import DaemonStatus
 from host.control.status import daemon_line
@@ -19,6 +21,7 @@ from host.daemon_options import DaemonOptions
 from host.metrics.metrics_server import open_metrics
 from host.signals import STOP_SIGNALS, SignalThread
 from host.supervision.machines import Machines
+from protocol.errors import BalloonError
 from protocol.process.accept_loop import AcceptLoop
 from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
@@ -49,12 +52,15 @@ class Daemon:
         self._options = options
         self._machines = machines
         with contextlib.ExitStack() as sockets:
-            self._socket, self._listens = open_socket(options, sockets)
+            self._inherited = None if options.fd is None else inherited_socket(options.fd)
+            self._listeners = VmListeners(options.sockets)
+            sockets.callback(self._listeners.close)
             self._control = self._open_control(sockets, version)
-            self._metrics = open_metrics(options.metrics, machines.perform, sockets)
+            self._metrics = open_metrics(options.metrics, machines.query, sockets)
             self._sockets = sockets.pop_all()
         self._events = events
         self._facts = status
+        status.sockets = self._describe_sockets
         self.on_overdue: Callable[[], None] = _wait_longer
         """Called on a thread of its own when the end of all sessions takes too long after a signal. :meth:`close` may
         be called there."""
@@ -78,7 +84,7 @@ class Daemon:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone."""
         loop = asyncio.get_running_loop()
-        others = {signal.SIGHUP: self._events.reopen, signal.SIGUSR1: self._print_status}
+        others = {signal.SIGHUP: self._hang_up, signal.SIGUSR1: self._print_status}
         for number in STOP_SIGNALS:  # where they are not blocked
             loop.add_signal_handler(number, self._stop.set)
         for number, action in others.items():
@@ -96,12 +102,7 @@ class Daemon:
                 await self._control.start()
             if self._metrics is not None:
                 self._metrics.start()
-            if self._listens:
-                await self._listen(self._socket)
-            else:
-                self._serve(self._socket)
-                ends = [asyncio.ensure_future(self._machines.all_gone()), asyncio.ensure_future(self._stop.wait())]
-                await asyncio.wait(ends, return_when="FIRST_COMPLETED")
+            await self._accept()
         finally:
             await self._finish()
             signals.close()
@@ -119,24 +120,67 @@ class Daemon:
         for line in (first, *vms):
             print(f"{DISTRIBUTION}: {line}", file=sys.stderr)
 
+    async def _accept(self) -> None:
+        if self._inherited is None:
+            self._listeners.start(self._serve)
+            for each in self._listeners.sockets:
+                self._tell_listening(str(each.path), each.device.name)
+            await self._stop.wait()
+            return
+        sock, listens = self._inherited
+        if listens:
+            await self._listen(sock)
+            return
+        self._serve(self._options.device, sock)
+        ends = [asyncio.ensure_future(self._machines.all_gone()), asyncio.ensure_future(self._stop.wait())]
+        await asyncio.wait(ends, return_when="FIRST_COMPLETED")
+
     async def _listen(self, sock: socket.socket) -> None:
-        accepting = AcceptLoop(sock, "a virtual machine", self._serve)
+        accepting = AcceptLoop(sock, "a virtual machine", partial(self._serve, self._options.device))
         accepting.start()
-        address = _printable_address(sock)
-        self._events.emit("listening", socket_path=address, pid=os.getpid())
-        log.info("listening on %s", address)
+        self._tell_listening(_printable_address(sock), "")
         try:
             await self._stop.wait()
         finally:
             accepting.stop()
             sock.close()
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _tell_listening(self, address: str, name: str) -> None:
+        named = {"name": name} if name else {}
+        self._events.emit("listening", socket_path=address, pid=os.getpid(), **named)
+        log.info("listening on %s", address)
+
+    def _serve(self, device: DeviceOptions, sock: socket.socket) -> None:
         self._facts.sessions += 1
-        self._machines.serve(self._facts.sessions, sock)
+        self._machines.serve(self._facts.sessions, sock, device=device)
+
+    def _describe_sockets(self) -> list[dict[str, str | None]]:
+        return [{"path": str(each.path), "name": each.device.name or None} for each in self._listeners.sockets]
+
+    def _hang_up(self) -> None:
+        self._events.reopen()
+        if self._options.reload is None or self._stop.is_set():
+            return
+        try:
+            added, removed, changed = self._listeners.change(self._options.reload())
+        except BalloonError as error:
+            lines = str(error).split("\n")
+            for line in lines:
+                log.error("%s", line)
+            self._events.emit("reload_refused", mistakes=lines)
+            return
+        for each in added:
+            self._tell_listening(str(each.path), each.device.name)
+        names = {
+            which: [str(each.path) for each in some]
+            for which, some in (("added", added), ("removed", removed), ("changed", changed))
+        }
+        self._events.emit("reloaded", **names)
+        log.info("reloaded: %s", ", ".join(f"{len(paths)} {which}" for which, paths in names.items()))
 
     async def _finish(self) -> None:
         self._stop.set()
+        self._listeners.stop()
         if self._control is not None:
             await self._control.close()
         if self._metrics is not None:
@@ -145,22 +189,6 @@ class Daemon:
         if self._status is not None:
             self._status.cancel()
         await self._machines.finish()
-
-
-def open_socket(options: DaemonOptions, sockets: contextlib.ExitStack) -> tuple[socket.socket, bool]:
-    """Return the socket that the options name, and whether it listens (else it is connected).
-
-    ``sockets`` closes one that was made here, and removes its file.
-
-    Raises:
-        BalloonError: no such descriptor, not a unix stream socket, a path that is taken or cannot be bound.
-    """
-    if options.fd is not None:
-        return inherited_socket(options.fd)
-    assert options.socket_path is not None
-    listener = ListeningSocket(options.socket_path, "--socket-path", options.socket_access)
-    sockets.callback(listener.close)
-    return listener.socket, True
 
 
 def _printable_address(sock: socket.socket) -> str:

@@ -12,10 +12,11 @@ _INNER: Final = frozenset({"emulator", "libvirt", "vcpu0", "payload"})
 """Cgroups inside that of a machine, which libvirt and systemd make."""
 
 
-def guest_name(choice: str, pid: int, socket_path: Path | None) -> str:
-    """Return the name of the guest whose front-end is process ``pid``, "" if it cannot be known."""
+def guest_name(choice: str, pid: int, socket_name: str) -> str:
+    """Return the name of the guest whose front-end is process ``pid`` and is connected to the socket called
+    ``socket_name``, "" if it cannot be known."""
     if choice == "socket":
-        return "" if socket_path is None else socket_path.stem
+        return socket_name
     try:
         if choice == "cgroup":
             return name_of_cgroup(Path(f"/proc/{pid}/cgroup").read_text(errors="replace"))

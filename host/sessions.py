@@ -11,7 +11,9 @@ from functools import partial
 from typing import Any, Final
 
 from host.balloon.free_page_hinting import COMMAND_ID_FIRST, COMMAND_IDS, FreePageHinting
+from host.balloon.personality import PERSONALITIES
 from host.balloon.virtio_balloon import VirtioBalloon
+from host.configuration.device_options import DEFAULT_DEVICE, DeviceOptions
 from host.connection import Connection
 from host.control.control_commands import ControlCommands
 from host.control.daemon_status import DaemonStatus
@@ -85,6 +87,10 @@ class Sessions:
         """Carry out one command and return its answer."""
         return await self._commands.perform(request)
 
+    async def query(self, name: str) -> Any:
+        """Return what a ``query-`` command returns."""
+        return await self._commands.query(name)
+
     async def status(self) -> list[str]:
         """Return a line about each virtual machine, for people, by number."""
         return list(vm_lines({number: vm.info() for number, vm in self._vms.items()}))
@@ -94,31 +100,38 @@ class Sessions:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def serve(self, vm: int, sock: socket.socket, journal: SessionJournal = NOT_JOURNALED) -> "asyncio.Task[None]":
-        """Serve the virtual machine at the other end of ``sock``, which changes its owner. ``journal`` keeps what
-        another process needs to go on with the session. Return what does so."""
-        task = asyncio.create_task(self._serve_vm(vm, sock, journal), name=f"vm {vm}")
+    def serve(
+        self,
+        vm: int,
+        sock: socket.socket,
+        journal: SessionJournal = NOT_JOURNALED,
+        *,
+        device: DeviceOptions = DEFAULT_DEVICE,
+    ) -> "asyncio.Task[None]":
+        """Serve the virtual machine at the other end of ``sock``, which changes its owner, with this ``device``.
+        ``journal`` keeps what another process needs to go on with the session. Return what does so."""
+        task = asyncio.create_task(self._serve_vm(vm, sock, journal, device), name=f"vm {vm}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _serve_vm(self, vm: int, sock: socket.socket, journal: SessionJournal) -> None:
-        session = self._new_session()
+    async def _serve_vm(self, vm: int, sock: socket.socket, journal: SessionJournal, device: DeviceOptions) -> None:
+        session = new_session(device)
 
         def on_audible() -> None:
             log.info("vm %d connected, process %d", vm, connection.peer_pid)
-            self.notices.emit("VM_CONNECTED", {"vm": vm, "pid": connection.peer_pid})
+            self.notices.emit("VM_CONNECTED", {"vm": vm, "pid": connection.peer_pid, "name": connection.control.name})
 
         events = SessionEvents(partial(self._events.prepare, vm=vm), self._session_limit, on_audible)
         recording = NOT_RECORDED if self._recording is None else RecordedSession(vm, self._recording.write)
         written = self._events.are_written
         connection = Connection(sock, session, self._peers, events.emit, written, events.prepare, recording, journal)
         recording.begin(connection.peer_pid)
-        self._give_control(vm, connection)
+        self._give_control(vm, connection, device)
         if journal.goes_on:
             events.resume(connection.peer_uid)
         else:
-            events.begin(connection.peer_uid, connection.peer_pid)
+            events.begin(connection.peer_uid, connection.peer_pid, connection.control.name)
         reason = "daemon stops"
         try:
             reason = await connection.run()
@@ -151,36 +164,17 @@ class Sessions:
             log.info("vm %d disconnected: %s", vm, reason)
             self.notices.emit("VM_DISCONNECTED", {"vm": vm, "reason": reason})
 
-    def _new_session(self) -> Session:
-        # A driver may have seen command ids of an earlier daemon, and ignores an id equal to the last one it saw.
-        hinting = FreePageHinting(last_id=COMMAND_ID_FIRST + secrets.randbelow(COMMAND_IDS))
-        balloon = VirtioBalloon(
-            config=BalloonConfig(num_pages=self._options.balloon_pages),
-            discard=self._options.discard,
-            hinting=hinting,
-            personality=self._options.personality.offering(self._options.features),
-        )
-        in_band = feature_mask(ProtocolFeature.INBAND_NOTIFICATIONS)
-        return Session(
-            offered=self._options.features if CAN_LOG else self._options.features & ~LOG_ALL,
-            balloon=balloon,
-            offered_protocol_features=OFFERED_PROTOCOL_FEATURES & (~0 if self._options.in_band else ~in_band),
-            queue_numbers=QueueNumbers.named(self._options.queue_numbers),
-        )
-
-    def _give_control(self, vm: int, connection: Connection) -> None:
+    def _give_control(self, vm: int, connection: Connection, device: DeviceOptions) -> None:
         vm_control = self._vms[vm] = connection.control
-        vm_control.name = self._name_of(connection.peer_pid)
-        vm_control.state_memory(self._options.guest_memory, self._options.guest_reserve)
-        vm_control.set_statistics_interval(self._options.statistics_interval)
+        looked_up = guest_name(self._options.name_from, connection.peer_pid, device.socket_name)
+        vm_control.name = device.name or looked_up
+        vm_control.state_memory(device.guest_memory, device.guest_reserve)
+        vm_control.set_statistics_interval(device.statistics_interval)
         if self._options.control_path is not None:
             vm_control.notices.tell = lambda name, data: self.notices.emit(name, {"vm": vm, **data})
         vm_control.on_balloon_change = lambda actual: self.notices.balloon_changed(
             vm, logical_size(vm_control.info().guest_bytes, actual)
         )
-
-    def _name_of(self, pid: int) -> str:
-        return guest_name(self._options.name_from, pid, self._options.socket_path)
 
     def _take_control(self, vm: int) -> None:
         del self._vms[vm]
@@ -195,3 +189,22 @@ class Sessions:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._session_limit.flush()
         self._executor.shutdown(wait=False, cancel_futures=True)  # a worker that is held up is not waited for
+
+
+def new_session(device: DeviceOptions) -> Session:
+    """Return the session of a guest that finds ``device``."""
+    # A driver may have seen command ids of an earlier daemon, and ignores an id equal to the last one it saw.
+    hinting = FreePageHinting(last_id=COMMAND_ID_FIRST + secrets.randbelow(COMMAND_IDS))
+    balloon = VirtioBalloon(
+        config=BalloonConfig(num_pages=device.balloon_pages),
+        discard=device.discard,
+        hinting=hinting,
+        personality=PERSONALITIES[device.personality].offering(device.features),
+    )
+    in_band = feature_mask(ProtocolFeature.INBAND_NOTIFICATIONS)
+    return Session(
+        offered=device.features if CAN_LOG else device.features & ~LOG_ALL,
+        balloon=balloon,
+        offered_protocol_features=OFFERED_PROTOCOL_FEATURES & (~0 if device.in_band else ~in_band),
+        queue_numbers=QueueNumbers.named(device.queue_numbers),
+    )

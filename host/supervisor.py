@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from host.configuration.device_options import DEFAULT_DEVICE, DeviceOptions
 from host.control.control_commands import ControlCommands
 from host.control.daemon_status import DaemonStatus
 from host.peers.peers import SESSIONS_MAX, shared_descriptors
@@ -123,9 +124,9 @@ class Supervisor:
         self._workers[number] = worker
         return worker
 
-    def serve(self, vm: int, sock: socket.socket) -> None:
-        """Have the virtual machine at the other end of ``sock`` served."""
-        record = SupervisedVm(vm, sock)
+    def serve(self, vm: int, sock: socket.socket, *, device: DeviceOptions = DEFAULT_DEVICE) -> None:
+        """Have the virtual machine at the other end of ``sock`` served, with this ``device``."""
+        record = SupervisedVm(vm, sock, device)
         admission = self._sessions.admit(record)
         if admission is Admission.REFUSED:
             record.close()
@@ -310,6 +311,16 @@ class Supervisor:
             return request.failure(error)
         except WorkerGone as error:
             return request.failure(QmpError(f"{error} before it has answered"))
+
+    async def query(self, name: str) -> Any:
+        """Return what a ``query-`` command returns."""
+        match name:
+            case "query-vms":
+                return await self._query_vms()
+            case "query-status":
+                return self._status.describe(len(self._vms))
+            case _:
+                return await self._local.query(name)
 
     def _vm_of(self, request: Request) -> int | None:
         # The machine that a command is about. None: this process answers, be it with an error.

@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
+from host.configuration.device_options import parse_device_options
 from host.daemon_options import DaemonOptions
 from host.fd_limit import raise_fd_limit
 from host.memory.sigbus import guard_mappings
 from host.qmp.qmp import Arguments, Request
 from host.sessions import Sessions
 from host.supervision.link import Link
-from host.supervision.packets import Kind, Legacy, Packet, parse_legacy, split_number, with_number
+from host.supervision.packets import Kind, Legacy, Packet, parse_legacy, split_length, split_number, with_number
 from host.supervision.process_title import set_title
 from host.supervision.sandbox import confine
 from host.supervision.supervised_session import SupervisedSession
@@ -27,6 +28,7 @@ from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
 from protocol.process.log_lines import is_journal, log_to_standard_error
 from protocol.process.standard_error import drain_standard_error, queued_standard_error
+from protocol.process.system_log import log_to_syslog
 
 log = logging.getLogger(__name__)
 
@@ -138,11 +140,12 @@ class Worker:
     def _on_packet(self, packet: Packet) -> None:
         match packet.kind:
             case Kind.ATTACH:
-                self._serve(packet, None)
+                self._serve(packet, None, packet.body)
             case Kind.FILES:
                 self._files.setdefault(packet.vm, {}).update(zip(json.loads(packet.body), packet.fds, strict=True))
             case Kind.TAKE_OVER:
-                self._serve(packet, parse_legacy(packet.body))
+                device, legacy = split_length(packet.body)
+                self._serve(packet, parse_legacy(legacy), device)
             case Kind.ALONE:
                 self._alone = True
             case Kind.SENT:
@@ -161,11 +164,12 @@ class Worker:
             case _:
                 log.error("worker %d: a packet of kind %d", self._number, packet.kind)
 
-    def _serve(self, packet: Packet, legacy: Legacy | None) -> None:
+    def _serve(self, packet: Packet, legacy: Legacy | None, device: bytes) -> None:
         files = self._files.pop(packet.vm, {})
         journal = SupervisedSession(packet.vm, self._link, legacy, files, shared=not self._alone)
         self._journals[packet.vm] = journal
-        task = self._sessions.serve(packet.vm, socket.socket(fileno=packet.fds[0]), journal)
+        sock = socket.socket(fileno=packet.fds[0])
+        task = self._sessions.serve(packet.vm, sock, journal, device=parse_device_options(device))
         task.add_done_callback(lambda _: self._on_end(packet.vm))
         self._change_title()
 
@@ -207,10 +211,13 @@ def run_worker(
 ) -> None:
     """Be worker ``number`` of a daemon with these options, in a process that was forked for it."""
     raise_fd_limit()  # while there is one thread, and the privilege
+    if options.syslog:
+        log_to_syslog(DISTRIBUTION)  # before: a confined process makes no sockets
     left = confine([Path("/proc"), Path(sys.prefix), Path(sys.base_prefix), Path(__file__).resolve().parent.parent])
     journal = is_journal(sys.stderr, os.environ)
     with queued_standard_error(DISTRIBUTION):
-        log_to_standard_error(DISTRIBUTION, options.log_format, journal=journal)
+        if not options.syslog:
+            log_to_standard_error(DISTRIBUTION, options.log_format, journal=journal)
         threading.stack_size(STACK)
         sys.setswitchinterval(0.0001)  # see host/__main__.py
         if left and number == 1:

@@ -18,6 +18,7 @@ from tests.harness.syntax import ROOT, imported_modules, name_of, nodes, python_
 # files of a side (`daemon`, `connection`, `vmm`, ...) join rooms and are free to import any of their own side.
 ROOMS: dict[str, set[str]] = {
     "protocol": set(),
+    "protocol.configuration": set(),
     "protocol.recording": set(),
     "protocol.process": {"protocol.recording"},
     # The daemon.
@@ -29,6 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "host.balloon": {"host.virtqueue", "host.memory"},
     "host.vhost_user": {"host.virtqueue", "host.inflight", "host.balloon"},
     "host.ring": {"host.virtqueue", "host.descriptors", "host.memory", "host.balloon", "host.vhost_user"},
+    "host.configuration": {"protocol.configuration", "host.balloon", "host.vhost_user", "host.control"},
     "host.events": {"host.ring", "host.peers"},
     "host.recording": {
         "protocol.recording",
@@ -46,7 +48,7 @@ ROOMS: dict[str, set[str]] = {
     "host.policy.live": {"host.policy", "host.qmp"},
     "host.inhibition": set(),
     "host.metrics": {"host.qmp"},
-    "host.balloonctl": {"host.qmp", "host.doctor"},
+    "host.balloonctl": {"host.qmp", "host.doctor", "host.terminal_view"},
     "host.control": {
         "host.memory",
         "host.balloon",
@@ -69,7 +71,7 @@ ROOMS: dict[str, set[str]] = {
         "host.events",
         "host.control",
     },
-    "host.supervision": {"host.vhost_user", "host.qmp"},
+    "host.supervision": {"host.vhost_user", "host.qmp", "host.configuration"},
     # The guests.
     "guest.ram": set(),
     "guest.page_poison": set(),
@@ -134,10 +136,11 @@ SHELL = re.compile(
     | guest/vhost_user/(attachment|attached_queue|session|request_channel|backend_channel)\.py
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
-    | host/(__main__|command_line|daemon|sessions|session_release|worker|supervisor|fd_limit|connection|signals)\.py
+    | host/(__main__|daemon|sessions|session_release|worker|supervisor|fd_limit|connection|signals)\.py
     | host/(front_end_process|message_channel|backend_channel|netlink|guest_name)\.py
     | host/supervision/(machines|link|zygote|worker_process|supervised_vm|supervised_session)\.py
     | host/supervision/(process_title|process_sessions|sandbox|seccomp)\.py
+    | host/configuration/(config_file|option_values|vm_listeners)\.py
     | host/descriptors/(received_file|socket_read|pipe)\.py
     | host/peers/(peers|workers|helpers|helper_threads)\.py
     | host/memory/(guest_memory|sigbus|discard)\.py
@@ -148,7 +151,7 @@ SHELL = re.compile(
     | host/events/(chain_events|session_events|vm_events|notices)\.py
     | host/inhibition/(front_end_look|discard_gate)\.py
     | host/qmp/qmp_client\.py
-    | host/terminal_view/terminal_app\.py
+    | host/terminal_view/(terminal_app|plain_terminal)\.py
     | host/balloonctl/(commands|top|daemons|doctor|watch)\.py
     | host/metrics/metrics_server\.py
     | host/policy/live/(__main__|daemon|daemon_client|host_memory|run)\.py

@@ -11,6 +11,9 @@ from protocol.units import parse_size
 
 PROGRAM: Final = "balloonctl"
 
+LEVEL_NAMES: Final = ("off", "error", "warning", "info", "debug")
+"""Those of :mod:`protocol.process.log_lines`, which takes long to load."""
+
 _EPILOG: Final = """\
 Without --control the sockets are those of $BALLOON_CONTROL (paths separated by colons), or else
 /run/vhost-user-balloon/*.ctl and $XDG_RUNTIME_DIR/vhost-user-balloon/*.ctl. VM is a number or a name of `status`, with
@@ -63,7 +66,7 @@ def _allow(parser: argparse.ArgumentParser) -> None:
 
 
 def _level(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("level", choices=("error", "warning", "info", "debug"), help="log this and what is worse")
+    parser.add_argument("level", choices=LEVEL_NAMES, help="log this and what is worse")
 
 
 def _ask(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
@@ -23,7 +22,11 @@ def print_json(value: object) -> None:
 
 def terminal_width() -> int | None:
     """Return the width of the terminal on standard output, None if it is not one: a pipe takes lines of any width."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if not sys.stdout.isatty():
+        return None
+    from shutil import get_terminal_size  # late: it loads what compresses files
+
+    return get_terminal_size().columns
 
 
 def tell_failures(daemons: Daemons) -> int:
@@ -159,9 +162,9 @@ def ask(arguments: argparse.Namespace, daemons: Daemons) -> int:
 
 def top(arguments: argparse.Namespace, daemons: Daemons) -> int:
     """Show the machines until a key ends it."""
-    from host.balloonctl.top import Top
+    from host.balloonctl.top import show_top
 
-    return Top(daemons, arguments.interval).run()
+    return show_top(daemons, arguments.interval)
 
 
 def watch(arguments: argparse.Namespace, daemons: Daemons) -> int:

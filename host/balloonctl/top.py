@@ -1,52 +1,52 @@
 """``top``: the machines of all daemons on the terminal, again and again, with keys that act on one."""
 
 import os
-import select
-import shutil
-import signal
 import sys
-import termios
 import threading
 import time
-import tty
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from host.balloonctl.daemons import Daemons, Machine
 from host.balloonctl.table import short_size
 from host.balloonctl.top_screen import Action, Row, TopState, rates, screen
 from host.qmp.qmp_client import QmpClient
+from host.terminal_view.bars import ASCII, UNICODE, Symbols
+from host.terminal_view.styled_line import Line
+from host.terminal_view.view import View
 from protocol.errors import BalloonError, UsageError
 
-_ESCAPES: Final = {b"\x1b[A": "up", b"\x1bOA": "up", b"\x1b[B": "down", b"\x1bOB": "down"}
-_ENTER: Final = "\x1b[?1049h\x1b[?25l"
-_LEAVE: Final = "\x1b[?25h\x1b[?1049l"
+NO_COLOURS: Final = "no colours: Textual is not installed (extra `view`: pip install 'vhost-user-balloon[view]')"
+
+Show = Callable[[View, Callable[[], None]], int | None]
 
 
 class Top:
-    """The view of ``daemons``, drawn every ``interval`` seconds."""
+    """The view of ``daemons``, which a thread asks every ``interval`` seconds. ``message`` is shown at first."""
 
-    def __init__(self, daemons: Daemons, interval: float) -> None:
+    def __init__(self, daemons: Daemons, interval: float, symbols: Symbols, message: str = "") -> None:
+        self.ended = False
         self._daemons = daemons
         self._interval = interval
-        self._state = TopState()
-        self._machines: dict[str, Machine] = {}
-        self._rates: dict[str, float] = {}
+        self._symbols = symbols
+        self._state = TopState(message=message)
+        self._machines: Mapping[str, Machine] = {}
+        self._rows: list[Row] = []
         self._asked = 0.0
+        self._left = threading.Event()
 
-    def run(self) -> int:
-        """Show it until ``q`` or Ctrl-C, and return the exit status."""
-        with _raw_terminal():
-            while True:
-                self._ask()
-                self._draw()
-                until = time.monotonic() + self._interval
-                while (left := until - time.monotonic()) > 0:
-                    for key in _keys(left):
-                        if self._take(key):
-                            return 0
-                        self._draw()
+    def begin(self) -> None:
+        """Ask, and have it asked again and again."""
+        self._ask()
+        threading.Thread(target=self._ask_on, daemon=True, name="asking").start()
+
+    def leave(self) -> None:
+        """Ask no more."""
+        self._left.set()
+
+    def _ask_on(self) -> None:
+        while not self._left.wait(self._interval):
+            self._ask()
 
     def _ask(self) -> None:
         self._daemons.failures.clear()
@@ -56,30 +56,25 @@ class Top:
         now = time.monotonic()
         before = {label: machine.entry for label, machine in self._machines.items()}
         entries = {label: machine.entry for label, machine in machines.items()}
-        self._rates = rates(before, entries, now - self._asked)
+        back = rates(before, entries, now - self._asked)
         self._machines, self._asked = machines, now
+        self._rows = [Row(label, entry, back.get(label, 0.0)) for label, entry in entries.items()]
 
-    def _draw(self) -> None:
-        width, height = shutil.get_terminal_size()
-        rows = [Row(label, each.entry, self._rates.get(label, 0.0)) for label, each in self._machines.items()]
-        lines = screen(rows, self._state, time.strftime("%H:%M:%S"), width, height)
-        text = "\r\n".join(
-            f"\x1b[7m{line.ljust(width)}\x1b[0m" if inverted else f"{line}\x1b[K" for line, inverted in lines
-        )
-        sys.stdout.write(f"\x1b[H{text}\x1b[J")
-        sys.stdout.flush()
+    def lines(self, width: int, height: int) -> Sequence[Line]:
+        """Return the screen."""
+        return screen(self._rows, self._state, time.strftime("%H:%M:%S"), width, height, self._symbols)
 
-    def _take(self, key: str) -> bool:
-        # Returns whether this is the end.
+    def press(self, key: str) -> None:
+        """Take a key."""
         action = self._state.press(key)
         if action is Action.QUIT:
-            return True
+            self.ended = True
+            return
         machine = self._machines.get(self._state.selected)
         if action is not None and machine is not None:
             self._state.message = f"{action.value} {machine.label} ..."
             # A reclaim takes seconds.
             threading.Thread(target=self._act, args=(action, machine), daemon=True).start()
-        return False
 
     def _act(self, action: Action, machine: Machine) -> None:
         done = f"{action.value} {machine.label}: done"
@@ -93,29 +88,32 @@ class Top:
         self._state.message = done
 
 
-@contextmanager
-def _raw_terminal() -> Iterator[None]:
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+def show_top(daemons: Daemons, interval: float) -> int:
+    """Show it until ``q`` or Ctrl-C, and return the exit status.
+
+    Raises:
+        UsageError: there is no terminal.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") in ("", "dumb"):
         raise UsageError("top needs a terminal; status prints the machines once")
-    before = termios.tcgetattr(sys.stdin)
-    # By an exception, so that the terminal is restored.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    show, message = _terminal()
+    unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+    top = Top(daemons, interval, UNICODE if unicode else ASCII, message)
     try:
-        tty.setcbreak(sys.stdin)
-        sys.stdout.write(_ENTER)
-        yield
+        show(top, top.begin)
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-        sys.stdout.write(_LEAVE)
-        sys.stdout.flush()
+        top.leave()
+    return 0
 
 
-def _keys(seconds: float) -> list[str]:
-    # The keys that are pressed within so many seconds, as soon as there are any.
-    ready, _, _ = select.select([sys.stdin], [], [], seconds)
-    if not ready:
-        return []
-    data = os.read(sys.stdin.fileno(), 64)
-    if not data:
-        return ["q"]  # the terminal has gone
-    return [_ESCAPES[data]] if data in _ESCAPES else list(data.decode(errors="replace"))
+def _terminal() -> tuple[Show, str]:
+    # What shows a view, and what there is to say of that.
+    from host.terminal_view import plain_terminal
+
+    if sys.stderr is None or not sys.stderr.isatty():  # where Textual draws
+        return plain_terminal.show, ""
+    try:
+        from host.terminal_view import terminal_app
+    except ImportError:
+        return plain_terminal.show, NO_COLOURS
+    return terminal_app.show, ""

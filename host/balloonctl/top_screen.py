@@ -1,6 +1,6 @@
 """The screen of ``top``: its lines, from what the daemons said last, and what each key does.
 
-Plain characters, no colours: only the line of the machine that keys act on is inverted.
+Colours only support the text: every kind of memory has a character of its own.
 """
 
 import textwrap
@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from host.balloonctl.table import cut, health, printable, short_size, short_time
+from host.balloonctl.table import health, printable, short_size, short_time
 from host.doctor.diagnosis import diagnose
 from host.doctor.facts import read_facts
 from host.doctor.finding import NOTES
+from host.terminal_view.bars import ASCII, Part, Symbols
+from host.terminal_view.bars import bar as shared_bar
+from host.terminal_view.keys import Key, key_line
+from host.terminal_view.styled_line import Line, Span, Style, clipped, line
 
 Entry = Mapping[str, Any]
 
@@ -23,8 +27,15 @@ NARROW: Final = 80
 NARROW_BAR: Final = 8
 """Columns of a terminal below which bars have so many characters."""
 
-KEYS: Final = "up/down select  s sort  r reclaim  i inhibit  a allow  d doctor  q quit"
-LEGEND: Final = "# in use  % free but held  . given back  o balloon"
+KEYS: Final = (
+    Key(shown="up/down", label="select", meaning="another machine"),
+    Key(shown="q", label="quit", meaning="leave"),
+    Key(shown="s", label="sort", meaning="by number, memory held, rate, health"),
+    Key(shown="r", label="reclaim", meaning="have the guest give up what it does not use"),
+    Key(shown="i", label="inhibit", meaning="discard nothing of it"),
+    Key(shown="a", label="allow", meaning="discard again"),
+    Key(shown="d", label="doctor", meaning="what is wrong with it, and what to do"),
+)
 
 
 class Action(Enum):
@@ -89,42 +100,60 @@ def rates(before: Mapping[str, Entry], now: Mapping[str, Entry], seconds: float)
     return {label: max(size, 0) / seconds if seconds > 0 else 0.0 for label, size in grown.items()}
 
 
-def bar(entry: Entry, length: int = BAR) -> str:
-    """Return where a machine's memory is, as ``length`` characters: see :data:`LEGEND`."""
+def bar(entry: Entry, symbols: Symbols, length: int = BAR) -> tuple[Span, ...]:
+    """Return where a machine's memory is, as ``length`` characters: see :func:`legend`."""
     total, held = int(entry["guest-memory"]), int(entry["host-backed"] or 0)
     if not total:
-        return " " * length
+        return (Span(" " * length),)
     balloon = min(int(entry["balloon-actual"]), total)
+    held = min(held, total - balloon)
     free = entry["statistics"].get("memfree")
     in_use = held if free is None else min(held, max(total - balloon - free, 0))
-    ends, at = [], 0
-    for part in (in_use, max(min(held, total - balloon) - in_use, 0)):
-        at += part
-        ends.append(round(length * at / total))
-    inflated = round(length * balloon / total)
-    used, kept = min(ends[0], length - inflated), min(ends[1], length - inflated)
-    return "#" * used + "%" * (kept - used) + "." * (length - kept - inflated) + "o" * inflated
+    parts = (
+        Part(symbols.in_use, Style.IN_USE, in_use),
+        Part(symbols.free, Style.FREE, held - in_use),
+        Part(symbols.empty, Style.FAINT, total - balloon - held),
+        Part(symbols.balloon, Style.BALLOON, balloon),
+    )
+    return shared_bar(parts, total, length, symbols.empty)
 
 
-def screen(rows: Sequence[Row], state: TopState, clock: str, width: int, height: int) -> list[tuple[str, bool]]:
-    """Return the lines of the screen, each with whether it is inverted; ``state`` learns the order of the machines."""
+def legend(symbols: Symbols) -> Line:
+    """Return the line that explains the bars."""
+    return line(
+        Span(symbols.in_use, Style.IN_USE),
+        " in use  ",
+        Span(symbols.free, Style.FREE),
+        " free but held  ",
+        Span(symbols.empty, Style.FAINT),
+        " given back  ",
+        Span(symbols.balloon, Style.BALLOON),
+        " balloon",
+    )
+
+
+def screen(
+    rows: Sequence[Row], state: TopState, clock: str, width: int, height: int, symbols: Symbols = ASCII
+) -> list[Line]:
+    """Return the lines of the screen; ``state`` learns the order of the machines."""
     ordered = sorted(rows, key=SORTS[state.sort])
     state.labels = [row.label for row in ordered]
     if state.selected not in state.labels:
         state.selected = state.labels[0] if state.labels else ""
-    lines = [(cut(_title(ordered, state, clock), width), False), (cut(LEGEND, width), False), ("", False)]
-    footer = [(cut(state.message, width), False), (cut(KEYS, width), True)]
+    head = [line(Span(_title(ordered, state, clock), Style.TITLE)), legend(symbols), line()]
+    foot = [line(Span(state.message, Style.WARNING)), key_line(KEYS, width)]
     explained = _explained(ordered, state, width) if state.explains else []
-    room = max(height - len(lines) - len(footer) - len(explained) - 1, 1)
+    room = max(height - len(head) - len(foot) - len(explained) - 1, 1)
     length = NARROW_BAR if width < NARROW else BAR
     label = max([2, *(len(row.label) for row in ordered)])
-    lines.append((cut(_heading(label, length), width), False))
+    head.append(line(Span(_heading(label, length), Style.TITLE)))
     first = max(state.labels.index(state.selected) - room + 1, 0) if state.labels else 0
-    shown = ordered[first : first + room]
-    lines += [(cut(_row(row, label, length), width), row.label == state.selected) for row in shown]
-    lines += [("", False)] * (room - len(shown))
-    lines += [(line, False) for line in explained]
-    return (lines + footer)[: max(height, 1)]
+    shown = [_row(row, label, length, symbols) for row in ordered[first : first + room]]
+    if state.labels:
+        at = state.labels.index(state.selected) - first
+        shown[at] = line(Span(shown[at].text.ljust(width), Style.SELECTED))
+    lines = [*head, *shown, *([line()] * (room - len(shown))), *explained, *foot]
+    return [Line(clipped(each.spans, width)) for each in lines[: max(height, 1)]]
 
 
 def _title(rows: Sequence[Row], state: TopState, clock: str) -> str:
@@ -144,24 +173,30 @@ def _heading(label: int, length: int) -> str:
     )
 
 
-def _row(row: Row, label: int, length: int) -> str:
+def _row(row: Row, label: int, length: int, symbols: Symbols) -> Line:
     entry = row.entry
-    return (
+    causes = entry["health"]
+    style = Style.GOOD if not causes else Style.FAINT if all(cause in NOTES for cause in causes) else Style.BAD
+    return line(
         f"{row.label:<{label}} {printable(entry['name'])[:10]:<10} {short_size(entry['guest-memory']):>6} "
-        f"{short_size(entry['host-backed']):>5} {bar(entry, length)} {short_size(round(row.rate)):>6} "
-        f"{short_time(entry['last-report']):>4} {health(entry)}"
+        f"{short_size(entry['host-backed']):>5} ",
+        *bar(entry, symbols, length),
+        f" {short_size(round(row.rate)):>6} {short_time(entry['last-report']):>4} ",
+        Span(health(entry), style),
     )
 
 
-def _explained(rows: Sequence[Row], state: TopState, width: int) -> list[str]:
+def _explained(rows: Sequence[Row], state: TopState, width: int) -> list[Line]:
     row = next((row for row in rows if row.label == state.selected), None)
     if row is None:
         return []
     findings = diagnose(read_facts(row.entry))
     if not findings:
-        return [cut(f"vm {row.label}: nothing is wrong", width)]
-    lines: list[str] = []
+        return [line(f"vm {row.label}: nothing is wrong")]
+    lines: list[Line] = []
     for finding in findings[:2]:
-        for begin, text in (("! ", finding.sentence), ("  ", finding.remedy)):
-            lines += textwrap.wrap(text, max(width, 20), initial_indent=begin, subsequent_indent="  ")
+        style = Style.BAD if finding.is_fault else Style.PLAIN
+        for begin, text, of in (("! ", finding.sentence, style), ("  ", finding.remedy, Style.PLAIN)):
+            wrapped = textwrap.wrap(text, max(width, 20), initial_indent=begin, subsequent_indent="  ")
+            lines += [line(Span(each, of)) for each in wrapped]
     return lines

@@ -20,6 +20,8 @@ class DaemonStatus:
         """How many there were so far."""
         self.worker_restarts = 0
         """How many worker processes were replaced."""
+        self.sockets: Callable[[], list[dict[str, str | None]]] = list
+        """Returns what guests connect to."""
         self._events = events
         self._options = {name.replace("_", "-"): value for name, value in options.items()}
         self._started = time.monotonic()
@@ -40,6 +42,7 @@ class DaemonStatus:
             "events": self._events() or "written",
             "log-level": self.log_level,
             "latency-bounds": list(BOUNDS),
+            "sockets": self.sockets(),
             **self._options,
         }
 

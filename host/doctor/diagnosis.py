@@ -48,7 +48,8 @@ def diagnose(facts: VmFacts) -> list[Finding]:
     """Return the causes, the one to begin with first. A healthy machine has none that is a fault."""
     findings = list(_find_silence(facts))
     for stage in _STAGES:
-        found = list(stage(facts))
+        if not (found := list(stage(facts))):
+            continue
         findings += found
         if any(finding.is_fault for finding in found):
             return findings
@@ -228,7 +229,8 @@ def _why(reason: str) -> str:
 
 
 def _find_backing(facts: VmFacts) -> Iterator[Finding]:
-    used = facts.statistics.get("memtot", 0) - facts.statistics.get("memfree", 0)
+    # MEMTOT has the balloon's pages in it where the driver may deflate by itself (DEFLATE_ON_OOM).
+    used = facts.statistics.get("memtot", 0) - facts.statistics.get("memfree", 0) - facts.balloon
     if facts.backed is None or used < LEAST_REPORTED or "memfree" not in facts.statistics:
         return
     if facts.backed < used // 4:

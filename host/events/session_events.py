@@ -77,11 +77,12 @@ class SessionEvents:
         self._has_ended = False
         self.audible = False
 
-    def begin(self, uid: int, pid: int) -> None:
-        """Write the ``connected`` event of a session of this user and process, now or when it has settled."""
+    def begin(self, uid: int, pid: int, name: str = "") -> None:
+        """Write the ``connected`` event of a session of this user and process, and of a guest that is called ``name``
+        ("" without a name), now or when it has settled."""
         loop = asyncio.get_running_loop()
         self._uid = uid
-        self._connected = {"t": round(loop.time(), 6), "pid": pid}
+        self._connected = {"t": round(loop.time(), 6), "pid": pid, **({"name": name} if name else {})}
         self._speak_if_allowed()
 
     def resume(self, uid: int) -> None:

@@ -5,16 +5,14 @@ The text is made on a thread, one scrape at a time: hundreds of guests take tens
 
 import asyncio
 import contextlib
-import json
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
 from host.metrics.address import MetricsAddress
 from host.metrics.http_scrape import HEAD_MAX, answer, is_whole, refusal
-from host.qmp.qmp import Arguments, Request
 from protocol.errors import BalloonError
 from protocol.process.accept_loop import AcceptLoop, open_streams
 from protocol.process.listening_socket import OWNER_ALONE, ListeningSocket
@@ -27,14 +25,14 @@ CLIENTS_MAX: Final = 16
 PATIENCE: Final = 5.0
 """Seconds that a client may take to send its request, and again to read the answer."""
 
-Perform = Callable[[Request], Awaitable[bytes]]
-"""Carries out a command of the control socket: :meth:`host.control.control_commands.ControlCommands.perform`."""
+Query = Callable[[str], Awaitable[Any]]
+"""Carries out a ``query-`` command of the control socket, without arguments, and returns what it returns."""
 
 
 class MetricsServer:
-    """Serves the metrics of what ``perform`` tells from :meth:`start` to :meth:`close`."""
+    """Serves the metrics of what ``query`` tells from :meth:`start` to :meth:`close`."""
 
-    def __init__(self, address: MetricsAddress, perform: Perform, sockets: ExitStack) -> None:
+    def __init__(self, address: MetricsAddress, query: Query, sockets: ExitStack) -> None:
         """Listen. ``sockets`` closes the socket, and removes its file.
 
         Raises:
@@ -44,7 +42,7 @@ class MetricsServer:
             import prometheus_client  # noqa: F401 - said now, not at the first scrape
         except ImportError:
             raise BalloonError("--metrics needs prometheus_client (pip install prometheus-client)") from None
-        self._perform = perform
+        self._query = query
         self._socket = listen(address, sockets)
         self._accepting: AcceptLoop | None = None
         self._clients: set[asyncio.Task[None]] = set()
@@ -116,26 +114,15 @@ class MetricsServer:
         Raises:
             BalloonError: the daemon cannot say what they are.
         """
-        lines = [
-            await self._perform(Request(name=name, arguments=Arguments({})))
-            for name in ("query-status", "query-version", "query-vms")
-        ]
-        return await asyncio.to_thread(_text, lines)
+        told = [await self._query(name) for name in ("query-status", "query-version", "query-vms")]
+        return await asyncio.to_thread(_text, *told)
 
 
-def _text(lines: list[bytes]) -> bytes:
+def _text(status: Mapping[str, Any], version: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> bytes:
     from host.metrics.collector import exposition  # the client library takes a tenth of a second to load
 
-    status, version, entries = (_returned(line) for line in lines)
     known = [entry for entry in entries if "health" in entry]  # not one whose worker has never answered
     return exposition(status, version["package"], known)
-
-
-def _returned(line: bytes) -> Any:
-    message = json.loads(line)
-    if "return" not in message:
-        raise BalloonError(str(message["error"]["desc"]))
-    return message["return"]
 
 
 async def _read_head(reader: asyncio.StreamReader) -> bytes:
@@ -166,6 +153,6 @@ def listen(address: MetricsAddress, sockets: ExitStack) -> socket.socket:
         raise BalloonError(f"--metrics {address}: {reason}") from error
 
 
-def open_metrics(address: MetricsAddress | None, perform: Perform, sockets: ExitStack) -> MetricsServer | None:
+def open_metrics(address: MetricsAddress | None, query: Query, sockets: ExitStack) -> MetricsServer | None:
     """Return a server that listens at ``address``, None without one. Raises like :class:`MetricsServer`."""
-    return None if address is None else MetricsServer(address, perform, sockets)
+    return None if address is None else MetricsServer(address, query, sockets)

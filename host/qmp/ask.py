@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from host.qmp.qmp import NEGOTIATE
+from host.qmp.negotiation import NEGOTIATE
 from host.qmp.qmp_client import CommandError, QmpClient
 from protocol.errors import BalloonError, UsageError
 from protocol.units import parse_size

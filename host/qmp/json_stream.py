@@ -46,6 +46,11 @@ class JsonStream:
         self._escaped = False
         self._skipping = False
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was fed has been returned: no object has begun."""
+        return not self._buffer and not self._skipping
+
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
         self._buffer += data

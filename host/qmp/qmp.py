@@ -11,10 +11,8 @@ from enum import Enum
 from typing import Any, Final
 
 from host.qmp.json_stream import JsonError, JsonStream
+from host.qmp.negotiation import NEGOTIATE
 from protocol.errors import BalloonError
-
-NEGOTIATE: Final = "qmp_capabilities"
-"""The command that a client must send first. This server has no capabilities to enable."""
 
 _MEMBERS: Final = ("execute", "arguments", "id")
 _SHOWN: Final = 60

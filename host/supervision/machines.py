@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from host.configuration.device_options import DeviceOptions
 from host.qmp.qmp import Request
 
 
@@ -49,11 +50,18 @@ class Machines(Protocol):
     def start(self) -> None:
         """Begin, on the event loop."""
 
-    def serve(self, vm: int, sock: socket.socket) -> object:
-        """Serve the virtual machine at the other end of ``sock``, which changes its owner."""
+    def serve(self, vm: int, sock: socket.socket, *, device: DeviceOptions) -> object:
+        """Serve the virtual machine at the other end of ``sock``, which changes its owner, with this ``device``."""
 
     async def perform(self, request: Request) -> bytes:
         """Carry out one command and return its answer."""
+
+    async def query(self, name: str) -> Any:
+        """Return what a ``query-`` command returns. The value is not to be changed, and may change.
+
+        Raises:
+            BalloonError: it cannot be carried out.
+        """
 
     async def status(self) -> list[str]:
         """Return a line about each virtual machine, for people, by number."""

@@ -51,11 +51,12 @@ class Kind(IntEnum):
     """The session is between two messages, and nothing of it is in hand: it is to have a worker of its own."""
     # From the supervisor.
     ATTACH = 20
-    """Serve a new connection, which comes along."""
+    """Serve a new connection, which comes along. Body: the device, as
+    :class:`host.configuration.device_options.DeviceOptions` builds it."""
     FILES = 21
     """Files of a journal that will be taken over. Body: their numbers, JSON."""
     TAKE_OVER = 22
-    """Serve the session of another worker, whose connection comes along. Body: :class:`Legacy`."""
+    """Serve the session of another worker, whose connection comes along. Body: the device, and :class:`Legacy`."""
     SENT = 23
     """A reply was sent. Body: why not, if it was not."""
     COMMAND = 24

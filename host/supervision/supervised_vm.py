@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from host.configuration.device_options import DEFAULT_DEVICE, DeviceOptions
 from host.supervision.packets import (
     FILES_MAX,
     Kind,
@@ -22,6 +23,7 @@ from host.supervision.packets import (
     split_kept,
     split_length,
     split_number,
+    with_length,
 )
 from protocol.process.peer_process import peer_process
 
@@ -30,10 +32,11 @@ REPLY_TIMEOUT: Final = 10.0
 
 
 class SupervisedVm:
-    """Virtual machine ``number``, whose connection ``sock`` is owned here."""
+    """Virtual machine ``number``, whose connection ``sock`` is owned here, and which finds ``device``."""
 
-    def __init__(self, number: int, sock: socket.socket) -> None:
+    def __init__(self, number: int, sock: socket.socket, device: DeviceOptions = DEFAULT_DEVICE) -> None:
         self.number = number
+        self._device = device.build()
         self.quick_ends = 0.0
         """How many workers that had this machine have ended soon after they began, in a row."""
         self.is_served = False
@@ -133,7 +136,7 @@ class SupervisedVm:
     def hand_over(self) -> Iterator[Packet]:
         """Yield what another worker needs to go on. The descriptors stay here."""
         if not self._has_begun:
-            yield Packet(Kind.ATTACH, self.number, b"", (self._socket.fileno(),))
+            yield Packet(Kind.ATTACH, self.number, self._device, (self._socket.fileno(),))
             return
         needed = self._needed()
         numbers = [number for number in self._files if number in needed]
@@ -148,7 +151,8 @@ class SupervisedVm:
             records=self._records,
             next_file=self._next_file,
         )
-        yield Packet(Kind.TAKE_OVER, self.number, legacy.build(), (self._socket.fileno(),))
+        body = with_length(self._device, legacy.build())
+        yield Packet(Kind.TAKE_OVER, self.number, body, (self._socket.fileno(),))
 
     def close(self) -> None:
         """Forget the machine. Its connection is closed here too."""

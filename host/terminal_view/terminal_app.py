@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final
 
 from rich.segment import Segment
 from rich.style import Style as RichStyle
@@ -16,12 +16,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from host.terminal_view.styled_line import Line, Style
-
-FRAME_SECONDS: Final = 0.25
-"""Seconds between two frames; after a key the next one is drawn at once."""
-
-QUIT: Final = "q"
-"""The key of the view that Ctrl-C, Ctrl-Q and signals stand for."""
+from host.terminal_view.view import FRAME_SECONDS, QUIT, View
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -40,20 +35,6 @@ STYLES: Final = {
     Style.RESIDENT: RichStyle(color="cyan"),
 }
 """The terminal's own colours, so that they suit a light and a dark one."""
-
-
-class View(Protocol):
-    """What is shown. All methods are called in the application's thread."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether there is no more to show: the application ends."""
-
-    def lines(self, width: int, height: int) -> Sequence[Line]:
-        """Return the view as it is now, at most ``height`` lines; what is wider than ``width`` is cut."""
-
-    def press(self, key: str) -> None:
-        """Take a key: the character itself, or ``up``, ``down``, ``enter``, ``escape``, ``pageup``, ``pagedown``."""
 
 
 class _Canvas(Widget):

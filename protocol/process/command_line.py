@@ -199,8 +199,10 @@ def reason(error: OSError | ValueError) -> str:
 
 
 def _complain(program: str, message: str, status: int) -> int:
-    with suppress(OSError):  # the status says it, too
-        print(f"{_typed(program)}: {message}", file=sys.stderr)
+    if sys.stderr is not None:
+        with suppress(OSError):  # the status says it, too
+            for line in message.split("\n"):  # a file's mistakes have a line each
+                print(f"{_typed(program)}: {line}", file=sys.stderr)
     return status
 
 

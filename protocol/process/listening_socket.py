@@ -68,14 +68,26 @@ class ListeningSocket:
         status = os.lstat(path)
         self._identity = status.st_dev, status.st_ino
         try:
-            if access.group is not None:
-                os.chown(path, -1, access.group)
-            if access.mode is not None:
-                os.chmod(path, access.mode)
+            self._own_group, self._has_group = status.st_gid, False
+            self._own_mode = 0o777 & ~_umask() if access.mode is not None else stat.S_IMODE(status.st_mode)
+            self._give(access)
             self.socket.listen(_BACKLOG)  # last: only now can a process connect
         except OSError:
             self._unlink()
             raise
+
+    def give(self, access: SocketAccess) -> None:
+        """Change who may connect. Raises OSError, with the file as it was or partly changed."""
+        mode = self._own_mode if access.mode is None else access.mode
+        self._give(SocketAccess(mode, self._own_group if access.group is None and self._has_group else access.group))
+
+    def _give(self, access: SocketAccess) -> None:
+        path = os.fspath(self.path)
+        if access.group is not None:
+            os.chown(path, -1, access.group)
+            self._has_group = True
+        if access.mode is not None:
+            os.chmod(path, access.mode)
 
     def close(self) -> None:
         """Stop listening, and remove the file if it is still this socket's. Closing again has no effect."""
@@ -91,6 +103,12 @@ class ListeningSocket:
             status = os.lstat(self.path)
             if (status.st_dev, status.st_ino) == self._identity:
                 os.unlink(self.path)
+
+
+def _umask() -> int:
+    # os.umask() would change it for a moment, for all threads.
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        return next((int(line.split()[1], 8) for line in file if line.startswith("Umask:")), 0o077)
 
 
 class _FileLock:

@@ -11,12 +11,16 @@ from collections.abc import Mapping
 from typing import Final, TextIO
 
 LEVELS: Final = {
+    "off": logging.CRITICAL + 1,
     "error": logging.ERROR,
     "warning": logging.WARNING,
     "info": logging.INFO,
     "debug": logging.DEBUG,
 }
 """Levels by name, as systemd and QEMU write them."""
+
+SYNONYMS: Final = {"warn": "warning", "trace": "debug"}
+"""What virtiofsd calls them."""
 
 FORMATS: Final = ("auto", "text", "journal")
 """``auto`` is ``journal`` where the journal reads standard error, and ``text`` elsewhere."""
@@ -25,13 +29,17 @@ _PRIORITIES: Final = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6
 _DEBUG: Final = 7
 
 
+def priority(level: int) -> int:
+    """Return the priority (syslog(3)) of a record of this level."""
+    return next((number for least, number in _PRIORITIES if level >= least), _DEBUG)
+
+
 class JournalFormatter(logging.Formatter):
     """Begins each line of a record, those of a traceback too, with the priority of its level."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the lines of ``record``."""
-        priority = next((number for level, number in _PRIORITIES if record.levelno >= level), _DEBUG)
-        return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))
+        return "\n".join(f"<{priority(record.levelno)}>{line}" for line in super().format(record).split("\n"))
 
 
 def is_journal(stream: TextIO | None, environment: Mapping[str, str]) -> bool:

@@ -26,7 +26,7 @@ Version: {version}
 Architecture: all
 Maintainer: {maintainer}
 Installed-Size: {size}
-Depends: python3 (>= 3.11), python3-construct (>= 2.10.68)
+Depends: python3 (>= 3.11), python3-construct (>= 2.10.68), udev
 Recommends: libseccomp2 (>= 2.5)
 Suggests: python3-prometheus-client
 Section: admin

@@ -36,7 +36,6 @@ Sizes are strings such as "512M" or bytes, times are strings such as "90s", "10m
 """
 
 import re
-import tomllib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -48,10 +47,11 @@ from guest.mm.reporting.reporters import REPORTERS, make_reporter
 from guest.workloads.trace_file import TRACE
 from guest.workloads.workload_options import WORKLOAD_NAMES, parse_workload
 from host.policy.registry import make_policy
+from protocol.configuration.toml_table import Table, nearest, parse_seconds
+from protocol.configuration.toml_text import parse_toml
 from protocol.errors import BalloonError, UsageError
 from protocol.units import GIB, MIB
 from scripts.scenario.scenario import PolicySpec, Scenario, VmKind, VmSpec
-from scripts.scenario.toml_table import Table, nearest, parse_seconds
 
 SHIPPED: Final = Path(__file__).parent / "shipped"
 
@@ -110,15 +110,7 @@ def parse_scenario(text: str, name: str, directory: Path) -> Scenario:
     Raises:
         UsageError: a mistake; the message names its place.
     """
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(_syntax_error(str(error), text)) from error
-    except RecursionError as error:
-        raise UsageError("not TOML: lists or tables that are nested too deeply") from error
-    except ValueError as error:  # of Python: a number with thousands of digits, a day that no month has
-        raise UsageError(f"not TOML: {error}") from error
-    file = Table(values)
+    file = Table(parse_toml(text))
     title = file.text("title", name)
     duration = file.seconds("duration", least=0.001)
     interval = file.seconds("sample", 0.25, least=0.001)
@@ -149,13 +141,6 @@ def parse_scenario(text: str, name: str, directory: Path) -> Scenario:
         jitter=jitter,
         sample_interval=interval,
     )
-
-
-def _syntax_error(message: str, text: str) -> str:
-    match = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", message)
-    if match is not None:
-        return f"line {match[2]}, column {match[3]}: not TOML: {match[1]}"
-    return f"line {text.count(chr(10)) + 1}: not TOML: {message.removesuffix(' (at end of document)')}"
 
 
 def _policy(table: Table) -> PolicySpec:

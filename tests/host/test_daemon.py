@@ -6,32 +6,28 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from host.balloon.offered_features import OFFERED
+from host.configuration.device_options import DEFAULT_DEVICE
+from host.configuration.vm_listeners import VmListeners
+from host.configuration.vm_socket import SOCKET_PATH, VmSocket
 from host.control.daemon_status import DaemonStatus
-from host.daemon import Daemon, open_socket
+from host.daemon import Daemon
 from host.daemon_options import DaemonOptions
 from host.sessions import Sessions
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog
+from protocol.process.listening_socket import BY_UMASK, inherited_socket
 from protocol.vhost_user import FrontendRequest
 from tests.harness.processes import open_fds
 from tests.harness.virtual_machine import Client
 
 
-def options(*, path: Path | None = None, fd: int | None = None) -> DaemonOptions:
-    return DaemonOptions(socket_path=path, fd=fd, features=OFFERED, discard=True, balloon_pages=0)
-
-
-def open_options(wanted: DaemonOptions) -> None:
-    """Open what the options name; nothing may be left to close when that is refused."""
-    with ExitStack() as sockets:
-        open_socket(wanted, sockets)
+def at(path: Path) -> VmSocket:
+    return VmSocket(path=path, device=DEFAULT_DEVICE, access=BY_UMASK, place=SOCKET_PATH)
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "long", "missing"])
@@ -40,18 +36,18 @@ def test_path_that_is_refused_leaves_no_socket_open(tmp_path: Path, kind: str) -
     paths = {"file": "file", "directory": ".", "long": "x" * 200, "missing": "missing/socket"}
     before = open_fds(os.getpid()).keys()
     with pytest.raises(BalloonError):
-        open_options(options(path=tmp_path / paths[kind]))
+        VmListeners([at(tmp_path / "free"), at(tmp_path / paths[kind])])
     assert open_fds(os.getpid()).keys() == before
 
 
 def test_dangling_link_and_a_foreign_socket_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(BalloonError, match="exists and is not a socket"):
-        open_options(options(path=tmp_path / "link"))
+        VmListeners([at(tmp_path / "link")])
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(tmp_path / "datagrams"))
         with pytest.raises(BalloonError):
-            open_options(options(path=tmp_path / "datagrams"))
+            VmListeners([at(tmp_path / "datagrams")])
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "datagrams").is_socket()
 
@@ -64,13 +60,13 @@ def test_listener_that_does_not_accept_is_alive_all_the_same(tmp_path: Path) -> 
         listener.listen(0)
         first.connect(str(path))
         with pytest.raises(BalloonError, match="another process listens there"):
-            open_options(options(path=path))
+            VmListeners([at(path)])
 
 
 def test_refused_descriptor_stays_open() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mine:
         with pytest.raises(BalloonError):
-            open_options(options(fd=mine.fileno()))
+            inherited_socket(mine.fileno())
         os.fstat(mine.fileno())
 
 
@@ -80,7 +76,7 @@ async def test_accept_pauses_while_there_is_no_descriptor_left(
 ) -> None:
     """The connection waits in the backlog; the daemon neither spins over it nor forgets it."""
     later: list[Callable[[], object]] = []
-    wanted, events = options(path=tmp_path / "socket"), EventLog(None, lambda: 0.0)
+    wanted, events = DaemonOptions(sockets=(at(tmp_path / "socket"),)), EventLog(None, lambda: 0.0)
     daemon = Daemon(wanted, events, Sessions(wanted, events, None, {}), {}, DaemonStatus())
     loop = asyncio.get_running_loop()
     accepts = 0

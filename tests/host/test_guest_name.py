@@ -24,8 +24,8 @@ def test_names_by_cgroup(text: str, name: str) -> None:
 
 
 def test_names() -> None:
-    assert guest_name("socket", 0, Path("/run/web.sock")) == "web"
-    assert guest_name("socket", 0, None) == ""
-    assert guest_name("pid", os.getpid(), None) == Path("/proc/self/comm").read_text().strip()
-    assert guest_name("cgroup", os.getpid(), None) == name_of_cgroup(Path("/proc/self/cgroup").read_text())
-    assert guest_name("pid", 0, None) == guest_name("cgroup", 0, None) == ""
+    assert guest_name("socket", 0, "web") == "web"
+    assert guest_name("socket", 0, "") == ""
+    assert guest_name("pid", os.getpid(), "") == Path("/proc/self/comm").read_text().strip()
+    assert guest_name("cgroup", os.getpid(), "") == name_of_cgroup(Path("/proc/self/cgroup").read_text())
+    assert guest_name("pid", 0, "") == guest_name("cgroup", 0, "") == ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from host.qmp.json_stream import JsonError, JsonStream
-from host.qmp.qmp import NEGOTIATE
+from host.qmp.negotiation import NEGOTIATE
 from host.qmp.qmp_client import CommandError
 from protocol.errors import BalloonError, FramingError
 

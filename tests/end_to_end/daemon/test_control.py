@@ -15,6 +15,7 @@ import pytest
 from qemu.qmp import ExecuteError, QMPClient
 from qemu.qmp.message import Message
 
+from host.guest_name import guest_name
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_payloads import DeviceConfig
 from tests.harness.processes import DEADLINE, ROOT, DaemonProcess, ProgramProcess, open_fds, until
@@ -191,7 +192,9 @@ async def test_events_of_a_balloon_that_moves(tmp_path: Path) -> None:
         async with daemon.client() as client:
             with VirtualMachine(daemon.socket_path) as machine:
                 connected = await next_event(client)
-                assert (connected["event"], connected["data"]) == ("VM_CONNECTED", {"vm": 1, "pid": os.getpid()})
+                name = guest_name("pid", os.getpid(), "")
+                assert connected["event"] == "VM_CONNECTED"
+                assert connected["data"] == {"vm": 1, "pid": os.getpid(), "name": name}
                 for pages in range(1, 20):
                     tell_actual(machine, pages)
                 first, last = [await next_named(client, "BALLOON_CHANGE") for _ in range(2)]

@@ -52,8 +52,8 @@ def assert_refused(result: subprocess.CompletedProcess[str], text: str, status: 
 @pytest.mark.parametrize(
     ("options", "text", "status"),
     [
-        ((), "exactly one of --socket-path and --fd", USAGE),
-        (("--socket-path", "{}/s", "--fd", "3"), "exactly one of --socket-path and --fd", USAGE),
+        ((), "one of --socket-path, --vm, --config and --fd is needed", USAGE),
+        (("--socket-path", "{}/s", "--fd", "3"), "--fd takes no other socket beside it", USAGE),
         (("--socket-path", "{}/missing/s"), "No such file or directory", FAILURE),
         (("--socket-path", "{}/" + "x" * 120), "AF_UNIX path too long", FAILURE),
         (("--socket-path", "{}/" + "x" * 300), "File name too long", FAILURE),

@@ -153,13 +153,19 @@ def test_broken_ring_is_diagnosed_and_watched(operator: Operator) -> None:
     assert operator("status").out.splitlines()[1].endswith("ring-broken")
 
 
-def test_top_on_a_terminal(operator: Operator) -> None:
+WITHOUT_TEXTUAL = (
+    "import sys; sys.modules['textual'] = None; from host.balloonctl.__main__ import main; sys.exit(main())"
+)
+
+
+@pytest.mark.parametrize("program", [("-m", "host.balloonctl"), ("-c", WITHOUT_TEXTUAL)], ids=["installed", "plain"])
+def test_top_on_a_terminal(operator: Operator, program: tuple[str, str]) -> None:
     """It draws the machines, a key inhibits the selected one, and SIGTERM leaves the terminal as it was."""
     main_side, terminal = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
-    command = [sys.executable, "-m", "host.balloonctl", "--control", str(operator.daemon.control_path), "top"]
-    command += ["--interval", "0.1"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal) as top:
+    command = [sys.executable, *program, "--control", str(operator.daemon.control_path), "top", "--interval", "0.1"]
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(command, cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal, env=environment) as top:
         os.close(terminal)
         seen = ""
 
@@ -176,5 +182,5 @@ def test_top_on_a_terminal(operator: Operator) -> None:
         until(lambda: shows("\x1b[?1049l"), "the terminal as it was")
         assert top.wait(DEADLINE) == 0
     os.close(main_side)
-    assert [each["inhibited"] is None for each in operator("status", "--json").value] == [False, True]
+    assert [each["inhibited"] is None for each in operator("status", "--json").value] == [True, False]
     assert operator("top").error == "balloonctl: top needs a terminal; status prints the machines once\n"

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from host.balloonctl.top_screen import Action, Row, TopState, bar, rates, screen
+from host.terminal_view.bars import ASCII
+from host.terminal_view.styled_line import Line, Style
 from tests.host.balloonctl.test_table import entry
 
 GIB = 1 << 30
@@ -27,7 +29,7 @@ def row(label: str, rate: float = 0.0, **members: Any) -> Row:
     ],
 )
 def test_bars(members: dict[str, Any], expected: str) -> None:
-    assert bar(entry(**members)) == expected
+    assert Line(bar(entry(**members), ASCII)).text == expected
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 16), (20, 3)])
@@ -35,8 +37,8 @@ def test_screen_fits(width: int, height: int) -> None:
     rows = [row(str(number), health=["ring-broken", "page-cache"]) for number in range(40)]
     state = TopState(explains=True, message="x" * 100)
     lines = screen(rows, state, "12:00:00", width, height)
-    assert len(lines) == min(height, len(lines))
-    assert max(len(line) for line, _ in lines) <= width
+    assert len(lines) <= height
+    assert max(len(line.text) for line in lines) <= width
 
 
 def test_selected_machine_is_always_shown() -> None:
@@ -46,7 +48,8 @@ def test_selected_machine_is_always_shown() -> None:
     for _ in range(30):
         state.press("down")
     lines = screen(rows, state, "", 80, 24)
-    assert [line.split()[0] for line, inverted in lines if inverted] == ["30", "up/down"]
+    selected = [line.text.split()[0] for line in lines if line.spans and line.spans[0].style is Style.SELECTED]
+    assert selected == ["30", "up/down"]
     assert state.press("k") is None
     assert state.selected == "29"
 
@@ -55,14 +58,14 @@ def test_keys() -> None:
     rows = [row("1", 5.0), row("2", 9.0, health=["inhibited"])]
     state = TopState()
     assert [state.press(key) for key in "qriax"] == [Action.QUIT, Action.RECLAIM, Action.INHIBIT, Action.ALLOW, None]
-    title, _ = screen(rows, state, "12:00:00", 120, 24)[0]
-    assert title == "12:00:00  2 machines, 1 not healthy; host holds 10M of 2G; 14B/s back; by number"
+    title = screen(rows, state, "12:00:00", 120, 24)[0]
+    assert title.text == "12:00:00  2 machines, 1 not healthy; host holds 10M of 2G; 14B/s back; by number"
     state.press("s")
     state.press("s")
     screen(rows, state, "", 80, 24)
     assert (state.sort, state.labels) == ("rate", ["2", "1"])
     state.press("d")
-    assert any("nothing is wrong" in line for line, _ in screen(rows[:1], state, "", 80, 24))
+    assert any("nothing is wrong" in line.text for line in screen(rows[:1], state, "", 80, 24))
 
 
 def test_rates() -> None:
@@ -73,5 +76,5 @@ def test_rates() -> None:
 
 def test_no_machine() -> None:
     lines = screen([], TopState(), "12:00:00", 80, 24)
-    assert lines[0][0].startswith("12:00:00  0 machines")
+    assert lines[0].text.startswith("12:00:00  0 machines")
     assert len(lines) == 24

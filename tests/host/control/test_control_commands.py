@@ -337,11 +337,11 @@ def test_daemon_says_how_it_is() -> None:
 def test_log_level_is_set() -> None:
     before = logging.getLogger().level
     try:
-        for level in ("error", "warning", "info", "debug"):
+        for level in ("off", "error", "warning", "info", "debug"):
             assert perform({}, "set-log-level", level=level) == {}
             assert perform({}, "query-status")["log-level"] == level
         _, text = perform({}, "set-log-level", level="loud")
-        assert text == "parameter 'level' has to be error or warning or info or debug, not 'loud'"
+        assert text == "parameter 'level' has to be off or error or warning or info or debug, not 'loud'"
     finally:
         logging.getLogger().setLevel(before)
 

@@ -154,3 +154,11 @@ def test_healthy(facts: dict[str, Any]) -> None:
 def test_every_cause_has_a_case() -> None:
     notes = {Cause.PARTLY_REFUSED, Cause.PAGE_CACHE, Cause.GUEST_BUSY}
     assert {case[0] for case in CASES} | notes == set(Cause)
+
+
+def test_pages_of_the_balloon_are_not_missed_in_the_file() -> None:
+    """MEMTOT may count them, and the file has none of them."""
+    ballooned = replace(HEALTHY, balloon=1500 * MIB, backed=20 * MIB)
+    full = {**HEALTHY.statistics, "memfree": 500 * MIB}
+    assert is_healthy(diagnose(replace(ballooned, statistics=full)))
+    assert diagnose(replace(ballooned, balloon=0, statistics=full))[0].cause is Cause.PRIVATE_MEMORY

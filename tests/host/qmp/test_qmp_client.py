@@ -89,3 +89,16 @@ def test_server_that_is_starting_is_waited_for(tmp_path: Path, monkeypatch: pyte
 def test_missing_socket_is_named(tmp_path: Path) -> None:
     with pytest.raises(BalloonError, match="/m: No such file or directory"):
         QmpClient(tmp_path / "m")
+
+
+def test_messages_are_understood_however_they_are_cut(tmp_path: Path) -> None:
+    """Long ones in lines, several at once, over several lines, without a line break."""
+    long = b'{"return": ["' + b"x" * (1 << 20) + b'"]}\r\n'
+    pretty = b'{\n  "return": {\n    "actual": 1\n  }\n}\n'
+    answers = (GREETING, NEGOTIATED, b'{"event": "A"}\n' + long, pretty, b'{"return": 2}', long)
+    with answering(tmp_path / "m", *answers), QmpClient(tmp_path / "m") as client:
+        assert client.command("query-vms") == ["x" * (1 << 20)]
+        assert client.command("query-balloon") == {"actual": 1}
+        assert client.command("query-x") == 2
+        assert client.command("query-vms") == ["x" * (1 << 20)]
+        assert client.events == [{"event": "A"}]

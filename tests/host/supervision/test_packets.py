@@ -11,6 +11,7 @@ from host.supervision.packets import (
     parse_legacy,
     parse_packet,
     split_kept,
+    split_length,
     with_kept,
     with_length,
     with_number,
@@ -53,7 +54,7 @@ def test_machine_is_handed_over_with_the_files_that_count() -> None:
     vm.record(Packet(Kind.RECORD, 3, with_number(2, b""), (files[3],)))
     *_, sent, taken = vm.hand_over()
     assert (sent.kind, sent.body, sent.fds) == (Kind.FILES, b"[1, 2, 3]", tuple(files[1:]))
-    assert parse_legacy(taken.body) == Legacy(
+    assert parse_legacy(split_length(taken.body)[1]) == Legacy(
         journal=b"journal", pieces=(Piece(b"two", (2,), "unfit"),), taken=False, records={2: 3}, next_file=4
     )
     assert taken.fds == (theirs.fileno(),)

@@ -153,3 +153,24 @@ def test_group_that_cannot_be_given_leaves_nothing(tmp_path: Path, monkeypatch: 
     with pytest.raises(BalloonError, match=r"^--control .*/c: Operation not permitted$"):
         ListeningSocket(tmp_path / "c", "--control", SocketAccess(0o660, 1))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_access_can_be_changed_and_taken_back(tmp_path: Path) -> None:
+    listening = ListeningSocket(tmp_path / "c", "--vm")
+    begun = (tmp_path / "c").stat()
+    group = next(iter({*os.getgroups(), os.getegid()} - {begun.st_gid}), begun.st_gid)
+    listening.give(SocketAccess(0o640, group))
+    now = (tmp_path / "c").stat()
+    assert (now.st_mode & 0o777, now.st_gid) == (0o640, group)
+    listening.give(SocketAccess())
+    now = (tmp_path / "c").stat()
+    assert (now.st_mode, now.st_gid) == (begun.st_mode, begun.st_gid)
+    listening.close()
+
+
+def test_mode_by_umask_comes_back_after_another(tmp_path: Path) -> None:
+    plain, owner = ListeningSocket(tmp_path / "a", "--vm"), ListeningSocket(tmp_path / "b", "--vm", OWNER_ALONE)
+    owner.give(SocketAccess())
+    assert (tmp_path / "b").stat().st_mode == (tmp_path / "a").stat().st_mode
+    plain.close()
+    owner.close()

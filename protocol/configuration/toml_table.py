@@ -10,7 +10,7 @@
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from protocol.errors import UsageError
@@ -76,6 +76,10 @@ class Table:
         """Whether the table has ``key``."""
         self._know(key)
         return key in self._values
+
+    def is_text(self, key: str) -> bool:
+        """Whether the value of ``key`` is a string."""
+        return self.has(key) and isinstance(self._values[key], str)
 
     def text(self, key: str, default: str | None = None, *, allowed: Iterable[str] = ()) -> str:
         """Return a string, one of ``allowed`` if that is given."""
@@ -173,10 +177,15 @@ class Table:
 
     def finish(self) -> None:
         """Raise UsageError for a key that was never asked for."""
+        for mistake in self.unknown():
+            raise mistake
+
+    def unknown(self) -> Iterator[UsageError]:
+        """Yield the mistake of each key that was never asked for."""
         for key in self._values:
             if key not in self._known:
                 near = nearest(key, self._known)
-                raise self.mistake(key, f"unknown key{near} (known are {', '.join(sorted(self._known))})")
+                yield self.mistake(key, f"unknown key{near} (known are {', '.join(sorted(self._known))})")
 
     def _get(self, key: str, default: Any) -> Any:
         self._know(key)

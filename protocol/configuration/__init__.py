@@ -1,0 +1,1 @@
+"""Text that people write: tables of TOML files, read so that a mistake is one line with its place."""
