@@ -1,6 +1,7 @@
 """Shows a view on the terminal and gives it the keys. The only file here that needs Textual (extra ``view``)."""
 
 import asyncio
+import re
 import signal
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding
 from textual.events import Key, Resize
 from textual.geometry import Region
+from textual.pilot import Pilot
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -130,3 +132,22 @@ def show(view: View, begin: Callable[[], None] = lambda: None) -> int | None:
     app = TerminalApp(view, begin)
     app.run(mouse=False)
     return app.signal_number
+
+
+_WEB_FONTS: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+
+
+def picture(view: View, columns: int, lines: int, title: str) -> str:
+    """Return ``view`` as it is now as an SVG picture of a terminal of this size. It loads nothing from elsewhere: the
+    font is the reader's own for text of fixed width."""
+    app = TerminalApp(view)
+    drawn: list[str] = []
+
+    async def take(pilot: Pilot[None]) -> None:
+        app.draw()
+        await pilot.pause()
+        drawn.append(app.export_screenshot(title=title))
+        app.exit()
+
+    app.run(headless=True, size=(columns, lines), mouse=False, auto_pilot=take)
+    return _WEB_FONTS.sub("", drawn[0]).replace("Fira Code,", "")

@@ -79,6 +79,12 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         type=option_type(_speed),
         help="in the live view of a virtual run, seconds of virtual time in a second (default: by the duration)",
     )
+    parser.add_argument(
+        "--screenshot", metavar="FILE.svg", type=option_type(path_option), help="write the live view of a virtual run"
+    )
+    parser.add_argument(
+        "--at", metavar="SECONDS", type=option_type(float), help="play up to this moment for it (default: to the end)"
+    )
     parser.add_argument("--plain", action="store_true", help="lines of progress instead of the live view")
     parser.add_argument("--out", metavar="DIR", type=option_type(path_option), help="write the results into DIR")
     parser.add_argument("--json", metavar="PATH", help="write the summary as JSON to PATH, - for standard output")
@@ -133,6 +139,8 @@ def _play(arguments: argparse.Namespace) -> int:
     if arguments.scale is not None:
         scenario = scaled(scenario, arguments.scale)
     scenario = _with_policy(scenario, arguments)
+    if arguments.screenshot is not None:
+        return _screenshot(scenario, arguments)
     out: Path | None = arguments.out
     with open_json(arguments.json) as stream:
         if out is not None:
@@ -154,6 +162,24 @@ def _play(arguments: argparse.Namespace) -> int:
     if number is not None:
         return 128 + number
     return 130 if record.interrupted else 0
+
+
+def _screenshot(scenario: "Scenario", arguments: argparse.Namespace) -> int:
+    from scripts.scenario.view.screenshot import screenshot
+    from scripts.scenario.view.watched_run import NO_VIEW, can_show
+
+    path: Path = arguments.screenshot
+    if not arguments.virtual:
+        raise UsageError("--screenshot is for virtual time: give --virtual too")
+    if not can_show():
+        raise UsageError(f"--screenshot: {NO_VIEW}")
+    at = scenario.duration if arguments.at is None else arguments.at
+    text = screenshot(_fleet(scenario, arguments), at)
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise BalloonError(f"{path}: {error.strerror}") from error
+    return 0
 
 
 def _with_policy(scenario: "Scenario", arguments: argparse.Namespace) -> "Scenario":

@@ -90,7 +90,8 @@ def test_idle_kernel_gives_up_page_cache_down_to_the_floor(tmp_path: Path) -> No
             guest.run(f"exec 3</run/host{file}; cat <&3 >/dev/null")
             resident = guest.ram.resident_bytes()
             assert guest.meminfo()["Cached"] > 150 * MIB
-            with ProgramProcess("host.policy.live", *options, "--set", "pace=1") as run:
+            at_once = ("--set", "pace=1", "--set", "cache_idle_after=2")
+            with ProgramProcess("host.policy.live", *options, *at_once) as run:
                 until(lambda: resident - guest.ram.resident_bytes() > 64 * MIB, "the host has memory", deadline=60)
                 run.events.wait("decision")
             assert guest.meminfo()["Cached"] > 40 * MIB  # the floor is 64 MiB, and a kernel gives a little more

@@ -8,7 +8,7 @@ from host.policy.activity import IdleTime, activity
 from host.policy.observation import VmView
 from host.policy.policy import Policy
 from host.policy.reclaim_on_pressure import ReclaimOnPressure
-from host.policy.steady import Steady
+from host.policy.steady import Steady, SteadyParameters
 from host.policy.wsl import Wsl, WslParameters
 from protocol.units import GIB, MIB
 from tests.host.policy.observations import balloons, machine, reclaims, seen
@@ -36,6 +36,11 @@ def idle_for(policy: Policy, seconds: float, vm: VmView, **host: Any) -> Any:
         now += policy.interval
         decision = policy.decide(seen(vm, now=now, **host))
     return decision
+
+
+def eager() -> Steady:
+    """Our policy as it is on a full host: page cache is taken from a guest that was idle for 20 s."""
+    return Steady(SteadyParameters(cache_idle_after=20.0))
 
 
 # -- idleness ---------------------------------------------------------------------------------------------------------
@@ -110,7 +115,7 @@ def test_files_in_tmpfs_are_no_cache_that_could_be_taken() -> None:
     # 3 GiB of files are counted as cache; of these the kernel could give up 200 MiB.
     tmpfs = guest(available_bytes=GIB + 200 * MIB)
     assert balloons(idle_for(Wsl(), 120.0, tmpfs)) == {"a": GIB + 72 * MIB}
-    assert balloons(idle_for(Steady(), 20.0, guest(available_bytes=GIB + 70 * MIB))) == {}
+    assert balloons(idle_for(eager(), 20.0, guest(available_bytes=GIB + 70 * MIB))) == {}
 
 
 # -- reclaim-on-pressure ----------------------------------------------------------------------------------------------
@@ -151,7 +156,7 @@ def test_steady_returns_free_memory_of_an_idle_guest_first() -> None:
 
 def test_steady_then_takes_cache_by_a_pulse() -> None:
     # A sixteenth of 8 GiB, on top of what is free.
-    policy = Steady()
+    policy = eager()
     assert balloons(idle_for(policy, 20.0, guest())) == {"a": GIB + 512 * MIB}
     under_way = guest(balloon_bytes=GIB, target_bytes=GIB + 512 * MIB, free_bytes=0)
     assert policy.decide(seen(under_way, now=22.0)).actions == ()
@@ -160,34 +165,34 @@ def test_steady_then_takes_cache_by_a_pulse() -> None:
 
 
 def test_steady_ends_a_pulse_when_the_guest_wakes_up_and_when_it_takes_too_long() -> None:
-    policy = Steady()
+    policy = eager()
     idle_for(policy, 20.0, guest())
     woken = guest(balloon_bytes=GIB, target_bytes=GIB + 512 * MIB, free_bytes=0, major_faults=1)
     assert balloons(policy.decide(seen(woken, now=22.0))) == {"a": 0}
-    policy = Steady()
+    policy = eager()
     idle_for(policy, 20.0, guest())
     slow = guest(balloon_bytes=GIB, target_bytes=GIB + 512 * MIB, free_bytes=0)
     assert balloons(policy.decide(seen(slow, now=30.0))) == {"a": 0}
 
 
 def test_steady_keeps_its_pace_and_its_floor() -> None:
-    policy = Steady()
+    policy = eager()
     assert balloons(idle_for(policy, 20.0, guest())) != {}
     after = guest(**AFTER)
     assert balloons(policy.decide(seen(after, now=28.0))) == {}
     assert balloons(policy.decide(seen(after, now=30.0))) == {"a": 2 * GIB}
-    assert balloons(idle_for(Steady(), 60.0, guest(cache_bytes=79 * MIB))) == {}
+    assert balloons(idle_for(eager(), 60.0, guest(cache_bytes=79 * MIB))) == {}
 
 
 def test_steady_leaves_a_part_of_memory_available() -> None:
     short = guest(free_bytes=300 * MIB, cache_bytes=GIB, available_bytes=600 * MIB)
-    assert balloons(idle_for(Steady(), 20.0, short)) == {}
+    assert balloons(idle_for(eager(), 20.0, short)) == {}
     more = guest(free_bytes=300 * MIB, cache_bytes=GIB, available_bytes=900 * MIB)
-    assert balloons(idle_for(Steady(), 20.0, more)) == {"a": 388 * MIB}  # 512 MiB stay
+    assert balloons(idle_for(eager(), 20.0, more)) == {"a": 388 * MIB}  # 512 MiB stay
 
 
 def test_steady_backs_off_twice_as_long_each_time_memory_is_needed_again() -> None:
-    policy = Steady()
+    policy = eager()
     idle_for(policy, 20.0, guest())
     back = 200 * MIB  # more than a quarter of the step
     assert "left alone for 60 s" in policy.decide(seen(guest(refaulted_bytes=back), now=22.0)).reason
@@ -202,39 +207,77 @@ def test_steady_backs_off_twice_as_long_each_time_memory_is_needed_again() -> No
     assert balloons(policy.decide(seen(little, now=300.0))) == {"a": GIB + 16 * MIB}
 
 
-def test_steady_takes_from_busy_guests_while_the_host_is_short_until_it_is_at_ease() -> None:
+def test_steady_leaves_page_cache_the_longer_the_emptier_the_host() -> None:
+    assert balloons(idle_for(Steady(), 598.0, guest())) == {}
+    assert balloons(idle_for(Steady(), 600.0, guest())) == {"a": GIB + 512 * MIB}
+    half = {"budget": 16 * GIB, "used": 8 * GIB}
+    assert balloons(idle_for(Steady(), 308.0, guest(), **half)) == {}
+    assert balloons(idle_for(Steady(), 310.0, guest(), **half)) == {"a": GIB + 512 * MIB}
+
+
+@pytest.mark.parametrize(
+    ("host", "is_short"),
+    [
+        ({"used": 14 * GIB, "pressure": 5.0}, True),
+        ({"used": 14 * GIB, "pressure": 4.9}, False),
+        ({"used": 13 * GIB, "pressure": 100.0}, False),  # 19 % are free: what programs wait for is not others' memory
+        ({"used": 15 * GIB}, True),
+        ({"used": 0, "pressure": 100.0}, False),
+    ],
+)
+def test_steady_calls_a_host_short_that_has_little_free(host: dict[str, Any], is_short: bool) -> None:
+    decision = Steady().decide(seen(guest(), **host))
+    assert decision.reason.startswith("host short" if is_short else "host at ease")
+    assert bool(decision.actions) is is_short
+
+
+def test_steady_sees_a_shortage_before_it_is_there_and_takes_what_is_missing() -> None:
     policy = Steady()
-    full = guest(host_backed_bytes=8 * GIB)
-    used = 14 * GIB  # an eighth is free
-    assert policy.decide(seen(full, used=used, pressure=4.9)).actions == ()
-    assert reclaims(policy.decide(seen(full, used=used, now=2.0, pressure=5.0))) == ["a"]
-    # Without pressure, but with as little free: still short.
-    busy = guest(host_backed_bytes=8 * GIB, major_faults=5)
-    assert reclaims(policy.decide(seen(busy, used=used, now=14.0, pressure=0.5))) == ["a"]
-    busier = guest(host_backed_bytes=8 * GIB, major_faults=6)
-    assert policy.decide(seen(busier, used=13 * GIB, now=30.0, pressure=0.5)).actions == ()
-    assert reclaims(policy.decide(seen(busier, used=15 * GIB, now=50.0))) == ["a"]
+    assert policy.decide(seen(guest(), used=8 * GIB)).actions == ()
+    # 1 GiB a second: in 5 s 1 GiB is free, less than 8 % of 16 GiB; to 16 % 1.56 GiB are missing.
+    taken = balloons(policy.decide(seen(guest(), now=2.0, used=10 * GIB)))["a"] - GIB
+    assert taken == pytest.approx(1.56 * GIB, abs=4096)
+    # At the same use it fills no more, and 37 % are free.
+    assert policy.decide(seen(guest(**AFTER), now=4.0, used=10 * GIB)).actions == ()
 
 
-def test_steady_takes_nothing_from_busy_guests_that_wait_for_their_own_memory_on_a_host_with_room() -> None:
-    full = guest(host_backed_bytes=8 * GIB)
-    assert Steady().decide(seen(full, used=8 * GIB, pressure=60.0)).actions == ()
+def test_steady_takes_page_cache_from_busy_guests_until_the_host_is_at_ease() -> None:
+    policy = Steady()
+    assert balloons(policy.decide(seen(guest(), used=15 * GIB))) != {}
+    busy = guest(**AFTER, major_faults=5)
+    assert balloons(policy.decide(seen(busy, now=2.0, used=14 * GIB))) != {}  # 12.5 %, below high_free
+    busier = guest(**AFTER, major_faults=6)
+    assert policy.decide(seen(busier, now=14.0, used=13 * GIB)).actions == ()
+
+
+def test_steady_leaves_free_memory_that_the_guest_has_used_a_while_ago() -> None:
+    """It would be needed again, and waited for."""
+    policy = Steady()
+    policy.decide(seen(guest(free_bytes=GIB - 300 * MIB, host_backed_bytes=7 * GIB + 300 * MIB)))
+    freed = guest(host_backed_bytes=7 * GIB + 300 * MIB)
+    times = [2.0 * step for step in range(1, 61)]
+    assert [now for now in times if reclaims(policy.decide(seen(freed, now=now)))] == [120.0]
+
+
+def test_steady_returns_free_memory_early_where_nothing_reports_it() -> None:
+    assert reclaims(idle_for(Steady(), 2.0, guest(host_backed_bytes=7 * GIB + 512 * MIB))) == []
+    assert reclaims(idle_for(Steady(), 4.0, guest(host_backed_bytes=7 * GIB + 512 * MIB))) == ["a"]
 
 
 def test_steady_does_not_trust_old_statistics() -> None:
-    assert idle_for(Steady(), 40.0, guest(statistics_age=11.0)).actions == ()
-    assert idle_for(Steady(), 40.0, guest(free_bytes=None, available_bytes=None)).actions == ()
+    assert idle_for(eager(), 40.0, guest(statistics_age=11.0)).actions == ()
+    assert idle_for(eager(), 40.0, guest(free_bytes=None, available_bytes=None)).actions == ()
 
 
 def test_steady_does_not_repeat_a_reclaim_that_brought_nothing() -> None:
-    policy = Steady()
+    policy = eager()
     full = guest(host_backed_bytes=7 * GIB + 300 * MIB, cache_bytes=0)
     assert reclaims(idle_for(policy, 20.0, full)) == ["a"]
     assert [policy.decide(seen(full, now=now)).actions for now in (30.0, 40.0, 400.0)] == [(), (), ()]
 
 
 def test_steady_does_not_repeat_a_pulse_that_brought_nothing_until_the_guest_did_something() -> None:
-    policy = Steady()
+    policy = eager()
     assert balloons(idle_for(policy, 20.0, guest())) != {}
     assert [policy.decide(seen(guest(), now=now)).actions for now in (30.0, 40.0, 400.0)] == [(), (), ()]
     policy.decide(seen(guest(major_faults=1), now=402.0))
@@ -243,7 +286,7 @@ def test_steady_does_not_repeat_a_pulse_that_brought_nothing_until_the_guest_did
 
 def test_steady_waits_until_the_last_pulse_is_out_of_the_balloon() -> None:
     """What the next one has to grow by is not known before, and one that is too small would bring nothing."""
-    policy = Steady()
+    policy = eager()
     assert balloons(idle_for(policy, 20.0, guest())) != {}
     there = guest(balloon_bytes=GIB + 512 * MIB, free_bytes=0, cache_bytes=2 * GIB + 512 * MIB)
     assert balloons(policy.decide(seen(there, now=24.0))) == {"a": 0}
