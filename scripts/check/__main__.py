@@ -15,13 +15,10 @@ from scripts.check.hostile import options as hostile
 from scripts.check.ownership import options as ownership
 from scripts.check.personalities import options as personalities
 from scripts.check.recording import options as recording
-from scripts.check.verdict import TargetError
+from scripts.check.verdict import NOT_JUDGED, TargetError
 from scripts.stop_signals import signals_as_exceptions
 
 PROGRAM: Final = "balloon-check"
-
-NOT_JUDGED: Final = 3
-"""Exit status when the target could not be judged."""
 
 
 class Command(NamedTuple):

@@ -25,7 +25,7 @@ from scripts.check.report.reporter import Reporter, Summary
 from scripts.check.report.table import TableReport
 from scripts.check.run import Open, run_cases
 from scripts.check.suite import Case, Suite
-from scripts.check.verdict import Result
+from scripts.check.verdict import NOT_JUDGED, Result
 from scripts.report_file import report_file
 
 FORMATS: Final = ("table", "ktap", "junit", "json")
@@ -33,8 +33,9 @@ FORMATS: Final = ("table", "ktap", "junit", "json")
 Target = TypeVar("Target")
 
 
-def add_report_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every judging command has: what to run, and how to report it."""
+def add_report_options(parser: argparse.ArgumentParser, *, quick: bool) -> None:
+    """Add the options that every judging command has: what to run, and how to report it. ``quick`` says that some of
+    the cases take little time, and can be chosen."""
     parser.add_argument(
         "cases", nargs="*", metavar="CASE", help="a case or a clause's id, with * and ? as in a shell (default: all)"
     )
@@ -43,7 +44,8 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="list the cases with what each says is right, and the clauses without a case",
     )
-    parser.add_argument("--quick", action="store_true", help="only the cases that take little time")
+    if quick:
+        parser.add_argument("--quick", action="store_true", help="only the cases that take little time")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line for each case that passes, too")
     parser.add_argument(
         "--format", choices=FORMATS, default="table", help="what standard output gets (default: %(default)s)"
@@ -152,7 +154,7 @@ def judge(
     also: Sequence[Bound] = (),
 ) -> int:
     """Run ``cases`` and report them, and the clauses that bind one of ``bound``; of those that bind one of ``also``
-    the ones that a case names. Return the exit status: 0, or 1 if a case failed.
+    the ones that a case names. Return the exit status: 0, 1 if a case failed, or else 3 if one has a fault of its own.
 
     Raises:
         TargetError: the target cannot be reached at all.
@@ -170,7 +172,13 @@ def judge(
         seconds=time.monotonic() - begin,
     )
     reports.tell(lambda report: report.end(summary))
-    return 1 if summary.failed else 0
+    if summary.failed:
+        return 1
+    faulty = [result.case for result in results if result.faulty]
+    if faulty:
+        names = ", ".join(faulty)
+        print(f"balloon-check: cases with a fault of their own have judged nothing: {names}", file=sys.stderr)
+    return NOT_JUDGED if faulty else 0
 
 
 def _reporter(name: str, stream: TextIO | None, *, verbose: bool) -> Reporter:

@@ -45,7 +45,7 @@ def run_cases(cases: Sequence[Case[Target]], fresh: Open[Target]) -> Iterator[Re
 
 def _run_case(case: Case[Target], target: Target) -> Result:
     begin = time.monotonic()
-    verdict, broken, reason = Verdict.PASS, tuple[str, ...](), ""
+    verdict, broken, reason, faulty = Verdict.PASS, tuple[str, ...](), "", False
     try:
         case.run(target)
     except Outcome as outcome:
@@ -57,6 +57,7 @@ def _run_case(case: Case[Target], target: Target) -> Result:
     except Exception as error:
         # A fault of the case, which says nothing about the target and must not end the run.
         verdict, reason = Verdict.NOT_EXERCISED, f"the case itself has a fault: {type(error).__name__}: {error}"
+        faulty = True
     return Result(
         case=case.name,
         verdict=verdict,
@@ -64,6 +65,7 @@ def _run_case(case: Case[Target], target: Target) -> Result:
         broken=broken,
         reason=reason,
         seconds=time.monotonic() - begin,
+        faulty=faulty,
     )
 
 

@@ -6,6 +6,9 @@ from typing import Final, NoReturn
 
 from protocol.errors import BalloonError
 
+NOT_JUDGED: Final = 3
+"""Exit status when the target could not be judged."""
+
 
 class Verdict(Enum):
     """The outcome of a case, or of all cases of a clause."""
@@ -25,7 +28,8 @@ class Result:
     """The outcome of one case.
 
     ``clauses`` are the ids that the case exercises, ``broken`` those of them that the verdict is about: all of them
-    where the case does not say. ``reason`` is one sentence, empty for a PASS that has nothing to say.
+    where the case does not say. ``reason`` is one sentence, empty for a PASS that has nothing to say. ``faulty`` says
+    that the case ended by a fault of its own, and so judged nothing.
     """
 
     case: str
@@ -34,6 +38,7 @@ class Result:
     broken: tuple[str, ...] = ()
     reason: str = ""
     seconds: float = 0.0
+    faulty: bool = False
 
 
 class Outcome(Exception):

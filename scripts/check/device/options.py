@@ -57,4 +57,4 @@ def add_to(parser: "Parser") -> None:
         help="list each clause, edge case, and case of another suite with the cases that exercise it, or why none does",
     )
     add_record_option(parser, "the sessions of the cases")
-    add_report_options(parser)
+    add_report_options(parser, quick=True)

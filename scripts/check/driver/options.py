@@ -46,4 +46,4 @@ def add_to(parser: "Parser") -> None:
         "--misbehave", metavar="FAULT", help="be a device with this fault, to see what the driver does (see broken)"
     )
     add_record_option(parser, "the driver's sessions")
-    add_report_options(parser)
+    add_report_options(parser, quick=False)

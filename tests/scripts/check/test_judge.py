@@ -49,3 +49,18 @@ def test_a_file_that_cannot_be_opened_leaves_nothing_of_the_others(tmp_path: Pat
     with pytest.raises(UsageError, match=r"^--json .*: No such file or directory$"):
         reports_to(ktap=tmp_path / "ktap", json=tmp_path / "none" / "json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_case_with_a_fault_of_its_own_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    suite = Suite[None]("trial")
+
+    @suite.case("faulty", clauses=("S-1",))
+    def _faulty(_: None) -> None:
+        """It is right."""
+        raise ZeroDivisionError
+
+    with reports_to() as reports:
+        assert judge(reports, list(suite), lambda: nullcontext(None), "a target", [Bound.DEVICE]) == 3
+    said = capsys.readouterr()
+    assert said.err == "balloon-check: cases with a fault of their own have judged nothing: faulty\n"
+    assert "1 NOT EXERCISED" in said.out
