@@ -154,7 +154,7 @@ SHELL = re.compile(
     | host/terminal_view/(terminal_app|plain_terminal)\.py
     | host/balloonctl/(commands|top|daemons|doctor|watch)\.py
     | host/metrics/metrics_server\.py
-    | host/policy/live/(__main__|daemon|daemon_client|host_memory|run)\.py
+    | host/policy/live/(__main__|daemon|daemon_client|host_memory|policy_process|run)\.py
     | host/control/(control_server|balloon_size|guest_statistics|latest_value|reclaim|reclaim_progress)\.py
     | host/balloon/ballooned_pages\.py
     | host/control/(backed_memory|vm_control|daemon_status|control_commands)\.py

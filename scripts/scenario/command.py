@@ -246,13 +246,13 @@ def _seed_of(scenario: "Scenario", arguments: argparse.Namespace) -> int:
 
 
 def _fleet(scenario: "Scenario", arguments: argparse.Namespace) -> "Fleet":
-    from host.policy.registry import make_policy
+    from host.policy.live.policy_process import policy_for_run
     from scripts.scenario.virtual.fleet import Fleet
 
     policy = scenario.policy
     return Fleet(
         scenario,
-        make_policy(policy.name, policy.parameters),
+        policy_for_run(policy.name, policy.parameters),
         policy_name=policy.name,
         seed=arguments.seed,
         maps=arguments.out is not None,

@@ -89,9 +89,9 @@ def _run(arguments: argparse.Namespace) -> int:
     import contextlib
 
     from host.policy.live.host_memory import find_host_memory
+    from host.policy.live.policy_process import policy_for_run
     from host.policy.live.run import RunOptions, run
     from host.policy.parameters import INTERVAL_LEAST, INTERVAL_MOST, parse_settings
-    from host.policy.registry import make_policy
     from protocol.process.events import open_event_log
 
     if arguments.name is None:
@@ -100,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UsageError("--control PATH of at least one daemon is needed")
     if len(set(arguments.control)) != len(arguments.control):
         raise UsageError("--control: a path comes twice")
-    policy = make_policy(arguments.name, parse_settings(arguments.set))
+    policy = policy_for_run(arguments.name, parse_settings(arguments.set))
     interval = policy.interval if arguments.interval is None else arguments.interval
     if not INTERVAL_LEAST <= interval <= INTERVAL_MOST:
         raise UsageError(f"--interval: {interval:g} is not from {INTERVAL_LEAST:g} to {INTERVAL_MOST:g} seconds")

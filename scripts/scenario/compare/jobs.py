@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Final, NamedTuple
 
-from host.policy.registry import make_policy
+from host.policy.live.policy_process import policy_for_run
 from protocol.errors import BalloonError, UsageError
 from scripts.scenario.scenario import Scenario
 from scripts.scenario.score import Score, score_of
@@ -26,7 +26,7 @@ class Job(NamedTuple):
 
 def play(scenario: Scenario, seed: int) -> Score:
     """Play ``scenario`` in virtual time and return its score."""
-    policy = make_policy(scenario.policy.name, scenario.policy.parameters)
+    policy = policy_for_run(scenario.policy.name, scenario.policy.parameters)
     return score_of(Fleet(scenario, policy, policy_name=scenario.policy.name, seed=seed, ledger=None).run())
 
 

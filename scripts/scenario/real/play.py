@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from host.policy.registry import make_policy
+from host.policy.live.policy_process import policy_for_run
 from protocol.errors import BalloonError
 from protocol.units import format_size
 from scripts.child_processes import module_environment, python_module
@@ -95,7 +95,7 @@ def play_prepared(
         UsageError: the policy is unknown.
     """
     parameters = scenario.policy.parameters if policy == scenario.policy.name else {}
-    at_work = LivePolicy(make_policy(policy, parameters), say)
+    at_work = LivePolicy(policy_for_run(policy, parameters), say)
     with (
         run_directory() as directory,
         make_budget(budget, scenario.budget_bytes) as limit,

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -115,16 +117,28 @@ class Deadly(Faulty):
 """
 
 
-def test_a_faulty_policy_is_told_beside_its_figures_and_a_dead_process_is_one_line(
-    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.processes
+@pytest.mark.parametrize("policy", ["Faulty", "Deadly"])
+def test_a_faulty_policy_is_told_beside_its_figures(
+    policy: str, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "faulty_policies.py").write_text(FAULTY)
     monkeypatch.syspath_prepend(tmp_path)
-    words = ["compare", str(small), "--seeds", "2"]
-    assert main([*words, "--jobs", "1", "--vary", "policy=reporting,faulty_policies:Faulty"]) == 0
+    words = ["compare", str(small), "--seeds", "1", "--jobs", "1"]
+    assert main([*words, "--vary", f"policy=reporting,faulty_policies:{policy}"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "faulty, and the last one stood" in line]
-    assert [line.partition(": ")[0] for line in lines] == ["  policy=faulty_policies:Faulty"]
-    assert main([*words, "--jobs", "2", "--vary", "policy=reporting,faulty_policies:Deadly"]) == 1
+    assert [line.partition(": ")[0] for line in lines] == [f"  policy=faulty_policies:{policy}"]
+
+
+def die(_scenario: object, _seed: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_is_one_line(
+    small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "play", die)
+    assert main(["compare", str(small), "--seeds", "2", "--jobs", "2", "--vary", "policy=reporting,steady"]) == 1
     errors = capsys.readouterr().err
     assert "balloon-lab compare: a process that played runs has ended: " in errors
     assert "Traceback" not in errors
