@@ -194,7 +194,7 @@ class ProgramProcess:
             self.events.close()
             if kind is None:
                 assert self.stderr() == ""
-                assert self.process.returncode == 0
+                assert self.process.returncode == 0, f"exit status {self.process.returncode}"
             elif self.stderr():
                 print(self.stderr(), file=sys.stderr)
         finally:

@@ -170,7 +170,11 @@ def test_a_signal_keeps_partial_results(
         return taken(fleet)
 
     monkeypatch.setattr(Fleet, "_sample", interrupted)
-    assert main(["run", str(small), "--virtual", "--plain", "--out", str(tmp_path / "out")]) == 128 + number
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
+    try:
+        assert main(["run", str(small), "--virtual", "--plain", "--out", str(tmp_path / "out")]) == 128 + number
+    finally:
+        signal.signal(signal.SIGINT, before)
     data = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert data["interrupted"]
     assert data["vms"]["a"]["state"] == "finished"
