@@ -146,6 +146,7 @@ def _serve(arguments: argparse.Namespace, options: "DaemonOptions", zygote: "Zyg
     from host.daemon import Daemon
     from host.fd_limit import raise_fd_limit
     from host.qmp.qmp import build_version
+    from host.service_manager.service_manager import ServiceManager, take_handed_over
     from host.sessions import Sessions
     from host.signals import hold_signals
     from host.supervisor import Supervisor
@@ -163,13 +164,14 @@ def _serve(arguments: argparse.Namespace, options: "DaemonOptions", zygote: "Zyg
         offered=feature_names(options.features),
     )
     raise_fd_limit()
-    with contextlib.closing(events), _recording(arguments) as recording:
+    manager, handed_over = ServiceManager(os.environ.get("NOTIFY_SOCKET")), take_handed_over(os.environ)
+    with contextlib.closing(events), contextlib.closing(manager), _recording(arguments) as recording:
         machines: Machines
         if zygote is None:
             machines = Sessions(options, events, recording, number, status)
         else:
             machines = Supervisor(zygote, arguments.workers, events, number, status)
-        serving = Daemon(options, events, machines, number, status)
+        serving = Daemon(options, events, machines, number, status, manager, handed_over)
         with contextlib.closing(serving) as daemon, asyncio.Runner() as runner:
 
             def leave_at_once() -> NoReturn:

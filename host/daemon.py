@@ -8,8 +8,10 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from host.control.control_server import ControlServer
@@ -17,12 +19,14 @@ from host.control.daemon_status import DaemonStatus
 from host.control.status import daemon_line
 from host.daemon_options import DaemonOptions
 from host.metrics.metrics_server import open_metrics
+from host.service_manager.notification import READY, STOPPING, main_process, reloading, status
+from host.service_manager.service_manager import UNMANAGED, HandedOver, ServiceManager
 from host.signals import STOP_SIGNALS, SignalThread
 from host.supervision.machines import Machines
 from protocol.process.accept_loop import AcceptLoop
 from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
-from protocol.process.listening_socket import ListeningSocket, inherited_socket
+from protocol.process.listening_socket import ListeningSocket, SocketAccess, inherited_socket
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +41,24 @@ class Daemon:
         machines: Machines,
         version: Mapping[str, Any],
         status: DaemonStatus,
+        manager: ServiceManager = UNMANAGED,
+        handed_over: HandedOver | None = None,
     ) -> None:
         """Open the sockets. No event loop may run yet: a mistyped ``--fd`` could name one of its own sockets.
 
         ``machines`` serves the virtual machines, ``version`` is what clients of the control socket are greeted with,
-        ``status`` what they are told of the daemon.
+        ``status`` what they are told of the daemon. ``manager`` is told what the daemon does. Sockets are not made that
+        were ``handed_over``.
 
         Raises:
             BalloonError: a socket cannot be opened.
         """
         self._options = options
         self._machines = machines
+        self._manager = manager
+        self._handed_over = HandedOver() if handed_over is None else handed_over
         with contextlib.ExitStack() as sockets:
-            self._socket, self._listens = open_socket(options, sockets)
+            self._socket, self._listens = open_socket(options, sockets, self._handed_over)
             self._control = self._open_control(sockets, version)
             self._metrics = open_metrics(options.metrics, machines.perform, sockets)
             self._sockets = sockets.pop_all()
@@ -70,15 +79,16 @@ class Daemon:
     def _open_control(self, sockets: contextlib.ExitStack, version: Mapping[str, Any]) -> ControlServer | None:
         if self._options.control_path is None:
             return None
-        listener = ListeningSocket(self._options.control_path, "--control", self._options.control_access)
-        sockets.callback(listener.close)
+        listener = _listen_at(
+            self._options.control_path, "--control", self._options.control_access, sockets, self._handed_over
+        )
         self._machines.notices = control = ControlServer(listener, self._machines.perform, version)
         return control
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone."""
         loop = asyncio.get_running_loop()
-        others = {signal.SIGHUP: self._events.reopen, signal.SIGUSR1: self._print_status}
+        others = {signal.SIGHUP: self._reload, signal.SIGUSR1: self._print_status}
         for number in STOP_SIGNALS:  # where they are not blocked
             loop.add_signal_handler(number, self._stop.set)
         for number, action in others.items():
@@ -100,11 +110,20 @@ class Daemon:
                 await self._listen(self._socket)
             else:
                 self._serve(self._socket)
+                self._tell_ready("serving one connection")
                 ends = [asyncio.ensure_future(self._machines.all_gone()), asyncio.ensure_future(self._stop.wait())]
                 await asyncio.wait(ends, return_when="FIRST_COMPLETED")
         finally:
             await self._finish()
             signals.close()
+
+    def _reload(self) -> None:
+        self._manager.tell(reloading(time.monotonic_ns() // 1000))
+        self._events.reopen()
+        self._manager.tell(READY)
+
+    def _tell_ready(self, text: str) -> None:
+        self._manager.tell({**READY, **main_process(os.getpid()), **status(text)})
 
     def _print_status(self) -> None:
         if sys.stderr is None:  # closed, and `print` would take standard output, the events'
@@ -125,6 +144,7 @@ class Daemon:
         address = _printable_address(sock)
         self._events.emit("listening", socket_path=address, pid=os.getpid())
         log.info("listening on %s", address)
+        self._tell_ready(f"listening on {address}")
         try:
             await self._stop.wait()
         finally:
@@ -137,6 +157,7 @@ class Daemon:
 
     async def _finish(self) -> None:
         self._stop.set()
+        self._manager.tell(STOPPING)
         if self._control is not None:
             await self._control.close()
         if self._metrics is not None:
@@ -147,8 +168,11 @@ class Daemon:
         await self._machines.finish()
 
 
-def open_socket(options: DaemonOptions, sockets: contextlib.ExitStack) -> tuple[socket.socket, bool]:
-    """Return the socket that the options name, and whether it listens (else it is connected).
+def open_socket(
+    options: DaemonOptions, sockets: contextlib.ExitStack, handed_over: HandedOver
+) -> tuple[socket.socket, bool]:
+    """Return the socket that the options name, and whether it listens (else it is connected). It is not made if it was
+    ``handed_over``.
 
     ``sockets`` closes one that was made here, and removes its file.
 
@@ -158,9 +182,18 @@ def open_socket(options: DaemonOptions, sockets: contextlib.ExitStack) -> tuple[
     if options.fd is not None:
         return inherited_socket(options.fd)
     assert options.socket_path is not None
-    listener = ListeningSocket(options.socket_path, "--socket-path", options.socket_access)
+    return _listen_at(options.socket_path, "--socket-path", options.socket_access, sockets, handed_over).socket, True
+
+
+def _listen_at(
+    path: Path, option: str, access: SocketAccess, sockets: contextlib.ExitStack, handed_over: HandedOver
+) -> ListeningSocket:
+    if (inherited := handed_over.take_listener(str(path))) is None:
+        listener = ListeningSocket(path, option, access)
+    else:
+        listener = ListeningSocket(path, option, access, inherited[0], keeps_file=True)
     sockets.callback(listener.close)
-    return listener.socket, True
+    return listener
 
 
 def _printable_address(sock: socket.socket) -> str:

@@ -45,6 +45,7 @@ ROOMS: dict[str, set[str]] = {
     "host.policy": set(),
     "host.policy.live": {"host.policy", "host.qmp"},
     "host.inhibition": set(),
+    "host.service_manager": set(),
     "host.metrics": {"host.qmp"},
     "host.balloonctl": {"host.qmp", "host.doctor"},
     "host.control": {
@@ -145,6 +146,7 @@ SHELL = re.compile(
     | host/ring/(kick_file|kick_watch|signal_file|eventfd_signal)\.py
     | host/recording/(file_facts|recorded_session|recorded_virtqueue)\.py
     | host/events/(chain_events|session_events|vm_events|notices)\.py
+    | host/service_manager/service_manager\.py
     | host/inhibition/(front_end_look|discard_gate)\.py
     | host/qmp/qmp_client\.py
     | host/terminal_view/terminal_app\.py

@@ -39,22 +39,38 @@ class ListeningSocket:
     of one that was killed, only the one that has the lock replaces it.
     """
 
-    def __init__(self, path: Path, option: str, access: SocketAccess = BY_UMASK) -> None:
+    def __init__(
+        self,
+        path: Path,
+        option: str,
+        access: SocketAccess = BY_UMASK,
+        inherited: socket.socket | None = None,
+        *,
+        keeps_file: bool = False,
+    ) -> None:
         """Listen. The socket file of a process that was killed is replaced.
+
+        ``inherited`` is a socket that listens at ``path`` already; the access to its file stays as it is. With
+        ``keeps_file`` the file is another's to remove.
 
         Raises:
             BalloonError: another process listens there, a file of another kind is there, or it cannot be created.
         """
         self.path = path
         self.closed = False
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) if inherited is None else inherited
+        self._keeps_file = keeps_file
         with contextlib.ExitStack() as undo:
             undo.callback(self.socket.close)
             try:
                 self._lock = _FileLock(path, option)
                 undo.callback(self._lock.release)
-                _remove_stale(path, option)
-                self._bind(access)
+                if inherited is None:
+                    _remove_stale(path, option)
+                    self._bind(access)
+                else:
+                    status = os.lstat(path)
+                    self._identity = status.st_dev, status.st_ino
             except OSError as error:
                 # "AF_UNIX path too long" carries no errno.
                 raise BalloonError(f"{option} {path}: {error.strerror or error}") from error
@@ -83,8 +99,14 @@ class ListeningSocket:
             return
         self.closed = True
         self.socket.close()
-        self._unlink()
+        if not self._keeps_file:
+            self._unlink()
         self._lock.release()
+
+    def let_go(self) -> None:
+        """Close it here and leave the file: another process has the socket."""
+        self._keeps_file = True
+        self.close()
 
     def _unlink(self) -> None:
         with contextlib.suppress(OSError):
