@@ -19,13 +19,15 @@ def test_daemon_tells_its_manager_and_serves_the_socket_that_it_was_given(tmp_pa
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(DEADLINE)
-        # LISTEN_PID has to be the daemon's own number, which `sh` has until it becomes the daemon.
-        script = f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{listener}'
+        # LISTEN_PID has to be the daemon's own number: this process becomes the daemon.
+        script = f"import os, sys; os.dup2({listener}, 3); os.environ['LISTEN_PID'] = str(os.getpid()); " + (
+            "os.execv(sys.argv[1], sys.argv[1:])"
+        )
         words = [sys.executable, "-m", "host", "--socket-path", str(path)]
         daemon = subprocess.Popen(
-            ["sh", "-c", script, "sh", *words],
+            [sys.executable, "-c", script, *words],
             cwd=ROOT,
-            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+            env={**os.environ, "LISTEN_FDS": "1", "NOTIFY_SOCKET": str(tmp_path / "notify")},
             pass_fds=[listener],
         )
         os.close(listener)
