@@ -11,22 +11,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from host.control.control_server import ControlServer
 from host.control.daemon_status import DaemonStatus
 from host.control.status import daemon_line
 from host.daemon_options import DaemonOptions
+from host.listeners import Listeners
 from host.metrics.metrics_server import open_metrics
 from host.service_manager.notification import READY, STOPPING, main_process, reloading, status
-from host.service_manager.service_manager import UNMANAGED, HandedOver, ServiceManager
+from host.service_manager.service_manager import UNMANAGED, ServiceManager
 from host.signals import STOP_SIGNALS, SignalThread
 from host.supervision.machines import Machines
 from protocol.process.accept_loop import AcceptLoop
 from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
-from protocol.process.listening_socket import ListeningSocket, SocketAccess, inherited_socket
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +41,13 @@ class Daemon:
         version: Mapping[str, Any],
         status: DaemonStatus,
         manager: ServiceManager = UNMANAGED,
-        handed_over: HandedOver | None = None,
+        listeners: Listeners | None = None,
     ) -> None:
         """Open the sockets. No event loop may run yet: a mistyped ``--fd`` could name one of its own sockets.
 
         ``machines`` serves the virtual machines, ``version`` is what clients of the control socket are greeted with,
-        ``status`` what they are told of the daemon. ``manager`` is told what the daemon does. Sockets are not made that
-        were ``handed_over``.
+        ``status`` what they are told of the daemon. ``manager`` is told what the daemon does, ``listeners`` open
+        its sockets.
 
         Raises:
             BalloonError: a socket cannot be opened.
@@ -56,11 +55,14 @@ class Daemon:
         self._options = options
         self._machines = machines
         self._manager = manager
-        self._handed_over = HandedOver() if handed_over is None else handed_over
+        self._listeners = Listeners() if listeners is None else listeners
+        self._lets_go = False
         with contextlib.ExitStack() as sockets:
-            self._socket, self._listens = open_socket(options, sockets, self._handed_over)
+            self._socket, self._listens = self._listeners.open_socket(options, sockets)
             self._control = self._open_control(sockets, version)
             self._metrics = open_metrics(options.metrics, machines.perform, sockets)
+            if machines.outlives:
+                self._listeners.keep()
             self._sockets = sockets.pop_all()
         self._events = events
         self._facts = status
@@ -79,16 +81,15 @@ class Daemon:
     def _open_control(self, sockets: contextlib.ExitStack, version: Mapping[str, Any]) -> ControlServer | None:
         if self._options.control_path is None:
             return None
-        listener = _listen_at(
-            self._options.control_path, "--control", self._options.control_access, sockets, self._handed_over
-        )
+        path, access = self._options.control_path, self._options.control_access
+        listener = self._listeners.listen_at(path, "--control", access, sockets)
         self._machines.notices = control = ControlServer(listener, self._machines.perform, version)
         return control
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone."""
         loop = asyncio.get_running_loop()
-        others = {signal.SIGHUP: self._reload, signal.SIGUSR1: self._print_status}
+        others = {signal.SIGHUP: self._reload, signal.SIGUSR1: self._print_status, signal.SIGUSR2: self._let_go}
         for number in STOP_SIGNALS:  # where they are not blocked
             loop.add_signal_handler(number, self._stop.set)
         for number, action in others.items():
@@ -116,6 +117,12 @@ class Daemon:
         finally:
             await self._finish()
             signals.close()
+
+    def _let_go(self) -> None:
+        # A service manager has sent it to have another process go on. Where that cannot be, it means to stop.
+        if self._manager.is_there:
+            self._lets_go = self._machines.outlives
+            self._stop.set()
 
     def _reload(self) -> None:
         self._manager.tell(reloading(time.monotonic_ns() // 1000))
@@ -157,7 +164,11 @@ class Daemon:
 
     async def _finish(self) -> None:
         self._stop.set()
-        self._manager.tell(STOPPING)
+        if self._lets_go:
+            self._listeners.let_go()
+        else:
+            self._manager.tell(STOPPING)
+            self._listeners.forget()
         if self._control is not None:
             await self._control.close()
         if self._metrics is not None:
@@ -165,35 +176,7 @@ class Daemon:
         self.close()  # after the control server, which has the event loop watch its socket
         if self._status is not None:
             self._status.cancel()
-        await self._machines.finish()
-
-
-def open_socket(
-    options: DaemonOptions, sockets: contextlib.ExitStack, handed_over: HandedOver
-) -> tuple[socket.socket, bool]:
-    """Return the socket that the options name, and whether it listens (else it is connected). It is not made if it was
-    ``handed_over``.
-
-    ``sockets`` closes one that was made here, and removes its file.
-
-    Raises:
-        BalloonError: no such descriptor, not a unix stream socket, a path that is taken or cannot be bound.
-    """
-    if options.fd is not None:
-        return inherited_socket(options.fd)
-    assert options.socket_path is not None
-    return _listen_at(options.socket_path, "--socket-path", options.socket_access, sockets, handed_over).socket, True
-
-
-def _listen_at(
-    path: Path, option: str, access: SocketAccess, sockets: contextlib.ExitStack, handed_over: HandedOver
-) -> ListeningSocket:
-    if (inherited := handed_over.take_listener(str(path))) is None:
-        listener = ListeningSocket(path, option, access)
-    else:
-        listener = ListeningSocket(path, option, access, inherited[0], keeps_file=True)
-    sockets.callback(listener.close)
-    return listener
+        await (self._machines.let_go() if self._lets_go else self._machines.finish())
 
 
 def _printable_address(sock: socket.socket) -> str:

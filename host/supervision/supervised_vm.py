@@ -6,6 +6,7 @@ the worker.
 
 import array
 import asyncio
+import contextlib
 import os
 import socket
 import stat
@@ -24,6 +25,8 @@ from host.supervision.packets import (
     split_length,
     split_number,
 )
+from host.supervision.vm_record import VmRecord
+from host.supervision.vm_store import UNSTORED, VmStore
 
 _CREDENTIALS: Final = Struct("3i")
 
@@ -32,14 +35,20 @@ REPLY_TIMEOUT: Final = 10.0
 
 
 class SupervisedVm:
-    """Virtual machine ``number``, whose connection ``sock`` is owned here."""
+    """Virtual machine ``number``, whose connection ``sock`` is owned here. ``store`` keeps it beyond this process."""
 
-    def __init__(self, number: int, sock: socket.socket) -> None:
+    def __init__(self, number: int, sock: socket.socket, store: VmStore = UNSTORED) -> None:
         self.number = number
+        self.link = ""
+        """The way to the worker that it is with, by name."""
         self.quick_ends = 0.0
         """How many workers that had this machine have ended soon after they began, in a row."""
         self.is_served = False
         """Whether the worker that has it at present has said so."""
+        self._store = store
+        self._packet = 0
+        if store.keeps:
+            sock.setblocking(False)  # for sendfile(2), which has no flag for it
         self._socket = sock
         self.process, _, _ = _CREDENTIALS.unpack(
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -67,6 +76,7 @@ class SupervisedVm:
 
     def _keep(self, fds: Iterable[int]) -> Iterator[int]:
         for fd in fds:
+            self._store.add_file(self._next_file, fd, self._files)
             self._files[self._next_file] = fd
             yield self._next_file
             self._next_file += 1
@@ -85,7 +95,9 @@ class SupervisedVm:
     def handled(self, packet: Packet) -> bytes:
         """Take in HANDLED; return the reply."""
         self._pieces.clear()
-        return self.changed(packet)
+        reply = self.changed(packet)
+        self._store.queue(reply)
+        return reply
 
     def changed(self, packet: Packet) -> bytes:
         """Take in a new journal; return what comes with it."""
@@ -94,7 +106,9 @@ class SupervisedVm:
             self._journal = journal
             self._records.clear()
         needed = self._needed()
-        close_aside([self._files.pop(number) for number in [*self._files] if number not in needed])
+        left_over = [number for number in self._files if number not in needed]
+        self._store.remove_files(left_over)
+        close_aside([self._files.pop(number) for number in left_over])
         return reply
 
     def _needed(self) -> set[int]:
@@ -104,7 +118,7 @@ class SupervisedVm:
         """Send a reply and close its descriptors. Return why that could not be done, "" if it was."""
         try:
             async with asyncio.timeout(REPLY_TIMEOUT), self._replies:
-                await self._send(data, fds)
+                await (self._send_queued(fds) if self._store.keeps else self._send(data, fds))
         except TimeoutError:
             return "front-end does not read its replies"
         except OSError as error:
@@ -116,18 +130,91 @@ class SupervisedVm:
 
     async def _send(self, data: bytes, fds: tuple[int, ...]) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        loop = asyncio.get_running_loop()
         while data:
             try:
                 data = data[self._socket.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) :]
                 ancillary = []
             except BlockingIOError:
-                room = asyncio.Event()
-                loop.add_writer(self._socket.fileno(), room.set)
-                try:
-                    await room.wait()
-                finally:
-                    loop.remove_writer(self._socket.fileno())
+                await self._room()
+
+    def try_to_send(self, fds: tuple[int, ...]) -> None:
+        """Send a reply that is queued, with its descriptors, if there is room: before its packet is taken off the
+        link. A supervisor that is killed in between sends it once more, one that is killed before sends it late."""
+        if self._store.keeps and fds and not self._replies.locked():
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+            with contextlib.suppress(OSError):
+                data = [self._store.read_waiting()]
+                sent = self._socket.sendmsg(data, rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self._store.sent_otherwise(sent)
+
+    async def _send_queued(self, fds: tuple[int, ...]) -> None:
+        if fds and (data := self._store.read_waiting()):  # only sendmsg(2) sends descriptors
+            await self._send(data, fds)
+            self._store.sent_otherwise(len(data))
+        while self._store.waiting:
+            try:
+                self._store.send(self._socket)
+            except BlockingIOError:
+                await self._room()
+
+    async def _room(self) -> None:
+        room = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_writer(self._socket.fileno(), room.set)
+        try:
+            await room.wait()
+        finally:
+            loop.remove_writer(self._socket.fileno())
+
+    # -- what outlives this process ---------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of replies that have not been sent, of a machine that is kept."""
+        return self._store.waiting
+
+    def counts_already(self, link: str, packet: int) -> bool:
+        """Return whether a packet that comes from ``link`` was taken in by an earlier supervisor."""
+        return self.link == link and packet <= self._packet
+
+    def is_with(self, link: str) -> None:
+        """Take note which worker has it from now on."""
+        self.link, self._packet = link, 0
+        self.note(0)
+
+    def note(self, packet: int) -> None:
+        """Have the machine go on from here if this process is killed: with all packets up to this one."""
+        if not self._store.keeps:
+            return
+        self._packet = packet
+        self._store.write(
+            VmRecord(
+                number=self.number,
+                link=self.link,
+                packet=packet,
+                has_begun=self._has_begun,
+                lasts=self.lasts,
+                kept=frozenset(self._kept),
+                names=self._store.names,
+                replies_end=self._store.replies_end,
+                legacy=self._legacy(),
+            )
+        )
+
+    def resume(self, record: VmRecord, files: dict[int, int]) -> None:
+        """Go on from a record, with the files that it names, by number."""
+        legacy = record.legacy
+        self.link, self._packet = record.link, record.packet
+        self._has_begun, self.lasts, self._kept = record.has_begun, record.lasts, set(record.kept)
+        self._journal, self._pieces, self._taken = legacy.journal, list(legacy.pieces), legacy.taken
+        self._records, self._next_file = dict(legacy.records), legacy.next_file
+        self._files = files
+
+    def let_go(self) -> None:
+        """Close what is open here; what is kept stays."""
+        self._store.let_go()
+        close_aside(self._files.values())
+        self._socket.close()
 
     def hand_over(self) -> Iterator[Packet]:
         """Yield what another worker needs to go on. The descriptors stay here."""
@@ -140,17 +227,20 @@ class SupervisedVm:
             some = numbers[at : at + FILES_MAX]
             body = repr(some).encode()
             yield Packet(Kind.FILES, self.number, body, tuple(self._files[number] for number in some))
-        legacy = Legacy(
+        yield Packet(Kind.TAKE_OVER, self.number, self._legacy().build(), (self._socket.fileno(),))
+
+    def _legacy(self) -> Legacy:
+        return Legacy(
             journal=self._journal,
             pieces=tuple(self._pieces),
             taken=self._taken,
             records=self._records,
             next_file=self._next_file,
         )
-        yield Packet(Kind.TAKE_OVER, self.number, legacy.build(), (self._socket.fileno(),))
 
     def close(self) -> None:
         """Forget the machine. Its connection is closed here too."""
+        self._store.close()
         files, self._files = list(self._files.values()), {}
         close_aside(files)
         self._socket.close()

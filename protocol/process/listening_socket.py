@@ -103,10 +103,9 @@ class ListeningSocket:
             self._unlink()
         self._lock.release()
 
-    def let_go(self) -> None:
-        """Close it here and leave the file: another process has the socket."""
+    def leave_file(self) -> None:
+        """Have :meth:`close` leave the file: another process has the socket, or will have it."""
         self._keeps_file = True
-        self.close()
 
     def _unlink(self) -> None:
         with contextlib.suppress(OSError):

@@ -15,7 +15,8 @@ def test_daemon_tells_its_manager_and_serves_the_socket_that_it_was_given(tmp_pa
     path = tmp_path / "balloon.sock"
     made = ListeningSocket(path, "--socket-path")
     listener = os.dup(made.socket.fileno())
-    made.let_go()
+    made.leave_file()
+    made.close()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(DEADLINE)

@@ -99,7 +99,8 @@ def test_socket_that_listens_at_a_path_is_found_and_its_file_left(tmp_path: Path
     made = ListeningSocket(path, "--socket-path")
     connected, other = socket.socketpair()
     given = HandedOver([("x", connected.detach()), ("x", os.dup(made.socket.fileno()))])
-    made.let_go()
+    made.leave_file()
+    made.close()
     assert given.take_listener(str(tmp_path / "other")) is None
     found = given.take_listener(str(path))
     assert found is not None
