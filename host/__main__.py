@@ -148,8 +148,8 @@ def _serve(arguments: argparse.Namespace, options: "DaemonOptions", zygote: "Zyg
     from host.control.daemon_status import DaemonStatus
     from host.daemon import Daemon
     from host.fd_limit import raise_fd_limit
-    from host.listeners import Listeners
     from host.qmp.qmp import build_version
+    from host.service_manager.listeners import Listeners
     from host.service_manager.service_manager import ServiceManager, take_handed_over
     from host.sessions import Sessions
     from host.signals import hold_signals

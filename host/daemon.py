@@ -17,8 +17,8 @@ from host.control.control_server import ControlServer
 from host.control.daemon_status import DaemonStatus
 from host.control.status import daemon_line
 from host.daemon_options import DaemonOptions
-from host.listeners import Listeners
 from host.metrics.metrics_server import open_metrics
+from host.service_manager.listeners import Listeners
 from host.service_manager.notification import READY, STOPPING, main_process, reloading, status
 from host.service_manager.service_manager import UNMANAGED, ServiceManager
 from host.signals import STOP_SIGNALS, SignalThread
@@ -58,7 +58,9 @@ class Daemon:
         self._listeners = Listeners() if listeners is None else listeners
         self._lets_go = False
         with contextlib.ExitStack() as sockets:
-            self._socket, self._listens = self._listeners.open_socket(options, sockets)
+            self._socket, self._listens = self._listeners.open_socket(
+                options.socket_path, options.fd, options.socket_access, sockets
+            )
             self._control = self._open_control(sockets, version)
             self._metrics = open_metrics(options.metrics, machines.perform, sockets)
             if machines.outlives:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from host.control.control_commands import ControlCommands
 from host.control.daemon_status import DaemonStatus
 from host.peers.peers import SESSIONS_MAX
 from host.qmp.qmp import Request
@@ -21,10 +22,10 @@ from host.supervision.machines import Notices, Unnoticed
 from host.supervision.packets import OF_SESSIONS, Kind, Packet
 from host.supervision.stored_machines import FormerWorker, StoredMachines
 from host.supervision.supervised_vm import SupervisedVm, close_aside
-from host.supervision.vm_store import UNSTORED, KeptVm, name_of
+from host.supervision.worker_commands import WorkerCommands
 from host.supervision.worker_process import WorkerProcess, ZygoteGone
 from host.supervision.zygote import Zygote, restart_zygote
-from host.worker_commands import WorkerCommands
+from host.vm_store.vm_store import UNSTORED, KeptVm, name_of
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog
 
@@ -76,7 +77,8 @@ class Supervisor:
         self._status = status
         self._vms: dict[int, SupervisedVm] = {}
         self._workers: dict[int, WorkerProcess] = {}
-        self._commands = WorkerCommands(self._vms, self._workers, version, status)
+        local = ControlCommands({}, time.time, version, status)
+        self._commands = WorkerCommands(self._vms, self._workers, local, status.describe)
         self._taking_over: dict[int, float] = {}
         self._complained: set[int] = set()
         self._refused: set[int] = set()

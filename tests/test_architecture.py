@@ -70,7 +70,8 @@ ROOMS: dict[str, set[str]] = {
         "host.events",
         "host.control",
     },
-    "host.supervision": {"host.vhost_user", "host.qmp", "host.service_manager"},
+    "host.vm_store": {"host.service_manager"},
+    "host.supervision": {"host.vhost_user", "host.qmp", "host.service_manager", "host.vm_store"},
     # The guests.
     "guest.ram": set(),
     "guest.page_poison": set(),
@@ -136,7 +137,6 @@ SHELL = re.compile(
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
     | host/(__main__|command_line|daemon|sessions|session_release|worker|supervisor|fd_limit|connection|signals)\.py
-    | host/(worker_commands|listeners)\.py
     | host/(front_end_process|message_channel|backend_channel|netlink|guest_name)\.py
     | host/supervision/(machines|link|zygote|worker_process|supervised_vm|supervised_session|process_title|sandbox)\.py
     | host/descriptors/(received_file|socket_read|pipe)\.py
@@ -147,8 +147,9 @@ SHELL = re.compile(
     | host/ring/(kick_file|kick_watch|signal_file|eventfd_signal)\.py
     | host/recording/(file_facts|recorded_session|recorded_virtqueue)\.py
     | host/events/(chain_events|session_events|vm_events|notices)\.py
-    | host/supervision/(same_file|vm_store|stored_machines)\.py
-    | host/service_manager/(service_manager|keeper)\.py
+    | host/supervision/(stored_machines|worker_commands)\.py
+    | host/vm_store/(same_file|vm_store)\.py
+    | host/service_manager/(service_manager|keeper|listeners)\.py
     | host/inhibition/(front_end_look|discard_gate)\.py
     | host/qmp/qmp_client\.py
     | host/terminal_view/terminal_app\.py

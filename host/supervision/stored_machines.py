@@ -5,15 +5,16 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterable
+from struct import error as StructError
 from typing import Final
 
 from host.service_manager.service_manager import HandedOver, ServiceManager
 from host.supervision.journal import parse_journal
 from host.supervision.link import Link
-from host.supervision.packets import Packet
+from host.supervision.packets import Packet, parse_legacy
 from host.supervision.supervised_vm import SupervisedVm
-from host.supervision.vm_record import VmRecord
-from host.supervision.vm_store import KeptVm, name_of, number_in
+from host.vm_store.vm_record import VmRecord
+from host.vm_store.vm_store import KeptVm, name_of, number_in
 from protocol.errors import BalloonError
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class StoredMachines:
         try:
             sock = socket.socket(fileno=connection)
             record = store.read()
-            parse_journal(record.legacy.journal)
+            _check(record)
             vm = SupervisedVm(number, sock, store)
             vm.resume(record, self._files(record))
         except (BalloonError, OSError):
@@ -129,3 +130,11 @@ class StoredMachines:
             files[number] = os.dup(fds[name]) if name in fds else self._take(name)
             fds.setdefault(name, files[number])
         return files
+
+
+def _check(record: VmRecord) -> None:
+    try:
+        legacy = parse_legacy(record.legacy)
+    except (ValueError, KeyError, TypeError, StructError) as error:
+        raise BalloonError("what is kept of it cannot be read") from error
+    parse_journal(legacy.journal)

@@ -21,12 +21,13 @@ from host.supervision.packets import (
     Legacy,
     Packet,
     Piece,
+    parse_legacy,
     split_kept,
     split_length,
     split_number,
 )
-from host.supervision.vm_record import VmRecord
-from host.supervision.vm_store import UNSTORED, VmStore
+from host.vm_store.vm_record import VmRecord
+from host.vm_store.vm_store import UNSTORED, VmStore
 
 _CREDENTIALS: Final = Struct("3i")
 
@@ -197,13 +198,13 @@ class SupervisedVm:
                 kept=frozenset(self._kept),
                 names=self._store.names,
                 replies_end=self._store.replies_end,
-                legacy=self._legacy(),
+                legacy=self._legacy().build(),
             )
         )
 
     def resume(self, record: VmRecord, files: dict[int, int]) -> None:
         """Go on from a record, with the files that it names, by number."""
-        legacy = record.legacy
+        legacy = parse_legacy(record.legacy)
         self.link, self._packet = record.link, record.packet
         self._has_begun, self.lasts, self._kept = record.has_begun, record.lasts, set(record.kept)
         self._journal, self._pieces, self._taken = legacy.journal, list(legacy.pieces), legacy.taken

@@ -16,7 +16,7 @@ from host.balloon.offered_features import OFFERED
 from host.control.daemon_status import DaemonStatus
 from host.daemon import Daemon
 from host.daemon_options import DaemonOptions
-from host.listeners import Listeners
+from host.service_manager.listeners import Listeners
 from host.sessions import Sessions
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog
@@ -32,7 +32,7 @@ def options(*, path: Path | None = None, fd: int | None = None) -> DaemonOptions
 def open_options(wanted: DaemonOptions) -> None:
     """Open what the options name; nothing may be left to close when that is refused."""
     with ExitStack() as sockets:
-        Listeners().open_socket(wanted, sockets)
+        Listeners().open_socket(wanted.socket_path, wanted.fd, wanted.socket_access, sockets)
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "long", "missing"])

@@ -12,11 +12,11 @@ from host.service_manager.notification import parse_notification
 from host.service_manager.service_manager import HandedOver, ServiceManager
 from host.supervision.journal import Journal
 from host.supervision.packets import Kind, Packet, parse_legacy, with_kept, with_length
-from host.supervision.same_file import is_same_file
 from host.supervision.stored_machines import StoredMachines
 from host.supervision.supervised_vm import SupervisedVm
-from host.supervision.vm_record import PLACE_AT
-from host.supervision.vm_store import KeptVm, name_of
+from host.vm_store.same_file import is_same_file
+from host.vm_store.vm_record import PLACE_AT
+from host.vm_store.vm_store import KeptVm, name_of
 
 LINK = "worker1.01234567"
 
@@ -186,7 +186,7 @@ async def test_reply_is_sent_once_whoever_sends_it(
 async def test_queue_of_replies_begins_anew(
     manager: Manager, front_end: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("host.supervision.vm_store.REPLIES_MAX", 10)
+    monkeypatch.setattr("host.vm_store.vm_store.REPLIES_MAX", 10)
     vm = new_vm(manager, front_end[0])
     for number in range(1, 6):
         vm.handled(handled(set(), b"six by", number=number))

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from host.service_manager.service_manager import ServiceManager
-from host.supervision.same_file import is_same_file
-from host.supervision.vm_record import PAGE, PLACE_AT, Place, VmRecord, build_head, parse_head, parse_record
+from host.vm_store.same_file import is_same_file
+from host.vm_store.vm_record import PAGE, PLACE_AT, Place, VmRecord, build_head, parse_head, parse_record
 from protocol.errors import BalloonError
 
 REPLIES_MAX: Final = 1 << 20

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from host.supervision.packets import Legacy, Piece
-from host.supervision.vm_record import PAGE, PLACE_AT, VERSION, Place, VmRecord, build_head, parse_head, parse_record
+from host.vm_store.vm_record import PAGE, PLACE_AT, VERSION, Place, VmRecord, build_head, parse_head, parse_record
 from protocol.errors import BalloonError
 
 RECORD = VmRecord(
@@ -17,7 +16,7 @@ RECORD = VmRecord(
     kept=frozenset({1, 2}),
     names={1: "vm3.file1", 2: "vm3.file1"},
     replies_end=20,
-    legacy=Legacy(journal=b"{}", pieces=(Piece(b"ab", (2,), "why"),), taken=False, records={0: 1}, next_file=5),
+    legacy=b"what it leaves",
 )
 
 

@@ -6,7 +6,6 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from host.daemon_options import DaemonOptions
 from host.service_manager.service_manager import UNMANAGED, HandedOver, ServiceManager
 from protocol.process.listening_socket import ListeningSocket, SocketAccess, inherited_socket
 
@@ -24,18 +23,20 @@ class Listeners:
         self._handed_over = HandedOver() if handed_over is None else handed_over
         self._ours: dict[str, ListeningSocket] = {}
 
-    def open_socket(self, options: DaemonOptions, sockets: contextlib.ExitStack) -> tuple[socket.socket, bool]:
-        """Return the socket that the options name, and whether it listens (else it is connected).
+    def open_socket(
+        self, path: Path | None, fd: int | None, access: SocketAccess, sockets: contextlib.ExitStack
+    ) -> tuple[socket.socket, bool]:
+        """Return the inherited socket ``fd``, or what listens at ``path``, and whether it listens or is connected.
 
         ``sockets`` closes one that was opened here, and removes its file.
 
         Raises:
             BalloonError: no such descriptor, not a unix stream socket, a path that is taken or cannot be bound.
         """
-        if options.fd is not None:
-            return inherited_socket(options.fd)
-        assert options.socket_path is not None
-        return self.listen_at(options.socket_path, "--socket-path", options.socket_access, sockets).socket, True
+        if fd is not None:
+            return inherited_socket(fd)
+        assert path is not None
+        return self.listen_at(path, "--socket-path", access, sockets).socket, True
 
     def listen_at(
         self, path: Path, option: str, access: SocketAccess, sockets: contextlib.ExitStack

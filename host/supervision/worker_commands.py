@@ -3,12 +3,9 @@
 import asyncio
 import contextlib
 import json
-import time
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
 
-from host.control.control_commands import ControlCommands
-from host.control.daemon_status import DaemonStatus
 from host.qmp.qmp import ErrorClass, QmpError, Request
 from host.supervision.packets import Kind
 from host.supervision.supervised_vm import SupervisedVm
@@ -21,20 +18,31 @@ _OF_ALL: Final = frozenset({"query-commands", "query-status", "query-version", "
 """Commands that concern no virtual machine."""
 
 
+class LocalCommands(Protocol):
+    """Carries out commands that concern no machine, see :class:`host.control.control_commands.ControlCommands`."""
+
+    def has(self, name: str) -> bool:
+        """Return whether there is such a command."""
+
+    async def perform(self, request: Request) -> bytes:
+        """Carry out one command and return its answer."""
+
+
 class WorkerCommands:
-    """Carries out commands about ``vms``, which ``workers`` serve. Both change."""
+    """Carries out commands about ``vms``, which ``workers`` serve; both change. ``local`` are the commands about this
+    process, ``describe`` returns the answer to ``query-status`` for so many machines."""
 
     def __init__(
         self,
         vms: Mapping[int, SupervisedVm],
         workers: Mapping[int, WorkerProcess],
-        version: Mapping[str, Any],
-        status: DaemonStatus,
+        local: LocalCommands,
+        describe: Callable[[int], dict[str, Any]],
     ) -> None:
         self._vms = vms
         self._workers = workers
-        self._status = status
-        self._local = ControlCommands({}, time.time, version, status)
+        self._local = local
+        self._describe = describe
         self._last_entries: dict[int, dict[str, Any]] = {}
 
     def forget(self, vm: int) -> None:
@@ -47,7 +55,7 @@ class WorkerCommands:
             if request.name == "query-vms" and not request.arguments.members:
                 return request.success(await self._query_vms())
             if request.name == "query-status" and not request.arguments.members:
-                return request.success(self._status.describe(len(self._vms)))
+                return request.success(self._describe(len(self._vms)))
             vm = self._vm_of(request)
             if vm is None:
                 if request.name == "set-log-level":

@@ -12,7 +12,6 @@ from struct import Struct
 from struct import error as StructError
 from typing import Any, Final
 
-from host.supervision.packets import Legacy, parse_legacy, split_length, with_length
 from protocol.errors import BalloonError
 
 MAGIC: Final = b"balloon machine\n"
@@ -22,6 +21,7 @@ VERSION: Final = 1
 PAGE: Final = 4096
 _HEAD: Final = Struct("<16sII")
 _PLACE: Final = Struct("<II")
+_LENGTH: Final = Struct("<I")
 PLACE_AT: Final = _HEAD.size
 """Where the head says which body counts."""
 
@@ -74,6 +74,7 @@ class VmRecord:
     ``link`` is the way to the worker that served it, and ``packet`` the number of the last packet from there that
     counts in here. ``names`` are the names under which the files of the session are kept, by their numbers. ``kept``
     are the numbers that the journal names. Replies are queued up to the offset ``replies_end`` of their file.
+    ``legacy`` is what another worker is given.
     """
 
     number: int
@@ -84,7 +85,7 @@ class VmRecord:
     kept: frozenset[int]
     names: dict[int, str]
     replies_end: int
-    legacy: Legacy
+    legacy: bytes
 
     def build(self) -> bytes:
         """Return its bytes."""
@@ -98,7 +99,8 @@ class VmRecord:
             "names": list(self.names.items()),
             "replies_end": self.replies_end,
         }
-        return with_length(json.dumps(document, separators=(",", ":")).encode(), self.legacy.build())
+        data = json.dumps(document, separators=(",", ":")).encode()
+        return _LENGTH.pack(len(data)) + data + self.legacy
 
 
 def parse_record(body: bytes) -> VmRecord:
@@ -108,11 +110,11 @@ def parse_record(body: bytes) -> VmRecord:
         BalloonError: it has not.
     """
     try:
-        data, legacy = split_length(body)
-        document: dict[str, Any] = json.loads(data)
+        (length,) = _LENGTH.unpack_from(body)
+        document: dict[str, Any] = json.loads(body[_LENGTH.size : _LENGTH.size + length])
         return VmRecord(
             **document | {"kept": frozenset(document["kept"]), "names": dict(document["names"])},
-            legacy=parse_legacy(legacy),
+            legacy=body[_LENGTH.size + length :],
         )
     except (ValueError, KeyError, TypeError, StructError) as error:
         raise BalloonError("what is kept of it cannot be read") from error
