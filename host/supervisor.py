@@ -19,7 +19,7 @@ from host.peers.peers import SESSIONS_MAX
 from host.qmp.qmp import Request
 from host.service_manager.service_manager import UNMANAGED, HandedOver, ServiceManager
 from host.supervision.machines import Notices, Unnoticed
-from host.supervision.packets import OF_SESSIONS, Kind, Packet
+from host.supervision.packets import Kind, Packet
 from host.supervision.stored_machines import FormerWorker, StoredMachines
 from host.supervision.supervised_vm import SupervisedVm, close_aside
 from host.supervision.worker_commands import WorkerCommands
@@ -194,8 +194,6 @@ class Supervisor:
                 self._events.pass_on(packet.body.decode())
             case Kind.NOTICE:
                 self._notice(*json.loads(packet.body))
-            case _ if packet.kind not in OF_SESSIONS:
-                log.error("worker %d: a packet of kind %d", worker.number, packet.kind)
             case _:
                 vm = self._vms.get(packet.vm)
                 if vm is None:
@@ -218,7 +216,7 @@ class Supervisor:
                 vm.record(packet)
             case Kind.HANDLED:
                 reply = vm.handled(packet)
-                vm.note(packet.number)
+                vm.note(worker.link, packet.number)
                 if reply:
                     vm.try_to_send(packet.fds)
                     self._begin(self._reply(worker, vm, reply, packet.fds))
@@ -233,7 +231,9 @@ class Supervisor:
                 if not self._pool and not worker.vms:
                     worker.send(Packet(Kind.STOP))
                 return
-        vm.note(packet.number)
+            case _:
+                log.error("worker %d: a packet of kind %d", worker.number, packet.kind)
+        vm.note(worker.link, packet.number)
 
     async def _reply(
         self, worker: WorkerProcess | FormerWorker, vm: SupervisedVm, reply: bytes, fds: tuple[int, ...]

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import threading
@@ -239,6 +240,8 @@ def _notification_socket(path: Path) -> socket.socket:
         undo.callback(sock.close)
         try:
             with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISSOCK(os.lstat(address).st_mode):
+                    raise BalloonError(f"--keeper {path}: exists and is not a socket")
                 try:
                     sock.connect(address)
                 except ConnectionRefusedError:

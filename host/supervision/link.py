@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from host.supervision.packets import FILES_MAX, OF_SESSIONS, PACKET_MAX, Packet, parse_packet
+from host.supervision.packets import FILES_MAX, OF_NO_SESSION, PACKET_MAX, Packet, parse_packet
 
 _ROOM: Final = socket.CMSG_SPACE((FILES_MAX + 3) * array.array("i").itemsize)
 _PACKETS_AT_ONCE: Final = 64
@@ -118,7 +118,7 @@ class Link:
                 self._on_gone()
                 return
             packet = parse_packet(data, fds, complete=not flags & socket.MSG_CTRUNC)
-            stays = self._keeps and packet.kind in OF_SESSIONS
+            stays = self._keeps and packet.kind not in OF_NO_SESSION
             if self._keeps and not stays:
                 self._take_seen()
             self._on_packet(packet)

@@ -67,8 +67,8 @@ class Kind(IntEnum):
     """Answer. Body: the number of the question."""
 
 
-OF_SESSIONS: Final = frozenset({Kind.PIECE, Kind.TAKEN, Kind.HANDLED, Kind.JOURNAL, Kind.RECORD, Kind.ENDED})
-"""Packets that say what another worker needs to go on."""
+OF_NO_SESSION: Final = frozenset({Kind.HELLO, Kind.EVENTS, Kind.NOTICE, Kind.ANSWER})
+"""Packets of a worker that another one does not need to go on with a session. They are lost with the supervisor."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,12 +180,13 @@ class SupervisedVm:
 
     def is_with(self, link: str) -> None:
         """Take note which worker has it from now on."""
-        self.link, self._packet = link, 0
-        self.note(0)
+        self.link = link
+        self.note(link, 0)
 
-    def note(self, packet: int) -> None:
-        """Have the machine go on from here if this process is killed: with all packets up to this one."""
-        if not self._store.keeps:
+    def note(self, link: str, packet: int) -> None:
+        """Have the machine go on from here if this process is killed: with all packets from ``link`` up to this one,
+        unless it is with another worker by now."""
+        if not self._store.keeps or self.link != link:
             return
         self._packet = packet
         self._store.write(

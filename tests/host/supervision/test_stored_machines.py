@@ -119,15 +119,15 @@ async def test_machine_goes_on_as_it_was_with_a_message_in_hand(
     vm = new_vm(manager, front_end[0])
     first, second = os.memfd_create("a"), os.memfd_create("b")
     vm.came(piece(first, first, second, number=1))
-    vm.note(1)
+    vm.note(LINK, 1)
     manager.look()
     vm.handled(handled({0, 1}, number=2))
-    vm.note(2)
+    vm.note(LINK, 2)
     # One open file has one name, and the second is needed no longer.
     names = [name_of(1, what) for what in ("connection", "file0", "record", "replies")]
     assert manager.look() == names
     vm.came(piece(second, number=3))
-    vm.note(3)
+    vm.note(LINK, 3)
     (later,) = recover(manager)
     assert later.number == 1
     assert later.link == LINK
@@ -159,7 +159,7 @@ async def test_reply_is_sent_once_whoever_sends_it(
     for number, reply in enumerate((b"first", b"second"), 1):
         vm.came(piece(number=number))
         vm.handled(handled(set(), reply, number=number))
-        vm.note(number)
+        vm.note(LINK, number)
         if number == 1:
             assert await vm.send_reply(reply, ()) == ""
     vm.handled(handled(set(), b"third", number=3))  # it does not count before it is noted
@@ -170,7 +170,7 @@ async def test_reply_is_sent_once_whoever_sends_it(
     assert later.waiting == 0
     reading, writing = os.pipe()
     later.handled(handled(set(), b"fourth", number=3))
-    later.note(3)
+    later.note(LINK, 3)
     later.try_to_send((reading,))
     assert await later.send_reply(b"fourth", (reading,)) == ""
     data, fds, _, _ = socket.recv_fds(front_end[1], 100, 2)
@@ -190,17 +190,19 @@ async def test_queue_of_replies_begins_anew(
     vm = new_vm(manager, front_end[0])
     for number in range(1, 6):
         vm.handled(handled(set(), b"six by", number=number))
-        vm.note(number)
+        vm.note(LINK, number)
         (later,) = recover(manager)
         assert later.waiting == 6
         later.let_go()
         assert await vm.send_reply(b"six by", ()) == ""
         manager.look()
     assert front_end[1].recv(100) == b"six by" * 5
-    vm.note(6)
+    vm.note("worker2.01234567", 7)  # it is not with that one
+    vm.note(LINK, 6)
     assert os.fstat(manager.fd(name_of(1, "replies"))).st_size < 12
     (later,) = recover(manager)
     assert later.waiting == 0
+    assert [later.counts_already(LINK, number) for number in (6, 7)] == [True, False]
     later.let_go()
     vm.let_go()
 
@@ -225,7 +227,7 @@ def test_machine_that_cannot_go_on_is_said_in_one_line_and_left(
     vm = new_vm(manager, front_end[0])
     first = os.memfd_create("a")
     vm.came(piece(first, number=1))
-    vm.note(1)
+    vm.note(LINK, 1)
     manager.look()
     break_it(manager)  # type: ignore[operator]
     assert recover(manager) == []
@@ -243,7 +245,7 @@ def test_journal_of_another_version_is_said(
     vm = new_vm(manager, front_end[0])
     newer = Journal().build().replace(b'"version":1', b'"version":9')
     vm.changed(Packet(Kind.JOURNAL, 1, with_kept(newer, set()), number=1))
-    vm.note(1)
+    vm.note(LINK, 1)
     assert recover(manager) == []
     assert caplog.messages == ["vm 1: its session ends: a journal of version 9, not 1"]
     vm.let_go()
