@@ -122,9 +122,11 @@ class Daemon:
 
     def _let_go(self) -> None:
         # A service manager has sent it to have another process go on. Where that cannot be, it means to stop.
-        if self._manager.is_there:
-            self._lets_go = self._machines.outlives
+        if self._machines.outlives:
+            self._lets_go = True
             self._stop.set()
+        elif self._manager.is_there:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _reload(self) -> None:
         self._manager.tell(reloading(time.monotonic_ns() // 1000))

@@ -39,7 +39,7 @@ def test_daemon_tells_its_manager_and_serves_the_socket_that_it_was_given(tmp_pa
         daemon.send_signal(signal.SIGHUP)
         assert manager.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
         assert manager.recv(4096) == b"READY=1"
-        daemon.send_signal(signal.SIGTERM)
+        daemon.send_signal(signal.SIGUSR2)  # its sessions cannot go on in another process: it stops
         assert manager.recv(4096) == b"STOPPING=1"
         assert daemon.wait(DEADLINE) == 0
     assert path.is_socket()
