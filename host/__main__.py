@@ -256,11 +256,13 @@ def _is_kept(keeper: Path) -> bool:
 def _keep(arguments: argparse.Namespace) -> int:
     from host.fd_limit import raise_fd_limit
     from host.service_manager.keeper import KEPT_SIGNALS, keep, say_on_standard_error
+    from host.supervision.process_title import set_title
     from protocol.process.stray_signals import ignore_stray_signals
 
     ignore_stray_signals(KEPT_SIGNALS)
     _check_combinations(arguments)
     raise_fd_limit()
+    set_title("vub keeper", f"{DISTRIBUTION}: keeper")
     formatter = make_formatter(PROGRAM, arguments.log_format, journal=is_journal(sys.stderr, os.environ))
 
     def say(line: str) -> None:

@@ -168,7 +168,8 @@ class Keeper:
         how = f"exit status {code}" if code > 0 else signal.Signals(-code).name
         if not wait:
             self._complained = False
-            self._say(f"the daemon has ended ({how}); another one goes on with {len(self._kept)} descriptors")
+            what = f"{len(self._kept)} descriptor{'' if len(self._kept) == 1 else 's'}"
+            self._say(f"the daemon has ended ({how}); another one goes on with {what}")
         elif not self._complained:
             self._complained = True
             self._say(f"the daemon ends at its start ({how}): the next one waits, longer each time")
