@@ -103,6 +103,7 @@ def test_two_guests_that_report_notice_no_upgrade(tmp_path: Path) -> None:
             finished = guest.events.wait("finished")
             assert finished["verified_pages"] > 0
             assert finished["corrupted_pages"] == 0
+            assert guest.wait() == 0  # a second signal while it ends would kill it
 
 
 def test_daemon_goes_on_without_its_keeper_and_says_so(tmp_path: Path) -> None:
