@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from host.balloon.offered_features import FEATURE_NAMES, feature_names
@@ -27,7 +28,7 @@ from host.daemon_options import DaemonOptions
 from host.memory.sigbus import guard_mappings
 from protocol.errors import BalloonError, UsageError
 from protocol.process.command_line import DISTRIBUTION, path_option, run_command, version
-from protocol.process.log_lines import LEVELS, is_journal, log_to_standard_error
+from protocol.process.log_lines import LEVELS, is_journal, log_to_standard_error, make_formatter
 from protocol.process.standard_error import drain_standard_error, queued_standard_error
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def _check_combinations(arguments: argparse.Namespace) -> None:
         raise UsageError("--socket-mode and --socket-group need --socket-path, --vm or --config")
     if arguments.workers is not None and arguments.record is not None:
         raise UsageError("--record needs --workers 0")
+    if arguments.keeper is not None and (arguments.workers is None or arguments.fd is not None):
+        raise UsageError("--keeper needs --workers and no --fd: what serves guests in one process ends with it")
     if arguments.control is None and (arguments.control_mode, arguments.control_group) != (None, None):
         raise UsageError("--control-mode and --control-group need --control")
 
@@ -138,6 +141,8 @@ def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygot
     from host.daemon import Daemon
     from host.fd_limit import raise_fd_limit
     from host.qmp.qmp import build_version
+    from host.service_manager.listeners import Listeners
+    from host.service_manager.service_manager import ServiceManager, take_handed_over
     from host.sessions import Sessions
     from host.signals import hold_signals
     from host.supervisor import Supervisor
@@ -155,13 +160,15 @@ def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygot
         offered=feature_names(options.device.features),
     )
     raise_fd_limit()
-    with contextlib.closing(events), _recording(arguments) as recording:
+    manager, handed_over = ServiceManager(os.environ.get("NOTIFY_SOCKET")), take_handed_over(os.environ)
+    with contextlib.closing(events), contextlib.closing(manager), _recording(arguments) as recording:
         machines: Machines
         if zygote is None:
             machines = Sessions(options, events, recording, number, status)
         else:
-            machines = Supervisor(zygote, arguments.workers, events, number, status)
-        serving = Daemon(options, events, machines, number, status)
+            machines = Supervisor(zygote, arguments.workers, events, number, status, manager, handed_over)
+        listeners = Listeners(manager, handed_over)
+        serving = Daemon(options, events, machines, number, status, manager, listeners)
         with contextlib.closing(serving) as daemon, asyncio.Runner() as runner:
 
             def leave_at_once() -> NoReturn:
@@ -235,6 +242,30 @@ def _start_zygote(arguments: argparse.Namespace) -> "Zygote":
     return start_zygote(prepare)
 
 
+def _is_kept(keeper: Path) -> bool:
+    # Whether this process is the one that the keeper has started. A zygote that was started anew is too.
+    return os.environ.get("NOTIFY_SOCKET") == os.fspath(keeper)
+
+
+def _keep(arguments: argparse.Namespace) -> int:
+    from host.fd_limit import raise_fd_limit
+    from host.service_manager.keeper import KEPT_SIGNALS, keep, say_on_standard_error
+    from host.supervision.process_title import set_title
+    from protocol.process.stray_signals import ignore_stray_signals
+
+    ignore_stray_signals(KEPT_SIGNALS)
+    _check_combinations(arguments)
+    raise_fd_limit()
+    set_title("vub keeper", f"{DISTRIBUTION}: keeper")
+    formatter = make_formatter(PROGRAM, arguments.log_format, journal=is_journal(sys.stderr, os.environ))
+
+    def say(line: str) -> None:
+        record = logging.LogRecord(PROGRAM, logging.WARNING, "", 0, line, None, None)
+        say_on_standard_error(formatter.format(record))
+
+    return keep(arguments.keeper, say)
+
+
 def _log_level(arguments: argparse.Namespace) -> int:
     return LEVELS[arguments.log_level or ("info" if arguments.verbose else "warning")]
 
@@ -247,6 +278,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(words)
     if arguments.ask is not None:
         return run_command(PROGRAM, lambda: _ask(arguments.ask))
+    if arguments.keeper is not None and not _is_kept(arguments.keeper):
+        return run_command(PROGRAM, lambda: _keep(arguments))
     zygote = None if arguments.workers is None else _start_zygote(arguments)  # before the first thread
     journal = is_journal(sys.stderr, os.environ)
     logging.getLogger().setLevel(_log_level(arguments))

@@ -52,6 +52,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="serve in N worker processes, or in one for each virtual machine; a worker that dies is replaced, and no "
         "guest notices (default: 0, in this process)",
     )
+    processes.add_argument(
+        "--keeper",
+        metavar="PATH",
+        type=option_type(path_option),
+        help="start the daemon as a child that stores its descriptors at the socket PATH, and start it again when it "
+        "ends, or for an upgrade at SIGUSR2; no guest notices (needs --workers; systemd does the same)",
+    )
     device = parser.add_argument_group("the device")
     _add_device_options(device)
     _add_balloon_options(device)

@@ -8,24 +8,29 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from host.configuration.device_options import DeviceOptions
 from host.configuration.vm_listeners import VmListeners
+from host.configuration.vm_socket import VmSocket
 from host.control.control_server import ControlServer
 from host.control.daemon_status import DaemonStatus
 from host.control.status import daemon_line
 from host.daemon_options import DaemonOptions
 from host.metrics.metrics_server import open_metrics
+from host.service_manager.listeners import Listeners
+from host.service_manager.notification import READY, STOPPING, main_process, reloading, status
+from host.service_manager.service_manager import UNMANAGED, ServiceManager
 from host.signals import STOP_SIGNALS, SignalThread
 from host.supervision.machines import Machines
 from protocol.errors import BalloonError
 from protocol.process.accept_loop import AcceptLoop
 from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
-from protocol.process.listening_socket import ListeningSocket, inherited_socket
+from protocol.process.listening_socket import inherited_socket
 
 log = logging.getLogger(__name__)
 
@@ -40,23 +45,32 @@ class Daemon:
         machines: Machines,
         version: Mapping[str, Any],
         status: DaemonStatus,
+        manager: ServiceManager = UNMANAGED,
+        listeners: Listeners | None = None,
     ) -> None:
         """Open the sockets. No event loop may run yet: a mistyped ``--fd`` could name one of its own sockets.
 
         ``machines`` serves the virtual machines, ``version`` is what clients of the control socket are greeted with,
-        ``status`` what they are told of the daemon.
+        ``status`` what they are told of the daemon. ``manager`` is told what the daemon does, ``listeners`` open
+        its sockets.
 
         Raises:
             BalloonError: a socket cannot be opened.
         """
         self._options = options
         self._machines = machines
+        self._manager = manager
+        self._listeners = Listeners() if listeners is None else listeners
+        self._lets_go = False
         with contextlib.ExitStack() as sockets:
             self._inherited = None if options.fd is None else inherited_socket(options.fd)
-            self._listeners = VmListeners(options.sockets)
-            sockets.callback(self._listeners.close)
+            self._vm_listeners = VmListeners(options.sockets, self._listeners.listen_at)
+            sockets.callback(self._vm_listeners.close)
             self._control = self._open_control(sockets, version)
             self._metrics = open_metrics(options.metrics, machines.query, sockets)
+            if machines.outlives:
+                self._listeners.keep()
+            self._listeners.close_others()
             self._sockets = sockets.pop_all()
         self._events = events
         self._facts = status
@@ -76,7 +90,8 @@ class Daemon:
     def _open_control(self, sockets: contextlib.ExitStack, version: Mapping[str, Any]) -> ControlServer | None:
         if self._options.control_path is None:
             return None
-        listener = ListeningSocket(self._options.control_path, "--control", self._options.control_access)
+        path, access = self._options.control_path, self._options.control_access
+        listener = self._listeners.listen_at(path, "--control", access)
         sockets.callback(listener.close)
         self._machines.notices = control = ControlServer(listener, self._machines.perform, version)
         return control
@@ -84,7 +99,7 @@ class Daemon:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone."""
         loop = asyncio.get_running_loop()
-        others = {signal.SIGHUP: self._hang_up, signal.SIGUSR1: self._print_status}
+        others = {signal.SIGHUP: self._hang_up, signal.SIGUSR1: self._print_status, signal.SIGUSR2: self._let_go}
         for number in STOP_SIGNALS:  # where they are not blocked
             loop.add_signal_handler(number, self._stop.set)
         for number, action in others.items():
@@ -107,6 +122,17 @@ class Daemon:
             await self._finish()
             signals.close()
 
+    def _let_go(self) -> None:
+        # A service manager has sent it to have another process go on. Where that cannot be, it means to stop.
+        if self._machines.outlives:
+            self._lets_go = True
+            self._stop.set()
+        elif self._manager.is_there:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _tell_ready(self, text: str) -> None:
+        self._manager.tell({**READY, **main_process(os.getpid()), **status(text)})
+
     def _print_status(self) -> None:
         if sys.stderr is None:  # closed, and `print` would take standard output, the events'
             return
@@ -122,9 +148,10 @@ class Daemon:
 
     async def _accept(self) -> None:
         if self._inherited is None:
-            self._listeners.start(self._serve)
-            for each in self._listeners.sockets:
+            self._vm_listeners.start(self._serve)
+            for each in self._vm_listeners.sockets:
                 self._tell_listening(str(each.path), each.device.name)
+            self._tell_ready(self._sockets_line())
             await self._stop.wait()
             return
         sock, listens = self._inherited
@@ -132,13 +159,16 @@ class Daemon:
             await self._listen(sock)
             return
         self._serve(self._options.device, sock)
+        self._tell_ready("serving one connection")
         ends = [asyncio.ensure_future(self._machines.all_gone()), asyncio.ensure_future(self._stop.wait())]
         await asyncio.wait(ends, return_when="FIRST_COMPLETED")
 
     async def _listen(self, sock: socket.socket) -> None:
         accepting = AcceptLoop(sock, "a virtual machine", partial(self._serve, self._options.device))
         accepting.start()
-        self._tell_listening(_printable_address(sock), "")
+        address = _printable_address(sock)
+        self._tell_listening(address, "")
+        self._tell_ready(f"listening on {address}")
         try:
             await self._stop.wait()
         finally:
@@ -155,14 +185,24 @@ class Daemon:
         self._machines.serve(self._facts.sessions, sock, device=device)
 
     def _describe_sockets(self) -> list[dict[str, str | None]]:
-        return [{"path": str(each.path), "name": each.device.name or None} for each in self._listeners.sockets]
+        return [{"path": str(each.path), "name": each.device.name or None} for each in self._vm_listeners.sockets]
+
+    def _sockets_line(self) -> str:
+        sockets = self._vm_listeners.sockets
+        return f"listening on {sockets[0].path if len(sockets) == 1 else f'{len(sockets)} sockets'}"
 
     def _hang_up(self) -> None:
-        self._events.reopen()
-        if self._options.reload is None or self._stop.is_set():
+        if self._stop.is_set():
             return
+        self._manager.tell(reloading(time.monotonic_ns() // 1000))
+        self._events.reopen()
+        if self._options.reload is not None:
+            self._change_sockets(self._options.reload)
+        self._manager.tell(READY)
+
+    def _change_sockets(self, read: Callable[[], Sequence[VmSocket]]) -> None:
         try:
-            added, removed, changed = self._listeners.change(self._options.reload())
+            added, removed, changed = self._vm_listeners.change(read())
         except BalloonError as error:
             lines = str(error).split("\n")
             for line in lines:
@@ -177,10 +217,16 @@ class Daemon:
         }
         self._events.emit("reloaded", **names)
         log.info("reloaded: %s", ", ".join(f"{len(paths)} {which}" for which, paths in names.items()))
+        self._manager.tell(status(self._sockets_line()))
 
     async def _finish(self) -> None:
         self._stop.set()
-        self._listeners.stop()
+        self._vm_listeners.stop()
+        if self._lets_go:
+            self._listeners.let_go()
+        else:
+            self._manager.tell(STOPPING)
+            self._listeners.forget()
         if self._control is not None:
             await self._control.close()
         if self._metrics is not None:
@@ -188,7 +234,7 @@ class Daemon:
         self.close()  # after the control server, which has the event loop watch its socket
         if self._status is not None:
             self._status.cancel()
-        await self._machines.finish()
+        await (self._machines.let_go() if self._lets_go else self._machines.finish())
 
 
 def _printable_address(sock: socket.socket) -> str:

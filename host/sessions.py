@@ -83,6 +83,15 @@ class Sessions:
     def start(self) -> None:
         """Do nothing: there is nothing to begin before the first session."""
 
+    @property
+    def outlives(self) -> bool:
+        """False: the sessions end with this process."""
+        return False
+
+    async def let_go(self) -> None:
+        """End every session."""
+        await self.finish()
+
     async def perform(self, request: Request) -> bytes:
         """Carry out one command and return its answer."""
         return await self._commands.perform(request)

@@ -1,4 +1,4 @@
-"""The daemon's signals, waited for on a thread of their own: those that stop it, SIGHUP and SIGUSR1.
+"""The daemon's signals, waited for on a thread of their own: those that stop it, SIGHUP, SIGUSR1 and SIGUSR2.
 
 With dozens of workers in the middle of hostile chains the event loop has a small part of the interpreter, and may need
 seconds to notice a signal and to end the sessions. A thread that has little to do gets its turn at once. So it takes
@@ -14,8 +14,8 @@ from typing import Final
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 """Signals that stop the daemon."""
 
-OTHER_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR1)
-"""Signals that have the daemon do something: reopen its files, print its status."""
+OTHER_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that have the daemon do something: reopen its files, print its status, let go of its guests."""
 
 STOP_DEADLINE: Final = 0.6
 """Seconds from the signal that the sessions together have to end. The process is to be gone within one second, and the

@@ -10,20 +10,24 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from host.configuration.device_options import DEFAULT_DEVICE, DeviceOptions
 from host.control.control_commands import ControlCommands
 from host.control.daemon_status import DaemonStatus
 from host.peers.peers import SESSIONS_MAX, shared_descriptors
-from host.qmp.qmp import ErrorClass, QmpError, Request
+from host.qmp.qmp import Request
+from host.service_manager.service_manager import UNMANAGED, HandedOver, ServiceManager
 from host.supervision.machines import Notices, Unnoticed
 from host.supervision.packets import Kind, Packet
 from host.supervision.process_sessions import Admission, ProcessSessions
-from host.supervision.supervised_vm import SupervisedVm
-from host.supervision.worker_process import WorkerGone, WorkerProcess, ZygoteGone
+from host.supervision.stored_machines import FormerWorker, StoredMachines
+from host.supervision.supervised_vm import SupervisedVm, close_aside
+from host.supervision.worker_commands import WorkerCommands
+from host.supervision.worker_process import WorkerProcess, ZygoteGone
 from host.supervision.zygote import Zygote, restart_zygote
+from host.vm_store.vm_store import KeptVm
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog
 
@@ -42,9 +46,6 @@ BACK_OFF_FIRST: Final = 0.1
 BACK_OFF_LONGEST: Final = 10.0
 """Seconds until a worker that ends at its start is started again, twice as long each time, up to the longest."""
 
-ANSWER_PATIENCE: Final = 1.0
-"""Seconds that one worker has to answer a question to all of them."""
-
 CHECK_INTERVAL: Final = 5.0
 """Seconds between two looks at whether each worker answers."""
 
@@ -58,29 +59,38 @@ WAITING_MAX: Final = 16 * SESSIONS_MAX
 STOP_PATIENCE: Final = 0.5
 """Seconds that the workers have to end."""
 
-_OF_ALL: Final = frozenset({"query-commands", "query-status", "query-version", "set-log-level"})
-"""Commands that concern no virtual machine."""
-
 
 class Supervisor:
     """Serves virtual machines in ``pool`` worker processes, or in one for each if ``pool`` is 0."""
 
     def __init__(
-        self, zygote: Zygote, pool: int, events: EventLog, version: Mapping[str, Any], status: DaemonStatus
+        self,
+        zygote: Zygote,
+        pool: int,
+        events: EventLog,
+        version: Mapping[str, Any],
+        status: DaemonStatus,
+        manager: ServiceManager = UNMANAGED,
+        handed_over: HandedOver | None = None,
     ) -> None:
+        """``manager`` keeps what counts of each machine, and has ``handed_over`` what it kept for an earlier
+        supervisor."""
         self.notices: Notices = Unnoticed()
         self._zygote = zygote
         self._pool = pool
         self._events = events
-        self._local = ControlCommands({}, time.time, version, status)
         self._status = status
         self._vms: dict[int, SupervisedVm] = {}
         self._workers: dict[int, WorkerProcess] = {}
+        local = ControlCommands({}, time.time, version, status)
+        self._sessions = ProcessSessions(SESSIONS_MAX, min(WAITING_MAX, shared_descriptors() // 4))
+        self._commands = WorkerCommands(self._vms, self._workers, local, status.describe, self._sessions.waits)
         self._taking_over: dict[int, float] = {}
         self._complained: set[int] = set()
-        self._sessions = ProcessSessions(SESSIONS_MAX, min(WAITING_MAX, shared_descriptors() // 4))
+        self._manager = manager
+        self._handed_over = HandedOver() if handed_over is None else handed_over
+        self._former: set[FormerWorker] = set()
         self._last_number = 0
-        self._last_entries: dict[int, dict[str, Any]] = {}
         self._checking: asyncio.TimerHandle | None = None
         self._stops = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,7 +106,41 @@ class Supervisor:
         """Start the workers of the pool."""
         for _ in range(self._pool):
             self._start_worker()
+        self._go_on()
         self._check_workers()
+
+    def _go_on(self) -> None:
+        # Goes on with the machines of an earlier supervisor, each once its worker has ended and all of that is known.
+        stored = StoredMachines(self._manager, self._handed_over)
+        gone = self._on_former_gone
+        former = {link: FormerWorker(link, sock, self._on_packet, gone) for link, sock in stored.links.items()}
+        self._former |= set(former.values())
+        for vm in stored.vms:
+            self._status.sessions = max(self._status.sessions, vm.number)
+            if self._sessions.admit(vm) is Admission.REFUSED:
+                vm.close()
+                continue
+            self._vms[vm.number] = vm
+            self._none_left.clear()
+            self._taking_over[vm.number] = time.monotonic()
+            if (worker := former.get(vm.link)) is not None:
+                worker.vms[vm.number] = vm
+            else:
+                self._go_on_with(vm)
+
+    def _on_former_gone(self, worker: FormerWorker) -> None:
+        self._former.discard(worker)
+        self._manager.remove(worker.link)
+        for vm in list(worker.vms.values()):
+            self._go_on_with(vm)
+
+    def _go_on_with(self, vm: SupervisedVm) -> None:
+        if self._stops or not self._lasts(vm):
+            return
+        if vm.waiting:
+            self._begin(vm.send_reply(b"", ()))
+        if not self._sessions.waits(vm):
+            self._begin_session(vm)
 
     def _check_workers(self) -> None:
         self._checking = asyncio.get_running_loop().call_later(CHECK_INTERVAL, self._check_workers)
@@ -111,18 +155,21 @@ class Supervisor:
             self._last_number += 1
             number = self._last_number
         try:
-            worker = WorkerProcess(number, self._zygote, self._on_packet, self._on_gone)
+            worker = self._fork_worker(number)
         except ZygoteGone as error:
             log.warning("%s; it is started again", error)
             self._zygote.close()
             self._zygote.reap()
             self._zygote = restart_zygote()
-            worker = WorkerProcess(number, self._zygote, self._on_packet, self._on_gone)
+            worker = self._fork_worker(number)
         worker.set_log_level(self._status.log_level)
         if alone or not self._pool:
             worker.be_alone()
         self._workers[number] = worker
         return worker
+
+    def _fork_worker(self, number: int) -> WorkerProcess:
+        return WorkerProcess(number, self._zygote, self._on_packet, self._on_gone, self._manager)
 
     def serve(self, vm: int, sock: socket.socket, *, device: DeviceOptions = DEFAULT_DEVICE) -> None:
         """Have the virtual machine at the other end of ``sock`` served, with this ``device``."""
@@ -131,6 +178,11 @@ class Supervisor:
         if admission is Admission.REFUSED:
             record.close()
             return
+        if self._manager.keeps:
+            try:
+                record.keep(KeptVm.begin(self._manager, vm))
+            except OSError as error:  # no descriptor or no memory is left
+                log.warning("vm %d: its session would not outlive this process: %s", vm, error.strerror)
         self._vms[vm] = record
         self._none_left.clear()
         if admission is Admission.BEGINS:
@@ -140,7 +192,8 @@ class Supervisor:
         if self._stops:
             return
         try:
-            worker = self._idlest() if self._pool else self._start_worker()
+            shares = self._pool and not vm.alone
+            worker = self._idlest() if shares else self._start_worker(alone=vm.alone)
         except BalloonError as error:
             log.warning("vm %d: %s", vm.number, error)
             self._forget(vm.number)
@@ -153,7 +206,7 @@ class Supervisor:
 
     # -- what workers say -------------------------------------------------------------------------------------------
 
-    def _on_packet(self, worker: WorkerProcess, packet: Packet) -> None:
+    def _on_packet(self, worker: WorkerProcess | FormerWorker, packet: Packet) -> None:
         match packet.kind:
             case Kind.EVENTS:
                 self._events.pass_on(packet.body.decode())
@@ -161,10 +214,16 @@ class Supervisor:
                 self._notice(*json.loads(packet.body))
             case _:
                 vm = self._vms.get(packet.vm)
-                if vm is not None:
+                if vm is None or vm.number not in worker.vms:  # of one that was moved apart this may come again
+                    close_aside(packet.fds)
+                elif not vm.counts_already(worker.link, packet.number):
                     self._on_session(worker, vm, packet)
+                elif vm.waiting:
+                    self._begin(vm.send_reply(b"", packet.fds))
+                else:
+                    close_aside(packet.fds)
 
-    def _on_session(self, worker: WorkerProcess, vm: SupervisedVm, packet: Packet) -> None:
+    def _on_session(self, worker: WorkerProcess | FormerWorker, vm: SupervisedVm, packet: Packet) -> None:
         vm.is_served = True
         match packet.kind:
             case Kind.PIECE:
@@ -174,30 +233,36 @@ class Supervisor:
             case Kind.RECORD:
                 vm.record(packet)
             case Kind.HANDLED:
-                if reply := vm.handled(packet):
+                reply = vm.handled(packet)
+                vm.note(worker.link, packet.number)
+                if reply:
+                    vm.try_to_send(packet.fds)
                     self._begin(self._reply(worker, vm, reply, packet.fds))
+                return
             case Kind.JOURNAL:
                 vm.changed(packet)
-                self._tell_taken_over(worker, vm)
+                if isinstance(worker, WorkerProcess):
+                    self._tell_taken_over(worker, vm)
             case Kind.ENDED:
                 worker.vms.pop(vm.number, None)
                 self._forget(vm.number)
                 if worker.alone and not worker.vms:
                     worker.send(Packet(Kind.STOP))
+                return
             case Kind.LEFT:
+                vm.alone = True  # its memory can be cut short
+                vm.note(worker.link, packet.number)
                 self._move_apart(worker, vm)
+                return
             case _:
                 log.error("worker %d: a packet of kind %d", worker.number, packet.kind)
+        vm.note(worker.link, packet.number)
 
-    def _move_apart(self, worker: WorkerProcess, vm: SupervisedVm) -> None:
-        # Its memory can be cut short.
+    def _move_apart(self, worker: WorkerProcess | FormerWorker, vm: SupervisedVm) -> None:
         del worker.vms[vm.number]
         vm.is_served = False
         self._taking_over[vm.number] = time.monotonic()
-        if not vm.lasts:
-            log.error("vm %d: its session ends, descriptors of it found no room here", vm.number)
-        if self._stops or not vm.lasts:
-            self._forget(vm.number)
+        if self._stops or not self._lasts(vm):
             return
         try:
             self._start_worker(alone=True).serve(vm)
@@ -205,7 +270,9 @@ class Supervisor:
             log.warning("vm %d: %s", vm.number, error)
             self._forget(vm.number)
 
-    async def _reply(self, worker: WorkerProcess, vm: SupervisedVm, reply: bytes, fds: tuple[int, ...]) -> None:
+    async def _reply(
+        self, worker: WorkerProcess | FormerWorker, vm: SupervisedVm, reply: bytes, fds: tuple[int, ...]
+    ) -> None:
         problem = await vm.send_reply(reply, fds)
         worker.send(Packet(Kind.SENT, vm.number, problem.encode()))
 
@@ -224,7 +291,7 @@ class Supervisor:
         vm.close()
         self._taking_over.pop(number, None)
         self._complained.discard(number)
-        self._last_entries.pop(number, None)
+        self._commands.forget(number)
         if not self._vms:
             self._none_left.set()
         if next_one is not None:
@@ -270,10 +337,7 @@ class Supervisor:
             return
         vms = []
         for vm in ended.vms.values():
-            if vm.number in self._vms and not vm.lasts:
-                log.error("vm %d: its session ends with its worker, descriptors of it found no room here", vm.number)
-                self._forget(vm.number)
-            elif vm.number in self._vms:
+            if vm.number in self._vms and self._lasts(vm):
                 vms.append(vm)
         try:
             # Machines whose workers end again and again are parted: the one that is at fault takes no other with it.
@@ -285,98 +349,30 @@ class Supervisor:
         except BalloonError as error:
             log.error("%s", error)
 
+    def _lasts(self, vm: SupervisedVm) -> bool:
+        # Ends the session of a machine that cannot go on.
+        if not vm.lasts:
+            log.error("vm %d: its session ends with its worker, descriptors of it found no room here", vm.number)
+            self._forget(vm.number)
+        return vm.lasts
+
     def _tell_taken_over(self, worker: WorkerProcess, vm: SupervisedVm) -> None:
         since = self._taking_over.pop(vm.number, None)
         if since is not None:
             seconds = round(time.monotonic() - since, 6)
             self._events.emit("taken_over", vm=vm.number, worker=worker.number, pid=worker.pid, seconds=seconds)
 
-    # -- commands ---------------------------------------------------------------------------------------------------
-
     async def perform(self, request: Request) -> bytes:
         """Carry out one command and return its answer."""
-        try:
-            if request.name == "query-vms" and not request.arguments.members:
-                return request.success(await self._query_vms())
-            if request.name == "query-status" and not request.arguments.members:
-                return request.success(self._status.describe(len(self._vms)))
-            vm = self._vm_of(request)
-            if vm is None:
-                if request.name == "set-log-level":
-                    arguments = dict(request.arguments.members)
-                    await self._ask_all(lambda worker: worker.command("set-log-level", arguments, {}))
-                return await self._local.perform(request)
-            return await self._worker_of(vm).command(request.name, self._with_vm(request, vm), dict(request.reply))
-        except QmpError as error:
-            return request.failure(error)
-        except WorkerGone as error:
-            return request.failure(QmpError(f"{error} before it has answered"))
+        return await self._commands.perform(request)
 
     async def query(self, name: str) -> Any:
         """Return what a ``query-`` command returns."""
-        match name:
-            case "query-vms":
-                return await self._query_vms()
-            case "query-status":
-                return self._status.describe(len(self._vms))
-            case _:
-                return await self._local.query(name)
-
-    def _vm_of(self, request: Request) -> int | None:
-        # The machine that a command is about. None: this process answers, be it with an error.
-        members = request.arguments.members
-        if request.name.startswith("qom-"):
-            name = str(members.get("path", "")).rstrip("/").rpartition("/")[2].removeprefix("vm")
-            number = int(name) if name.isascii() and name.isdecimal() and len(name) < 20 else None
-        elif "vm" in members:
-            number = members["vm"] if type(members["vm"]) is int else None
-        elif request.name in _OF_ALL or not self._local.has(request.name):
-            number = None
-        elif len(self._vms) > 1:
-            raise QmpError(f"parameter 'vm' is missing: {len(self._vms)} virtual machines are connected")
-        else:
-            number = next(iter(self._vms), None)
-        return number if number in self._vms else None
-
-    @staticmethod
-    def _with_vm(request: Request, vm: int) -> dict[str, Any]:
-        members = dict(request.arguments.members)
-        return members if request.name.startswith("qom-") else members | {"vm": vm}
-
-    def _worker_of(self, vm: int) -> WorkerProcess:
-        for worker in self._workers.values():
-            if vm in worker.vms and not worker.gone:
-                return worker
-        raise QmpError(f"vm {vm} has no worker at present", ErrorClass.DEVICE_NOT_ACTIVE)
-
-    async def _query_vms(self) -> list[dict[str, Any]]:
-        answers = await self._ask_all(lambda worker: worker.command("query-vms", {}, {}))
-        found = {entry["vm"]: entry for answer in answers for entry in json.loads(answer)["return"]}
-        found = {vm: entry for vm, entry in found.items() if vm in self._vms}
-        self._last_entries.update(found)
-        for vm, record in self._vms.items():
-            if self._sessions.waits(record):
-                continue  # it has not begun
-            # Counters that went for a moment would look like a new machine.
-            found.setdefault(vm, {"vm": vm, **self._last_entries.get(vm, {}), "broken": "its worker does not answer"})
-        return [found[vm] for vm in sorted(found)]
-
-    async def _ask_all(self, ask: Any) -> list[bytes]:
-        async def answer(worker: WorkerProcess) -> bytes | None:
-            with contextlib.suppress(TimeoutError, WorkerGone):
-                async with asyncio.timeout(ANSWER_PATIENCE):
-                    answer: bytes = await ask(worker)
-                    return answer
-            return None
-
-        workers = [worker for worker in self._workers.values() if worker.vms and not worker.gone]
-        answers = await asyncio.gather(*map(answer, workers))
-        return [answer for answer in answers if answer is not None]
+        return await self._commands.query(name)
 
     async def status(self) -> list[str]:
         """Return a line about each virtual machine, for people."""
-        answers = await self._ask_all(lambda worker: worker.ask(Kind.STATUS))
-        return sorted((line for answer in answers for line in json.loads(answer)), key=_number_in)
+        return await self._commands.status()
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -385,13 +381,33 @@ class Supervisor:
         if self._vms:
             await self._none_left.wait()
 
+    @property
+    def outlives(self) -> bool:
+        """Whether the sessions can go on in another process, after :meth:`let_go`."""
+        return self._manager.keeps
+
     async def finish(self) -> None:
         """End every session, and serve no more."""
+        await self._stop_workers(lambda worker: worker.send(Packet(Kind.STOP)))
+        for vm in list(self._vms):
+            self._forget(vm)
+
+    async def let_go(self) -> None:
+        """Serve no more, in the middle of what is being done: what counts of each machine is kept."""
+        await self._stop_workers(WorkerProcess.kill)
+        for task in self._tasks:
+            task.cancel()
+        for vm in self._vms.values():
+            vm.let_go()
+
+    async def _stop_workers(self, stop: Callable[[WorkerProcess], None]) -> None:
         self._stops = True
         if self._checking is not None:
             self._checking.cancel()
+        for former in self._former:
+            former.close()
         for worker in self._workers.values():
-            worker.send(Packet(Kind.STOP))
+            stop(worker)
         if self._workers:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STOP_PATIENCE):
@@ -401,9 +417,3 @@ class Supervisor:
         for worker in self._workers.values():
             worker.reap(tries=20)  # one that a front-end holds up ends when that one pleases
         self._zygote.close()
-        for vm in list(self._vms):
-            self._forget(vm)
-
-
-def _number_in(line: str) -> int:
-    return int(line.split()[1])

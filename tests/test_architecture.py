@@ -47,6 +47,7 @@ ROOMS: dict[str, set[str]] = {
     "host.policy": set(),
     "host.policy.live": {"host.policy", "host.qmp"},
     "host.inhibition": set(),
+    "host.service_manager": set(),
     "host.metrics": {"host.qmp"},
     "host.balloonctl": {"host.qmp", "host.doctor", "host.terminal_view"},
     "host.control": {
@@ -71,7 +72,14 @@ ROOMS: dict[str, set[str]] = {
         "host.events",
         "host.control",
     },
-    "host.supervision": {"host.vhost_user", "host.qmp", "host.configuration"},
+    "host.vm_store": {"host.service_manager"},
+    "host.supervision": {
+        "host.vhost_user",
+        "host.qmp",
+        "host.configuration",
+        "host.service_manager",
+        "host.vm_store",
+    },
     # The guests.
     "guest.ram": set(),
     "guest.page_poison": set(),
@@ -149,6 +157,9 @@ SHELL = re.compile(
     | host/ring/(kick_file|kick_watch|signal_file|eventfd_signal)\.py
     | host/recording/(file_facts|recorded_session|recorded_virtqueue)\.py
     | host/events/(chain_events|session_events|vm_events|notices)\.py
+    | host/supervision/(stored_machines|worker_commands)\.py
+    | host/vm_store/(same_file|vm_store)\.py
+    | host/service_manager/(service_manager|keeper|listeners)\.py
     | host/inhibition/(front_end_look|discard_gate)\.py
     | host/qmp/qmp_client\.py
     | host/terminal_view/(terminal_app|plain_terminal)\.py

@@ -12,14 +12,15 @@ from protocol.process.accept_loop import AcceptLoop
 from protocol.process.listening_socket import ListeningSocket, SocketAccess
 
 OnAccept = Callable[[DeviceOptions, socket.socket], None]
+Listen = Callable[[Path, str, SocketAccess], ListeningSocket]
 
 
 class _Listening:
     """One socket, which accepts between :meth:`start` and :meth:`stop`."""
 
-    def __init__(self, wanted: VmSocket) -> None:
+    def __init__(self, wanted: VmSocket, listen: Listen) -> None:
         self.wanted = wanted
-        self.listener = ListeningSocket(wanted.path, wanted.option, wanted.access)
+        self.listener = listen(wanted.path, wanted.option, wanted.access)
         self._accepting: AcceptLoop | None = None
 
     def start(self, on_accept: OnAccept) -> None:
@@ -50,13 +51,18 @@ class VmListeners:
     ``on_accept`` gets each connection, which it then owns, and the device that was asked for.
     """
 
-    def __init__(self, wanted: Sequence[VmSocket]) -> None:
-        """Open them all, or raise :class:`BalloonError` for the first that cannot be."""
+    def __init__(self, wanted: Sequence[VmSocket], listen: Listen = ListeningSocket) -> None:
+        """Open them all by ``listen``, which later ones are opened by too.
+
+        Raises:
+            BalloonError: the first that cannot be opened.
+        """
+        self._listen = listen
         self._open: dict[Path, _Listening] = {}
         self._on_accept: OnAccept | None = None
         with contextlib.ExitStack() as undo:
             for each in wanted:
-                self._open[each.path.absolute()] = listening = _Listening(each)
+                self._open[each.path.absolute()] = listening = _Listening(each, listen)
                 undo.callback(listening.listener.close)
             undo.pop_all()
 
@@ -105,7 +111,7 @@ class VmListeners:
 
     def _try(self, wanted: VmSocket, mistakes: Gathered) -> _Listening | None:
         try:
-            return _Listening(wanted)
+            return _Listening(wanted, self._listen)
         except BalloonError as error:
             mistakes.add(error)
         except OSError as error:  # no descriptor is left

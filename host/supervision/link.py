@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from host.supervision.packets import FILES_MAX, PACKET_MAX, Packet, parse_packet
+from host.supervision.packets import FILES_MAX, OF_NO_SESSION, PACKET_MAX, Packet, parse_packet
 
 _ROOM: Final = socket.CMSG_SPACE((FILES_MAX + 3) * array.array("i").itemsize)
 _PACKETS_AT_ONCE: Final = 64
@@ -27,12 +27,25 @@ class Link:
 
     No call waits. Packets that find no room wait in line; :meth:`flushed` returns when the kernel has them all, from
     where they reach the other process even if this one is killed.
+
+    With ``keeps`` packets of sessions stay on the socket until ``on_packet`` has returned, and so outlive this process
+    if another one has the socket too. One that was on it when this process was killed comes again there.
     """
 
-    def __init__(self, sock: socket.socket, on_packet: Callable[[Packet], None], on_gone: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_packet: Callable[[Packet], None],
+        on_gone: Callable[[], None],
+        *,
+        keeps: bool = False,
+    ) -> None:
         self._socket = sock
         self._on_packet = on_packet
         self._on_gone = on_gone
+        self._keeps = keeps
+        self._peek = socket.MSG_PEEK if keeps else 0
+        self._number = 0
         self._loop = asyncio.get_running_loop()
         self._line: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._empty = asyncio.Event()
@@ -47,7 +60,8 @@ class Link:
         """Send ``packet``. Its descriptors stay the caller's."""
         if self.closed:
             return
-        data = packet.build()
+        self._number += 1
+        data = packet.build(self._number)
         if not self._line and self._try_to_send(data, packet.fds):
             return
         self._line.append((data, tuple(os.dup(fd) for fd in packet.fds)))
@@ -88,10 +102,12 @@ class Link:
                 return
             try:
                 data, ancillary, flags, _ = self._socket.recvmsg(
-                    PACKET_MAX + 1024, _ROOM, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                    PACKET_MAX + 1024, _ROOM, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC | self._peek
                 )
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                continue  # the other end was closed with packets unread, once; what it has sent comes still
             except OSError:
                 data, ancillary, flags = b"", [], 0
             fds = array.array("i")
@@ -101,7 +117,16 @@ class Link:
                 self.close()
                 self._on_gone()
                 return
-            self._on_packet(parse_packet(data, fds, complete=not flags & socket.MSG_CTRUNC))
+            packet = parse_packet(data, fds, complete=not flags & socket.MSG_CTRUNC)
+            stays = self._keeps and packet.kind not in OF_NO_SESSION
+            if self._keeps and not stays:
+                self._take_seen()
+            self._on_packet(packet)
+            if stays and not self.closed:
+                self._take_seen()
+
+    def _take_seen(self) -> None:
+        self._socket.recv(1, socket.MSG_DONTWAIT)  # the rest of the packet goes with it, and its own descriptors
 
     def close(self) -> None:
         """Close this end. What waits in line is lost."""

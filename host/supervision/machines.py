@@ -71,3 +71,10 @@ class Machines(Protocol):
 
     async def finish(self) -> None:
         """End every session, and serve no more."""
+
+    @property
+    def outlives(self) -> bool:
+        """Whether the sessions can go on in another process, after :meth:`let_go`."""
+
+    async def let_go(self) -> None:
+        """Serve no more, in the middle of what is being done."""

@@ -18,8 +18,9 @@ PACKET_MAX: Final = 128 << 10
 FILES_MAX: Final = 250
 """Most descriptors of a packet; the kernel's limit is 253."""
 
-_HEADER: Final = Struct("=BxxxI")
+_HEADER: Final = Struct("=BxxxII")
 _LENGTH: Final = Struct("=I")
+_NUMBER_MASK: Final = 0xFFFFFFFF
 
 
 class Kind(IntEnum):
@@ -71,25 +72,31 @@ class Kind(IntEnum):
     """The worker has one virtual machine alone. Comes before that."""
 
 
+OF_NO_SESSION: Final = frozenset({Kind.HELLO, Kind.EVENTS, Kind.NOTICE, Kind.ANSWER})
+"""Packets of a worker that another one does not need to go on with a session. They are lost with the supervisor."""
+
+
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One packet. The receiver owns the descriptors. It is not ``complete`` if some of them found no room there."""
+    """One packet. The receiver owns the descriptors. It is not ``complete`` if some of them found no room there.
+    Packets from one sender have the ``number`` 1, 2, ..."""
 
     kind: Kind
     vm: int = 0
     body: bytes = b""
     fds: tuple[int, ...] = ()
     complete: bool = True
+    number: int = 0
 
-    def build(self) -> bytes:
-        """Return its bytes."""
-        return _HEADER.pack(self.kind, self.vm) + self.body
+    def build(self, number: int = 0) -> bytes:
+        """Return its bytes, with this number."""
+        return _HEADER.pack(self.kind, self.vm, number & _NUMBER_MASK) + self.body
 
 
 def parse_packet(data: bytes, fds: Sequence[int], *, complete: bool = True) -> Packet:
     """Return the packet of these bytes. The sender is trusted to be of the same version."""
-    kind, vm = _HEADER.unpack_from(data)
-    return Packet(Kind(kind), vm, data[_HEADER.size :], tuple(fds), complete)
+    kind, vm, number = _HEADER.unpack_from(data)
+    return Packet(Kind(kind), vm, data[_HEADER.size :], tuple(fds), complete, number)
 
 
 def with_number(number: int, body: bytes) -> bytes:

@@ -6,6 +6,7 @@ the worker.
 
 import array
 import asyncio
+import contextlib
 import os
 import socket
 import stat
@@ -20,11 +21,14 @@ from host.supervision.packets import (
     Legacy,
     Packet,
     Piece,
+    parse_legacy,
     split_kept,
     split_length,
     split_number,
     with_length,
 )
+from host.vm_store.vm_record import VmRecord
+from host.vm_store.vm_store import UNSTORED, VmStore
 from protocol.process.peer_process import peer_process
 
 REPLY_TIMEOUT: Final = 10.0
@@ -37,10 +41,16 @@ class SupervisedVm:
     def __init__(self, number: int, sock: socket.socket, device: DeviceOptions = DEFAULT_DEVICE) -> None:
         self.number = number
         self._device = device.build()
+        self.link = ""
+        """The way to the worker that it is with, by name; "" before the first."""
+        self.alone = False
+        """Whether it is to have a worker of its own."""
         self.quick_ends = 0.0
         """How many workers that had this machine have ended soon after they began, in a row."""
         self.is_served = False
         """Whether the worker that has it at present has said so."""
+        self._store: VmStore = UNSTORED
+        self._packet = 0
         self._socket = sock
         self.process = peer_process(sock).pid
         """The process that connected, by number."""
@@ -71,6 +81,7 @@ class SupervisedVm:
 
     def _keep(self, fds: Iterable[int]) -> Iterator[int]:
         for fd in fds:
+            self._store.add_file(self._next_file, fd, self._files)
             self._files[self._next_file] = fd
             yield self._next_file
             self._next_file += 1
@@ -89,7 +100,9 @@ class SupervisedVm:
     def handled(self, packet: Packet) -> bytes:
         """Take in HANDLED; return the reply."""
         self._pieces.clear()
-        return self.changed(packet)
+        reply = self.changed(packet)
+        self._store.queue(reply)
+        return reply
 
     def changed(self, packet: Packet) -> bytes:
         """Take in a new journal; return what comes with it."""
@@ -98,7 +111,9 @@ class SupervisedVm:
             self._journal = journal
             self._records.clear()
         needed = self._needed()
-        close_aside([self._files.pop(number) for number in [*self._files] if number not in needed])
+        left_over = [number for number in self._files if number not in needed]
+        self._store.remove_files(left_over)
+        close_aside([self._files.pop(number) for number in left_over])
         return reply
 
     def _needed(self) -> set[int]:
@@ -108,7 +123,7 @@ class SupervisedVm:
         """Send a reply and close its descriptors. Return why that could not be done, "" if it was."""
         try:
             async with asyncio.timeout(REPLY_TIMEOUT), self._replies:
-                await self._send(data, fds)
+                await (self._send_queued(fds) if self._store.keeps else self._send(data, fds))
         except TimeoutError:
             return "front-end does not read its replies"
         except OSError as error:
@@ -120,18 +135,106 @@ class SupervisedVm:
 
     async def _send(self, data: bytes, fds: tuple[int, ...]) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        loop = asyncio.get_running_loop()
         while data:
             try:
                 data = data[self._socket.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) :]
                 ancillary = []
             except BlockingIOError:
-                room = asyncio.Event()
-                loop.add_writer(self._socket.fileno(), room.set)
-                try:
-                    await room.wait()
-                finally:
-                    loop.remove_writer(self._socket.fileno())
+                await self._room()
+
+    def try_to_send(self, fds: tuple[int, ...]) -> None:
+        """Send a reply that is queued, with its descriptors, if there is room: before its packet is taken off the
+        link. A supervisor that is killed in between sends it once more, one that is killed before sends it late."""
+        if self._store.keeps and fds and not self._replies.locked():
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+            with contextlib.suppress(OSError):
+                data = [self._store.read_waiting()]
+                sent = self._socket.sendmsg(data, rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self._store.sent_otherwise(sent)
+
+    async def _send_queued(self, fds: tuple[int, ...]) -> None:
+        if fds and (data := self._store.read_waiting()):  # only sendmsg(2) sends descriptors
+            await self._send(data, fds)
+            self._store.sent_otherwise(len(data))
+        while self._store.waiting:
+            try:
+                self._store.send(self._socket)
+            except BlockingIOError:
+                await self._room()
+
+    async def _room(self) -> None:
+        room = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_writer(self._socket.fileno(), room.set)
+        try:
+            await room.wait()
+        finally:
+            loop.remove_writer(self._socket.fileno())
+
+    # -- what outlives this process ---------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of replies that have not been sent, of a machine that is kept."""
+        return self._store.waiting
+
+    def keep(self, store: VmStore) -> None:
+        """Have ``store`` keep it beyond this process from now on."""
+        self._keep_with(store)
+        self.note(self.link, self._packet)
+        store.add_connection(self._socket.fileno())
+
+    def _keep_with(self, store: VmStore) -> None:
+        self._store = store
+        self._socket.setblocking(False)  # for sendfile(2), which has no flag for it
+
+    def counts_already(self, link: str, packet: int) -> bool:
+        """Return whether a packet that comes from ``link`` was taken in by an earlier supervisor."""
+        return self.link == link and packet <= self._packet
+
+    def is_with(self, link: str) -> None:
+        """Take note which worker has it from now on."""
+        self.link = link
+        self.note(link, 0)
+
+    def note(self, link: str, packet: int) -> None:
+        """Have the machine go on from here if this process is killed: with all packets from ``link`` up to this one,
+        unless it is with another worker by now."""
+        if not self._store.keeps or self.link != link:
+            return
+        self._packet = packet
+        self._store.write(
+            VmRecord(
+                number=self.number,
+                device=self._device,
+                alone=self.alone,
+                link=self.link,
+                packet=packet,
+                has_begun=self._has_begun,
+                lasts=self.lasts,
+                kept=frozenset(self._kept),
+                names=self._store.names,
+                replies_end=self._store.replies_end,
+                legacy=self._legacy().build(),
+            )
+        )
+
+    def resume(self, record: VmRecord, files: dict[int, int], store: VmStore) -> None:
+        """Go on from the record in ``store``, with the files that it names, by number."""
+        self._keep_with(store)
+        legacy = parse_legacy(record.legacy)
+        self._device, self.alone = record.device, record.alone
+        self.link, self._packet = record.link, record.packet
+        self._has_begun, self.lasts, self._kept = record.has_begun, record.lasts, set(record.kept)
+        self._journal, self._pieces, self._taken = legacy.journal, list(legacy.pieces), legacy.taken
+        self._records, self._next_file = dict(legacy.records), legacy.next_file
+        self._files = files
+
+    def let_go(self) -> None:
+        """Close what is open here; what is kept stays."""
+        self._store.let_go()
+        close_aside(self._files.values())
+        self._socket.close()
 
     def hand_over(self) -> Iterator[Packet]:
         """Yield what another worker needs to go on. The descriptors stay here."""
@@ -144,18 +247,21 @@ class SupervisedVm:
             some = numbers[at : at + FILES_MAX]
             body = repr(some).encode()
             yield Packet(Kind.FILES, self.number, body, tuple(self._files[number] for number in some))
-        legacy = Legacy(
+        body = with_length(self._device, self._legacy().build())
+        yield Packet(Kind.TAKE_OVER, self.number, body, (self._socket.fileno(),))
+
+    def _legacy(self) -> Legacy:
+        return Legacy(
             journal=self._journal,
             pieces=tuple(self._pieces),
             taken=self._taken,
             records=self._records,
             next_file=self._next_file,
         )
-        body = with_length(self._device, legacy.build())
-        yield Packet(Kind.TAKE_OVER, self.number, body, (self._socket.fileno(),))
 
     def close(self) -> None:
         """Forget the machine. Its connection is closed here too."""
+        self._store.close()
         files, self._files = list(self._files.values()), {}
         close_aside(files)
         self._socket.close()

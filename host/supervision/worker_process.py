@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable
 
+from host.service_manager.service_manager import UNMANAGED, ServiceManager
 from host.supervision.link import Link, make_pair
 from host.supervision.packets import Kind, Packet, split_number, with_number
 from host.supervision.supervised_vm import SupervisedVm
@@ -36,9 +38,11 @@ class WorkerProcess:
         zygote: Zygote,
         on_packet: Callable[["WorkerProcess", Packet], None],
         on_gone: Callable[["WorkerProcess"], None],
+        manager: ServiceManager = UNMANAGED,
     ) -> None:
-        """Have it forked. What is sent to it meanwhile waits for it."""
+        """Have it forked. What is sent to it meanwhile waits for it. ``manager`` keeps the way to it."""
         self.number = number
+        self.link = f"worker{number}.{secrets.token_hex(4)}"
         self.vms: dict[int, SupervisedVm] = {}
         self.pid = 0
         self.began = time.monotonic()
@@ -52,10 +56,13 @@ class WorkerProcess:
         self._pinged: asyncio.Future[bytes] | None = None
         self._silent_for = 0
         ours, theirs = make_pair()
-        self._link = Link(ours, self._receive, self._end)
+        self._manager = manager
+        manager.store(self.link, ours.fileno())
+        self._link = Link(ours, self._receive, self._end, keeps=manager.keeps)
         with theirs:
             if not zygote.fork(number, theirs):
                 self._link.close()
+                manager.remove(self.link)
                 raise ZygoteGone("no worker can be forked: the process that does so has ended")
 
     def be_alone(self) -> None:
@@ -70,6 +77,7 @@ class WorkerProcess:
     def serve(self, vm: SupervisedVm) -> None:
         """Have it serve a virtual machine: from the beginning, or from where another worker has ended."""
         self.vms[vm.number] = vm
+        vm.is_with(self.link)
         for packet in vm.hand_over():
             self._link.send(packet)
 
@@ -132,6 +140,7 @@ class WorkerProcess:
         for answer in self._questions.values():
             if not answer.done():
                 answer.set_exception(WorkerGone("the worker has ended"))
+        self._manager.remove(self.link)  # no packet is left on it
         self._on_gone(self)
 
     def kill(self) -> None:

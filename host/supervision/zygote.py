@@ -79,18 +79,19 @@ def restart_zygote() -> Zygote:
 
 def _be_zygote(sock: socket.socket, prepare: Callable[[], Callable[[int, socket.socket], None]]) -> NoReturn:
     status = 1
+    supervisor = os.getppid()
     try:
         die_with_parent(signal.SIGKILL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         _close_all_but(sock.fileno())
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all processes; the supervisor tells
         run_worker = prepare()
         set_title("vub zygote", "vhost-user-balloon: zygote")
         gc.collect()
         gc.freeze()
         while (received := _receive(sock)) is not None:
-            _fork_worker(sock, run_worker, *received)
+            _fork_worker(sock, supervisor, run_worker, *received)
         status = 0
     finally:
         os._exit(status)
@@ -110,7 +111,11 @@ def _receive(sock: socket.socket) -> tuple[int, socket.socket] | None:
 
 
 def _fork_worker(
-    sock: socket.socket, run_worker: Callable[[int, socket.socket], None], number: int, end: socket.socket
+    sock: socket.socket,
+    supervisor: int,
+    run_worker: Callable[[int, socket.socket], None],
+    number: int,
+    end: socket.socket,
 ) -> None:
     between = os.fork()
     if between:
@@ -126,6 +131,8 @@ def _fork_worker(
     status = 1
     try:
         die_with_parent(signal.SIGKILL)
+        if os.getppid() != supervisor:  # it has ended before: another one may serve the same machines by now
+            os._exit(1)
         run_worker(number, end)
         status = 0
     finally:

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,22 +40,39 @@ class ListeningSocket:
     of one that was killed, only the one that has the lock replaces it.
     """
 
-    def __init__(self, path: Path, option: str, access: SocketAccess = BY_UMASK) -> None:
+    def __init__(
+        self,
+        path: Path,
+        option: str,
+        access: SocketAccess = BY_UMASK,
+        inherited: socket.socket | None = None,
+        *,
+        keeps_file: bool = False,
+    ) -> None:
         """Listen. The socket file of a process that was killed is replaced.
+
+        ``inherited`` is a socket that listens at ``path`` already. With ``keeps_file`` the file is another's to remove,
+        and the access to it stays as it is.
 
         Raises:
             BalloonError: another process listens there, a file of another kind is there, or it cannot be created.
         """
         self.path = path
         self.closed = False
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) if inherited is None else inherited
+        self._keeps_file = keeps_file
+        self.on_close: Callable[[], object] = lambda: None
+        """Called once, when it ceases to listen for good."""
         with contextlib.ExitStack() as undo:
             undo.callback(self.socket.close)
             try:
                 self._lock = _FileLock(path, option)
                 undo.callback(self._lock.release)
-                _remove_stale(path, option)
-                self._bind(access)
+                if inherited is None:
+                    _remove_stale(path, option)
+                    self._bind(access)
+                else:
+                    self._adopt(access)
             except OSError as error:
                 # "AF_UNIX path too long" carries no errno.
                 raise BalloonError(f"{option} {path}: {error.strerror or error}") from error
@@ -76,6 +94,14 @@ class ListeningSocket:
             self._unlink()
             raise
 
+    def _adopt(self, access: SocketAccess) -> None:
+        status = os.lstat(self.path)
+        self._identity = status.st_dev, status.st_ino
+        self._own_group, self._has_group = os.getegid() if access.group is not None else status.st_gid, False
+        self._own_mode = 0o777 & ~_umask()
+        if not self._keeps_file:
+            self._give(access)
+
     def give(self, access: SocketAccess) -> None:
         """Change who may connect. Raises OSError, with the file as it was or partly changed."""
         mode = self._own_mode if access.mode is None else access.mode
@@ -94,9 +120,16 @@ class ListeningSocket:
         if self.closed:
             return
         self.closed = True
+        if not self._keeps_file:
+            self.on_close()
         self.socket.close()
-        self._unlink()
+        if not self._keeps_file:
+            self._unlink()
         self._lock.release()
+
+    def leave_file(self) -> None:
+        """Have :meth:`close` leave the file: another process has the socket, or will have it."""
+        self._keeps_file = True
 
     def _unlink(self) -> None:
         with contextlib.suppress(OSError):

@@ -54,6 +54,7 @@ def assert_refused(result: subprocess.CompletedProcess[str], text: str, status: 
     [
         ((), "one of --socket-path, --vm, --config and --fd is needed", USAGE),
         (("--socket-path", "{}/s", "--fd", "3"), "--fd takes no other socket beside it", USAGE),
+        (("--socket-path", "{}/s", "--keeper", "{}/k"), "--keeper needs --workers", USAGE),
         (("--socket-path", "{}/missing/s"), "No such file or directory", FAILURE),
         (("--socket-path", "{}/" + "x" * 120), "AF_UNIX path too long", FAILURE),
         (("--socket-path", "{}/" + "x" * 300), "File name too long", FAILURE),

@@ -90,6 +90,7 @@ def test_guest_that_reports_loses_nothing_while_its_workers_are_killed(tmp_path:
             finished = guest.events.wait("finished")
             assert finished["verified_pages"] > 0
             assert finished["corrupted_pages"] == 0
+            assert guest.wait() == 0  # a second signal while it ends would kill it
 
 
 def test_zygote_that_is_killed_is_started_again_when_it_is_needed(tmp_path: Path) -> None:

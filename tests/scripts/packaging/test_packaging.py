@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import signal
 import subprocess
 from configparser import ConfigParser
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import host.__main__
+from host.service_manager.kept_descriptors import KEPT_MAX
 from scripts.packaging.completion import bash_completion
 from scripts.packaging.debian_package import debian_changelog, install_tree
 from scripts.packaging.manual_page import escaped, manual_page
@@ -79,6 +81,15 @@ def test_unit_starts_the_daemon_with_options_that_it_has(name: str) -> None:
     directory = service["RuntimeDirectory"][0].replace("%i", "a")
     assert {str(arguments.socket_path.parent), str(arguments.control.parent)} == {f"/run/{directory}"}
     assert service["SupplementaryGroups"] == ["kvm"]
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_unit_keeps_what_the_daemon_stores_while_it_is_restarted(name: str) -> None:
+    service = unit_of(name)
+    assert service["Type"] == ["notify"]
+    assert service["RestartKillSignal"] == [signal.SIGUSR2.name]
+    assert int(service["FileDescriptorStoreMax"][0]) >= KEPT_MAX
+    assert service["RuntimeDirectoryPreserve"] == ["restart"]  # the files of the sockets that are kept
 
 
 def test_units_confine_the_daemon_alike() -> None:
