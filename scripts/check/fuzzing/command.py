@@ -116,8 +116,11 @@ def _fuzz(name: str, runs: int | None, seconds: float | None, seed: int, corpus:
     begin = shown = time.monotonic()
     on_terminal = sys.stderr.isatty()
 
+    done = 0
+
     def goes_on(count: int) -> bool:
-        nonlocal shown
+        nonlocal shown, done
+        done = count
         if count == runs:
             return False
         if count % _LOOK_EVERY:
@@ -129,8 +132,12 @@ def _fuzz(name: str, runs: int | None, seconds: float | None, seed: int, corpus:
             print(f"\r\x1b[K{_line(name, count, now - begin)}", end="", file=sys.stderr, flush=True)
         return seconds is None or now - begin < seconds
 
-    with hangs_as_exceptions():
-        count, crash = find_crash(target, iter(inputs), goes_on)
+    try:
+        with hangs_as_exceptions():
+            count, crash = find_crash(target, iter(inputs), goes_on)
+    except BaseException:  # a signal: what was done until then found no fault
+        print(_line(name, done, time.monotonic() - begin), flush=True)
+        raise
     if on_terminal:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     print(_line(name, count, time.monotonic() - begin), flush=True)
