@@ -20,7 +20,16 @@ from host.memory.sigbus import guard_mappings
 from host.qmp.qmp import Arguments, Request
 from host.sessions import Sessions
 from host.supervision.link import Link
-from host.supervision.packets import Kind, Legacy, Packet, parse_legacy, split_length, split_number, with_number
+from host.supervision.packets import (
+    Kind,
+    Legacy,
+    Packet,
+    answer_packets,
+    parse_legacy,
+    split_length,
+    split_number,
+    with_number,
+)
 from host.supervision.process_title import set_title
 from host.supervision.sandbox import confine
 from host.supervision.supervised_session import SupervisedSession
@@ -193,7 +202,8 @@ class Worker:
         body = await question
         for journal in self._journals.values():
             journal.flush()  # what was answered holds whatever becomes of this process
-        self._link.send(Packet(Kind.ANSWER, 0, with_number(number, body)))
+        for packet in answer_packets(number, body):
+            self._link.send(packet)
 
     def _change_title(self) -> None:
         # Once for a crowd that comes and goes.

@@ -6,7 +6,7 @@ to have read what it journals.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
@@ -50,6 +50,8 @@ class Kind(IntEnum):
     """The session is over, and its end was told. Body: the reason."""
     LEFT = 11
     """The session is between two messages, and nothing of it is in hand: it is to have a worker of its own."""
+    PART = 12
+    """A part of an answer that is too long for a packet; ANSWER brings the last one. Body: as that of ANSWER."""
     # From the supervisor.
     ATTACH = 20
     """Serve a new connection, which comes along. Body: the device, as
@@ -72,7 +74,7 @@ class Kind(IntEnum):
     """The worker has one virtual machine alone. Comes before that."""
 
 
-OF_NO_SESSION: Final = frozenset({Kind.HELLO, Kind.EVENTS, Kind.NOTICE, Kind.ANSWER})
+OF_NO_SESSION: Final = frozenset({Kind.HELLO, Kind.EVENTS, Kind.NOTICE, Kind.PART, Kind.ANSWER})
 """Packets of a worker that another one does not need to go on with a session. They are lost with the supervisor."""
 
 
@@ -97,6 +99,14 @@ def parse_packet(data: bytes, fds: Sequence[int], *, complete: bool = True) -> P
     """Return the packet of these bytes. The sender is trusted to be of the same version."""
     kind, vm, number = _HEADER.unpack_from(data)
     return Packet(Kind(kind), vm, data[_HEADER.size :], tuple(fds), complete, number)
+
+
+def answer_packets(number: int, answer: bytes) -> Iterator[Packet]:
+    """Yield the packets of the answer to question ``number``."""
+    room = PACKET_MAX - _HEADER.size - _LENGTH.size
+    for at in range(0, max(1, len(answer)), room):
+        kind = Kind.ANSWER if at + room >= len(answer) else Kind.PART
+        yield Packet(kind, 0, with_number(number, answer[at : at + room]))
 
 
 def with_number(number: int, body: bytes) -> bytes:

@@ -52,6 +52,8 @@ class WorkerProcess:
         self._on_packet = on_packet
         self._on_gone = on_gone
         self._questions: dict[int, asyncio.Future[bytes]] = {}
+        self._parts: dict[int, bytes] = {}
+        """What has come of answers that have several packets, by question."""
         self._last_question = 0
         self._pinged: asyncio.Future[bytes] | None = None
         self._silent_for = 0
@@ -98,6 +100,7 @@ class WorkerProcess:
             return told
         finally:
             self._questions.pop(number, None)
+            self._parts.pop(number, None)
 
     async def command(self, name: str, arguments: object, reply: object) -> bytes:
         """Return the answer to a command of a control client. Raises :class:`WorkerGone`."""
@@ -126,9 +129,14 @@ class WorkerProcess:
         match packet.kind:
             case Kind.HELLO:
                 self.pid, _ = split_number(packet.body)
-            case Kind.ANSWER:
+            case Kind.PART | Kind.ANSWER:
                 number, body = split_number(packet.body)
-                if (answer := self._questions.get(number)) is not None and not answer.done():
+                if (answer := self._questions.get(number)) is None or answer.done():
+                    return
+                body = self._parts.pop(number, b"") + body
+                if packet.kind is Kind.PART:
+                    self._parts[number] = body
+                else:
                     answer.set_result(body)
             case _:
                 self._on_packet(self, packet)

@@ -3,15 +3,20 @@
 import os
 import socket
 
+import pytest
+
 from host.supervision.packets import (
+    PACKET_MAX,
     Kind,
     Legacy,
     Packet,
     Piece,
+    answer_packets,
     parse_legacy,
     parse_packet,
     split_kept,
     split_length,
+    split_number,
     with_kept,
     with_length,
     with_number,
@@ -27,6 +32,16 @@ def test_packet_is_what_it_was() -> None:
         journal=b"{}", pieces=(Piece(b"\0\1", (2,), "no"), Piece(b"")), taken=False, records={2: 5}, next_file=9
     )
     assert parse_legacy(legacy.build()) == legacy
+
+
+@pytest.mark.parametrize("length", [0, 1, PACKET_MAX - 17, PACKET_MAX - 16, PACKET_MAX - 15, 3 * PACKET_MAX])
+def test_answer_of_any_length_comes_in_packets(length: int) -> None:
+    answer = os.urandom(length)
+    packets = list(answer_packets(7, answer))
+    assert [packet.kind for packet in packets] == [Kind.PART] * (len(packets) - 1) + [Kind.ANSWER]
+    assert all(len(packet.build()) <= PACKET_MAX for packet in packets)
+    assert [split_number(packet.body)[0] for packet in packets] == [7] * len(packets)
+    assert b"".join(split_number(packet.body)[1] for packet in packets) == answer
 
 
 def memfd() -> int:
