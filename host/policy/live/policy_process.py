@@ -104,12 +104,17 @@ class PolicyProcess:
             self._socket = None
             if isinstance(error, TimeoutError):
                 self._why = f"no answer within {ANSWER_SECONDS:g} s"
-                _end(sock, process)
             else:
-                sock.close()
-                status = process.wait()
-                self._why = f"its process ended {f'by signal {-status}' if status < 0 else f'with status {status}'}"
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_LOOK_SECONDS)  # it may have closed the socket, and go on
+                status = process.poll()
+                self._why = "its process closed the way to it" if status is None else f"its process {_ended(status)}"
+            _end(sock, process)
             raise PolicyEndedError(self._why) from None
+
+
+def _ended(status: int) -> str:
+    return f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
 
 def _end(sock: socket.socket, process: "subprocess.Popen[bytes]") -> None:

@@ -32,6 +32,10 @@ class Mine:
             print("what a policy prints is not the run's")
         if self.count == 2 and self.how == "exits":
             os._exit(7)
+        if self.count == 2 and self.how == "closes":
+            os.closerange(3, 256)
+            while True:
+                pass
         if self.count == 2 and self.how == "hangs":
             while True:
                 pass
@@ -55,6 +59,7 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ("how", "problem", "third"),
     [
         ("exits", "PolicyEndedError: its process ended with status 7", 1),
+        ("closes", "PolicyEndedError: its process closed the way to it", 1),
         ("hangs", "PolicyEndedError: no answer within 1 s", 1),
         ("raises", "ArithmeticError: so many machines", 3),
         ("gives", "TypeError: it gave an object of function, which is no decision", 3),
