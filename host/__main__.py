@@ -231,7 +231,7 @@ def _start_zygote(arguments: argparse.Namespace) -> "Zygote":
 
     def prepare() -> "Callable[[int, socket.socket], None]":
         from host.qmp.qmp import build_version
-        from host.supervision.seccomp import prepare_filter
+        from host.sandbox.seccomp import prepare_filter
         from host.worker import run_worker
 
         prepare_filter()

@@ -18,6 +18,7 @@ from host.daemon_options import DaemonOptions
 from host.fd_limit import raise_fd_limit
 from host.memory.sigbus import guard_mappings
 from host.qmp.qmp import Arguments, Request
+from host.sandbox.sandbox import confine
 from host.sessions import Sessions
 from host.supervision.link import Link
 from host.supervision.packets import (
@@ -31,7 +32,6 @@ from host.supervision.packets import (
     with_number,
 )
 from host.supervision.process_title import set_title
-from host.supervision.sandbox import confine
 from host.supervision.supervised_session import SupervisedSession
 from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog

@@ -73,6 +73,7 @@ ROOMS: dict[str, set[str]] = {
         "host.control",
     },
     "host.vm_store": {"host.service_manager"},
+    "host.sandbox": set(),
     "host.supervision": {
         "host.vhost_user",
         "host.qmp",
@@ -147,7 +148,7 @@ SHELL = re.compile(
     | host/(__main__|daemon|sessions|session_release|worker|supervisor|fd_limit|connection|signals)\.py
     | host/(front_end_process|message_channel|backend_channel|netlink|guest_name)\.py
     | host/supervision/(machines|link|zygote|worker_process|supervised_vm|supervised_session)\.py
-    | host/supervision/(process_title|process_sessions|sandbox|seccomp)\.py
+    | host/(supervision/(process_title|process_sessions)|sandbox/(sandbox|seccomp))\.py
     | host/configuration/(config_file|option_values|vm_listeners)\.py
     | host/descriptors/(received_file|socket_read|pipe)\.py
     | host/peers/(peers|workers|helpers|helper_threads)\.py

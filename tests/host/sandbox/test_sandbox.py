@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import host
-from host.supervision.sandbox import confine
-from host.supervision.system_calls import ALLOWED, CONDITIONAL, ENDS, REFUSED
+from host.sandbox.sandbox import confine
+from host.sandbox.system_calls import ALLOWED, CONDITIONAL, ENDS, REFUSED
 
 pytestmark = pytest.mark.processes
 

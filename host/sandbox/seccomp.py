@@ -8,7 +8,7 @@ import errno
 from functools import cache
 from typing import Final
 
-from host.supervision.system_calls import ALLOWED, CONDITIONAL, ENDS, REFUSED, Condition
+from host.sandbox.system_calls import ALLOWED, CONDITIONAL, ENDS, REFUSED, Condition
 
 _LIBRARY: Final = "libseccomp.so.2"
 
@@ -81,7 +81,7 @@ def prepare_filter() -> None:
 
 
 def limit_system_calls() -> bool:
-    """Limit this process, which has one thread, to :mod:`host.supervision.system_calls` for good. Return False if that
+    """Limit this process, which has one thread, to :mod:`host.sandbox.system_calls` for good. Return False if that
     cannot be: without libseccomp, or on a kernel without seccomp."""
     calls = _filter()
     return calls is not None and calls.load()

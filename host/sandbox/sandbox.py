@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from host.supervision.seccomp import limit_system_calls, prepare_filter
+from host.sandbox.seccomp import limit_system_calls, prepare_filter
 
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_CAPBSET_DROP: Final = 24

@@ -1,0 +1,1 @@
+"""What a worker is kept from, by the kernel."""
