@@ -6,7 +6,6 @@ that means: it maps no guest memory, parses no ring and reads no descriptor of a
 
 import asyncio
 import contextlib
-import json
 import logging
 import socket
 import time
@@ -19,32 +18,22 @@ from host.control.daemon_status import DaemonStatus
 from host.peers.peers import SESSIONS_MAX, shared_descriptors
 from host.qmp.qmp import Request
 from host.service_manager.service_manager import UNMANAGED, HandedOver, ServiceManager
+from host.supervision.descriptor_shares import DescriptorShares
 from host.supervision.machines import Notices, Unnoticed
-from host.supervision.packets import Kind, Packet
+from host.supervision.packets import Kind, Packet, PacketError
 from host.supervision.process_sessions import Admission, ProcessSessions
 from host.supervision.stored_machines import FormerWorker, StoredMachines
-from host.supervision.supervised_vm import SupervisedVm, close_aside
+from host.supervision.supervised_vm import SupervisedVm
 from host.supervision.worker_commands import WorkerCommands
+from host.supervision.worker_ends import ENDS_FREE, SOON, back_off, count_end
 from host.supervision.worker_process import WorkerProcess, ZygoteGone
+from host.supervision.worker_words import own_lines, own_notice
 from host.supervision.zygote import Zygote, restart_zygote
 from host.vm_store.vm_store import KeptVm
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog
 
 log = logging.getLogger(__name__)
-
-SOON: Final = 0.25
-"""Seconds within which the end of a worker counts as one at its start."""
-
-ENDS_FREE: Final = 3
-"""Ends at the start, in a row, after which there is no wait yet."""
-
-AFTER_TAKEOVER: Final = 0.1
-"""What the end of a worker counts that had taken over all that it was to serve: something else may kill them."""
-
-BACK_OFF_FIRST: Final = 0.1
-BACK_OFF_LONGEST: Final = 10.0
-"""Seconds until a worker that ends at its start is started again, twice as long each time, up to the longest."""
 
 CHECK_INTERVAL: Final = 5.0
 """Seconds between two looks at whether each worker answers."""
@@ -84,6 +73,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         local = ControlCommands({}, time.time, version, status)
         self._sessions = ProcessSessions(SESSIONS_MAX, min(WAITING_MAX, shared_descriptors() // 4))
+        self._shares = DescriptorShares(shared_descriptors)
         self._commands = WorkerCommands(self._vms, self._workers, local, status.describe, self._sessions.waits)
         self._taking_over: dict[int, float] = {}
         self._complained: set[int] = set()
@@ -111,7 +101,7 @@ class Supervisor:
 
     def _go_on(self) -> None:
         # Goes on with the machines of an earlier supervisor, each once its worker has ended and all of that is known.
-        stored = StoredMachines(self._manager, self._handed_over)
+        stored = StoredMachines(self._manager, self._handed_over, self._shares)
         gone = self._on_former_gone
         former = {link: FormerWorker(link, sock, self._on_packet, gone) for link, sock in stored.links.items()}
         self._former |= set(former.values())
@@ -144,11 +134,13 @@ class Supervisor:
 
     def _check_workers(self) -> None:
         self._checking = asyncio.get_running_loop().call_later(CHECK_INTERVAL, self._check_workers)
-        for worker in self._workers.values():
+        for worker in list(self._workers.values()):
             if worker.vms and not worker.gone and worker.check() == CHECKS_MISSED:
                 seconds = CHECK_INTERVAL * CHECKS_MISSED
                 log.warning("worker %d has not answered for %.0f s and is killed", worker.number, seconds)
-                worker.kill()
+                if not worker.pid:  # what forks them does not go on
+                    self._zygote.kill()
+                worker.give_up()
 
     def _start_worker(self, number: int | None = None, *, alone: bool = False) -> WorkerProcess:
         if number is None:
@@ -173,7 +165,7 @@ class Supervisor:
 
     def serve(self, vm: int, sock: socket.socket, *, device: DeviceOptions = DEFAULT_DEVICE) -> None:
         """Have the virtual machine at the other end of ``sock`` served, with this ``device``."""
-        record = SupervisedVm(vm, sock, device)
+        record = SupervisedVm(vm, sock, device, self._shares)
         admission = self._sessions.admit(record)
         if admission is Admission.REFUSED:
             record.close()
@@ -209,19 +201,19 @@ class Supervisor:
     def _on_packet(self, worker: WorkerProcess | FormerWorker, packet: Packet) -> None:
         match packet.kind:
             case Kind.EVENTS:
-                self._events.pass_on(packet.body.decode())
+                self._events.pass_on(own_lines(packet.body, worker.vms))
             case Kind.NOTICE:
-                self._notice(*json.loads(packet.body))
+                self._notice(*own_notice(packet.body, worker.vms))
             case _:
                 vm = self._vms.get(packet.vm)
                 if vm is None or vm.number not in worker.vms:  # of one that was moved apart this may come again
-                    close_aside(packet.fds)
+                    worker.close_files(packet.fds)
                 elif not vm.counts_already(worker.link, packet.number):
                     self._on_session(worker, vm, packet)
                 elif vm.waiting:
                     self._begin(vm.send_reply(b"", packet.fds))
                 else:
-                    close_aside(packet.fds)
+                    vm.close_files(packet.fds)
 
     def _on_session(self, worker: WorkerProcess | FormerWorker, vm: SupervisedVm, packet: Packet) -> None:
         vm.is_served = True
@@ -249,13 +241,13 @@ class Supervisor:
                 if worker.alone and not worker.vms:
                     worker.send(Packet(Kind.STOP))
                 return
-            case Kind.LEFT:
+            case Kind.LEFT if not (worker.alone or vm.alone):
                 vm.alone = True  # its memory can be cut short
                 vm.note(worker.link, packet.number)
                 self._move_apart(worker, vm)
                 return
             case _:
-                log.error("worker %d: a packet of kind %d", worker.number, packet.kind)
+                raise PacketError(f"a packet of kind {packet.kind}")
         vm.note(worker.link, packet.number)
 
     def _move_apart(self, worker: WorkerProcess | FormerWorker, vm: SupervisedVm) -> None:
@@ -276,13 +268,13 @@ class Supervisor:
         problem = await vm.send_reply(reply, fds)
         worker.send(Packet(Kind.SENT, vm.number, problem.encode()))
 
-    def _notice(self, call: str, *arguments: Any) -> None:
+    def _notice(self, call: str = "", *arguments: Any) -> None:
         match call:
             case "emit":
                 self.notices.emit(*arguments)
             case "balloon_changed":
                 self.notices.balloon_changed(*arguments)
-            case _:
+            case "forget":
                 self.notices.forget(*arguments)
 
     def _forget(self, number: int) -> None:
@@ -292,6 +284,7 @@ class Supervisor:
         self._taking_over.pop(number, None)
         self._complained.discard(number)
         self._commands.forget(number)
+        self.notices.forget(number)
         if not self._vms:
             self._none_left.set()
         if next_one is not None:
@@ -304,30 +297,24 @@ class Supervisor:
 
     # -- workers that end -------------------------------------------------------------------------------------------
 
-    def _on_gone(self, worker: WorkerProcess) -> None:
-        how = worker.reap()
+    def _on_gone(self, worker: WorkerProcess, how: str) -> None:
         self._workers.pop(worker.number, None)
         if self._stops and not self._workers:
             self._all_ended.set()
         if self._stops or (worker.alone and not worker.vms):
             return
-        now = time.monotonic()
-        ended_soon = now - worker.began < SOON
+        soon = worker.gone_at - worker.began < SOON
         vms = sorted(worker.vms)
         self._events.emit("worker_ended", worker=worker.number, pid=worker.pid, reason=how, vms=vms)
-        for vm in worker.vms.values():
-            weight = AFTER_TAKEOVER if vm.is_served else 1.0
-            vm.quick_ends = vm.quick_ends + weight if ended_soon else 0.0
-            vm.is_served = False
-            self._taking_over.setdefault(vm.number, now)
-        ends = int(max((vm.quick_ends for vm in worker.vms.values()), default=float(ended_soon)))
-        if ends <= ENDS_FREE:
+        for vm in vms:
+            self._taking_over.setdefault(vm, worker.gone_at)
+        ends = count_end(worker.vms.values(), soon=soon)
+        if not (wait := back_off(ends)):
             names = ", ".join(map(str, vms)) or "none"
             log.warning("worker %d has ended (%s); vm %s: another one goes on", worker.number, how, names)
             self._replace(worker)
             return
-        wait = min(BACK_OFF_FIRST * 2 ** (ends - ENDS_FREE - 1), BACK_OFF_LONGEST)
-        if vms and ends == ENDS_FREE + 1 and not self._complained & set(vms):
+        if ends == ENDS_FREE + 1 and not self._complained & set(vms):
             self._complained |= set(vms)
             log.warning("worker %d ends at its start (%s): the next one waits, longer each time", worker.number, how)
         asyncio.get_running_loop().call_later(wait, self._replace, worker)
@@ -406,14 +393,14 @@ class Supervisor:
             self._checking.cancel()
         for former in self._former:
             former.close()
-        for worker in self._workers.values():
+        for worker in list(self._workers.values()):
             stop(worker)
         if self._workers:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STOP_PATIENCE):
                     await self._all_ended.wait()
-        for worker in self._workers.values():
+        for worker in list(self._workers.values()):
             worker.kill()
-        for worker in self._workers.values():
-            worker.reap(tries=20)  # one that a front-end holds up ends when that one pleases
+        for worker in list(self._workers.values()):
+            worker.wait(0.02)  # one that a front-end holds up ends when that one pleases
         self._zygote.close()

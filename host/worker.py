@@ -129,7 +129,7 @@ class Worker:
     async def run(self, end: socket.socket) -> None:
         """Serve over ``end`` until the supervisor says to stop, or has gone."""
         self._link = link = Link(end, self._on_packet, self._stop.set)
-        stream = _EventStream(link)
+        self._stream = stream = _EventStream(link)
         log_of_events = EventLog(stream if self._events else None, time.monotonic)
         self._sessions = sessions = Sessions(self._options, log_of_events, None, self._version)
         sessions.notices = _Notices(link)
@@ -175,7 +175,8 @@ class Worker:
 
     def _serve(self, packet: Packet, legacy: Legacy | None, device: bytes) -> None:
         files = self._files.pop(packet.vm, {})
-        journal = SupervisedSession(packet.vm, self._link, legacy, files, shared=not self._alone)
+        tell = self._stream.flush_now
+        journal = SupervisedSession(packet.vm, self._link, legacy, files, shared=not self._alone, tell_events=tell)
         self._journals[packet.vm] = journal
         sock = socket.socket(fileno=packet.fds[0])
         task = self._sessions.serve(packet.vm, sock, journal, device=parse_device_options(device))

@@ -147,7 +147,7 @@ SHELL = re.compile(
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
     | host/(__main__|daemon|sessions|session_release|worker|supervisor|fd_limit|connection|signals)\.py
     | host/(front_end_process|message_channel|backend_channel|netlink|guest_name)\.py
-    | host/supervision/(machines|link|zygote|worker_process|supervised_vm|supervised_session)\.py
+    | host/supervision/(machines|link|closing|zygote|worker_process|supervised_vm|supervised_session)\.py
     | host/(supervision/(process_title|process_sessions)|sandbox/(sandbox|seccomp))\.py
     | host/configuration/(config_file|option_values|vm_listeners)\.py
     | host/descriptors/(received_file|socket_read|pipe)\.py

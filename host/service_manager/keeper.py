@@ -31,6 +31,7 @@ from host.service_manager.notification import (
     without_handing_over,
 )
 from protocol.errors import BalloonError
+from protocol.process.exit_status import how_ended
 
 UPGRADE_PATIENCE: Final = 5.0
 """Seconds that a daemon has to let go of its guests; then it is killed, which they notice as little."""
@@ -144,7 +145,7 @@ class Keeper:
             if pid:
                 self._take_notifications()  # before its end: what it has said still counts
                 self._pid = 0
-                return self._ended(os.waitstatus_to_exitcode(status), now)
+                return self._ended(status, now)
             if self._overdue is not None and now >= self._overdue:
                 self._overdue = None
                 self._say(f"the daemon does not let go of its guests for {UPGRADE_PATIENCE:.0f} s and is killed")
@@ -155,7 +156,8 @@ class Keeper:
             self._start()
         return None
 
-    def _ended(self, code: int, now: float) -> int | None:
+    def _ended(self, status: int, now: float) -> int | None:
+        code = os.waitstatus_to_exitcode(status)
         upgrades, self._overdue = self._overdue is not None, None
         if self._stops:
             return max(code, 0)
@@ -165,7 +167,7 @@ class Keeper:
         if code == 0 or (not self._has_been_ready and code > 0):
             return code
         wait = self._restarts.after(now - self._started, was_ready=self._is_ready)
-        how = f"exit status {code}" if code > 0 else signal.Signals(-code).name
+        how = how_ended(status)
         if not wait:
             self._complained = False
             what = f"{len(self._kept)} descriptor{'' if len(self._kept) == 1 else 's'}"

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
+from host.supervision.packets import UNREADABLE
 from host.vhost_user.session import Session
 from host.vhost_user.vring import RingState, Vring
 from protocol.errors import VhostUserError
@@ -123,7 +124,7 @@ def parse_journal(data: bytes) -> Journal:
             records=dict(document["records"]),
             beside=document["beside"],
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise VhostUserError("a journal that cannot be read") from error
 
 

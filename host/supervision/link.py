@@ -9,11 +9,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from host.supervision.packets import FILES_MAX, OF_NO_SESSION, PACKET_MAX, Packet, parse_packet
+from host.supervision.packets import FILES_MAX, OF_NO_SESSION, PACKET_MAX, Packet, PacketError, parse_packet
 
 _ROOM: Final = socket.CMSG_SPACE((FILES_MAX + 3) * array.array("i").itemsize)
 _PACKETS_AT_ONCE: Final = 64
 """Packets that are taken in before the event loop looks at anything else."""
+_BUFFERS_AT_END: Final = 16
+"""How often so many are taken in when the other process has ended: more than the socket's buffer has room for."""
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
@@ -23,7 +25,8 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
 
 class Link:
     """Sends and receives packets over ``sock``, which it owns. ``on_packet`` is called with each one that comes, and
-    ``on_gone`` when the other end was closed, after the last packet.
+    ``on_gone`` when the other end was closed, after the last packet. ``on_bad`` is called with a
+    :class:`PacketError` that a packet is or ``on_packet`` has raised, and the packet's descriptors; None raises it.
 
     No call waits. Packets that find no room wait in line; :meth:`flushed` returns when the kernel has them all, from
     where they reach the other process even if this one is killed.
@@ -39,10 +42,12 @@ class Link:
         on_gone: Callable[[], None],
         *,
         keeps: bool = False,
+        on_bad: Callable[[PacketError, tuple[int, ...]], None] | None = None,
     ) -> None:
         self._socket = sock
         self._on_packet = on_packet
         self._on_gone = on_gone
+        self._on_bad = on_bad
         self._keeps = keeps
         self._peek = socket.MSG_PEEK if keeps else 0
         self._number = 0
@@ -96,6 +101,12 @@ class Link:
         self._loop.remove_writer(self._socket.fileno())
         self._empty.set()
 
+    def take_all(self) -> None:
+        """Take in all packets that have come, now: the process at the other end has ended. Another one may have its
+        socket, and is not heard."""
+        for _ in range(_BUFFERS_AT_END):
+            self._receive()
+
     def _receive(self) -> None:
         for _ in range(_PACKETS_AT_ONCE):
             if self.closed:
@@ -110,20 +121,26 @@ class Link:
                 continue  # the other end was closed with packets unread, once; what it has sent comes still
             except OSError:
                 data, ancillary, flags = b"", [], 0
-            fds = array.array("i")
-            for _, _, payload in ancillary:
-                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
             if not data:
                 self.close()
                 self._on_gone()
                 return
-            packet = parse_packet(data, fds, complete=not flags & socket.MSG_CTRUNC)
-            stays = self._keeps and packet.kind not in OF_NO_SESSION
+            self._take_in(data, _rights(ancillary), complete=not flags & socket.MSG_CTRUNC)
+
+    def _take_in(self, data: bytes, fds: tuple[int, ...], *, complete: bool) -> None:
+        stays = self._keeps
+        try:
+            packet = parse_packet(data, fds, complete=complete)
+            stays = stays and packet.kind not in OF_NO_SESSION
             if self._keeps and not stays:
                 self._take_seen()
             self._on_packet(packet)
-            if stays and not self.closed:
-                self._take_seen()
+        except PacketError as error:
+            if self._on_bad is None:
+                raise
+            self._on_bad(error, fds)
+        if stays and not self.closed:
+            self._take_seen()
 
     def _take_seen(self) -> None:
         self._socket.recv(1, socket.MSG_DONTWAIT)  # the rest of the packet goes with it, and its own descriptors
@@ -140,6 +157,14 @@ class Link:
         self._line.clear()
         self._empty.set()
         self._socket.close()
+
+
+def _rights(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    return tuple(fds)
 
 
 def _close(fds: tuple[int, ...]) -> None:

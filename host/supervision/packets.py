@@ -10,7 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
+from struct import error as StructError
 from typing import Any, Final
+
+from protocol.errors import BalloonError
 
 PACKET_MAX: Final = 128 << 10
 """Most bytes of a packet. A socket's buffer has room for one of them at least (net.core.wmem_default)."""
@@ -18,9 +21,18 @@ PACKET_MAX: Final = 128 << 10
 FILES_MAX: Final = 250
 """Most descriptors of a packet; the kernel's limit is 253."""
 
-_HEADER: Final = Struct("=BxxxII")
+UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, StructError)
+"""What reading a document raises that another process has made up."""
+
+_HEADER: Final = Struct("=III")
+"""The kind in the lowest byte and the highest bits of the number above it, the machine, the rest of the number."""
 _LENGTH: Final = Struct("=I")
-_NUMBER_MASK: Final = 0xFFFFFFFF
+_NUMBER_BITS: Final = 56
+"""A packet every microsecond for two thousand years: a number that came again would be one that counts already."""
+
+
+class PacketError(BalloonError):
+    """A packet means nothing, or claims what its sender does not have."""
 
 
 class Kind(IntEnum):
@@ -92,13 +104,21 @@ class Packet:
 
     def build(self, number: int = 0) -> bytes:
         """Return its bytes, with this number."""
-        return _HEADER.pack(self.kind, self.vm, number & _NUMBER_MASK) + self.body
+        number %= 1 << _NUMBER_BITS
+        return _HEADER.pack(self.kind | number >> 32 << 8, self.vm, number % (1 << 32)) + self.body
 
 
 def parse_packet(data: bytes, fds: Sequence[int], *, complete: bool = True) -> Packet:
-    """Return the packet of these bytes. The sender is trusted to be of the same version."""
-    kind, vm, number = _HEADER.unpack_from(data)
-    return Packet(Kind(kind), vm, data[_HEADER.size :], tuple(fds), complete, number)
+    """Return the packet of these bytes.
+
+    Raises:
+        PacketError: they are none.
+    """
+    try:
+        first, vm, number = _HEADER.unpack_from(data)
+        return Packet(Kind(first & 0xFF), vm, data[_HEADER.size :], tuple(fds), complete, first >> 8 << 32 | number)
+    except (ValueError, StructError) as error:
+        raise PacketError("a packet of no kind") from error
 
 
 def answer_packets(number: int, answer: bytes) -> Iterator[Packet]:
@@ -115,7 +135,9 @@ def with_number(number: int, body: bytes) -> bytes:
 
 
 def split_number(body: bytes) -> tuple[int, bytes]:
-    """Return the number that a body begins with, and the rest."""
+    """Return the number that a body begins with, and the rest. Raises :class:`PacketError`."""
+    if len(body) < _LENGTH.size:
+        raise PacketError("a packet is cut short")
     (number,) = _LENGTH.unpack_from(body)
     return number, body[_LENGTH.size :]
 
@@ -126,8 +148,10 @@ def with_length(first: bytes, second: bytes) -> bytes:
 
 
 def split_length(body: bytes) -> tuple[bytes, bytes]:
-    """Return the two parts of a body."""
+    """Return the two parts of a body. Raises :class:`PacketError`."""
     length, rest = split_number(body)
+    if len(rest) < length:
+        raise PacketError("a packet is cut short")
     return rest[:length], rest[length:]
 
 
@@ -137,10 +161,16 @@ def with_kept(journal: bytes, kept: set[int], reply: bytes = b"") -> bytes:
 
 
 def split_kept(body: bytes) -> tuple[bytes, set[int], bytes]:
-    """Return the parts of such a body."""
+    """Return the parts of such a body. Raises :class:`PacketError`."""
     kept, rest = split_length(body)
     journal, reply = split_length(rest)
-    return journal, set(json.loads(kept)), reply
+    try:
+        numbers = set(json.loads(kept))
+    except UNREADABLE as error:
+        raise PacketError("the numbers of files cannot be read") from error
+    if not all(type(number) is int for number in numbers):
+        raise PacketError("the numbers of files are no numbers")
+    return journal, numbers, reply
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,15 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterable
-from struct import error as StructError
 from typing import Final
 
 from host.configuration.device_options import parse_device_options
 from host.service_manager.service_manager import HandedOver, ServiceManager
+from host.supervision.closing import Closer
+from host.supervision.descriptor_shares import DescriptorShares
 from host.supervision.journal import parse_journal
 from host.supervision.link import Link
-from host.supervision.packets import Packet, parse_legacy
+from host.supervision.packets import UNREADABLE, Packet, PacketError, parse_legacy
 from host.supervision.supervised_vm import SupervisedVm
 from host.vm_store.vm_record import VmRecord
 from host.vm_store.vm_store import KeptVm, name_of, number_in
@@ -39,7 +40,22 @@ class FormerWorker:
         self.vms: dict[int, SupervisedVm] = {}
         self.alone = False
         """Whether it is to be told to stop after its last machine."""
-        self._link = Link(sock, lambda packet: on_packet(self, packet), lambda: on_gone(self), keeps=True)
+        self._closer = Closer()
+        self._on_gone = on_gone
+        on_bad = self._on_bad
+        self._link = Link(
+            sock, lambda packet: on_packet(self, packet), lambda: on_gone(self), keeps=True, on_bad=on_bad
+        )
+
+    def _on_bad(self, error: PacketError, fds: tuple[int, ...]) -> None:
+        log.error("worker %d was at fault: %s", self.number, error)
+        self._closer.close(fds)
+        self._link.close()
+        self._on_gone(self)
+
+    def close_files(self, fds: Iterable[int]) -> None:
+        """Close descriptors that came from it and belong to no machine of its."""
+        self._closer.close(fds)
 
     def send(self, packet: Packet) -> None:
         """Do nothing: it hears nothing more."""
@@ -53,9 +69,12 @@ class StoredMachines:
     """What was ``handed_over``, which ``manager`` still keeps. What cannot be used is said in one line each, closed,
     and kept no longer."""
 
-    def __init__(self, manager: ServiceManager, handed_over: HandedOver) -> None:
+    def __init__(
+        self, manager: ServiceManager, handed_over: HandedOver, shares: DescriptorShares | None = None
+    ) -> None:
         self._manager = manager
         self._handed_over = handed_over
+        self._shares = shares
         names = handed_over.names
         self.vms = list(self._machines(sorted({number for name in names if (number := number_in(name)) is not None})))
         """The machines that can be gone on with, by number."""
@@ -111,7 +130,7 @@ class StoredMachines:
             sock = socket.socket(fileno=connection)
             record = store.read()
             _check(record)
-            vm = SupervisedVm(number, sock)
+            vm = SupervisedVm(number, sock, shares=self._shares)
             vm.resume(record, self._files(record), store)
         except (BalloonError, OSError):
             store.close()
@@ -136,6 +155,6 @@ def _check(record: VmRecord) -> None:
     try:
         legacy = parse_legacy(record.legacy)
         parse_device_options(record.device)
-    except (ValueError, KeyError, TypeError, StructError) as error:
+    except UNREADABLE as error:
         raise BalloonError("what is kept of it cannot be read") from error
     parse_journal(legacy.journal)

@@ -24,10 +24,19 @@ class SupervisedSession(SessionJournal):
     is_kept = True
 
     def __init__(
-        self, vm: int, link: Link, legacy: Legacy | None, files: Mapping[int, int], *, shared: bool = False
+        self,
+        vm: int,
+        link: Link,
+        legacy: Legacy | None,
+        files: Mapping[int, int],
+        *,
+        shared: bool = False,
+        tell_events: Callable[[], None] = lambda: None,
     ) -> None:
-        """Begin. ``shared`` says that the worker has other machines too, or may get some."""
+        """Begin. ``shared`` says that the worker has other machines too, or may get some. ``tell_events`` has the
+        supervisor told what events there are: of a machine that the worker does not have any more they do not count."""
         self._vm = vm
+        self._tell_events = tell_events
         self._shared = shared
         self._moves = self._left = False
         self._link = link
@@ -193,10 +202,12 @@ class SupervisedSession(SessionJournal):
 
     def left_here(self) -> None:
         """All of a session that is left to another worker was released."""
+        self._tell_events()
         self._link.send(Packet(Kind.LEFT, self._vm))
 
     def ended(self, reason: str) -> None:
         """The end of the session was told."""
+        self._tell_events()
         self._link.send(Packet(Kind.ENDED, self._vm, reason.encode()))
 
     def close(self) -> None:

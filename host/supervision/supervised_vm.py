@@ -7,19 +7,19 @@ the worker.
 import array
 import asyncio
 import contextlib
-import os
 import socket
-import stat
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from host.configuration.device_options import DEFAULT_DEVICE, DeviceOptions
+from host.supervision.closing import Closer
+from host.supervision.descriptor_shares import DescriptorShares, Owner
 from host.supervision.packets import (
     FILES_MAX,
     Kind,
     Legacy,
     Packet,
+    PacketError,
     Piece,
     parse_legacy,
     split_kept,
@@ -27,18 +27,39 @@ from host.supervision.packets import (
     split_number,
     with_length,
 )
+from host.vhost_user.session import MEM_SLOTS
 from host.vm_store.vm_record import VmRecord
 from host.vm_store.vm_store import UNSTORED, VmStore
 from protocol.process.peer_process import peer_process
+from protocol.vhost_user import FDS_MAX, PAYLOAD_MAX
 
 REPLY_TIMEOUT: Final = 10.0
 """Seconds that the front-end has to read its replies, as in a daemon of one process."""
+
+MESSAGE_MAX: Final = 2 * PAYLOAD_MAX
+"""Most bytes of a message in hand, and of a reply: more than either has."""
+
+VM_FILES_MAX: Final = MEM_SLOTS + FDS_MAX + 64
+"""Most files of a session: its regions, a message in hand, and what its rings, log and channel have."""
+
+REPLIES_MAX: Final = 16
+"""Most replies on their way. A worker has one, and those that were killed have left theirs."""
+
+QUEUES_MAX: Final = 256
+"""Queues have smaller numbers (VHOST_USER_VRING_IDX_MASK)."""
 
 
 class SupervisedVm:
     """Virtual machine ``number``, whose connection ``sock`` is owned here, and which finds ``device``."""
 
-    def __init__(self, number: int, sock: socket.socket, device: DeviceOptions = DEFAULT_DEVICE) -> None:
+    def __init__(
+        self,
+        number: int,
+        sock: socket.socket,
+        device: DeviceOptions = DEFAULT_DEVICE,
+        shares: DescriptorShares | None = None,
+    ) -> None:
+        """Keep no files beyond ``shares``: a session whose files have no room ends with its worker."""
         self.number = number
         self._device = device.build()
         self.link = ""
@@ -52,8 +73,12 @@ class SupervisedVm:
         self._store: VmStore = UNSTORED
         self._packet = 0
         self._socket = sock
-        self.process = peer_process(sock).pid
+        peer = peer_process(sock)
+        self.process = peer.pid
         """The process that connected, by number."""
+        self._owner = Owner(peer.uid, peer.pid or -number)
+        self._shares = shares
+        self._closer = Closer()
         self._journal = b""
         self._kept: set[int] = set()
         self._files: dict[int, int] = {}
@@ -63,6 +88,7 @@ class SupervisedVm:
         self._records: dict[int, int] = {}
         self._has_begun = False
         self._replies = asyncio.Lock()
+        self._replies_left = 0
         self.lasts = True
         """Whether the session can be taken over: all its files are here."""
 
@@ -71,20 +97,36 @@ class SupervisedVm:
         """The descriptor of its connection."""
         return self._socket.fileno()
 
+    def close_files(self, fds: Iterable[int]) -> None:
+        """Close descriptors that came for it."""
+        self._closer.close(fds)
+
     def came(self, packet: Packet) -> None:
-        """Take in a PIECE."""
-        self._has_begun = True
-        self.lasts &= packet.complete
+        """Take in a PIECE. Raises :class:`PacketError`, as all of these do, before anything is taken in."""
         unfit, data = split_length(packet.body)
-        self._pieces.append(Piece(data, tuple(self._keep(packet.fds)), unfit.decode()))
+        if not data or len(data) + sum(len(piece.data) for piece in self._pieces) > MESSAGE_MAX:
+            raise PacketError("a message without an end")
+        why = unfit.decode(errors="replace")
+        self._pieces.append(Piece(data, tuple(self._keep(packet)), why))
+        self._has_begun = True
         self._taken = False
 
-    def _keep(self, fds: Iterable[int]) -> Iterator[int]:
-        for fd in fds:
-            self._store.add_file(self._next_file, fd, self._files)
-            self._files[self._next_file] = fd
-            yield self._next_file
-            self._next_file += 1
+    def _keep(self, packet: Packet) -> Iterable[int]:
+        # Returns the numbers of the files. Those that find no room have theirs, and the session does not last.
+        count = len(packet.fds)
+        if len(self._files) + self._closer.waiting + count > VM_FILES_MAX:
+            raise PacketError("more files than a session has")
+        self.lasts &= packet.complete
+        numbers = range(self._next_file, self._next_file + count)
+        self._next_file += count
+        if self._shares is not None and not self._shares.take(self._owner, count):
+            self.lasts = False
+            self._closer.close(packet.fds)
+            return numbers
+        for number, fd in zip(numbers, packet.fds, strict=True):
+            self._store.add_file(number, fd, self._files)
+            self._files[number] = fd
+        return numbers
 
     def taken(self) -> None:
         """Take note that the last piece was taken from the connection."""
@@ -93,28 +135,44 @@ class SupervisedVm:
     def record(self, packet: Packet) -> None:
         """Take in a RECORD."""
         queue, _ = split_number(packet.body)
-        self.lasts &= packet.complete
-        for number in self._keep(packet.fds):
+        if queue >= QUEUES_MAX or len(packet.fds) > 1:
+            raise PacketError(f"the record of a queue {queue}")
+        for number in self._keep(packet):
             self._records[queue] = number
 
     def handled(self, packet: Packet) -> bytes:
         """Take in HANDLED; return the reply."""
-        self._pieces.clear()
-        reply = self.changed(packet)
+        journal, kept, reply = split_kept(packet.body)
+        if len(reply) > MESSAGE_MAX or self._replies_left >= REPLIES_MAX:
+            raise PacketError("more replies than messages")
+        self._change(journal, kept, ())
+        self._replies_left += bool(reply)
         self._store.queue(reply)
         return reply
 
-    def changed(self, packet: Packet) -> bytes:
-        """Take in a new journal; return what comes with it."""
-        journal, self._kept, reply = split_kept(packet.body)
+    def changed(self, packet: Packet) -> None:
+        """Take in a new journal."""
+        journal, kept, _ = split_kept(packet.body)
+        self._change(journal, kept, self._pieces)
+
+    def _change(self, journal: bytes, kept: set[int], pieces: Iterable[Piece]) -> None:
+        if self.lasts and not kept <= self._files.keys():
+            raise PacketError("a journal with files that have not come")
+        self._kept = kept
+        self._pieces = list(pieces)
         if journal:
             self._journal = journal
             self._records.clear()
         needed = self._needed()
         left_over = [number for number in self._files if number not in needed]
         self._store.remove_files(left_over)
-        close_aside([self._files.pop(number) for number in left_over])
-        return reply
+        self._close([self._files.pop(number) for number in left_over])
+
+    def _close(self, fds: Iterable[int]) -> None:
+        fds = tuple(fds)
+        if self._shares is not None:
+            self._shares.give_back(self._owner, len(fds))
+        self._closer.close(fds)
 
     def _needed(self) -> set[int]:
         return self._kept | set(self._records.values()) | {number for piece in self._pieces for number in piece.files}
@@ -129,8 +187,8 @@ class SupervisedVm:
         except OSError as error:
             return f"front-end gone: {error.strerror}"
         finally:
-            for fd in fds:
-                os.close(fd)
+            self._replies_left = max(0, self._replies_left - 1)
+            self._closer.close(fds)
         return ""
 
     async def _send(self, data: bytes, fds: tuple[int, ...]) -> None:
@@ -229,12 +287,15 @@ class SupervisedVm:
         self._journal, self._pieces, self._taken = legacy.journal, list(legacy.pieces), legacy.taken
         self._records, self._next_file = dict(legacy.records), legacy.next_file
         self._files = files
+        if self._shares is not None and not self._shares.take(self._owner, len(files)):
+            self.lasts = False
+            self._shares = None
 
     def let_go(self) -> None:
         """Close what is open here; what is kept stays."""
         self._store.let_go()
-        close_aside(self._files.values())
-        self._socket.close()
+        self._close(self._files.values())
+        self._closer.close([self._socket.detach()])
 
     def hand_over(self) -> Iterator[Packet]:
         """Yield what another worker needs to go on. The descriptors stay here."""
@@ -262,24 +323,8 @@ class SupervisedVm:
     def close(self) -> None:
         """Forget the machine. Its connection is closed here too."""
         self._store.close()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._closer.close([self._socket.detach()])  # it may hold what was sent and not read
         files, self._files = list(self._files.values()), {}
-        close_aside(files)
-        self._socket.close()
-
-
-def close_aside(fds: Iterable[int]) -> None:
-    """Close files of a session. A socket is closed on a thread: it may be the last to hold what was sent through it, of
-    which a worker has seen nothing."""
-    sockets = []
-    for fd in fds:
-        if stat.S_ISSOCK(os.fstat(fd).st_mode):
-            sockets.append(fd)
-        else:
-            os.close(fd)
-    if sockets:
-        threading.Thread(target=_close_all, args=(sockets,), daemon=True, name="closing").start()
-
-
-def _close_all(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
+        self._close(files)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
@@ -10,6 +9,7 @@ from host.qmp.qmp import ErrorClass, QmpError, Request
 from host.supervision.packets import Kind
 from host.supervision.supervised_vm import SupervisedVm
 from host.supervision.worker_process import WorkerGone, WorkerProcess
+from host.supervision.worker_words import is_one_answer, number_in_line, own_entries, own_status
 
 ANSWER_PATIENCE: Final = 1.0
 """Seconds that one worker has to answer a question to all of them."""
@@ -68,7 +68,11 @@ class WorkerCommands:
                     arguments = dict(request.arguments.members)
                     await self._ask_all(lambda worker: worker.command("set-log-level", arguments, {}))
                 return await self._local.perform(request)
-            return await self._worker_of(vm).command(request.name, self._with_vm(request, vm), dict(request.reply))
+            worker, arguments = self._worker_of(vm), self._with_vm(request, vm)
+            answer = await worker.command(request.name, arguments, dict(request.reply))
+            if not is_one_answer(answer):
+                raise QmpError("its worker's answer cannot be read")
+            return answer
         except QmpError as error:
             return request.failure(error)
         except WorkerGone as error:
@@ -113,8 +117,7 @@ class WorkerCommands:
 
     async def _query_vms(self) -> list[dict[str, Any]]:
         answers = await self._ask_all(lambda worker: worker.command("query-vms", {}, {}))
-        found = {entry["vm"]: entry for answer in answers for entry in json.loads(answer)["return"]}
-        found = {vm: entry for vm, entry in found.items() if vm in self._vms}
+        found = {vm: entry for worker, answer in answers for vm, entry in own_entries(answer, worker.vms).items()}
         self._last_entries.update(found)
         for vm, record in self._vms.items():
             if self._waits(record):
@@ -123,12 +126,11 @@ class WorkerCommands:
             found.setdefault(vm, {"vm": vm, **self._last_entries.get(vm, {}), "broken": "its worker does not answer"})
         return [found[vm] for vm in sorted(found)]
 
-    async def _ask_all(self, ask: Any) -> list[bytes]:
-        async def answer(worker: WorkerProcess) -> bytes | None:
+    async def _ask_all(self, ask: Any) -> list[tuple[WorkerProcess, bytes]]:
+        async def answer(worker: WorkerProcess) -> tuple[WorkerProcess, bytes] | None:
             with contextlib.suppress(TimeoutError, WorkerGone):
                 async with asyncio.timeout(ANSWER_PATIENCE):
-                    answer: bytes = await ask(worker)
-                    return answer
+                    return worker, await ask(worker)
             return None
 
         workers = [worker for worker in self._workers.values() if worker.vms and not worker.gone]
@@ -138,8 +140,5 @@ class WorkerCommands:
     async def status(self) -> list[str]:
         """Return a line about each virtual machine, for people."""
         answers = await self._ask_all(lambda worker: worker.ask(Kind.STATUS))
-        return sorted((line for answer in answers for line in json.loads(answer)), key=_number_in)
-
-
-def _number_in(line: str) -> int:
-    return int(line.split()[1])
+        lines = [line for worker, answer in answers for line in own_status(answer, worker.vms)]
+        return sorted(lines, key=number_in_line)

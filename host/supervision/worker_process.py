@@ -3,21 +3,34 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from host.service_manager.service_manager import UNMANAGED, ServiceManager
+from host.supervision.closing import Closer
 from host.supervision.link import Link, make_pair
-from host.supervision.packets import Kind, Packet, split_number, with_number
+from host.supervision.packets import Kind, Packet, PacketError, split_number, with_number
 from host.supervision.supervised_vm import SupervisedVm
 from host.supervision.zygote import Zygote
 from protocol.errors import BalloonError
+from protocol.process.exit_status import how_ended
 
-REAP_TRIES = 200
-"""Times, a millisecond apart, that a worker whose end of the way was closed is looked at until it has ended."""
+log = logging.getLogger(__name__)
+
+END_PATIENCE: Final = 5.0
+"""Seconds that a worker which was killed has to end before another one has its machines. It may be in the middle of a
+discard, which goes on to its end in the kernel: what the guest is given back before that could be lost."""
+
+_LOOK_INTERVAL: Final = 0.001
+"""Seconds between two looks at whether it has ended, where the kernel does not tell."""
+
+ANSWER_MAX: Final = 64 << 20
+"""Most bytes of an answer."""
 
 
 class ZygoteGone(BalloonError):
@@ -30,14 +43,14 @@ class WorkerGone(BalloonError):
 
 class WorkerProcess:
     """Worker ``number``, forked by ``zygote``. ``on_packet`` is called with what it says but for answers, ``on_gone``
-    when it has ended."""
+    when it has ended, with how."""
 
     def __init__(
         self,
         number: int,
         zygote: Zygote,
         on_packet: Callable[["WorkerProcess", Packet], None],
-        on_gone: Callable[["WorkerProcess"], None],
+        on_gone: Callable[["WorkerProcess", str], None],
         manager: ServiceManager = UNMANAGED,
     ) -> None:
         """Have it forked. What is sent to it meanwhile waits for it. ``manager`` keeps the way to it."""
@@ -46,7 +59,11 @@ class WorkerProcess:
         self.vms: dict[int, SupervisedVm] = {}
         self.pid = 0
         self.began = time.monotonic()
-        self.gone = False
+        self.gone_at = 0.0
+        """When it was found to do nothing more, 0 before."""
+        self._has_ended = False
+        self._process: int | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self.alone = False
         """Whether it has one machine alone."""
         self._on_packet = on_packet
@@ -57,20 +74,30 @@ class WorkerProcess:
         self._last_question = 0
         self._pinged: asyncio.Future[bytes] | None = None
         self._silent_for = 0
+        self._closer = Closer()
         ours, theirs = make_pair()
         self._manager = manager
         manager.store(self.link, ours.fileno())
-        self._link = Link(ours, self._receive, self._end, keeps=manager.keeps)
+        self._link = Link(ours, self._receive, self._end, keeps=manager.keeps, on_bad=self._on_bad)
         with theirs:
             if not zygote.fork(number, theirs):
                 self._link.close()
                 manager.remove(self.link)
                 raise ZygoteGone("no worker can be forked: the process that does so has ended")
 
+    @property
+    def gone(self) -> bool:
+        """Whether it does nothing more."""
+        return bool(self.gone_at)
+
     def be_alone(self) -> None:
         """Have it serve one machine alone."""
         self.alone = True
         self._link.send(Packet(Kind.ALONE))
+
+    def close_files(self, fds: Iterable[int]) -> None:
+        """Close descriptors that came from it and belong to no machine of its."""
+        self._closer.close(fds)
 
     def send(self, packet: Packet) -> None:
         """Send a packet."""
@@ -128,12 +155,17 @@ class WorkerProcess:
     def _receive(self, packet: Packet) -> None:
         match packet.kind:
             case Kind.HELLO:
+                if self.pid:
+                    raise PacketError("it says again which process it is")
                 self.pid, _ = split_number(packet.body)
+                self._watch()
             case Kind.PART | Kind.ANSWER:
                 number, body = split_number(packet.body)
                 if (answer := self._questions.get(number)) is None or answer.done():
                     return
                 body = self._parts.pop(number, b"") + body
+                if len(body) > ANSWER_MAX:
+                    raise PacketError("an answer without an end")
                 if packet.kind is Kind.PART:
                     self._parts[number] = body
                 else:
@@ -141,15 +173,64 @@ class WorkerProcess:
             case _:
                 self._on_packet(self, packet)
 
+    def _on_bad(self, error: PacketError, fds: tuple[int, ...]) -> None:
+        log.error("worker %d is at fault and is killed: %s", self.number, error)
+        self._closer.close(fds)
+        self._link.close()
+        self._end()
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        # The way to it tells of its end too, but not while another process has its end of that.
+        with contextlib.suppress(OSError):
+            self._process = os.pidfd_open(self.pid)
+            asyncio.get_running_loop().add_reader(self._process, self._on_process_ended)
+
+    def _on_process_ended(self) -> None:
+        self._link.take_all()
+        self._end()
+
     def _end(self) -> None:
-        self.gone = True
+        if not self.gone_at:
+            self._be_gone()
+            self.kill()  # it has closed its end: if it is not about to end it is of no more use
+        if self._has_ended or (how := self._look()) is None:
+            return
+        self._has_ended = True
+        self._forget_process()
+        self._on_gone(self, how)
+
+    def _be_gone(self) -> None:
+        self.gone_at = time.monotonic()
+        self._link.close()
         if self._pinged is not None:
             self._pinged.cancel()
         for answer in self._questions.values():
             if not answer.done():
                 answer.set_exception(WorkerGone("the worker has ended"))
         self._manager.remove(self.link)  # no packet is left on it
-        self._on_gone(self)
+
+    def _look(self) -> str | None:
+        # Returns how the process has ended, None if it is looked at again.
+        if (how := self.reap()) is not None:
+            return how
+        left = self.gone_at + END_PATIENCE - time.monotonic()
+        if left <= 0:
+            return "it does not end"
+        if self._timer is not None:
+            self._timer.cancel()
+        wait = _LOOK_INTERVAL if self._process is None else left
+        self._timer = asyncio.get_running_loop().call_later(wait, self._end)
+        return None
+
+    def _forget_process(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._process is not None:
+            asyncio.get_running_loop().remove_reader(self._process)
+            os.close(self._process)
+            self._process = None
 
     def kill(self) -> None:
         """Kill it."""
@@ -157,21 +238,30 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
-    def reap(self, tries: int = REAP_TRIES) -> str:
-        """Return how the process has ended; it is looked at so often, a millisecond apart."""
+    def give_up(self) -> None:
+        """Kill it, and have it replaced. One that has never said which process it is finds its way closed, and ends."""
+        self.kill()
+        if not self.pid:
+            self._end()
+
+    def reap(self) -> str | None:
+        """Return how the process has ended, None if it has not."""
         if not self.pid:
             with contextlib.suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
             return "it could not be started"
-        self.kill()  # it has closed its end: if it is not about to end it is of no more use
-        for _ in range(tries):
-            try:
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:
-                return "it has ended"
-            if pid:
-                code = os.waitstatus_to_exitcode(status)
-                return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
-            time.sleep(0.001)
-        return "it does not end"
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            return "it has ended"
+        if not pid:
+            return None
+        return how_ended(status)
+
+    def wait(self, seconds: float) -> None:
+        """Kill it, and wait for its end so long."""
+        self.kill()
+        until = time.monotonic() + seconds
+        while self.reap() is None and time.monotonic() < until:
+            time.sleep(_LOOK_INTERVAL)

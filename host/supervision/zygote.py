@@ -45,6 +45,14 @@ class Zygote:
         """End the zygote."""
         self._socket.close()
 
+    def kill(self) -> None:
+        """Kill it. The next one is started when the next worker is."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
     def reap(self) -> None:
         """Take note that it has ended."""
         with contextlib.suppress(ChildProcessError):

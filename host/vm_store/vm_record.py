@@ -123,5 +123,5 @@ def parse_record(body: bytes) -> VmRecord:
             "names": dict(document["names"]),
         }
         return VmRecord(**document, legacy=body[_LENGTH.size + length :])
-    except (ValueError, KeyError, TypeError, AttributeError, StructError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StructError) as error:
         raise BalloonError("what is kept of it cannot be read") from error

@@ -15,7 +15,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from io import FileIO
@@ -81,9 +81,9 @@ class EventLog:
         """Build one event, on any thread, and return what writes it, where :meth:`emit` is called."""
         return partial(self._write, self._build_line(event, fields))
 
-    def pass_on(self, lines: str) -> None:
+    def pass_on(self, lines: Iterable[str]) -> None:
         """Write lines that another process's log has built."""
-        for line in lines.splitlines(keepends=True):
+        for line in lines:
             self._write(line)
 
     def _write(self, line: str) -> None:

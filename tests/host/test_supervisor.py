@@ -16,8 +16,9 @@ import pytest
 from host.control.daemon_status import DaemonStatus
 from host.qmp.qmp import Arguments, Request
 from host.supervision.packets import Kind, Packet, with_number
+from host.supervision.worker_ends import ENDS_FREE
 from host.supervision.zygote import Zygote
-from host.supervisor import ENDS_FREE, Supervisor
+from host.supervisor import Supervisor
 from protocol.process.events import EventLog
 
 

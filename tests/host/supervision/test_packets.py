@@ -2,6 +2,8 @@
 
 import os
 import socket
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -22,11 +24,14 @@ from host.supervision.packets import (
     with_number,
 )
 from host.supervision.supervised_vm import SupervisedVm
+from tests.harness.processes import DEADLINE
 
 
 def test_packet_is_what_it_was() -> None:
     packet = Packet(Kind.PIECE, 70000, b"body", (3, 4))
     assert parse_packet(packet.build(), (3, 4)) == packet
+    for number in (1, 0xFFFFFFFF, 0x100000000, (1 << 56) - 1):
+        assert parse_packet(packet.build(number), (3, 4)) == replace(packet, number=number)
     assert split_kept(with_kept(b"journal", {3, 1}, b"reply")) == (b"journal", {1, 3}, b"reply")
     legacy = Legacy(
         journal=b"{}", pieces=(Piece(b"\0\1", (2,), "no"), Piece(b"")), taken=False, records={2: 5}, next_file=9
@@ -56,6 +61,14 @@ def is_open(fd: int) -> bool:
     return True
 
 
+def wait_until_closed(fd: int) -> None:
+    """Wait until ``fd`` is closed, on a thread."""
+    deadline = time.monotonic() + DEADLINE
+    while is_open(fd):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_machine_is_handed_over_with_the_files_that_count() -> None:
     ours, theirs = socket.socketpair()
     vm = SupervisedVm(3, theirs)
@@ -64,7 +77,8 @@ def test_machine_is_handed_over_with_the_files_that_count() -> None:
     vm.came(Packet(Kind.PIECE, 3, with_length(b"", b"one"), tuple(files[:2])))
     vm.taken()
     assert vm.handled(Packet(Kind.HANDLED, 3, with_kept(b"journal", {1}, b"reply"))) == b"reply"
-    assert [is_open(fd) for fd in files] == [False, True, True, True]
+    wait_until_closed(files[0])
+    assert all(is_open(fd) for fd in files[1:])
     vm.came(Packet(Kind.PIECE, 3, with_length(b"unfit", b"two"), (files[2],)))
     vm.record(Packet(Kind.RECORD, 3, with_number(2, b""), (files[3],)))
     *_, sent, taken = vm.hand_over()
@@ -74,6 +88,7 @@ def test_machine_is_handed_over_with_the_files_that_count() -> None:
     )
     assert taken.fds == (theirs.fileno(),)
     vm.close()
-    assert not any(is_open(fd) for fd in files[1:])
+    for fd in files[1:]:
+        wait_until_closed(fd)
     assert ours.recv(1) == b""
     ours.close()

@@ -1,0 +1,85 @@
+"""What a worker says that reaches others than its machines' front-ends, checked.
+
+A worker that a guest has made its own says what it likes. It can say so of its own machines alone: an event, a notice
+or an entry about another machine is left out, and what cannot be read is a :class:`PacketError`.
+"""
+
+import json
+from collections.abc import Container, Iterator
+from typing import Any, Final
+
+from host.supervision.packets import UNREADABLE, PacketError
+
+_OF_SESSIONS: Final = "suppressed"
+"""The event that counts sessions without an event of their own, and so names no machine."""
+
+
+def own_lines(body: bytes, vms: Container[int]) -> Iterator[str]:
+    """Yield the lines of EVENTS that are about ``vms``. Raises :class:`PacketError`."""
+    try:
+        lines = body.decode().splitlines()
+    except UNREADABLE as error:
+        raise PacketError("events that cannot be read") from error
+    for line in lines:
+        event = _read(line)
+        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+            raise PacketError("an event that is none")
+        if _names(event, vms) or ("vm" not in event and event["event"] == _OF_SESSIONS):
+            yield line + "\n"
+
+
+def own_notice(body: bytes, vms: Container[int]) -> list[Any]:
+    """Return the call and the arguments of a NOTICE, nothing if it is not about ``vms``. Raises
+    :class:`PacketError`."""
+    match _read(body):
+        case ["emit", str(), {"vm": vm}] as call:
+            pass
+        case ["balloon_changed", vm, size] as call if type(size) is int:
+            pass
+        case ["forget", vm] as call:
+            pass
+        case _:
+            raise PacketError("a notice that is none")
+    return call if type(vm) is int and vm in vms else []
+
+
+def own_entries(answer: bytes, vms: Container[int]) -> dict[int, dict[str, Any]]:
+    """Return what the answer to ``query-vms`` has of ``vms``, by number; nothing if it cannot be read."""
+    try:
+        entries = _read(answer)["return"]
+        return {entry["vm"]: entry for entry in entries if isinstance(entry, dict) and _names(entry, vms)}
+    except (PacketError, *UNREADABLE):
+        return {}
+
+
+def own_status(answer: bytes, vms: Container[int]) -> Iterator[str]:
+    """Yield the lines of the answer to STATUS about ``vms``."""
+    try:
+        lines = _read(answer)
+        yield from [line for line in lines if isinstance(line, str) and number_in_line(line) in vms]
+    except (PacketError, *UNREADABLE):
+        return
+
+
+def number_in_line(line: str) -> int:
+    """Return the number of the machine that a line of the status is about."""
+    return int(line.split()[1])
+
+
+def is_one_answer(answer: bytes) -> bool:
+    """Return whether a control client takes this for the answer to one command."""
+    try:
+        return isinstance(_read(answer), dict) and b"\n" not in answer.removesuffix(b"\n")
+    except PacketError:
+        return False
+
+
+def _names(document: dict[str, Any], vms: Container[int]) -> bool:
+    return type(document.get("vm")) is int and document["vm"] in vms
+
+
+def _read(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except UNREADABLE as error:
+        raise PacketError("what is no document") from error
