@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from protocol.errors import BalloonError
-from protocol.process.accept_loop import AcceptLoop, open_streams
+from protocol.process.accept_loop import AcceptLoop, abort_stream, open_streams
 from protocol.process.listening_socket import OWNER_ALONE, ListeningSocket
 
 DEADLINE: Final = 5.0
@@ -88,7 +88,7 @@ class ControlServer:
                     await writer.wait_closed()
         finally:
             # Without effect after close(). Otherwise unsent data must not wait for the client.
-            writer.transport.abort()
+            abort_stream(writer)
 
     async def _answer(self, line: str | None) -> str:
         if line is None:

@@ -259,7 +259,7 @@ def _cost_from_proc(pid: int, proc: Path) -> ProcessCost:
     # The name in parentheses may itself hold spaces and parentheses, so the fields count from the last one.
     fields = (directory / "stat").read_text(errors="replace").rpartition(")")[2].split()
     peak = None
-    for line in (directory / "status").read_text(errors="replace").splitlines():
+    for line in (directory / "status").read_text(errors="replace").split("\n"):
         if line.startswith("VmHWM:"):
             peak = int(line.split()[1]) * 1024
     return ProcessCost(

@@ -15,7 +15,7 @@ from typing import Any, Final
 from host.control.latest_value import LatestValue
 from host.qmp.qmp import QmpError, QmpSession, Request, build_error, build_event, build_greeting
 from protocol.errors import FramingError
-from protocol.process.accept_loop import AcceptLoop, open_streams
+from protocol.process.accept_loop import AcceptLoop, abort_stream, open_streams
 from protocol.process.listening_socket import ListeningSocket
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class _Client:
 
     def abort(self) -> None:
         """Close the connection at once and discard what the client has not read."""
-        self._writer.transport.abort()
+        abort_stream(self._writer)
 
 
 class ControlServer:

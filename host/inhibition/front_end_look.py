@@ -67,7 +67,7 @@ def _recent_files(directory: Path, max_age: float) -> Sign:
 
 
 def _read_status(path: Path) -> dict[str, str]:
-    lines = path.read_text(errors="replace").splitlines()
+    lines = path.read_text(errors="replace").split("\n")  # alone: other separators may be in the process's name
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 

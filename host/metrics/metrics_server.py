@@ -14,7 +14,7 @@ from typing import Any, Final
 from host.metrics.address import MetricsAddress
 from host.metrics.http_scrape import HEAD_MAX, answer, is_whole, refusal
 from protocol.errors import BalloonError
-from protocol.process.accept_loop import AcceptLoop, open_streams
+from protocol.process.accept_loop import AcceptLoop, abort_stream, open_streams
 from protocol.process.listening_socket import OWNER_ALONE, ListeningSocket
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class MetricsServer:
                     writer.close()
                     await writer.wait_closed()
         finally:
-            writer.transport.abort()
+            abort_stream(writer)
 
     async def _answer(self, head: bytes) -> bytes:
         if (status := refusal(head)) is not None:

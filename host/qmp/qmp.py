@@ -14,6 +14,9 @@ from host.qmp.json_stream import JsonError, JsonStream
 from host.qmp.negotiation import NEGOTIATE
 from protocol.errors import BalloonError
 
+INTEGER_LEAST: Final = -(1 << 63)
+INTEGER_MOST: Final = (1 << 64) - 1
+
 _MEMBERS: Final = ("execute", "arguments", "id")
 _SHOWN: Final = 60
 _KINDS: Final[Mapping[type, str]] = {int: "an integer", str: "a string", dict: "an object", bool: "true or false"}
@@ -48,8 +51,11 @@ class Arguments:
         return self._members
 
     def integer(self, name: str) -> int:
-        """Take a required integer. Raises :class:`QmpError`."""
-        return int(self._required(name, int))
+        """Take a required integer, which has at most 64 bits as in QEMU. Raises :class:`QmpError`."""
+        value = int(self._required(name, int))
+        if not INTEGER_LEAST <= value <= INTEGER_MOST:
+            raise QmpError(f"parameter '{name}' has to be an integer of at most 64 bits")
+        return value
 
     def text(self, name: str) -> str:
         """Take a required string. Raises :class:`QmpError`."""

@@ -75,3 +75,11 @@ async def open_streams(sock: socket.socket, limit: int) -> tuple[asyncio.StreamR
         return await asyncio.open_connection(sock=sock, limit=limit)
     sock.close()
     return None
+
+
+def abort_stream(writer: asyncio.StreamWriter) -> None:
+    """Close a connection at once, and discard what its peer has not read. On a closed one this has no effect."""
+    # A transport that had data left when it was closed has forgotten its loop since (_force_close() in
+    # asyncio/selector_events.py).
+    with contextlib.suppress(AttributeError):
+        writer.transport.abort()

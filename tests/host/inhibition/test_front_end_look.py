@@ -42,6 +42,7 @@ def process(proc: Path, status: str, *targets: str) -> Path:
         ("State:\tS (sleeping)\n", ("anon_inode:[userfaultfd]",), Sign.USERFAULTFD),
         ("State:\tT (stopped)\n", ("anon_inode:[userfaultfd]", "/dev/vfio/1"), 13),
         ("", (), NO_SIGNS),
+        ("\x1cState:\tT\nVmHWM:\t1 kB\n", (), NO_SIGNS),
     ],
 )
 def test_signs(tmp_path: Path, status: str, targets: tuple[str, ...], signs: int) -> None:

@@ -160,3 +160,10 @@ def test_lines_have_the_protocols_form() -> None:
 def test_long_name_is_shown_in_part() -> None:
     assert shown("é\n") == r"'\xe9\n'"
     assert len(shown("x" * 1000)) < 80
+
+
+@pytest.mark.parametrize("value", [-(1 << 63) - 1, 1 << 64, 10**4000])
+def test_integer_that_no_64_bits_hold(value: int) -> None:
+    with pytest.raises(QmpError, match="^parameter 'vm' has to be an integer of at most 64 bits$"):
+        Arguments({"vm": value}).integer("vm")
+    assert Arguments({"vm": (1 << 64) - 1}).integer("vm") == (1 << 64) - 1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import protocol.process.accept_loop
-from protocol.process.accept_loop import AcceptLoop, open_streams
+from protocol.process.accept_loop import AcceptLoop, abort_stream, open_streams
 from tests.harness.processes import DEADLINE
 
 
@@ -78,3 +78,20 @@ async def test_streams_own_the_connection() -> None:
     await writer.wait_closed()
     assert mine.recv(1) == b""
     mine.close()
+
+
+@pytest.mark.asyncio
+async def test_abort_after_a_close_that_had_data_left() -> None:
+    ours, theirs = socket.socketpair()
+    streams = await open_streams(ours, 1 << 10)
+    assert streams is not None
+    reader, writer = await asyncio.open_unix_connection(sock=theirs)
+    while not streams[1].transport.get_write_buffer_size():
+        streams[1].write(b"x" * (1 << 15))
+    streams[1].close()
+    async with asyncio.timeout(DEADLINE):
+        assert await reader.read()
+        await streams[1].wait_closed()
+    abort_stream(streams[1])
+    abort_stream(writer)
+    abort_stream(writer)
