@@ -14,6 +14,7 @@ from typing import Final
 
 from protocol.errors import BalloonError
 from scripts.packaging.completion import bash_completion
+from scripts.packaging.maintainer_scripts import maintainer_scripts, runtime_update
 from scripts.packaging.manual_page import manual_page
 from scripts.packaging.programs import PROGRAMS
 
@@ -26,7 +27,8 @@ Version: {version}
 Architecture: all
 Maintainer: {maintainer}
 Installed-Size: {size}
-Depends: python3 (>= 3.11), python3-construct (>= 2.10.68), udev
+Depends: python3 (>= 3.11), python3-construct (>= 2.10.68), udev,
+ systemd | systemd-standalone-sysusers | systemd-sysusers
 Recommends: libseccomp2 (>= 2.5)
 Suggests: python3-prometheus-client
 Section: admin
@@ -53,26 +55,6 @@ License: Expat
 {text}
 """
 
-_POSTINST: Final = """\
-#!/bin/sh
-set -e
-if [ -d /run/systemd/system ]; then
-    systemctl --system daemon-reload >/dev/null || true
-fi
-"""
-
-_PRERM: Final = """\
-#!/bin/sh
-set -e
-if [ "$1" = remove ] && command -v systemctl >/dev/null; then
-    systemctl disable vhost-user-balloon.service vhost-user-balloon@.service >/dev/null 2>&1 || true
-    if [ -d /run/systemd/system ]; then
-        systemctl stop 'vhost-user-balloon*.service' >/dev/null 2>&1 || true
-    fi
-fi
-"""
-"""An upgrade restarts no daemon: QEMU does not outlive a lost one."""
-
 
 def build_package(checkout: Path, output: Path, version: str, scratch: Path) -> Path:
     """Build the package of ``checkout`` in ``output`` by way of the empty folder ``scratch``. Return its file.
@@ -84,7 +66,7 @@ def build_package(checkout: Path, output: Path, version: str, scratch: Path) -> 
         raise BalloonError("dpkg-deb is missing: install the package dpkg")
     install_tree(checkout, scratch, version)
     for path in sorted(scratch.rglob("*")):
-        executable = path.is_dir() or (path.parent.name in ("bin", "DEBIAN") and path.name != "control")
+        executable = path.is_dir() or (path.parent.name in ("bin", "DEBIAN", "runtime.d") and path.name != "control")
         path.chmod(0o755 if executable else 0o644)
     output.mkdir(parents=True, exist_ok=True)
     archive = output / f"{PACKAGE}_{version}_all.deb"
@@ -111,15 +93,17 @@ def install_tree(checkout: Path, root: Path, version: str) -> None:
     write_completion(root / "usr/share/bash-completion/completions")
     for unit in ("vhost-user-balloon.service", "vhost-user-balloon@.service"):
         _write(root / "usr/lib/systemd/system" / unit, (checkout / "host/systemd" / unit).read_bytes())
+    _write(root / f"usr/lib/sysusers.d/{PACKAGE}.conf", (checkout / "host/systemd/sysusers.conf").read_bytes())
+    update = root / f"usr/share/python3/runtime.d/{PACKAGE}.rtupdate"
+    _write(update, runtime_update(PACKAGE, LIBRARY).encode())
     discovery = "50-vhost-user-balloon.json"
     _write(root / "usr/share/qemu/vhost-user" / discovery, (checkout / "host/systemd" / discovery).read_bytes())
     _write_documents(checkout, root / "usr/share/doc" / PACKAGE, version)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) // 1024
     control = _CONTROL.format(package=PACKAGE, version=version, maintainer=MAINTAINER, size=size)
     _write(root / "DEBIAN/control", control.encode())
-    _write(root / "DEBIAN/postinst", _POSTINST.encode())
-    _write(root / "DEBIAN/postrm", _POSTINST.encode())
-    _write(root / "DEBIAN/prerm", _PRERM.encode())
+    for name, script in maintainer_scripts(PACKAGE, LIBRARY).items():
+        _write(root / "DEBIAN" / name, script.encode())
 
 
 def python_sources(folder: Path) -> Iterator[Path]:

@@ -15,6 +15,7 @@ import host.__main__
 from host.service_manager.kept_descriptors import KEPT_MAX
 from scripts.packaging.completion import bash_completion
 from scripts.packaging.debian_package import debian_changelog, install_tree
+from scripts.packaging.maintainer_scripts import maintainer_scripts, runtime_update
 from scripts.packaging.manual_page import escaped, manual_page
 from scripts.packaging.programs import PROGRAMS, Program, options, sub_commands
 from tests.harness.processes import ROOT
@@ -92,6 +93,14 @@ def test_unit_keeps_what_the_daemon_stores_while_it_is_restarted(name: str) -> N
     assert service["RuntimeDirectoryPreserve"] == ["restart"]  # the files of the sockets that are kept
 
 
+@pytest.mark.parametrize("name", UNITS)
+def test_unit_has_a_user_whose_directory_others_can_enter(name: str) -> None:
+    service = unit_of(name)
+    assert "DynamicUser" not in service  # with RuntimeDirectoryPreserve=: below /run/private, which is root's alone
+    kind, user, *_ = (DATA / "sysusers.conf").read_text().split()
+    assert (kind, [user]) == ("u", service["User"])
+
+
 def test_units_confine_the_daemon_alike() -> None:
     one, other = (unit_of(name) for name in UNITS)
     differ = {key for key in one | other if one.get(key) != other.get(key)}
@@ -113,6 +122,30 @@ def test_tree_of_the_package(tmp_path: Path) -> None:
         assert (library / program.module.replace(".", "/") / "__main__.py").is_file()
     outside = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file()}
     assert outside == {"usr", "DEBIAN"}
+
+
+@pytest.mark.parametrize(
+    ("script", "argument", "calls"),
+    [
+        ("postinst", "configure", ["systemd-sysusers p.conf", "py3compile -p p /usr/lib/p"]),
+        ("postinst", "abort-upgrade", []),
+        ("prerm", "upgrade", ["py3clean -p p /usr/lib/p"]),
+        ("prerm", "remove", ["systemctl disable p.service p@.service", "py3clean -p p /usr/lib/p"]),
+        ("postrm", "remove", []),
+        ("postrm", "purge", ["getent passwd p", "userdel p"]),
+        ("rtupdate", "rtupdate", ["py3clean -p p /usr/lib/p", "py3compile -p p /usr/lib/p"]),
+        ("rtupdate", "pre-rtupdate", []),
+    ],
+)
+def test_maintainer_script_does_its_part_alone(tmp_path: Path, script: str, argument: str, calls: list[str]) -> None:
+    for command in ("systemd-sysusers", "py3compile", "py3clean", "systemctl", "getent", "userdel"):
+        (tmp_path / command).write_text(f'#!/bin/sh\necho {command} "$@" >>{tmp_path}/calls\n')
+        (tmp_path / command).chmod(0o755)
+    text = (maintainer_scripts("p", "usr/lib/p") | {"rtupdate": runtime_update("p", "usr/lib/p")})[script]
+    text = text.replace("/run/systemd/system", f"{tmp_path}/absent")
+    subprocess.run(["sh", "-c", text, script, argument], env={"PATH": f"{tmp_path}:/bin"}, check=True)
+    done = tmp_path / "calls"
+    assert (done.read_text().splitlines() if done.exists() else []) == calls
 
 
 def test_changelog_is_the_list_of_changes() -> None:
