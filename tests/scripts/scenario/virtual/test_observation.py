@@ -27,7 +27,7 @@ class Ask:
     def decide(self, seen: Observation) -> Decision:
         number = int(seen.now)
         actions: tuple[Action, ...] = (SetBalloon("a", (number % 3) * 48 * MIB),)
-        return Decision("because", actions if number % 4 else (*actions, Reclaim("b", None)))
+        return Decision(actions if number % 4 < 3 else (*actions, Reclaim("b", None)), "because")
 
 
 def fleet(reporter: str | None, swap: int, ledger: Callable[[Simulation, int | None], LedgerEntry]) -> Fleet:
@@ -36,7 +36,13 @@ def fleet(reporter: str | None, swap: int, ledger: Callable[[Simulation, int | N
         for name, start in (("a", 0.0), ("b", 1.5))
     )
     scenario = Scenario(
-        name="s", title="s", budget_bytes=200 * MIB, swap_bytes=swap, duration=10.0, vms=vms, sample_interval=0.25
+        name="s",
+        title="s",
+        budget_bytes=400 * MIB - 3 * swap,
+        swap_bytes=swap,
+        duration=10.0,
+        vms=vms,
+        sample_interval=0.25,
     )
     return Fleet(scenario, Ask(), ledger=ledger)
 
@@ -68,7 +74,8 @@ def test_what_is_kept_or_known_is_what_counting_all_finds(reporter: str | None, 
 
     record = fleet(reporter, swap, ledger).run(watch=watch)
     assert min(known, kept) > 10
-    assert {event["event"] for event in record.events} >= {"started", "phase"}
+    assert all(decision.error is None and decision.actions for decision in record.decisions)
+    assert {event["event"] for event in record.events} >= {"started", "phase", "reclaimed"}
     assert any(vm.ledger is not None and vm.ledger.not_returned_bytes for s in record.samples for vm in s.vms.values())
 
 
