@@ -181,6 +181,8 @@ class Simulation:
         """Time and message of each workload that ran out of memory and ended."""
         self.running = len(workloads)
         """Workloads that have not ended."""
+        self.events = 0
+        """Events so far. Between two of them the guest does not change."""
         self._sample_interval = sample_interval
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = itertools.count()
@@ -216,9 +218,9 @@ class Simulation:
         passes = itertools.groupby(self.reports, key=lambda report: report.pass_number)
         return [[report.entries for report in reports] for _, reports in passes]
 
-    def ledger(self) -> Ledger:
-        """Return what holds each free page at this moment that the host still backs."""
-        return take_ledger(self.allocator, self.reporter, self.host.residency)
+    def ledger(self, backed_free_pages: int | None = None) -> Ledger:
+        """Return what holds each free page that the host still backs; how many these are may be known already."""
+        return take_ledger(self.allocator, self.reporter, self.host.residency, backed_free_pages=backed_free_pages)
 
     # --- Time ---
 
@@ -236,6 +238,7 @@ class Simulation:
         while queue and queue[0][0] <= self._end:
             when, _, action = heapq.heappop(queue)
             self._advance(when)
+            self.events += 1
             action()
         self._advance(self._end)
 

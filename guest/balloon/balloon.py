@@ -88,6 +88,11 @@ class Balloon:
         """Return the page frame numbers of these pages."""
         return self._pages + self._inflating + self._deflating + self._promised
 
+    @property
+    def untold_pfns(self) -> "array[int]":
+        """Those among them that the device has not been told of yet, or has not acknowledged."""
+        return self._inflating
+
     # --- The device ---
 
     def attach(self, features: int, actual: int, target: int) -> None:

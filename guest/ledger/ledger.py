@@ -4,7 +4,8 @@ Free are the pages on the buddy lists, on per-CPU lists, and in the report that 
 that the host does not back counts as returned, whether it was discarded or never touched.
 
 The sum is exact by construction: each free block is looked at once, and of its pages those are counted that are
-resident in the one snapshot ``residency``.
+resident in the one snapshot ``residency``. Where the owner of the host's side keeps count of the backed free pages, the
+lists are counted only as far as it takes to tell the causes apart.
 """
 
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from guest.ledger.free_pages import count_backed, count_backed_free
+from guest.mm.free_list import LIST_HEADS
 from guest.mm.mmzone import Zone
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.page_flags import REPORTED
@@ -46,7 +48,12 @@ class Ledger:
 
 
 def take_ledger(
-    allocator: PageAllocator, reporter: PageReporter | None, residency: Residency, *, kept_for: Cause | None = None
+    allocator: PageAllocator,
+    reporter: PageReporter | None,
+    residency: Residency,
+    *,
+    kept_for: Cause | None = None,
+    backed_free_pages: int | None = None,
 ) -> Ledger:
     """Return the ledger of ``allocator``.
 
@@ -55,25 +62,102 @@ def take_ledger(
         residency: which pages the host backs, from pfn 0 on. It must be a snapshot: the host may discard meanwhile.
         kept_for: why the device keeps what is reported (POISON, INHIBITED), None for one that discards it. It holds
             every block that could be reported.
+        backed_free_pages: how many free pages the host backs, where that is known and the device discards all that it
+            acknowledges. It spares the longest of the lists.
     """
     held: dict[Cause, int] = dict.fromkeys(CAUSES, 0)
     free_pages = allocator.nr_free_pages() + allocator.nr_pcp_pages()
-    for zone in allocator.zones:
-        for pcp in zone.pcps:
-            for order, blocks in zip(pcp.list_orders, pcp.lists, strict=True):
-                held[Cause.PCP] += count_backed(residency, blocks, order)
-    if reporter is None:
-        held[kept_for or Cause.INHIBITED] += count_backed_free(allocator, residency, NR_PAGE_ORDERS)
-    else:
-        for pfn, order in reporter.in_flight:
-            free_pages += 1 << order
-            held[Cause.UNACKNOWLEDGED] += count_backed(residency, (pfn,), order)
-        held[Cause.BELOW_ORDER] += count_backed_free(allocator, residency, reporter.order)
-        for cause, pages in _large_blocks(allocator, reporter, residency, kept_for):
-            held[cause] += pages
+    if reporter is not None:
+        free_pages += sum(1 << order for _, order in reporter.in_flight)
+    if backed_free_pages is None:
+        _count_all(held, allocator, reporter, residency, kept_for)
+    elif backed_free_pages:
+        _count_apart(held, allocator, reporter, residency, backed_free_pages)
     return Ledger(
         free_bytes=free_pages * PAGE_SIZE, held_bytes={cause: pages * PAGE_SIZE for cause, pages in held.items()}
     )
+
+
+def _count_all(
+    held: dict[Cause, int],
+    allocator: PageAllocator,
+    reporter: PageReporter | None,
+    residency: Residency,
+    kept_for: Cause | None,
+) -> None:
+    held[Cause.PCP] = _count_pcp(allocator, residency)
+    if reporter is None:
+        held[kept_for or Cause.INHIBITED] += count_backed_free(allocator, residency, NR_PAGE_ORDERS)
+    else:
+        held[Cause.UNACKNOWLEDGED] = _count_in_flight(reporter, residency)
+        held[Cause.BELOW_ORDER] = count_backed_free(allocator, residency, reporter.order)
+        for cause, pages in _large_blocks(allocator, reporter, residency, kept_for):
+            held[cause] += pages
+
+
+def _count_apart(
+    held: dict[Cause, int],
+    allocator: PageAllocator,
+    reporter: PageReporter | None,
+    residency: Residency,
+    backed: int,
+) -> None:
+    # Book `backed` pages: of the lists of each cause but one, what is counted, and to that one the rest. It is the one
+    # with the most blocks.
+    held[Cause.PCP] = _count_pcp(allocator, residency)
+    rest = backed - held[Cause.PCP]
+    if reporter is None:
+        held[Cause.INHIBITED] = rest
+        return
+    in_flight = _count_in_flight(reporter, residency)
+    held[Cause.UNACKNOWLEDGED] = in_flight
+    rest -= in_flight
+    if rest:
+        held[Cause.BELOW_ORDER] = count_backed_free(allocator, residency, reporter.order)
+        rest -= held[Cause.BELOW_ORDER]
+    if rest:
+        lists = _waiting_lists(allocator, reporter)
+        blocks = {cause: sum(zone.nr_free[order] for zone, order, _ in lists[cause]) for cause in lists}
+        *others, largest = sorted(blocks, key=blocks.__getitem__) or (Cause.REFUSED,)
+        for cause in others:
+            pages = sum(
+                count_backed(residency, zone.free_list.entries(order, migratetype), order)
+                for zone, order, migratetype in lists[cause]
+            )
+            held[cause] += pages
+            rest -= pages
+        held[largest] += rest
+
+
+def _waiting_lists(allocator: PageAllocator, reporter: PageReporter) -> dict[Cause, list[tuple[Zone, int, int]]]:
+    # Zone, order and migratetype of the lists with blocks that are large enough to be reported, by what they wait for.
+    lists: dict[Cause, list[tuple[Zone, int, int]]] = {}
+    registered = reporter.registered
+    for zone in allocator.zones:
+        following = zone.free_list.next
+        for order in range(reporter.order, NR_PAGE_ORDERS):
+            if zone.nr_free[order] == zone.reported_pages[order]:
+                continue
+            for migratetype in range(MIGRATE_TYPES):
+                if following[LIST_HEADS[migratetype][order]] >= 0:
+                    cause = reporter.waiting(zone, order, migratetype) if registered else Cause.INHIBITED
+                    lists.setdefault(cause, []).append((zone, order, migratetype))
+    return lists
+
+
+def _count_pcp(allocator: PageAllocator, residency: Residency) -> int:
+    return sum(
+        count_backed(residency, blocks, order)
+        for zone in allocator.zones
+        for pcp in zone.pcps
+        if pcp.count
+        for order, blocks in zip(pcp.list_orders, pcp.lists, strict=True)
+        if blocks
+    )
+
+
+def _count_in_flight(reporter: PageReporter, residency: Residency) -> int:
+    return sum(count_backed(residency, (pfn,), order) for pfn, order in reporter.in_flight)
 
 
 def _large_blocks(

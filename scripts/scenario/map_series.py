@@ -48,8 +48,8 @@ class MapSeries:
 
 
 def first_interval(scenario: Scenario) -> float:
-    """Return the seconds between the first maps: twice as many as are kept, for a run that is ended early."""
-    return max(scenario.sample_interval, scenario.duration / ROUNDS_MOST / 2)
+    """Return the seconds between maps of which none is dropped, at most one for each sample."""
+    return max(scenario.sample_interval, scenario.duration / (ROUNDS_MOST - 1))
 
 
 def cells_of_each(machines: int) -> int:

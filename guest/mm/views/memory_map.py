@@ -24,6 +24,9 @@ LEVELS: Final = 8
 CELLS: Final = 1024
 """The most cells of a map, if nothing else is asked for."""
 
+_FEW: Final = 5
+"""Blocks are few when they are fewer than pages >> _FEW: then they are looked at one by one."""
+
 _LETTERS: Final = "abcdefghi"
 _TO_LETTERS: Final = bytes(ord(_LETTERS[byte]) if byte <= LEVELS else 0 for byte in range(256))
 _REPEATED: Final = re.compile(r"(.)\1+")
@@ -80,7 +83,7 @@ def take_map(
     mem_map = allocator.mem_map
     for block_order in range(NR_PAGE_ORDERS):
         free_blocks[block_order] = sum(zone.nr_free[block_order] for zone in allocator.zones)
-        if block_order <= order and free_blocks[block_order] > len(begins):
+        if block_order <= order and free_blocks[block_order] << _FEW > len(residency):
             # Quicker than block by block: how often the map of pages has such a block in each cell.
             _count_states(free, mem_map, begins, BUDDY | block_order)
             reported_blocks[block_order] = _count_states(reported, mem_map, begins, BUDDY | REPORTED | block_order)
@@ -146,6 +149,8 @@ def level(part: int, whole: int) -> int:
 def encode(layer: Sequence[int]) -> str:
     """Return the text of a layer."""
     text = bytes(layer).translate(_TO_LETTERS).decode()
+    if text and text.count(text[0]) == len(text):
+        return text[0] if len(text) == 1 else f"{text[0]}{len(text)}"
     return _REPEATED.sub(lambda run: f"{run[1]}{len(run[0])}", text)
 
 

@@ -64,6 +64,12 @@ class VirtualBalloon:
         """Return the page frame numbers of what it holds."""
         return self._balloon.pfns()
 
+    @property
+    def present_pages(self) -> int:
+        """How many pages of it the host has not taken yet."""
+        host = self._simulation.host
+        return sum(host.count_present(pfn, 1) for pfn in self._balloon.untold_pfns)
+
     def set_target(self, size: int) -> None:
         """Ask for a balloon of ``size`` bytes, bounded as the daemon bounds it. A reclaim under way ends."""
         self.target_bytes = bounded_size(self._memory_bytes, size)

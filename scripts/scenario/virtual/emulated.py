@@ -1,15 +1,15 @@
 """An emulated guest of a virtual run: memory manager, reporter and workloads of ``balloon-guest`` in virtual time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from guest.balloon.balloon_statistics import mem_available
 from guest.boot_memory import make_allocator
 from guest.linux_profile import PROFILES
 from guest.mm.reporting.reporters import make_reporter
 from guest.mm.views.free_lists import FreeListView, free_lists
-from guest.mm.views.memory_map import MemoryMap, take_map
+from guest.mm.views.memory_map import take_map
 from guest.simulation import DEVICE_CAPACITY, Simulation
 from guest.vmm_options import VmmOptions
 from guest.workloads.workload_options import parse_workload
@@ -28,12 +28,16 @@ DISK_BYTES_PER_SECOND: Final = 500e6
 
 _NO_SAMPLES: Final = 1e9
 
-Ledger = Callable[[Simulation], LedgerEntry]
-"""Takes a guest, returns what holds the free memory that the host still backs."""
+Change = tuple[int, int, int]
+
+Ledger = Callable[[Simulation, int | None], LedgerEntry]
+"""Takes a guest and how many of its free pages the host still backs, None if unknown; returns what holds them."""
 
 
 class EmulatedVm(VirtualVm):
-    """A guest with pages. ``seed`` is that of its first workload. ``ledger`` is called for each sample, if given.
+    """A guest with pages. ``seed`` is that of its first workload. ``ledger`` is called for a sample, if given.
+
+    What is observed of it is kept until it changes: an idle machine costs nothing to look at.
 
     The first page that is touched again after reclaim evicted a page of a cache counts as that page: which file it was
     is not known here.
@@ -84,6 +88,8 @@ class EmulatedVm(VirtualVm):
         self._phases_told = 0
         self._reclaimed_pages = self._cached_pages = self._evicted_pages = 0
         self._cache_refaults = 0
+        self._sampled: tuple[Change, VmSample] | None = None
+        self._mapped: tuple[Change, int, Mapping[str, Any]] | None = None
 
     @property
     def now(self) -> float:
@@ -172,6 +178,13 @@ class EmulatedVm(VirtualVm):
 
     def sample(self) -> VmSample:
         """Return its memory as it is now, with its ledger."""
+        if self.alive and self._sampled is not None and self._sampled[0] == self._change:
+            return self._sampled[1]
+        sample = self._take_sample()
+        self._sampled = self._change, sample
+        return sample
+
+    def _take_sample(self) -> VmSample:
         simulation = self._simulation
         if not self.alive:
             return VmSample(
@@ -191,25 +204,41 @@ class EmulatedVm(VirtualVm):
             cache_bytes=simulation.machine.cached_pages * PAGE_SIZE,
             refaulted_bytes=self._memory.refaults * PAGE_SIZE,
             stall_seconds=self.stall_seconds,
-            ledger=None if self._ledger is None else self._ledger(simulation),
+            ledger=None if self._ledger is None else self._ledger(simulation, self._backed_free_pages()),
         )
+
+    @property
+    def _change(self) -> Change:
+        # Another value once anything that is observed may have changed. Between its own events only others act: the
+        # host takes pages for swap, and a policy sets the balloon's target.
+        return self._simulation.events, self._memory.present_pages, self._balloon.target_bytes
+
+    def _backed_free_pages(self) -> int | None:
+        # Pages in use were all written. Of those in swap it is not known which are free.
+        if self._memory.swapped_pages:
+            return None
+        return self._memory.present_pages - self._simulation.machine.allocated_pages - self._balloon.present_pages
 
     def free_lists(self) -> tuple[FreeListView, ...] | None:
         """Return its free lists, None once it was killed."""
         return free_lists(self._simulation.machine.allocator) if self.alive else None
 
-    def memory_map(self, cells: int) -> MemoryMap | None:
+    def memory_map(self, cells: int) -> Mapping[str, Any] | None:
         """Return the map of its memory, None after its end."""
         if not self.alive:
             return None
+        if self._mapped is not None and self._mapped[:2] == (self._change, cells):
+            return self._mapped[2]
         reporter = self._simulation.reporter
-        return take_map(
+        taken = take_map(
             self._simulation.allocator,
             self._memory.residency,
             cells=cells,
             ballooned=self._balloon.pfns(),
             in_flight=() if reporter is None else reporter.in_flight,
-        )
+        ).as_json()
+        self._mapped = self._change, cells, taken
+        return taken
 
     def outcome(self) -> VmOutcome:
         """Return how it stands, or how it ended."""

@@ -219,7 +219,7 @@ class Fleet:
         series = self.record.maps
         if series is not None and series.is_due(self.now):
             maps = {name: vm.memory_map(self._cells) for name, vm in self.vms.items()}
-            series.add(self.now, {name: taken.as_json() for name, taken in maps.items() if taken is not None})
+            series.add(self.now, {name: taken for name, taken in maps.items() if taken is not None})
 
     def _pressure(self) -> float:
         # The share of the last seconds in which some program waited. The seconds of several machines add up, to 100 %

@@ -1,10 +1,10 @@
 """A virtual machine of a virtual run, whatever plays it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from guest.mm.views.free_lists import FreeListView
-from guest.mm.views.memory_map import MemoryMap
 from host.policy.observation import VmView
 from scripts.scenario.run_record import VmOutcome, VmSample, VmState
 from scripts.scenario.scenario import VmSpec
@@ -82,8 +82,8 @@ class VirtualVm(ABC):
         """Return its free lists as they are now, None for a machine without pages."""
         return None
 
-    def memory_map(self, cells: int) -> MemoryMap | None:
-        """Return the map of its memory in at most ``cells`` cells, None where there is none."""
+    def memory_map(self, cells: int) -> Mapping[str, Any] | None:
+        """Return the map of its memory in at most ``cells`` cells as JSON values, None where there is none."""
         return None
 
     @abstractmethod

@@ -203,6 +203,16 @@ class Books(RuleBasedStateMachine):
         assert held[Cause.REFUSED] >= found["reported"]
 
     @invariant()
+    def knowing_the_sum_changes_nothing(self) -> None:
+        """Where it is known how many pages are backed, the lists that are not counted get what is left of them."""
+        if not hasattr(self, "allocator") or not self.honest:
+            return
+        full = self.ledger()
+        pages = full.not_returned_bytes // PAGE_SIZE
+        residency = self.host.residency
+        assert full == take_ledger(self.allocator, self.reporter, residency, backed_free_pages=pages)
+
+    @invariant()
     def causes_are_those_that_can_be(self) -> None:
         if not hasattr(self, "allocator"):
             return
