@@ -134,17 +134,22 @@ def test_what_was_asked_of_a_machine_and_counted_outlives_its_worker(tmp_path: P
         machine.check_alive()
         machine.ram.touch(DATA_AT, 4 * PAGE_SIZE)
         before = machine.ram.pages()
+        client.command("query-vms")
+        machine.report((DATA_AT, 2 * PAGE_SIZE))
+        client.command("query-vms")
+        machine.ram.touch(DATA_AT, 2 * PAGE_SIZE)
         client.command("set-log-level", level="error")
         message = build_message(FrontendRequest.GET_VRING_BASE, VringState(0, 0))
         machine.client.send(message[:5])  # it is in hand all the time
         client.command("inhibit", vm=1, why="a snapshot is restored")
         (earlier,) = client.command("query-vms")
+        assert earlier["refaulted-bytes"] == 2 * PAGE_SIZE
         daemon.kill_worker_of(1)
         machine.client.send(message[5:])
         assert machine.client.reply().payload == VringState(0, 0)
         (later,) = client.command("query-vms")
         assert later["inhibited"] == {"by": "operator", "why": "a snapshot is restored"}
-        for name in ("reports", "acknowledge", "discard", "refused-bytes"):
+        for name in ("reports", "acknowledge", "discard", "refused-bytes", "refaulted-bytes"):
             assert later[name] == earlier[name]
         assert later["age"] >= earlier["age"]
         machine.report((DATA_AT, PAGE_SIZE))
