@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class QueueFacts:
     """One queue. ``state`` is that of :class:`host.vhost_user.vring.RingState`, ``set_up`` says that it has a size and
     addresses, ``why`` is the reason of a ring that is broken or cannot run, ``running_for`` is the time since its ring
@@ -21,7 +21,7 @@ ABSENT = QueueFacts()
 """A queue that the driver has not set up."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class VmFacts:
     """What is known of one virtual machine. Sizes are bytes, times are seconds, None is what cannot be known.
 

@@ -4,8 +4,9 @@ Base units, ``_total`` for counters, one prefix. The guests' memory has the word
 (``kubevirt_vmi_memory_unused_bytes``, ...), and each guest the label ``domain``, as libvirt's exporters have it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 Entry = Mapping[str, Any]
 
@@ -64,7 +65,9 @@ GUEST: Final = (
     Metric("deflated_bytes_total", "Memory that left the balloon.", _of("deflated-bytes"), is_counter=True),
     Metric("hinted_bytes_total", "Memory in free page hints.", _of("hinted-bytes"), is_counter=True),
     Metric("last_report_age_seconds", "Time since the last free page report.", _of("last-report")),
-    Metric("healthy", "1 if nothing is wrong with the guest, see balloonctl doctor.", lambda entry: not _faults(entry)),
+    Metric(
+        "healthy", "1 if nothing is wrong with the guest, see balloonctl doctor.", lambda entry: int(not _faults(entry))
+    ),
 )
 
 
@@ -103,10 +106,29 @@ OTHERS: Final[Mapping[str, str]] = {
 """The other metrics, and what they mean."""
 
 
-def domains(entries: Sequence[Entry]) -> list[str]:
-    """Return the label of each guest: its name where only one has it, otherwise with its number."""
-    names = [str(entry["name"]) for entry in entries]
-    return [
-        name if name and names.count(name) == 1 else f"{name or 'vm'}-{entry['vm']}"
-        for name, entry in zip(names, entries, strict=True)
-    ]
+class Named(Protocol):
+    """A guest, and what it is called."""
+
+    @property
+    def vm(self) -> int:
+        """Its number, which no other one has."""
+
+    @property
+    def name(self) -> str:
+        """Its name, "" without one."""
+
+
+def domains(guests: Sequence[Named]) -> list[str]:
+    """Return the label of each guest, which no other one has: its name where only one has it, otherwise with its
+    number."""
+    count = Counter(guest.name for guest in guests)
+    labels = {name for name, guests in count.items() if guests == 1}
+    return [guest.name if guest.name and count[guest.name] == 1 else _numbered(guest, labels) for guest in guests]
+
+
+def _numbered(guest: Named, labels: set[str]) -> str:
+    label = f"{guest.name or 'vm'}-{guest.vm}"
+    while label in labels:  # a name that another one has
+        label += f"-{guest.vm}"
+    labels.add(label)
+    return label

@@ -50,10 +50,12 @@ class WorkerCommands:
         self._describe = describe
         self._waits = waits
         self._last_entries: dict[int, dict[str, Any]] = {}
+        self._last_samples: dict[int, list[Any]] = {}
 
     def forget(self, vm: int) -> None:
         """Take note that a machine has gone."""
         self._last_entries.pop(vm, None)
+        self._last_samples.pop(vm, None)
 
     async def perform(self, request: Request) -> bytes:
         """Carry out one command and return its answer."""
@@ -75,10 +77,13 @@ class WorkerCommands:
             return request.failure(QmpError(f"{error} before it has answered"))
 
     async def query(self, name: str) -> Any:
-        """Return what a ``query-`` command returns."""
+        """Return what a ``query-`` command returns, and to ``samples`` those of all machines: lists that begin with
+        the machine's number."""
         match name:
             case "query-vms":
                 return await self._query_vms()
+            case "samples":
+                return await self._samples()
             case "query-status":
                 return self._describe(len(self._vms))
             case _:
@@ -122,6 +127,13 @@ class WorkerCommands:
             # Counters that went for a moment would look like a new machine.
             found.setdefault(vm, {"vm": vm, **self._last_entries.get(vm, {}), "broken": "its worker does not answer"})
         return [found[vm] for vm in sorted(found)]
+
+    async def _samples(self) -> list[list[Any]]:
+        answers = await self._ask_all(lambda worker: worker.ask(Kind.SAMPLES))
+        found = {sample[0]: sample for answer in answers for sample in json.loads(answer)}
+        self._last_samples.update({vm: sample for vm, sample in found.items() if vm in self._vms})
+        # Of a worker that does not answer those before: counters that went for a moment would seem to begin anew.
+        return [self._last_samples[vm] for vm in sorted(self._vms.keys() & self._last_samples.keys())]
 
     async def _ask_all(self, ask: Any) -> list[bytes]:
         async def answer(worker: WorkerProcess) -> bytes | None:

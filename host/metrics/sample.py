@@ -1,0 +1,46 @@
+"""What one guest adds to a scrape: the values of all metrics, and no more.
+
+Workers take it from their guests' entries of ``query-vms`` and pass it on, a fifth as long as these.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+from host.metrics.names import GUEST, Entry
+
+Latency: TypeAlias = tuple[Sequence[int], float]
+"""How long chains took: a count for each bucket, and the sum in seconds."""
+
+
+class Sample(NamedTuple):
+    """The values of one guest, in the order of :data:`host.metrics.names.GUEST`; None is a metric that it has not.
+
+    ``refused`` is bytes by reason, ``health`` the causes that doctor finds, ``inhibited`` who inhibits discards.
+    """
+
+    vm: int
+    pid: int
+    name: str
+    values: Sequence[float | None]
+    refused: Mapping[str, int]
+    health: Sequence[str]
+    inhibited: str | None
+    discard: Latency
+    acknowledge: Latency
+
+
+def sample_of(entry: Entry) -> Sample:
+    """Return the sample of an entry of ``query-vms``. As JSON it is a list of its parts."""
+    inhibited = entry["inhibited"]
+    discard, acknowledge = entry["discard"], entry["acknowledge"]
+    return Sample(
+        entry["vm"],
+        entry["pid"],
+        entry["name"],
+        [metric.value(entry) for metric in GUEST],
+        entry["refused-bytes"],
+        entry["health"],
+        None if inhibited is None else inhibited["by"],
+        (discard["counts"], discard["seconds"]),
+        (acknowledge["counts"], acknowledge["seconds"]),
+    )
