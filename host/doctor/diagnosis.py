@@ -230,10 +230,13 @@ def _why(reason: str) -> str:
 
 def _find_backing(facts: VmFacts) -> Iterator[Finding]:
     # MEMTOT has the balloon's pages in it where the driver may deflate by itself (DEFLATE_ON_OOM).
-    used = facts.statistics.get("memtot", 0) - facts.statistics.get("memfree", 0) - facts.balloon
+    total = facts.statistics.get("memtot", 0)
+    used = total - facts.statistics.get("memfree", 0) - facts.balloon
     if facts.backed is None or used < LEAST_REPORTED or "memfree" not in facts.statistics:
         return
-    if facts.backed < used // 4:
+    # What a guest uses it need not have touched: its pool of huge pages, for example. But its kernel has written what
+    # it keeps of each page, 64 bytes (struct page), and a file that is mapped privately has not even that.
+    if facts.backed < min(used // 4, total // 64):
         yield Finding(
             Cause.PRIVATE_MEMORY,
             f"The guest uses {format_size(used)}, and its file holds {format_size(facts.backed)}: the front-end has "

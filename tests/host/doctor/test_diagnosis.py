@@ -156,6 +156,14 @@ def test_every_cause_has_a_case() -> None:
     assert {case[0] for case in CASES} | notes == set(Cause)
 
 
+def test_pages_that_a_guest_has_reserved_and_not_touched_are_not_missed_in_the_file() -> None:
+    """A pool of huge pages (vm.nr_hugepages) is no free memory, and nothing was written to it."""
+    with_pool = {"memtot": 4 * GIB, "memfree": 700 * MIB, "avail": 700 * MIB, "caches": 50 * MIB}
+    reserved = replace(HEALTHY, memory=4 * GIB, guest_memory=4 * GIB, statistics=with_pool)
+    assert is_healthy(diagnose(replace(reserved, backed=150 * MIB)))
+    assert diagnose(replace(reserved, backed=1 * MIB))[0].cause is Cause.PRIVATE_MEMORY
+
+
 def test_pages_of_the_balloon_are_not_missed_in_the_file() -> None:
     """MEMTOT may count them, and the file has none of them."""
     ballooned = replace(HEALTHY, balloon=1500 * MIB, backed=20 * MIB)
