@@ -44,8 +44,17 @@ _WAS_SO: Final = frozenset({"discard_off", "inhibited", "poison"})
 """Reasons for a machine as a whole. While one holds it is a cause of its own."""
 
 
+_NOT_SERVED: Final = Finding(
+    Cause.NOT_SERVED,
+    "The daemon's worker process for this guest does not answer; the facts shown are those of its last answer.",
+    "A worker that hangs is killed after 10 s, and another one goes on; if it stays so, read the daemon's log.",
+)
+
+
 def diagnose(facts: VmFacts) -> list[Finding]:
     """Return the causes, the one to begin with first. A healthy machine has none that is a fault."""
+    if not facts.is_served:
+        return [_NOT_SERVED]
     findings = list(_find_silence(facts))
     for stage in _STAGES:
         if not (found := list(stage(facts))):

@@ -33,6 +33,7 @@ class VmFacts:
     discard.
     ``statistics`` are the guest's own; ``unanswered`` is how long it has owed an answer to a request for them.
     ``front_end`` is the state of its process: ``running``, ``stopped``, ``blocked``, ``gone``, or None.
+    Without ``is_served`` its worker does not answer, and the facts are old.
     """
 
     age: float = 0.0
@@ -60,6 +61,7 @@ class VmFacts:
     statistics: Mapping[str, int] = field(default_factory=dict)
     unanswered: float = 0.0
     front_end: str | None = None
+    is_served: bool = True
 
     @property
     def reporting(self) -> QueueFacts:
@@ -97,6 +99,7 @@ def read_facts(entry: Mapping[str, Any]) -> VmFacts:
         statistics=entry["statistics"],
         unanswered=entry["statistics-unanswered"],
         front_end=entry["front-end"],
+        is_served="broken" not in entry,
     )
 
 

@@ -18,6 +18,7 @@ from host.metrics.names import (
     DISCARD,
     GUEST,
     GUESTS,
+    HEALTHY,
     INFO,
     INHIBITED,
     OTHERS,
@@ -89,9 +90,12 @@ def _guest_lines(samples: Sequence[Sample]) -> Iterator[str]:
     yield _head(REFUSED, OTHERS[REFUSED], is_counter=True)
     for domain, sample in labelled:
         yield from _lines(REFUSED, domain, "reason", sample.refused.items())
+    yield _head(HEALTHY, OTHERS[HEALTHY])
+    for domain, sample in labelled:
+        yield f"{PREFIX}{HEALTHY}{{{domain}}} {sample.is_healthy:d}\n"
     yield _head(CAUSE, OTHERS[CAUSE])
     for domain, sample in labelled:
-        yield from _lines(CAUSE, domain, "cause", ((cause, 1) for cause in sample.health))
+        yield from _lines(CAUSE, domain, "cause", ((cause, 1) for cause in sample.causes))
     yield _head(INHIBITED, OTHERS[INHIBITED])
     for domain, sample in labelled:
         if sample.inhibited is not None:

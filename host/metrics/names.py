@@ -65,21 +65,18 @@ GUEST: Final = (
     Metric("deflated_bytes_total", "Memory that left the balloon.", _of("deflated-bytes"), is_counter=True),
     Metric("hinted_bytes_total", "Memory in free page hints.", _of("hinted-bytes"), is_counter=True),
     Metric("last_report_age_seconds", "Time since the last free page report.", _of("last-report")),
-    Metric(
-        "healthy", "1 if nothing is wrong with the guest, see balloonctl doctor.", lambda entry: int(not _faults(entry))
-    ),
 )
-
-
-def _faults(entry: Entry) -> list[str]:
-    return [cause for cause in entry["health"] if cause not in NOTES]
 
 
 NOTES: Final = frozenset({"partly-refused", "page-cache", "guest-busy"})
 """Causes of ``health`` that are no faults: :data:`host.doctor.finding.NOTES`."""
 
+NOT_SERVED: Final = ("not-served",)
+"""The cause of a guest whose worker does not answer."""
+
 REFUSED: Final = "refused_bytes_total"
 CAUSE: Final = "health_cause"
+HEALTHY: Final = "healthy"
 INHIBITED: Final = "inhibited"
 INFO: Final = "guest_info"
 GUESTS: Final = "guests"
@@ -92,6 +89,7 @@ ACKNOWLEDGE: Final = "acknowledge_seconds"
 
 OTHERS: Final[Mapping[str, str]] = {
     REFUSED: "Memory that was named and kept, by reason.",
+    HEALTHY: "1 if nothing is wrong with the guest, see balloonctl doctor.",
     CAUSE: "1 for each cause that balloonctl doctor finds.",
     INHIBITED: "1 while discards are inhibited, by whom.",
     INFO: "1; its labels tell which guest this is.",

@@ -6,7 +6,7 @@ Workers take it from their guests' entries of ``query-vms`` and pass it on, a fi
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from host.metrics.names import GUEST, Entry
+from host.metrics.names import GUEST, NOT_SERVED, NOTES, Entry
 
 Latency: TypeAlias = tuple[Sequence[int], float]
 """How long chains took: a count for each bucket, and the sum in seconds."""
@@ -15,10 +15,12 @@ Latency: TypeAlias = tuple[Sequence[int], float]
 class Sample(NamedTuple):
     """The values of one guest, in the order of :data:`host.metrics.names.GUEST`; None is a metric that it has not.
 
-    ``refused`` is bytes by reason, ``health`` the causes that doctor finds, ``inhibited`` who inhibits discards.
+    Without ``is_served`` its worker does not answer, and the values are old. ``refused`` is bytes by reason, ``health``
+    the causes that doctor found, ``inhibited`` who inhibits discards.
     """
 
     vm: int
+    is_served: bool
     pid: int
     name: str
     values: Sequence[float | None]
@@ -28,6 +30,16 @@ class Sample(NamedTuple):
     discard: Latency
     acknowledge: Latency
 
+    @property
+    def causes(self) -> Sequence[str]:
+        """What doctor finds at present."""
+        return self.health if self.is_served else NOT_SERVED
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether nothing has to be mended."""
+        return all(cause in NOTES for cause in self.causes)
+
 
 def sample_of(entry: Entry) -> Sample:
     """Return the sample of an entry of ``query-vms``. As JSON it is a list of its parts."""
@@ -35,6 +47,7 @@ def sample_of(entry: Entry) -> Sample:
     discard, acknowledge = entry["discard"], entry["acknowledge"]
     return Sample(
         entry["vm"],
+        True,
         entry["pid"],
         entry["name"],
         [metric.value(entry) for metric in GUEST],

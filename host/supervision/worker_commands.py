@@ -14,6 +14,9 @@ from host.supervision.worker_process import WorkerGone, WorkerProcess
 ANSWER_PATIENCE: Final = 1.0
 """Seconds that one worker has to answer a question to all of them."""
 
+_NOT_SERVED: Final = ("not-served",)
+"""What is wrong with a machine whose worker does not answer, see :class:`host.doctor.finding.Cause`."""
+
 _OF_ALL: Final = frozenset({"query-commands", "query-status", "query-version", "set-log-level"})
 """Commands that concern no virtual machine."""
 
@@ -78,7 +81,7 @@ class WorkerCommands:
 
     async def query(self, name: str) -> Any:
         """Return what a ``query-`` command returns, and to ``samples`` those of all machines: lists that begin with
-        the machine's number."""
+        the machine's number and whether its worker has answered."""
         match name:
             case "query-vms":
                 return await self._query_vms()
@@ -125,7 +128,8 @@ class WorkerCommands:
             if self._waits(record):
                 continue
             # Counters that went for a moment would look like a new machine.
-            found.setdefault(vm, {"vm": vm, **self._last_entries.get(vm, {}), "broken": "its worker does not answer"})
+            last = self._last_entries.get(vm, {"vm": vm})
+            found.setdefault(vm, last | {"health": _NOT_SERVED, "broken": "its worker does not answer"})
         return [found[vm] for vm in sorted(found)]
 
     async def _samples(self) -> list[list[Any]]:
@@ -133,7 +137,10 @@ class WorkerCommands:
         found = {sample[0]: sample for answer in answers for sample in json.loads(answer)}
         self._last_samples.update({vm: sample for vm, sample in found.items() if vm in self._vms})
         # Of a worker that does not answer those before: counters that went for a moment would seem to begin anew.
-        return [self._last_samples[vm] for vm in sorted(self._vms.keys() & self._last_samples.keys())]
+        return [
+            self._last_samples[vm] if vm in found else [vm, False, *self._last_samples[vm][2:]]
+            for vm in sorted(self._vms.keys() & self._last_samples.keys())
+        ]
 
     async def _ask_all(self, ask: Any) -> list[bytes]:
         async def answer(worker: WorkerProcess) -> bytes | None:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from host.doctor.diagnosis import diagnose
+from host.doctor.facts import read_facts
+from host.doctor.finding import Cause
 from host.qmp.qmp_client import QmpClient
 from protocol.memory import PAGE_SIZE
 from protocol.units import MIB
@@ -174,6 +177,8 @@ def test_stuck_worker_holds_up_no_command(tmp_path: Path) -> None:
         first, second = client.command("query-vms")
         assert "broken" not in first
         assert second == second | {"vm": 2, "broken": "its worker does not answer", "guest-memory": 16 * MIB}
+        assert (first["health"], second["health"]) == ([], ["not-served"])
+        assert [finding.cause for finding in diagnose(read_facts(second))] == [Cause.NOT_SERVED]
         assert client.command("query-balloon", vm=1) == {"actual": 16 * MIB}
         os.kill(pid, signal.SIGKILL)
         daemon.events.wait("taken_over", vm=2)

@@ -55,6 +55,7 @@ def memory(free: int, caches: int, avail: int) -> dict[str, dict[str, int]]:
 
 
 CASES: list[tuple[Cause, str, dict[str, Any]]] = [
+    (Cause.NOT_SERVED, "does not answer", {"is_served": False}),
     (Cause.FRONT_END_STUCK, "process is stopped", {"front_end": "stopped"}),
     (Cause.FRONT_END_STUCK, "holds up calls", {"front_end": "blocked", "backed": None}),
     (Cause.GUEST_SILENT, "has not answered", {"unanswered": 7.0}),

@@ -128,6 +128,13 @@ def test_latencies_do_not_go_back_when_a_guest_goes() -> None:
     assert of_discards([]) == (4, 3, 9.0301)
 
 
+def test_guest_whose_worker_does_not_answer_is_not_healthy() -> None:
+    sample = sample_of(entries()[0])
+    assert (sample.is_healthy, list(sample.causes)) == (True, ["page-cache"])
+    assert not sample._replace(is_served=False).is_healthy
+    assert list(sample._replace(is_served=False).causes) == [finding.Cause.NOT_SERVED.value]
+
+
 def test_notes_are_the_doctors() -> None:
     assert {cause.value for cause in finding.NOTES} == NOTES
 
