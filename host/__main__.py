@@ -48,11 +48,11 @@ def _check_combinations(arguments: argparse.Namespace) -> None:
     listens = bool(arguments.vm) or (arguments.socket_path, arguments.config) != (None, None)
     if not listens and arguments.fd is None:
         raise UsageError("one of --socket-path, --vm, --config and --fd is needed")
-    if listens and arguments.fd is not None:
-        raise UsageError("--fd takes no other socket beside it")
+    if arguments.socket_path is not None and arguments.fd is not None:
+        raise UsageError("--socket-path and --fd are the same socket in two ways; further ones are --vm and --config")
     if arguments.control is not None and arguments.control == arguments.socket_path:
         raise UsageError(f"--control {arguments.control}: virtual machines connect there, by --socket-path")
-    if arguments.fd is not None and (arguments.socket_mode, arguments.socket_group) != (None, None):
+    if not listens and (arguments.socket_mode, arguments.socket_group) != (None, None):
         raise UsageError("--socket-mode and --socket-group need --socket-path, --vm or --config")
     if arguments.workers is not None and arguments.record is not None:
         raise UsageError("--record needs --workers 0")

@@ -102,7 +102,10 @@ def _add_socket_options(where: argparse._ArgumentGroup) -> None:
     )
     _add_access_options(where, "socket", "the socket files")
     where.add_argument(
-        "--fd", metavar="N", type=int, help="use this inherited socket and no other, listening or connected"
+        "--fd",
+        metavar="N",
+        type=int,
+        help="use this inherited socket, listening or connected, instead of --socket-path; --vm and --config add to it",
     )
 
 

@@ -97,7 +97,8 @@ class Daemon:
         return control
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, or until the one virtual machine of a connected ``--fd`` has gone."""
+        """Serve until SIGTERM or SIGINT, or until the virtual machine of a connected ``--fd`` has gone and there is no
+        socket for another one."""
         loop = asyncio.get_running_loop()
         others = {signal.SIGHUP: self._hang_up, signal.SIGUSR1: self._print_status, signal.SIGUSR2: self._let_go}
         for number in STOP_SIGNALS:  # where they are not blocked
@@ -147,10 +148,10 @@ class Daemon:
             print(f"{DISTRIBUTION}: {line}", file=sys.stderr)
 
     async def _accept(self) -> None:
+        self._vm_listeners.start(self._serve)
+        for each in self._vm_listeners.sockets:
+            self._tell_listening(str(each.path), each.device.name)
         if self._inherited is None:
-            self._vm_listeners.start(self._serve)
-            for each in self._vm_listeners.sockets:
-                self._tell_listening(str(each.path), each.device.name)
             self._tell_ready(self._sockets_line())
             await self._stop.wait()
             return
@@ -160,15 +161,17 @@ class Daemon:
             return
         self._serve(self._options.device, sock)
         self._tell_ready("serving one connection")
+        if self._vm_listeners.sockets:
+            await self._stop.wait()
+            return
         ends = [asyncio.ensure_future(self._machines.all_gone()), asyncio.ensure_future(self._stop.wait())]
         await asyncio.wait(ends, return_when="FIRST_COMPLETED")
 
     async def _listen(self, sock: socket.socket) -> None:
         accepting = AcceptLoop(sock, "a virtual machine", partial(self._serve, self._options.device))
         accepting.start()
-        address = _printable_address(sock)
-        self._tell_listening(address, "")
-        self._tell_ready(f"listening on {address}")
+        self._tell_listening(_printable_address(sock), "")
+        self._tell_ready(self._sockets_line())
         try:
             await self._stop.wait()
         finally:
@@ -185,11 +188,18 @@ class Daemon:
         self._machines.serve(self._facts.sessions, sock, device=device)
 
     def _describe_sockets(self) -> list[dict[str, str | None]]:
-        return [{"path": str(each.path), "name": each.device.name or None} for each in self._vm_listeners.sockets]
+        return [{"path": path, "name": name or None} for path, name in self._addresses()]
+
+    def _addresses(self) -> list[tuple[str, str]]:
+        # What guests connect to, and the name that they have there.
+        addresses = [(str(each.path), each.device.name) for each in self._vm_listeners.sockets]
+        if self._inherited is not None and self._inherited[1] and self._inherited[0].fileno() >= 0:
+            addresses.append((_printable_address(self._inherited[0]), ""))
+        return addresses
 
     def _sockets_line(self) -> str:
-        sockets = self._vm_listeners.sockets
-        return f"listening on {sockets[0].path if len(sockets) == 1 else f'{len(sockets)} sockets'}"
+        addresses = self._addresses()
+        return f"listening on {addresses[0][0] if len(addresses) == 1 else f'{len(addresses)} sockets'}"
 
     def _hang_up(self) -> None:
         if self._stop.is_set():

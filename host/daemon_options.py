@@ -14,11 +14,11 @@ from protocol.process.listening_socket import OWNER_ALONE, SocketAccess
 class DaemonOptions:
     """How the daemon was asked to run.
 
-    ``fd`` is an inherited socket, where guests have ``device``; without it guests connect to ``sockets``, each with a
-    device of its own. ``reload`` returns the sockets as they are asked for at present, and raises BalloonError; it is
-    None if that cannot change. ``control_path`` is the path of the control socket, None without one. ``name_from`` says
-    whether a guest whose socket has no name is called after its process (``pid``), its ``cgroup`` or the ``socket``.
-    ``metrics`` is where metrics are served, None for nowhere. ``log_format`` is one of
+    ``fd`` is an inherited socket, where guests have ``device``, None without one. Guests also connect to ``sockets``,
+    each with a device of its own. ``reload`` returns the sockets as they are asked for at present, and raises
+    BalloonError; it is None if that cannot change. ``control_path`` is the path of the control socket, None without
+    one. ``name_from`` says whether a guest whose socket has no name is called after its process (``pid``), its
+    ``cgroup`` or the ``socket``. ``metrics`` is where metrics are served, None for nowhere. ``log_format`` is one of
     :data:`protocol.process.log_lines.FORMATS`; with ``syslog`` the system's log has the lines instead.
     """
 

@@ -88,6 +88,7 @@ class MessageChannel:
             SessionEnded: the front-end has gone.
             FramingError: the bytes are not a message, or its rest does not come in time.
         """
+        self._member.recount()
         # One deadline for the whole rest of a message: a byte now and then does not extend it.
         deadline: float | None = None
         while (message := self._whole_message()) is None:

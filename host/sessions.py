@@ -24,6 +24,7 @@ from host.daemon_options import DaemonOptions
 from host.events.metrics import VmMetrics
 from host.events.session_events import SessionEvents, SessionLimit
 from host.guest_name import guest_name
+from host.metrics.sample import sample_of
 from host.migration.dirty_log import CAN_LOG
 from host.peers.peers import Peers
 from host.qmp.qmp import Request
@@ -97,7 +98,9 @@ class Sessions:
         return await self._commands.perform(request)
 
     async def query(self, name: str) -> Any:
-        """Return what a ``query-`` command returns."""
+        """Return what a ``query-`` command returns, and to ``samples`` those of all virtual machines."""
+        if name == "samples":
+            return [sample_of(entry) for entry in await self._commands.query("query-vms")]
         return await self._commands.query(name)
 
     async def status(self) -> list[str]:

@@ -160,10 +160,9 @@ class Worker:
             case Kind.SENT:
                 if (journal := self._journals.get(packet.vm)) is not None:
                     journal.sent(packet.body.decode())
-            case Kind.COMMAND | Kind.STATUS:
+            case Kind.COMMAND | Kind.STATUS | Kind.SAMPLES:
                 number, body = split_number(packet.body)
-                question = self._command(body) if packet.kind is Kind.COMMAND else self._status()
-                task = asyncio.create_task(self._answer(number, question))
+                task = asyncio.create_task(self._answer(number, self._find_answer(packet.kind, body)))
                 self._questions.add(task)
                 task.add_done_callback(self._questions.discard)
             case Kind.PING:
@@ -196,8 +195,14 @@ class Worker:
                     await journal.kept()
         return answer
 
-    async def _status(self) -> bytes:
-        return json.dumps(await self._sessions.status()).encode()
+    async def _find_answer(self, kind: Kind, body: bytes) -> bytes:
+        match kind:
+            case Kind.STATUS:
+                return json.dumps(await self._sessions.status()).encode()
+            case Kind.SAMPLES:
+                return json.dumps(await self._sessions.query("samples")).encode()
+            case _:
+                return await self._command(body)
 
     async def _answer(self, number: int, question: Awaitable[bytes]) -> None:
         body = await question

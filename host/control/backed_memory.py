@@ -7,7 +7,7 @@ each virtual machine, and all who ask meanwhile wait for that one, each for half
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from protocol.errors import VhostUserError
@@ -48,6 +48,15 @@ class Refaults:
         returned = min(max(grown, 0), self._given_back)
         self.bytes += returned
         self._given_back += max(-grown, 0) - returned
+
+    def write_down(self) -> list[int | None]:
+        """Return all of it, for another process of the same machine."""
+        return [self.bytes, self._last, self._given_back]
+
+    def resume(self, written: Sequence[int | None]) -> None:
+        """Go on from what another process has written down."""
+        count, self._last, given_back = written
+        self.bytes, self._given_back = count or 0, given_back or 0
 
 
 class BackedMemory:

@@ -93,7 +93,11 @@ class VmControl:
         """Return how much memory the host holds for the guest's memory, None if its files do not answer."""
         files = self._connection.region_files
         at_once = all(file.answers_at_once for file in files)
-        return await self._backed.measure([file.fd for file in files], at_once=at_once)
+        refaulted = self._backed.refaults.bytes
+        backed = await self._backed.measure([file.fd for file in files], at_once=at_once)
+        if self._backed.refaults.bytes != refaulted:
+            self._on_change()
+        return backed
 
     # -- called by the connection -----------------------------------------------------------------------------------
 
@@ -143,6 +147,7 @@ class VmControl:
             "began": self._began,
             "reported": self._reported,
             "total": self.size.ram.total,
+            "refaults": self._backed.refaults.write_down(),
             "statistics": None if last is None else [last.values, last.taken],
         }
 
@@ -151,6 +156,7 @@ class VmControl:
         self._gate.resume(written["inhibition"])
         self._began, self._reported = written["began"], written["reported"]
         self.size.ram.total = written["total"]
+        self._backed.refaults.resume(written.get("refaults", (0, None, 0)))
         if written["statistics"] is not None:
             self._statistics.last = GuestStatistics(*written["statistics"])
 

@@ -17,7 +17,7 @@ from protocol.virtio import DeviceStatus
 from protocol.virtio_balloon import PFN_SHIFT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class VmInfo:
     """What is known of one virtual machine.
 

@@ -44,8 +44,17 @@ _WAS_SO: Final = frozenset({"discard_off", "inhibited", "poison"})
 """Reasons for a machine as a whole. While one holds it is a cause of its own."""
 
 
+_NOT_SERVED: Final = Finding(
+    Cause.NOT_SERVED,
+    "The daemon's worker process for this guest does not answer; the facts shown are those of its last answer.",
+    "A worker that hangs is killed after 10 s, and another one goes on; if it stays so, read the daemon's log.",
+)
+
+
 def diagnose(facts: VmFacts) -> list[Finding]:
     """Return the causes, the one to begin with first. A healthy machine has none that is a fault."""
+    if not facts.is_served:
+        return [_NOT_SERVED]
     findings = list(_find_silence(facts))
     for stage in _STAGES:
         if not (found := list(stage(facts))):
@@ -230,10 +239,13 @@ def _why(reason: str) -> str:
 
 def _find_backing(facts: VmFacts) -> Iterator[Finding]:
     # MEMTOT has the balloon's pages in it where the driver may deflate by itself (DEFLATE_ON_OOM).
-    used = facts.statistics.get("memtot", 0) - facts.statistics.get("memfree", 0) - facts.balloon
+    total = facts.statistics.get("memtot", 0)
+    used = total - facts.statistics.get("memfree", 0) - facts.balloon
     if facts.backed is None or used < LEAST_REPORTED or "memfree" not in facts.statistics:
         return
-    if facts.backed < used // 4:
+    # What a guest uses it need not have touched: its pool of huge pages, for example. But its kernel has written what
+    # it keeps of each page, 64 bytes (struct page), and a file that is mapped privately has not even that.
+    if facts.backed < min(used // 4, total // 64):
         yield Finding(
             Cause.PRIVATE_MEMORY,
             f"The guest uses {format_size(used)}, and its file holds {format_size(facts.backed)}: the front-end has "

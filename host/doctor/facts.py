@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class QueueFacts:
     """One queue. ``state`` is that of :class:`host.vhost_user.vring.RingState`, ``set_up`` says that it has a size and
     addresses, ``why`` is the reason of a ring that is broken or cannot run, ``running_for`` is the time since its ring
@@ -21,7 +21,7 @@ ABSENT = QueueFacts()
 """A queue that the driver has not set up."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class VmFacts:
     """What is known of one virtual machine. Sizes are bytes, times are seconds, None is what cannot be known.
 
@@ -33,6 +33,7 @@ class VmFacts:
     discard.
     ``statistics`` are the guest's own; ``unanswered`` is how long it has owed an answer to a request for them.
     ``front_end`` is the state of its process: ``running``, ``stopped``, ``blocked``, ``gone``, or None.
+    Without ``is_served`` its worker does not answer, and the facts are old.
     """
 
     age: float = 0.0
@@ -60,6 +61,7 @@ class VmFacts:
     statistics: Mapping[str, int] = field(default_factory=dict)
     unanswered: float = 0.0
     front_end: str | None = None
+    is_served: bool = True
 
     @property
     def reporting(self) -> QueueFacts:
@@ -97,6 +99,7 @@ def read_facts(entry: Mapping[str, Any]) -> VmFacts:
         statistics=entry["statistics"],
         unanswered=entry["statistics-unanswered"],
         front_end=entry["front-end"],
+        is_served="broken" not in entry,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Final
 class Cause(StrEnum):
     """Why memory does not come back. The values are words of the control socket and of the metrics, and stay."""
 
+    NOT_SERVED = "not-served"
     FRONT_END_STUCK = "front-end-stuck"
     GUEST_SILENT = "guest-silent"
     NOT_OFFERED = "not-offered"

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from host.metrics.address import MetricsAddress
 from host.metrics.http_scrape import HEAD_MAX, answer, is_whole, refusal
+from host.metrics.latency_totals import LatencyTotals
+from host.metrics.sample import read_sample
 from protocol.errors import BalloonError
 from protocol.process.accept_loop import AcceptLoop, abort_stream, open_streams
 from protocol.process.listening_socket import OWNER_ALONE, ListeningSocket
@@ -26,7 +28,8 @@ PATIENCE: Final = 5.0
 """Seconds that a client may take to send its request, and again to read the answer."""
 
 Query = Callable[[str], Awaitable[Any]]
-"""Carries out a ``query-`` command of the control socket, without arguments, and returns what it returns."""
+"""Carries out a ``query-`` command of the control socket, without arguments, and returns what it returns. To
+``samples`` it returns what :func:`host.metrics.sample.sample_of` makes of each entry of ``query-vms``."""
 
 
 class MetricsServer:
@@ -47,7 +50,7 @@ class MetricsServer:
         self._accepting: AcceptLoop | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._lock: asyncio.Lock | None = None
-        self._version = ""
+        self._totals = LatencyTotals()
 
     @property
     def port(self) -> int:
@@ -114,15 +117,15 @@ class MetricsServer:
         Raises:
             BalloonError: the daemon cannot say what they are.
         """
-        told = [await self._query(name) for name in ("query-status", "query-version", "query-vms")]
-        return await asyncio.to_thread(_text, *told)
+        told = [await self._query(name) for name in ("query-status", "query-version", "samples")]
+        return await asyncio.to_thread(self._text, *told)
 
+    def _text(self, status: Mapping[str, Any], version: Mapping[str, Any], samples: Sequence[Sequence[Any]]) -> bytes:
+        from host.metrics.collector import exposition  # the client library takes a tenth of a second to load
 
-def _text(status: Mapping[str, Any], version: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> bytes:
-    from host.metrics.collector import exposition  # the client library takes a tenth of a second to load
-
-    known = [entry for entry in entries if "health" in entry]  # not one whose worker has never answered
-    return exposition(status, version["package"], known)
+        buckets = len(status["latency-bounds"]) + 1
+        readable = [sample for each in samples if (sample := read_sample(each, buckets)) is not None]
+        return exposition(status, version["package"], readable, self._totals)
 
 
 async def _read_head(reader: asyncio.StreamReader) -> bytes:

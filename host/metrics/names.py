@@ -6,7 +6,7 @@ Base units, ``_total`` for counters, one prefix. The guests' memory has the word
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 Entry = Mapping[str, Any]
 
@@ -65,19 +65,18 @@ GUEST: Final = (
     Metric("deflated_bytes_total", "Memory that left the balloon.", _of("deflated-bytes"), is_counter=True),
     Metric("hinted_bytes_total", "Memory in free page hints.", _of("hinted-bytes"), is_counter=True),
     Metric("last_report_age_seconds", "Time since the last free page report.", _of("last-report")),
-    Metric("healthy", "1 if nothing is wrong with the guest, see balloonctl doctor.", lambda entry: not _faults(entry)),
 )
-
-
-def _faults(entry: Entry) -> list[str]:
-    return [cause for cause in entry["health"] if cause not in NOTES]
 
 
 NOTES: Final = frozenset({"partly-refused", "page-cache", "guest-busy"})
 """Causes of ``health`` that are no faults: :data:`host.doctor.finding.NOTES`."""
 
+NOT_SERVED: Final = ("not-served",)
+"""The cause of a guest whose worker does not answer."""
+
 REFUSED: Final = "refused_bytes_total"
 CAUSE: Final = "health_cause"
+HEALTHY: Final = "healthy"
 INHIBITED: Final = "inhibited"
 INFO: Final = "guest_info"
 GUESTS: Final = "guests"
@@ -90,6 +89,7 @@ ACKNOWLEDGE: Final = "acknowledge_seconds"
 
 OTHERS: Final[Mapping[str, str]] = {
     REFUSED: "Memory that was named and kept, by reason.",
+    HEALTHY: "1 if nothing is wrong with the guest, see balloonctl doctor.",
     CAUSE: "1 for each cause that balloonctl doctor finds.",
     INHIBITED: "1 while discards are inhibited, by whom.",
     INFO: "1; its labels tell which guest this is.",
@@ -104,19 +104,29 @@ OTHERS: Final[Mapping[str, str]] = {
 """The other metrics, and what they mean."""
 
 
-def domains(entries: Sequence[Entry]) -> list[str]:
-    """Return the label of each guest: its name where only one has it, otherwise with its number. No two are the same,
-    whatever names the guests' processes choose."""
-    names = [str(entry["name"]) for entry in entries]
-    counts = Counter(names)
-    alone = {name for name, count in counts.items() if name and count == 1}
-    taken, labels = set(alone), []
-    for name, entry in zip(names, entries, strict=True):
-        label = name
-        if name not in alone:
-            label = f"{name or 'vm'}-{entry['vm']}"
-            while label in taken:  # another guest is called so
-                label += f"-{entry['vm']}"
-            taken.add(label)
-        labels.append(label)
-    return labels
+class Named(Protocol):
+    """A guest, and what it is called."""
+
+    @property
+    def vm(self) -> int:
+        """Its number, which no other one has."""
+
+    @property
+    def name(self) -> str:
+        """Its name, "" without one."""
+
+
+def domains(guests: Sequence[Named]) -> list[str]:
+    """Return the label of each guest, which no other one has: its name where only one has it, otherwise with its
+    number."""
+    count = Counter(guest.name for guest in guests)
+    labels = {name for name, guests in count.items() if guests == 1}
+    return [guest.name if guest.name and count[guest.name] == 1 else _numbered(guest, labels) for guest in guests]
+
+
+def _numbered(guest: Named, labels: set[str]) -> str:
+    label = f"{guest.name or 'vm'}-{guest.vm}"
+    while label in labels:  # a name that another one has
+        label += f"-{guest.vm}"
+    labels.add(label)
+    return label

@@ -26,6 +26,17 @@ class HelperThreads:
         self._line = HelperLine()
         self._threads = 0
         self._making = 0
+        self._closing = 0
+
+    @property
+    def closing(self) -> int:
+        """Descriptors of the user's processes that are to be closed, and are not closed yet."""
+        return self._closing
+
+    def count_closing(self, change: int) -> None:
+        """Take note of so many descriptors more, or fewer, that are not closed yet."""
+        with self._changed:
+            self._closing += change
 
     def add(self, call: Call, stand_in: Executor | None) -> None:
         """Have a helper make ``call`` in its turn. ``stand_in`` does the work of a helper that cannot be started.

@@ -52,14 +52,14 @@ class Helpers:
             with self._lock:
                 if self._looked_at[fd]:
                     self._to_close.add(fd)
-                    self._closing += 1
+                    self._count_closing(1)
                     continue
             self.close_by(lambda fd=fd: os.close(fd))  # type: ignore[misc]
 
     def close_by(self, close: Callable[[], None]) -> None:
         """Have one descriptor closed by ``close`` on a helper, later."""
         with self._lock:
-            self._closing += 1
+            self._count_closing(1)
         with contextlib.suppress(VhostUserError):  # without a thread it stays in line for the next one
             self._add(lambda: self._close_and_count(close))
 
@@ -70,7 +70,12 @@ class Helpers:
             log.info("closing a received descriptor: %s", error.strerror)  # written back late, for example
         finally:
             with self._lock:
-                self._closing -= 1
+                self._count_closing(-1)
+
+    def _count_closing(self, change: int) -> None:
+        # With the lock held.
+        self._closing += change
+        self._threads.count_closing(change)
 
     async def run(self, what: str, action: Callable[[], Result]) -> Result:
         """Return what ``action`` returns on a helper. It may go on after the time limit.

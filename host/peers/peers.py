@@ -68,10 +68,17 @@ class Membership:
         """The lock of its process: held while a large chain of one of the process's rings is in hand."""
         self.held: Callable[[], int] = int
         """Returns how many descriptors the session has received and still holds."""
+        self.counted = 0
+        """What it held when that was counted last."""
         self._peers = peers
+
+    def recount(self) -> None:
+        """Count anew what the session holds. Due after each message: what it held before counts until then."""
+        self._peers.count(self, self.held())
 
     def check(self, descriptors: int) -> None:
         """Check that the session may have so many more descriptors. Raises :class:`PeerLimitError`."""
+        self.recount()
         self._peers.check(self.peer, descriptors)
 
     def may_emit(self, now: float) -> bool:
@@ -90,6 +97,11 @@ class Peers:
         """Share out the threads of ``executor``. Raises like :class:`Workers`."""
         self._workers = Workers(executor)
         self._members: dict[PeerId, list[Membership]] = {}
+        # Sums of what the members hold, by process and by user: hundreds of sessions that begin are not all asked at
+        # each message of each.
+        self._of_process: Counter[PeerId] = Counter()
+        self._of_user: Counter[int] = Counter()
+        self._of_all = 0
         # Kept alive by the sessions that have them, and by the calls that they make: a process that comes back while
         # calls for its last session are blocked has no further helpers.
         self._helpers: WeakValueDictionary[PeerId, Helpers] = WeakValueDictionary()
@@ -120,7 +132,18 @@ class Peers:
         large_chains = others[0].large_chains if others else threading.Lock()
         member = Membership(self, peer, helpers, workers, large_chains)
         others.append(member)
+        self._add(peer, SESSION_DESCRIPTORS)
         return member
+
+    def count(self, member: Membership, held: int) -> None:
+        """Take note that ``member`` has received ``held`` descriptors and still holds them."""
+        self._add(member.peer, held - member.counted)
+        member.counted = held
+
+    def _add(self, peer: PeerId, count: int) -> None:
+        self._of_process[peer] += count
+        self._of_user[peer.uid] += count
+        self._of_all += count
 
     def _helpers_of(self, peer: PeerId, workers: Executor) -> Helpers:
         helpers = self._helpers.get(peer)
@@ -145,8 +168,11 @@ class Peers:
         """Forget a session."""
         members = self._members[member.peer]
         members.remove(member)
+        self._add(member.peer, -SESSION_DESCRIPTORS - member.counted)
         if not members:
-            del self._members[member.peer]
+            del self._members[member.peer], self._of_process[member.peer]
+        if not self._of_user[member.peer.uid]:
+            del self._of_user[member.peer.uid]
 
     def check(self, peer: PeerId, descriptors: int) -> None:
         """Check that ``peer`` may have so many descriptors more.
@@ -154,18 +180,26 @@ class Peers:
         Raises:
             PeerLimitError: its process, its user or all together would have too many.
         """
+        if (refusal := self._refusal(peer, descriptors)) is None:
+            return
+        for member in (member for members in self._members.values() for member in members):
+            member.recount()  # some may hold fewer than at their last message
+        refusal = self._refusal(peer, descriptors)
+        if refusal is not None:
+            raise PeerLimitError(refusal)
+
+    def _refusal(self, peer: PeerId, descriptors: int) -> str | None:
         shared = shared_descriptors()
-        held = Counter({other: helpers.closing for other, helpers in self._helpers.items()})
-        for other, members in self._members.items():
-            held[other] += sum(SESSION_DESCRIPTORS + member.held() for member in members)
-        of_user = sum(count for other, count in held.items() if other.uid == peer.uid)
+        helpers = self._helpers.get(peer)
+        closing = {uid: threads.closing for uid, threads in self._helper_threads.items()}
         for who, count, most in (
-            (f"process {peer.pid}", held[peer], shared // 2),
-            (f"user {peer.uid}", of_user, shared * 3 // 4),
-            ("all processes together", sum(held.values()), shared),
+            (f"process {peer.pid}", self._of_process[peer] + (0 if helpers is None else helpers.closing), shared // 2),
+            (f"user {peer.uid}", self._of_user[peer.uid] + closing.get(peer.uid, 0), shared * 3 // 4),
+            ("all processes together", self._of_all + sum(closing.values()), shared),
         ):
             if count + descriptors > most:
-                raise PeerLimitError(f"{who}: {count + descriptors} descriptors would be held, {most} is the most")
+                return f"{who}: {count + descriptors} descriptors would be held, {most} is the most"
+        return None
 
 
 def shared_descriptors() -> int:

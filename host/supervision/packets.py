@@ -57,7 +57,7 @@ class Kind(IntEnum):
     NOTICE = 8
     """What control clients are to be told. Body: a JSON list, the name of the call and its arguments."""
     ANSWER = 9
-    """The answer to COMMAND, STATUS or PING. Body: the number of the question, and the answer."""
+    """The answer to COMMAND, STATUS, SAMPLES or PING. Body: the number of the question, and the answer."""
     ENDED = 10
     """The session is over, and its end was told. Body: the reason."""
     LEFT = 11
@@ -84,6 +84,8 @@ class Kind(IntEnum):
     """Answer. Body: the number of the question."""
     ALONE = 28
     """The worker has one virtual machine alone. Comes before that."""
+    SAMPLES = 29
+    """Tell what is measured of each virtual machine. Body: the number of the question."""
 
 
 OF_NO_SESSION: Final = frozenset({Kind.HELLO, Kind.EVENTS, Kind.NOTICE, Kind.PART, Kind.ANSWER})

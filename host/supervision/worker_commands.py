@@ -9,10 +9,13 @@ from host.qmp.qmp import ErrorClass, QmpError, Request
 from host.supervision.packets import Kind
 from host.supervision.supervised_vm import SupervisedVm
 from host.supervision.worker_process import WorkerGone, WorkerProcess
-from host.supervision.worker_words import is_one_answer, number_in_line, own_entries, own_status
+from host.supervision.worker_words import is_one_answer, number_in_line, own_entries, own_samples, own_status
 
 ANSWER_PATIENCE: Final = 1.0
 """Seconds that one worker has to answer a question to all of them."""
+
+_NOT_SERVED: Final = ("not-served",)
+"""What is wrong with a machine whose worker does not answer, see :class:`host.doctor.finding.Cause`."""
 
 _OF_ALL: Final = frozenset({"query-commands", "query-status", "query-version", "set-log-level"})
 """Commands that concern no virtual machine."""
@@ -50,10 +53,12 @@ class WorkerCommands:
         self._describe = describe
         self._waits = waits
         self._last_entries: dict[int, dict[str, Any]] = {}
+        self._last_samples: dict[int, list[Any]] = {}
 
     def forget(self, vm: int) -> None:
         """Take note that a machine has gone."""
         self._last_entries.pop(vm, None)
+        self._last_samples.pop(vm, None)
 
     async def perform(self, request: Request) -> bytes:
         """Carry out one command and return its answer."""
@@ -79,10 +84,13 @@ class WorkerCommands:
             return request.failure(QmpError(f"{error} before it has answered"))
 
     async def query(self, name: str) -> Any:
-        """Return what a ``query-`` command returns."""
+        """Return what a ``query-`` command returns, and to ``samples`` those of all machines: lists that begin with
+        the machine's number and whether its worker has answered."""
         match name:
             case "query-vms":
                 return await self._query_vms()
+            case "samples":
+                return await self._samples()
             case "query-status":
                 return self._describe(len(self._vms))
             case _:
@@ -123,8 +131,19 @@ class WorkerCommands:
             if self._waits(record):
                 continue
             # Counters that went for a moment would look like a new machine.
-            found.setdefault(vm, {"vm": vm, **self._last_entries.get(vm, {}), "broken": "its worker does not answer"})
+            last = self._last_entries.get(vm, {"vm": vm})
+            found.setdefault(vm, last | {"health": _NOT_SERVED, "broken": "its worker does not answer"})
         return [found[vm] for vm in sorted(found)]
+
+    async def _samples(self) -> list[list[Any]]:
+        answers = await self._ask_all(lambda worker: worker.ask(Kind.SAMPLES))
+        found = {vm: sample for worker, answer in answers for vm, sample in own_samples(answer, worker.vms).items()}
+        self._last_samples.update({vm: sample for vm, sample in found.items() if vm in self._vms})
+        # Of a worker that does not answer those before: counters that went for a moment would seem to begin anew.
+        return [
+            self._last_samples[vm] if vm in found else [vm, False, *self._last_samples[vm][2:]]
+            for vm in sorted(self._vms.keys() & self._last_samples.keys())
+        ]
 
     async def _ask_all(self, ask: Any) -> list[tuple[WorkerProcess, bytes]]:
         async def answer(worker: WorkerProcess) -> tuple[WorkerProcess, bytes] | None:

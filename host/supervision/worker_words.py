@@ -52,6 +52,15 @@ def own_entries(answer: bytes, vms: Container[int]) -> dict[int, dict[str, Any]]
         return {}
 
 
+def own_samples(answer: bytes, vms: Container[int]) -> dict[int, list[Any]]:
+    """Return what the answer to SAMPLES has of ``vms``, by number. What is in a sample is not looked at."""
+    try:
+        samples = _read(answer)
+        return {each[0]: each for each in samples if isinstance(each, list) and _begins(each) and each[0] in vms}
+    except (PacketError, *UNREADABLE):
+        return {}
+
+
 def own_status(answer: bytes, vms: Container[int]) -> Iterator[str]:
     """Yield the lines of the answer to STATUS about ``vms``."""
     try:
@@ -72,6 +81,10 @@ def is_one_answer(answer: bytes) -> bool:
         return isinstance(_read(answer), dict) and b"\n" not in answer.removesuffix(b"\n")
     except PacketError:
         return False
+
+
+def _begins(sample: list[Any]) -> bool:
+    return len(sample) > 1 and type(sample[0]) is int
 
 
 def _names(document: dict[str, Any], vms: Container[int]) -> bool:

@@ -77,7 +77,7 @@ async def test_worker_that_ends_at_every_start_is_started_less_often_and_its_mac
     assert zygote.forked == ENDS_FREE + 1
     assert sum("ends at its start" in record.message for record in caplog.records) == 1
     answer = json.loads(await supervisor.perform(request("query-vms")))
-    assert answer["return"] == [{"vm": 7, "broken": "its worker does not answer"}]
+    assert answer["return"] == [{"vm": 7, "health": ["not-served"], "broken": "its worker does not answer"}]
     answer = json.loads(await supervisor.perform(request("query-balloon", vm=7)))
     assert answer["error"]["desc"] == "vm 7 has no worker at present"
     ours.setblocking(False)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from host.balloon.offered_features import FEATURE_NAMES
+from host.qmp.qmp_client import QmpClient
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import FrontendRequest
 from tests.harness.processes import DEADLINE, ROOT, DaemonProcess, ProgramProcess, until
@@ -53,7 +54,7 @@ def assert_refused(result: subprocess.CompletedProcess[str], text: str, status: 
     ("options", "text", "status"),
     [
         ((), "one of --socket-path, --vm, --config and --fd is needed", USAGE),
-        (("--socket-path", "{}/s", "--fd", "3"), "--fd takes no other socket beside it", USAGE),
+        (("--socket-path", "{}/s", "--fd", "3"), "--socket-path and --fd are the same socket in two ways", USAGE),
         (("--socket-path", "{}/s", "--keeper", "{}/k"), "--keeper needs --workers", USAGE),
         (("--socket-path", "{}/missing/s"), "No such file or directory", FAILURE),
         (("--socket-path", "{}/" + "x" * 120), "AF_UNIX path too long", FAILURE),
@@ -329,6 +330,35 @@ def test_inherited_connected_socket_is_one_session() -> None:
             assert daemon.events.wait("connected")["vm"] == 1
         assert daemon.wait() == 0  # further connections are impossible
         assert daemon.events.wait("disconnected")["reports"] == 1
+
+
+def test_inherited_sockets_with_further_ones(tmp_path: Path, resources: ExitStack) -> None:
+    listener = resources.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    listener.bind(str(tmp_path / "inherited"))
+    listener.listen()
+    named, control = tmp_path / "web", tmp_path / "control"
+    options = ("--vm", f"socket-path={named},name=web", "--control", str(control))
+    fd = str(listener.fileno())
+    with ProgramProcess("host", "--fd", fd, *options, pass_fds=[listener.fileno()]) as daemon:
+        daemon.events.wait_for_count("listening", 2)
+        with VirtualMachine(tmp_path / "inherited") as one, VirtualMachine(named) as two, QmpClient(control) as client:
+            one.check_alive()
+            two.check_alive()
+            inherited, web = client.command("query-vms")
+            assert (inherited["name"] != "web", web["name"]) == (True, "web")
+            sockets = client.command("query-status")["sockets"]
+            assert [(Path(each["path"]).name, each["name"]) for each in sockets] == [
+                ("web", "web"),
+                ("inherited", None),
+            ]
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ProgramProcess("host", "--fd", str(theirs.fileno()), *options, pass_fds=[theirs.fileno()]) as daemon:
+        theirs.close()
+        with VirtualMachine(Client(ours)) as machine:
+            machine.check_alive()
+        daemon.events.wait("disconnected", vm=1)
+        with VirtualMachine(named) as machine:
+            machine.check_alive()  # it does not end with the first one
 
 
 def test_inherited_connected_socket_and_sigterm() -> None:

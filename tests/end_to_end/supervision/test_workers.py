@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from host.doctor.diagnosis import diagnose
+from host.doctor.facts import read_facts
+from host.doctor.finding import Cause
 from host.qmp.qmp_client import QmpClient
 from protocol.memory import PAGE_SIZE
 from protocol.units import MIB
@@ -134,17 +137,22 @@ def test_what_was_asked_of_a_machine_and_counted_outlives_its_worker(tmp_path: P
         machine.check_alive()
         machine.ram.touch(DATA_AT, 4 * PAGE_SIZE)
         before = machine.ram.pages()
+        client.command("query-vms")
+        machine.report((DATA_AT, 2 * PAGE_SIZE))
+        client.command("query-vms")
+        machine.ram.touch(DATA_AT, 2 * PAGE_SIZE)
         client.command("set-log-level", level="error")
         message = build_message(FrontendRequest.GET_VRING_BASE, VringState(0, 0))
         machine.client.send(message[:5])  # it is in hand all the time
         client.command("inhibit", vm=1, why="a snapshot is restored")
         (earlier,) = client.command("query-vms")
+        assert earlier["refaulted-bytes"] == 2 * PAGE_SIZE
         daemon.kill_worker_of(1)
         machine.client.send(message[5:])
         assert machine.client.reply().payload == VringState(0, 0)
         (later,) = client.command("query-vms")
         assert later["inhibited"] == {"by": "operator", "why": "a snapshot is restored"}
-        for name in ("reports", "acknowledge", "discard", "refused-bytes"):
+        for name in ("reports", "acknowledge", "discard", "refused-bytes", "refaulted-bytes"):
             assert later[name] == earlier[name]
         assert later["age"] >= earlier["age"]
         machine.report((DATA_AT, PAGE_SIZE))
@@ -169,6 +177,8 @@ def test_stuck_worker_holds_up_no_command(tmp_path: Path) -> None:
         first, second = client.command("query-vms")
         assert "broken" not in first
         assert second == second | {"vm": 2, "broken": "its worker does not answer", "guest-memory": 16 * MIB}
+        assert (first["health"], second["health"]) == ([], ["not-served"])
+        assert [finding.cause for finding in diagnose(read_facts(second))] == [Cause.NOT_SERVED]
         assert client.command("query-balloon", vm=1) == {"actual": 16 * MIB}
         os.kill(pid, signal.SIGKILL)
         daemon.events.wait("taken_over", vm=2)

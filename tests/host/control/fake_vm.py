@@ -46,7 +46,7 @@ INFO = VmInfo(
 class FakeVm:
     """See :class:`host.control.vm_interface.VmInterface`. Reclaiming takes until :attr:`release` is set."""
 
-    facts: VmInfo = INFO
+    facts: VmInfo = field(default_factory=lambda: INFO)
     last_statistics: GuestStatistics | None = None
     statistics_interval: float = 0
     disconnected: bool = False

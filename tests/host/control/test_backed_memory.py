@@ -121,3 +121,13 @@ def test_memory_that_comes_back_is_counted() -> None:
         refaults.observe(backed)
     # 180 were given back: 80 and then the other 100 came back, the rest was touched for the first time.
     assert refaults.bytes == 180 + 50
+
+
+def test_memory_that_comes_back_is_counted_on_in_another_process() -> None:
+    before, after = Refaults(), Refaults()
+    for backed in (100, 300, 120, 200):
+        before.observe(backed)
+    after.resume(before.write_down())
+    for backed in (200, 500, 400, 450):
+        after.observe(backed)
+    assert (before.bytes, after.bytes) == (80, 180 + 50)

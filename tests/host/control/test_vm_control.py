@@ -1,13 +1,17 @@
 """The controls of one virtual machine: its facts, and its end."""
 
 import asyncio
+import os
 
 import pytest
 
 from host.balloon.virtio_balloon import Outcome
+from host.control.vm_control import VmControl
+from host.memory.guest_memory import RegionFile
 from protocol.errors import BalloonError
+from protocol.memory import PAGE_SIZE
 from protocol.virtio_balloon import BalloonQueue
-from tests.host.control.machine import MIB, FakeMachine
+from tests.host.control.machine import MIB, FakeMachine, look_at_once
 
 STATS_VQ = 1 << 1
 
@@ -58,3 +62,26 @@ async def test_driver_that_left_leaves_no_state_in_the_controls() -> None:
     machine.control.close()
     assert changes == [5, 0]
     assert machine.fields("balloon")[-1]["actual_bytes"] == 0
+
+
+@pytest.mark.asyncio
+async def test_memory_that_came_back_is_told_once_another_process_would_know_it() -> None:
+    """A counter of Prometheus never goes back, and a worker may be killed after each answer."""
+    machine, journaled = FakeMachine(STATS_VQ), 0
+
+    def count() -> None:
+        nonlocal journaled
+        journaled += 1
+
+    control = VmControl(machine, look_at_once, count)
+    fd = os.memfd_create("ram")
+    machine.region_files = [RegionFile(fd, PAGE_SIZE, sealed=True, identity=(1, 1), answers_at_once=True)]
+    for size, changes in ((8, 0), (2, 0), (6, 1), (6, 1)):
+        os.ftruncate(fd, 0)
+        os.posix_fallocate(fd, 0, size * PAGE_SIZE)
+        await control.backed_bytes()
+        assert journaled == changes
+    os.close(fd)
+    other = FakeMachine(STATS_VQ).control
+    other.resume(control.write_down())
+    assert other.info().refaulted_bytes == control.info().refaulted_bytes == 4 * PAGE_SIZE

@@ -55,6 +55,7 @@ def memory(free: int, caches: int, avail: int) -> dict[str, dict[str, int]]:
 
 
 CASES: list[tuple[Cause, str, dict[str, Any]]] = [
+    (Cause.NOT_SERVED, "does not answer", {"is_served": False}),
     (Cause.FRONT_END_STUCK, "process is stopped", {"front_end": "stopped"}),
     (Cause.FRONT_END_STUCK, "holds up calls", {"front_end": "blocked", "backed": None}),
     (Cause.GUEST_SILENT, "has not answered", {"unanswered": 7.0}),
@@ -154,6 +155,14 @@ def test_healthy(facts: dict[str, Any]) -> None:
 def test_every_cause_has_a_case() -> None:
     notes = {Cause.PARTLY_REFUSED, Cause.PAGE_CACHE, Cause.GUEST_BUSY}
     assert {case[0] for case in CASES} | notes == set(Cause)
+
+
+def test_pages_that_a_guest_has_reserved_and_not_touched_are_not_missed_in_the_file() -> None:
+    """A pool of huge pages (vm.nr_hugepages) is no free memory, and nothing was written to it."""
+    with_pool = {"memtot": 4 * GIB, "memfree": 700 * MIB, "avail": 700 * MIB, "caches": 50 * MIB}
+    reserved = replace(HEALTHY, memory=4 * GIB, guest_memory=4 * GIB, statistics=with_pool)
+    assert is_healthy(diagnose(replace(reserved, backed=150 * MIB)))
+    assert diagnose(replace(reserved, backed=1 * MIB))[0].cause is Cause.PRIVATE_MEMORY
 
 
 def test_pages_of_the_balloon_are_not_missed_in_the_file() -> None:

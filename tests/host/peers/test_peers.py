@@ -75,8 +75,11 @@ async def test_process_that_comes_back_has_the_helpers_that_its_last_session_blo
     first, neighbour = peers.join(GREEDY), peers.join(SAME_USER)
     first.helpers.close_by(let_go.wait)  # type: ignore[arg-type]
     first.leave()
+    third = peers.join(PeerId(1000, 4))
     neighbour.held = lambda: SHARED // 2 - SESSION_DESCRIPTORS
-    peers.join(PeerId(1000, 4)).held = lambda: SHARED // 4 - 2 * SESSION_DESCRIPTORS - 1  # and one that is not closed
+    third.held = lambda: SHARED // 4 - 2 * SESSION_DESCRIPTORS - 1  # and one that is not closed
+    neighbour.recount()
+    third.recount()
     again = peers.join(GREEDY)
     again.check(0)
     with pytest.raises(PeerLimitError, match="user 1000: 751 descriptors would be held, 750 is the most"):
@@ -85,6 +88,39 @@ async def test_process_that_comes_back_has_the_helpers_that_its_last_session_blo
     let_go.set()
     await again.helpers.closed()
     assert again.helpers.closing == 0
+
+
+def test_a_check_asks_the_other_sessions_only_if_it_would_refuse(peers: Peers) -> None:
+    """Hundreds of sessions begin at once, with a dozen messages that bring descriptors each."""
+    asked = 0
+
+    def ask() -> int:
+        nonlocal asked
+        asked += 1
+        return 60
+
+    others = [peers.join(PeerId(1001, number)) for number in range(2, 10)]
+    for other in others:
+        other.held = ask
+        other.recount()
+    member, asked = peers.join(GREEDY), 0
+    for _ in range(100):
+        member.check(100)
+    assert asked == 0
+    with pytest.raises(PeerLimitError, match="all processes together: 1001 descriptors would be held"):
+        member.check(SHARED + 1 - SESSION_DESCRIPTORS - len(others) * (SESSION_DESCRIPTORS + 60))
+
+
+def test_fewer_descriptors_than_at_the_last_message_are_not_refused(peers: Peers) -> None:
+    held = SHARED - 3 * SESSION_DESCRIPTORS
+    other = peers.join(OTHER_USER)
+    other.held = lambda: held
+    other.recount()
+    member = peers.join(GREEDY)
+    with pytest.raises(PeerLimitError, match="all processes together"):
+        member.check(SESSION_DESCRIPTORS + 1)
+    held -= 1
+    member.check(SESSION_DESCRIPTORS + 1)
 
 
 def test_reserve_has_room_for_a_message_that_is_not_counted_yet() -> None:
