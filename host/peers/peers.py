@@ -51,6 +51,10 @@ RESERVE: Final = FDS_MAX + 67
 """Descriptors reserved for the daemon: one message's, before they are counted, its own files and control clients."""
 
 
+UNSEEN: Final = 1
+"""Descriptors that a session may come to hold without a check: an inflight file that the daemon has made for it."""
+
+
 class PeerLimitError(VhostUserError):
     """A limit of a peer is met."""
 
@@ -67,11 +71,15 @@ class Membership:
         self.large_chains = large_chains
         """The lock of its process: held while a large chain of one of the process's rings is in hand."""
         self.held: Callable[[], int] = int
-        """Returns how many descriptors the session has received and still holds."""
+        """Returns how many descriptors the session has received and still holds. :meth:`check` is called whenever some
+        have come."""
+        self.counted = 0
+        """How many it had when they were last counted."""
         self._peers = peers
 
     def check(self, descriptors: int) -> None:
         """Check that the session may have so many more descriptors. Raises :class:`PeerLimitError`."""
+        self._peers.count(self)
         self._peers.check(self.peer, descriptors)
 
     def may_emit(self, now: float) -> bool:
@@ -81,6 +89,33 @@ class Membership:
     def leave(self) -> None:
         """Stop counting: the session has released its descriptors."""
         self._peers.leave(self)
+
+
+class _Bound:
+    """At least as many descriptors as are held: what has come since all were counted, and no less of what was released.
+    To count all at each message would cost a host of many machines seconds when they start."""
+
+    def __init__(self) -> None:
+        self.of_process: Counter[PeerId] = Counter()
+        self.of_user: Counter[int] = Counter()
+        self.of_all = 0
+
+    def add(self, peer: PeerId, count: int) -> None:
+        self.of_process[peer] += count
+        self.of_user[peer.uid] += count
+        self.of_all += count
+
+    def excess(self, peer: PeerId, more: int) -> str:
+        # Says which limit ``more`` descriptors of ``peer`` would exceed; empty: none.
+        shared = shared_descriptors()
+        for who, count, most in (
+            (f"process {peer.pid}", self.of_process[peer], shared // 2),
+            (f"user {peer.uid}", self.of_user[peer.uid], shared * 3 // 4),
+            ("all processes together", self.of_all, shared),
+        ):
+            if count + more > most:
+                return f"{who}: {count + more} descriptors would be held, {most} is the most"
+        return ""
 
 
 class Peers:
@@ -95,6 +130,7 @@ class Peers:
         self._helpers: WeakValueDictionary[PeerId, Helpers] = WeakValueDictionary()
         self._helper_threads: WeakValueDictionary[int, HelperThreads] = WeakValueDictionary()
         self._nameless = 0
+        self._bound = _Bound()
         self.events = UserBudget(EVENTS_BURST, EVENTS_PER_SECOND)
 
     def close(self) -> None:
@@ -120,6 +156,7 @@ class Peers:
         large_chains = others[0].large_chains if others else threading.Lock()
         member = Membership(self, peer, helpers, workers, large_chains)
         others.append(member)
+        self._bound.add(peer, SESSION_DESCRIPTORS + UNSEEN)
         return member
 
     def _helpers_of(self, peer: PeerId, workers: Executor) -> Helpers:
@@ -148,24 +185,33 @@ class Peers:
         if not members:
             del self._members[member.peer]
 
+    def count(self, member: Membership) -> None:
+        """Take note of what a session holds."""
+        held = member.held()
+        self._bound.add(member.peer, max(held - member.counted, 0))
+        member.counted = held
+
     def check(self, peer: PeerId, descriptors: int) -> None:
         """Check that ``peer`` may have so many descriptors more.
 
         Raises:
             PeerLimitError: its process, its user or all together would have too many.
         """
-        shared = shared_descriptors()
-        held = Counter({other: helpers.closing for other, helpers in self._helpers.items()})
+        if self._bound.excess(peer, descriptors) and (excess := self._count_all().excess(peer, descriptors)):
+            raise PeerLimitError(excess)
+
+    def _count_all(self) -> _Bound:
+        # Returns what is held now, and goes on from there.
+        exact, self._bound = _Bound(), _Bound()
+        for other, helpers in self._helpers.items():
+            exact.add(other, helpers.closing)
+            self._bound.add(other, helpers.closing)
         for other, members in self._members.items():
-            held[other] += sum(SESSION_DESCRIPTORS + member.held() for member in members)
-        of_user = sum(count for other, count in held.items() if other.uid == peer.uid)
-        for who, count, most in (
-            (f"process {peer.pid}", held[peer], shared // 2),
-            (f"user {peer.uid}", of_user, shared * 3 // 4),
-            ("all processes together", sum(held.values()), shared),
-        ):
-            if count + descriptors > most:
-                raise PeerLimitError(f"{who}: {count + descriptors} descriptors would be held, {most} is the most")
+            for member in members:
+                member.counted = member.held()
+                exact.add(other, SESSION_DESCRIPTORS + member.counted)
+                self._bound.add(other, SESSION_DESCRIPTORS + member.counted + UNSEEN)
+        return exact
 
 
 def shared_descriptors() -> int:

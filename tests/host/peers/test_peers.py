@@ -63,6 +63,33 @@ def test_sessions_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
         peers.check_session(SAME_USER)
 
 
+def test_others_are_counted_anew_only_where_a_limit_may_be_met(peers: Peers) -> None:
+    """Machines that start are many, and each asks several times."""
+    counts = 0
+
+    def held() -> int:
+        nonlocal counts
+        counts += 1
+        return SHARED // 4
+
+    member = peers.join(GREEDY)
+    member.held = held
+    member.check(0)
+    one = peers.join(OTHER_USER)
+    for _ in range(100):
+        one.check(0)
+    assert counts == 1
+    with pytest.raises(PeerLimitError, match="process 3: 521 descriptors would be held, 500 is the most"):
+        one.check(SHARED // 2 + 1)
+    assert counts == 2
+    for _ in range(SHARED):  # what has left is not held against those that come
+        again = peers.join(GREEDY)
+        again.held = lambda: 3
+        again.check(0)
+        again.leave()
+    assert counts < SHARED // 4
+
+
 def test_sessions_of_a_process_share_its_helpers(peers: Peers) -> None:
     one, two, other = peers.join(GREEDY), peers.join(GREEDY), peers.join(SAME_USER)
     assert one.helpers is two.helpers
@@ -76,7 +103,10 @@ async def test_process_that_comes_back_has_the_helpers_that_its_last_session_blo
     first.helpers.close_by(let_go.wait)  # type: ignore[arg-type]
     first.leave()
     neighbour.held = lambda: SHARED // 2 - SESSION_DESCRIPTORS
-    peers.join(PeerId(1000, 4)).held = lambda: SHARED // 4 - 2 * SESSION_DESCRIPTORS - 1  # and one that is not closed
+    neighbour.check(0)
+    third = peers.join(PeerId(1000, 4))
+    third.held = lambda: SHARED // 4 - 2 * SESSION_DESCRIPTORS - 1  # and one that is not closed
+    third.check(0)
     again = peers.join(GREEDY)
     again.check(0)
     with pytest.raises(PeerLimitError, match="user 1000: 751 descriptors would be held, 750 is the most"):
