@@ -250,7 +250,7 @@ class Supervisor:
                     worker.send(Packet(Kind.STOP))
                 return
             case Kind.LEFT:
-                vm.alone = True  # its memory can be cut short
+                vm.alone = True  # its memory can be cut short, or the worker has no descriptors left
                 vm.note(worker.link, packet.number)
                 self._move_apart(worker, vm)
                 return

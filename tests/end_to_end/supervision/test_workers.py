@@ -15,7 +15,7 @@ from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import build_message
 from protocol.vhost_user_payloads import VringState
 from tests.harness.linux_guest import LinuxGuest
-from tests.harness.processes import DaemonProcess, ProgramProcess, until
+from tests.harness.processes import DaemonProcess, ProgramProcess, forbid_more_descriptors, until
 from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, REPORTING, VirtualMachine
 
 ROUNDS, CHAINS = 6, 16
@@ -102,6 +102,20 @@ def test_zygote_that_is_killed_is_started_again_when_it_is_needed(tmp_path: Path
         for _ in range(2):
             daemon.kill_worker_of(1)
             machine.check_alive()
+
+
+def test_machine_for_which_a_worker_has_no_descriptors_left_is_served_by_another(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, "--workers", "1") as daemon, VirtualMachine(daemon.socket_path) as machine:
+        machine.check_alive()
+        forbid_more_descriptors(daemon.serving_pid)
+        with VirtualMachine(daemon.socket_path) as other:
+            other.check_alive()
+            assert len(daemon.workers()) == 2
+        machine.check_alive()
+        daemon.settled(2)
+        until(lambda: len(daemon.workers()) == 1, "the other one has ended with its machine")
+        assert "vm 2: no descriptors are left in worker 1 for it, another worker serves it\n" in daemon.stderr()
+        daemon.forget_stderr()
 
 
 def test_commands_are_answered_whatever_process_serves_the_machine(tmp_path: Path) -> None:
