@@ -25,7 +25,7 @@ from host.supervision.process_sessions import Admission, ProcessSessions
 from host.supervision.stored_machines import FormerWorker, StoredMachines
 from host.supervision.supervised_vm import SupervisedVm, close_aside
 from host.supervision.worker_commands import WorkerCommands
-from host.supervision.worker_process import WorkerProcess, ZygoteGone
+from host.supervision.worker_process import CHECK_INTERVAL, PATIENCE, AnswerCheck, WorkerProcess, ZygoteGone
 from host.supervision.zygote import Zygote, restart_zygote
 from host.vm_store.vm_store import KeptVm
 from protocol.errors import BalloonError
@@ -45,13 +45,6 @@ AFTER_TAKEOVER: Final = 0.1
 BACK_OFF_FIRST: Final = 0.1
 BACK_OFF_LONGEST: Final = 10.0
 """Seconds until a worker that ends at its start is started again, twice as long each time, up to the longest."""
-
-CHECK_INTERVAL: Final = 5.0
-"""Seconds between two looks at whether each worker answers."""
-
-CHECKS_MISSED: Final = 2
-"""Looks in a row at which a worker had not answered, after which it is killed. They are counted, and not seconds: when
-all processes have been stopped and go on, nothing is said of a worker yet."""
 
 WAITING_MAX: Final = 16 * SESSIONS_MAX
 """Connections of one process that may wait for sessions of it to be released, a few thousand that come and go."""
@@ -92,6 +85,7 @@ class Supervisor:
         self._former: set[FormerWorker] = set()
         self._last_number = 0
         self._checking: asyncio.TimerHandle | None = None
+        self._check = AnswerCheck()
         self._stops = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._none_left = asyncio.Event()
@@ -144,11 +138,9 @@ class Supervisor:
 
     def _check_workers(self) -> None:
         self._checking = asyncio.get_running_loop().call_later(CHECK_INTERVAL, self._check_workers)
-        for worker in self._workers.values():
-            if worker.vms and not worker.gone and worker.check() == CHECKS_MISSED:
-                seconds = CHECK_INTERVAL * CHECKS_MISSED
-                log.warning("worker %d has not answered for %.0f s and is killed", worker.number, seconds)
-                worker.kill()
+        if self._check.look(self._workers.values()):
+            log.warning("no worker has begun for %.0f s: the process that forks them is started again", PATIENCE)
+            self._zygote.kill()  # its workers end too, and are started again
 
     def _start_worker(self, number: int | None = None, *, alone: bool = False) -> WorkerProcess:
         if number is None:

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Final
 
 from host.service_manager.service_manager import UNMANAGED, ServiceManager
 from host.supervision.link import Link, make_pair
@@ -16,8 +18,19 @@ from host.supervision.supervised_vm import SupervisedVm
 from host.supervision.zygote import Zygote
 from protocol.errors import BalloonError
 
+log = logging.getLogger(__name__)
+
 REAP_TRIES = 200
 """Times, a millisecond apart, that a worker whose end of the way was closed is looked at until it has ended."""
+
+CHECK_INTERVAL: Final = 5.0
+"""Seconds between two looks at whether each worker answers."""
+
+CHECKS_MISSED: Final = 2
+"""Looks in a row at which a worker had not answered, after which it is killed. They are counted, and not seconds: when
+all processes have been stopped and go on, nothing is said of a worker yet."""
+
+PATIENCE: Final = CHECK_INTERVAL * CHECKS_MISSED
 
 
 class ZygoteGone(BalloonError):
@@ -175,3 +188,23 @@ class WorkerProcess:
                 return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
             time.sleep(0.001)
         return "it does not end"
+
+
+class AnswerCheck:
+    """Looks at workers, every :data:`CHECK_INTERVAL` seconds."""
+
+    def __init__(self) -> None:
+        self._not_begun: set[str] = set()
+        self._looks = 0
+
+    def look(self, workers: Collection[WorkerProcess]) -> bool:
+        """Kill each worker that has machines and did not answer. Return whether none begins of those that were to be
+        forked. One that has not begun does not answer: on a host whose machines all start it waits for its turn."""
+        for worker in workers:
+            if worker.pid and worker.vms and not worker.gone and worker.check() == CHECKS_MISSED:
+                log.warning("worker %d has not answered for %.0f s and is killed", worker.number, PATIENCE)
+                worker.kill()
+        not_begun = {worker.link for worker in workers if not worker.pid and not worker.gone}
+        self._looks = self._looks + 1 if self._not_begun and self._not_begun <= not_begun else 0
+        self._not_begun = not_begun
+        return self._looks == CHECKS_MISSED

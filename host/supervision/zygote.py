@@ -41,6 +41,11 @@ class Zygote:
             return False
         return True
 
+    def kill(self) -> None:
+        """Kill it: it does not fork. Those that it was to fork are as workers that have ended."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+
     def close(self) -> None:
         """End the zygote."""
         self._socket.close()
