@@ -230,16 +230,11 @@ class DaemonProcess(ProgramProcess):
 
     def workers(self) -> dict[int, str]:
         """Return the title of each worker process by its number."""
-        return {pid: title for pid, title in self.children().items() if "worker" in title}
+        return workers_of(self.pid)
 
     def children(self) -> dict[int, str]:
         """Return the title of each child by its number."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii").split()
-        titles = {}
-        for child in children:
-            with contextlib.suppress(OSError):
-                titles[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0").decode()
-        return titles
+        return children_of(self.pid)
 
     @property
     def serving_pid(self) -> int:
@@ -259,6 +254,21 @@ def doomed_daemon(directory: Path, *options: str) -> Iterator[DaemonProcess]:
         yield daemon
     finally:
         daemon.kill()
+
+
+def children_of(pid: int) -> dict[int, str]:
+    """Return the title of each child of a process by its number."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    titles = {}
+    for child in children:
+        with contextlib.suppress(OSError):
+            titles[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0").decode()
+    return titles
+
+
+def workers_of(pid: int) -> dict[int, str]:
+    """Return the title of each worker process of a supervisor by its number."""
+    return {child: title for child, title in children_of(pid).items() if "worker" in title}
 
 
 def process_state(directory: Path) -> str:

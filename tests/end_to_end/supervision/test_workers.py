@@ -14,7 +14,6 @@ from protocol.units import MIB
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import build_message
 from protocol.vhost_user_payloads import VringState
-from tests.harness.linux_guest import LinuxGuest
 from tests.harness.processes import DaemonProcess, ProgramProcess, forbid_more_descriptors, until
 from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, REPORTING, VirtualMachine
 
@@ -186,16 +185,3 @@ def test_stuck_worker_holds_up_no_command(tmp_path: Path) -> None:
         assert client.command("query-balloon", vm=1) == {"actual": 16 * MIB}
         os.kill(pid, signal.SIGKILL)
         daemon.events.wait("taken_over", vm=2)
-
-
-@pytest.mark.real_kernel
-@pytest.mark.usefixtures("kernel_release")
-def test_linux_does_not_notice_that_its_worker_is_killed(tmp_path: Path) -> None:
-    with supervised(tmp_path, "--workers", "vm") as daemon, LinuxGuest(daemon, tmp_path) as guest:
-        for _ in range(3):
-            guest.fill(100 * MIB)
-            guest.free()
-            daemon.kill_worker_of(1)
-        daemon.events.wait("report")
-        until(lambda: guest.ram.resident_bytes() < 100 * MIB, "what the guest has freed is back with the host")
-        guest.power_off()
