@@ -26,7 +26,7 @@ from host.supervision.stored_machines import FormerWorker, StoredMachines
 from host.supervision.supervised_vm import SupervisedVm
 from host.supervision.worker_commands import WorkerCommands
 from host.supervision.worker_ends import ENDS_FREE, SOON, back_off, count_end
-from host.supervision.worker_process import WorkerProcess, ZygoteGone
+from host.supervision.worker_process import CHECK_INTERVAL, PATIENCE, AnswerCheck, WorkerProcess, ZygoteGone
 from host.supervision.worker_words import own_lines, own_notice
 from host.supervision.zygote import Zygote, restart_zygote
 from host.vm_store.vm_store import KeptVm
@@ -35,12 +35,6 @@ from protocol.process.events import EventLog
 
 log = logging.getLogger(__name__)
 
-CHECK_INTERVAL: Final = 5.0
-"""Seconds between two looks at whether each worker answers."""
-
-CHECKS_MISSED: Final = 2
-"""Looks in a row at which a worker had not answered, after which it is killed. They are counted, and not seconds: when
-all processes have been stopped and go on, nothing is said of a worker yet."""
 
 WAITING_MAX: Final = 16 * SESSIONS_MAX
 """Connections of one process that may wait for sessions of it to be released, a few thousand that come and go."""
@@ -82,6 +76,7 @@ class Supervisor:
         self._former: set[FormerWorker] = set()
         self._last_number = 0
         self._checking: asyncio.TimerHandle | None = None
+        self._check = AnswerCheck()
         self._stops = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._none_left = asyncio.Event()
@@ -134,13 +129,9 @@ class Supervisor:
 
     def _check_workers(self) -> None:
         self._checking = asyncio.get_running_loop().call_later(CHECK_INTERVAL, self._check_workers)
-        for worker in list(self._workers.values()):
-            if worker.vms and not worker.gone and worker.check() == CHECKS_MISSED:
-                seconds = CHECK_INTERVAL * CHECKS_MISSED
-                log.warning("worker %d has not answered for %.0f s and is killed", worker.number, seconds)
-                if not worker.pid:  # what forks them does not go on
-                    self._zygote.kill()
-                worker.give_up()
+        if self._check.look(self._workers.values()):
+            log.warning("no worker has begun for %.0f s: the process that forks them is started again", PATIENCE)
+            self._zygote.kill()  # its workers end too, and are started again
 
     def _start_worker(self, number: int | None = None, *, alone: bool = False) -> WorkerProcess:
         if number is None:
@@ -242,7 +233,7 @@ class Supervisor:
                     worker.send(Packet(Kind.STOP))
                 return
             case Kind.LEFT if not (worker.alone or vm.alone):
-                vm.alone = True  # its memory can be cut short
+                vm.alone = True  # its memory can be cut short, or the worker has no descriptors left
                 vm.note(worker.link, packet.number)
                 self._move_apart(worker, vm)
                 return

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._journals: dict[int, SupervisedSession] = {}
         self._files: dict[int, dict[int, int]] = {}
+        self._without_room: set[int] = set()
         self._alone = False
         self._title_timer: asyncio.TimerHandle | None = None
         self._questions: set[asyncio.Task[None]] = set()
@@ -147,7 +148,13 @@ class Worker:
             os._exit(0)
 
     def _on_packet(self, packet: Packet) -> None:
+        if not packet.complete:
+            self._without_room.add(packet.vm)
         match packet.kind:
+            case Kind.ATTACH | Kind.TAKE_OVER if packet.vm in self._without_room:
+                self._leave_it(packet)
+            case Kind.FILES if packet.vm in self._without_room:
+                _close(packet.fds)
             case Kind.ATTACH:
                 self._serve(packet, None, packet.body)
             case Kind.FILES:
@@ -181,6 +188,14 @@ class Worker:
         task = self._sessions.serve(packet.vm, sock, journal, device=parse_device_options(device))
         task.add_done_callback(lambda _: self._on_end(packet.vm))
         self._change_title()
+
+    def _leave_it(self, packet: Packet) -> None:
+        # The kernel has dropped descriptors of the machine: this process has as many open as it may have.
+        _close((*packet.fds, *self._files.pop(packet.vm, {}).values()))
+        self._without_room.discard(packet.vm)
+        end = "its session ends" if self._alone else "another worker serves it"
+        log.error("vm %d: no descriptors are left in worker %d for it, %s", packet.vm, self._number, end)
+        self._link.send(Packet(Kind.ENDED if self._alone else Kind.LEFT, packet.vm))
 
     def _on_end(self, vm: int) -> None:
         del self._journals[vm]
@@ -220,6 +235,11 @@ class Worker:
         self._title_timer = None
         vms = ", ".join(map(str, sorted(self._journals))) or "none"
         set_title(f"vub worker {self._number}", f"{DISTRIBUTION}: worker {self._number} (vm {vms})")
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def run_worker(

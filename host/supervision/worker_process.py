@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from host.service_manager.service_manager import UNMANAGED, ServiceManager
@@ -31,6 +31,15 @@ _LOOK_INTERVAL: Final = 0.001
 
 ANSWER_MAX: Final = 64 << 20
 """Most bytes of an answer."""
+
+CHECK_INTERVAL: Final = 5.0
+"""Seconds between two looks at whether each worker answers."""
+
+CHECKS_MISSED: Final = 2
+"""Looks in a row at which a worker had not answered, after which it is killed. They are counted, and not seconds: when
+all processes have been stopped and go on, nothing is said of a worker yet."""
+
+PATIENCE: Final = CHECK_INTERVAL * CHECKS_MISSED
 
 
 class ZygoteGone(BalloonError):
@@ -238,12 +247,6 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
-    def give_up(self) -> None:
-        """Kill it, and have it replaced. One that has never said which process it is finds its way closed, and ends."""
-        self.kill()
-        if not self.pid:
-            self._end()
-
     def reap(self) -> str | None:
         """Return how the process has ended, None if it has not."""
         if not self.pid:
@@ -265,3 +268,23 @@ class WorkerProcess:
         until = time.monotonic() + seconds
         while self.reap() is None and time.monotonic() < until:
             time.sleep(_LOOK_INTERVAL)
+
+
+class AnswerCheck:
+    """Looks at workers, every :data:`CHECK_INTERVAL` seconds."""
+
+    def __init__(self) -> None:
+        self._not_begun: set[str] = set()
+        self._looks = 0
+
+    def look(self, workers: Collection[WorkerProcess]) -> bool:
+        """Kill each worker that has machines and did not answer. Return whether none begins of those that were to be
+        forked. One that has not begun does not answer: on a host whose machines all start it waits for its turn."""
+        for worker in list(workers):
+            if worker.pid and worker.vms and not worker.gone and worker.check() == CHECKS_MISSED:
+                log.warning("worker %d has not answered for %.0f s and is killed", worker.number, PATIENCE)
+                worker.kill()
+        not_begun = {worker.link for worker in workers if not worker.pid and not worker.gone}
+        self._looks = self._looks + 1 if self._not_begun and self._not_begun <= not_begun else 0
+        self._not_begun = not_begun
+        return self._looks == CHECKS_MISSED

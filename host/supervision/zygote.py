@@ -46,7 +46,7 @@ class Zygote:
         self._socket.close()
 
     def kill(self) -> None:
-        """Kill it. The next one is started when the next worker is."""
+        """Kill it. Those that it was to fork are as workers that have ended; the next worker starts the next one."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         if self.pid:

@@ -81,13 +81,15 @@ def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Da
 def scene(shared_daemon: tuple[DaemonProcess, VirtualMachine]) -> Iterator[Scene]:
     """A scene that is checked when the test is over: the neighbour untouched, every descriptor and mapping given up."""
     daemon, neighbour = shared_daemon
-    pid = daemon.serving_pid
+    pid, accepting_pid = daemon.serving_pid, daemon.pid
     fds, mappings = open_fds(pid), mappings_of_files(pid)
+    accepting_fds = open_fds(accepting_pid)
     scene = Scene(daemon, neighbour)
     yield scene
     neighbour.check_alive()
     scene.leave()
     until(lambda: open_fds(pid) == fds, "the same open file descriptors as before")
+    until(lambda: open_fds(accepting_pid) == accepting_fds, "the same in the process that has accepted them")
     assert mappings_of_files(pid) == mappings
     neighbour.check_alive()
     assert daemon.stderr() == ""

@@ -6,6 +6,7 @@ Nothing here sleeps to wait: an event is waited for on a condition, a process on
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -27,6 +28,9 @@ DEADLINE: Final = 20.0
 
 WORKERS_VARIABLE: Final = "VHOST_USER_BALLOON_WORKERS"
 """Environment variable that has all daemons of the tests serve in so many worker processes."""
+
+WORKERS: Final = os.environ.get(WORKERS_VARIABLE) or "0"
+"""In how many they do: a number, or ``vm``."""
 
 Event = dict[str, Any]
 
@@ -211,8 +215,8 @@ class DaemonProcess(ProgramProcess):
 
     def __init__(self, directory: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
         self.socket_path = directory / "balloon.sock"
-        if (workers := os.environ.get(WORKERS_VARIABLE)) and "--workers" not in options:
-            options = ("--workers", workers, *options)
+        if WORKERS != "0" and "--workers" not in options:
+            options = ("--workers", WORKERS, *options)
         super().__init__("host", "--socket-path", str(self.socket_path), *options, environment=environment)
         try:
             self.events.wait("listening")
@@ -226,16 +230,11 @@ class DaemonProcess(ProgramProcess):
 
     def workers(self) -> dict[int, str]:
         """Return the title of each worker process by its number."""
-        return {pid: title for pid, title in self.children().items() if "worker" in title}
+        return workers_of(self.pid)
 
     def children(self) -> dict[int, str]:
         """Return the title of each child by its number."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii").split()
-        titles = {}
-        for child in children:
-            with contextlib.suppress(OSError):
-                titles[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0").decode()
-        return titles
+        return children_of(self.pid)
 
     @property
     def serving_pid(self) -> int:
@@ -255,6 +254,21 @@ def doomed_daemon(directory: Path, *options: str) -> Iterator[DaemonProcess]:
         yield daemon
     finally:
         daemon.kill()
+
+
+def children_of(pid: int) -> dict[int, str]:
+    """Return the title of each child of a process by its number."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    titles = {}
+    for child in children:
+        with contextlib.suppress(OSError):
+            titles[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0").decode()
+    return titles
+
+
+def workers_of(pid: int) -> dict[int, str]:
+    """Return the title of each worker process of a supervisor by its number."""
+    return {child: title for child, title in children_of(pid).items() if "worker" in title}
 
 
 def process_state(directory: Path) -> str:
@@ -289,6 +303,13 @@ def open_fds(pid: int) -> dict[int, str]:
         with contextlib.suppress(FileNotFoundError):
             found[int(name)] = os.readlink(f"{directory}/{name}")
     return found
+
+
+def forbid_more_descriptors(pid: int, but: int = 0) -> tuple[int, int]:
+    """Set a process's limit to the lowest number that is free, or ``but`` numbers more; return the limits it had."""
+    free = sorted(set(range(1 << 16)) - open_fds(pid).keys())
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    return resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[but], hard))
 
 
 def mappings_of_files(pid: int) -> list[str]:

@@ -57,6 +57,27 @@ class StoppedZygote(BarrenZygote):
         return super().fork(number, end)
 
 
+class StuckZygote(BarrenZygote):
+    """Forks nothing: it was stopped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked: list[socket.socket] = []
+        self.killed = 0
+
+    def fork(self, number: int, end: socket.socket) -> bool:
+        """Leave it for later."""
+        self._asked.append(end.dup())
+        return super().fork(number, end)
+
+    def kill(self) -> None:
+        """What it was asked ends with it."""
+        self.killed += 1
+        for end in self._asked:
+            end.close()
+        self._asked.clear()
+
+
 def request(name: str, **arguments: Any) -> Request:
     return Request(name=name, arguments=Arguments(arguments))
 
@@ -106,12 +127,37 @@ async def test_worker_that_does_not_answer_is_killed_and_replaced(
             await asyncio.sleep(0.001)
         said = [record.getMessage() for record in caplog.records]
         assert said[:2] == [
-            "worker 1 has not answered for 0 s and is killed",
+            "worker 1 has not answered for 10 s and is killed",
             "worker 1 has ended (SIGKILL); vm 7: another one goes on",
         ]
         await supervisor.finish()
     for worker in zygote.workers:
         worker.wait()
+
+
+@pytest.mark.asyncio
+async def test_worker_that_has_not_begun_waits_for_its_turn_and_what_forks_none_is_replaced(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("host.supervisor.CHECK_INTERVAL", 0.01)
+    zygote = StuckZygote()
+    supervisor = Supervisor(zygote, 0, EventLog(None, time.monotonic), {}, DaemonStatus())
+    supervisor.start()
+    ours, theirs = socket.socketpair()
+    with ours:
+        supervisor.serve(7, theirs)
+        for _ in range(5000):
+            if zygote.forked > 1:
+                break
+            await asyncio.sleep(0.001)
+        said = [record.getMessage() for record in caplog.records]
+        assert said == [
+            "no worker has begun for 10 s: the process that forks them is started again",
+            "worker 1 has ended (it could not be started); vm 7: another one goes on",
+        ]
+        assert zygote.killed == 1
+        zygote.kill()
+        await supervisor.finish()
 
 
 @pytest.mark.asyncio

@@ -27,7 +27,9 @@ from tests.end_to_end.conftest import Scene
 from tests.harness.processes import (
     DEADLINE,
     ROOT,
+    WORKERS,
     DaemonProcess,
+    forbid_more_descriptors,
     mappings_of_files,
     open_fds,
     resident_bytes,
@@ -253,7 +255,7 @@ def test_daemon_without_descriptors_left_serves_whom_it_has(tmp_path: Path) -> N
         with VirtualMachine(daemon.socket_path) as machine:
             machine.check_alive()
             greedy = VirtualMachine(daemon.socket_path, run=False)
-            limit = forbid_more_descriptors(daemon.pid)
+            limit = forbid_more_descriptors(daemon.serving_pid)
             with pytest.raises(VhostUserError):  # the kernel dropped the file of its memory
                 greedy.set_memory()
             refused = daemon.events.wait("message_refused", vm=2)
@@ -261,6 +263,7 @@ def test_daemon_without_descriptors_left_serves_whom_it_has(tmp_path: Path) -> N
             greedy.close()
             machine.check_alive()
             daemon.settled(2)
+            resource.prlimit(daemon.serving_pid, resource.RLIMIT_NOFILE, limit)
             forbid_more_descriptors(daemon.pid)
             waiting = Client(daemon.socket_path)
             machine.check_alive()
@@ -293,13 +296,6 @@ def test_file_that_takes_the_last_descriptor_costs_its_own_message(tmp_path: Pat
 def leads_to(pid: int, name: str) -> bool:
     """Return whether a process has a file of this name open."""
     return any(target.endswith("/" + name) for target in open_fds(pid).values())
-
-
-def forbid_more_descriptors(pid: int, but: int = 0) -> tuple[int, int]:
-    """Set a process's limit to the lowest number that is free, or ``but`` numbers more; return the limits it had."""
-    free = sorted(set(range(1 << 16)) - open_fds(pid).keys())
-    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    return resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[but], hard))
 
 
 # -- the daemon's own end ---------------------------------------------------------------------------------------------
@@ -381,7 +377,8 @@ def test_daemon_that_stops_while_crowds_come_and_go(tmp_path: Path) -> None:
         stop.set()
         for thread in threads:
             thread.join()
-        assert len(daemon.events.all("disconnected")) == len(daemon.events.all("connected"))
+        if WORKERS == "0":  # a worker has a crowd at once, and is ended before all of its sessions if that takes long
+            assert len(daemon.events.all("disconnected")) == len(daemon.events.all("connected"))
 
 
 def test_connections_in_a_loop_are_counted_and_a_machine_among_them_is_told_of(tmp_path: Path) -> None:

@@ -6,13 +6,16 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from host.qmp.qmp_client import QmpClient
 from protocol.memory import PAGE_SIZE
 from protocol.units import MIB
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import build_message
 from protocol.vhost_user_payloads import VringState
-from tests.harness.processes import EventFollower, ProgramProcess, until
+from tests.harness.linux_guest import LinuxGuest
+from tests.harness.processes import EventFollower, ProgramProcess, until, workers_of
 from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, REPORTING, Ram, VirtualMachine
 
 CHAINS = 16
@@ -46,6 +49,13 @@ class KeptDaemon(ProgramProcess):
         os.close(self._writing)
         self.told.close()
 
+    def kill_worker(self) -> None:
+        """Kill the one worker, and wait until another one has taken its machine over."""
+        until(lambda: any("(vm 1)" in title for title in workers_of(self.daemon).values()), "it shows its machine")
+        (worker,) = workers_of(self.daemon)
+        os.kill(worker, signal.SIGKILL)
+        self.told.wait("taken_over", vm=1)
+
     def go_on(self, number: signal.Signals, vms: int) -> None:
         """Have the daemon replaced by a signal to it (SIGKILL) or to its keeper; wait until all machines go on."""
         taken_over = len(self.told.all("taken_over"))
@@ -60,7 +70,7 @@ def kept(directory: Path, *options: str) -> Iterator[KeptDaemon]:
     daemon = KeptDaemon(directory, *options)
     with daemon:
         yield daemon
-        assert all("another one goes on with" in line for line in daemon.stderr().splitlines())
+        assert all("another one goes on" in line for line in daemon.stderr().splitlines())
         daemon.forget_stderr()
     daemon.close()
     assert not list(directory.glob("*.sock*"))
@@ -137,6 +147,21 @@ def test_two_guests_that_report_notice_no_upgrade(tmp_path: Path) -> None:
             assert finished["verified_pages"] > 0
             assert finished["corrupted_pages"] == 0
             assert guest.wait() == 0  # a second signal while it ends would kill it
+
+
+@pytest.mark.real_kernel
+@pytest.mark.usefixtures("kernel_release")
+def test_linux_does_not_notice_that_worker_and_daemon_are_replaced(tmp_path: Path) -> None:
+    with kept(tmp_path, "--workers", "vm") as daemon, LinuxGuest(daemon, tmp_path) as guest:
+        guest.run("dd if=/dev/urandom of=/tmp/kept bs=1M count=16 2>/dev/null; md5sum /tmp/kept >/tmp/sum")
+        for number in (None, signal.SIGUSR2, None, signal.SIGKILL):
+            guest.fill(100 * MIB)
+            guest.free()
+            daemon.kill_worker() if number is None else daemon.go_on(number, 1)
+        until(lambda: guest.ram.resident_bytes() < 100 * MIB, "what the guest has freed is back with the host")
+        guest.run("md5sum -c /tmp/sum")
+        assert daemon.told.all("report")
+        guest.power_off()
 
 
 def test_daemon_goes_on_without_its_keeper_and_says_so(tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from protocol.units import MIB
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import build_message
 from protocol.vhost_user_payloads import VringState
-from tests.harness.linux_guest import LinuxGuest
-from tests.harness.processes import DaemonProcess, ProgramProcess, until
+from tests.harness.processes import DaemonProcess, ProgramProcess, forbid_more_descriptors, until
 from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, REPORTING, VirtualMachine
 
 ROUNDS, CHAINS = 6, 16
@@ -107,6 +106,20 @@ def test_zygote_that_is_killed_is_started_again_when_it_is_needed(tmp_path: Path
             machine.check_alive()
 
 
+def test_machine_for_which_a_worker_has_no_descriptors_left_is_served_by_another(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, "--workers", "1") as daemon, VirtualMachine(daemon.socket_path) as machine:
+        machine.check_alive()
+        forbid_more_descriptors(daemon.serving_pid)
+        with VirtualMachine(daemon.socket_path) as other:
+            other.check_alive()
+            assert len(daemon.workers()) == 2
+        machine.check_alive()
+        daemon.settled(2)
+        until(lambda: len(daemon.workers()) == 1, "the other one has ended with its machine")
+        assert "vm 2: no descriptors are left in worker 1 for it, another worker serves it\n" in daemon.stderr()
+        daemon.forget_stderr()
+
+
 def test_commands_are_answered_whatever_process_serves_the_machine(tmp_path: Path) -> None:
     control = tmp_path / "control"
     with (
@@ -182,16 +195,3 @@ def test_stuck_worker_holds_up_no_command(tmp_path: Path) -> None:
         assert client.command("query-balloon", vm=1) == {"actual": 16 * MIB}
         os.kill(pid, signal.SIGKILL)
         daemon.events.wait("taken_over", vm=2)
-
-
-@pytest.mark.real_kernel
-@pytest.mark.usefixtures("kernel_release")
-def test_linux_does_not_notice_that_its_worker_is_killed(tmp_path: Path) -> None:
-    with supervised(tmp_path, "--workers", "vm") as daemon, LinuxGuest(daemon, tmp_path) as guest:
-        for _ in range(3):
-            guest.fill(100 * MIB)
-            guest.free()
-            daemon.kill_worker_of(1)
-        daemon.events.wait("report")
-        until(lambda: guest.ram.resident_bytes() < 100 * MIB, "what the guest has freed is back with the host")
-        guest.power_off()
