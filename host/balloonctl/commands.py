@@ -15,6 +15,14 @@ UNHEALTHY: Final = 1
 """Exit status of ``doctor`` if a machine is not healthy, and of commands that a daemon did not answer."""
 
 
+_STOPS: Final = {
+    "stall": "its driver stood still or was too slow",
+    "guest": "the guest took pages back, its driver has gone, or another size was asked for",
+    "refault": "the guest began to read back what it had given",
+}
+"""Why a reclaim ended early, by ``stopped-by``."""
+
+
 def print_json(value: object) -> None:
     """Print ``value`` as JSON."""
     print(json.dumps(value, indent=2))
@@ -58,7 +66,7 @@ def show(arguments: argparse.Namespace, daemons: Daemons) -> int:
     if arguments.json:
         print_json(_with_label(machine))
     else:
-        print("\n".join(facts_list(machine.entry)))
+        print("\n".join(facts_list(machine.entry, terminal_width())))
     return 0
 
 
@@ -121,7 +129,7 @@ def reclaim(arguments: argparse.Namespace, daemons: Daemons) -> int:
         stop_on_refault=arguments.stop_on_refault or None,
     )
     given, offered = short_size(answer["discarded-bytes"]), short_size(answer["offered-bytes"])
-    why = "" if answer["complete"] else f", incomplete: {answer['stopped-by']}"
+    why = "" if answer["complete"] else f", incomplete: {_STOPS.get(answer['stopped-by'], answer['stopped-by'])}"
     line = f"{given} discarded of {offered} that the guest gave, in {answer['seconds']:.1f} s{why}"
     return _answer(arguments, answer, line)
 

@@ -1,12 +1,11 @@
 """``doctor``: each machine's diagnosis, from fresh facts."""
 
-import textwrap
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from host.balloonctl.daemons import Entry, Machine
-from host.balloonctl.table import printable, short_size, short_time
+from host.balloonctl.table import printable, short_size, short_time, wrapped
 from host.doctor.diagnosis import diagnose, is_healthy
 from host.doctor.facts import read_facts
 from host.doctor.finding import Finding
@@ -42,18 +41,12 @@ def diagnosis_lines(label: str, entry: Entry, width: int | None) -> list[str]:
     """Return the verdict on one machine: a line, and two paragraphs for each finding."""
     findings = diagnose(read_facts(entry))
     name = printable(entry["name"]) or "unnamed"
-    lines = [f"vm {label} ({name}, process {entry['pid']}): {_verdict(entry, findings)}"]
+    lines = wrapped(f"vm {label} ({name}, process {entry['pid']}): {_verdict(entry, findings)}", width, 4)
     for finding in findings:
         mark = "!" if finding.is_fault else "-"
-        lines += _paragraph(f"  {mark} ", finding.sentence, width)
-        lines += _paragraph("    ", finding.remedy, width)
+        lines += wrapped(f"  {mark} {finding.sentence}", width, 4)
+        lines += wrapped(f"    {finding.remedy}", width, 4)
     return lines
-
-
-def _paragraph(begin: str, text: str, width: int | None) -> list[str]:
-    if width is None:
-        return [begin + text]
-    return textwrap.wrap(text, max(width, 40), initial_indent=begin, subsequent_indent=" " * len(begin))
 
 
 def _verdict(entry: Entry, findings: list[Finding]) -> str:

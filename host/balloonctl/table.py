@@ -1,7 +1,10 @@
 """What ``status`` and ``show`` print: tables and lists of text, from entries of ``query-vms``."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
+
+from protocol.memory import PAGE_SIZE
 
 Entry = Mapping[str, Any]
 
@@ -97,25 +100,45 @@ def cut(text: str, width: int | None) -> str:
     return text if width is None or len(text) <= width else text[: max(width - 1, 0)] + "\u2026"
 
 
-def facts_list(entry: Entry) -> list[str]:
-    """Return the lines of ``show``: every fact under its name."""
-    lines = []
+def facts_list(entry: Entry, width: int | None = None) -> list[str]:
+    """Return the lines of ``show``: every fact under its name, in at most ``width`` characters; None is any width."""
+    lines: list[str] = []
     for name, value in entry.items():
         if name in ("acknowledge", "discard"):
-            lines.append(f"{name + ':':<22} {_latency(value)}")
+            lines += _fact(f"{name}:", _latency(value), width)
         elif isinstance(value, Mapping) and value:
             lines.append(f"{name}:")
-            lines += [f"  {inner:<20} {_shown(inner, each)}" for inner, each in value.items()]
+            for inner, each in value.items():
+                lines += _fact(f"  {inner}", _shown(inner, each), width)
         else:
-            lines.append(f"{name + ':':<22} {_shown(name, value)}")
+            lines += _fact(f"{name}:", _shown(name, value), width)
     return lines
+
+
+def _fact(name: str, text: str, width: int | None) -> list[str]:
+    begin = f"{name:<22} "
+    return wrapped(begin + text, width, len(begin))
+
+
+def wrapped(text: str, width: int | None, indent: int) -> list[str]:
+    """Return ``text`` in lines of at most ``width`` characters, but 40 at least; ``indent`` blanks begin those after
+    the first. None is any width."""
+    if width is None or len(text) <= width:
+        return [text]
+    if width < 40 + indent // 2:
+        indent = 2
+    return textwrap.wrap(text, max(width, 40), subsequent_indent=" " * indent, break_on_hyphens=False)
 
 
 def _latency(value: Mapping[str, Any]) -> str:
     chains = sum(value["counts"])
-    return f"{1e6 * value['seconds'] / chains:.0f} us on average of {chains} chains" if chains else UNKNOWN
+    if not chains:
+        return UNKNOWN
+    us = 1e6 * value["seconds"] / chains
+    return f"{f'{us:.0f} us' if us < 1000 else f'{us / 1000:.1f} ms'} on average of {chains} chains"
 
 
+_TIMES: Final = frozenset({"age", "last-report", "statistics-age", "statistics-unanswered", "running-for", "seconds"})
 _SIZES: Final = frozenset({"memory", "page-size", "host-backed", "mean-range", "memfree", "memtot", "avail", "caches"})
 
 
@@ -125,6 +148,8 @@ def _shown(name: str, value: object) -> str:
             return UNKNOWN
         case bool():
             return "yes" if value else "no"
+        case int() | float() if name in _TIMES:
+            return f"{value:.1f} s"
         case int() if name in _SIZES or name.endswith("-bytes") or name.startswith(("guest-", "balloon-")):
             return f"{value} ({short_size(value)})"
         case Mapping():
@@ -138,13 +163,22 @@ def _shown(name: str, value: object) -> str:
 
 def event_line(clock: str, label: str, event: str, data: Mapping[str, Any]) -> str:
     """Return the line of ``watch`` about one event."""
-    fields = ", ".join(_field(name, value) for name, value in data.items() if name != "vm")
+    # What a machine did not do in this second, and what does not apply, is left out.
+    left_out = (None, 0) if event == "VM_TRAFFIC" else (None,)
+    told = {name: value for name, value in data.items() if name != "vm" and value not in left_out}
+    fields = ", ".join(_field(name, value) for name, value in told.items())
     return f"{clock} {label:<6} {event.removeprefix('VM_').lower().replace('_', ' '):<16} {fields}".rstrip()
 
 
 def _field(name: str, value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and (name.endswith("bytes") or name == "actual"):
         return f"{name.removesuffix('-bytes')} {short_size(value)}"
+    if isinstance(value, int) and name.endswith("-pages"):
+        return f"{name.removesuffix('-pages')} {short_size(value * PAGE_SIZE)}"
+    if isinstance(value, bool):
+        return f"{name} {'yes' if value else 'no'}"
+    if isinstance(value, float) and name in _TIMES:
+        return f"{name} {value:.1f}"
     if isinstance(value, list):
         return f"{name} {' '.join(map(str, value))}"
     return f"{name} {printable(str(value))}"

@@ -126,7 +126,7 @@ def legend(symbols: Symbols) -> Line:
         Span(symbols.free, Style.FREE),
         " free but held  ",
         Span(symbols.empty, Style.FAINT),
-        " given back  ",
+        " not held  ",
         Span(symbols.balloon, Style.BALLOON),
         " balloon",
     )
@@ -140,7 +140,7 @@ def screen(
     state.labels = [row.label for row in ordered]
     if state.selected not in state.labels:
         state.selected = state.labels[0] if state.labels else ""
-    head = [line(Span(_title(ordered, state, clock), Style.TITLE)), legend(symbols), line()]
+    head = [line(Span(_title(ordered, state, clock, width), Style.TITLE)), legend(symbols), line()]
     foot = [line(Span(state.message, Style.WARNING)), key_line(KEYS, width)]
     explained = _explained(ordered, state, width) if state.explains else []
     room = max(height - len(head) - len(foot) - len(explained) - 1, 1)
@@ -156,15 +156,22 @@ def screen(
     return [Line(clipped(each.spans, width)) for each in lines[: max(height, 1)]]
 
 
-def _title(rows: Sequence[Row], state: TopState, clock: str) -> str:
+def _title(rows: Sequence[Row], state: TopState, clock: str, width: int) -> str:
+    # What there is no room for is left out from the end, and whole.
     held = sum(row.entry["host-backed"] or 0 for row in rows)
     memory = sum(row.entry["guest-memory"] for row in rows)
     ill = sum(any(cause not in NOTES for cause in row.entry["health"]) for row in rows)
     rate = sum(row.rate for row in rows)
-    return (
-        f"{clock}  {len(rows)} machines, {ill} not healthy; host holds {short_size(held)} of {short_size(memory)}; "
-        f"{short_size(round(rate))}/s back; by {state.sort}"
-    )
+    title = f"{clock}  {len(rows)} machines, {ill} not healthy"
+    for part in (
+        f"host holds {short_size(held)} of {short_size(memory)}",
+        f"{short_size(round(rate))}/s back",
+        f"by {state.sort}",
+    ):
+        if len(title) + len("; ") + len(part) > width:
+            break
+        title += f"; {part}"
+    return title
 
 
 def _heading(label: int, length: int) -> str:

@@ -74,11 +74,18 @@ class Notices:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        now = {name: int(getattr(self._metrics, name)) for name in _COUNTERS}
+        now = self._counters()
         grown = {name.replace("_", "-"): value - self._told[name] for name, value in now.items()}
         self._told = now
         if self.tell is not None and any(grown.values()):
             self.tell("VM_TRAFFIC", grown)
+
+    def caught_up(self) -> None:
+        """Take the counters as told: what they have now is what another process has counted, and told."""
+        self._told = self._counters()
+
+    def _counters(self) -> dict[str, int]:
+        return {name: int(getattr(self._metrics, name)) for name in _COUNTERS}
 
     def close(self) -> None:
         """Tell what is pending, and nothing after that."""

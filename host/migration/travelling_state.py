@@ -56,3 +56,4 @@ def restore_state(state: DeviceState, balloon: VirtioBalloon, control: VmControl
             setattr(metrics, name, number)
         elif name.startswith(_REFUSED):
             metrics.refused[name.removeprefix(_REFUSED)] = number
+    control.notices.caught_up()

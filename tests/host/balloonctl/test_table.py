@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from host.balloonctl.table import cut, event_line, facts_list, printable, short_size, short_time, status_table
+from host.balloonctl.table import cut, event_line, facts_list, printable, short_size, short_time, status_table, wrapped
 from host.control.vm_facts import describe
 from tests.host.control.fake_vm import INFO
 
@@ -71,10 +71,31 @@ def test_facts_have_names_and_units() -> None:
     assert "acknowledge:           -" in lines
     busy = facts_list(entry(discard={"counts": [1, 3], "seconds": 0.0004}))
     assert "discard:               100 us on average of 4 chains" in busy
+    assert "age:                   12.5 s" in busy
+    slow = facts_list(entry(discard={"counts": [1], "seconds": 0.173}))
+    assert "discard:               173.0 ms on average of 1 chains" in slow
 
 
 def test_events_are_lines() -> None:
-    data = {"vm": 3, "reported-bytes": 4 * MIB, "reports": 2, "feature-names": ["a", "b"]}
+    data = {"vm": 3, "reported-bytes": 4 * MIB, "reports": 2, "inflated-pages": 512, "deflated-pages": 0}
     assert event_line("12:00:01", "vm 3", "VM_TRAFFIC", data) == (
-        "12:00:01 vm 3   traffic          reported 4M, reports 2, feature-names a b"
+        "12:00:01 vm 3   traffic          reported 4M, reports 2, inflated 2M"
     )
+    assert event_line("12:00:01", "vm 3", "VM_FEATURES", {"vm": 3, "negotiated": ["a", "b"], "queues": 0}) == (
+        "12:00:01 vm 3   features         negotiated a b, queues 0"
+    )
+    reclaimed = {"discarded-bytes": MIB, "seconds": 7.514701, "complete": True, "stopped-by": None}
+    assert event_line("12:00:01", "vm 3", "VM_RECLAIMED", reclaimed) == (
+        "12:00:01 vm 3   reclaimed        discarded 1M, seconds 7.5, complete yes"
+    )
+
+
+def test_facts_are_wrapped_at_words() -> None:
+    lines = facts_list(entry(offered=["page-reporting", "statistics", "deflate-on-oom", "event-idx"]), 60)
+    assert max(map(len, lines)) <= 60
+    at = next(at for at, line in enumerate(lines) if line.startswith("offered:"))
+    assert lines[at : at + 2] == [
+        "offered:               page-reporting statistics",
+        "                       deflate-on-oom event-idx",
+    ]
+    assert wrapped("word " * 30, 20, 30)[1].startswith("  word")

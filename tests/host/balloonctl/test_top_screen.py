@@ -60,6 +60,8 @@ def test_keys() -> None:
     assert [state.press(key) for key in "qriax"] == [Action.QUIT, Action.RECLAIM, Action.INHIBIT, Action.ALLOW, None]
     title = screen(rows, state, "12:00:00", 120, 24)[0]
     assert title.text == "12:00:00  2 machines, 1 not healthy; host holds 10M of 2G; 14B/s back; by number"
+    narrow = screen(rows, state, "12:00:00", 74, 24)[0]
+    assert narrow.text == "12:00:00  2 machines, 1 not healthy; host holds 10M of 2G; 14B/s back"
     state.press("s")
     state.press("s")
     screen(rows, state, "", 80, 24)

@@ -1,7 +1,7 @@
 """A device's state from one daemon's objects into another's."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from host.balloon.free_page_hinting import COMMAND_ID_DONE, COMMAND_ID_STOP
@@ -73,6 +73,11 @@ def test_sizes_and_counters_arrive() -> None:
         assert destination.metrics.reports == 3
         assert destination.metrics.refused == {"unaligned": 2}
         assert destination.build() == source.build()
+        told: list[Mapping[str, Any]] = []
+        destination.control.notices.tell = lambda _name, data: told.append(data)
+        destination.metrics.reports += 1
+        destination.control.notices.flush()
+        assert [data["reports"] for data in told] == [1]  # and not those that the source has told
 
     in_loop(go())
 
