@@ -164,6 +164,6 @@ def test_long_name_is_shown_in_part() -> None:
 
 @pytest.mark.parametrize("value", [-(1 << 63) - 1, 1 << 64, 10**4000])
 def test_integer_that_no_64_bits_hold(value: int) -> None:
-    with pytest.raises(QmpError, match="^parameter 'vm' has to be an integer of at most 64 bits$"):
+    with pytest.raises(QmpError, match=r"^parameter 'vm' has to be an integer of at most 64 bits$"):
         Arguments({"vm": value}).integer("vm")
     assert Arguments({"vm": (1 << 64) - 1}).integer("vm") == (1 << 64) - 1
