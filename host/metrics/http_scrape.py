@@ -20,9 +20,12 @@ def is_whole(head: bytes) -> bool:
 
 
 def refusal(head: bytes) -> int | None:
-    """Return the status with which a request that begins with ``head`` is refused, None if it asks for metrics."""
+    """Return the status with which a request that begins with ``head`` is refused, None if it asks for metrics.
+
+    A head that is longer than :data:`HEAD_MAX`, or that ends before its end, is refused too.
+    """
     words = head.split(b"\r\n", 1)[0].split(b" ")
-    if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
+    if not is_whole(head) or len(words) != 3 or not words[2].startswith(b"HTTP/1."):
         return 400
     if words[0] not in (b"GET", b"HEAD"):
         return 405

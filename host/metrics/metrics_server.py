@@ -22,7 +22,8 @@ from protocol.process.listening_socket import OWNER_ALONE, ListeningSocket
 log = logging.getLogger(__name__)
 
 CLIENTS_MAX: Final = 16
-"""Scrapes at the same time. Further connections are closed."""
+"""Connections at the same time. A further one takes the place of the oldest that has not sent its request yet; it is
+closed where each has."""
 
 PATIENCE: Final = 5.0
 """Seconds that a client may take to send its request, and again to read the answer."""
@@ -49,6 +50,7 @@ class MetricsServer:
         self._socket = listen(address, sockets)
         self._accepting: AcceptLoop | None = None
         self._clients: set[asyncio.Task[None]] = set()
+        self._silent: dict[asyncio.Task[None], None] = {}  # those that have not sent their request, the oldest first
         self._lock: asyncio.Lock | None = None
         self._totals = LatencyTotals()
 
@@ -74,11 +76,20 @@ class MetricsServer:
 
     def _on_accept(self, sock: socket.socket) -> None:
         if len(self._clients) >= CLIENTS_MAX:
-            sock.close()
-            return
+            if not self._silent:
+                sock.close()
+                return
+            oldest = next(iter(self._silent))
+            del self._silent[oldest]
+            oldest.cancel()
         task = asyncio.create_task(self._serve(sock))
         self._clients.add(task)
-        task.add_done_callback(self._clients.discard)
+        self._silent[task] = None
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._clients.discard(task)
+        self._silent.pop(task, None)
 
     async def _serve(self, sock: socket.socket) -> None:
         streams = await open_streams(sock, HEAD_MAX)
@@ -89,6 +100,7 @@ class MetricsServer:
             with contextlib.suppress(OSError, TimeoutError):  # a client may go at any time
                 async with asyncio.timeout(PATIENCE):
                     head = await _read_head(reader)
+                self._has_asked()
                 reply = await self._answer(head)
                 async with asyncio.timeout(PATIENCE):
                     writer.write(reply)
@@ -97,6 +109,11 @@ class MetricsServer:
                     await writer.wait_closed()
         finally:
             abort_stream(writer)
+
+    def _has_asked(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._silent.pop(task, None)
 
     async def _answer(self, head: bytes) -> bytes:
         if (status := refusal(head)) is not None:
