@@ -112,21 +112,23 @@ def _count_apart(
     in_flight = _count_in_flight(reporter, residency)
     held[Cause.UNACKNOWLEDGED] = in_flight
     rest -= in_flight
-    if rest:
-        held[Cause.BELOW_ORDER] = count_backed_free(allocator, residency, reporter.order)
-        rest -= held[Cause.BELOW_ORDER]
-    if rest:
-        lists = _waiting_lists(allocator, reporter)
-        blocks = {cause: sum(zone.nr_free[order] for zone, order, _ in lists[cause]) for cause in lists}
-        *others, largest = sorted(blocks, key=blocks.__getitem__) or (Cause.REFUSED,)
-        for cause in others:
+    if not rest:
+        return
+    lists = _waiting_lists(allocator, reporter)
+    blocks = {cause: sum(zone.nr_free[order] for zone, order, _ in lists[cause]) for cause in lists}
+    blocks[Cause.BELOW_ORDER] = sum(sum(zone.nr_free[: reporter.order]) for zone in allocator.zones)
+    *others, largest = sorted(blocks, key=blocks.__getitem__)
+    for cause in others:
+        if cause is Cause.BELOW_ORDER:
+            pages = count_backed_free(allocator, residency, reporter.order)
+        else:
             pages = sum(
                 count_backed(residency, zone.free_list.entries(order, migratetype), order)
                 for zone, order, migratetype in lists[cause]
             )
-            held[cause] += pages
-            rest -= pages
-        held[largest] += rest
+        held[cause] += pages
+        rest -= pages
+    held[largest] += rest
 
 
 def _waiting_lists(allocator: PageAllocator, reporter: PageReporter) -> dict[Cause, list[tuple[Zone, int, int]]]:

@@ -29,7 +29,7 @@ _FEW: Final = 5
 
 _LETTERS: Final = "abcdefghi"
 _TO_LETTERS: Final = bytes(ord(_LETTERS[byte]) if byte <= LEVELS else 0 for byte in range(256))
-_REPEATED: Final = re.compile(r"(.)\1+")
+_REPEATED: Final = re.compile(r"(.)\1\1+")
 _RUN: Final = re.compile(r"([a-i])([0-9]*)")
 
 
