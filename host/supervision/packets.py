@@ -84,6 +84,8 @@ class Kind(IntEnum):
     """Answer. Body: the number of the question."""
     ALONE = 28
     """The worker has one virtual machine alone. Comes before that."""
+    RECORDING = 29
+    """Record the sessions to come: lines go to the pipe that comes along."""
 
 
 OF_NO_SESSION: Final = frozenset({Kind.HELLO, Kind.EVENTS, Kind.NOTICE, Kind.PART, Kind.ANSWER})
