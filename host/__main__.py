@@ -32,6 +32,7 @@ from protocol.process.log_lines import LEVELS, is_journal, log_to_standard_error
 from protocol.process.standard_error import drain_standard_error, queued_standard_error
 
 if TYPE_CHECKING:
+    from host.service_manager.service_manager import HandedOver
     from host.supervision.machines import Machines
     from host.supervision.zygote import Zygote
     from protocol.process.recording_file import RecordingFile
@@ -54,8 +55,6 @@ def _check_combinations(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--control {arguments.control}: virtual machines connect there, by --socket-path")
     if not listens and (arguments.socket_mode, arguments.socket_group) != (None, None):
         raise UsageError("--socket-mode and --socket-group need --socket-path, --vm or --config")
-    if arguments.workers is not None and arguments.record is not None:
-        raise UsageError("--record needs --workers 0")
     if arguments.keeper is not None and (arguments.workers is None or arguments.fd is not None):
         raise UsageError("--keeper needs --workers and no --fd: what serves guests in one process ends with it")
     if arguments.control is None and (arguments.control_mode, arguments.control_group) != (None, None):
@@ -141,6 +140,7 @@ def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygot
     from host.daemon import Daemon
     from host.fd_limit import raise_fd_limit
     from host.qmp.qmp import build_version
+    from host.recording.recording_relay import RecordingRelay
     from host.service_manager.listeners import Listeners
     from host.service_manager.service_manager import ServiceManager, take_handed_over
     from host.sessions import Sessions
@@ -161,12 +161,13 @@ def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygot
     )
     raise_fd_limit()
     manager, handed_over = ServiceManager(os.environ.get("NOTIFY_SOCKET")), take_handed_over(os.environ)
-    with contextlib.closing(events), contextlib.closing(manager), _recording(arguments) as recording:
+    with contextlib.closing(events), contextlib.closing(manager), _recording(arguments, handed_over) as recording:
+        relay = None if recording is None or zygote is None else RecordingRelay(recording)
         machines: Machines
         if zygote is None:
-            machines = Sessions(options, events, recording, number, status)
+            machines = Sessions(options, events, None if recording is None else recording.write, number, status)
         else:
-            machines = Supervisor(zygote, arguments.workers, events, number, status, manager, handed_over)
+            machines = Supervisor(zygote, arguments.workers, events, number, status, manager, handed_over, relay)
         listeners = Listeners(manager, handed_over)
         serving = Daemon(options, events, machines, number, status, manager, listeners)
         with contextlib.closing(serving) as daemon, asyncio.Runner() as runner:
@@ -178,6 +179,8 @@ def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygot
             daemon.on_overdue = leave_at_once
             runner.get_loop()  # before there is a coroutine that would be left unawaited if there are no descriptors
             runner.run(daemon.run())
+            if relay is not None:
+                relay.close()
             hold_signals()  # one more must not cut the end short
             if machines.held_up:
                 daemon.close()
@@ -188,12 +191,17 @@ def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygot
     return 0
 
 
-def _recording(arguments: argparse.Namespace) -> "AbstractContextManager[RecordingFile | None]":
+def _recording(
+    arguments: argparse.Namespace, handed_over: "HandedOver"
+) -> "AbstractContextManager[RecordingFile | None]":
+    from host.vm_store.vm_store import number_in
     from protocol.process.recording_file import open_recording
 
     if arguments.record is None:
         return contextlib.nullcontext()
-    recording = open_recording(arguments.record, f"{PROGRAM} {version()}", arguments.record_limit)
+    goes_on = any(number_in(name) is not None for name in handed_over.names)
+    program = f"{PROGRAM} {version()}"
+    recording = open_recording(arguments.record, program, arguments.record_limit, goes_on=goes_on)
     return contextlib.closing(recording)
 
 

@@ -253,8 +253,7 @@ class Connection:
             self._in_hand = 0
             self._helpers.close(unclaimed)
         await self._helpers.closed()
-        if not await self._journal.handled(reply) and reply is not None:
-            await self._messages.send(reply)
+        await self._messages.answer(reply)
 
     async def _drive(self, effects: Generator[Action, ActionResult, Reply | None], unclaimed: set[int]) -> Reply | None:
         answer: ActionResult = None

@@ -114,7 +114,9 @@ class MessageChannel:
             self._journal.taken()
         note_seen(self._socket, 0)
         for piece in pieces:
-            self._reader.feed(piece.data, [files[number] for number in piece.files])
+            fds = [files[number] for number in piece.files]
+            self._recording.passed(Channel.FRONTEND_REQUESTS, piece.data, fds)  # where it was recorded it was not whole
+            self._reader.feed(piece.data, fds)
             if piece.unfit:
                 self._unfit = VhostUserError(piece.unfit)
         return self._whole_message()
@@ -211,14 +213,24 @@ class MessageChannel:
             self._unfit = next(iter(unfit.values()))
         return list(unfit)
 
-    async def send(self, reply: Reply) -> None:
+    async def answer(self, reply: Reply | None) -> None:
+        """Have the journal know that a message was carried out. Send ``reply``, if there is one, where that does not.
+
+        Raises:
+            SessionEnded: the front-end has gone or does not read.
+        """
+        if reply is not None:
+            self._recording.passed(Channel.BACKEND_REPLIES, reply.data, reply.fds)
+        if not await self._journal.handled(reply) and reply is not None:
+            await self._send(reply)
+
+    async def _send(self, reply: Reply) -> None:
         """Send ``reply`` and close its descriptors.
 
         Raises:
             SessionEnded: the front-end has gone or does not read.
         """
         data = reply.data
-        self._recording.passed(Channel.BACKEND_REPLIES, data, reply.fds)
         # Not socket.send_fds(), which forgets its flags. The descriptors ride on the first byte, hence only once.
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", reply.fds))] if reply.fds else []
         flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL

@@ -5,7 +5,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
@@ -38,7 +38,7 @@ from host.vhost_user.queue_numbers import QueueNumbers
 from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, Session
 from protocol.balloon_config import BalloonConfig
 from protocol.process.events import EventLog
-from protocol.process.recording_file import RecordingFile
+from protocol.recording.records import Record
 from protocol.vhost_user import ProtocolFeature
 from protocol.virtio import LOG_ALL, feature_mask
 
@@ -57,18 +57,18 @@ class Sessions:
         self,
         options: DaemonOptions,
         events: EventLog,
-        recording: RecordingFile | None,
+        record: Callable[[Record], None] | None,
         version: Mapping[str, Any],
         status: DaemonStatus | None = None,
     ) -> None:
-        """Begin with none. ``recording`` is where the sessions are recorded, None for nowhere. Raises like
+        """Begin with none. ``record`` takes what the sessions to come record, None for nothing. Raises like
         :class:`Peers`."""
         self.notices: Notices = Unnoticed()
         self._options = options
         self._vms: dict[int, VmControl] = {}
         self._commands = ControlCommands(self._vms, time.time, version, status)
         self._events = events
-        self._recording = recording
+        self.record = record
         self._executor = ThreadPoolExecutor(WORKERS_MAX, thread_name_prefix="discard")
         self._peers = Peers(self._executor)
         self._session_limit = SessionLimit(events.emit)
@@ -135,14 +135,15 @@ class Sessions:
             self.notices.emit("VM_CONNECTED", {"vm": vm, "pid": connection.peer_pid, "name": connection.control.name})
 
         events = SessionEvents(partial(self._events.prepare, vm=vm), self._session_limit, on_audible)
-        recording = NOT_RECORDED if self._recording is None else RecordedSession(vm, self._recording.write)
+        recording = NOT_RECORDED if self.record is None else RecordedSession(vm, self.record)
         written = self._events.are_written
         connection = Connection(sock, session, self._peers, events.emit, written, events.prepare, recording, journal)
-        recording.begin(connection.peer_pid)
         self._give_control(vm, connection, device)
         if journal.goes_on:
+            recording.resume()
             events.resume(connection.peer_uid)
         else:
+            recording.begin(connection.peer_pid)
             events.begin(connection.peer_uid, connection.peer_pid, connection.control.name)
         reason = "daemon stops"
         try:
@@ -156,11 +157,11 @@ class Sessions:
             reason = "internal error"
         finally:
             self._take_control(vm)
-            recording.end(reason)
             if journal.is_left:
                 events.leave()
                 journal.left_here()
             else:
+                recording.end(reason)
                 self._tell_end(vm, reason, connection.metrics, events)
                 journal.ended(reason)
 

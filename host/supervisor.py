@@ -17,6 +17,7 @@ from host.control.control_commands import ControlCommands
 from host.control.daemon_status import DaemonStatus
 from host.peers.peers import SESSIONS_MAX, shared_descriptors
 from host.qmp.qmp import Request
+from host.recording.recording_relay import RecordingRelay
 from host.service_manager.service_manager import UNMANAGED, HandedOver, ServiceManager
 from host.supervision.descriptor_shares import DescriptorShares
 from host.supervision.machines import Notices, Unnoticed
@@ -55,9 +56,10 @@ class Supervisor:
         status: DaemonStatus,
         manager: ServiceManager = UNMANAGED,
         handed_over: HandedOver | None = None,
+        relay: RecordingRelay | None = None,
     ) -> None:
         """``manager`` keeps what counts of each machine, and has ``handed_over`` what it kept for an earlier
-        supervisor."""
+        supervisor. ``relay`` records the sessions of all workers."""
         self.notices: Notices = Unnoticed()
         self._zygote = zygote
         self._pool = pool
@@ -77,6 +79,7 @@ class Supervisor:
         self._last_number = 0
         self._checking: asyncio.TimerHandle | None = None
         self._check = AnswerCheck()
+        self._relay = relay
         self._stops = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._none_left = asyncio.Event()
@@ -146,6 +149,8 @@ class Supervisor:
             self._zygote = restart_zygote()
             worker = self._fork_worker(number)
         worker.set_log_level(self._status.log_level)
+        if self._relay is not None:
+            worker.record_to(self._relay.open)
         if alone or not self._pool:
             worker.be_alone()
         self._workers[number] = worker

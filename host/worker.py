@@ -18,6 +18,7 @@ from host.daemon_options import DaemonOptions
 from host.fd_limit import raise_fd_limit
 from host.memory.sigbus import guard_mappings
 from host.qmp.qmp import Arguments, Request
+from host.recording.recording_relay import RelayedRecording
 from host.sandbox.sandbox import confine
 from host.sessions import Sessions
 from host.supervision.link import Link
@@ -124,6 +125,7 @@ class Worker:
         self._files: dict[int, dict[int, int]] = {}
         self._without_room: set[int] = set()
         self._alone = False
+        self._recording: RelayedRecording | None = None
         self._title_timer: asyncio.TimerHandle | None = None
         self._questions: set[asyncio.Task[None]] = set()
 
@@ -138,6 +140,8 @@ class Worker:
         self._show_title()
         await self._stop.wait()
         await sessions.finish()
+        if self._recording is not None:
+            self._recording.close()
         log_of_events.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.3):
@@ -162,6 +166,9 @@ class Worker:
             case Kind.TAKE_OVER:
                 device, legacy = split_length(packet.body)
                 self._serve(packet, parse_legacy(legacy), device)
+            case Kind.RECORDING:
+                self._recording = RelayedRecording(packet.fds[0])
+                self._sessions.record = self._recording.write
             case Kind.ALONE:
                 self._alone = True
             case Kind.SENT:

@@ -156,7 +156,7 @@ SHELL = re.compile(
     | host/inflight/inflight_file\.py
     | host/ring/(ring_service|ring_poller|hand_over|turn|queue_files)\.py
     | host/ring/(kick_file|kick_watch|signal_file|eventfd_signal)\.py
-    | host/recording/(file_facts|recorded_session|recorded_virtqueue)\.py
+    | host/recording/(file_facts|recording_relay|recorded_session|recorded_virtqueue)\.py
     | host/events/(chain_events|session_events|vm_events|notices)\.py
     | host/supervision/(stored_machines|worker_commands)\.py
     | host/vm_store/(same_file|vm_store)\.py

@@ -20,6 +20,7 @@ from protocol.recording.records import (
     CALL,
     ERR,
     KICK,
+    TAKEN_OVER,
     Record,
     Remark,
     RingBroken,
@@ -48,6 +49,10 @@ class RecordedSession(SessionRecording):
     def begin(self, pid: int) -> None:
         """A front-end, process ``pid``, has connected."""
         self._write(SessionBegin(t=time.monotonic(), session=self._session, pid=pid, side=BACK_END))
+
+    def resume(self) -> None:
+        """Record that another process has served the session so far."""
+        self.remark(TAKEN_OVER, {})
 
     def end(self, reason: str) -> None:
         """The session is over."""

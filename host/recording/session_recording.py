@@ -20,6 +20,9 @@ class SessionRecording:
     def begin(self, pid: int) -> None:
         """A front-end, process ``pid``, has connected."""
 
+    def resume(self) -> None:
+        """Another process has served the session so far."""
+
     def end(self, reason: str) -> None:
         """The session is over."""
 

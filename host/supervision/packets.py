@@ -86,6 +86,8 @@ class Kind(IntEnum):
     """The worker has one virtual machine alone. Comes before that."""
     SAMPLES = 29
     """Tell what is measured of each virtual machine. Body: the number of the question."""
+    RECORDING = 30
+    """Record the sessions to come: lines go to the pipe that comes along."""
 
 
 OF_NO_SESSION: Final = frozenset({Kind.HELLO, Kind.EVENTS, Kind.NOTICE, Kind.PART, Kind.ANSWER})

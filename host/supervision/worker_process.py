@@ -73,6 +73,7 @@ class WorkerProcess:
         self._has_ended = False
         self._process: int | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._recorded: set[int] | None = None
         self.alone = False
         """Whether it has one machine alone."""
         self._on_packet = on_packet
@@ -99,6 +100,17 @@ class WorkerProcess:
         """Whether it does nothing more."""
         return bool(self.gone_at)
 
+    def record_to(self, open_pipe: Callable[[set[int]], int]) -> None:
+        """Have it record. ``open_pipe`` is called with its sessions, which grow, and returns where to."""
+        self._recorded = set()
+        try:
+            pipe = open_pipe(self._recorded)
+        except OSError as error:  # no descriptor is left
+            log.warning("worker %d does not record: %s", self.number, error.strerror)
+            return
+        self._link.send(Packet(Kind.RECORDING, fds=(pipe,)))
+        os.close(pipe)
+
     def be_alone(self) -> None:
         """Have it serve one machine alone."""
         self.alone = True
@@ -115,6 +127,8 @@ class WorkerProcess:
     def serve(self, vm: SupervisedVm) -> None:
         """Have it serve a virtual machine: from the beginning, or from where another worker has ended."""
         self.vms[vm.number] = vm
+        if self._recorded is not None:
+            self._recorded.add(vm.number)
         vm.is_with(self.link)
         for packet in vm.hand_over():
             self._link.send(packet)

@@ -17,6 +17,8 @@ from protocol.recording.lines import build_line
 from protocol.recording.records import Header, Lost, Record
 
 _ROOM_FOR_MARK: Final = 200
+_LINE_MAX: Final = 1 << 20
+"""More than a line has."""
 
 
 class RecordingFile:
@@ -26,7 +28,8 @@ class RecordingFile:
     the file has ``limit`` bytes: the begin of a session tells most, so recording stops there, with a mark.
     """
 
-    def __init__(self, file: FileIO, program: str, limit: int) -> None:
+    def __init__(self, file: FileIO, program: str, limit: int, *, goes_on: bool = False) -> None:
+        """Begin a run of ``program``. With ``goes_on`` it is that which the file has the begin of."""
         self._lock = threading.Lock()
         self._room = limit - os.fstat(file.fileno()).st_size - _ROOM_FOR_MARK
         self._name = file.name
@@ -34,6 +37,9 @@ class RecordingFile:
         self._stopped = False
         self._closed = False
         self._writer = LineWriter(file, _lost_line, self._on_full, self._on_error, name="recording")
+        if goes_on and os.fstat(file.fileno()).st_size:
+            _cut_last_line(file)
+            return
         if _ends_within_a_line(file):
             self._write_line("\n")
         self.write(Header(t=time.monotonic(), time=time.time(), program=program))
@@ -42,6 +48,12 @@ class RecordingFile:
         """Add ``record``, or leave it out."""
         if not self._stopped:
             self._write_line(build_line(record))
+
+    def pass_on(self, lines: str) -> bool:
+        """Add whole lines that another process has built. Return False if no more are taken."""
+        for line in lines.splitlines(keepends=True):
+            self._write_line(line)
+        return not self._stopped
 
     def _write_line(self, line: str) -> None:
         with self._lock:
@@ -96,8 +108,19 @@ def _ends_within_a_line(file: FileIO) -> bool:
         return again.read() != b"\n"
 
 
-def open_recording(path: Path, program: str, limit: int = 1 << 30) -> RecordingFile:
-    """Open ``path`` of a ``--record`` option for appending, and write the header of a run.
+def _cut_last_line(file: FileIO) -> None:
+    # Of a daemon that was killed while it wrote. Its sessions go on, and so does its recording.
+    with open(f"/proc/self/fd/{file.fileno()}", "rb+") as again:
+        size = again.seek(0, os.SEEK_END)
+        tail = max(0, size - _LINE_MAX)
+        again.seek(tail)
+        if whole := again.read().rfind(b"\n") + 1:
+            again.truncate(tail + whole)
+
+
+def open_recording(path: Path, program: str, limit: int = 1 << 30, *, goes_on: bool = False) -> RecordingFile:
+    """Open ``path`` of a ``--record`` option for appending, and write the header of a run. With ``goes_on``
+    the last run in the file goes on.
 
     Raises:
         BalloonError: the file cannot be written, or is not a regular file.
@@ -108,4 +131,4 @@ def open_recording(path: Path, program: str, limit: int = 1 << 30) -> RecordingF
         file = open_for_appending(str(path))
     except OSError as error:
         raise BalloonError(f"--record {path}: {error.strerror}") from error
-    return RecordingFile(file, program, limit)
+    return RecordingFile(file, program, limit, goes_on=goes_on)

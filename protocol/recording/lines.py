@@ -163,6 +163,18 @@ def build_line(record: Record) -> str:
     return json.dumps(fields, separators=(",", ":")) + "\n"
 
 
+def parse_record(line: bytes) -> Record | None:
+    """Return the record of one line, None if it is of an unknown kind.
+
+    Raises:
+        RecordingError: the line is damaged.
+    """
+    try:
+        return _parse_line(_typed(dict)(json.loads(line)))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RecordingError("a line is damaged") from error
+
+
 def _parse_line(fields: Mapping[str, Any]) -> Record | None:
     # Raises ValueError, TypeError or KeyError for a damaged record.
     if "format" in fields:

@@ -18,6 +18,10 @@ PROXY: Final = "proxy"
 DISCARDED: Final = "discarded"
 """The fate of a range whose pages were given back. Any other fate is the reason why it was kept."""
 
+TAKEN_OVER: Final = "taken_over"
+"""The event of a remark: another process goes on with the session. The message that the one before had in hand comes
+again, its answers may be missing, and its rings start anew."""
+
 KICK: Final = "kick"
 CALL: Final = "call"
 ERR: Final = "err"

@@ -13,6 +13,7 @@ from protocol.recording.records import (
     BACK_END,
     DISCARDED,
     KICK,
+    TAKEN_OVER,
     Lost,
     Noise,
     PutBack,
@@ -240,6 +241,8 @@ class Judge:
             clauses = fields.get("clauses")
             ids = tuple(map(str, clauses)) if isinstance(clauses, list) else ()
             yield Fault(f"{fields.get('name')}: {fields.get('reason')}", ids)
+        if remark.event == TAKEN_OVER:
+            self._pending.clear()
         if remark.event == STRUCK:
             yield Fault(f"the proxy carried out line {fields.get('line')} of its script: {fields.get('rule')}")
         if remark.event == "message_refused":

@@ -7,6 +7,7 @@ from typing import Final
 
 from protocol.recording.records import (
     DISCARDED,
+    TAKEN_OVER,
     Header,
     Lost,
     Noise,
@@ -140,6 +141,8 @@ class Listing:
                 return f"{verdict} {name}" + (f": {reason}" if reason else ""), ()
             case Remark(event=words.STRUCK, fields={"line": line, "rule": rule}):
                 return f"the proxy carries out line {line} of its script: {rule}", ()
+            case Remark(event=event) if event == TAKEN_OVER:
+                return "another process of the daemon goes on with the session", ()
             case Remark(event=event, fields=fields):
                 return f"{event}: " + ", ".join(f"{name} {value}" for name, value in fields.items()), ()
             case Lost(full=True):

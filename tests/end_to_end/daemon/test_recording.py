@@ -1,5 +1,7 @@
 """``--record``: a daemon records what machines do, and the explanation says where each went wrong."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,17 @@ import pytest
 
 from protocol.memory import PAGE_SIZE
 from protocol.recording.lines import Cut, read_records
-from protocol.recording.records import Record, Remark, SessionEnd, Signal, TakenChain, UsedChain, WireMessage
+from protocol.recording.records import (
+    TAKEN_OVER,
+    Record,
+    Remark,
+    SessionBegin,
+    SessionEnd,
+    Signal,
+    TakenChain,
+    UsedChain,
+    WireMessage,
+)
 from protocol.split_ring import Descriptor
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import Channel, build_message
@@ -151,3 +163,36 @@ def test_refusals_are_recorded_although_events_are_limited(tmp_path: Path) -> No
         daemon.settled(1)
     refusals = [each for each in records_of(path) if isinstance(each, Remark) and each.event == "message_refused"]
     assert len(refusals) == 200
+
+
+@pytest.mark.parametrize("workers", ["2", "vm"])
+def test_sessions_of_all_workers_are_recorded_and_go_on_in_the_next_worker(tmp_path: Path, workers: str) -> None:
+    path = tmp_path / "recording"
+    with DaemonProcess(tmp_path, "--workers", workers, "--record", str(path)) as daemon:
+        with VirtualMachine(daemon.socket_path) as first, VirtualMachine(daemon.socket_path) as second:
+            for machine in (first, second):
+                machine.report((DATA_AT, PAGE_SIZE))
+            until(lambda: path.read_text().count('"used"') >= 2, "the reports are recorded")
+            message = build_message(FrontendRequest.GET_VRING_BASE, VringState(0, 0))
+            first.client.send(message[:5])  # it is in hand
+            (pid,) = [pid for pid, title in daemon.workers().items() if "(vm 1)" in title]
+            os.kill(pid, signal.SIGKILL)
+            daemon.events.wait("taken_over", vm=1)
+            first.client.send(message[5:])
+            assert first.client.reply().payload == VringState(0, 0)
+            for machine in (first, second):
+                machine.report((DATA_AT, PAGE_SIZE))
+        daemon.settled(1)
+        daemon.settled(2)
+        daemon.forget_stderr()
+    assert faults_of(path) == {1: [], 2: []}
+    records = records_of(path)
+    assert sum(isinstance(each, SessionBegin) for each in records) == 2
+    assert sum(isinstance(each, SessionEnd) for each in records) == 2
+    assert [each.session for each in records if isinstance(each, Remark) and each.event == TAKEN_OVER] == [1]
+    assert sum(isinstance(each, UsedChain) for each in records) == 4
+    messages = [each for each in records if isinstance(each, WireMessage)]
+    assert [each.stream for each in messages if each.request == FrontendRequest.GET_VRING_BASE] == [
+        Channel.FRONTEND_REQUESTS,
+        Channel.BACKEND_REPLIES,
+    ]
