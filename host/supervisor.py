@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ from host.supervision.process_sessions import Admission, ProcessSessions
 from host.supervision.stored_machines import FormerWorker, StoredMachines
 from host.supervision.supervised_vm import SupervisedVm, close_aside
 from host.supervision.worker_commands import WorkerCommands
-from host.supervision.worker_process import WorkerProcess, ZygoteGone
+from host.supervision.worker_process import WorkerChecks, WorkerProcess, ZygoteGone
 from host.supervision.zygote import Zygote, restart_zygote
 from host.vm_store.vm_store import KeptVm
 from protocol.errors import BalloonError
@@ -45,13 +46,6 @@ AFTER_TAKEOVER: Final = 0.1
 BACK_OFF_FIRST: Final = 0.1
 BACK_OFF_LONGEST: Final = 10.0
 """Seconds until a worker that ends at its start is started again, twice as long each time, up to the longest."""
-
-CHECK_INTERVAL: Final = 5.0
-"""Seconds between two looks at whether each worker answers."""
-
-CHECKS_MISSED: Final = 2
-"""Looks in a row at which a worker had not answered, after which it is killed. They are counted, and not seconds: when
-all processes have been stopped and go on, nothing is said of a worker yet."""
 
 WAITING_MAX: Final = 16 * SESSIONS_MAX
 """Connections of one process that may wait for sessions of it to be released, a few thousand that come and go."""
@@ -91,7 +85,7 @@ class Supervisor:
         self._handed_over = HandedOver() if handed_over is None else handed_over
         self._former: set[FormerWorker] = set()
         self._last_number = 0
-        self._checking: asyncio.TimerHandle | None = None
+        self._checks = WorkerChecks(self._workers.values)
         self._stops = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._none_left = asyncio.Event()
@@ -107,7 +101,9 @@ class Supervisor:
         for _ in range(self._pool):
             self._start_worker()
         self._go_on()
-        self._check_workers()
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGCHLD, self._checks.need_all
+        )  # one may have been stopped
 
     def _go_on(self) -> None:
         # Goes on with the machines of an earlier supervisor, each once its worker has ended and all of that is known.
@@ -142,14 +138,6 @@ class Supervisor:
         if not self._sessions.waits(vm):
             self._begin_session(vm)
 
-    def _check_workers(self) -> None:
-        self._checking = asyncio.get_running_loop().call_later(CHECK_INTERVAL, self._check_workers)
-        for worker in self._workers.values():
-            if worker.vms and not worker.gone and worker.check() == CHECKS_MISSED:
-                seconds = CHECK_INTERVAL * CHECKS_MISSED
-                log.warning("worker %d has not answered for %.0f s and is killed", worker.number, seconds)
-                worker.kill()
-
     def _start_worker(self, number: int | None = None, *, alone: bool = False) -> WorkerProcess:
         if number is None:
             self._last_number += 1
@@ -162,6 +150,7 @@ class Supervisor:
             self._zygote.reap()
             self._zygote = restart_zygote()
             worker = self._fork_worker(number)
+        worker.on_awake = self._checks.need
         worker.set_log_level(self._status.log_level)
         if alone or not self._pool:
             worker.be_alone()
@@ -402,8 +391,8 @@ class Supervisor:
 
     async def _stop_workers(self, stop: Callable[[WorkerProcess], None]) -> None:
         self._stops = True
-        if self._checking is not None:
-            self._checking.cancel()
+        self._checks.close()
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
         for former in self._former:
             former.close()
         for worker in self._workers.values():

@@ -5,11 +5,13 @@ import contextlib
 import json
 import logging
 import os
+import selectors
 import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,20 @@ TITLE_DELAY = 0.05
 
 STACK = 1 << 20
 """Bytes of a thread's stack: there may be some hundred threads, and all their stacks count as memory of the process."""
+
+
+class WakingSelector(selectors.EpollSelector):
+    """Calls ``on_wake`` when the event loop goes on, before it does anything: once after each time that it was set."""
+
+    on_wake: Callable[[], None] | None = None
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready."""
+        ready = super().select(timeout)
+        if self.on_wake is not None and (ready or timeout):
+            wake, self.on_wake = self.on_wake, None
+            wake()
+        return ready
 
 
 class _EventStream:
@@ -114,8 +130,11 @@ class _Notices:
 class Worker:
     """One worker, from :meth:`run` to the end of the supervisor or its word to stop."""
 
-    def __init__(self, number: int, options: DaemonOptions, version: Mapping[str, Any], *, events: bool) -> None:
+    def __init__(
+        self, number: int, options: DaemonOptions, version: Mapping[str, Any], wakes: WakingSelector, *, events: bool
+    ) -> None:
         self._number = number
+        self._wakes = wakes
         self._options = options
         self._version = version
         self._events = events
@@ -168,6 +187,7 @@ class Worker:
                 task.add_done_callback(self._questions.discard)
             case Kind.PING:
                 self._link.send(Packet(Kind.ANSWER, 0, packet.body))
+                self._wakes.on_wake = partial(self._link.send, Packet(Kind.AWAKE))
             case Kind.STOP:
                 self._stop.set()
             case _:
@@ -233,6 +253,9 @@ def run_worker(
         if left and number == 1:
             log.warning("workers keep access to what this kernel cannot deny: %s", ", ".join(left))
         guard_mappings()
-        asyncio.run(Worker(number, options, version, events=events).run(end))
+        wakes = WakingSelector()
+        worker = Worker(number, options, version, wakes, events=events)
+        with asyncio.Runner(loop_factory=partial(asyncio.SelectorEventLoop, wakes)) as runner:
+            runner.run(worker.run(end))
         if sys.stderr is not None:
             sys.stderr.flush()

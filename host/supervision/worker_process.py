@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from host.service_manager.service_manager import UNMANAGED, ServiceManager
 from host.supervision.link import Link, make_pair
@@ -18,6 +20,15 @@ from protocol.errors import BalloonError
 
 REAP_TRIES = 200
 """Times, a millisecond apart, that a worker whose end of the way was closed is looked at until it has ended."""
+
+CHECK_INTERVAL: Final = 5.0
+"""Seconds between two looks at whether each worker answers."""
+
+CHECKS_MISSED: Final = 2
+"""Looks in a row at which a worker had not answered, after which it is killed. They are counted, and not seconds: when
+all processes have been stopped and go on, nothing is said of a worker yet."""
+
+log = logging.getLogger(__name__)
 
 
 class ZygoteGone(BalloonError):
@@ -49,6 +60,9 @@ class WorkerProcess:
         self.gone = False
         self.alone = False
         """Whether it has one machine alone."""
+        self.is_awake = True
+        """Whether it may have done something, or be about to, since it answered a check."""
+        self.on_awake: Callable[[], None] = lambda: None
         self._on_packet = on_packet
         self._on_gone = on_gone
         self._questions: dict[int, asyncio.Future[bytes]] = {}
@@ -70,18 +84,24 @@ class WorkerProcess:
     def be_alone(self) -> None:
         """Have it serve one machine alone."""
         self.alone = True
-        self._link.send(Packet(Kind.ALONE))
+        self.send(Packet(Kind.ALONE))
 
     def send(self, packet: Packet) -> None:
         """Send a packet."""
+        self.wake()
         self._link.send(packet)
+
+    def wake(self) -> None:
+        """Take note that it does something, or may not be able to."""
+        self.is_awake = True
+        self.on_awake()
 
     def serve(self, vm: SupervisedVm) -> None:
         """Have it serve a virtual machine: from the beginning, or from where another worker has ended."""
         self.vms[vm.number] = vm
         vm.is_with(self.link)
         for packet in vm.hand_over():
-            self._link.send(packet)
+            self.send(packet)
 
     async def ask(self, kind: Kind, body: bytes = b"") -> bytes:
         """Return the answer to a question.
@@ -95,7 +115,7 @@ class WorkerProcess:
         number = self._last_question
         answer = self._questions[number] = asyncio.get_running_loop().create_future()
         try:
-            self._link.send(Packet(kind, 0, with_number(number, body)))
+            self.send(Packet(kind, 0, with_number(number, body)))
             told: bytes = await answer
             return told
         finally:
@@ -109,12 +129,21 @@ class WorkerProcess:
     def set_log_level(self, level: str) -> None:
         """Have it log from ``level`` on, without an answer."""
         body = json.dumps(["set-log-level", {"level": level}, {}]).encode()
-        self._link.send(Packet(Kind.COMMAND, 0, with_number(0, body)))
+        self.send(Packet(Kind.COMMAND, 0, with_number(0, body)))
+
+    @property
+    def _is_asked(self) -> bool:
+        return self._pinged is not None and not self._pinged.done()
+
+    @property
+    def is_to_check(self) -> bool:
+        """Whether it has machines, and may not answer any more."""
+        return bool(self.vms) and not self.gone and (self.is_awake or self._is_asked)
 
     def check(self) -> int:
         """Return in how many calls, this one included, it has not answered since the one before, and have it answer
         until the next."""
-        if self._pinged is not None and not self._pinged.done():
+        if self._is_asked:
             self._silent_for += 1
             return self._silent_for
         self._silent_for = 0
@@ -122,6 +151,7 @@ class WorkerProcess:
         number = self._last_question
         self._pinged = self._questions[number] = asyncio.get_running_loop().create_future()
         self._pinged.add_done_callback(lambda _: self._questions.pop(number, None))
+        self.is_awake = False
         self._link.send(Packet(Kind.PING, 0, with_number(number, b"")))
         return 0
 
@@ -138,6 +168,8 @@ class WorkerProcess:
                     self._parts[number] = body
                 else:
                     answer.set_result(body)
+            case Kind.AWAKE:
+                self.wake()
             case _:
                 self._on_packet(self, packet)
 
@@ -175,3 +207,40 @@ class WorkerProcess:
                 return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
             time.sleep(0.001)
         return "it does not end"
+
+
+class WorkerChecks:
+    """Looks from time to time at whether ``workers`` answer, and kills one that does not.
+
+    A worker that sleeps has answered, and says so when it wakes up. So there is no look while all of them sleep.
+    """
+
+    def __init__(self, workers: Callable[[], Iterable[WorkerProcess]]) -> None:
+        self._workers = workers
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def need(self) -> None:
+        """Look in a while, if there is a worker to look at."""
+        if self._timer is None and not self._closed and any(worker.is_to_check for worker in self._workers()):
+            self._timer = asyncio.get_running_loop().call_later(CHECK_INTERVAL, self._look)
+
+    def need_all(self) -> None:
+        """Look at all workers in a while: one may have been stopped in its sleep."""
+        for worker in self._workers():
+            worker.wake()
+
+    def _look(self) -> None:
+        self._timer = None
+        for worker in self._workers():
+            if worker.is_to_check and worker.check() == CHECKS_MISSED:
+                seconds = CHECK_INTERVAL * CHECKS_MISSED
+                log.warning("worker %d has not answered for %.0f s and is killed", worker.number, seconds)
+                worker.kill()
+        self.need()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
