@@ -44,6 +44,7 @@ class Daemon:
     """``python -m host`` with ``options`` on a socket of its own; ends with the ``with`` block."""
 
     def __init__(self, directory: Path, *options: str) -> None:
+        directory.mkdir(exist_ok=True)
         self.socket_path = directory / "balloon.sock"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "host", "--socket-path", str(self.socket_path), *options],
