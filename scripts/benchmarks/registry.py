@@ -6,7 +6,7 @@ from typing import Final
 from protocol.errors import UsageError
 from scripts.benchmarks import balloon, emulated_guest, idle, latency, memory_manager, ring_formats, throughput
 from scripts.benchmarks.figures import Bench, Figure, Result
-from scripts.benchmarks.supervision import against_one_process, pool, start, takeover
+from scripts.benchmarks.supervision import against_one_process, many_vms, pool, start, takeover
 
 BENCHMARKS: Final = (
     *throughput.BENCHMARKS[:-1],
@@ -18,6 +18,7 @@ BENCHMARKS: Final = (
     *balloon.BENCHMARKS,
     *memory_manager.BENCHMARKS,
     *against_one_process.BENCHMARKS,
+    *many_vms.BENCHMARKS,
     *takeover.BENCHMARKS,
     *pool.BENCHMARKS,
     *start.BENCHMARKS,
