@@ -10,10 +10,9 @@ import gc
 import json
 import logging
 import os
-import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,7 @@ from protocol.process.standard_error import drain_standard_error, queued_standar
 
 if TYPE_CHECKING:
     from host.supervision.machines import Machines
-    from host.supervision.zygote import Zygote
+    from host.supervision.zygote import Confine, Zygote
     from protocol.process.recording_file import RecordingFile
 
 
@@ -229,15 +228,15 @@ def _ask(words: Sequence[str]) -> int:
 def _start_zygote(arguments: argparse.Namespace) -> "Zygote":
     from host.supervision.zygote import start_zygote
 
-    def prepare() -> "Callable[[int, socket.socket], None]":
+    def prepare() -> "Confine":
         from host.qmp.qmp import build_version
         from host.supervision.seccomp import prepare_filter
-        from host.worker import run_worker
+        from host.worker import confine_worker
 
         prepare_filter()
         logging.getLogger().setLevel(_log_level(arguments))
         options, number = _options(arguments, sockets=False), build_version(version(), f"{DISTRIBUTION} {version()}")
-        return partial(run_worker, options=options, version=number, events=arguments.events is not None)
+        return partial(confine_worker, options, number, events=arguments.events is not None)
 
     return start_zygote(prepare)
 

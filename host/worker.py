@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from host.supervision.packets import (
 from host.supervision.process_title import set_title
 from host.supervision.sandbox import confine
 from host.supervision.supervised_session import SupervisedSession
+from host.supervision.zygote import Run
 from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
 from protocol.process.log_lines import is_journal, log_to_standard_error
@@ -236,14 +237,25 @@ class Worker:
         set_title(f"vub worker {self._number}", f"{DISTRIBUTION}: worker {self._number} (vm {vms})")
 
 
-def run_worker(
-    number: int, end: socket.socket, options: DaemonOptions, version: Mapping[str, Any], *, events: bool
-) -> None:
-    """Be worker ``number`` of a daemon with these options, in a process that was forked for it."""
+def confine_worker(options: DaemonOptions, version: Mapping[str, Any], *, events: bool) -> Run:
+    """Give up what no worker of a daemon with these options needs, in a process that was forked to become one. Return
+    what has it be one."""
     raise_fd_limit()  # while there is one thread, and the privilege
     if options.syslog:
         log_to_syslog(DISTRIBUTION)  # before: a confined process makes no sockets
     left = confine([Path("/proc"), Path(sys.prefix), Path(sys.base_prefix), Path(__file__).resolve().parent.parent])
+    return partial(_run_worker, options=options, version=version, events=events, left=left)
+
+
+def _run_worker(
+    number: int,
+    end: socket.socket,
+    *,
+    options: DaemonOptions,
+    version: Mapping[str, Any],
+    events: bool,
+    left: Sequence[str],
+) -> None:
     journal = is_journal(sys.stderr, os.environ)
     with queued_standard_error(DISTRIBUTION):
         if not options.syslog:
