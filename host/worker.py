@@ -17,8 +17,8 @@ from typing import Any
 
 from host.configuration.device_options import parse_device_options
 from host.daemon_options import DaemonOptions
-from host.fd_limit import raise_fd_limit
 from host.memory.sigbus import guard_mappings
+from host.peers.fd_limit import raise_fd_limit
 from host.qmp.qmp import Arguments, Request
 from host.sessions import Sessions
 from host.supervision.link import Link
@@ -261,7 +261,7 @@ def _run_worker(
         if not options.syslog:
             log_to_standard_error(DISTRIBUTION, options.log_format, journal=journal)
         threading.stack_size(STACK)
-        sys.setswitchinterval(0.0001)  # see host/__main__.py
+        sys.setswitchinterval(0.0001)  # see host/command.py
         if left and number == 1:
             log.warning("workers keep access to what this kernel cannot deny: %s", ", ".join(left))
         guard_mappings()

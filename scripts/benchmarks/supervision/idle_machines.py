@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from host.fd_limit import raise_fd_limit
+from host.peers.fd_limit import raise_fd_limit
 from protocol.memory import PAGE_SIZE
 from protocol.units import GIB
 from scripts.benchmarks.figures import BenchmarkError

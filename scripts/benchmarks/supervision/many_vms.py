@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from host.fd_limit import raise_fd_limit
+from host.peers.fd_limit import raise_fd_limit
 from protocol.units import MIB
 from scripts.benchmarks.bare_loop import compile_program
 from scripts.benchmarks.figures import Bench, Benchmark, BenchmarkError, Figure, Result, median_ratio
