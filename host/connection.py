@@ -336,7 +336,7 @@ class Connection:
             files,
             self._memory,
             self.balloon,
-            member.workers,
+            self.control.looking_first(member.workers),
             self._peers.works_alone,
             self._on_turn,
             self._records[action.index],

@@ -7,6 +7,7 @@ that means: it maps no guest memory, parses no ring and reads no descriptor of a
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -25,9 +26,10 @@ from host.supervision.packets import Kind, Packet, PacketError
 from host.supervision.process_sessions import Admission, ProcessSessions
 from host.supervision.stored_machines import FormerWorker, StoredMachines
 from host.supervision.supervised_vm import SupervisedVm
+from host.supervision.worker_checks import WorkerChecks
 from host.supervision.worker_commands import WorkerCommands
 from host.supervision.worker_ends import ENDS_FREE, SOON, back_off, count_end
-from host.supervision.worker_process import CHECK_INTERVAL, PATIENCE, AnswerCheck, WorkerProcess, ZygoteGone
+from host.supervision.worker_process import WorkerProcess, ZygoteGone
 from host.supervision.worker_words import own_lines, own_notice
 from host.supervision.zygote import Zygote, restart_zygote
 from host.vm_store.vm_store import KeptVm
@@ -77,8 +79,7 @@ class Supervisor:
         self._handed_over = HandedOver() if handed_over is None else handed_over
         self._former: set[FormerWorker] = set()
         self._last_number = 0
-        self._checking: asyncio.TimerHandle | None = None
-        self._check = AnswerCheck()
+        self._checks = WorkerChecks(self._workers.values, lambda: self._zygote.kill())
         self._relay = relay
         self._stops = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,7 +96,8 @@ class Supervisor:
         for _ in range(self._pool):
             self._start_worker()
         self._go_on()
-        self._check_workers()
+        # One of them may have been stopped, in its sleep too.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._checks.need_all)
 
     def _go_on(self) -> None:
         # Goes on with the machines of an earlier supervisor, each once its worker has ended and all of that is known.
@@ -130,12 +132,6 @@ class Supervisor:
         if not self._sessions.waits(vm):
             self._begin_session(vm)
 
-    def _check_workers(self) -> None:
-        self._checking = asyncio.get_running_loop().call_later(CHECK_INTERVAL, self._check_workers)
-        if self._check.look(self._workers.values()):
-            log.warning("no worker has begun for %.0f s: the process that forks them is started again", PATIENCE)
-            self._zygote.kill()  # its workers end too, and are started again
-
     def _start_worker(self, number: int | None = None, *, alone: bool = False) -> WorkerProcess:
         if number is None:
             self._last_number += 1
@@ -148,6 +144,7 @@ class Supervisor:
             self._zygote.reap()
             self._zygote = restart_zygote()
             worker = self._fork_worker(number)
+        worker.on_awake = self._checks.need
         worker.set_log_level(self._status.log_level)
         if self._relay is not None:
             worker.record_to(self._relay.open)
@@ -385,8 +382,8 @@ class Supervisor:
 
     async def _stop_workers(self, stop: Callable[[WorkerProcess], None]) -> None:
         self._stops = True
-        if self._checking is not None:
-            self._checking.cancel()
+        self._checks.close()
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
         for former in self._former:
             former.close()
         for worker in list(self._workers.values()):

@@ -5,18 +5,20 @@ import contextlib
 import json
 import logging
 import os
+import selectors
 import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from host.configuration.device_options import parse_device_options
 from host.daemon_options import DaemonOptions
-from host.fd_limit import raise_fd_limit
 from host.memory.sigbus import guard_mappings
+from host.peers.fd_limit import raise_fd_limit
 from host.qmp.qmp import Arguments, Request
 from host.recording.recording_relay import RelayedRecording
 from host.sandbox.sandbox import confine
@@ -34,6 +36,7 @@ from host.supervision.packets import (
 )
 from host.supervision.process_title import set_title
 from host.supervision.supervised_session import SupervisedSession
+from host.supervision.zygote import Run
 from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
 from protocol.process.log_lines import is_journal, log_to_standard_error
@@ -52,6 +55,20 @@ TITLE_DELAY = 0.05
 
 STACK = 1 << 20
 """Bytes of a thread's stack: there may be some hundred threads, and all their stacks count as memory of the process."""
+
+
+class WakingSelector(selectors.EpollSelector):
+    """Calls ``on_wake`` when the event loop goes on, before it does anything: once after each time that it was set."""
+
+    on_wake: Callable[[], None] | None = None
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready."""
+        ready = super().select(timeout)
+        if self.on_wake is not None and (ready or timeout):
+            wake, self.on_wake = self.on_wake, None
+            wake()
+        return ready
 
 
 class _EventStream:
@@ -115,8 +132,11 @@ class _Notices:
 class Worker:
     """One worker, from :meth:`run` to the end of the supervisor or its word to stop."""
 
-    def __init__(self, number: int, options: DaemonOptions, version: Mapping[str, Any], *, events: bool) -> None:
+    def __init__(
+        self, number: int, options: DaemonOptions, version: Mapping[str, Any], wakes: WakingSelector, *, events: bool
+    ) -> None:
         self._number = number
+        self._wakes = wakes
         self._options = options
         self._version = version
         self._events = events
@@ -181,6 +201,7 @@ class Worker:
                 task.add_done_callback(self._questions.discard)
             case Kind.PING:
                 self._link.send(Packet(Kind.ANSWER, 0, packet.body))
+                self._wakes.on_wake = partial(self._link.send, Packet(Kind.AWAKE))
             case Kind.STOP:
                 self._stop.set()
             case _:
@@ -249,23 +270,37 @@ def _close(fds: Iterable[int]) -> None:
         os.close(fd)
 
 
-def run_worker(
-    number: int, end: socket.socket, options: DaemonOptions, version: Mapping[str, Any], *, events: bool
-) -> None:
-    """Be worker ``number`` of a daemon with these options, in a process that was forked for it."""
+def confine_worker(options: DaemonOptions, version: Mapping[str, Any], *, events: bool) -> Run:
+    """Give up what no worker of a daemon with these options needs, in a process that was forked to become one. Return
+    what has it be one."""
     raise_fd_limit()  # while there is one thread, and the privilege
     if options.syslog:
         log_to_syslog(DISTRIBUTION)  # before: a confined process makes no sockets
     left = confine([Path("/proc"), Path(sys.prefix), Path(sys.base_prefix), Path(__file__).resolve().parent.parent])
+    return partial(_run_worker, options=options, version=version, events=events, left=left)
+
+
+def _run_worker(
+    number: int,
+    end: socket.socket,
+    *,
+    options: DaemonOptions,
+    version: Mapping[str, Any],
+    events: bool,
+    left: Sequence[str],
+) -> None:
     journal = is_journal(sys.stderr, os.environ)
     with queued_standard_error(DISTRIBUTION):
         if not options.syslog:
             log_to_standard_error(DISTRIBUTION, options.log_format, journal=journal)
         threading.stack_size(STACK)
-        sys.setswitchinterval(0.0001)  # see host/__main__.py
+        sys.setswitchinterval(0.0001)  # see host/command.py
         if left and number == 1:
             log.warning("workers keep access to what this kernel cannot deny: %s", ", ".join(left))
         guard_mappings()
-        asyncio.run(Worker(number, options, version, events=events).run(end))
+        wakes = WakingSelector()
+        worker = Worker(number, options, version, wakes, events=events)
+        with asyncio.Runner(loop_factory=partial(asyncio.SelectorEventLoop, wakes)) as runner:
+            runner.run(worker.run(end))
         if sys.stderr is not None:
             sys.stderr.flush()

@@ -75,6 +75,7 @@ ROOMS: dict[str, set[str]] = {
     "host.vm_store": {"host.service_manager"},
     "host.sandbox": set(),
     "host.supervision": {
+        "host.descriptors",
         "host.vhost_user",
         "host.qmp",
         "host.configuration",
@@ -145,13 +146,13 @@ SHELL = re.compile(
     | guest/vhost_user/(attachment|attached_queue|session|request_channel|backend_channel)\.py
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
-    | host/(__main__|daemon|sessions|session_release|worker|supervisor|fd_limit|connection|signals)\.py
+    | host/(command|daemon|sessions|session_release|worker|supervisor|connection|signals)\.py
     | host/(front_end_process|message_channel|backend_channel|netlink|guest_name)\.py
-    | host/supervision/(machines|link|closing|zygote|worker_process|supervised_vm|supervised_session)\.py
+    | host/supervision/(machines|link|zygote|worker_process|worker_checks|supervised_vm|supervised_session)\.py
     | host/(supervision/(process_title|process_sessions)|sandbox/(sandbox|seccomp))\.py
     | host/configuration/(config_file|option_values|vm_listeners)\.py
-    | host/descriptors/(received_file|socket_read|pipe)\.py
-    | host/peers/(peers|workers|helpers|helper_threads)\.py
+    | host/descriptors/(received_file|socket_read|pipe|closing)\.py
+    | host/peers/(peers|workers|helpers|helper_threads|fd_limit)\.py
     | host/memory/(guest_memory|sigbus|discard)\.py
     | host/inflight/inflight_file\.py
     | host/ring/(ring_service|ring_poller|hand_over|turn|queue_files)\.py

@@ -132,7 +132,7 @@ class ControlCommands:
         vm, control = self._take_vm(arguments)
         force = arguments.optional_boolean("force")
         arguments.end()
-        still = control.allow(force=bool(force))
+        still = await control.allow(force=bool(force))
         return {"vm": vm, "inhibited": None if still is None else {"by": still.by.value, "why": still.why}}
 
     # -- the balloon's size ------------------------------------------------------------------------------------------

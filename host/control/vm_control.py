@@ -7,6 +7,7 @@ session through :mod:`host.control.connection_interface`. Everything runs on the
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from typing import Any
 
 from host.control.backed_memory import BackedMemory, Look
@@ -91,6 +92,7 @@ class VmControl:
 
     async def backed_bytes(self) -> int | None:
         """Return how much memory the host holds for the guest's memory, None if its files do not answer."""
+        await self._gate.look()  # it comes with what is asked about the machine
         files = self._connection.region_files
         at_once = all(file.answers_at_once for file in files)
         refaulted = self._backed.refaults.bytes
@@ -112,6 +114,10 @@ class VmControl:
         self.size.refresh()
         self._gate.watch(self._connection.peer_pid, self._connection.memory_bytes)
 
+    def looking_first(self, workers: Executor) -> Executor:
+        """Return ``workers`` that serve a ring only once it is known whether something inhibits discards."""
+        return self._gate.before(workers)
+
     def driver_left(self) -> None:
         """Take note that another driver comes: forget the last one's statistics, and end its reclaim."""
         self.config_written()
@@ -128,6 +134,7 @@ class VmControl:
             self._statistics.received(GuestStatistics(statistics.values, chain.finished))
             self.size.statistics_received(statistics.values.get("memtot"))
         self.reclaimer.chain_served(chain)
+        self._gate.chain_served(chain.finished)
         self.notices.chain_served()
 
     def close(self) -> None:
@@ -226,9 +233,10 @@ class VmControl:
         running = [self._connection.queue(queue) for queue in _DISCARDING]
         await asyncio.gather(*(queue.settled() for queue in running if queue is not None))
 
-    def allow(self, *, force: bool = False) -> Inhibition | None:
+    async def allow(self, *, force: bool = False) -> Inhibition | None:
         """Discard again. Return what inhibits it still: what the daemon finds counts unless ``force``."""
         self._gate.allow(force=force)
+        await self._gate.look()
         return self._gate.current
 
     def disconnect(self) -> None:

@@ -43,7 +43,7 @@ class VmInterface(Protocol):
     async def inhibit(self, why: str) -> None:
         """Acknowledge reports without discarding from now on."""
 
-    def allow(self, *, force: bool = False) -> Inhibition | None:
+    async def allow(self, *, force: bool = False) -> Inhibition | None:
         """Discard again. Return what inhibits it still."""
 
     def disconnect(self) -> None:

@@ -1,36 +1,57 @@
-"""Keeps the inhibition of one virtual machine up to date: by the operator's word, and by looks at its process."""
+"""Keeps the inhibition of one virtual machine up to date: by the operator's word, and by looks at its process.
+
+There is no event for what is looked for, and a timer would wake the daemon for each idle guest. So a look is made when
+it counts: before a ring is served, while rings are served without a pause, and when a client asks.
+"""
 
 import asyncio
+import contextlib
+import math
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import Any, Final, ParamSpec, TypeVar
 
 from host.inhibition.front_end_look import look_at
 from host.inhibition.inhibition import Inhibition, InhibitionState, Sign
 from protocol.errors import VhostUserError
 
 LOOK_INTERVAL: Final = 5.0
-"""Seconds between two looks: a process may be stopped, or a device plugged in, at any time."""
+"""Seconds for which a look counts: a process may be stopped, or a device plugged in, at any time."""
 
 FILES_AGE: Final = 10.0
 """Age in seconds up to which what a process's descriptors showed counts; after a new memory table :data:`NEW_AGE`."""
 
 NEW_AGE: Final = 1.0
 
+LOOK_PATIENCE: Final = 0.5
+"""Seconds that a client waits for a look. What the one before has found counts after that."""
+
+TELL_PATIENCE: Final = 1.0
+"""Seconds that a worker waits for the event loop to take in what it has found."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
 Look = Callable[[Iterable[int], Callable[[list[int]], int | None]], "asyncio.Future[int | None]"]
 """Calls a function on a helper of the front-end's process: see :meth:`host.peers.helpers.Helpers.look`."""
 
 
 class DiscardGate:
-    """Tells ``on_change`` what inhibits discards, whenever that changes. On the event loop."""
+    """Tells ``on_change`` what inhibits discards, whenever that changes. On the event loop, but for :meth:`before`."""
 
     def __init__(self, look: Look, on_change: Callable[[Inhibition | None], None]) -> None:
         self._look = look
         self._on_change = on_change
         self._state = InhibitionState()
         self._told: Inhibition | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Future[int | None] | None = None
         self._process = (0, 0)
+        self._looked_at = -math.inf
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
 
     @property
     def current(self) -> Inhibition | None:
@@ -62,29 +83,75 @@ class DiscardGate:
         self._tell()
 
     def watch(self, pid: int, memory_bytes: int) -> None:
-        """Look at process ``pid``, which has given ``memory_bytes`` to its guest, now and from time to time."""
+        """Look from now on at process ``pid``, which has given ``memory_bytes`` to its guest."""
         self._process = (pid, memory_bytes)
-        self._look_now(NEW_AGE)
+        self._looked_at = -math.inf
+        self._begin_look(NEW_AGE)
 
-    def _look_now(self, max_age: float = FILES_AGE) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(LOOK_INTERVAL, self._look_now)
+    async def look(self) -> None:
+        """Look at the process if the last look does not count any more."""
+        if self._is_old(time.monotonic()):
+            self._begin_look(FILES_AGE)
+            if self._looking is not None:
+                await asyncio.wait([self._looking], timeout=LOOK_PATIENCE)
+
+    def chain_served(self, now: float) -> None:
+        """Take note that a ring was served at ``now``: it may go on without a pause."""
+        if self._is_old(now):
+            self._begin_look(FILES_AGE)
+
+    def before(self, workers: Executor) -> Executor:
+        """Return ``workers`` that look at the process before they do anything, if the last look does not count."""
+        return _LookingWorkers(workers, self._look_here)
+
+    def _is_old(self, now: float) -> bool:
+        return now - self._looked_at >= LOOK_INTERVAL
+
+    def _begin_look(self, max_age: float) -> None:
         if self._looking is not None:  # the helpers are held up
             return
-        pid, memory_bytes = self._process
+        begin, process = time.monotonic(), self._process
+        pid, memory_bytes = process
         try:
             self._looking = self._look((), lambda _fds: int(look_at(pid, memory_bytes, max_age=max_age)))
         except VhostUserError:  # at the limit of threads
             return
-        self._looking.add_done_callback(self._looked)
+        self._looking.add_done_callback(partial(self._have_looked, begin, process))
 
-    def _looked(self, looking: "asyncio.Future[int | None]") -> None:
+    def _have_looked(self, begin: float, process: tuple[int, int], looking: "asyncio.Future[int | None]") -> None:
         self._looking = None
-        if self._timer is None or looking.cancelled() or looking.exception() is not None:
+        if process != self._process and not self._closed:  # it has another memory table by now
+            self._begin_look(NEW_AGE)
+        elif not looking.cancelled() and looking.exception() is None:
+            self._found(begin, Sign(looking.result() or 0))
+
+    def _found(self, begin: float, signs: Sign) -> None:
+        if not self._closed and begin > self._looked_at:
+            self._looked_at = begin
+            self._state.found(signs)
+            self._tell()
+
+    def _look_here(self) -> None:
+        # On a worker. What is in /proc does not block, and a turn of a ring may take longer.
+        begin = time.monotonic()
+        if not self._is_old(begin) or self._closed:
             return
-        self._state.found(Sign(looking.result() or 0))
-        self._tell()
+        pid, memory_bytes = self._process
+        signs = look_at(pid, memory_bytes, max_age=FILES_AGE)
+        if signs == self._state.signs:
+            self._looked_at = begin
+            return
+        is_known = threading.Event()
+
+        def take() -> None:
+            try:
+                self._found(begin, signs)
+            finally:
+                is_known.set()
+
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+            self._loop.call_soon_threadsafe(take)
+            is_known.wait(TELL_PATIENCE)
 
     def _tell(self) -> None:
         current = self._state.current
@@ -94,6 +161,17 @@ class DiscardGate:
 
     def close(self) -> None:
         """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._closed = True
+
+
+class _LookingWorkers(Executor):
+    def __init__(self, workers: Executor, look: Callable[[], None]) -> None:
+        self._workers = workers
+        self._look = look
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        def act() -> T:
+            self._look()
+            return fn(*args, **kwargs)
+
+        return self._workers.submit(act)

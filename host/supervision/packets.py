@@ -64,6 +64,8 @@ class Kind(IntEnum):
     """The session is between two messages, and nothing of it is in hand: it is to have a worker of its own."""
     PART = 12
     """A part of an answer that is too long for a packet; ANSWER brings the last one. Body: as that of ANSWER."""
+    AWAKE = 13
+    """The worker does something, for the first time since it answered PING."""
     # From the supervisor.
     ATTACH = 20
     """Serve a new connection, which comes along. Body: the device, as
@@ -90,7 +92,7 @@ class Kind(IntEnum):
     """Record the sessions to come: lines go to the pipe that comes along."""
 
 
-OF_NO_SESSION: Final = frozenset({Kind.HELLO, Kind.EVENTS, Kind.NOTICE, Kind.PART, Kind.ANSWER})
+OF_NO_SESSION: Final = frozenset({Kind.HELLO, Kind.EVENTS, Kind.NOTICE, Kind.PART, Kind.ANSWER, Kind.AWAKE})
 """Packets of a worker that another one does not need to go on with a session. They are lost with the supervisor."""
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from host.configuration.device_options import parse_device_options
+from host.descriptors.closing import Closer
 from host.service_manager.service_manager import HandedOver, ServiceManager
-from host.supervision.closing import Closer
 from host.supervision.descriptor_shares import DescriptorShares
 from host.supervision.journal import parse_journal
 from host.supervision.link import Link

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from host.configuration.device_options import DEFAULT_DEVICE, DeviceOptions
-from host.supervision.closing import Closer
+from host.descriptors.closing import Closer
 from host.supervision.descriptor_shares import DescriptorShares, Owner
 from host.supervision.packets import (
     FILES_MAX,

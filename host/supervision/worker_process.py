@@ -8,11 +8,11 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
+from host.descriptors.closing import Closer
 from host.service_manager.service_manager import UNMANAGED, ServiceManager
-from host.supervision.closing import Closer
 from host.supervision.link import Link, make_pair
 from host.supervision.packets import Kind, Packet, PacketError, split_number, with_number
 from host.supervision.supervised_vm import SupervisedVm
@@ -31,15 +31,6 @@ _LOOK_INTERVAL: Final = 0.001
 
 ANSWER_MAX: Final = 64 << 20
 """Most bytes of an answer."""
-
-CHECK_INTERVAL: Final = 5.0
-"""Seconds between two looks at whether each worker answers."""
-
-CHECKS_MISSED: Final = 2
-"""Looks in a row at which a worker had not answered, after which it is killed. They are counted, and not seconds: when
-all processes have been stopped and go on, nothing is said of a worker yet."""
-
-PATIENCE: Final = CHECK_INTERVAL * CHECKS_MISSED
 
 
 class ZygoteGone(BalloonError):
@@ -67,6 +58,7 @@ class WorkerProcess:
         self.link = f"worker{number}.{secrets.token_hex(4)}"
         self.vms: dict[int, SupervisedVm] = {}
         self.pid = 0
+        self._has_begun = False
         self.began = time.monotonic()
         self.gone_at = 0.0
         """When it was found to do nothing more, 0 before."""
@@ -76,6 +68,9 @@ class WorkerProcess:
         self._recorded: set[int] | None = None
         self.alone = False
         """Whether it has one machine alone."""
+        self.is_awake = True
+        """Whether it may have done something, or be about to, since it answered a check."""
+        self.on_awake: Callable[[], None] = lambda: None
         self._on_packet = on_packet
         self._on_gone = on_gone
         self._questions: dict[int, asyncio.Future[bytes]] = {}
@@ -114,7 +109,7 @@ class WorkerProcess:
     def be_alone(self) -> None:
         """Have it serve one machine alone."""
         self.alone = True
-        self._link.send(Packet(Kind.ALONE))
+        self.send(Packet(Kind.ALONE))
 
     def close_files(self, fds: Iterable[int]) -> None:
         """Close descriptors that came from it and belong to no machine of its."""
@@ -122,7 +117,13 @@ class WorkerProcess:
 
     def send(self, packet: Packet) -> None:
         """Send a packet."""
+        self.wake()
         self._link.send(packet)
+
+    def wake(self) -> None:
+        """Take note that it does something, or may not be able to."""
+        self.is_awake = True
+        self.on_awake()
 
     def serve(self, vm: SupervisedVm) -> None:
         """Have it serve a virtual machine: from the beginning, or from where another worker has ended."""
@@ -131,7 +132,7 @@ class WorkerProcess:
             self._recorded.add(vm.number)
         vm.is_with(self.link)
         for packet in vm.hand_over():
-            self._link.send(packet)
+            self.send(packet)
 
     async def ask(self, kind: Kind, body: bytes = b"") -> bytes:
         """Return the answer to a question.
@@ -145,7 +146,7 @@ class WorkerProcess:
         number = self._last_question
         answer = self._questions[number] = asyncio.get_running_loop().create_future()
         try:
-            self._link.send(Packet(kind, 0, with_number(number, body)))
+            self.send(Packet(kind, 0, with_number(number, body)))
             told: bytes = await answer
             return told
         finally:
@@ -159,12 +160,26 @@ class WorkerProcess:
     def set_log_level(self, level: str) -> None:
         """Have it log from ``level`` on, without an answer."""
         body = json.dumps(["set-log-level", {"level": level}, {}]).encode()
-        self._link.send(Packet(Kind.COMMAND, 0, with_number(0, body)))
+        self.send(Packet(Kind.COMMAND, 0, with_number(0, body)))
+
+    @property
+    def _is_asked(self) -> bool:
+        return self._pinged is not None and not self._pinged.done()
+
+    @property
+    def is_to_check(self) -> bool:
+        """Whether it has machines, and may not answer any more."""
+        return self._has_begun and bool(self.vms) and not self.gone and (self.is_awake or self._is_asked)
+
+    @property
+    def is_to_begin(self) -> bool:
+        """Whether it has been forked, or is to be, and has not said so yet."""
+        return not self._has_begun and not self.gone
 
     def check(self) -> int:
         """Return in how many calls, this one included, it has not answered since the one before, and have it answer
         until the next."""
-        if self._pinged is not None and not self._pinged.done():
+        if self._is_asked:
             self._silent_for += 1
             return self._silent_for
         self._silent_for = 0
@@ -172,14 +187,16 @@ class WorkerProcess:
         number = self._last_question
         self._pinged = self._questions[number] = asyncio.get_running_loop().create_future()
         self._pinged.add_done_callback(lambda _: self._questions.pop(number, None))
+        self.is_awake = False
         self._link.send(Packet(Kind.PING, 0, with_number(number, b"")))
         return 0
 
     def _receive(self, packet: Packet) -> None:
         match packet.kind:
             case Kind.HELLO:
-                if self.pid:
+                if self._has_begun:
                     raise PacketError("it says again which process it is")
+                self._has_begun = True
                 self.pid, _ = split_number(packet.body)
                 self._watch()
             case Kind.PART | Kind.ANSWER:
@@ -193,6 +210,8 @@ class WorkerProcess:
                     self._parts[number] = body
                 else:
                     answer.set_result(body)
+            case Kind.AWAKE:
+                self.wake()
             case _:
                 self._on_packet(self, packet)
 
@@ -282,23 +301,3 @@ class WorkerProcess:
         until = time.monotonic() + seconds
         while self.reap() is None and time.monotonic() < until:
             time.sleep(_LOOK_INTERVAL)
-
-
-class AnswerCheck:
-    """Looks at workers, every :data:`CHECK_INTERVAL` seconds."""
-
-    def __init__(self) -> None:
-        self._not_begun: set[str] = set()
-        self._looks = 0
-
-    def look(self, workers: Collection[WorkerProcess]) -> bool:
-        """Kill each worker that has machines and did not answer. Return whether none begins of those that were to be
-        forked. One that has not begun does not answer: on a host whose machines all start it waits for its turn."""
-        for worker in list(workers):
-            if worker.pid and worker.vms and not worker.gone and worker.check() == CHECKS_MISSED:
-                log.warning("worker %d has not answered for %.0f s and is killed", worker.number, PATIENCE)
-                worker.kill()
-        not_begun = {worker.link for worker in workers if not worker.pid and not worker.gone}
-        self._looks = self._looks + 1 if self._not_begun and self._not_begun <= not_begun else 0
-        self._not_begun = not_begun
-        return self._looks == CHECKS_MISSED

@@ -2,18 +2,22 @@
 
 A fork takes a few milliseconds and shares the memory of what was imported. The workers become children of the
 supervisor: they are forked by a process in between, which ends at once, and the supervisor adopts what is left behind.
+
+A spare process is forked ahead, confined, and waits to become the next worker: a guest whose worker has died waits for
+its chain meanwhile.
 """
 
 import array
 import contextlib
 import gc
 import os
+import select
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeAlias
 
 from host.supervision.packets import with_number
 from host.supervision.process_title import adopt_orphans, die_with_parent, set_title
@@ -22,6 +26,15 @@ _VARIABLE: Final = "VHOST_USER_BALLOON_ZYGOTE"
 """Environment variable that has the program become a zygote, with this descriptor as its way to the supervisor."""
 
 _NUMBER_BYTES: Final = len(with_number(0, b""))
+_QUIET_MS: Final = 100
+"""Milliseconds after a fork until a spare process is made: the worker that was forked has the processor first."""
+
+Run: TypeAlias = Callable[[int, socket.socket], None]
+"""What runs in a worker, with its number and its end of the way to the supervisor."""
+
+Confine: TypeAlias = Callable[[], Run]
+"""What a process does before it is known which worker it becomes."""
+
 _FD_ROOM: Final = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
@@ -59,9 +72,9 @@ class Zygote:
             os.waitpid(self.pid, os.WNOHANG)
 
 
-def start_zygote(prepare: Callable[[], Callable[[int, socket.socket], None]]) -> Zygote:
+def start_zygote(prepare: Callable[[], Confine]) -> Zygote:
     """Fork the zygote. This process must have one thread. ``prepare`` is called in the zygote, imports what workers
-    need, and returns what runs in a worker, with its number and its end of the way to the supervisor."""
+    need, and returns what each of them calls."""
     if (fd := os.environ.pop(_VARIABLE, None)) is not None:
         _be_zygote(socket.socket(fileno=int(fd)), prepare)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -85,7 +98,7 @@ def restart_zygote() -> Zygote:
     return Zygote(ours, pid)
 
 
-def _be_zygote(sock: socket.socket, prepare: Callable[[], Callable[[int, socket.socket], None]]) -> NoReturn:
+def _be_zygote(sock: socket.socket, prepare: Callable[[], Confine]) -> NoReturn:
     status = 1
     supervisor = os.getppid()
     try:
@@ -94,15 +107,60 @@ def _be_zygote(sock: socket.socket, prepare: Callable[[], Callable[[int, socket.
         _close_all_but(sock.fileno())
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all processes; the supervisor tells
-        run_worker = prepare()
+        confine = prepare()
         set_title("vub zygote", "vhost-user-balloon: zygote")
         gc.collect()
         gc.freeze()
-        while (received := _receive(sock)) is not None:
-            _fork_worker(sock, supervisor, run_worker, *received)
+        _fork_workers(sock, supervisor, confine)
         status = 0
     finally:
         os._exit(status)
+
+
+def _fork_workers(sock: socket.socket, supervisor: int, confine: Confine) -> None:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    while True:
+        spare = None if poll.poll(_QUIET_MS) else _fork_spare(sock, supervisor, confine)
+        if (received := _receive(sock)) is None:
+            return
+        with received[1]:
+            if spare is None or not _hand_over(spare, *received):
+                _fork(sock, supervisor, lambda received=received: confine()(*received))  # type: ignore[misc]
+
+
+def _fork_spare(sock: socket.socket, supervisor: int, confine: Confine) -> socket.socket | None:
+    # Returns the way to it, None if there is no room for it now.
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError:
+        return None
+
+    def wait() -> None:
+        ours.close()
+        set_title("vub spare", "vhost-user-balloon: spare")
+        run = confine()
+        if (received := _receive(theirs)) is not None:
+            theirs.close()
+            run(*received)
+
+    with theirs:
+        try:
+            _fork(sock, supervisor, wait)
+        except OSError:
+            ours.close()
+            return None
+    return ours
+
+
+def _hand_over(spare: socket.socket, number: int, end: socket.socket) -> bool:
+    # False if the spare process has been killed.
+    with spare:
+        try:
+            socket.send_fds(spare, [with_number(number, b"")], [end.fileno()])
+        except OSError:
+            return False
+    return True
 
 
 def _close_all_but(kept: int) -> None:
@@ -118,16 +176,10 @@ def _receive(sock: socket.socket) -> tuple[int, socket.socket] | None:
     return int.from_bytes(data, "little"), socket.socket(fileno=fds[0])
 
 
-def _fork_worker(
-    sock: socket.socket,
-    supervisor: int,
-    run_worker: Callable[[int, socket.socket], None],
-    number: int,
-    end: socket.socket,
-) -> None:
+def _fork(sock: socket.socket, supervisor: int, run: Callable[[], None]) -> None:
+    # Has ``run`` run in a child of the supervisor.
     between = os.fork()
     if between:
-        end.close()
         os.waitpid(between, 0)
         return
     parent = os.getpid()
@@ -141,7 +193,7 @@ def _fork_worker(
         die_with_parent(signal.SIGKILL)
         if os.getppid() != supervisor:  # it has ended before: another one may serve the same machines by now
             os._exit(1)
-        run_worker(number, end)
+        run()
         status = 0
     finally:
         os._exit(status)

@@ -22,13 +22,21 @@ _SOURCE: Final = Path(__file__).with_suffix(".c")
 
 def prepare(directory: Path) -> tuple[tuple[str, ...], str]:
     """Return the command that starts the loop, less its last argument, and the language it is written in."""
-    compiler = shutil.which("cc")
-    program = directory / "bare_loop"
-    if compiler is not None and _SOURCE.is_file():
-        command = [compiler, "-O2", "-o", str(program), str(_SOURCE)]
-        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
-            return (str(program),), "C"
+    program = compile_program(_SOURCE, directory)
+    if program is not None:
+        return (program,), "C"
     return (sys.executable, "-m", "scripts.benchmarks.bare_loop"), "Python"
+
+
+def compile_program(source: Path, directory: Path) -> str | None:
+    """Return the path of the program in ``directory`` that the C file ``source`` makes, None without a compiler."""
+    compiler = shutil.which("cc")
+    program = str(directory / source.stem)
+    if compiler is not None and source.is_file():
+        command = [compiler, "-O2", "-o", program, str(source)]
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            return program
+    return None
 
 
 class BareLoop:

@@ -59,6 +59,7 @@ class Scale:
     """How much to measure. Sizes are bytes; ``rounds`` do not include the first, which warms the memory up.
 
     ``pairs`` of allocations and frees make one of ``pair_rounds``, ``armed_pairs`` one of ``armed_rounds``.
+    ``machines`` idle machines make a pool, ``crowd`` a large one.
     """
 
     rounds: int
@@ -76,6 +77,14 @@ class Scale:
     armed_rounds: int
     boot_bytes: int
     virtual_seconds: float
+    kills: int
+    crowd: int
+    vm_workers: int
+    many_machines: int
+    many_seconds: float
+    pool_settle_seconds: float
+    pool_idle_seconds: float
+    starts: int
 
 
 FULL: Final = Scale(
@@ -94,6 +103,14 @@ FULL: Final = Scale(
     armed_rounds=400,
     boot_bytes=1024 * GIB,
     virtual_seconds=3600.0,
+    kills=40,
+    crowd=1000,
+    vm_workers=8,
+    many_machines=64,
+    many_seconds=0.5,
+    pool_settle_seconds=7.0,
+    pool_idle_seconds=6.0,
+    starts=15,
 )
 QUICK: Final = Scale(
     rounds=1,
@@ -111,6 +128,14 @@ QUICK: Final = Scale(
     armed_rounds=3,
     boot_bytes=16 * GIB,
     virtual_seconds=60.0,
+    kills=1,
+    crowd=6,
+    vm_workers=1,
+    many_machines=2,
+    many_seconds=0.05,
+    pool_settle_seconds=0.0,
+    pool_idle_seconds=0.05,
+    starts=1,
 )
 """Runs everything once, in seconds. The values have no meaning."""
 

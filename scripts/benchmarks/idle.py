@@ -3,7 +3,7 @@
 import re
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -29,8 +29,8 @@ WAKE_UPS: Final = Figure(
 )
 
 _FDS_PER_MACHINE: Final = 12
-_SETTLE: Final = 0.5
-"""Seconds between the last connection and the first measurement."""
+_SETTLE: Final = 1.5
+"""Seconds between the last connection and the measurement, when threads that are out of work have ended."""
 
 
 def _status_number(status: str, key: str) -> int:
@@ -44,12 +44,22 @@ def _resident_bytes(pid: int) -> int:
     return _status_number(Path(f"/proc/{pid}/status").read_text(encoding="ascii"), "VmRSS") * 1024
 
 
-def _switches(pid: int) -> int:
-    # A thread that wakes up gives the processor up again: one voluntary context switch each.
+def switches(pid: int) -> dict[str, int]:
+    """Return the voluntary context switches of each thread of process ``pid`` since it began, by thread.
+
+    A thread that wakes up gives the processor up again: one each.
+    """
     tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(
-        _status_number((task / "status").read_text(encoding="utf-8"), "voluntary_ctxt_switches") for task in tasks
-    )
+    return {
+        task.name: _status_number((task / "status").read_text(encoding="utf-8"), "voluntary_ctxt_switches")
+        for task in tasks
+    }
+
+
+def wake_ups(before: Mapping[str, int], after: Mapping[str, int]) -> int:
+    """Return the wake-ups between two calls of :func:`switches`. A thread that has ended has woken up once at least."""
+    ended = sum(thread not in after for thread in before)
+    return ended + sum(count - before.get(thread, 0) for thread, count in after.items())
 
 
 def _raise_fd_limit(wanted: int) -> None:
@@ -72,10 +82,9 @@ def _idle(bench: Bench) -> Iterator[Result]:
         time.sleep(_SETTLE)
         bench.progress(f"{WAKE_UPS.name}, {bench.scale.idle_seconds:g} s")
         resident = _resident_bytes(daemon.pid)
-        switches = _switches(daemon.pid)
+        first = switches(daemon.pid)
         time.sleep(bench.scale.idle_seconds)
-        switches = _switches(daemon.pid) - switches
-        threads = len(list(Path(f"/proc/{daemon.pid}/task").iterdir()))
+        last = switches(daemon.pid)
     yield Result(
         figure=MEMORY,
         value=resident / MIB,
@@ -84,8 +93,8 @@ def _idle(bench: Bench) -> Iterator[Result]:
     )
     yield Result(
         figure=WAKE_UPS,
-        value=switches,
-        reference=f"{count} machines, {threads} threads, {bench.scale.idle_seconds:g} s",
+        value=wake_ups(first, last),
+        reference=f"{count} machines, {len(last)} threads, {bench.scale.idle_seconds:g} s",
     )
 
 

@@ -6,6 +6,7 @@ from typing import Final
 from protocol.errors import UsageError
 from scripts.benchmarks import balloon, emulated_guest, idle, latency, memory_manager, ring_formats, throughput
 from scripts.benchmarks.figures import Bench, Figure, Result
+from scripts.benchmarks.supervision import against_one_process, many_vms, pool, start, takeover
 
 BENCHMARKS: Final = (
     *throughput.BENCHMARKS[:-1],
@@ -16,6 +17,11 @@ BENCHMARKS: Final = (
     *emulated_guest.BENCHMARKS,
     *balloon.BENCHMARKS,
     *memory_manager.BENCHMARKS,
+    *against_one_process.BENCHMARKS,
+    *many_vms.BENCHMARKS,
+    *takeover.BENCHMARKS,
+    *pool.BENCHMARKS,
+    *start.BENCHMARKS,
 )
 FIGURES: Final = tuple(figure for benchmark in BENCHMARKS for figure in benchmark.figures)
 

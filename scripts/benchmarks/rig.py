@@ -14,7 +14,7 @@ import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from guest.balloon.virtio_balloon import WANTED, accept_features
 from guest.ram import GuestRam
@@ -44,6 +44,7 @@ class Daemon:
     """``python -m host`` with ``options`` on a socket of its own; ends with the ``with`` block."""
 
     def __init__(self, directory: Path, *options: str) -> None:
+        directory.mkdir(exist_ok=True)
         self.socket_path = directory / "balloon.sock"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "host", "--socket-path", str(self.socket_path), *options],
@@ -71,6 +72,24 @@ class Daemon:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         end_process(self._process)
+
+
+class ReportingRing(NamedTuple):
+    """The split virtqueue of reports for another process: the memory's file and its length, the places of the
+    available and the used ring in it, the size, and the descriptors of kick and call."""
+
+    ram_fd: int
+    ram_size: int
+    available: int
+    used: int
+    size: int
+    kick_fd: int
+    call_fd: int
+
+    @property
+    def fds(self) -> tuple[int, int, int]:
+        """The descriptors among them."""
+        return self.ram_fd, self.kick_fd, self.call_fd
 
 
 class Machine:
@@ -144,6 +163,7 @@ class Machine:
         self._perform(self._frontend.start_queue(index, setup))
         # The reporting queue comes last and is the one that is driven.
         self._kick_fd, self._call_fd = kick, call
+        self._reporting = memory
         self._queue = open_virtqueue(
             ring,
             event_idx=has_feature(features, FeatureBit.RING_EVENT_IDX),
@@ -174,6 +194,13 @@ class Machine:
         if isinstance(message, BadMessage) or message.request is not call.request:
             raise VhostUserError(f"the daemon's answer to {call.request.name} is invalid")
         return message.payload
+
+    @property
+    def reporting_ring(self) -> ReportingRing:
+        """The queue of reports."""
+        memory = self._reporting
+        rings = memory.available, memory.used, self._options.size
+        return ReportingRing(self.ram.fd, self.ram.size, *rings, self._kick_fd, self._call_fd)
 
     # -- data plane -------------------------------------------------------------------------------------------------
 

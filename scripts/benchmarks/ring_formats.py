@@ -13,6 +13,8 @@ from scripts.benchmarks.rig import Daemon, Machine
 
 _RANGE: Final = 4 * MIB
 _PER_REPORT: Final = 32
+MACHINE_BYTES: Final = _RANGE * _PER_REPORT
+"""Memory of a machine that :func:`compare` takes."""
 _ORDINARY: Final = 256
 _BATCH: Final = 25
 """Reports of one machine before the turn of the other. The speed of a virtual processor drifts within seconds; it is
@@ -46,32 +48,36 @@ def _batch(machine: Machine, ranges: Sequence[Buffer]) -> float:
     return statistics.median(end - begin for begin, end in (machine.report(ranges) for _ in range(_BATCH)))
 
 
-def _compare(bench: Bench, figure: Figure, options: RingOptions, reference: RingOptions) -> Iterator[Result]:
-    size = _RANGE * _PER_REPORT
+def compare(bench: Bench, figure: Figure, machine: Machine, other: Machine) -> Result:
+    """Return how long a report of ``machine`` takes against one of ``other``, the median of pairs of batches."""
     ranges = [(number * _RANGE, _RANGE) for number in range(_PER_REPORT)]
     times: list[float] = []
     references: list[float] = []
-    with (
-        Daemon(bench.directory, "--features", "packed=on") as daemon,
-        Machine(daemon.socket_path, size, options) as machine,
-        Machine(daemon.socket_path, size, reference) as other,
-    ):
-        rounds = max(bench.scale.round_trips // _BATCH, 1)
-        bench.progress(f"{figure.name}, {rounds} pairs of {_BATCH} reports")
-        for number in range(_WARM_UP + rounds):
-            pair = [(times, machine), (references, other)]
-            for results, which in pair if number % 2 else reversed(pair):
-                results.append(_batch(which, ranges))
+    rounds = max(bench.scale.round_trips // _BATCH, 1)
+    bench.progress(f"{figure.name}, {rounds} pairs of {_BATCH} reports")
+    for number in range(_WARM_UP + rounds):
+        pair = [(times, machine), (references, other)]
+        for results, which in pair if number % 2 else reversed(pair):
+            results.append(_batch(which, ranges))
     del times[:_WARM_UP], references[:_WARM_UP]
     ratios = [above / below for above, below in zip(times, references, strict=True)]
     uncertainty = median_uncertainty(ratios)
-    yield Result(
+    return Result(
         figure=figure,
         value=statistics.median(ratios),
         reference=f"give or take {uncertainty:.2g}; medians {statistics.median(times) * 1e6:.0f} us"
         f" and {statistics.median(references) * 1e6:.0f} us",
         uncertainty=uncertainty,
     )
+
+
+def _compare(bench: Bench, figure: Figure, options: RingOptions, reference: RingOptions) -> Iterator[Result]:
+    with (
+        Daemon(bench.directory, "--features", "packed=on") as daemon,
+        Machine(daemon.socket_path, MACHINE_BYTES, options) as machine,
+        Machine(daemon.socket_path, MACHINE_BYTES, reference) as other,
+    ):
+        yield compare(bench, figure, machine, other)
 
 
 def _packed(bench: Bench) -> Iterator[Result]:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from host.__main__ import check_machine
+from host.command import check_machine
 from protocol.errors import BalloonError
 
 

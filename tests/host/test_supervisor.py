@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import selectors
 import signal
 import socket
 import subprocess
@@ -15,11 +16,13 @@ import pytest
 
 from host.control.daemon_status import DaemonStatus
 from host.qmp.qmp import Arguments, Request
-from host.supervision.packets import Kind, Packet, with_number
+from host.supervision.packets import PACKET_MAX, Kind, Packet, parse_packet, with_number
 from host.supervision.worker_ends import ENDS_FREE
 from host.supervision.zygote import Zygote
 from host.supervisor import Supervisor
+from host.worker import WakingSelector
 from protocol.process.events import EventLog
+from tests.harness.processes import DEADLINE
 
 
 class BarrenZygote(Zygote):
@@ -78,6 +81,26 @@ class StuckZygote(BarrenZygote):
         self._asked.clear()
 
 
+class TalkingZygote(BarrenZygote):
+    """What a worker is told comes to ``end``, where the test answers for it."""
+
+    def fork(self, number: int, end: socket.socket) -> bool:
+        """Fork nothing; say that the worker runs."""
+        self.end = end.dup()
+        self.end.setblocking(False)
+        self.end.send(Packet(Kind.HELLO, 0, with_number(0, b"")).build())
+        return super().fork(number, end)
+
+    async def next_ping(self) -> Packet:
+        """Wait for the next PING, and answer it."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                packet = parse_packet(await asyncio.get_running_loop().sock_recv(self.end, PACKET_MAX), ())
+                if packet.kind is Kind.PING:
+                    self.end.send(Packet(Kind.ANSWER, 0, packet.body).build())
+                    return packet
+
+
 def request(name: str, **arguments: Any) -> Request:
     return Request(name=name, arguments=Arguments(arguments))
 
@@ -113,7 +136,7 @@ async def test_worker_that_ends_at_every_start_is_started_less_often_and_its_mac
 async def test_worker_that_does_not_answer_is_killed_and_replaced(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("host.supervisor.CHECK_INTERVAL", 0.02)
+    monkeypatch.setattr("host.supervision.worker_checks.CHECK_INTERVAL", 0.02)
     zygote = StoppedZygote()
     status = DaemonStatus()
     supervisor = Supervisor(zygote, 0, EventLog(None, time.monotonic), {}, status)
@@ -139,7 +162,7 @@ async def test_worker_that_does_not_answer_is_killed_and_replaced(
 async def test_worker_that_has_not_begun_waits_for_its_turn_and_what_forks_none_is_replaced(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("host.supervisor.CHECK_INTERVAL", 0.01)
+    monkeypatch.setattr("host.supervision.worker_checks.CHECK_INTERVAL", 0.01)
     zygote = StuckZygote()
     supervisor = Supervisor(zygote, 0, EventLog(None, time.monotonic), {}, DaemonStatus())
     supervisor.start()
@@ -158,6 +181,50 @@ async def test_worker_that_has_not_begun_waits_for_its_turn_and_what_forks_none_
         assert zygote.killed == 1
         zygote.kill()
         await supervisor.finish()
+
+
+@pytest.mark.asyncio
+async def test_worker_that_sleeps_is_not_asked_until_it_wakes_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or until one of the workers is stopped, for which the kernel sends a signal."""
+    monkeypatch.setattr("host.supervision.worker_checks.CHECK_INTERVAL", 0.001)
+    zygote = TalkingZygote()
+    supervisor = Supervisor(zygote, 1, EventLog(None, time.monotonic), {}, DaemonStatus())
+    supervisor.start()
+    ours, theirs = socket.socketpair()
+    with ours:
+        supervisor.serve(1, theirs)
+        await zygote.next_ping()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await zygote.next_ping()
+        zygote.end.send(Packet(Kind.AWAKE).build())
+        await zygote.next_ping()
+        stops = "import signal; signal.raise_signal(signal.SIGSTOP)"
+        stopped = await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", stops)
+        await zygote.next_ping()
+        stopped.kill()
+        await stopped.wait()
+        zygote.end.close()
+        await supervisor.finish()
+
+
+def test_event_loop_that_wakes_up_says_so_once() -> None:
+    calls: list[int] = []
+    ours, theirs = socket.socketpair()
+    with ours, theirs, WakingSelector() as selector:
+        selector.register(ours, selectors.EVENT_READ)
+        selector.select(0.0)
+        selector.on_wake = lambda: calls.append(1)
+        selector.select(0.0)  # it does not sleep here
+        assert not calls
+        theirs.send(b"x")
+        selector.select()
+        selector.select()
+        assert calls == [1]
+        ours.recv(1)
+        selector.on_wake = lambda: calls.append(2)
+        selector.select(0.001)  # a timer
+        assert calls == [1, 2]
 
 
 @pytest.mark.asyncio

@@ -16,7 +16,7 @@ import pytest
 
 from host.events.event_limit import EVENTS_PER_SECOND
 from host.events.session_events import SESSIONS_BURST, SESSIONS_PER_SECOND
-from host.fd_limit import FD_TABLE
+from host.peers.fd_limit import FD_TABLE
 from protocol.errors import VhostUserError
 from protocol.memory import PAGE_SIZE
 from protocol.vhost_user import FrontendRequest

@@ -82,7 +82,7 @@ class FakeVm:
     async def inhibit(self, why: str) -> None:
         self.facts = replace(self.facts, inhibition=Inhibition(Inhibitor.OPERATOR, why), keeps_pages="inhibited")
 
-    def allow(self, *, force: bool = False) -> Inhibition | None:
+    async def allow(self, *, force: bool = False) -> Inhibition | None:
         found = None if force else self.found
         self.facts = replace(self.facts, inhibition=found, keeps_pages=None if found is None else "inhibited")
         return found

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from host.supervision.closing import Closer
+from host.descriptors.closing import Closer
 from host.supervision.descriptor_shares import DescriptorShares, Owner
 from host.supervision.packets import Kind, Packet, with_kept, with_length
 from host.supervision.supervised_vm import SupervisedVm
