@@ -100,7 +100,7 @@ def _get_page_from_freelist(
                 if pfn >= 0:
                     allocator.mem_map[pfn] = ALLOCATED | order
                     if order and flags & AllocFlags.ATOMIC:
-                        highatomic.reserve(allocator, zone, pfn)
+                        highatomic.reserve(allocator, zone, pfn, order)
                     return pfn
     return -1
 

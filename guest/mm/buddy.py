@@ -299,7 +299,7 @@ class Buddy:
         block = pfn >> self.pageblock_order
         types = self.pageblock_migratetype
         if types[block] != _ISOLATE:
-            unreserved = zone.free_pages - zone.nr_reserved_highatomic
+            unreserved = zone.free_pages - zone.unusable_highatomic
             if unreserved <= zone.watermark_min + (1 << order):
                 return False
         self._del_page_from_free_list(zone, pfn, order)

@@ -134,6 +134,7 @@ class Zone:
         "free_list",
         "free_pages",
         "index",
+        "keeps_free_highatomic",
         "lowmem_reserve",
         "managed_pages",
         "name",
@@ -173,6 +174,8 @@ class Zone:
         self.fast_mark = [NEVER] * MIGRATE_TYPES
         self.nr_reserved_highatomic = 0
         """Pages in HIGHATOMIC pageblocks, free or not."""
+        self.keeps_free_highatomic = False
+        """Whether the watermarks leave out the free pages of HIGHATOMIC pageblocks alone, as since Linux 6.13."""
         self.cma_pages = 0
         """Pages in CMA pageblocks, free or not."""
         self.free_cma_pages = 0
@@ -189,6 +192,19 @@ class Zone:
         self.reported_boundary_order = NO_ORDER
         self.reported_boundary: list[int] = []
         self.reported_index = bytearray()
+
+    @property
+    def free_highatomic(self) -> int:
+        """Free pages on the lists of HIGHATOMIC pageblocks (``nr_free_highatomic``)."""
+        if not self.nr_reserved_highatomic:
+            return 0
+        lists = ((order, self.free_list.entries(order, MigrateType.HIGHATOMIC)) for order in range(NR_PAGE_ORDERS))
+        return sum(1 << order for order, blocks in lists for _ in blocks)
+
+    @property
+    def unusable_highatomic(self) -> int:
+        """Pages that a request without a right to the reserve may not count on (``__zone_watermark_unusable_free``)."""
+        return self.free_highatomic if self.keeps_free_highatomic else self.nr_reserved_highatomic
 
     def __repr__(self) -> str:
         return f"<Zone {self.name} pfn {self.start_pfn}..{self.end_pfn} free {self.free_pages}>"

@@ -42,7 +42,8 @@ class PageAllocator(Buddy):
         move_to_tail: blocks that change their migratetype go to the tail of the new list, as since Linux 5.10, and not
             to the head as in v12.
         claims_pageblocks: types take from each other as in Linux 7.2: a whole pageblock or, where that is not to be
-            had, the one block (``fallback``); and a pageblock that merges takes over the type of the block it joins.
+            had, the one block (``fallback``); a pageblock that merges takes over the type of the block it joins; and
+            the HIGHATOMIC reserve is that of 7.2 (``highatomic``).
             ``zoneinfo`` is written as by that release, too.
         pageblock_order: 9 with transparent or other huge pages of 2 MiB, 10 (MAX_ORDER) where there are none, as in
             User Mode Linux.
@@ -88,6 +89,8 @@ class PageAllocator(Buddy):
         nr_pageblocks = len(self.mem_map) >> pageblock_order
         self.pageblock_migratetype = bytearray([MigrateType.MOVABLE]) * nr_pageblocks
         self.zones: tuple[Zone, ...] = mm_init.make_zones(spans, min_free_kbytes)
+        for zone in self.zones:
+            zone.keeps_free_highatomic = claims_pageblocks
         # Highest zone first, as in the kernel's zonelist: the low ones are precious.
         by_type = [highest_zone_type(migratetype) for migratetype in MigrateType]
         self.zonelists = tuple(tuple(z for z in self.zones[::-1] if z.type <= highest) for highest in by_type)

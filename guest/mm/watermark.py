@@ -85,7 +85,7 @@ def zone_watermark_ok(
         mark -= mark // 2
         mark -= mark // 4
     else:
-        usable -= zone.nr_reserved_highatomic
+        usable -= zone.unusable_highatomic
     if migratetype not in _USES_CMA:
         usable -= zone.free_cma_pages
     return usable > mark + zone.lowmem_reserve[highest]

@@ -8,17 +8,15 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-from host.terminal_view.styled_line import Line, Style, clipped
+from host.terminal_view.screen import Screen
 from host.terminal_view.view import FRAME_SECONDS, QUIT, View
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_ENTER: Final = "\x1b[?1049h\x1b[?25l"
-_LEAVE: Final = "\x1b[?25h\x1b[?1049l"
 _KEY: Final = re.compile(r"\x1b[\[O]([A-D]|[56]~)|\x1b\[[0-9;]*[@-~]|.", re.DOTALL)
 _NAMES: Final = {"A": "up", "B": "down", "C": "right", "D": "left", "5~": "pageup", "6~": "pagedown"}
 _CONTROLS: Final = {"\r": "enter", "\n": "enter", "\x1b": "escape", "\x03": QUIT, "\x11": QUIT}
@@ -33,35 +31,6 @@ def parse_keys(text: str) -> Iterator[str]:
             yield _CONTROLS.get(match[0], match[0])
 
 
-def frame(lines: Sequence[Line], width: int, height: int) -> list[str]:
-    """Return the rows of a screen, as they are sent to the terminal."""
-    rows = []
-    for line in lines[:height]:
-        spans = clipped(line.spans, width)
-        text = "".join(f"\x1b[7m{each.text}\x1b[0m" if each.style is Style.SELECTED else each.text for each in spans)
-        rows.append(f"{text}\x1b[K")
-    return rows + ["\x1b[K"] * (height - len(rows))
-
-
-class _Screen:
-    """The terminal, of which only the rows that have changed are sent."""
-
-    def __init__(self) -> None:
-        self._shown: list[str] = []
-        self._size = os.terminal_size((0, 0))
-
-    def draw(self, view: View) -> None:
-        size = shutil.get_terminal_size()
-        if size != self._size:
-            self._shown, self._size = [], size
-        rows = frame(view.lines(*size), *size)
-        changed = [f"\x1b[{at};1H{row}" for at, row in enumerate(rows, 1) if self._shown[at - 1 : at] != [row]]
-        if changed:
-            sys.stdout.write("".join(changed))
-            sys.stdout.flush()
-        self._shown = rows
-
-
 def show(view: View, begin: Callable[[], None] = lambda: None) -> int | None:
     """Show ``view`` until it has ended; return the number of a signal that asked for the end, None without one.
 
@@ -72,11 +41,12 @@ def show(view: View, begin: Callable[[], None] = lambda: None) -> int | None:
     def end(number: int, _frame: FrameType | None) -> None:
         numbers.append(number)
 
-    screen = _Screen()
-    with _raw_terminal(), _signals_to(end):
+    screen = Screen(sys.stdout)
+    with _raw_terminal(screen), _signals_to(end):
         begin()
         while not view.ended:
-            screen.draw(view)
+            size = shutil.get_terminal_size()
+            screen.draw(view.lines(*size), *size)
             for key in _keys(FRAME_SECONDS):
                 view.press(key)
             if numbers:
@@ -95,17 +65,15 @@ def _signals_to(end: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _raw_terminal() -> Iterator[None]:
+def _raw_terminal(screen: Screen) -> Iterator[None]:
     before = termios.tcgetattr(sys.stdin)
     try:
         tty.setcbreak(sys.stdin)
-        sys.stdout.write(_ENTER)
-        sys.stdout.flush()
+        screen.enter()
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-        sys.stdout.write(_LEAVE)
-        sys.stdout.flush()
+        screen.leave()
 
 
 def _keys(seconds: float) -> list[str]:

@@ -104,7 +104,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from scripts.demonstration.settings import Settings
     from scripts.demonstration.summary import report_dict, summary_lines
     from scripts.demonstration.terminal import choose_display, print_lines
-    from scripts.demonstration.view import WIDTH, Line
+    from scripts.demonstration.view import WIDTH, text_line
     from scripts.scenario.real.budget import memory_for_us
     from scripts.scenario.real.leftovers import directory_parent
 
@@ -128,7 +128,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with choose_display(person, plain=arguments.plain) as display:
         results = [run_round(settings, display, reporting=reporting) for reporting in (True, False)]
     width = min(WIDTH, shutil.get_terminal_size().columns - 1) if person.isatty() else WIDTH
-    print_lines(person, [Line(""), *summary_lines(results, width)])
+    print_lines(person, [text_line(""), *summary_lines(results, width)])
     if arguments.json is not None:
         text = json.dumps(report_dict(results), indent=2)
         if arguments.json == "-":

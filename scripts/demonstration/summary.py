@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from host.netlink import ProcessCost
+from host.terminal_view.styled_line import Line, Style
 from protocol.units import format_size
-from scripts.demonstration.view import WIDTH, Line, Style, mib
+from scripts.demonstration.view import WIDTH, mib, text_line
 from scripts.scenario.real.real_machine import WAIT4
 
 NOT_MEASURED: Final = "not measured"
@@ -138,8 +139,8 @@ def _cost_lines(results: Sequence[RoundResult], width: int) -> list[Line]:
 
     def row(label: str, peak: str, minor: str, major: str, delay: str) -> Line:
         if wide:
-            return Line(f"  {label:<24}{peak:>15}{minor:>14}{major:>7}{delay:>17}")
-        return Line(f"  {label:<23}{peak:>9}{minor:>10}{delay:>15}")
+            return text_line(f"  {label:<24}{peak:>15}{minor:>14}{major:>7}{delay:>17}")
+        return text_line(f"  {label:<23}{peak:>9}{minor:>10}{delay:>15}")
 
     heading = ("peak resident", "minor faults", "major", "direct reclaim")
     lines = [
@@ -154,15 +155,15 @@ def _cost_lines(results: Sequence[RoundResult], width: int) -> list[Line]:
     note = f"Source: {'; '.join(sorted(sources))}. Peak resident includes the program itself."
     if any(cost.direct_reclaim_seconds is None and cost.source.startswith("taskstats") for _, cost in costs):
         note += " Direct reclaim is measured only while the sysctl kernel.task_delayacct is 1; here it is 0."
-    return [*lines, Line(""), *_noted(note, width), Line("")]
+    return [*lines, text_line(""), *_noted(note, width), text_line("")]
 
 
 def _titled(text: str, width: int) -> list[Line]:
-    return [*(Line(line, Style.TITLE) for line in _wrap(text, width)), Line("")]
+    return [*(text_line(line, Style.TITLE) for line in _wrap(text, width)), text_line("")]
 
 
 def _noted(text: str, width: int) -> list[Line]:
-    return [Line(f"  {line}", Style.FAINT) for line in _wrap(text, width - 2)]
+    return [text_line(f"  {line}", Style.FAINT) for line in _wrap(text, width - 2)]
 
 
 def _comparison(results: Sequence[RoundResult], width: int) -> list[Line]:
@@ -179,12 +180,12 @@ def _comparison(results: Sequence[RoundResult], width: int) -> list[Line]:
         ("VM B", [_outcome(r) for r in results]),
         (f"host peak of {mib(first.budget_bytes)} MiB", [mib(r.host_peak_bytes) for r in results]),
     ]
-    lines = [Line(_row("", ["with reporting" if r.reporting else "without" for r in results], width), Style.TITLE)]
-    lines += [Line(_row(label, values, width)) for label, values in rows]
+    lines = [text_line(_row("", ["with reporting" if r.reporting else "without" for r in results], width), Style.TITLE)]
+    lines += [text_line(_row(label, values, width)) for label, values in rows]
     stopped = {result.stopped_by for result in results if result.stopped_by is not None}
     note = f"Limit kept by: {first.budget_source}"
     note += f"; VM B was stopped by {' and '.join(sorted(stopped))}." if stopped else "."
-    return [*lines, Line(""), *_noted(note, width), Line("")]
+    return [*lines, text_line(""), *_noted(note, width), text_line("")]
 
 
 def _verdict(results: Sequence[RoundResult]) -> str:
@@ -214,9 +215,9 @@ def summary_lines(results: Sequence[RoundResult], width: int = WIDTH) -> list[Li
     for result in results:
         lines += _plain(_sentence_with(result) if result.reporting else _sentence_without(result), width)
     good = all(result.problem is None for result in results)
-    lines += [Line(line, Style.TITLE if good else Style.WARNING) for line in _wrap(_verdict(results), width)]
+    lines += [text_line(line, Style.TITLE if good else Style.WARNING) for line in _wrap(_verdict(results), width)]
     return lines
 
 
 def _plain(text: str, width: int) -> list[Line]:
-    return [*map(Line, _wrap(text, width)), Line("")]
+    return [*map(text_line, _wrap(text, width)), text_line("")]

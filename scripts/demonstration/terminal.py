@@ -1,6 +1,6 @@
 """Shows pictures: in place on a terminal four times a second, or as one line a second anywhere else.
 
-The shell around the pure ``view``: the only file of the demonstration that writes escape sequences.
+The shell around the pure ``view``.
 """
 
 import os
@@ -9,30 +9,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Protocol, Self, TextIO
 
+from host.terminal_view.bars import ASCII, UNICODE
+from host.terminal_view.screen import COLOURS, MONOCHROME, Screen, styled
+from host.terminal_view.styled_line import Line
 from scripts.demonstration.state import Picture
-from scripts.demonstration.view import (
-    ASCII,
-    TABLE_NOTE,
-    UNICODE,
-    WIDTH,
-    Line,
-    Style,
-    live_view,
-    table_header,
-    table_row,
-)
-
-ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[2J"
-LEAVE: Final = "\x1b[?25h\x1b[?1049l"
-"""Alternate screen without a cursor, and back."""
-
-STYLES: Final = {
-    Style.PLAIN: "",
-    Style.TITLE: "\x1b[1m",
-    Style.FAINT: "\x1b[2m",
-    Style.WARNING: "\x1b[1;31m",
-}
-RESET: Final = "\x1b[0m"
+from scripts.demonstration.view import TABLE_NOTE, WIDTH, live_view, table_header, table_row
 
 ROW_SECONDS: Final = 1.0
 
@@ -57,44 +38,34 @@ class LiveDisplay:
     """Redraws the picture in place."""
 
     def __init__(self, stream: TextIO, *, colour: bool) -> None:
-        self._stream = stream
-        self._colour = colour
+        self._screen = Screen(stream, COLOURS if colour else MONOCHROME)
         unicode = (stream.encoding or "").lower().replace("-", "") == "utf8"
         self._symbols = UNICODE if unicode else ASCII
 
     def show(self, picture: Picture) -> None:
-        """Draw over the last picture, in one write, so that nothing flickers."""
+        """Draw over the last picture."""
         # Read each time: the size of the window may have changed.
         columns, rows = shutil.get_terminal_size()
-        lines = live_view(picture, self._symbols, min(WIDTH, columns - 1), rows)
-        body = "\x1b[K\r\n".join(self._styled(line) for line in lines)
-        self._stream.write(f"\x1b[H{body}\x1b[K\x1b[J")
-        self._stream.flush()
-
-    def _styled(self, line: Line) -> str:
-        style = STYLES[line.style] if self._colour else ""
-        return f"{style}{line.text}{RESET}" if style else line.text
+        self._screen.draw(live_view(picture, self._symbols, min(WIDTH, columns - 1), rows), columns, rows)
 
     def tell(self, seconds: float, text: str) -> None:
         """Do nothing: the picture contains the story."""
 
     def __enter__(self) -> Self:
-        self._stream.write(ENTER)
+        self._screen.enter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stream.write(LEAVE)
-        self._stream.flush()
+        self._screen.leave()
 
 
 def print_lines(stream: TextIO, lines: Sequence[Line]) -> None:
     """Print ``lines``, in their styles where ``stream`` is a terminal that can show them."""
     colour = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"
     for line in lines:
-        style = STYLES[line.style] if colour else ""
-        print(f"{style}{line.text}{RESET}" if style else line.text, file=stream)
+        print(styled(line.spans, COLOURS if colour else {}), file=stream)
     stream.flush()
 
 

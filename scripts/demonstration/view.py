@@ -1,10 +1,11 @@
 """State to lines of text: the live view for a terminal, and the plain table. Pure: knows no terminal."""
 
-import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from host.terminal_view import bars
+from host.terminal_view.bars import ASCII, UNICODE, Part, Symbols
+from host.terminal_view.styled_line import Line, Span, Style, line
 from protocol.units import MIB
 from scripts.demonstration.state import TICK_SECONDS, HostState, Picture, VmState
 
@@ -31,37 +32,19 @@ TABLE_NOTE: Final = (
 """The host reads its own figures when it shows them; what is inside a guest is known from the guest's last event."""
 
 
-class Style(enum.Enum):
-    """What a line is, for a terminal that can show it."""
-
-    PLAIN = enum.auto()
-    TITLE = enum.auto()
-    FAINT = enum.auto()
-    WARNING = enum.auto()
+STEPS: Final = "▁▂▃▄▅▆▇█"
+ASCII_STEPS: Final = "_.:-=+*#"
+"""What sparklines are drawn with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the live view, without a line break."""
-
-    text: str
-    style: Style = Style.PLAIN
-    rank: int = 0
-    """How soon it gives way in a low window: those of the highest rank first, those of rank 0 never."""
+def steps_of(symbols: Symbols) -> str:
+    """Return the steps of a sparkline beside bars of these symbols."""
+    return ASCII_STEPS if symbols is ASCII else STEPS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Symbols:
-    """What bars and sparklines are drawn with."""
-
-    used: str
-    held: str
-    empty: str
-    steps: str
-
-
-UNICODE: Final = Symbols(used="█", held="▒", empty="·", steps="▁▂▃▄▅▆▇█")
-ASCII: Final = Symbols(used="#", held="%", empty=".", steps="_.:-=+*#")
+def text_line(text: str, style: Style = Style.PLAIN, rank: int = 0) -> Line:
+    """Return a line in one style. ``rank`` says how soon it gives way in a low window: highest first, 0 never."""
+    return line(Span(text, style), rank=rank)
 
 
 def mib(size: int | None) -> str:
@@ -70,17 +53,9 @@ def mib(size: int | None) -> str:
 
 
 def bar(parts: Iterable[tuple[str, int]], whole: int, width: int, empty: str) -> str:
-    """Return a bar of ``width`` columns. Each part is (symbol, amount) of ``whole``; the rest is ``empty``.
-
-    Boundaries are rounded, not the parts, so that parts that add up to the whole fill the bar exactly.
-    """
-    text = ""
-    total = 0
-    for symbol, amount in parts:
-        total += amount
-        end = min(width, round(width * total / whole)) if whole > 0 else 0
-        text += symbol * (end - len(text))
-    return text + empty * (width - len(text))
+    """Return a bar of ``width`` columns. Each part is (symbol, amount) of ``whole``; the rest is ``empty``."""
+    spans = bars.bar([Part(symbol, Style.PLAIN, amount) for symbol, amount in parts], whole, width, empty)
+    return "".join(span.text for span in spans)
 
 
 def sparkline(values: Sequence[int], most: int, width: int, steps: str) -> str:
@@ -101,12 +76,12 @@ def _bar_columns(width: int) -> int:
 def _host_lines(host: HostState, symbols: Symbols, width: int) -> list[Line]:
     full = host.used_bytes > host.budget_bytes * 0.95
     columns = _bar_columns(width)
-    used = bar([(symbols.used, host.used_bytes)], host.budget_bytes, columns, symbols.empty)
+    used = bar([(symbols.in_use, host.used_bytes)], host.budget_bytes, columns, symbols.empty)
     numbers = f"{mib(host.used_bytes)} of {mib(host.budget_bytes)} MiB{'  FULL' if full else ''}"
-    history = sparkline(host.history, host.budget_bytes, columns, symbols.steps)
+    history = sparkline(host.history, host.budget_bytes, columns, steps_of(symbols))
     return [
-        Line(_apart(f"HOST    {used}  {numbers}", "", width), Style.WARNING if full else Style.PLAIN),
-        Line(f"        {history.ljust(columns)}  last {round(columns * TICK_SECONDS)} s", Style.FAINT, rank=3),
+        text_line(_apart(f"HOST    {used}  {numbers}", "", width), Style.WARNING if full else Style.PLAIN),
+        text_line(f"        {history.ljust(columns)}  last {round(columns * TICK_SECONDS)} s", Style.FAINT, rank=3),
     ]
 
 
@@ -120,18 +95,18 @@ def _inside(vm: VmState) -> str:
 def _vm_lines(vm: VmState, symbols: Symbols, width: int) -> list[Line]:
     if vm.carried_bytes is None:
         # Not told, or a real kernel, which tells it late: after it has freed everything, almost nothing is in use.
-        parts = [(symbols.held if vm.phase == "rest" else symbols.used, vm.resident_bytes)]
+        parts = [(symbols.free if vm.phase == "rest" else symbols.in_use, vm.resident_bytes)]
     else:
         # Resident but not in use: freed memory that the host still carries. This is what reporting is about.
         held = min(vm.carried_bytes, vm.resident_bytes)
-        parts = [(symbols.used, vm.resident_bytes - held), (symbols.held, held)]
+        parts = [(symbols.in_use, vm.resident_bytes - held), (symbols.free, held)]
     memory = bar(parts, vm.memory_bytes, _bar_columns(width), symbols.empty)
-    rate = sparkline(vm.report_history, 8, 16, symbols.steps)
+    rate = sparkline(vm.report_history, 8, 16, steps_of(symbols))
     return [
-        Line(_apart(f"VM {vm.name}    {vm.kind}", vm.status, width), Style.TITLE),
-        Line(f"        {memory}  {mib(vm.resident_bytes)} of {mib(vm.memory_bytes)} MiB resident"),
-        Line(f"        {_inside(vm)}", rank=1),
-        Line(
+        text_line(_apart(f"VM {vm.name}    {vm.kind}", vm.status, width), Style.TITLE),
+        text_line(f"        {memory}  {mib(vm.resident_bytes)} of {mib(vm.memory_bytes)} MiB resident"),
+        text_line(f"        {_inside(vm)}", rank=1),
+        text_line(
             f"        reports {rate.rjust(16)}  {vm.reports_per_second:.0f}/s, {vm.reports} for"
             f" {mib(vm.discarded_bytes)} MiB",
             rank=2,
@@ -142,8 +117,8 @@ def _vm_lines(vm: VmState, symbols: Symbols, width: int) -> list[Line]:
 def _fitting(lines: Sequence[Line], height: int) -> list[Line]:
     # The lines of the highest rank give way first, all of one rank together.
     shown = list(lines)
-    while len(shown) > height and (highest := max((line.rank for line in shown), default=0)):
-        shown = [line for line in shown if line.rank < highest]
+    while len(shown) > height and (highest := max((entry.rank for entry in shown), default=0)):
+        shown = [entry for entry in shown if entry.rank < highest]
     return shown
 
 
@@ -153,20 +128,20 @@ def live_view(picture: Picture, symbols: Symbols = UNICODE, width: int = WIDTH, 
     In a low window the lines that say least give way, in a narrow one what is at the right. The newest part of the
     story always stays.
     """
-    empty = Line("", rank=5)
+    empty = text_line("", rank=5)
     any_real = any(vm.kind == REAL_KERNEL for vm in picture.vms)
     lines = [
-        Line(_apart(picture.round_title, f"about {picture.seconds_left} s left", width), Style.TITLE),
-        Line(_apart(picture.title, f"limit: {picture.host.budget_source}", width), Style.FAINT, rank=4),
-        Line(_INSIDE_AGE_REAL if any_real else _INSIDE_AGE, Style.FAINT, rank=4),
+        text_line(_apart(picture.round_title, f"about {picture.seconds_left} s left", width), Style.TITLE),
+        text_line(_apart(picture.title, f"limit: {picture.host.budget_source}", width), Style.FAINT, rank=4),
+        text_line(_INSIDE_AGE_REAL if any_real else _INSIDE_AGE, Style.FAINT, rank=4),
         empty,
     ]
     lines += _host_lines(picture.host, symbols, width)
     for vm in picture.vms:
         lines += [empty, *_vm_lines(vm, symbols, width)]
     lines.append(
-        Line(
-            f"        {symbols.used} in use   {symbols.held} freed, yet carried   {symbols.empty} costs nothing",
+        text_line(
+            f"        {symbols.in_use} in use   {symbols.free} freed, yet carried   {symbols.empty} costs nothing",
             Style.FAINT,
             rank=2,
         )
@@ -175,8 +150,8 @@ def live_view(picture: Picture, symbols: Symbols = UNICODE, width: int = WIDTH, 
     lines = _fitting(lines, height - min(len(picture.story), STORY_LEAST))
     room = max(0, min(STORY_LINES, height - len(lines)))
     story = picture.story[-room:] if room else []
-    lines += [Line(f"{seconds:5.1f} s {text}") for seconds, text in story]
-    return [Line(line.text[:width].rstrip(), line.style) for line in lines[:height]]
+    lines += [text_line(f"{seconds:5.1f} s {text}") for seconds, text in story]
+    return [text_line(entry.text[:width].rstrip(), entry.spans[0].style) for entry in lines[:height]]
 
 
 def table_header(names: Sequence[str]) -> list[str]:

@@ -341,7 +341,7 @@ class PageReporter(ABC):
     def _unreserved_pages(self, zone: Zone) -> int:
         # What the watermarks are compared with, once the report in flight is back.
         in_flight = sum(1 << order for _, order in self.in_flight) if zone is self._zone_in_flight else 0
-        return zone.free_pages + in_flight - zone.nr_reserved_highatomic
+        return zone.free_pages + in_flight - zone.unusable_highatomic
 
     def _is_isolation_refused(self, zone: Zone, order: int) -> bool:
         # Whether isolate_free_page would refuse a block of `order` now.

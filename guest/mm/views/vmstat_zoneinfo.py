@@ -13,7 +13,7 @@ from typing import Final
 from guest.mm import watermark
 from guest.mm.mmzone import PAGE_SHIFT, ZONE_TYPES, Watermarks, Zone, ZoneType
 from guest.mm.page_alloc import PageAllocator
-from guest.mm.pageblock import NR_PAGE_ORDERS, MigrateType
+from guest.mm.pageblock import NR_PAGE_ORDERS
 from guest.mm.pcp import zone_highsize
 
 _NODE_6_1: Final = """\
@@ -248,11 +248,7 @@ def _zone_information(allocator: PageAllocator, zone: Zone, lowest: ZoneType) ->
         pagesets=pagesets or [Pageset(count=0, high=0, batch=1)],
         vm_stats_threshold=normal_threshold(zone.managed_pages, processors) if processors > 1 else None,
         reserved_highatomic=zone.nr_reserved_highatomic,
-        free_highatomic=sum(
-            1 << order
-            for order in (range(NR_PAGE_ORDERS) if zone.nr_reserved_highatomic else ())
-            for _ in zone.free_list.entries(order, MigrateType.HIGHATOMIC)
-        ),
+        free_highatomic=zone.free_highatomic,
     )
 
 

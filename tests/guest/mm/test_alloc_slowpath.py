@@ -3,10 +3,11 @@
 import pytest
 
 from guest.mm import highatomic
+from guest.mm.mmzone import ZoneType
 from guest.mm.page_alloc import PageAllocator
 from guest.mm.pageblock import MigrateType
 from guest.mm.vmscan import PageCache
-from guest.mm.watermark import AllocFlags
+from guest.mm.watermark import AllocFlags, zone_watermark_ok
 from tests.guest.mm.reporting.reporting import entries
 
 UNMOVABLE, MOVABLE, RECLAIMABLE = MigrateType.UNMOVABLE, MigrateType.MOVABLE, MigrateType.RECLAIMABLE
@@ -158,7 +159,7 @@ def test_reserve_is_a_hundredth_of_the_zone_and_a_pageblock_at_most() -> None:
     allocator = PageAllocator(1 << 18)
     zone = allocator.zones[0]
     fill(allocator, 8, UNMOVABLE)
-    assert [highatomic.reserve(allocator, zone, pfn) for pfn in range(0, 9 * 512, 512)] == [True] * 7 + [False] * 2
+    assert [highatomic.reserve(allocator, zone, pfn, 8) for pfn in range(0, 9 * 512, 512)] == [True] * 7 + [False] * 2
     # 2621 + 512 pages were not yet reached after six pageblocks.
     assert zone.nr_reserved_highatomic == 7 * 512
     assert list(allocator.pageblock_migratetype[:8]) == [HIGHATOMIC] * 7 + [UNMOVABLE]
@@ -168,6 +169,38 @@ def test_reserve_is_a_hundredth_of_the_zone_and_a_pageblock_at_most() -> None:
     assert highatomic.unreserve(allocator, MOVABLE)
     assert (zone.nr_reserved_highatomic, allocator.pageblock_migratetype[1]) == (6 * 512, MOVABLE)
     allocator.validate()
+
+
+def test_reserve_of_7_2_is_whole_pageblocks_and_none_in_a_small_zone() -> None:
+    allocator = PageAllocator(1 << 18, claims_pageblocks=True)
+    zone = allocator.zones[0]
+    fill(allocator, 10, UNMOVABLE)
+    # A hundredth, 2621 pages, is five pageblocks and a part. A block of two pageblocks joins as a whole.
+    assert [highatomic.reserve(allocator, zone, pfn, 10) for pfn in range(0, 4 * 1024, 1024)] == [True] * 3 + [False]
+    assert zone.nr_reserved_highatomic == 6 * 512
+    assert list(allocator.pageblock_migratetype[:7]) == [HIGHATOMIC] * 6 + [UNMOVABLE]
+    small = PageAllocator(99 * 512, claims_pageblocks=True)
+    assert not highatomic.reserve(small, small.zones[0], 0, 1)
+
+
+@pytest.mark.parametrize(("claims", "left_out"), [(False, 1024), (True, 512)], ids=["6.1", "7.2"])
+def test_watermarks_leave_out_the_reserve_or_what_is_free_of_it(claims: bool, left_out: int) -> None:
+    allocator = PageAllocator(1 << 18, claims_pageblocks=claims)
+    zone = allocator.zones[0]
+    pfn = allocator.alloc_pages(9, UNMOVABLE)
+    assert pfn is not None
+    assert highatomic.reserve(allocator, zone, pfn, 9)
+    assert highatomic.reserve(allocator, zone, pfn ^ 512, 9)
+    assert (zone.nr_reserved_highatomic, zone.free_highatomic) == (1024, 512)
+    most = zone.free_pages - left_out  # a mark that the usable pages just reach
+    assert not zone_watermark_ok(zone, 0, most, ZoneType.NORMAL, migratetype=MOVABLE)
+    assert zone_watermark_ok(zone, 0, most - 1, ZoneType.NORMAL, migratetype=MOVABLE)
+    # A reporter may take a block from exactly so many pages.
+    zone.watermark_min = most - 1024 - 1
+    assert allocator.isolate_free_page(zone, 8192, 10)
+    allocator.putback_isolated_page(zone, 8192, 10)
+    zone.watermark_min += 1
+    assert not allocator.isolate_free_page(zone, 8192, 10)
 
 
 def test_reserve_is_given_up_before_memory_is_out() -> None:

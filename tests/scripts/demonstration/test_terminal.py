@@ -4,7 +4,8 @@ import io
 
 import pytest
 
-from scripts.demonstration.terminal import ENTER, LEAVE, LiveDisplay, PlainDisplay, choose_display
+from host.terminal_view.screen import ENTER, LEAVE
+from scripts.demonstration.terminal import LiveDisplay, PlainDisplay, choose_display
 from tests.scripts.demonstration.examples import picture, vm
 
 
@@ -36,10 +37,9 @@ def test_picture_is_drawn_over_the_last_one_in_the_size_of_the_window(monkeypatc
     monkeypatch.setenv("LINES", "5")
     stream = Terminal()
     LiveDisplay(stream, colour=False).show(picture(vm()))
-    text = stream.getvalue()
-    assert text.startswith("\x1b[H")
-    lines = text.removeprefix("\x1b[H").removesuffix("\x1b[K\x1b[J").split("\x1b[K\r\n")
-    assert len(lines) == 5
+    lines = stream.getvalue().removesuffix("\x1b[K").split("\x1b[K")
+    assert [line[:6] for line in lines] == [f"\x1b[{row};1H" for row in range(1, 6)]
+    lines = [line[6:] for line in lines]
     assert max(map(len, lines)) <= 39
     assert "\x1b" not in "".join(lines)
 

@@ -4,14 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from host.terminal_view.bars import ASCII, UNICODE
+from host.terminal_view.styled_line import Style
 from protocol.units import GIB, MIB
 from scripts.demonstration.view import (
-    ASCII,
     BAR,
     REAL_KERNEL,
-    UNICODE,
     WIDTH,
-    Style,
     bar,
     live_view,
     mib,
@@ -80,18 +79,18 @@ def test_memory_filled_since_the_last_event_of_the_guest_is_in_use() -> None:
 def test_real_kernel_that_has_freed_everything_is_only_carried() -> None:
     state = vm(resident_bytes=GIB, phase="fill", pid=7)
     text = "".join(line.text for line in live_view(picture(state)))
-    assert UNICODE.used * BAR in text
+    assert UNICODE.in_use * BAR in text
     assert "the guest has not told yet" in text
     state.phase = "rest"
     state.inside(10 * MIB, 900 * MIB, 100 * MIB)  # seconds ago
-    assert UNICODE.held * BAR in "".join(line.text for line in live_view(picture(state)))
+    assert UNICODE.free * BAR in "".join(line.text for line in live_view(picture(state)))
 
 
 def test_full_host_is_a_warning() -> None:
     shown = picture(vm())
-    assert Style.WARNING not in {line.style for line in live_view(shown)}
+    assert Style.WARNING not in {line.spans[0].style for line in live_view(shown)}
     shown.host.apply(1210 * MIB)
-    warning = next(line for line in live_view(shown) if line.style is Style.WARNING)
+    warning = next(line for line in live_view(shown) if line.spans[0].style is Style.WARNING)
     assert warning.text.endswith("FULL")
 
 

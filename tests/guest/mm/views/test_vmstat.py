@@ -159,7 +159,6 @@ def test_zoneinfo_of_one_zone_has_the_entries_and_lines_of_linux(release: str, c
 
 def test_zoneinfo_of_7_2_shows_what_a_zone_of_256_mib_works_out_to() -> None:
     allocator = PageAllocator(1 << 16, claims_pageblocks=True, pageblock_order=10, nr_cpus=1)
-    assert highatomic.reserve(allocator, allocator.zones[0], 2048)
     allocator.alloc_pages(9)
     text = zoneinfo(allocator)
     # min 4 * sqrt(262144) KiB, each further mark a quarter of it higher.
@@ -172,9 +171,18 @@ def test_zoneinfo_of_7_2_shows_what_a_zone_of_256_mib_works_out_to() -> None:
         "              count:    0\n              high:     640\n              batch:    15\n"
         "              high_min: 640\n              high_max: 8192\n"
     ) in text
-    assert "  reserved_highatomic: 1024\n  free_highatomic:     1024\n" in text
+    assert "  reserved_highatomic: 0\n  free_highatomic:     0\n" in text
     # A Movable zone without memory has watermarks nevertheless.
     assert "".join(f"        {name:<8} 32\n" for name in marks) in text
+
+
+def test_zoneinfo_of_7_2_shows_what_is_reserved_and_what_of_it_is_free() -> None:
+    allocator = PageAllocator(1 << 18, claims_pageblocks=True, pageblock_order=10)
+    zone = allocator.zones[0]
+    assert allocator.isolate_free_page(zone, 2048, 10)
+    assert highatomic.reserve(allocator, zone, 2048, 1)
+    assert highatomic.reserve(allocator, zone, 4096, 1)
+    assert "  reserved_highatomic: 2048\n  free_highatomic:     1024\n" in zoneinfo(allocator)
 
 
 def test_zones_of_x86_64_without_memory_have_short_entries() -> None:
