@@ -33,6 +33,7 @@ from host.supervision.zygote import Zygote, restart_zygote
 from host.vm_store.vm_store import KeptVm
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog
+from protocol.process.recording_file import RecordingFile
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +63,10 @@ class Supervisor:
         status: DaemonStatus,
         manager: ServiceManager = UNMANAGED,
         handed_over: HandedOver | None = None,
-        relay: RecordingRelay | None = None,
+        recording: RecordingFile | None = None,
     ) -> None:
         """``manager`` keeps what counts of each machine, and has ``handed_over`` what it kept for an earlier
-        supervisor. ``relay`` records the sessions of all workers."""
+        supervisor. All sessions are recorded in ``recording``, if there is one."""
         self.notices: Notices = Unnoticed()
         self._zygote = zygote
         self._pool = pool
@@ -84,7 +85,7 @@ class Supervisor:
         self._former: set[FormerWorker] = set()
         self._last_number = 0
         self._checking: asyncio.TimerHandle | None = None
-        self._relay = relay
+        self._relay = None if recording is None else RecordingRelay(recording)
         self._stops = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._none_left = asyncio.Event()
@@ -408,4 +409,6 @@ class Supervisor:
             worker.kill()
         for worker in list(self._workers.values()):
             worker.wait(0.02)  # one that a front-end holds up ends when that one pleases
+        if self._relay is not None:
+            self._relay.close()
         self._zygote.close()
