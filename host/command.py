@@ -133,7 +133,6 @@ def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygot
     from host.daemon import Daemon
     from host.peers.fd_limit import raise_fd_limit
     from host.qmp.qmp import build_version
-    from host.recording.recording_relay import RecordingRelay
     from host.service_manager.listeners import Listeners
     from host.service_manager.service_manager import ServiceManager, take_handed_over
     from host.sessions import Sessions
@@ -155,12 +154,11 @@ def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygot
     raise_fd_limit()
     manager, handed_over = ServiceManager(os.environ.get("NOTIFY_SOCKET")), take_handed_over(os.environ)
     with contextlib.closing(events), contextlib.closing(manager), _recording(arguments, handed_over) as recording:
-        relay = None if recording is None or zygote is None else RecordingRelay(recording)
         machines: Machines
         if zygote is None:
             machines = Sessions(options, events, None if recording is None else recording.write, number, status)
         else:
-            machines = Supervisor(zygote, arguments.workers, events, number, status, manager, handed_over, relay)
+            machines = Supervisor(zygote, arguments.workers, events, number, status, manager, handed_over, recording)
         listeners = Listeners(manager, handed_over)
         serving = Daemon(options, events, machines, number, status, manager, listeners)
         with contextlib.closing(serving) as daemon, asyncio.Runner() as runner:
@@ -172,8 +170,6 @@ def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygot
             daemon.on_overdue = leave_at_once
             runner.get_loop()  # before there is a coroutine that would be left unawaited if there are no descriptors
             runner.run(daemon.run())
-            if relay is not None:
-                relay.close()
             hold_signals()  # one more must not cut the end short
             if machines.held_up:
                 daemon.close()

@@ -35,6 +35,7 @@ from host.supervision.zygote import Zygote, restart_zygote
 from host.vm_store.vm_store import KeptVm
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog
+from protocol.process.recording_file import RecordingFile
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +59,10 @@ class Supervisor:
         status: DaemonStatus,
         manager: ServiceManager = UNMANAGED,
         handed_over: HandedOver | None = None,
-        relay: RecordingRelay | None = None,
+        recording: RecordingFile | None = None,
     ) -> None:
         """``manager`` keeps what counts of each machine, and has ``handed_over`` what it kept for an earlier
-        supervisor. ``relay`` records the sessions of all workers."""
+        supervisor. All sessions are recorded in ``recording``, if there is one."""
         self.notices: Notices = Unnoticed()
         self._zygote = zygote
         self._pool = pool
@@ -80,7 +81,7 @@ class Supervisor:
         self._former: set[FormerWorker] = set()
         self._last_number = 0
         self._checks = WorkerChecks(self._workers.values, lambda: self._zygote.kill())
-        self._relay = relay
+        self._relay = None if recording is None else RecordingRelay(recording)
         self._stops = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._none_left = asyncio.Event()
@@ -396,4 +397,6 @@ class Supervisor:
             worker.kill()
         for worker in list(self._workers.values()):
             worker.wait(0.02)  # one that a front-end holds up ends when that one pleases
+        if self._relay is not None:
+            self._relay.close()
         self._zygote.close()

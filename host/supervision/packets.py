@@ -95,6 +95,11 @@ class Kind(IntEnum):
 OF_NO_SESSION: Final = frozenset({Kind.HELLO, Kind.EVENTS, Kind.NOTICE, Kind.PART, Kind.ANSWER, Kind.AWAKE})
 """Packets of a worker that another one does not need to go on with a session. They are lost with the supervisor."""
 
+WITH_FILES: Final = frozenset(
+    {Kind.PIECE, Kind.HANDLED, Kind.RECORD, Kind.ATTACH, Kind.FILES, Kind.TAKE_OVER, Kind.RECORDING}
+)
+"""Packets that may have descriptors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Packet:
@@ -122,9 +127,12 @@ def parse_packet(data: bytes, fds: Sequence[int], *, complete: bool = True) -> P
     """
     try:
         first, vm, number = _HEADER.unpack_from(data)
-        return Packet(Kind(first & 0xFF), vm, data[_HEADER.size :], tuple(fds), complete, first >> 8 << 32 | number)
+        kind = Kind(first & 0xFF)
     except (ValueError, StructError) as error:
         raise PacketError("a packet of no kind") from error
+    if fds and kind not in WITH_FILES:
+        raise PacketError(f"descriptors with a packet of kind {kind}")
+    return Packet(kind, vm, data[_HEADER.size :], tuple(fds), complete, first >> 8 << 32 | number)
 
 
 def answer_packets(number: int, answer: bytes) -> Iterator[Packet]:

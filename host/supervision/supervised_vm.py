@@ -143,6 +143,8 @@ class SupervisedVm:
     def handled(self, packet: Packet) -> bytes:
         """Take in HANDLED; return the reply."""
         journal, kept, reply = split_kept(packet.body)
+        if packet.fds and not reply:
+            raise PacketError("the descriptors of a reply, and no reply")
         if len(reply) > MESSAGE_MAX or self._replies_left >= REPLIES_MAX:
             raise PacketError("more replies than messages")
         self._change(journal, kept, ())

@@ -197,7 +197,10 @@ class WorkerProcess:
                 if self._has_begun:
                     raise PacketError("it says again which process it is")
                 self._has_begun = True
-                self.pid, _ = split_number(packet.body)
+                pid, _ = split_number(packet.body)
+                if not _is_child(pid):
+                    raise PacketError(f"process {pid} is no worker")
+                self.pid = pid
                 self._watch()
             case Kind.PART | Kind.ANSWER:
                 number, body = split_number(packet.body)
@@ -301,3 +304,12 @@ class WorkerProcess:
         until = time.monotonic() + seconds
         while self.reap() is None and time.monotonic() < until:
             time.sleep(_LOOK_INTERVAL)
+
+
+def _is_child(pid: int) -> bool:
+    # Only these are killed. That a worker ends at once changes nothing: it was not waited for.
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (OSError, OverflowError):
+        return False
+    return pid > 0

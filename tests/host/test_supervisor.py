@@ -86,9 +86,10 @@ class TalkingZygote(BarrenZygote):
 
     def fork(self, number: int, end: socket.socket) -> bool:
         """Fork nothing; say that the worker runs."""
+        self.worker = subprocess.Popen([sys.executable, "-S", "-c", "import signal; signal.pause()"])
         self.end = end.dup()
         self.end.setblocking(False)
-        self.end.send(Packet(Kind.HELLO, 0, with_number(0, b"")).build())
+        self.end.send(Packet(Kind.HELLO, 0, with_number(self.worker.pid, b"")).build())
         return super().fork(number, end)
 
     async def next_ping(self) -> Packet:
@@ -206,6 +207,7 @@ async def test_worker_that_sleeps_is_not_asked_until_it_wakes_up(monkeypatch: py
         await stopped.wait()
         zygote.end.close()
         await supervisor.finish()
+        zygote.worker.wait()
 
 
 def test_event_loop_that_wakes_up_says_so_once() -> None:
