@@ -109,6 +109,9 @@ class Supervisor:
         gone = self._on_former_gone
         former = {link: FormerWorker(link, sock, self._on_packet, gone) for link, sock in stored.links.items()}
         self._former |= set(former.values())
+        for number, why in stored.lost.items():
+            self._status.sessions = max(self._status.sessions, number)
+            self._events.emit("disconnected", vm=number, reason=why)
         for vm in stored.vms:
             self._status.sessions = max(self._status.sessions, vm.number)
             if self._sessions.admit(vm) is Admission.REFUSED:
@@ -344,7 +347,9 @@ class Supervisor:
     def _lasts(self, vm: SupervisedVm) -> bool:
         # Ends the session of a machine that cannot go on.
         if not vm.lasts:
-            log.error("vm %d: its session ends with its worker, descriptors of it found no room here", vm.number)
+            why = "its session ends with its worker, descriptors of it found no room here"
+            log.error("vm %d: %s", vm.number, why)
+            self._events.emit("disconnected", vm=vm.number, reason=why)
             self._forget(vm.number)
         return vm.lasts
 
