@@ -33,14 +33,8 @@ from protocol.process.events import EventLog
 
 log = logging.getLogger(__name__)
 
-SOON: Final = 0.25
-"""Seconds within which the end of a worker counts as one at its start."""
-
 ENDS_FREE: Final = 3
 """Ends at the start, in a row, after which there is no wait yet."""
-
-AFTER_TAKEOVER: Final = 0.1
-"""What the end of a worker counts that had taken over all that it was to serve: something else may kill them."""
 
 BACK_OFF_FIRST: Final = 0.1
 BACK_OFF_LONGEST: Final = 10.0
@@ -219,7 +213,7 @@ class Supervisor:
                     close_aside(packet.fds)
 
     def _on_session(self, worker: WorkerProcess | FormerWorker, vm: SupervisedVm, packet: Packet) -> None:
-        vm.is_served = True
+        vm.served(time.monotonic())
         match packet.kind:
             case Kind.PIECE:
                 vm.came(packet)
@@ -255,7 +249,7 @@ class Supervisor:
 
     def _move_apart(self, worker: WorkerProcess | FormerWorker, vm: SupervisedVm) -> None:
         del worker.vms[vm.number]
-        vm.is_served = False
+        vm.left()
         self._taking_over[vm.number] = time.monotonic()
         if self._stops or not self._lasts(vm):
             return
@@ -307,18 +301,17 @@ class Supervisor:
         if self._stops or (worker.alone and not worker.vms):
             return
         now = time.monotonic()
-        ended_soon = now - worker.began < SOON
         vms = sorted(worker.vms)
         self._events.emit("worker_ended", worker=worker.number, pid=worker.pid, reason=how, vms=vms)
         for vm in worker.vms.values():
-            weight = AFTER_TAKEOVER if vm.is_served else 1.0
-            vm.quick_ends = vm.quick_ends + weight if ended_soon else 0.0
-            vm.is_served = False
+            vm.worker_ended(now, worker.began)
             self._taking_over.setdefault(vm.number, now)
-        ends = int(max((vm.quick_ends for vm in worker.vms.values()), default=float(ended_soon)))
+        ends = int(max((vm.quick_ends for vm in worker.vms.values()), default=0.0))
         if ends <= ENDS_FREE:
             names = ", ".join(map(str, vms)) or "none"
-            log.warning("worker %d has ended (%s); vm %s: another one goes on", worker.number, how, names)
+            often = max((vm.ends_in_a_row for vm in worker.vms.values()), default=1) > ENDS_FREE
+            level = logging.INFO if often else logging.WARNING  # a few lines; the events have all
+            log.log(level, "worker %d has ended (%s); vm %s: another one goes on", worker.number, how, names)
             self._replace(worker)
             return
         wait = min(BACK_OFF_FIRST * 2 ** (ends - ENDS_FREE - 1), BACK_OFF_LONGEST)

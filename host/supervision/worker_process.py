@@ -58,7 +58,8 @@ class WorkerProcess:
         self.link = f"worker{number}.{secrets.token_hex(4)}"
         self.vms: dict[int, SupervisedVm] = {}
         self.pid = 0
-        self.began = time.monotonic()
+        self.began: float | None = None
+        """When it said that it runs, monotonic seconds."""
         self.gone = False
         self.alone = False
         """Whether it has one machine alone."""
@@ -142,6 +143,7 @@ class WorkerProcess:
         match packet.kind:
             case Kind.HELLO:
                 self.pid, _ = split_number(packet.body)
+                self.began = time.monotonic()
             case Kind.PART | Kind.ANSWER:
                 number, body = split_number(packet.body)
                 if (answer := self._questions.get(number)) is None or answer.done():
