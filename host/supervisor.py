@@ -28,7 +28,7 @@ from host.supervision.stored_machines import FormerWorker, StoredMachines
 from host.supervision.supervised_vm import SupervisedVm
 from host.supervision.worker_checks import WorkerChecks
 from host.supervision.worker_commands import WorkerCommands
-from host.supervision.worker_ends import ENDS_FREE, SOON, back_off, count_end
+from host.supervision.worker_ends import BACK_OFF_LONGEST, ENDS_FREE, back_off, ends_at_start
 from host.supervision.worker_process import WorkerProcess, ZygoteGone
 from host.supervision.worker_words import own_lines, own_notice
 from host.supervision.zygote import Zygote, restart_zygote
@@ -106,6 +106,9 @@ class Supervisor:
         gone = self._on_former_gone
         former = {link: FormerWorker(link, sock, self._on_packet, gone) for link, sock in stored.links.items()}
         self._former |= set(former.values())
+        for number, why in stored.lost.items():
+            self._status.sessions = max(self._status.sessions, number)
+            self._events.emit("disconnected", vm=number, reason=why)
         for vm in stored.vms:
             self._status.sessions = max(self._status.sessions, vm.number)
             if self._sessions.admit(vm) is Admission.REFUSED:
@@ -139,12 +142,8 @@ class Supervisor:
             number = self._last_number
         try:
             worker = self._fork_worker(number)
-        except ZygoteGone as error:
-            log.warning("%s; it is started again", error)
-            self._zygote.close()
-            self._zygote.reap()
-            self._zygote = restart_zygote()
-            worker = self._fork_worker(number)
+        except OSError as error:
+            raise BalloonError(f"no worker can be forked: {error.strerror}") from error
         worker.on_awake = self._checks.need
         worker.set_log_level(self._status.log_level)
         if self._relay is not None:
@@ -155,6 +154,12 @@ class Supervisor:
         return worker
 
     def _fork_worker(self, number: int) -> WorkerProcess:
+        with contextlib.suppress(ZygoteGone):
+            return WorkerProcess(number, self._zygote, self._on_packet, self._on_gone, self._manager)
+        log.warning("what forks the workers has ended; it is started again")
+        self._zygote.close()
+        self._zygote.reap()
+        self._zygote = restart_zygote()
         return WorkerProcess(number, self._zygote, self._on_packet, self._on_gone, self._manager)
 
     def serve(self, vm: int, sock: socket.socket, *, device: DeviceOptions = DEFAULT_DEVICE) -> None:
@@ -174,11 +179,11 @@ class Supervisor:
         if admission is Admission.BEGINS:
             self._begin_session(record)
 
-    def _begin_session(self, vm: SupervisedVm) -> None:
+    def _begin_session(self, vm: SupervisedVm, *, parted: bool = False) -> None:
         if self._stops:
             return
         try:
-            shares = self._pool and not vm.alone
+            shares = self._pool and not (vm.alone or parted)
             worker = self._idlest() if shares else self._start_worker(alone=vm.alone)
         except BalloonError as error:
             log.warning("vm %d: %s", vm.number, error)
@@ -210,7 +215,7 @@ class Supervisor:
                     vm.close_files(packet.fds)
 
     def _on_session(self, worker: WorkerProcess | FormerWorker, vm: SupervisedVm, packet: Packet) -> None:
-        vm.is_served = True
+        vm.served(time.monotonic())
         match packet.kind:
             case Kind.PIECE:
                 vm.came(packet)
@@ -246,7 +251,7 @@ class Supervisor:
 
     def _move_apart(self, worker: WorkerProcess | FormerWorker, vm: SupervisedVm) -> None:
         del worker.vms[vm.number]
-        vm.is_served = False
+        vm.left()
         self._taking_over[vm.number] = time.monotonic()
         if self._stops or not self._lasts(vm):
             return
@@ -297,15 +302,17 @@ class Supervisor:
             self._all_ended.set()
         if self._stops or (worker.alone and not worker.vms):
             return
-        soon = worker.gone_at - worker.began < SOON
         vms = sorted(worker.vms)
         self._events.emit("worker_ended", worker=worker.number, pid=worker.pid, reason=how, vms=vms)
-        for vm in vms:
-            self._taking_over.setdefault(vm, worker.gone_at)
-        ends = count_end(worker.vms.values(), soon=soon)
+        for vm in worker.vms.values():
+            vm.worker_ended(worker.gone_at, worker.began)
+            self._taking_over.setdefault(vm.number, worker.gone_at)
+        ends = ends_at_start(worker)
         if not (wait := back_off(ends)):
             names = ", ".join(map(str, vms)) or "none"
-            log.warning("worker %d has ended (%s); vm %s: another one goes on", worker.number, how, names)
+            often = max((vm.ends_in_a_row for vm in worker.vms.values()), default=1) > ENDS_FREE
+            level = logging.INFO if often else logging.WARNING  # a few lines; the events have all
+            log.log(level, "worker %d has ended (%s); vm %s: another one goes on", worker.number, how, names)
             self._replace(worker)
             return
         if ends == ENDS_FREE + 1 and not self._complained & set(vms):
@@ -321,19 +328,27 @@ class Supervisor:
             if vm.number in self._vms and self._lasts(vm):
                 vms.append(vm)
         try:
-            # Machines whose workers end again and again are parted: the one that is at fault takes no other with it.
-            parted = vms[1:] if len(vms) > 1 and max(vm.quick_ends for vm in vms) >= ENDS_FREE else []
             worker = self._start_worker(ended.number, alone=ended.alone)
-            self._status.worker_restarts += 1
-            for vm in vms:
-                (self._start_worker() if vm in parted else worker).serve(vm)
         except BalloonError as error:
-            log.error("%s", error)
+            log.error("%s; worker %d is started later", error, ended.number)
+            asyncio.get_running_loop().call_later(BACK_OFF_LONGEST, self._replace, ended)
+            return
+        worker.early_ends = 0 if vms else ends_at_start(ended)
+        self._status.worker_restarts += 1
+        # Machines whose workers end again and again are parted: the one that is at fault takes no other with it.
+        parts = len(vms) > 1 and max(vm.quick_ends for vm in vms) >= ENDS_FREE
+        for vm in vms:
+            if parts and worker.vms:
+                self._begin_session(vm, parted=True)
+            else:
+                worker.serve(vm)
 
     def _lasts(self, vm: SupervisedVm) -> bool:
         # Ends the session of a machine that cannot go on.
         if not vm.lasts:
-            log.error("vm %d: its session ends with its worker, descriptors of it found no room here", vm.number)
+            why = "its session ends with its worker, descriptors of it found no room here"
+            log.error("vm %d: %s", vm.number, why)
+            self._events.emit("disconnected", vm=vm.number, reason=why)
             self._forget(vm.number)
         return vm.lasts
 

@@ -76,6 +76,8 @@ class StoredMachines:
         self._handed_over = handed_over
         self._shares = shares
         names = handed_over.names
+        self.lost: dict[int, str] = {}
+        """Why machines cannot be gone on with, by number."""
         self.vms = list(self._machines(sorted({number for name in names if (number := number_in(name)) is not None})))
         """The machines that can be gone on with, by number."""
         self.links = {name: sock for name in filter(_LINK.fullmatch, names) if (sock := self._link(name)) is not None}
@@ -110,7 +112,8 @@ class StoredMachines:
             try:
                 vm = self._machine(number)
             except (BalloonError, OSError) as error:
-                log.error("vm %d: its session ends: %s", number, error)
+                self.lost[number] = why = (error.strerror if isinstance(error, OSError) else "") or str(error)
+                log.error("vm %d: its session ends: %s", number, why)
                 vm = None
             # What no record names was left over when the supervisor was killed.
             self._drop(name for name in self._handed_over.names if number_in(name) == number)

@@ -49,6 +49,13 @@ QUEUES_MAX: Final = 256
 """Queues have smaller numbers (VHOST_USER_VRING_IDX_MASK)."""
 
 
+SOON: Final = 0.25
+"""Seconds within which the end of a worker counts as one at its start."""
+
+AFTER_TAKEOVER: Final = 0.1
+"""What the end of a worker counts that had taken over all that it was to serve: something else may kill them."""
+
+
 class SupervisedVm:
     """Virtual machine ``number``, whose connection ``sock`` is owned here, and which finds ``device``."""
 
@@ -67,9 +74,10 @@ class SupervisedVm:
         self.alone = False
         """Whether it is to have a worker of its own."""
         self.quick_ends = 0.0
-        """How many workers that had this machine have ended soon after they began, in a row."""
-        self.is_served = False
-        """Whether the worker that has it at present has said so."""
+        """How many workers that had this machine have ended at their start, in a row; less of one that served it."""
+        self.ends_in_a_row = 0
+        """How many have, whether or not they served it."""
+        self._served_since: float | None = None
         self._store: VmStore = UNSTORED
         self._packet = 0
         self._socket = sock
@@ -91,6 +99,25 @@ class SupervisedVm:
         self._replies_left = 0
         self.lasts = True
         """Whether the session can be taken over: all its files are here."""
+
+    def served(self, now: float) -> None:
+        """The worker that has it at present says so, at ``now`` (monotonic seconds)."""
+        if self._served_since is None:
+            self._served_since = now
+
+    def left(self) -> None:
+        """No worker has it at present."""
+        self._served_since = None
+
+    def worker_ended(self, now: float, began: float | None) -> None:
+        """The worker that had it has ended, at ``now``. It had begun at ``began``, if it had: what a busy host takes to
+        start it does not count, nor what it takes to take a session over."""
+        served = self._served_since
+        soon = began is None or now - (served or began) < SOON or (served is None and self._has_begun)
+        weight = 1.0 if served is None else AFTER_TAKEOVER
+        self.quick_ends = self.quick_ends + weight if soon else 0.0
+        self.ends_in_a_row = self.ends_in_a_row + 1 if soon else 1
+        self.left()
 
     @property
     def connection(self) -> int:

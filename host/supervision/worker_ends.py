@@ -1,33 +1,25 @@
 """How long a machine waits for its next worker when workers end again and again."""
 
-from collections.abc import Iterable
 from typing import Final
 
-from host.supervision.supervised_vm import SupervisedVm
-
-SOON: Final = 0.25
-"""Seconds within which the end of a worker counts as one at its start."""
+from host.supervision.supervised_vm import SOON
+from host.supervision.worker_process import WorkerProcess
 
 ENDS_FREE: Final = 3
 """Ends at the start, in a row, after which there is no wait yet."""
-
-AFTER_TAKEOVER: Final = 0.1
-"""What the end of a worker counts that had taken over all that it was to serve: something else may kill them."""
 
 BACK_OFF_FIRST: Final = 0.1
 BACK_OFF_LONGEST: Final = 10.0
 """Seconds until a worker that ends at its start is started again, twice as long each time, up to the longest."""
 
 
-def count_end(vms: Iterable[SupervisedVm], *, soon: bool) -> int:
-    """Count the end of the worker of ``vms``. Return how many have ended at their start in a row."""
-    most = 0.0
-    for vm in vms:
-        weight = AFTER_TAKEOVER if vm.is_served else 1.0
-        vm.quick_ends = vm.quick_ends + weight if soon else 0.0
-        vm.is_served = False
-        most = max(most, vm.quick_ends)
-    return int(most)
+def ends_at_start(worker: WorkerProcess) -> int:
+    """Return how many workers have ended at their start in a row, up to ``worker``: those of its machines, or if it had
+    no machine those with its number."""
+    if worker.vms:
+        return int(max(vm.quick_ends for vm in worker.vms.values()))
+    soon = worker.began is None or worker.gone_at - worker.began < SOON
+    return worker.early_ends + 1 if soon else 0
 
 
 def back_off(ends: int) -> float:

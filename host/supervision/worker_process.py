@@ -58,8 +58,10 @@ class WorkerProcess:
         self.link = f"worker{number}.{secrets.token_hex(4)}"
         self.vms: dict[int, SupervisedVm] = {}
         self.pid = 0
-        self._has_begun = False
-        self.began = time.monotonic()
+        self.began: float | None = None
+        """When it said that it runs, monotonic seconds."""
+        self.early_ends = 0
+        """How many with this number have ended at their start before it, in a row, without a machine."""
         self.gone_at = 0.0
         """When it was found to do nothing more, 0 before."""
         self._has_ended = False
@@ -169,12 +171,12 @@ class WorkerProcess:
     @property
     def is_to_check(self) -> bool:
         """Whether it has machines, and may not answer any more."""
-        return self._has_begun and bool(self.vms) and not self.gone and (self.is_awake or self._is_asked)
+        return self.began is not None and bool(self.vms) and not self.gone and (self.is_awake or self._is_asked)
 
     @property
     def is_to_begin(self) -> bool:
         """Whether it has been forked, or is to be, and has not said so yet."""
-        return not self._has_begun and not self.gone
+        return self.began is None and not self.gone
 
     def check(self) -> int:
         """Return in how many calls, this one included, it has not answered since the one before, and have it answer
@@ -194,13 +196,12 @@ class WorkerProcess:
     def _receive(self, packet: Packet) -> None:
         match packet.kind:
             case Kind.HELLO:
-                if self._has_begun:
+                if self.began is not None:
                     raise PacketError("it says again which process it is")
-                self._has_begun = True
                 pid, _ = split_number(packet.body)
                 if not _is_child(pid):
                     raise PacketError(f"process {pid} is no worker")
-                self.pid = pid
+                self.pid, self.began = pid, time.monotonic()
                 self._watch()
             case Kind.PART | Kind.ANSWER:
                 number, body = split_number(packet.body)

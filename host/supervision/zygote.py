@@ -68,8 +68,9 @@ class Zygote:
 
     def reap(self) -> None:
         """Take note that it has ended."""
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)
+        if self.pid:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, os.WNOHANG)
 
 
 def start_zygote(prepare: Callable[[], Confine]) -> Zygote:
@@ -88,13 +89,17 @@ def start_zygote(prepare: Callable[[], Confine]) -> Zygote:
 
 
 def restart_zygote() -> Zygote:
-    """Return a new zygote in place of one that has ended. This process may have threads by now, so its program is
-    started anew, and becomes a zygote in :func:`start_zygote`."""
+    """Return a new zygote in place of one that has ended, or one that has ended too if there is no room for a process.
+    This process may have threads by now, so its program is started anew, and becomes a zygote in
+    :func:`start_zygote`. Raises :class:`OSError` if there are no descriptors."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         theirs.set_inheritable(True)
         environment = {**os.environ, _VARIABLE: str(theirs.fileno())}
-        pid = os.posix_spawn(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        try:
+            pid = os.posix_spawn(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        except OSError:  # as one that has ended
+            pid = 0
     return Zygote(ours, pid)
 
 

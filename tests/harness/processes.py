@@ -241,6 +241,19 @@ class DaemonProcess(ProgramProcess):
         """The process that serves the machines, of a daemon with at most one worker."""
         return next(iter(self.workers()), self.pid)
 
+    def serving(self, vm: int) -> int:
+        """Return the process that serves a machine, once its title says so."""
+        if not self.workers():
+            return self.pid
+        found: list[int] = []
+
+        def looked_up() -> bool:
+            found[:] = [pid for pid, title in self.workers().items() if vm in machines_in(title)]
+            return bool(found)
+
+        until(looked_up, f"a worker that serves vm {vm}")
+        return found[0]
+
     def settled(self, vm: int) -> Event:
         """Return the ``disconnected`` event of ``vm``, which comes after everything of it was released."""
         return self.events.wait_for_count("disconnected", 1, vm=vm)[0]
@@ -269,6 +282,11 @@ def children_of(pid: int) -> dict[int, str]:
 def workers_of(pid: int) -> dict[int, str]:
     """Return the title of each worker process of a supervisor by its number."""
     return {child: title for child, title in children_of(pid).items() if "worker" in title}
+
+
+def machines_in(title: str) -> list[int]:
+    """Return the numbers of the machines that the title of a worker names."""
+    return [int(word) for word in title.partition("(vm ")[2].rstrip(")").split(", ") if word.isdigit()]
 
 
 def process_state(directory: Path) -> str:

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import errno
+import io
+import json
 import os
 import socket
 import time
@@ -52,10 +54,16 @@ def store(tmp_path: Path) -> Iterator[DescriptorStore]:
         yield store
 
 
-def start(store: DescriptorStore, handed_over: HandedOver | None = None) -> tuple[Supervisor, QuietZygote]:
-    """Return a supervisor with a pool of one worker."""
-    zygote, events = QuietZygote(), EventLog(None, time.monotonic)
-    supervisor = Supervisor(zygote, 1, events, {}, DaemonStatus(), store.side, handed_over)
+def start(
+    store: DescriptorStore,
+    handed_over: HandedOver | None = None,
+    *,
+    told: io.StringIO | None = None,
+    status: DaemonStatus | None = None,
+) -> tuple[Supervisor, QuietZygote]:
+    """Return a supervisor with a pool of one worker, whose events are ``told``."""
+    zygote, events = QuietZygote(), EventLog(told, time.monotonic)
+    supervisor = Supervisor(zygote, 1, events, {}, status or DaemonStatus(), store.side, handed_over)
     supervisor.start()
     return supervisor, zygote
 
@@ -166,3 +174,23 @@ async def test_machine_is_served_without_being_kept_if_no_descriptor_is_left(
         assert not any(name.startswith("vm") for name in store.look())
         zygote.ends[1].close()
         await supervisor.finish()
+
+
+@pytest.mark.asyncio
+async def test_machine_that_cannot_go_on_is_told_of_and_its_number_is_not_given_again(store: DescriptorStore) -> None:
+    first, zygote = start(store)
+    with connect(first, 7) as front_end:
+        with contextlib.closing(zygote):
+            await first.let_go()
+        store.look()
+        os.pwrite(store.fd("vm7.record"), b"no record", 0)
+        told, status = io.StringIO(), DaemonStatus()
+        second, zygote = start(store, store.hand_over(), told=told, status=status)
+        with contextlib.closing(zygote):
+            assert not any(name.startswith("vm") for name in store.look())
+            assert front_end.recv(1) == b""
+            event = json.loads(told.getvalue().splitlines()[0])
+            assert (event["event"], event["vm"]) == ("disconnected", 7)
+            assert event["reason"] == "what is kept of it cannot be read"
+            assert status.sessions == 7
+            await second.finish()

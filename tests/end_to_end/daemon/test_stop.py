@@ -12,7 +12,7 @@ import pytest
 
 from protocol.memory import PAGE_SIZE
 from tests.harness.inode_lock import inode_locked
-from tests.harness.processes import DEADLINE, ROOT, DaemonProcess, until
+from tests.harness.processes import DEADLINE, ROOT, DaemonProcess, process_state, until
 from tests.harness.virtual_machine import DATA_AT, VirtualMachine
 
 PATIENCE = 3.0
@@ -33,8 +33,11 @@ def test_daemon_gives_up_a_worker_that_is_held_up(tmp_path: Path) -> None:
 
 
 def is_ending(pid: int) -> bool:
-    """Whether the process has left all of its own code: its main thread is a zombie."""
-    return Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    """Whether the process has left all of its own code: its main thread is a zombie, or all of it has ended."""
+    try:
+        return process_state(Path(f"/proc/{pid}/task/{pid}")) == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def test_daemon_leaves_although_the_reader_of_events_stalls(tmp_path: Path) -> None:

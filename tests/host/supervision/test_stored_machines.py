@@ -176,8 +176,9 @@ async def test_queue_of_replies_begins_anew(
         (lambda m: os.pwrite(m.fd("vm1.record"), b"\xff" * 4, PLACE_AT), "what is kept of it cannot be read"),
         (lambda m: m.side.remove("vm1.file0"), "1 of its descriptors have not come back"),
         (lambda m: m.side.remove("vm1.record"), "1 of its descriptors have not come back"),
+        (lambda m: os.dup2(m.fd("vm1.record"), m.fd("vm1.connection")), "Socket operation on non-socket"),
     ],
-    ids=["version", "empty", "place", "file", "record"],
+    ids=["version", "empty", "place", "file", "record", "connection"],
 )
 def test_machine_that_cannot_go_on_is_said_in_one_line_and_left(
     manager: DescriptorStore,
