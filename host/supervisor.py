@@ -16,6 +16,7 @@ from typing import Any, Final
 from host.configuration.device_options import DEFAULT_DEVICE, DeviceOptions
 from host.control.control_commands import ControlCommands
 from host.control.daemon_status import DaemonStatus
+from host.inhibition.front_end_look import look_at_files
 from host.peers.peers import SESSIONS_MAX, shared_descriptors
 from host.qmp.qmp import Request
 from host.service_manager.service_manager import UNMANAGED, HandedOver, ServiceManager
@@ -26,6 +27,7 @@ from host.supervision.stored_machines import FormerWorker, StoredMachines
 from host.supervision.supervised_vm import SupervisedVm, close_aside
 from host.supervision.worker_commands import WorkerCommands
 from host.supervision.worker_process import WorkerProcess, ZygoteGone
+from host.supervision.worker_watch import WorkerWatch
 from host.supervision.zygote import Zygote, restart_zygote
 from host.vm_store.vm_store import KeptVm
 from protocol.errors import BalloonError
@@ -45,13 +47,6 @@ AFTER_TAKEOVER: Final = 0.1
 BACK_OFF_FIRST: Final = 0.1
 BACK_OFF_LONGEST: Final = 10.0
 """Seconds until a worker that ends at its start is started again, twice as long each time, up to the longest."""
-
-CHECK_INTERVAL: Final = 5.0
-"""Seconds between two looks at whether each worker answers."""
-
-CHECKS_MISSED: Final = 2
-"""Looks in a row at which a worker had not answered, after which it is killed. They are counted, and not seconds: when
-all processes have been stopped and go on, nothing is said of a worker yet."""
 
 WAITING_MAX: Final = 16 * SESSIONS_MAX
 """Connections of one process that may wait for sessions of it to be released, a few thousand that come and go."""
@@ -91,7 +86,7 @@ class Supervisor:
         self._handed_over = HandedOver() if handed_over is None else handed_over
         self._former: set[FormerWorker] = set()
         self._last_number = 0
-        self._checking: asyncio.TimerHandle | None = None
+        self._watch = WorkerWatch(self._workers, lambda process: int(look_at_files(process)))
         self._stops = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._none_left = asyncio.Event()
@@ -107,7 +102,7 @@ class Supervisor:
         for _ in range(self._pool):
             self._start_worker()
         self._go_on()
-        self._check_workers()
+        self._watch.start()
 
     def _go_on(self) -> None:
         # Goes on with the machines of an earlier supervisor, each once its worker has ended and all of that is known.
@@ -141,14 +136,6 @@ class Supervisor:
             self._begin(vm.send_reply(b"", ()))
         if not self._sessions.waits(vm):
             self._begin_session(vm)
-
-    def _check_workers(self) -> None:
-        self._checking = asyncio.get_running_loop().call_later(CHECK_INTERVAL, self._check_workers)
-        for worker in self._workers.values():
-            if worker.vms and not worker.gone and worker.check() == CHECKS_MISSED:
-                seconds = CHECK_INTERVAL * CHECKS_MISSED
-                log.warning("worker %d has not answered for %.0f s and is killed", worker.number, seconds)
-                worker.kill()
 
     def _start_worker(self, number: int | None = None, *, alone: bool = False) -> WorkerProcess:
         if number is None:
@@ -198,7 +185,7 @@ class Supervisor:
             log.warning("vm %d: %s", vm.number, error)
             self._forget(vm.number)
             return
-        worker.serve(vm)
+        self._watch.serve(worker, vm)
 
     def _idlest(self) -> WorkerProcess:
         alive = [worker for worker in self._workers.values() if not worker.gone and not worker.alone]
@@ -265,7 +252,7 @@ class Supervisor:
         if self._stops or not self._lasts(vm):
             return
         try:
-            self._start_worker(alone=True).serve(vm)
+            self._watch.serve(self._start_worker(alone=True), vm)
         except BalloonError as error:
             log.warning("vm %d: %s", vm.number, error)
             self._forget(vm.number)
@@ -345,7 +332,7 @@ class Supervisor:
             worker = self._start_worker(ended.number, alone=ended.alone)
             self._status.worker_restarts += 1
             for vm in vms:
-                (self._start_worker() if vm in parted else worker).serve(vm)
+                self._watch.serve(self._start_worker() if vm in parted else worker, vm)
         except BalloonError as error:
             log.error("%s", error)
 
@@ -402,8 +389,7 @@ class Supervisor:
 
     async def _stop_workers(self, stop: Callable[[WorkerProcess], None]) -> None:
         self._stops = True
-        if self._checking is not None:
-            self._checking.cancel()
+        self._watch.close()
         for former in self._former:
             former.close()
         for worker in self._workers.values():

@@ -157,7 +157,7 @@ SHELL = re.compile(
     | host/ring/(kick_file|kick_watch|signal_file|eventfd_signal)\.py
     | host/recording/(file_facts|recorded_session|recorded_virtqueue)\.py
     | host/events/(chain_events|session_events|vm_events|notices)\.py
-    | host/supervision/(stored_machines|worker_commands)\.py
+    | host/supervision/(stored_machines|worker_commands|worker_watch)\.py
     | host/vm_store/(same_file|vm_store)\.py
     | host/service_manager/(service_manager|keeper|listeners)\.py
     | host/inhibition/(front_end_look|discard_gate)\.py

@@ -112,6 +112,11 @@ class VmControl:
         self.size.refresh()
         self._gate.watch(self._connection.peer_pid, self._connection.memory_bytes)
 
+    def look_again(self, pid: int) -> None:
+        """Take note that there is something new about process ``pid``, which may be the front-end's."""
+        if pid == self._connection.peer_pid:
+            self._gate.look_again()
+
     def driver_left(self) -> None:
         """Take note that another driver comes: forget the last one's statistics, and end its reclaim."""
         self.config_written()

@@ -66,6 +66,11 @@ class DiscardGate:
         self._process = (pid, memory_bytes)
         self._look_now(NEW_AGE)
 
+    def look_again(self) -> None:
+        """Look now, if a process is watched: there is something new about it."""
+        if self._timer is not None:
+            self._look_now()
+
     def _look_now(self, max_age: float = FILES_AGE) -> None:
         if self._timer is not None:
             self._timer.cancel()

@@ -74,6 +74,9 @@ class Kind(IntEnum):
     """The worker has one virtual machine alone. Comes before that."""
     SAMPLES = 29
     """Tell what is measured of each virtual machine. Body: the number of the question."""
+    SIGNS = 30
+    """What the descriptors of front-ends' processes show. Body: a JSON list of pairs, the process's number and
+    :class:`host.inhibition.inhibition.Sign`."""
 
 
 OF_NO_SESSION: Final = frozenset({Kind.HELLO, Kind.EVENTS, Kind.NOTICE, Kind.PART, Kind.ANSWER})

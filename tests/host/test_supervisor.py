@@ -91,7 +91,7 @@ async def test_worker_that_ends_at_every_start_is_started_less_often_and_its_mac
 async def test_worker_that_does_not_answer_is_killed_and_replaced(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("host.supervisor.CHECK_INTERVAL", 0.02)
+    monkeypatch.setattr("host.supervision.worker_watch.CHECK_INTERVAL", 0.02)
     zygote = StoppedZygote()
     status = DaemonStatus()
     supervisor = Supervisor(zygote, 0, EventLog(None, time.monotonic), {}, status)
