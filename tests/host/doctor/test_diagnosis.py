@@ -157,6 +157,20 @@ def test_every_cause_has_a_case() -> None:
     assert {case[0] for case in CASES} | notes == set(Cause)
 
 
+def test_remedies_for_a_report_that_takes_too_much_are_those_of_the_page_sizes() -> None:
+    """How large the guest's pages are the device is not told."""
+    for free, begins, says, says_not in (
+        (100, "Boot the guest with", "page_reporting_order", "16 KiB"),
+        (700, "Pages of 16 KiB: Boot the guest", "Pages of 4 KiB: Free some memory", "64 KiB"),
+        (1500, "Free some memory in the guest", "Pages of 64 KiB", "16 KiB"),
+    ):
+        facts: dict[str, Any] = {**NO_REPORT, **memory(free, 10, 1700), "backed": 600 * MIB}
+        (finding,) = diagnose(replace(HEALTHY, **facts))
+        assert finding.remedy.startswith(begins)
+        assert says in finding.remedy
+        assert says_not not in finding.remedy
+
+
 def test_pages_that_a_guest_has_reserved_and_not_touched_are_not_missed_in_the_file() -> None:
     """A pool of huge pages (vm.nr_hugepages) is no free memory, and nothing was written to it."""
     with_pool = {"memtot": 4 * GIB, "memfree": 700 * MIB, "avail": 700 * MIB, "caches": 50 * MIB}
