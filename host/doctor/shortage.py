@@ -69,11 +69,13 @@ def find_notes(facts: VmFacts) -> Iterator[Finding]:
     if not total or free is None or free > total // 4:
         return
     caches = values.get("caches", 0)
+    in_use = total - min(values.get("avail", free + caches), total)
     if caches > total // 4:
         yield Finding(
             Cause.PAGE_CACHE,
             f"{format_size(caches)} of the guest's {format_size(total)} hold its page cache, which is not free memory.",
-            "balloonctl reclaim VM, or a balloon (balloonctl set), makes the guest give it up.",
+            "A balloon makes the guest give it up: balloonctl set VM SIZE, with more than the "
+            f"{format_size(in_use)} that its programs use; balloonctl reclaim takes free memory alone.",
         )
     elif values.get("avail", free + caches) < total // 4:
         yield Finding(

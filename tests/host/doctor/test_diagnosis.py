@@ -152,6 +152,14 @@ def test_healthy(facts: dict[str, Any]) -> None:
     assert diagnose(replace(HEALTHY, **facts)) == []
 
 
+def test_remedy_for_the_page_cache_is_a_balloon() -> None:
+    """A reclaim takes free memory, which is not what the page cache is."""
+    facts: dict[str, Any] = {**memory(100, 1500, 1600), "backed": 2 * GIB}
+    (finding,) = diagnose(replace(HEALTHY, **facts))
+    assert finding.remedy_for("b:7").startswith("A balloon makes the guest give it up: balloonctl set b:7 SIZE, with")
+    assert "the 448.0 MiB that its programs use" in finding.remedy
+
+
 def test_every_cause_has_a_case() -> None:
     notes = {Cause.PARTLY_REFUSED, Cause.PAGE_CACHE, Cause.GUEST_BUSY}
     assert {case[0] for case in CASES} | notes == set(Cause)
