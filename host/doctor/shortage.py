@@ -69,6 +69,8 @@ def find_notes(facts: VmFacts) -> Iterator[Finding]:
     if not total or free is None or free > total // 4:
         return
     caches = values.get("caches", 0)
+    if "avail" in values:  # the files of a tmpfs count as page cache, and are not given up
+        caches = min(caches, max(values["avail"] - free, 0))
     in_use = total - min(values.get("avail", free + caches), total)
     if caches > total // 4:
         yield Finding(

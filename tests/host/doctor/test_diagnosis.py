@@ -126,6 +126,7 @@ def test_causes(cause: Cause, text: str, facts: dict[str, Any]) -> None:
         (Cause.PARTLY_REFUSED, {"discarded": 1200 * MIB, "refused": {"unaligned": 400 * MIB}}),
         (Cause.PAGE_CACHE, {**memory(100, 1500, 1600), "backed": 2 * GIB}),
         (Cause.GUEST_BUSY, {**memory(100, 100, 150), "backed": 2 * GIB}),
+        (Cause.GUEST_BUSY, {**memory(100, 1500, 150), "backed": 2 * GIB}),  # a tmpfs
         (Cause.GUEST_BUSY, {**NO_REPORT, **memory(30, 20, 40), "backed": 2 * GIB}),
     ],
 )
