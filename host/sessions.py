@@ -24,6 +24,8 @@ from host.daemon_options import DaemonOptions
 from host.events.metrics import VmMetrics
 from host.events.session_events import SessionEvents, SessionLimit
 from host.guest_name import guest_name
+from host.inhibition.front_end_look import take_told
+from host.inhibition.inhibition import Sign
 from host.metrics.sample import sample_of
 from host.migration.dirty_log import CAN_LOG
 from host.peers.peers import Peers
@@ -102,6 +104,12 @@ class Sessions:
         if name == "samples":
             return [sample_of(entry) for entry in await self._commands.query("query-vms")]
         return await self._commands.query(name)
+
+    def take_signs(self, pid: int, signs: Sign) -> None:
+        """Take what the descriptors of process ``pid`` show, for where this process may not look at them."""
+        if take_told(pid, signs):
+            for vm in self._vms.values():
+                vm.look_again(pid)
 
     async def status(self) -> list[str]:
         """Return a line about each virtual machine, for people, by number."""

@@ -11,11 +11,13 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from host.configuration.device_options import DEFAULT_DEVICE, DeviceOptions
 from host.control.control_commands import ControlCommands
 from host.control.daemon_status import DaemonStatus
+from host.inhibition.front_end_look import look_at_files
 from host.peers.peers import SESSIONS_MAX, shared_descriptors
 from host.qmp.qmp import Request
 from host.recording.recording_relay import RecordingRelay
@@ -26,10 +28,10 @@ from host.supervision.packets import Kind, Packet, PacketError
 from host.supervision.process_sessions import Admission, ProcessSessions
 from host.supervision.stored_machines import FormerWorker, StoredMachines
 from host.supervision.supervised_vm import SupervisedVm
-from host.supervision.worker_checks import WorkerChecks
 from host.supervision.worker_commands import WorkerCommands
 from host.supervision.worker_ends import BACK_OFF_LONGEST, ENDS_FREE, back_off, ends_at_start
 from host.supervision.worker_process import WorkerProcess, ZygoteGone
+from host.supervision.worker_watch import WorkerWatch
 from host.supervision.worker_words import own_lines, own_notice
 from host.supervision.zygote import Zygote, restart_zygote
 from host.vm_store.vm_store import KeptVm
@@ -80,7 +82,9 @@ class Supervisor:
         self._handed_over = HandedOver() if handed_over is None else handed_over
         self._former: set[FormerWorker] = set()
         self._last_number = 0
-        self._checks = WorkerChecks(self._workers.values, lambda: self._zygote.kill())
+        self._watch = WorkerWatch(
+            self._workers.values, lambda: self._zygote.kill(), lambda pid: int(look_at_files(pid))
+        )
         self._relay = None if recording is None else RecordingRelay(recording)
         self._stops = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,7 +102,7 @@ class Supervisor:
             self._start_worker()
         self._go_on()
         # One of them may have been stopped, in its sleep too.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._checks.need_all)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._watch.need_all)
 
     def _go_on(self) -> None:
         # Goes on with the machines of an earlier supervisor, each once its worker has ended and all of that is known.
@@ -144,7 +148,7 @@ class Supervisor:
             worker = self._fork_worker(number)
         except OSError as error:
             raise BalloonError(f"no worker can be forked: {error.strerror}") from error
-        worker.on_awake = self._checks.need
+        worker.on_awake = partial(self._watch.awake, worker)
         worker.set_log_level(self._status.log_level)
         if self._relay is not None:
             worker.record_to(self._relay.open)
@@ -189,7 +193,7 @@ class Supervisor:
             log.warning("vm %d: %s", vm.number, error)
             self._forget(vm.number)
             return
-        worker.serve(vm)
+        self._watch.serve(worker, vm)
 
     def _idlest(self) -> WorkerProcess:
         alive = [worker for worker in self._workers.values() if not worker.gone and not worker.alone]
@@ -256,7 +260,7 @@ class Supervisor:
         if self._stops or not self._lasts(vm):
             return
         try:
-            self._start_worker(alone=True).serve(vm)
+            self._watch.serve(self._start_worker(alone=True), vm)
         except BalloonError as error:
             log.warning("vm %d: %s", vm.number, error)
             self._forget(vm.number)
@@ -341,7 +345,7 @@ class Supervisor:
             if parts and worker.vms:
                 self._begin_session(vm, parted=True)
             else:
-                worker.serve(vm)
+                self._watch.serve(worker, vm)
 
     def _lasts(self, vm: SupervisedVm) -> bool:
         # Ends the session of a machine that cannot go on.
@@ -398,7 +402,7 @@ class Supervisor:
 
     async def _stop_workers(self, stop: Callable[[WorkerProcess], None]) -> None:
         self._stops = True
-        self._checks.close()
+        self._watch.close()
         asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
         for former in self._former:
             former.close()

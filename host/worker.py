@@ -17,6 +17,7 @@ from typing import Any
 
 from host.configuration.device_options import parse_device_options
 from host.daemon_options import DaemonOptions
+from host.inhibition.inhibition import Sign
 from host.memory.sigbus import guard_mappings
 from host.peers.fd_limit import raise_fd_limit
 from host.qmp.qmp import Arguments, Request
@@ -199,6 +200,9 @@ class Worker:
                 task = asyncio.create_task(self._answer(number, self._find_answer(packet.kind, body)))
                 self._questions.add(task)
                 task.add_done_callback(self._questions.discard)
+            case Kind.SIGNS:
+                for pid, signs in json.loads(packet.body):
+                    self._sessions.take_signs(pid, Sign(signs))
             case Kind.PING:
                 self._link.send(Packet(Kind.ANSWER, 0, packet.body))
                 self._wakes.on_wake = partial(self._link.send, Packet(Kind.AWAKE))

@@ -148,7 +148,7 @@ SHELL = re.compile(
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
     | host/(command|daemon|sessions|session_release|worker|supervisor|connection|signals)\.py
     | host/(front_end_process|message_channel|backend_channel|netlink|guest_name)\.py
-    | host/supervision/(machines|link|zygote|worker_process|worker_checks|supervised_vm|supervised_session)\.py
+    | host/supervision/(machines|link|zygote|worker_process|worker_watch|supervised_vm|supervised_session)\.py
     | host/(supervision/(process_title|process_sessions)|sandbox/(sandbox|seccomp))\.py
     | host/configuration/(config_file|option_values|vm_listeners)\.py
     | host/descriptors/(received_file|socket_read|pipe|closing)\.py
@@ -159,7 +159,7 @@ SHELL = re.compile(
     | host/ring/(kick_file|kick_watch|signal_file|eventfd_signal)\.py
     | host/recording/(file_facts|recording_relay|recorded_session|recorded_virtqueue)\.py
     | host/events/(chain_events|session_events|vm_events|notices)\.py
-    | host/supervision/(stored_machines|worker_commands)\.py
+    | host/supervision/(stored_machines|worker_commands|worker_watch)\.py
     | host/vm_store/(same_file|vm_store)\.py
     | host/service_manager/(service_manager|keeper|listeners)\.py
     | host/inhibition/(front_end_look|discard_gate)\.py

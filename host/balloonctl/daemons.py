@@ -6,7 +6,6 @@ A daemon that does not answer is one line, and the others are asked all the same
 import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -84,22 +83,40 @@ class Daemons:
             BalloonError: the only daemon does not answer.
         """
         self.failures: list[str] = []
-        self._stack = ExitStack()
         self.daemons: list[Daemon] = []
+        self._answer_seconds = answer_seconds
+        self._lost: set[Path] = set()
         paths = list(dict.fromkeys(paths)) or find_sockets(os.environ)
         if not paths:
             looked = " and ".join(f"{directory}/*{SUFFIX}" for directory in CONVENTION)
             raise UsageError(f"no control socket: name one with --control PATH (looked for {looked})")
-        names = short_names(paths)
+        self._names = short_names(paths)
         for path in paths:
             try:
-                client = self._stack.enter_context(QmpClient(path, answer_seconds=answer_seconds))
+                self._connect(path)
             except BalloonError as error:
                 if len(paths) == 1:
                     raise
+                self._lost.add(path)
                 self.failures.append(str(error))
-                continue
-            self.daemons.append(Daemon(names[path], path, client))
+
+    def _connect(self, path: Path) -> None:
+        self.daemons.append(Daemon(self._names[path], path, QmpClient(path, answer_seconds=self._answer_seconds)))
+        order = list(self._names)
+        self.daemons.sort(key=lambda daemon: order.index(daemon.path))
+
+    def reconnect(self) -> None:
+        """Connect again to each daemon that has not answered: it may have been started anew. One that still does not
+        answer is added to ``failures``."""
+        for path in sorted(self._lost):
+            for daemon in [daemon for daemon in self.daemons if daemon.path == path]:
+                daemon.client.close()
+                self.daemons.remove(daemon)
+            try:
+                self._connect(path)
+                self._lost.discard(path)
+            except BalloonError as error:
+                self.failures.append(str(error))
 
     def machines(self) -> Iterator[Machine]:
         """Yield the virtual machines of all daemons. One that fails meanwhile is added to ``failures``."""
@@ -107,6 +124,7 @@ class Daemons:
             try:
                 entries = daemon.ask("query-vms")
             except BalloonError as error:
+                self._lost.add(daemon.path)
                 self.failures.append(str(error))
                 continue
             for entry in entries:
@@ -117,7 +135,7 @@ class Daemons:
 
     def _label(self, daemon: Daemon, entry: Entry) -> str:
         number = str(entry["vm"])
-        return number if len(self.daemons) + len(self.failures) == 1 else f"{daemon.name}:{number}"
+        return number if len(self._names) == 1 else f"{daemon.name}:{number}"
 
     def machine(self, name: str | None) -> Machine:
         """Return the machine that ``name`` means: a number, a name, or either after the daemon's name and a colon. None
@@ -144,7 +162,8 @@ class Daemons:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        for daemon in self.daemons:
+            daemon.client.close()
 
 
 def _is_called(machine: Machine, name: str) -> bool:

@@ -45,7 +45,7 @@ def diagnosis_lines(label: str, entry: Entry, width: int | None) -> list[str]:
     for finding in findings:
         mark = "!" if finding.is_fault else "-"
         lines += wrapped(f"  {mark} {finding.sentence}", width, 4)
-        lines += wrapped(f"    {finding.remedy}", width, 4)
+        lines += wrapped(f"    {finding.remedy_for(label)}", width, 4)
     return lines
 
 
@@ -71,7 +71,7 @@ def diagnosis_object(label: str, entry: Entry) -> dict[str, Any]:
                 "cause": finding.cause.value,
                 "fault": finding.is_fault,
                 "sentence": finding.sentence,
-                "remedy": finding.remedy,
+                "remedy": finding.remedy_for(label),
             }
             for finding in findings
         ],

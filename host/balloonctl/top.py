@@ -33,6 +33,7 @@ class Top:
         self._machines: Mapping[str, Machine] = {}
         self._rows: list[Row] = []
         self._asked = 0.0
+        self._failure = ""
         self._left = threading.Event()
 
     def begin(self) -> None:
@@ -50,9 +51,12 @@ class Top:
 
     def _ask(self) -> None:
         self._daemons.failures.clear()
+        self._daemons.reconnect()
         machines = {machine.label: machine for machine in self._daemons.machines()}
-        if self._daemons.failures:
-            self._state.message = self._daemons.failures[0]
+        failure = next(iter(self._daemons.failures), "")
+        if failure or self._state.message == self._failure:
+            self._state.message = failure
+        self._failure = failure
         now = time.monotonic()
         before = {label: machine.entry for label, machine in self._machines.items()}
         entries = {label: machine.entry for label, machine in machines.items()}

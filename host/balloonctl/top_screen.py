@@ -203,7 +203,7 @@ def _explained(rows: Sequence[Row], state: TopState, width: int) -> list[Line]:
     lines: list[Line] = []
     for finding in findings[:2]:
         style = Style.BAD if finding.is_fault else Style.PLAIN
-        for begin, text, of in (("! ", finding.sentence, style), ("  ", finding.remedy, Style.PLAIN)):
+        for begin, text, of in (("! ", finding.sentence, style), ("  ", finding.remedy_for(row.label), Style.PLAIN)):
             wrapped = textwrap.wrap(text, max(width, 20), initial_indent=begin, subsequent_indent="  ")
             lines += [line(Span(each, of)) for each in wrapped]
     return lines

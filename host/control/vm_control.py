@@ -118,6 +118,11 @@ class VmControl:
         """Return ``workers`` that serve a ring only once it is known whether something inhibits discards."""
         return self._gate.before(workers)
 
+    def look_again(self, pid: int) -> None:
+        """Take note that there is something new about process ``pid``, which may be the front-end's."""
+        if pid == self._connection.peer_pid:
+            self._gate.look_again()
+
     def driver_left(self) -> None:
         """Take note that another driver comes: forget the last one's statistics, and end its reclaim."""
         self.config_written()

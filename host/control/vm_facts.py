@@ -129,6 +129,7 @@ def _describe_state(info: VmInfo, backed_bytes: int | None) -> dict[str, object]
     return {
         "status": None if status is None else list(_status_names(status)),
         "front-end": _front_end(info, backed_bytes),
+        "descriptors-seen": Sign.UNSEEN not in info.signs,
         "keeps-pages": info.keeps_pages,
         "inhibited": None if inhibition is None else {"by": inhibition.by.value, "why": inhibition.why},
         "discard-error": errno.errorcode.get(error, str(error)) if error else None,

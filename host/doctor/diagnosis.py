@@ -132,10 +132,12 @@ def _find_driver(facts: VmFacts) -> Iterator[Finding]:
     failed = facts.status is not None and "FAILED" in facts.status
     late = facts.status is not None and "DRIVER_OK" not in facts.status and facts.age > PATIENCE
     if failed or (late and not facts.driver_ready):
-        said = "has set FAILED" if failed else f"has not become ready in {facts.age:.0f} s"
+        said = "given up: it has set FAILED in the device status"
+        if not failed:
+            said = f"accepted features, and has not become ready in {facts.age:.0f} s"
         yield Finding(
             Cause.PROBE_FAILED,
-            f"The guest's driver has negotiated and then given up: its device status {said}.",
+            f"The guest's driver has {said}.",
             "Read dmesg in the guest: virtio_balloon names the error; too few queues is the usual one (num_vqs=5).",
         )
     elif not facts.driver_ready and facts.age > PATIENCE and _rests(facts):

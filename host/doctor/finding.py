@@ -44,6 +44,10 @@ class Finding:
     sentence: str
     remedy: str
 
+    def remedy_for(self, label: str) -> str:
+        """The remedy, with what the operator calls the guest in the place of VM."""
+        return self.remedy.replace(" VM", f" {label}")
+
     @property
     def is_fault(self) -> bool:
         """Whether something has to be mended, and not only explained."""

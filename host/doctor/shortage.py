@@ -18,8 +18,14 @@ CAPACITY: Final = 32
 SMALL_BLOCK: Final = 2 * MIB
 """The smallest block of a guest with pages of 4 KiB."""
 
+SMALL_REPORT: Final = 128 * MIB
+"""The most that one report of a guest with pages of 4 KiB takes."""
+
 LARGE_REPORT: Final = GIB
 """One report of a guest with pages of 16 KiB."""
+
+HUGE_REPORT: Final = 16 * GIB
+"""One report of a guest with pages of 64 KiB."""
 
 PATIENCE: Final = 10.0
 """Seconds within which a guest with enough free memory has reported."""
@@ -27,6 +33,7 @@ PATIENCE: Final = 10.0
 _ORDER: Final = (
     "Boot the guest with page_reporting.page_reporting_order=5 (Linux 5.14 or newer), or give it more memory."
 )
+_KICK: Final = "Free some memory in the guest: it reports 2 s after that; if not, see its dmesg for virtio_balloon."
 
 
 def find_shortage(facts: VmFacts) -> Iterator[Finding]:
@@ -38,18 +45,20 @@ def find_shortage(facts: VmFacts) -> Iterator[Finding]:
     if free is not None and free < LARGE_REPORT:
         if free < CAPACITY * SMALL_BLOCK and _is_in_use(facts, total):
             return  # a note says where it is
+        small = free < SMALL_REPORT
         yield Finding(
             Cause.ORDER_TOO_LARGE,
-            f"The guest has {format_size(free)} free, less than one report may take: 32 blocks, which are 64 to 128 "
-            "MiB with pages of 4 KiB and 1 GiB with pages of 16 KiB.",
-            _ORDER,
+            f"The guest has {format_size(free)} free, less than one report may take: 32 blocks, which are "
+            + ("64 to 128 MiB with pages of 4 KiB." if small else "1 GiB with pages of 16 KiB (128 MiB with 4 KiB)."),
+            _ORDER if small else f"Pages of 16 KiB: {_ORDER} Pages of 4 KiB: {_KICK}",
         )
         return
     shown = "" if free is None else f", with {format_size(free)} free"
+    huge = free is not None and free < HUGE_REPORT
     yield Finding(
         Cause.NEVER_KICKED,
         f"The reporting queue has run for {running:.0f} s without a report{shown}.",
-        "Free some memory in the guest: it reports 2 s after that; if not, see its dmesg for virtio_balloon.",
+        f"{_KICK} Pages of 64 KiB, where a report takes 16 GiB: {_ORDER}" if huge else _KICK,
     )
 
 
@@ -60,11 +69,15 @@ def find_notes(facts: VmFacts) -> Iterator[Finding]:
     if not total or free is None or free > total // 4:
         return
     caches = values.get("caches", 0)
+    if "avail" in values:  # the files of a tmpfs count as page cache, and are not given up
+        caches = min(caches, max(values["avail"] - free, 0))
+    in_use = total - min(values.get("avail", free + caches), total)
     if caches > total // 4:
         yield Finding(
             Cause.PAGE_CACHE,
             f"{format_size(caches)} of the guest's {format_size(total)} hold its page cache, which is not free memory.",
-            "balloonctl reclaim VM, or a balloon (balloonctl set), makes the guest give it up.",
+            "A balloon makes the guest give it up: balloonctl set VM SIZE, with more than the "
+            f"{format_size(in_use)} that its programs use; balloonctl reclaim takes free memory alone.",
         )
     elif values.get("avail", free + caches) < total // 4:
         yield Finding(

@@ -95,6 +95,11 @@ class DiscardGate:
             if self._looking is not None:
                 await asyncio.wait([self._looking], timeout=LOOK_PATIENCE)
 
+    def look_again(self) -> None:
+        """Look now, if a process is watched: there is something new about it."""
+        if self._process != (0, 0):
+            self._begin_look(FILES_AGE)
+
     def chain_served(self, now: float) -> None:
         """Take note that a ring was served at ``now``: it may go on without a pause."""
         if self._is_old(now):

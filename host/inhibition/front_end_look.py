@@ -1,7 +1,7 @@
 """A look at a front-end's process in /proc: is it stopped, and does it show that discards would do harm or no good?
 
 Its owner decides how many descriptors there are to look at, so only the first are, and on a helper thread. What the
-daemon may not read (another user's descriptors) it does not see.
+daemon may not read (another user's descriptors) it does not see, and says so.
 """
 
 import os
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from host.inhibition.inhibition import Sign
+from host.inhibition.inhibition import NO_SIGNS, Sign
 
 FDS_MAX: Final = 1024
 """Descriptors of a process that are looked at. QEMU has about a hundred."""
@@ -27,6 +27,21 @@ _IOMMUFD: Final = "/dev/iommu"
 
 _files: Final[dict[Path, tuple[float, Sign]]] = {}
 """What the descriptors of a process showed, and when: one process may have hundreds of sessions."""
+
+
+_told: Final[dict[int, Sign]] = {}
+"""What the descriptors of a process show, as told by who may look at them: a confined worker may not."""
+
+
+def take_told(pid: int, signs: Sign) -> bool:
+    """Take what the descriptors of process ``pid`` show. It counts where they cannot be looked at. Return whether that
+    is new."""
+    if _told.get(pid) == signs:
+        return False
+    if len(_told) >= PROCESSES_MAX:
+        _told.clear()
+    _told[pid] = signs
+    return True
 
 
 def look_at(pid: int, memory_bytes: int, proc: Path = Path("/proc"), *, max_age: float = 0.0) -> Sign:
@@ -50,7 +65,13 @@ def look_at(pid: int, memory_bytes: int, proc: Path = Path("/proc"), *, max_age:
     held = max(_kib(status.get("VmLck", "")), _kib(status.get("VmPin", ""))) << 10
     if memory_bytes and held >= memory_bytes // 2:
         signs |= Sign.PINNED
-    return signs | _recent_files(directory / "fd", max_age)
+    files = _recent_files(directory / "fd", max_age)
+    return signs | (_told.get(pid, files) if Sign.UNSEEN in files else files)
+
+
+def look_at_files(pid: int, proc: Path = Path("/proc")) -> Sign:
+    """Return what the descriptors of process ``pid`` show."""
+    return _look_at_files(proc / str(pid) / "fd")
 
 
 def _recent_files(directory: Path, max_age: float) -> Sign:
@@ -81,17 +102,21 @@ def _look_at_files(directory: Path) -> Sign:
     try:
         with os.scandir(directory) as entries:
             for _, entry in zip(range(FDS_MAX), entries, strict=False):
-                signs |= _sign_of(_target_of(entry))
-    except OSError:  # another user's, or gone
+                signs |= _sign_of_entry(entry)
+    except PermissionError:
+        return Sign.UNSEEN
+    except OSError:  # it has gone
         return signs
     return signs
 
 
-def _target_of(entry: "os.DirEntry[str]") -> str:
+def _sign_of_entry(entry: "os.DirEntry[str]") -> Sign:
     try:
-        return os.readlink(entry.path)
+        return _sign_of(os.readlink(entry.path))
+    except PermissionError:
+        return Sign.UNSEEN
     except OSError:  # closed meanwhile
-        return ""
+        return NO_SIGNS
 
 
 def _sign_of(target: str) -> Sign:

@@ -19,6 +19,8 @@ class Sign(IntFlag):
     VFIO = 4
     USERFAULTFD = 8
     PINNED = 16
+    UNSEEN = 32
+    """Its descriptors cannot be looked at: it is another user's."""
 
 
 NO_SIGNS: Final = Sign(0)

@@ -90,7 +90,7 @@ class QmpClient:
             raise
 
     def _negotiate(self) -> None:
-        greeting = self._receive(missing="not a QMP server: no greeting")
+        greeting = self._receive(missing="a stopped daemon, or not a QMP server: no greeting")
         if isinstance(refusal := greeting.get("error"), dict):  # the server has as many clients as it serves
             raise BalloonError(str(refusal.get("desc")))
         if "QMP" not in greeting:

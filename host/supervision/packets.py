@@ -90,6 +90,9 @@ class Kind(IntEnum):
     """Tell what is measured of each virtual machine. Body: the number of the question."""
     RECORDING = 30
     """Record the sessions to come: lines go to the pipe that comes along."""
+    SIGNS = 31
+    """What the descriptors of front-ends' processes show. Body: a JSON list of pairs, the process's number and
+    :class:`host.inhibition.inhibition.Sign`."""
 
 
 OF_NO_SESSION: Final = frozenset({Kind.HELLO, Kind.EVENTS, Kind.NOTICE, Kind.PART, Kind.ANSWER, Kind.AWAKE})

@@ -72,7 +72,8 @@ class WorkerProcess:
         """Whether it has one machine alone."""
         self.is_awake = True
         """Whether it may have done something, or be about to, since it answered a check."""
-        self.on_awake: Callable[[], None] = lambda: None
+        self.on_awake: Callable[[bool], None] = lambda _first: None
+        """Called when it is, and whether it was not before."""
         self._on_packet = on_packet
         self._on_gone = on_gone
         self._questions: dict[int, asyncio.Future[bytes]] = {}
@@ -124,8 +125,8 @@ class WorkerProcess:
 
     def wake(self) -> None:
         """Take note that it does something, or may not be able to."""
-        self.is_awake = True
-        self.on_awake()
+        first, self.is_awake = not self.is_awake, True
+        self.on_awake(first)
 
     def serve(self, vm: SupervisedVm) -> None:
         """Have it serve a virtual machine: from the beginning, or from where another worker has ended."""

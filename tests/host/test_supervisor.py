@@ -137,7 +137,7 @@ async def test_worker_that_ends_at_every_start_is_started_less_often_and_its_mac
 async def test_worker_that_does_not_answer_is_killed_and_replaced(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("host.supervision.worker_checks.CHECK_INTERVAL", 0.02)
+    monkeypatch.setattr("host.supervision.worker_watch.CHECK_INTERVAL", 0.02)
     zygote = StoppedZygote()
     status = DaemonStatus()
     supervisor = Supervisor(zygote, 0, EventLog(None, time.monotonic), {}, status)
@@ -163,7 +163,7 @@ async def test_worker_that_does_not_answer_is_killed_and_replaced(
 async def test_worker_that_has_not_begun_waits_for_its_turn_and_what_forks_none_is_replaced(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("host.supervision.worker_checks.CHECK_INTERVAL", 0.01)
+    monkeypatch.setattr("host.supervision.worker_watch.CHECK_INTERVAL", 0.01)
     zygote = StuckZygote()
     supervisor = Supervisor(zygote, 0, EventLog(None, time.monotonic), {}, DaemonStatus())
     supervisor.start()
@@ -187,7 +187,7 @@ async def test_worker_that_has_not_begun_waits_for_its_turn_and_what_forks_none_
 @pytest.mark.asyncio
 async def test_worker_that_sleeps_is_not_asked_until_it_wakes_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or until one of the workers is stopped, for which the kernel sends a signal."""
-    monkeypatch.setattr("host.supervision.worker_checks.CHECK_INTERVAL", 0.001)
+    monkeypatch.setattr("host.supervision.worker_watch.CHECK_INTERVAL", 0.001)
     zygote = TalkingZygote()
     supervisor = Supervisor(zygote, 1, EventLog(None, time.monotonic), {}, DaemonStatus())
     supervisor.start()

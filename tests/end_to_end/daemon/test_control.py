@@ -30,6 +30,7 @@ UNTOUCHED: Any = {
     "acknowledge": {"counts": [0] * 15, "seconds": 0.0},
     "discard": {"counts": [0] * 15, "seconds": 0.0},
     "discard-error": None,
+    "descriptors-seen": True,
     "inflated-bytes": 0,
     "deflated-bytes": 0,
     "hinted-bytes": 0,

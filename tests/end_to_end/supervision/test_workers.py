@@ -1,6 +1,7 @@
 """Workers that are killed under virtual machines that report."""
 
 import contextlib
+import ctypes
 import os
 import signal
 from collections.abc import Iterator
@@ -172,6 +173,37 @@ def test_what_was_asked_of_a_machine_and_counted_outlives_its_worker(tmp_path: P
         assert machine.ram.pages() == before
         assert client.command("query-status")["worker-restarts"] == 1
         assert client.command("query-status")["log-level"] == "error"
+
+
+@pytest.fixture
+def userfaultfd() -> Iterator[None]:
+    fd = ctypes.CDLL(None).syscall(323, os.O_CLOEXEC | 1)  # userfaultfd(UFFD_USER_MODE_ONLY) on x86_64
+    if os.uname().machine != "x86_64" or fd < 0:
+        pytest.skip("no userfaultfd can be had")
+    yield
+    os.close(fd)
+
+
+@pytest.mark.usefixtures("userfaultfd")
+def test_confined_worker_is_told_what_it_may_not_see_of_a_front_end(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    with (
+        supervised(tmp_path, "--workers", "1", "--control", str(control)) as daemon,
+        VirtualMachine(daemon.socket_path) as machine,
+        QmpClient(control) as client,
+    ):
+
+        def is_inhibited() -> bool:
+            (entry,) = client.command("query-vms")
+            return entry["inhibited"] is not None and "userfaultfd" in entry["inhibited"]["why"]
+
+        until(is_inhibited, "the userfaultfd of this process is seen")
+        daemon.kill_worker_of(1)
+        assert is_inhibited()
+        machine.ram.touch(DATA_AT, PAGE_SIZE)
+        machine.report((DATA_AT, PAGE_SIZE))
+        assert DATA_AT in machine.ram.pages()
+        assert client.command("query-vms")[0]["descriptors-seen"]
 
 
 def test_stuck_worker_holds_up_no_command(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Which sockets are asked, and which machine a name means."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,10 @@ import pytest
 
 import host.balloonctl.daemons
 from host.balloonctl.daemons import Daemon, Daemons, find_sockets, short_names
+from host.control.control_server import ControlServer, Perform
+from host.qmp.qmp import Request
 from protocol.errors import BalloonError, UsageError
+from protocol.process.listening_socket import OWNER_ALONE, ListeningSocket
 
 
 def test_sockets_are_found_by_convention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +63,8 @@ def daemons_with(monkeypatch: pytest.MonkeyPatch, **machines: list[tuple[int, st
     clients = {Path(name): FakeClient(*entries) for name, entries in machines.items()}
     daemons = Daemons.__new__(Daemons)
     daemons.failures = []
+    daemons._names = {path: path.name for path in clients}
+    daemons._lost = set()
     daemons.daemons = [Daemon(path.name, path, client) for path, client in clients.items()]  # type: ignore[arg-type]
     return daemons
 
@@ -79,6 +85,41 @@ def test_machines_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
             daemons.machine(name)
         assert str(caught.value) == text
     assert daemons_with(monkeypatch, a=[(1, "x")]).machine(None).number == 1
+
+
+def test_daemon_that_is_started_anew_is_connected_to_again(tmp_path: Path) -> None:
+    async def perform(request: Request) -> bytes:
+        return request.success([{"vm": 1, "name": request.name}])
+
+    async def go() -> None:
+        path, other = tmp_path / "a", tmp_path / "b"
+        servers = [await started(each, perform) for each in (path, other)]
+        with await asyncio.to_thread(Daemons, [path, other]) as daemons:
+
+            def labels() -> list[str]:
+                daemons.failures.clear()
+                daemons.reconnect()
+                return [machine.label for machine in daemons.machines()]
+
+            assert await asyncio.to_thread(labels) == ["a:1", "b:1"]
+            await servers[0].close()
+            assert await asyncio.to_thread(labels) == ["b:1"]
+            assert await asyncio.to_thread(labels) == ["b:1"]
+            assert [str(path) in line for line in daemons.failures] == [True]
+            servers[0] = await started(path, perform)
+            assert await asyncio.to_thread(labels) == ["a:1", "b:1"]
+            assert daemons.failures == []
+        for server in servers:
+            await server.close()
+
+    asyncio.run(go())
+
+
+async def started(path: Path, perform: Perform) -> ControlServer:
+    """Return a control server that listens at ``path``."""
+    server = ControlServer(ListeningSocket(path, "--control", OWNER_ALONE), perform, {})
+    await server.start()
+    return server
 
 
 def test_sockets_of_instances_are_found(tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def test_causes(cause: Cause, text: str, facts: dict[str, Any]) -> None:
         (Cause.PARTLY_REFUSED, {"discarded": 1200 * MIB, "refused": {"unaligned": 400 * MIB}}),
         (Cause.PAGE_CACHE, {**memory(100, 1500, 1600), "backed": 2 * GIB}),
         (Cause.GUEST_BUSY, {**memory(100, 100, 150), "backed": 2 * GIB}),
+        (Cause.GUEST_BUSY, {**memory(100, 1500, 150), "backed": 2 * GIB}),  # a tmpfs
         (Cause.GUEST_BUSY, {**NO_REPORT, **memory(30, 20, 40), "backed": 2 * GIB}),
     ],
 )
@@ -152,9 +153,31 @@ def test_healthy(facts: dict[str, Any]) -> None:
     assert diagnose(replace(HEALTHY, **facts)) == []
 
 
+def test_remedy_for_the_page_cache_is_a_balloon() -> None:
+    """A reclaim takes free memory, which is not what the page cache is."""
+    facts: dict[str, Any] = {**memory(100, 1500, 1600), "backed": 2 * GIB}
+    (finding,) = diagnose(replace(HEALTHY, **facts))
+    assert finding.remedy_for("b:7").startswith("A balloon makes the guest give it up: balloonctl set b:7 SIZE, with")
+    assert "the 448.0 MiB that its programs use" in finding.remedy
+
+
 def test_every_cause_has_a_case() -> None:
     notes = {Cause.PARTLY_REFUSED, Cause.PAGE_CACHE, Cause.GUEST_BUSY}
     assert {case[0] for case in CASES} | notes == set(Cause)
+
+
+def test_remedies_for_a_report_that_takes_too_much_are_those_of_the_page_sizes() -> None:
+    """How large the guest's pages are the device is not told."""
+    for free, begins, says, says_not in (
+        (100, "Boot the guest with", "page_reporting_order", "16 KiB"),
+        (700, "Pages of 16 KiB: Boot the guest", "Pages of 4 KiB: Free some memory", "64 KiB"),
+        (1500, "Free some memory in the guest", "Pages of 64 KiB", "16 KiB"),
+    ):
+        facts: dict[str, Any] = {**NO_REPORT, **memory(free, 10, 1700), "backed": 600 * MIB}
+        (finding,) = diagnose(replace(HEALTHY, **facts))
+        assert finding.remedy.startswith(begins)
+        assert says in finding.remedy
+        assert says_not not in finding.remedy
 
 
 def test_pages_that_a_guest_has_reserved_and_not_touched_are_not_missed_in_the_file() -> None:

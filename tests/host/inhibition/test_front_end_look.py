@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from host.inhibition.front_end_look import look_at
+from host.inhibition.front_end_look import look_at, look_at_files, take_told
 from host.inhibition.inhibition import NO_SIGNS, Sign
 from tests.harness.processes import until
 
@@ -54,6 +54,25 @@ def test_process_that_cannot_be_looked_at(tmp_path: Path) -> None:
     assert look_at(0, MIB) == NO_SIGNS
     (process(tmp_path, "State:\tS (sleeping)\n") / "7" / "fd").rmdir()
     assert look_at(7, MIB, tmp_path) == NO_SIGNS
+
+
+def test_descriptors_that_cannot_be_looked_at_are_told_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may look at all descriptors, so the refusal is the test's."""
+
+    def refuse(_path: str) -> str:
+        raise PermissionError
+
+    directory = process(tmp_path, "State:\tS (sleeping)\n", "/dev/vfio/1")
+    assert look_at_files(7, directory) is Sign.VFIO
+    monkeypatch.setattr(os, "readlink", refuse)
+    assert look_at(7, MIB, directory) is Sign.UNSEEN
+    assert take_told(7, Sign.USERFAULTFD)
+    assert not take_told(7, Sign.USERFAULTFD)
+    assert look_at(7, MIB, directory) is Sign.USERFAULTFD
+    assert take_told(7, NO_SIGNS)
+    assert look_at(7, MIB, directory) == NO_SIGNS
 
 
 def test_this_process_shows_nothing() -> None:

@@ -12,9 +12,9 @@ from protocol.errors import UsageError
 @pytest.mark.parametrize(
     ("text", "address"),
     [
-        ("127.0.0.1:9187", MetricsAddress("127.0.0.1", 9187)),
+        ("127.0.0.1:9377", MetricsAddress("127.0.0.1", 9377)),
         ("localhost:0", MetricsAddress("localhost", 0)),
-        ("[::1]:9187", MetricsAddress("::1", 9187)),
+        ("[::1]:9377", MetricsAddress("::1", 9377)),
         ("unix:/run/m", MetricsAddress(path=Path("/run/m"))),
     ],
 )
@@ -23,7 +23,7 @@ def test_addresses(text: str, address: MetricsAddress) -> None:
     assert str(address) == text
 
 
-@pytest.mark.parametrize("text", ["", ":9187", "9187", "unix:", "::1:9187", "[::1]", "a:", "a:65536", "a:\u0663"])
+@pytest.mark.parametrize("text", ["", ":9377", "9377", "unix:", "::1:9377", "[::1]", "a:", "a:65536", "a:\u0663"])
 def test_mistakes(text: str) -> None:
     with pytest.raises(UsageError):
         parse_metrics_address(text)
