@@ -37,6 +37,7 @@ Sizes are strings such as "512M" or bytes, times are strings such as "90s", "10m
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -46,6 +47,7 @@ from guest.mm.page_alloc import PageAllocator
 from guest.mm.reporting.reporters import REPORTERS, make_reporter
 from guest.workloads.trace_file import TRACE
 from guest.workloads.workload_options import WORKLOAD_NAMES, parse_workload
+from host.policy.parameters import Value
 from host.policy.registry import make_policy
 from protocol.configuration.toml_table import Table, nearest, parse_seconds
 from protocol.configuration.toml_text import parse_toml
@@ -146,11 +148,17 @@ def parse_scenario(text: str, name: str, directory: Path) -> Scenario:
 def _policy(table: Table) -> PolicySpec:
     spec = PolicySpec(name=table.text("name", PolicySpec().name), parameters=table.rest())
     if ":" not in spec.name:  # a user's own code is not run to check a file
-        try:
-            make_policy(spec.name, spec.parameters)
-        except UsageError as error:
-            raise UsageError(f"{table.path}: {error}") from error
+        _check_policy(table, "name", spec.name, {})
+        for key, value in spec.parameters.items():
+            _check_policy(table, key, spec.name, {key: value})
     return spec
+
+
+def _check_policy(table: Table, key: str, name: str, parameters: Mapping[str, Value]) -> None:
+    try:
+        make_policy(name, parameters)
+    except UsageError as error:
+        raise table.mistake(key, str(error)) from error
 
 
 def _vms(table: Table, default_name: str, directory: Path) -> list[VmSpec]:

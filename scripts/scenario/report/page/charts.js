@@ -138,7 +138,7 @@ function marksChart(container) {
     data.vms.forEach((vm, row) => picture.append(...lifeline(vm, place, 4 + row * ROW, ROW)));
     rows.forEach((name, row) => {
       // Names of many machines differ at their end.
-      const fits = Math.floor((place.left - 17) / 7.3);
+      const fits = Math.floor((place.left - 11) / 6.9);
       const short = name.length > fits + 1 ? `…${name.slice(-fits)}` : name;
       picture.append(svg("text", { class: "name", x: place.left - 9, y: 4 + row * ROW + ROW / 2 + 4, "text-anchor": "end" },
         short, svg("title", {}, name)));

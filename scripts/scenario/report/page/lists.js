@@ -28,7 +28,8 @@ function eventList(container) {
     if (found === current) return;
     current?.line.removeAttribute("aria-current");
     current = found;
-    document.getElementById("now").textContent = found ? `${found.vm || "policy"}: ${found.what} ${found.text}`.trim() : "";
+    const between = found?.kind === "decision" && found.text ? "; " : " ";
+    document.getElementById("now").textContent = found ? `${found.vm || "policy"}: ${found.what}${between}${found.text}`.trim() : "";
     if (!found) return;
     found.line.setAttribute("aria-current", "true");
     // Only the list scrolls, never the page.
