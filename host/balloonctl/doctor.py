@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from host.balloonctl.daemons import Entry, Machine
-from host.balloonctl.table import printable, short_size, short_time
+from host.balloonctl.table import short_size, short_time
 from host.doctor.diagnosis import diagnose, is_healthy
 from host.doctor.facts import read_facts
 from host.doctor.finding import Finding
 from host.qmp.qmp_client import QmpClient
+from host.terminal_view.styled_line import printable
 from protocol.errors import BalloonError
 
 AT_ONCE: Final = 8
@@ -25,7 +26,7 @@ def fresh_entries(machines: Sequence[Machine]) -> list[Entry]:
             list(pool.map(_ask_guest, asked))
     fresh: dict[tuple[str, int], Entry] = {}
     for daemon in {machine.daemon.path: machine.daemon for machine in machines}.values():
-        for entry in daemon.ask("query-vms"):
+        for entry in daemon.entries():
             fresh[daemon.name, entry["vm"]] = entry
     return [fresh.get((machine.daemon.name, machine.number), machine.entry) for machine in machines]
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from host.balloonctl.answers import RECLAIMED, check_answer
 from host.balloonctl.daemons import Daemons, Machine
 from host.balloonctl.table import short_size
 from host.balloonctl.top_screen import Action, Row, TopState, rates, screen
@@ -82,6 +83,7 @@ class Top:
             with QmpClient(machine.daemon.path, answer_seconds=None) as client:
                 answer = client.command(action.value, vm=machine.number)
             if action is Action.RECLAIM:
+                check_answer(answer, RECLAIMED, str(machine.daemon.path))
                 done = f"reclaim {machine.label}: {short_size(answer['discarded-bytes'])} discarded"
         except BalloonError as error:
             done = f"{machine.label}: {error}"

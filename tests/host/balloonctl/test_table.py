@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from host.balloonctl.table import cut, event_line, facts_list, printable, short_size, short_time, status_table
+from host.balloonctl.table import cut, event_line, facts_list, short_size, short_time, status_table
 from host.control.vm_facts import describe
 from tests.host.control.fake_vm import INFO
 
@@ -58,7 +58,7 @@ def test_table_has_what_the_width_allows() -> None:
 
 
 def test_terminal_is_not_obeyed_by_a_name() -> None:
-    assert printable("a\x1b[2Jb\nc") == "a?[2Jb?c"
+    assert status_table([("1", entry(name="a\x1b[2J\u754c"))], None)[1].split()[1] == "a?[2J?"
     assert "\x1b" not in "".join(status_table([("1", entry(name="\x1b[31m"))], None))
     assert cut("abc", 2) == "a\u2026"
 
