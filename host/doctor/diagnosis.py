@@ -231,7 +231,7 @@ def _why(reason: str) -> str:
 def _find_backing(facts: VmFacts) -> Iterator[Finding]:
     # MEMTOT has the balloon's pages in it where the driver may deflate by itself (DEFLATE_ON_OOM).
     used = facts.statistics.get("memtot", 0) - facts.statistics.get("memfree", 0) - facts.balloon
-    if facts.backed is None or used < LEAST_REPORTED or "memfree" not in facts.statistics:
+    if facts.backed is None or used < LEAST_REPORTED or not facts.statistics_are_sound:
         return
     if facts.backed < used // 4:
         yield Finding(
