@@ -30,7 +30,7 @@ def print_json(value: object) -> None:
 
 def terminal_width() -> int | None:
     """Return the width of the terminal on standard output, None if it is not one: a pipe takes lines of any width."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():  # None is a closed one
         return None
     from shutil import get_terminal_size  # late: it loads what compresses files
 

@@ -23,10 +23,10 @@ class Column(NamedTuple):
 
 
 def short_size(size: int | None) -> str:
-    """Return a size in at most five characters: ``512M``, ``1.5G``."""
+    """Return a size in at most five characters: ``512M``, ``1.5G``. A hostile guest's may have more."""
     if size is None:
         return UNKNOWN
-    value, units = float(max(-NUMBER_MOST, min(size, NUMBER_MOST))), "BKMGT"
+    value, units = float(max(-NUMBER_MOST, min(size, NUMBER_MOST))), "BKMGTPE"
     while abs(value) >= 999.5 and len(units) > 1:
         value, units = value / 1024, units[1:]
     digits = 0 if units[0] == "B" or abs(value) >= 9.95 or value == int(value) else 1

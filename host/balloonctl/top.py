@@ -96,7 +96,8 @@ def show_top(daemons: Daemons, interval: float) -> int:
     Raises:
         UsageError: there is no terminal.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") in ("", "dumb"):
+    terminals = [stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)]
+    if not all(terminals) or os.environ.get("TERM", "dumb") in ("", "dumb"):
         raise UsageError("top needs a terminal; status prints the machines once")
     show, message = _terminal()
     unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"

@@ -43,8 +43,8 @@ def watch_all(daemons: Daemons, *, as_json: bool) -> int:
             print(f"balloonctl: {escaped(item)}", file=sys.stderr)
             left -= 1
             continue
-        print(json.dumps({"daemon": str(daemon.path), **item}) if as_json else _line(daemon, item, several=several))
-        sys.stdout.flush()
+        text = json.dumps({"daemon": str(daemon.path), **item}) if as_json else _line(daemon, item, several=several)
+        print(text, flush=True)
     return 1
 
 

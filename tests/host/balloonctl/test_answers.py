@@ -3,6 +3,7 @@
 import itertools
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -195,3 +196,13 @@ def test_events_before_an_answer_are_bounded(tmp_path: Path) -> None:
         pytest.raises(BalloonError, match=r"no answer within 0\.05 s"),
     ):
         client.command("flood")
+
+
+def test_closed_standard_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exit status is all that is left then."""
+    answers = {"query-vms": [entry()], "query-guest-statistics": {"statistics": {}}}
+    with daemon(tmp_path / "c", lambda name: json.dumps({"return": answers[name]}).encode() + b"\r\n"):
+        monkeypatch.setattr(sys, "stdout", None)
+        monkeypatch.setattr(sys, "stdin", None)
+        for words, status in ((["status"], 0), (["doctor"], 0), (["show"], 0), (["stats"], 0), (["top"], 2)):
+            assert main(["--control", str(tmp_path / "c"), *words]) == status

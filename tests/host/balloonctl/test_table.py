@@ -29,7 +29,8 @@ def entry(**members: Any) -> dict[str, Any]:
         (1023 << 10, "1.0M"),
         (512 * MIB, "512M"),
         (3 << 29, "1.5G"),
-        (5 << 50, "5120T"),
+        (5 << 50, "5P"),
+        ((1 << 64) - 1, "16E"),
     ],
 )
 def test_sizes_are_short(size: int | None, text: str) -> None:
