@@ -14,9 +14,14 @@ _INNER: Final = frozenset({"emulator", "libvirt", "vcpu0", "payload"})
 
 def guest_name(choice: str, pid: int, socket_name: str) -> str:
     """Return the name of the guest whose front-end is process ``pid`` and is connected to the socket called
-    ``socket_name``, "" if it cannot be known. It is text, also where the file's name is not."""
+    ``socket_name``, "" if it cannot be known. The guest's owner chose it; ``?`` stands for what a terminal would obey,
+    and for what is no text."""
+    return "".join(character if character.isprintable() else "?" for character in _raw_name(choice, pid, socket_name))
+
+
+def _raw_name(choice: str, pid: int, socket_name: str) -> str:
     if choice == "socket":
-        return socket_name.encode(errors="replace").decode()
+        return socket_name
     try:
         if choice == "cgroup":
             return name_of_cgroup(Path(f"/proc/{pid}/cgroup").read_text(errors="replace"))

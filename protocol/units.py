@@ -9,6 +9,9 @@ MIB = 1 << 20
 GIB = 1 << 30
 TIB = 1 << 40
 
+DIGITS_MOST = 60
+"""Digits of a size that is read. 64 bits have 20."""
+
 _SUFFIX = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _SIZE = re.compile(r"([0-9]+)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
@@ -20,8 +23,9 @@ def parse_size(text: str) -> int:
         UsageError: ``text`` is not a size.
     """
     match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"not a size: {text!r} (write for example 4096, 512M or 1G)")
+    if match is None or len(match[1]) > DIGITS_MOST:
+        shown = text if len(text) <= DIGITS_MOST else text[:DIGITS_MOST] + "..."
+        raise UsageError(f"not a size: {shown!r} (write for example 4096, 512M or 1G)")
     return int(match[1]) * _SUFFIX[match[2].upper()]
 
 

@@ -6,10 +6,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
+from host.balloonctl.answers import ALLOWED, RECLAIMED, STATISTICS, Shape, check_answer
 from host.balloonctl.daemons import Daemons, Machine
 from host.balloonctl.table import facts_list, short_size, status_table
 from host.qmp.qmp_client import CommandError
+from host.terminal_view.styled_line import printable
 from protocol.errors import BalloonError
+from protocol.process.command_line import escaped
 
 UNHEALTHY: Final = 1
 """Exit status of ``doctor`` if a machine is not healthy, and of commands that a daemon did not answer."""
@@ -23,6 +26,11 @@ _STOPS: Final = {
 """Why a reclaim ended early, by ``stopped-by``."""
 
 
+def say(text: str) -> None:
+    """Print lines for people. Characters that a terminal would obey are not among them, whatever a daemon answers."""
+    print("\n".join(map(printable, text.split("\n"))))
+
+
 def print_json(value: object) -> None:
     """Print ``value`` as JSON."""
     print(json.dumps(value, indent=2))
@@ -30,7 +38,7 @@ def print_json(value: object) -> None:
 
 def terminal_width() -> int | None:
     """Return the width of the terminal on standard output, None if it is not one: a pipe takes lines of any width."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():  # None is a closed one
         return None
     from shutil import get_terminal_size  # late: it loads what compresses files
 
@@ -40,7 +48,7 @@ def terminal_width() -> int | None:
 def tell_failures(daemons: Daemons) -> int:
     """Print a line for each daemon that did not answer, and return the exit status."""
     for line in daemons.failures:
-        print(f"balloonctl: {line}", file=sys.stderr)
+        print(f"balloonctl: {escaped(line)}", file=sys.stderr)
     return UNHEALTHY if daemons.failures else 0
 
 
@@ -50,7 +58,7 @@ def status(arguments: argparse.Namespace, daemons: Daemons) -> int:
     if arguments.json:
         print_json([_with_label(machine) for machine in machines])
     elif machines:
-        print("\n".join(status_table([(each.label, each.entry) for each in machines], terminal_width())))
+        say("\n".join(status_table([(each.label, each.entry) for each in machines], terminal_width())))
     elif daemons.daemons:
         print("no machine is connected")
     return tell_failures(daemons)
@@ -66,7 +74,7 @@ def show(arguments: argparse.Namespace, daemons: Daemons) -> int:
     if arguments.json:
         print_json(_with_label(machine))
     else:
-        print("\n".join(facts_list(machine.entry, terminal_width())))
+        say("\n".join(facts_list(machine.entry, terminal_width())))
     return 0
 
 
@@ -83,16 +91,19 @@ def doctor(arguments: argparse.Namespace, daemons: Daemons) -> int:
         print("no machine is connected: has the front-end the daemon's --socket-path?")
     else:
         for machine, entry in verdicts:
-            print("\n".join(diagnosis_lines(machine.label, entry, terminal_width())))
+            say("\n".join(diagnosis_lines(machine.label, entry, terminal_width())))
     failed = tell_failures(daemons)
     return failed if all(each["healthy"] for each in objects) else UNHEALTHY
 
 
-def _command(arguments: argparse.Namespace, daemons: Daemons, name: str, **members: object) -> Any:
-    # Carries out a command on one machine, and returns the answer.
+def _command(
+    arguments: argparse.Namespace, daemons: Daemons, name: str, shape: Shape | None = None, **members: object
+) -> Any:
+    # Carries out a command on one machine, and returns the answer, which has this shape.
     machine = daemons.machine(arguments.vm)
     try:
-        return machine.daemon.ask(name, vm=machine.number, **members)
+        answer = machine.daemon.ask(name, vm=machine.number, **members)
+        return answer if shape is None else check_answer(answer, shape, str(machine.daemon.path))
     except CommandError as error:
         raise BalloonError(f"vm {machine.label}: {error.description}") from error
 
@@ -101,7 +112,7 @@ def _answer(arguments: argparse.Namespace, answer: object, line: str) -> int:
     if arguments.json:
         print_json(answer)
     elif line:
-        print(line)
+        say(line)
     return 0
 
 
@@ -113,7 +124,7 @@ def set_size(arguments: argparse.Namespace, daemons: Daemons) -> int:
 
 def stats(arguments: argparse.Namespace, daemons: Daemons) -> int:
     """The guest's own statistics, fresh."""
-    answer: Mapping[str, Any] = _command(arguments, daemons, "query-guest-statistics")
+    answer: Mapping[str, Any] = _command(arguments, daemons, "query-guest-statistics", STATISTICS)
     return _answer(arguments, answer, "\n".join(facts_list(answer["statistics"])))
 
 
@@ -123,6 +134,7 @@ def reclaim(arguments: argparse.Namespace, daemons: Daemons) -> int:
         arguments,
         daemons,
         "reclaim",
+        RECLAIMED,
         method=arguments.method,
         floor=arguments.floor,
         pace=arguments.pace,
@@ -141,7 +153,7 @@ def inhibit(arguments: argparse.Namespace, daemons: Daemons) -> int:
 
 def allow(arguments: argparse.Namespace, daemons: Daemons) -> int:
     """Discard again."""
-    answer = _command(arguments, daemons, "allow", force=arguments.force or None)
+    answer = _command(arguments, daemons, "allow", ALLOWED, force=arguments.force or None)
     still = answer["inhibited"]
     return _answer(arguments, answer, "" if still is None else f"inhibited by the {still['by']} still: {still['why']}")
 

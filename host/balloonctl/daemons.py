@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+from host.balloonctl.answers import machines_of
 from host.qmp.qmp_client import QmpClient
 from protocol.errors import BalloonError, UsageError
 
@@ -54,6 +55,10 @@ class Daemon(NamedTuple):
         """
         members = {name.replace("_", "-"): value for name, value in arguments.items() if value is not None}
         return self.client.command(command, **members)
+
+    def entries(self) -> list[Entry]:
+        """Return what it says of its machines. Raises :class:`BalloonError` like :meth:`ask`, and for another shape."""
+        return list(machines_of(self.ask("query-vms"), str(self.path)))
 
 
 def find_sockets(environment: Mapping[str, str]) -> list[Path]:
@@ -122,13 +127,13 @@ class Daemons:
         """Yield the virtual machines of all daemons. One that fails meanwhile is added to ``failures``."""
         for daemon in self.daemons:
             try:
-                entries = daemon.ask("query-vms")
+                entries = daemon.entries()
             except BalloonError as error:
                 self._lost.add(daemon.path)
                 self.failures.append(str(error))
                 continue
             for entry in entries:
-                if "name" not in entry:
+                if "broken" in entry:
                     self.failures.append(f"vm {entry['vm']}: {entry['broken']}")
                     continue
                 yield Machine(daemon, entry, self._label(daemon, entry))

@@ -5,12 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from host.balloonctl.daemons import Entry, Machine
-from host.balloonctl.table import printable, short_size, short_time, wrapped
+from host.balloonctl.table import cut, short_size, short_time, wrapped
 from host.doctor.diagnosis import diagnose, is_healthy
 from host.doctor.facts import read_facts
 from host.doctor.finding import Finding
 from host.qmp.qmp_client import QmpClient
+from host.terminal_view.styled_line import printable
 from protocol.errors import BalloonError
+
+NAME_MOST: Final = 40
+"""Most characters of a guest's name: that of a cgroup may have 255."""
 
 AT_ONCE: Final = 8
 """Guests that are asked for statistics at the same time, each by a connection of its own."""
@@ -24,7 +28,7 @@ def fresh_entries(machines: Sequence[Machine]) -> list[Entry]:
             list(pool.map(_ask_guest, asked))
     fresh: dict[tuple[str, int], Entry] = {}
     for daemon in {machine.daemon.path: machine.daemon for machine in machines}.values():
-        for entry in daemon.ask("query-vms"):
+        for entry in daemon.entries():
             fresh[daemon.name, entry["vm"]] = entry
     return [fresh.get((machine.daemon.name, machine.number), machine.entry) for machine in machines]
 
@@ -40,7 +44,7 @@ def _ask_guest(machine: Machine) -> None:
 def diagnosis_lines(label: str, entry: Entry, width: int | None) -> list[str]:
     """Return the verdict on one machine: a line, and two paragraphs for each finding."""
     findings = diagnose(read_facts(entry))
-    name = printable(entry["name"]) or "unnamed"
+    name = cut(printable(entry["name"]), NAME_MOST) or "unnamed"
     lines = wrapped(f"vm {label} ({name}, process {entry['pid']}): {_verdict(entry, findings)}", width, 4)
     for finding in findings:
         mark = "!" if finding.is_fault else "-"

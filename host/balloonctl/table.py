@@ -4,6 +4,8 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from host.balloonctl.answers import NUMBER_MOST
+from host.terminal_view.styled_line import printable
 from protocol.memory import PAGE_SIZE
 
 Entry = Mapping[str, Any]
@@ -23,10 +25,10 @@ class Column(NamedTuple):
 
 
 def short_size(size: int | None) -> str:
-    """Return a size in at most five characters: ``512M``, ``1.5G``."""
+    """Return a size in at most five characters: ``512M``, ``1.5G``. A hostile guest's may have more."""
     if size is None:
         return UNKNOWN
-    value, units = float(size), "BKMGT"
+    value, units = float(max(-NUMBER_MOST, min(size, NUMBER_MOST))), "BKMGTPE"
     while abs(value) >= 999.5 and len(units) > 1:
         value, units = value / 1024, units[1:]
     digits = 0 if units[0] == "B" or abs(value) >= 9.95 or value == int(value) else 1
@@ -46,11 +48,6 @@ def short_time(seconds: float | None) -> str:
 def health(entry: Entry) -> str:
     """Return the health of a machine: ``ok``, or what is wrong."""
     return "broken" if "broken" in entry else ", ".join(entry["health"]) or "ok"
-
-
-def printable(text: str) -> str:
-    """Return ``text``, which a guest's process chose, without what a terminal would obey."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 COLUMNS: Final = (

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from host.balloonctl.answers import RECLAIMED, check_answer
 from host.balloonctl.daemons import Daemons, Machine
 from host.balloonctl.table import short_size
 from host.balloonctl.top_screen import Action, Row, TopState, rates, screen
@@ -86,6 +87,7 @@ class Top:
             with QmpClient(machine.daemon.path, answer_seconds=None) as client:
                 answer = client.command(action.value, vm=machine.number)
             if action is Action.RECLAIM:
+                check_answer(answer, RECLAIMED, str(machine.daemon.path))
                 done = f"reclaim {machine.label}: {short_size(answer['discarded-bytes'])} discarded"
         except BalloonError as error:
             done = f"{machine.label}: {error}"
@@ -98,7 +100,8 @@ def show_top(daemons: Daemons, interval: float) -> int:
     Raises:
         UsageError: there is no terminal.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") in ("", "dumb"):
+    terminals = [stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)]
+    if not all(terminals) or os.environ.get("TERM", "dumb") in ("", "dumb"):
         raise UsageError("top needs a terminal; status prints the machines once")
     show, message = _terminal()
     unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from host.balloonctl.table import health, printable, short_size, short_time
+from host.balloonctl.table import health, short_size, short_time
 from host.doctor.diagnosis import diagnose
 from host.doctor.facts import read_facts
 from host.doctor.finding import NOTES
 from host.terminal_view.bars import ASCII, Part, Symbols
 from host.terminal_view.bars import bar as shared_bar
 from host.terminal_view.keys import Key, key_line
-from host.terminal_view.styled_line import Line, Span, Style, clipped, line
+from host.terminal_view.styled_line import Line, Span, Style, clipped, line, printable
 
 Entry = Mapping[str, Any]
 
@@ -153,7 +153,12 @@ def screen(
         at = state.labels.index(state.selected) - first
         shown[at] = line(Span(shown[at].text.ljust(width), Style.SELECTED))
     lines = [*head, *shown, *([line()] * (room - len(shown))), *explained, *foot]
-    return [Line(clipped(each.spans, width)) for each in lines[: max(height, 1)]]
+    return [Line(clipped(map(_plain, each.spans), width)) for each in lines[: max(height, 1)]]
+
+
+def _plain(span: Span) -> Span:
+    # A daemon's words may be among them.
+    return Span(printable(span.text), span.style)
 
 
 def _title(rows: Sequence[Row], state: TopState, clock: str, width: int) -> str:
@@ -185,7 +190,7 @@ def _row(row: Row, label: int, length: int, symbols: Symbols) -> Line:
     causes = entry["health"]
     style = Style.GOOD if not causes else Style.FAINT if all(cause in NOTES for cause in causes) else Style.BAD
     return line(
-        f"{row.label:<{label}} {printable(entry['name'])[:10]:<10} {short_size(entry['guest-memory']):>6} "
+        f"{row.label:<{label}} {entry['name'][:10]:<10} {short_size(entry['guest-memory']):>6} "
         f"{short_size(entry['host-backed']):>5} ",
         *bar(entry, symbols, length),
         f" {short_size(round(row.rate)):>6} {short_time(entry['last-report']):>4} ",

@@ -8,12 +8,18 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from host.balloonctl.answers import EVENT, check_answer
 from host.balloonctl.daemons import Daemon, Daemons
 from host.balloonctl.table import event_line
+from host.terminal_view.styled_line import printable
 from protocol.errors import BalloonError
+from protocol.process.command_line import escaped
 
 _POLL: Final = 0.5
 """Seconds after which Ctrl-C is seen at the latest."""
+
+LATEST: Final = 1 << 40
+"""The latest second since 1970 that an event may have; it is far beyond this era."""
 
 Item = tuple[Daemon, Mapping[str, Any] | str]
 """A daemon and its next event, or a line that says why there are no more."""
@@ -34,24 +40,25 @@ def watch_all(daemons: Daemons, *, as_json: bool) -> int:
         except queue.Empty:
             continue
         if isinstance(item, str):
-            print(f"balloonctl: {item}", file=sys.stderr)
+            print(f"balloonctl: {escaped(item)}", file=sys.stderr)
             left -= 1
             continue
-        print(json.dumps({"daemon": str(daemon.path), **item}) if as_json else _line(daemon, item, several=several))
-        sys.stdout.flush()
+        text = json.dumps({"daemon": str(daemon.path), **item}) if as_json else _line(daemon, item, several=several)
+        print(text, flush=True)
     return 1
 
 
 def _follow(daemon: Daemon, items: "queue.Queue[Item]") -> None:
     try:
         while True:
-            items.put((daemon, daemon.client.next_event()))
+            items.put((daemon, check_answer(daemon.client.next_event(), EVENT, str(daemon.path))))
     except BalloonError as error:
         items.put((daemon, str(error)))
 
 
 def _line(daemon: Daemon, event: Mapping[str, Any], *, several: bool) -> str:
-    data, stamp = event.get("data", {}), event.get("timestamp", {})
-    clock = time.strftime("%H:%M:%S", time.localtime(stamp.get("seconds", time.time())))
+    data, seconds = event["data"], event["timestamp"]["seconds"]
+    clock = time.strftime("%H:%M:%S", time.localtime(min(max(seconds, 0), LATEST)))
     label = str(data.get("vm", ""))
-    return event_line(clock, f"{daemon.name}:{label}" if several else f"vm {label}", str(event["event"]), data)
+    line = event_line(clock, f"{daemon.name}:{label}" if several else f"vm {label}", event["event"], data)
+    return printable(line)

@@ -1,12 +1,17 @@
 """``--config``: the sockets of a TOML file, each a ``[[vm]]``."""
 
 from pathlib import Path
+from typing import Final
 
 from host.configuration.vm_socket import Gathered, Mistakes, SocketDefaults, VmSocket, placed
 from host.configuration.vm_table import read_vm
 from protocol.configuration.toml_table import Table
 from protocol.configuration.toml_text import parse_toml
 from protocol.errors import BalloonError
+
+FILE_MAX: Final = 1 << 20
+"""Most bytes of a file: as many sockets as a daemon may have take a quarter of that. All guests wait while it is read
+again."""
 
 
 def load_sockets(path: Path, defaults: SocketDefaults) -> tuple[VmSocket, ...]:
@@ -19,7 +24,9 @@ def load_sockets(path: Path, defaults: SocketDefaults) -> tuple[VmSocket, ...]:
     try:
         if path.exists() and not path.is_file():
             raise BalloonError(f"--config {path}: not an ordinary file")
-        text = path.read_text(encoding="utf-8")
+        if path.exists() and path.stat().st_size > FILE_MAX:
+            raise BalloonError(f"--config {path}: larger than {FILE_MAX >> 20} MiB")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
         raise Mistakes([f"{path}: not a text file in UTF-8"]) from error
     except OSError as error:

@@ -80,13 +80,16 @@ class VmListeners:
     def change(self, wanted: Sequence[VmSocket]) -> tuple[list[VmSocket], list[VmSocket], list[VmSocket]]:
         """Listen on ``wanted`` and on no other; return what was added, removed and changed.
 
-        Sockets that stay are not touched but for the permissions of their files. Sessions go on, with the device that
-        they have begun with.
+        Sockets that stay are not touched but for the permissions of their files. One whose file has gone, with which
+        guests could connect no more, is opened anew: it is one of those that were added. Sessions go on, with the
+        device that they have begun with.
 
         Raises:
-            Mistakes: sockets that cannot be had, a line for each; all is as before then.
+            Mistakes: sockets that cannot be had, a line for each; all is as before then, without those that had gone.
         """
         asked = {each.path.absolute(): each for each in wanted}
+        for path in [path for path in asked.keys() & self._open.keys() if self._open[path].listener.has_lost_file]:
+            self._remove(path)
         mistakes, undo = Gathered(), contextlib.ExitStack()
         added: dict[Path, _Listening] = {}
         changed = [each for path, each in asked.items() if path in self._open and self._open[path].wanted != each]

@@ -101,7 +101,7 @@ def _text(table: Table, key: str) -> str:
 def _name(table: Table) -> str:
     name = table.text("name", "")
     if name and _NAME.fullmatch(name) is None:
-        raise table.mistake("name", f"{name!r} is not a name of at most 64 letters, digits and . _ : @ -")
+        raise table.mistake("name", f"{name[:80]!r} is not a name of at most 64 letters, digits and . _ : @ -")
     return name
 
 

@@ -215,8 +215,7 @@ class Reclaimer:
     async def _inflate_in_steps(self, progress: ReclaimProgress, target: int, values: Mapping[str, int]) -> bool:
         limits, config = self._limits, self._connection.balloon.config
         pages = target - config.actual
-        seconds = STEP_SECONDS if limits.pace else 0.0
-        step = max(int(limits.pace * STEP_SECONDS) >> PFN_SHIFT if limits.pace else pages // STEPS, 1)
+        step, seconds = pace_step(limits.pace) if limits.pace else (max(pages // STEPS, 1), 0.0)
         end = self._loop.time() + LONGEST + pages * seconds / step
         shown = config.actual
         while shown < target:
@@ -274,6 +273,13 @@ class Reclaimer:
         service = self._connection.queue(queue)
         if service is not None:
             await service.settled()
+
+
+def pace_step(pace: int) -> tuple[int, float]:
+    """Return the pages of one step with a pace of ``pace`` bytes a second, and the seconds that it takes: about
+    :data:`STEP_SECONDS`, and longer where not even one page may be taken in that time."""
+    pages = max(int(pace * STEP_SECONDS) >> PFN_SHIFT, 1)
+    return pages, (pages << PFN_SHIFT) / pace
 
 
 def _refaults(values: Mapping[str, int]) -> int:

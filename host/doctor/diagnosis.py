@@ -243,7 +243,7 @@ def _find_backing(facts: VmFacts) -> Iterator[Finding]:
     # MEMTOT has the balloon's pages in it where the driver may deflate by itself (DEFLATE_ON_OOM).
     total = facts.statistics.get("memtot", 0)
     used = total - facts.statistics.get("memfree", 0) - facts.balloon
-    if facts.backed is None or used < LEAST_REPORTED or "memfree" not in facts.statistics:
+    if facts.backed is None or used < LEAST_REPORTED or not facts.statistics_are_sound:
         return
     # What a guest uses it need not have touched: its pool of huge pages, for example. But its kernel has written what
     # it keeps of each page, 64 bytes (struct page), and a file that is mapped privately has not even that.

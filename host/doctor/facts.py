@@ -64,6 +64,14 @@ class VmFacts:
     is_served: bool = True
 
     @property
+    def statistics_are_sound(self) -> bool:
+        """Whether the guest's statistics can be true: a guest may send any value, and what it says of memory that it
+        does not have proves nothing."""
+        total, free = self.statistics.get("memtot", self.memory), self.statistics.get("memfree")
+        parts = (free or 0, self.statistics.get("caches", 0), self.statistics.get("avail", 0))
+        return free is not None and max(parts) <= total <= self.memory
+
+    @property
     def reporting(self) -> QueueFacts:
         """The queue of free page reports."""
         return self.queues.get("reporting", ABSENT)

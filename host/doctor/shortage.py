@@ -42,6 +42,8 @@ def find_shortage(facts: VmFacts) -> Iterator[Finding]:
     if facts.reports or not facts.driver_ready or running is None or running < PATIENCE:
         return
     free, total = facts.statistics.get("memfree"), facts.statistics.get("memtot", facts.guest_memory)
+    if not facts.statistics_are_sound:
+        free = None
     if free is not None and free < LARGE_REPORT:
         if free < CAPACITY * SMALL_BLOCK and _is_in_use(facts, total):
             return  # a note says where it is
@@ -65,8 +67,8 @@ def find_shortage(facts: VmFacts) -> Iterator[Finding]:
 def find_notes(facts: VmFacts) -> Iterator[Finding]:
     """Yield where the memory of a machine is that works, if the host holds much of it."""
     values = facts.statistics
-    total, free = values.get("memtot", 0), values.get("memfree")
-    if not total or free is None or free > total // 4:
+    total, free = values.get("memtot", 0), values.get("memfree", 0)
+    if not total or not facts.statistics_are_sound or free > total // 4:
         return
     caches = values.get("caches", 0)
     if "avail" in values:  # the files of a tmpfs count as page cache, and are not given up

@@ -30,6 +30,9 @@ _SHORT: Final = 4096
 
 _RETRY_SECONDS: Final = 0.02
 
+EVENTS_MAX: Final = 10_000
+"""Events that are kept while an answer is waited for. Older ones are dropped."""
+
 
 class CommandError(BalloonError):
     """The server answered a command with an error: ``description`` in words, ``error_class`` as QMP names its kind."""
@@ -47,6 +50,7 @@ def connect(path: Path, *, start_seconds: float = 0.0) -> socket.socket:
         BalloonError: no process listens there by then.
     """
     end = time.monotonic() + start_seconds
+    busy = end + GREETING_SECONDS  # while its queue of connections is full
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(max(start_seconds, GREETING_SECONDS))
@@ -55,7 +59,7 @@ def connect(path: Path, *, start_seconds: float = 0.0) -> socket.socket:
             return connection
         except OSError as error:
             connection.close()
-            if time.monotonic() >= end:
+            if time.monotonic() >= (busy if isinstance(error, BlockingIOError) else end):
                 # "AF_UNIX path too long" and a timeout carry no errno.
                 raise BalloonError(f"{path}: {error.strerror or error}") from error
         time.sleep(_RETRY_SECONDS)
@@ -79,6 +83,7 @@ class QmpClient:
         self._messages: deque[Mapping[str, Any]] = deque()
         self._chunks: list[bytes] = []
         self._length = 0
+        self._end: float | None = time.monotonic() + start_seconds + GREETING_SECONDS
         self._stream: JsonStream | None = None
         self.events: list[Mapping[str, Any]] = []
         self._socket = connect(path, start_seconds=start_seconds)
@@ -108,6 +113,8 @@ class QmpClient:
             self._socket.sendall(_build_command(name, arguments))
         except OSError as error:
             raise BalloonError(f"{self._path}: {error.strerror or error}") from error
+        seconds = self._socket.gettimeout()
+        self._end = None if seconds is None else time.monotonic() + seconds
         while True:
             answer = self._receive()
             if isinstance(refusal := answer.get("error"), dict):
@@ -116,6 +123,7 @@ class QmpClient:
                 return answer["return"]
             if "event" in answer:
                 self.events.append(answer)
+                del self.events[:-EVENTS_MAX]
 
     def next_event(self) -> Mapping[str, Any]:
         """Return the next event, waiting for it if need be.
@@ -124,6 +132,7 @@ class QmpClient:
             BalloonError: the server closed the connection, sent something other than QMP, or no event came in the time
                 limit of a command.
         """
+        self._end = None
         while not self.events:
             message = self._receive("no event")
             if "event" in message:
@@ -134,6 +143,8 @@ class QmpClient:
         try:
             while not self._messages:
                 self._take(self._receive_some(missing))
+                if self._end is not None and time.monotonic() > self._end:  # events alone, or a message without end
+                    raise self._late(missing)
         except (JsonError, FramingError) as error:
             raise BalloonError(f"{self._path}: not a QMP server: {error}") from error
         return self._messages.popleft()
@@ -153,7 +164,7 @@ class QmpClient:
             try:
                 self._messages.extend(_parse_lines(text))
                 return
-            except ValueError:
+            except (ValueError, RecursionError):
                 self._stream, data = JsonStream(_ANSWER_MAX), text
         self._stream.feed(data)
         while (message := self._stream.next_object()) is not None:
@@ -165,12 +176,15 @@ class QmpClient:
         try:
             data = self._socket.recv(_CHUNK)
         except TimeoutError:
-            raise BalloonError(f"{self._path}: {missing} within {self._socket.gettimeout():g} s") from None
+            raise self._late(missing) from None
         except OSError as error:
             raise BalloonError(f"{self._path}: {error.strerror or error}") from error
         if not data and not self._chunks:
             raise BalloonError(f"{self._path}: the server closed the connection without an answer")
         return data
+
+    def _late(self, missing: str) -> BalloonError:
+        return BalloonError(f"{self._path}: {missing} within {self._socket.gettimeout():g} s")
 
     def close(self) -> None:
         """Close the connection."""

@@ -8,6 +8,7 @@
 """
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,16 @@ from protocol.units import parse_size
 
 LONGEST: Final = 1e9
 """Seconds; about thirty years."""
+
+VALUE_MOST: Final = 80
+"""Most characters of a value or a key in an error message."""
+
+MESSAGE_MOST: Final = 600
+"""Most characters of what is said of one value."""
+
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+LARGEST: Final = 1 << 60
+"""The largest whole number where there is no other limit."""
 
 _UNITS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
@@ -45,6 +56,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f", did you mean {found[0]}?" if found else ""
 
 
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + "..."
+
+
+def _shown(value: object) -> str:
+    # A value for an error message, on one line and not too long.
+    try:
+        return _cut(repr(value), VALUE_MOST)
+    except ValueError:  # an integer with thousands of digits (sys.set_int_max_str_digits)
+        return "a number with thousands of digits"
+
+
 def _as_float(value: float) -> float:
     # TOML has whole numbers of any length; what no float holds is out of every range.
     try:
@@ -65,12 +88,13 @@ class Table:
         self._known: list[str] = []
 
     def place(self, key: str) -> str:
-        """Return the place of ``key`` in the file."""
-        return f"{self.path}.{key}" if self.path else key
+        """Return the place of ``key`` in the file, quoted where TOML would quote it."""
+        key = key if _BARE_KEY.fullmatch(key) else json.dumps(key)
+        return f"{self.path}.{_cut(key, VALUE_MOST)}" if self.path else _cut(key, VALUE_MOST)
 
     def mistake(self, key: str, problem: object) -> UsageError:
         """Return the error for the value of ``key``."""
-        return UsageError(f"{self.place(key)}: {problem}")
+        return UsageError(f"{self.place(key)}: {_cut(str(problem), MESSAGE_MOST)}")
 
     def has(self, key: str) -> bool:
         """Whether the table has ``key``."""
@@ -85,10 +109,10 @@ class Table:
         """Return a string, one of ``allowed`` if that is given."""
         value = self._get(key, default)
         if not isinstance(value, str):
-            raise self.mistake(key, f"{value!r} is not a string")
+            raise self.mistake(key, f"{_shown(value)} is not a string")
         names = list(allowed)
         if names and value not in names:
-            raise self.mistake(key, f"unknown {value!r}{nearest(value, names)} (allowed are {', '.join(names)})")
+            raise self.mistake(key, f"unknown {_shown(value)}{nearest(value, names)} (allowed are {', '.join(names)})")
         return value
 
     def size(self, key: str, default: int | None = None, *, least: int = 0) -> int:
@@ -99,7 +123,7 @@ class Table:
                 value = parse_size(value)
             except UsageError as error:
                 raise self.mistake(key, error) from error
-        return self._within(key, value, least, 1 << 60)
+        return self._within(key, value, least, LARGEST)
 
     def seconds(self, key: str, default: float | None = None, *, least: float = 0.0) -> float:
         """Return a time in seconds: a string such as "90s", or a number of seconds."""
@@ -110,7 +134,7 @@ class Table:
             except UsageError as error:
                 raise self.mistake(key, error) from error
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.mistake(key, f"{value!r} is not a time (write for example 90s)")
+            raise self.mistake(key, f"{_shown(value)} is not a time (write for example 90s)")
         value = _as_float(value)
         if not least <= value <= LONGEST:
             raise self.mistake(key, f"{value:g} s is not from {least:g} s to {LONGEST:g} s")
@@ -122,16 +146,16 @@ class Table:
         if isinstance(value, str):
             match = _PERCENT.fullmatch(value.strip())
             if match is None:
-                raise self.mistake(key, f'{value!r} is not a share (write for example "10%")')
+                raise self.mistake(key, f'{_shown(value)} is not a share (write for example "10%")')
             value = float(match[1]) / 100
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.mistake(key, f'{value!r} is not a share (write for example "10%")')
+            raise self.mistake(key, f'{_shown(value)} is not a share (write for example "10%")')
         value = _as_float(value)
         if not 0 <= value <= most:
             raise self.mistake(key, f"{value * 100:.6g}% is not from 0% to {most * 100:g}%")
         return float(value)
 
-    def count(self, key: str, default: int | None = None, *, least: int = 0, most: int = 1 << 60) -> int:
+    def count(self, key: str, default: int | None = None, *, least: int = 0, most: int = LARGEST) -> int:
         """Return a whole number from ``least`` to ``most``."""
         return self._within(key, self._get(key, default), least, most)
 
@@ -139,7 +163,7 @@ class Table:
         """Return true or false."""
         value = self._get(key, default)
         if not isinstance(value, bool):
-            raise self.mistake(key, f"{value!r} is neither true nor false")
+            raise self.mistake(key, f"{_shown(value)} is neither true nor false")
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -201,7 +225,9 @@ class Table:
 
     def _within(self, key: str, value: Any, least: int, most: int) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise self.mistake(key, f"{value!r} is not a whole number")
+            raise self.mistake(key, f"{_shown(value)} is not a whole number")
         if not least <= value <= most:
-            raise self.mistake(key, f"{value} is not from {least} to {most}" if most < 1 << 60 else f"below {least}")
+            if most < LARGEST:
+                raise self.mistake(key, f"{_shown(value)} is not from {least} to {most}")
+            raise self.mistake(key, f"below {least}" if value < least else f"above {LARGEST} (1 EiB)")
         return value

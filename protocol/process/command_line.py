@@ -202,8 +202,15 @@ def _complain(program: str, message: str, status: int) -> int:
     if sys.stderr is not None:
         with suppress(OSError):  # the status says it, too
             for line in message.split("\n"):  # a file's mistakes have a line each
-                print(f"{_typed(program)}: {line}", file=sys.stderr)
+                print(f"{_typed(program)}: {escaped(line)}", file=sys.stderr)
     return status
+
+
+def escaped(line: str) -> str:
+    """Return a line for the terminal, with backslash escapes for what it would obey: a part may be a peer's words."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in line
+    )
 
 
 def give_up_standard_output() -> None:

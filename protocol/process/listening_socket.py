@@ -127,14 +127,26 @@ class ListeningSocket:
             self._unlink()
         self._lock.release()
 
+    @property
+    def has_lost_file(self) -> bool:
+        """Whether its file has been removed or replaced, so that a process can connect no more. One whose file is
+        another's has lost nothing."""
+        return not self._keeps_file and not self._is_in_place()
+
+    def _is_in_place(self) -> bool:
+        try:
+            status = os.lstat(self.path)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._identity
+
     def leave_file(self) -> None:
         """Have :meth:`close` leave the file: another process has the socket, or will have it."""
         self._keeps_file = True
 
     def _unlink(self) -> None:
         with contextlib.suppress(OSError):
-            status = os.lstat(self.path)
-            if (status.st_dev, status.st_ino) == self._identity:
+            if self._is_in_place():
                 os.unlink(self.path)
 
 

@@ -159,7 +159,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         text = json.dumps(as_dict(version, results), indent=2) + "\n"
         if arguments.json == "-":
-            sys.stdout.write(text)
+            print(text, end="")
         else:
             Path(arguments.json).write_text(text, encoding="utf-8")
     failed = [one for one in results if not one.passed]

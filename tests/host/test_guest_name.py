@@ -30,6 +30,7 @@ def test_names() -> None:
     assert guest_name("socket", 0, "web") == "web"
     assert guest_name("socket", 0, "") == ""
     assert guest_name("socket", 0, "w\udcffb") == "w?b"
+    assert guest_name("socket", 0, "\x1b[2J\r\n\u202e\x9b1") == "?[2J????1"
     assert guest_name("pid", os.getpid(), "") == Path("/proc/self/comm").read_text().strip()
     assert guest_name("cgroup", os.getpid(), "") == name_of_cgroup(Path("/proc/self/cgroup").read_text())
     assert guest_name("pid", 0, "") == guest_name("cgroup", 0, "") == ""

@@ -1,6 +1,8 @@
 """Which sockets are asked, and which machine a name means."""
 
 import asyncio
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import pytest
 import host.balloonctl.daemons
 from host.balloonctl.daemons import Daemon, Daemons, find_sockets, short_names
 from host.control.control_server import ControlServer, Perform
+from host.control.vm_facts import describe
 from host.qmp.qmp import Request
 from protocol.errors import BalloonError, UsageError
 from protocol.process.listening_socket import OWNER_ALONE, ListeningSocket
+from tests.host.control.fake_vm import INFO
 
 
 def test_sockets_are_found_by_convention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +55,8 @@ class FakeClient:
     """Answers ``query-vms``."""
 
     def __init__(self, *machines: tuple[int, str]) -> None:
-        self._entries = [{"vm": number, "name": name} for number, name in machines]
+        described = [describe(number, replace(INFO, name=name), None) for number, name in machines]
+        self._entries = json.loads(json.dumps(described))
 
     def command(self, name: str, /, **arguments: object) -> Any:
         assert (name, arguments) == ("query-vms", {})

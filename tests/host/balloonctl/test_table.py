@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from host.balloonctl.table import cut, event_line, facts_list, printable, short_size, short_time, status_table, wrapped
+from host.balloonctl.table import cut, event_line, facts_list, short_size, short_time, status_table, wrapped
 from host.control.vm_facts import describe
 from tests.host.control.fake_vm import INFO
 
@@ -29,7 +29,8 @@ def entry(**members: Any) -> dict[str, Any]:
         (1023 << 10, "1.0M"),
         (512 * MIB, "512M"),
         (3 << 29, "1.5G"),
-        (5 << 50, "5120T"),
+        (5 << 50, "5P"),
+        ((1 << 64) - 1, "16E"),
     ],
 )
 def test_sizes_are_short(size: int | None, text: str) -> None:
@@ -58,7 +59,7 @@ def test_table_has_what_the_width_allows() -> None:
 
 
 def test_terminal_is_not_obeyed_by_a_name() -> None:
-    assert printable("a\x1b[2Jb\nc") == "a?[2Jb?c"
+    assert status_table([("1", entry(name="a\x1b[2J\u754c"))], None)[1].split()[1] == "a?[2J?"
     assert "\x1b" not in "".join(status_table([("1", entry(name="\x1b[31m"))], None))
     assert cut("abc", 2) == "a\u2026"
 

@@ -80,3 +80,12 @@ def test_no_machine() -> None:
     lines = screen([], TopState(), "12:00:00", 80, 24)
     assert lines[0].text.startswith("12:00:00  0 machines")
     assert len(lines) == 24
+
+
+def test_words_of_a_daemon_do_not_reach_the_terminal() -> None:
+    hostile = "\x1b]0;a\x07\n\u202e\u754c\x9b"
+    rows = [row(hostile, name=hostile, health=[hostile]), row("2")]
+    for line in screen(rows, TopState(explains=True, message=hostile), "12:00:00", 80, 24):
+        assert line.text.isprintable()
+        assert len(line.text) <= 80
+        assert "\u754c" not in line.text

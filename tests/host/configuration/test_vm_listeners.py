@@ -1,6 +1,7 @@
 """Sockets that are added and removed while others go on."""
 
 import asyncio
+import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -69,5 +70,32 @@ async def test_change_that_cannot_be_had_changes_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "comes").exists()
     assert stays.stat().st_mode & 0o777 == 0o600
     assert await accepted.name_at(stays) == "one"
+    listeners.stop()
+    listeners.close()
+
+
+@pytest.mark.asyncio
+async def test_socket_whose_file_has_gone_is_opened_anew(tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    lost, other, stays = tmp_path / "dir" / "lost", tmp_path / "other", tmp_path / "stays"
+    wanted = [at(lost, "lost"), at(other, "other"), at(stays, "stays")]
+    listeners, accepted = VmListeners(wanted), Accepted()
+    listeners.start(accepted)
+    shutil.rmtree(lost.parent)
+    other.unlink()
+    other.write_text("a file of another program", encoding="ascii")
+    with pytest.raises(Mistakes) as caught:
+        listeners.change(wanted)
+    assert [line.partition(": ")[2] for line in str(caught.value).split("\n")] == [
+        "No such file or directory",
+        "exists and is not a socket",
+    ]
+    assert other.exists()
+    assert [each.device.name for each in listeners.sockets] == ["stays"]
+    lost.parent.mkdir()
+    other.unlink()
+    added, removed, changed = listeners.change([at(lost, "lost", 0o660), *wanted[1:]])
+    assert ([each.device.name for each in added], removed, changed) == (["lost", "other"], [], [])
+    assert [await accepted.name_at(path) for path in (lost, other, stays)] == ["lost", "other", "stays"]
     listeners.stop()
     listeners.close()

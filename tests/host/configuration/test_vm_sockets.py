@@ -137,6 +137,37 @@ def test_file_that_means_nothing_is_refused(tmp_path: Path, text: str, complaint
     assert lines_of(tmp_path / "c.toml", text)[0].startswith(complaint)
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('"a\\nb\\u001b" = 1', '"a\\\\nb\\\\u001b": unknown key'),
+        ('[[vm]]\nsocket-path = "a"\n[vm.features]\n"\\u2028" = true', 'vm\\[0\\].features."\\\\u2028": unknown key'),
+        ("[[vm]]\nsocket-path = 0x" + "f" * 9000, "socket-path: a number with thousands of digits is not a string"),
+        ('[[vm]]\nsocket-path = "a"\nballoon = 0x' + "f" * 9000, "balloon: above 1152921504606846976"),
+        ('[[vm]]\nsocket-path = "a"\nballoon = "' + "9" * 9000 + '"', "balloon: not a size: '99999"),
+        (
+            '[[vm]]\nsocket-path = "a"\npersonality = "' + "p" * 9000 + '"',
+            "personality: unknown 'pppp.* \\(allowed are",
+        ),
+        ('[[vm]]\nsocket-path = "a"\nname = "' + "n" * 9000 + '"', "name: 'nnnn.*' is not a name"),
+        ('[[vm]]\nsocket-path = "a"\nsocket-group = "' + "g" * 9000 + '"', "socket-group: no group 'ggg"),
+        ('[[vm]]\nsocket-path = "a"\n' + "k" * 9000 + " = 1", "kkkkk.*: unknown key"),
+        ("#" * (1 << 20) + "\n", "larger than 1 MiB"),
+    ],
+)
+def test_mistake_with_any_content_is_one_line_of_moderate_length(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(BalloonError, match=complaint) as caught:
+        in_file(tmp_path / "c.toml", text)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000 + len(str(tmp_path))
+
+
+def test_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    assert [
+        each.device.name for each in in_file(tmp_path / "c.toml", '\ufeff[[vm]]\nsocket-path = "a"\nname = "b"')
+    ] == ["b"]
+
+
 def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path, reason in ((tmp_path, "not an ordinary file"), (tmp_path / "no", "No such file or directory")):
         with pytest.raises(BalloonError, match=f"^--config {path}: {reason}$"):

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 import host.control.reclaim
+from host.control.reclaim import pace_step
 from host.control.reclaim_progress import ReclaimLimits, ReclaimMethod, StoppedBy
 from protocol.errors import BalloonError
 from tests.host.control.machine import MIB, FakeMachine
@@ -79,3 +80,13 @@ async def test_hints_have_no_limits() -> None:
         await machine.control.reclaim("hint", ReclaimLimits(floor=1))
     inflating(machine)
     assert (await machine.control.reclaim(limits=ReclaimLimits(floor=1))).method is ReclaimMethod.INFLATE
+
+
+def test_step_takes_no_more_than_the_pace_allows() -> None:
+    assert pace_step(1) == (1, 4096.0)
+    assert pace_step(4096) == (1, 1.0)
+    assert pace_step(16384) == (1, 0.25)
+    assert pace_step(400 * MIB) == (25600, 0.25)
+    for pace in (3, 17000, 10**9 + 7, (1 << 64) - 1):
+        pages, seconds = pace_step(pace)
+        assert pages * 4096 <= pace * seconds * (1 + 1e-9)

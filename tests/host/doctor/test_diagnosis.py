@@ -1,5 +1,6 @@
 """Each cause is recognised from the facts that it leaves, and a machine that works is called healthy."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -194,3 +195,19 @@ def test_pages_of_the_balloon_are_not_missed_in_the_file() -> None:
     full = {**HEALTHY.statistics, "memfree": 500 * MIB}
     assert is_healthy(diagnose(replace(ballooned, statistics=full)))
     assert diagnose(replace(ballooned, balloon=0, statistics=full))[0].cause is Cause.PRIVATE_MEMORY
+
+
+ABSURD = (0, 1, 5 * GIB, (1 << 63) - 1, (1 << 64) - 1)
+
+
+@pytest.mark.parametrize("facts", [HEALTHY, replace(HEALTHY, **NO_REPORT), replace(HEALTHY, backed=0)])
+def test_what_no_guest_can_have_is_not_taken_for_true(facts: VmFacts) -> None:
+    """Statistics that contradict themselves or the memory prove nothing about where memory is."""
+    of_statistics = {Cause.PRIVATE_MEMORY, Cause.ORDER_TOO_LARGE, Cause.PAGE_CACHE, Cause.GUEST_BUSY}
+    for total, free, caches in itertools.product(ABSURD, repeat=3):
+        if max(free, caches) <= total <= facts.memory:
+            continue
+        given = {"memtot": total, "memfree": free, "caches": caches, "avail": free, "majflt": (1 << 64) - 1}
+        findings = diagnose(replace(facts, statistics=given))
+        assert not of_statistics & {finding.cause for finding in findings}, given
+        assert all(finding.sentence.isprintable() for finding in findings)
