@@ -70,7 +70,7 @@ def unit_of(name: str) -> dict[str, list[str]]:
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(DATA / name)
     assert parser.sections() == ["Unit", "Service", "Install"]
-    return {key: value.split() for key, value in parser["Service"].items()}
+    return {key: value.split() for section in ("Unit", "Service") for key, value in parser[section].items()}
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -90,7 +90,20 @@ def test_unit_keeps_what_the_daemon_stores_while_it_is_restarted(name: str) -> N
     assert service["Type"] == ["notify"]
     assert service["RestartKillSignal"] == [signal.SIGUSR2.name]
     assert int(service["FileDescriptorStoreMax"][0]) >= KEPT_MAX
+    assert service["StartLimitIntervalSec"] == ["0"]  # a unit that has failed keeps nothing
     assert service["RuntimeDirectoryPreserve"] == ["restart"]  # the files of the sockets that are kept
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "waits"), [("exited", "0", False), ("killed", "KILL", False), ("exited", "2", True)]
+)
+@pytest.mark.parametrize("name", UNITS)
+def test_unit_waits_after_a_daemon_that_refuses_to_start(name: str, code: str, status: str, waits: bool) -> None:
+    shell, option, *words = unit_of(name)["ExecStopPost"]
+    text = " ".join(words).strip('"').replace("sleep", "echo sleep")
+    text = text.replace("$EXIT_CODE", code).replace("$EXIT_STATUS", status)  # systemd puts the values in
+    done = subprocess.run([shell, option, text], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("sleep") == waits
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -104,7 +117,7 @@ def test_unit_has_a_user_whose_directory_others_can_enter(name: str) -> None:
 def test_units_confine_the_daemon_alike() -> None:
     one, other = (unit_of(name) for name in UNITS)
     differ = {key for key in one | other if one.get(key) != other.get(key)}
-    assert differ == {"EnvironmentFile", "ExecStart", "RuntimeDirectory"}
+    assert differ == {"Description", "EnvironmentFile", "ExecStart", "RuntimeDirectory"}
 
 
 def test_tree_of_the_package(tmp_path: Path) -> None:
