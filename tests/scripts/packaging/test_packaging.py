@@ -69,8 +69,9 @@ def unit_of(name: str) -> dict[str, list[str]]:
     parser = ConfigParser(strict=False, interpolation=None, delimiters="=")
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(DATA / name)
-    assert parser.sections() == ["Unit", "Service", "Install"]
-    return {key: value.split() for section in ("Unit", "Service") for key, value in parser[section].items()}
+    kind = Path(name).suffix[1:].capitalize()
+    assert parser.sections() == ["Unit", kind, "Install"]
+    return {key: value.split() for section in ("Unit", kind) for key, value in parser[section].items()}
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -81,7 +82,7 @@ def test_unit_starts_the_daemon_with_options_that_it_has(name: str) -> None:
     arguments = PROGRAMS[0].make_parser().parse_args(words[1:])
     directory = service["RuntimeDirectory"][0].replace("%i", "a")
     assert {str(arguments.socket_path.parent), str(arguments.control.parent)} == {f"/run/{directory}"}
-    assert service["SupplementaryGroups"] == ["kvm"]
+    assert service["Group"] == ["kvm"]
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -91,7 +92,7 @@ def test_unit_keeps_what_the_daemon_stores_while_it_is_restarted(name: str) -> N
     assert service["RestartKillSignal"] == [signal.SIGUSR2.name]
     assert int(service["FileDescriptorStoreMax"][0]) >= KEPT_MAX
     assert service["StartLimitIntervalSec"] == ["0"]  # a unit that has failed keeps nothing
-    assert service["RuntimeDirectoryPreserve"] == ["restart"]  # the files of the sockets that are kept
+    assert service["RuntimeDirectoryPreserve"] == ["yes"]  # the files of the sockets that are kept
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,16 @@ def test_unit_has_a_user_whose_directory_others_can_enter(name: str) -> None:
     assert "DynamicUser" not in service  # with RuntimeDirectoryPreserve=: below /run/private, which is root's alone
     kind, user, *_ = (DATA / "sysusers.conf").read_text().split()
     assert (kind, [user]) == ("u", service["User"])
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_socket_unit_listens_where_its_service_does_and_outlives_it(name: str) -> None:
+    service, sock = unit_of(name), unit_of(name.replace(".service", ".socket"))
+    command = service["ExecStart"]
+    assert sock["ListenStream"] == [command[command.index("--socket-path") + 1]]
+    assert sock["SocketGroup"] == [command[command.index("--socket-group") + 1]]
+    assert sock["SocketGroup"] == service["Group"]  # the service's directory and all that is in it becomes this group's
+    assert service["RuntimeDirectoryPreserve"] == ["yes"]
 
 
 def test_units_confine_the_daemon_alike() -> None:
@@ -143,15 +154,23 @@ def test_tree_of_the_package(tmp_path: Path) -> None:
         ("postinst", "configure", ["systemd-sysusers p.conf", "py3compile -p p /usr/lib/p"]),
         ("postinst", "abort-upgrade", []),
         ("prerm", "upgrade", ["py3clean -p p /usr/lib/p"]),
-        ("prerm", "remove", ["systemctl disable p.service p@.service", "py3clean -p p /usr/lib/p"]),
-        ("postrm", "remove", []),
+        (
+            "prerm",
+            "remove",
+            [
+                "systemctl disable p.socket p@.socket",
+                "systemctl disable p.service p@.service",
+                "py3clean -p p /usr/lib/p",
+            ],
+        ),
+        ("postrm", "remove", ["rm -rf /run/p /run/p-*"]),
         ("postrm", "purge", ["getent passwd p", "userdel p"]),
         ("rtupdate", "rtupdate", ["py3clean -p p /usr/lib/p", "py3compile -p p /usr/lib/p"]),
         ("rtupdate", "pre-rtupdate", []),
     ],
 )
 def test_maintainer_script_does_its_part_alone(tmp_path: Path, script: str, argument: str, calls: list[str]) -> None:
-    for command in ("systemd-sysusers", "py3compile", "py3clean", "systemctl", "getent", "userdel"):
+    for command in ("systemd-sysusers", "py3compile", "py3clean", "systemctl", "getent", "userdel", "rm"):
         (tmp_path / command).write_text(f'#!/bin/sh\necho {command} "$@" >>{tmp_path}/calls\n')
         (tmp_path / command).chmod(0o755)
     text = (maintainer_scripts("p", "usr/lib/p") | {"rtupdate": runtime_update("p", "usr/lib/p")})[script]
