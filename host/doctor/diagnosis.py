@@ -233,6 +233,8 @@ def _find_backing(facts: VmFacts) -> Iterator[Finding]:
     used = facts.statistics.get("memtot", 0) - facts.statistics.get("memfree", 0) - facts.balloon
     if facts.backed is None or used < LEAST_REPORTED or "memfree" not in facts.statistics:
         return
+    if facts.statistics_age is None or (facts.last_report is not None and facts.last_report < facts.statistics_age):
+        return  # what was in use then may have been given back since
     if facts.backed < used // 4:
         yield Finding(
             Cause.PRIVATE_MEMORY,
