@@ -7,7 +7,7 @@ from pathlib import Path
 from protocol.errors import UsageError
 from protocol.process.command_line import option_type
 
-EXAMPLES = "127.0.0.1:9187, [::1]:9187 or unix:/run/balloon-metrics"
+EXAMPLES = "127.0.0.1:9377, [::1]:9377 or unix:/run/balloon-metrics"
 
 
 @dataclass(frozen=True, slots=True)

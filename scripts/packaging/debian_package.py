@@ -27,8 +27,7 @@ Version: {version}
 Architecture: all
 Maintainer: {maintainer}
 Installed-Size: {size}
-Depends: python3 (>= 3.11), python3-construct (>= 2.10.68), udev,
- systemd | systemd-standalone-sysusers | systemd-sysusers
+Depends: python3 (>= 3.11), python3-construct (>= 2.10.68), udev, systemd | systemd-sysusers
 Recommends: libseccomp2 (>= 2.5)
 Suggests: python3-prometheus-client
 Section: admin

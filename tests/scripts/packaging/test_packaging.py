@@ -35,6 +35,15 @@ def test_manual_page_has_each_option_and_no_other(program: Program) -> None:
     assert {name for name, _ in sub_commands(parser)} == set(re.findall(r"^\.SS (.*)$", page, re.MULTILINE))
 
 
+def test_manual_page_is_the_same_on_each_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = []
+    for columns in ("40", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        pages.append(manual_page(PROGRAMS[0].name, PROGRAMS[0].make_parser(), "1.0"))
+    assert pages[0] == pages[1]
+    assert "\n[\\-\\-ask\\ PATH\\ [COMMAND\\ ...]]\n" in pages[0]
+
+
 def test_text_is_no_request() -> None:
     assert escaped(".x\n'y\na\\b --c") == "\\&.x\n\\&'y\na\\eb \\-\\-c"
 
@@ -144,6 +153,8 @@ def test_tree_of_the_package(tmp_path: Path) -> None:
     assert commands == sorted(program.name for program in PROGRAMS)
     for program in PROGRAMS:
         assert (library / program.module.replace(".", "/") / "__main__.py").is_file()
+    control = (tmp_path / "DEBIAN/control").read_text()
+    assert re.findall(r"^ .*", control.partition("Description:")[0], re.MULTILINE) == []  # one line a field
     outside = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file()}
     assert outside == {"usr", "DEBIAN"}
 
