@@ -89,7 +89,7 @@ def check_machine() -> None:
 
 def _run(arguments: argparse.Namespace, zygote: "Zygote | None") -> int:
     # Late: --help is quick.
-    from host.signals import STOP_SIGNALS
+    from host.signals import SIGNALS, hold_signals
     from protocol.process.stray_signals import ignore_stray_signals
     from protocol.process.system_log import log_to_syslog
     from protocol.virtio_ring import refuse_big_endian
@@ -98,7 +98,8 @@ def _run(arguments: argparse.Namespace, zygote: "Zygote | None") -> int:
         log_to_syslog(PROGRAM)
     refuse_big_endian()
     check_machine()
-    ignore_stray_signals(STOP_SIGNALS)
+    hold_signals()  # what a service manager sends during the start waits for the daemon
+    ignore_stray_signals(SIGNALS)
     _check_combinations(arguments)
     return _serve(arguments, _options(arguments, sockets=True), zygote)
 
@@ -140,7 +141,6 @@ def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygot
     from host.supervisor import Supervisor
     from protocol.process.events import open_event_log
 
-    hold_signals()  # before the first thread begins, for all threads
     events = open_event_log(arguments.events, time.monotonic)
     guard_mappings()
     _share_the_interpreter()

@@ -245,6 +245,8 @@ def _find_backing(facts: VmFacts) -> Iterator[Finding]:
     used = total - facts.statistics.get("memfree", 0) - facts.balloon
     if facts.backed is None or used < LEAST_REPORTED or not facts.statistics_are_sound:
         return
+    if facts.statistics_age is None or (facts.last_report is not None and facts.last_report < facts.statistics_age):
+        return  # what was in use then may have been given back since
     # What a guest uses it need not have touched: its pool of huge pages, for example. But its kernel has written what
     # it keeps of each page, 64 bytes (struct page), and a file that is mapped privately has not even that.
     if facts.backed < min(used // 4, total // 64):

@@ -31,7 +31,8 @@ class VmFacts:
     ``mean_range`` the average range of all reports. ``refused`` is bytes by reason, ``kept_by`` why every page is kept,
     with ``inhibited_by`` (``operator`` or ``daemon``) and ``inhibited_why``. ``punch_error`` is the last error of a
     discard.
-    ``statistics`` are the guest's own; ``unanswered`` is how long it has owed an answer to a request for them.
+    ``statistics`` are the guest's own, ``statistics_age`` old; ``unanswered`` is how long it has owed an answer to a
+    request for them.
     ``front_end`` is the state of its process: ``running``, ``stopped``, ``blocked``, ``gone``, or None.
     Without ``is_served`` its worker does not answer, and the facts are old.
     """
@@ -59,6 +60,7 @@ class VmFacts:
     inhibited_why: str = ""
     punch_error: str | None = None
     statistics: Mapping[str, int] = field(default_factory=dict)
+    statistics_age: float | None = None
     unanswered: float = 0.0
     front_end: str | None = None
     is_served: bool = True
@@ -105,6 +107,7 @@ def read_facts(entry: Mapping[str, Any]) -> VmFacts:
         inhibited_why=inhibited.get("why", ""),
         punch_error=entry["discard-error"],
         statistics=entry["statistics"],
+        statistics_age=entry["statistics-age"],
         unanswered=entry["statistics-unanswered"],
         front_end=entry["front-end"],
         is_served="broken" not in entry,

@@ -45,7 +45,9 @@ class MetricsServer:
         try:
             import prometheus_client  # noqa: F401 - said now, not at the first scrape
         except ImportError:
-            raise BalloonError("--metrics needs prometheus_client (pip install prometheus-client)") from None
+            raise BalloonError(
+                "--metrics needs prometheus_client (pip install prometheus-client; Debian: python3-prometheus-client)"
+            ) from None
         self._query = query
         self._socket = listen(address, sockets)
         self._accepting: AcceptLoop | None = None

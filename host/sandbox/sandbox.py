@@ -37,7 +37,10 @@ _SCOPES: Final = 0b11
 """Abstract unix sockets, and signals, of processes outside."""
 
 _CAPSET: Final = {"x86_64": 126}.get(platform.machine(), 91)
+_CAPGET: Final = _CAPSET - 1
 _CAPABILITY_VERSION: Final = 0x20080522
+
+_NETWORK: Final = "the network"
 
 _DATA_MAX: Final = 2 << 30
 """Most bytes of private memory (RLIMIT_DATA), the stacks of all threads included. What is mapped of guests' memory is
@@ -54,7 +57,11 @@ def confine(readable: Iterable[Path]) -> list[str]:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold memory of guests
     resource.setrlimit(resource.RLIMIT_DATA, (_DATA_MAX, _DATA_MAX))
     left = [*_give_up_privileges(), *_give_up_files(readable)]
-    return left if limit_system_calls() else [*left, "system calls"]
+    if limit_system_calls():
+        return [
+            name for name in left if name != _NETWORK
+        ]  # a socket cannot be made, nor one that is given be connected
+    return [*left, "system calls"]
 
 
 def _give_up_privileges() -> Iterator[str]:
@@ -63,7 +70,11 @@ def _give_up_privileges() -> Iterator[str]:
     for number in range(_CAPABILITIES):
         _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # fails without effect where there are none
     header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION, 0))
-    if _libc.syscall(ctypes.c_long(_CAPSET), header, ctypes.create_string_buffer(bytes(24), 24)) != 0:
+    sets = ctypes.create_string_buffer(bytes(24), 24)
+    if _libc.syscall(ctypes.c_long(_CAPSET), header, sets) == 0:
+        return
+    # A service manager's filter may refuse the call to a process that has none anyway.
+    if _libc.syscall(ctypes.c_long(_CAPGET), header, sets) != 0 or any(sets.raw):
         yield "capabilities"
 
 
@@ -87,7 +98,7 @@ def _give_up_files(readable: Iterable[Path]) -> Iterator[str]:
         if _libc.syscall(ctypes.c_long(_RESTRICT_SELF), ctypes.c_long(ruleset), ctypes.c_long(0)) != 0:
             yield "the file system"
         elif version < _TCP_SINCE:
-            yield "the network"
+            yield _NETWORK
     finally:
         os.close(ruleset)
 

@@ -98,7 +98,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with status 2."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        from protocol.process.log_lines import error_line
+
+        self.exit(2, error_line(f"{message} (see {self.prog} --help)", self.prog) + "\n")
 
 
 def option_type(parse: Callable[[str], Value]) -> Callable[[str], Value]:
@@ -199,10 +201,12 @@ def reason(error: OSError | ValueError) -> str:
 
 
 def _complain(program: str, message: str, status: int) -> int:
+    from protocol.process.log_lines import error_line  # with `logging`, which a quick command does not need
+
     if sys.stderr is not None:
         with suppress(OSError):  # the status says it, too
             for line in message.split("\n"):  # a file's mistakes have a line each
-                print(f"{_typed(program)}: {escaped(line)}", file=sys.stderr)
+                print(error_line(escaped(line), _typed(program)), file=sys.stderr)
     return status
 
 

@@ -24,6 +24,7 @@ from typing import Protocol
 from protocol.errors import BalloonError
 from protocol.process.command_line import give_up_standard_output, reason
 from protocol.process.line_writer import LineWriter
+from protocol.process.log_lines import error_line
 
 Clock = Callable[[], float]
 
@@ -174,7 +175,7 @@ def _complain(message: str) -> None:
     if sys.stderr is None:
         return
     with contextlib.suppress(OSError, ValueError):
-        print(message, file=sys.stderr)
+        print(error_line(message), file=sys.stderr)
 
 
 def format_time(seconds: float) -> str:

@@ -52,6 +52,14 @@ def is_journal(stream: TextIO | None, environment: Mapping[str, str]) -> bool:
     return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
+def error_line(text: str, program: str = "") -> str:
+    """Return ``text`` as a line that tells of an error on what ``sys.stderr`` is now: with its priority for the
+    journal, which adds the program's name itself, else after ``program``."""
+    if is_journal(sys.stderr, os.environ):
+        return f"<{priority(logging.ERROR)}>{text}"
+    return f"{program}: {text}" if program else text
+
+
 def make_formatter(program: str, log_format: str, *, journal: bool) -> logging.Formatter:
     """Return what writes the lines of ``program`` in one of :data:`FORMATS`. ``journal`` is whether the journal reads
     them. It adds the program's name itself."""

@@ -13,6 +13,7 @@ from protocol.errors import BalloonError
 from protocol.process.command_line import reason
 from protocol.process.events import open_for_appending
 from protocol.process.line_writer import LineWriter
+from protocol.process.log_lines import error_line
 from protocol.recording.lines import build_line
 from protocol.recording.records import Header, Lost, Record
 
@@ -91,7 +92,7 @@ class RecordingFile:
         if sys.stderr is not None and (again or not self._complained):
             self._complained = True
             with contextlib.suppress(OSError, ValueError):
-                print(f"--record {self._name}: {message}", file=sys.stderr)
+                print(error_line(f"--record {self._name}: {message}"), file=sys.stderr)
 
 
 def _lost_line(count: int) -> str:

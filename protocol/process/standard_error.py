@@ -30,6 +30,7 @@ class QueuedText(io.TextIOBase):
 
     def __init__(self, fd: int, program: str) -> None:
         """Start the thread. Raises RuntimeError at the limit of threads."""
+        self._fd = fd
         self._lock = threading.Lock()
         self._begun = ""
         self._writer = LineWriter(
@@ -41,6 +42,10 @@ class QueuedText(io.TextIOBase):
             waiting_max=WAITING_MAX,
         )
         self._writer.start()
+
+    def fileno(self) -> int:
+        """Return the descriptor that is written to."""
+        return self._fd
 
     def writable(self) -> bool:
         """Return True."""

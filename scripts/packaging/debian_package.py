@@ -27,8 +27,7 @@ Version: {version}
 Architecture: all
 Maintainer: {maintainer}
 Installed-Size: {size}
-Depends: python3 (>= 3.11), python3-construct (>= 2.10.68), udev,
- systemd | systemd-standalone-sysusers | systemd-sysusers
+Depends: python3 (>= 3.11), python3-construct (>= 2.10.68), udev, systemd | systemd-sysusers
 Recommends: libseccomp2 (>= 2.5)
 Suggests: python3-prometheus-client
 Section: admin
@@ -91,8 +90,9 @@ def install_tree(checkout: Path, root: Path, version: str) -> None:
     _write(root / LIBRARY / f"vhost_user_balloon-{version}.dist-info/METADATA", _metadata(version))
     write_manual_pages(root / "usr/share/man/man1", version, compressed=True)
     write_completion(root / "usr/share/bash-completion/completions")
-    for unit in ("vhost-user-balloon.service", "vhost-user-balloon@.service"):
-        _write(root / "usr/lib/systemd/system" / unit, (checkout / "host/systemd" / unit).read_bytes())
+    for kind in ("service", "socket"):
+        for unit in (f"{PACKAGE}.{kind}", f"{PACKAGE}@.{kind}"):
+            _write(root / "usr/lib/systemd/system" / unit, (checkout / "host/systemd" / unit).read_bytes())
     _write(root / f"usr/lib/sysusers.d/{PACKAGE}.conf", (checkout / "host/systemd/sysusers.conf").read_bytes())
     update = root / f"usr/share/python3/runtime.d/{PACKAGE}.rtupdate"
     _write(update, runtime_update(PACKAGE, LIBRARY).encode())

@@ -24,9 +24,11 @@ _PRERM: Final = """\
 #!/bin/sh
 set -e
 if [ "$1" = remove ] && command -v systemctl >/dev/null; then
-    systemctl disable {package}.service {package}@.service >/dev/null 2>&1 || true
+    for kind in socket service; do
+        systemctl disable "{package}.$kind" "{package}@.$kind" >/dev/null 2>&1 || true
+    done
     if [ -d /run/systemd/system ]; then
-        systemctl stop '{package}*.service' >/dev/null 2>&1 || true
+        systemctl stop '{package}*.socket' '{package}*.service' >/dev/null 2>&1 || true
     fi
 fi
 if command -v py3clean >/dev/null; then
@@ -39,6 +41,9 @@ _POSTRM: Final = """\
 set -e
 if [ -d /run/systemd/system ]; then
     systemctl --system daemon-reload >/dev/null || true
+fi
+if [ "$1" = remove ]; then
+    rm -rf /run/{package} /run/{package}-*
 fi
 if [ "$1" = purge ] && getent passwd {package} >/dev/null; then
     userdel {package} || true

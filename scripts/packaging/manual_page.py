@@ -21,9 +21,9 @@ def manual_page(name: str, parser: argparse.ArgumentParser, version: str) -> str
         ".SH NAME",
         f"{escaped(name)} \\- {escaped(first[:1].lower() + first[1:])}",
         ".SH SYNOPSIS",
-        ".nf",
-        escaped(parser.format_usage().removeprefix("usage: ").rstrip().replace(parser.prog, name)),
-        ".fi",
+        f".SY {escaped(name)}",
+        *(escaped(part).replace(" ", "\\ ") for part in usage_parts(parser)),
+        ".YS",
         ".SH DESCRIPTION",
         escaped(description),
         ".SH OPTIONS",
@@ -41,6 +41,16 @@ def manual_page(name: str, parser: argparse.ArgumentParser, version: str) -> str
     if parser.epilog:
         lines += [".SH NOTES", ".nf", escaped(parser.epilog.rstrip()), ".fi"]
     return "\n".join(lines) + "\n"
+
+
+def usage_parts(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the parts of the usage line that stay on one line each: a word, or what is in brackets."""
+    part, depth = "", 0
+    for word in parser.format_usage().removeprefix("usage: ").removeprefix(parser.prog).split():
+        part = f"{part} {word}" if depth else word
+        depth += sum(word.count(sign) for sign in "[{") - sum(word.count(sign) for sign in "]}")
+        if not depth:
+            yield part
 
 
 def _options(parser: argparse.ArgumentParser, known: Container[str] = ()) -> Iterator[str]:

@@ -43,3 +43,27 @@ def test_daemon_tells_its_manager_and_serves_the_socket_that_it_was_given(tmp_pa
         assert manager.recv(4096) == b"STOPPING=1"
         assert daemon.wait(DEADLINE) == 0
     assert path.is_socket()
+
+
+def test_a_restart_during_the_start_waits_for_the_daemon(tmp_path: Path) -> None:
+    script = """if True:
+        import os, signal, sys
+        import host.__main__ as program
+
+        def check(_arguments):
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+        program._check_combinations = check
+        sys.exit(program.main())
+        """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(DEADLINE)
+        daemon = subprocess.Popen(
+            [sys.executable, "-c", script, "--socket-path", str(tmp_path / "balloon.sock")],
+            cwd=ROOT,
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+        )
+        while manager.recv(4096) != b"STOPPING=1":
+            pass
+        assert daemon.wait(DEADLINE) == 0

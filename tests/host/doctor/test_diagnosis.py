@@ -32,6 +32,7 @@ HEALTHY = VmFacts(
     mean_range=4 * MIB,
     last_report=3.0,
     statistics={"memtot": 2 * GIB, "memfree": 1600 * MIB, "caches": 50 * MIB, "avail": 1640 * MIB},
+    statistics_age=1.0,
     front_end="running",
 )
 
@@ -145,6 +146,9 @@ def test_machine_that_works_may_hold_its_memory(cause: Cause, facts: dict[str, A
         {"refused": {"ring_memory": 8192}},
         {"refused": {"poison": 800 * MIB}},
         {"statistics": {}},
+        # Statistics from before the last report do not tell what is in use now.
+        {"backed": 3 * MIB, "statistics_age": 60.0},
+        {"backed": 3 * MIB, "statistics_age": None},
         # It has only begun: there is no verdict yet.
         {"age": 3.0, "has_features": False, "features": frozenset(), "queues": {}, "driver_ready": False},
         {"age": 3.0, **NO_REPORT, **reporting(running_for=1.0)},

@@ -1,17 +1,21 @@
 """What a confined process cannot do any more, each tried in a process of its own."""
 
+import ctypes
 import errno
 import os
 import resource
 import signal
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import host
+from host.sandbox import sandbox
 from host.sandbox.sandbox import confine
 from host.sandbox.system_calls import ALLOWED, CONDITIONAL, ENDS, REFUSED
 
@@ -67,6 +71,44 @@ def test_privileges_are_gone() -> None:
             raise OSError(str(status))
 
     assert outcome([Path("/proc")], check).startswith("done")
+
+
+class Libc:
+    """A kernel that refuses capset(2), with a Landlock of this version, to a process with these capabilities."""
+
+    def __init__(self, capabilities: int, landlock: int) -> None:
+        self._capabilities = capabilities
+        self._landlock = landlock
+
+    def prctl(self, *_arguments: int) -> int:
+        return 0
+
+    def syscall(self, number: ctypes.c_long, *arguments: Any) -> int:
+        if number.value == sandbox._CAPSET:
+            return -1
+        if number.value == sandbox._CAPGET:
+            struct.pack_into("=III", arguments[1], 0, *[self._capabilities] * 3)
+        if number.value == sandbox._CREATE_RULESET:
+            return self._landlock if arguments[0] is None else os.dup(0)
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "landlock", "calls_are_limited", "left"),
+    [
+        (0, 3, True, []),
+        (0, 4, True, []),
+        (1, 4, True, ["capabilities"]),
+        (0, 3, False, ["the network", "system calls"]),
+        (0, 0, True, ["the file system"]),
+    ],
+)
+def test_what_is_said_to_be_left_is_left(
+    monkeypatch: pytest.MonkeyPatch, capabilities: int, landlock: int, calls_are_limited: bool, left: list[str]
+) -> None:
+    monkeypatch.setattr(sandbox, "_libc", Libc(capabilities, landlock))
+    monkeypatch.setattr(sandbox, "limit_system_calls", lambda: calls_are_limited)
+    assert outcome([], lambda: None) == f"done, {left}"
 
 
 def end_of(action: Callable[[], object]) -> int:

@@ -35,6 +35,15 @@ def test_manual_page_has_each_option_and_no_other(program: Program) -> None:
     assert {name for name, _ in sub_commands(parser)} == set(re.findall(r"^\.SS (.*)$", page, re.MULTILINE))
 
 
+def test_manual_page_is_the_same_on_each_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = []
+    for columns in ("40", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        pages.append(manual_page(PROGRAMS[0].name, PROGRAMS[0].make_parser(), "1.0"))
+    assert pages[0] == pages[1]
+    assert "\n[\\-\\-ask\\ PATH\\ [COMMAND\\ ...]]\n" in pages[0]
+
+
 def test_text_is_no_request() -> None:
     assert escaped(".x\n'y\na\\b --c") == "\\&.x\n\\&'y\na\\eb \\-\\-c"
 
@@ -69,8 +78,9 @@ def unit_of(name: str) -> dict[str, list[str]]:
     parser = ConfigParser(strict=False, interpolation=None, delimiters="=")
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(DATA / name)
-    assert parser.sections() == ["Unit", "Service", "Install"]
-    return {key: value.split() for key, value in parser["Service"].items()}
+    kind = Path(name).suffix[1:].capitalize()
+    assert parser.sections() == ["Unit", kind, "Install"]
+    return {key: value.split() for section in ("Unit", kind) for key, value in parser[section].items()}
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -81,7 +91,7 @@ def test_unit_starts_the_daemon_with_options_that_it_has(name: str) -> None:
     arguments = PROGRAMS[0].make_parser().parse_args(words[1:])
     directory = service["RuntimeDirectory"][0].replace("%i", "a")
     assert {str(arguments.socket_path.parent), str(arguments.control.parent)} == {f"/run/{directory}"}
-    assert service["SupplementaryGroups"] == ["kvm"]
+    assert service["Group"] == ["kvm"]
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -90,7 +100,20 @@ def test_unit_keeps_what_the_daemon_stores_while_it_is_restarted(name: str) -> N
     assert service["Type"] == ["notify"]
     assert service["RestartKillSignal"] == [signal.SIGUSR2.name]
     assert int(service["FileDescriptorStoreMax"][0]) >= KEPT_MAX
-    assert service["RuntimeDirectoryPreserve"] == ["restart"]  # the files of the sockets that are kept
+    assert service["StartLimitIntervalSec"] == ["0"]  # a unit that has failed keeps nothing
+    assert service["RuntimeDirectoryPreserve"] == ["yes"]  # the files of the sockets that are kept
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "waits"), [("exited", "0", False), ("killed", "KILL", False), ("exited", "2", True)]
+)
+@pytest.mark.parametrize("name", UNITS)
+def test_unit_waits_after_a_daemon_that_refuses_to_start(name: str, code: str, status: str, waits: bool) -> None:
+    shell, option, *words = unit_of(name)["ExecStopPost"]
+    text = " ".join(words).strip('"').replace("sleep", "echo sleep")
+    text = text.replace("$EXIT_CODE", code).replace("$EXIT_STATUS", status)  # systemd puts the values in
+    done = subprocess.run([shell, option, text], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("sleep") == waits
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -101,10 +124,20 @@ def test_unit_has_a_user_whose_directory_others_can_enter(name: str) -> None:
     assert (kind, [user]) == ("u", service["User"])
 
 
+@pytest.mark.parametrize("name", UNITS)
+def test_socket_unit_listens_where_its_service_does_and_outlives_it(name: str) -> None:
+    service, sock = unit_of(name), unit_of(name.replace(".service", ".socket"))
+    command = service["ExecStart"]
+    assert sock["ListenStream"] == [command[command.index("--socket-path") + 1]]
+    assert sock["SocketGroup"] == [command[command.index("--socket-group") + 1]]
+    assert sock["SocketGroup"] == service["Group"]  # the service's directory and all that is in it becomes this group's
+    assert service["RuntimeDirectoryPreserve"] == ["yes"]
+
+
 def test_units_confine_the_daemon_alike() -> None:
     one, other = (unit_of(name) for name in UNITS)
     differ = {key for key in one | other if one.get(key) != other.get(key)}
-    assert differ == {"EnvironmentFile", "ExecStart", "RuntimeDirectory"}
+    assert differ == {"Description", "EnvironmentFile", "ExecStart", "RuntimeDirectory"}
 
 
 def test_tree_of_the_package(tmp_path: Path) -> None:
@@ -120,6 +153,8 @@ def test_tree_of_the_package(tmp_path: Path) -> None:
     assert commands == sorted(program.name for program in PROGRAMS)
     for program in PROGRAMS:
         assert (library / program.module.replace(".", "/") / "__main__.py").is_file()
+    control = (tmp_path / "DEBIAN/control").read_text()
+    assert re.findall(r"^ .*", control.partition("Description:")[0], re.MULTILINE) == []  # one line a field
     outside = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file()}
     assert outside == {"usr", "DEBIAN"}
 
@@ -130,15 +165,23 @@ def test_tree_of_the_package(tmp_path: Path) -> None:
         ("postinst", "configure", ["systemd-sysusers p.conf", "py3compile -p p /usr/lib/p"]),
         ("postinst", "abort-upgrade", []),
         ("prerm", "upgrade", ["py3clean -p p /usr/lib/p"]),
-        ("prerm", "remove", ["systemctl disable p.service p@.service", "py3clean -p p /usr/lib/p"]),
-        ("postrm", "remove", []),
+        (
+            "prerm",
+            "remove",
+            [
+                "systemctl disable p.socket p@.socket",
+                "systemctl disable p.service p@.service",
+                "py3clean -p p /usr/lib/p",
+            ],
+        ),
+        ("postrm", "remove", ["rm -rf /run/p /run/p-*"]),
         ("postrm", "purge", ["getent passwd p", "userdel p"]),
         ("rtupdate", "rtupdate", ["py3clean -p p /usr/lib/p", "py3compile -p p /usr/lib/p"]),
         ("rtupdate", "pre-rtupdate", []),
     ],
 )
 def test_maintainer_script_does_its_part_alone(tmp_path: Path, script: str, argument: str, calls: list[str]) -> None:
-    for command in ("systemd-sysusers", "py3compile", "py3clean", "systemctl", "getent", "userdel"):
+    for command in ("systemd-sysusers", "py3compile", "py3clean", "systemctl", "getent", "userdel", "rm"):
         (tmp_path / command).write_text(f'#!/bin/sh\necho {command} "$@" >>{tmp_path}/calls\n')
         (tmp_path / command).chmod(0o755)
     text = (maintainer_scripts("p", "usr/lib/p") | {"rtupdate": runtime_update("p", "usr/lib/p")})[script]
