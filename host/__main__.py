@@ -3,6 +3,7 @@
 What it can do is asked by programs that start virtual machines, so that answer is quick: it loads nothing else.
 """
 
+import gc
 import json
 import sys
 from collections.abc import Sequence
@@ -22,9 +23,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if "--print-capabilities" in words:
         return run_command(DISTRIBUTION, print_capabilities)
+    gc.disable()  # until all is loaded: what is loaded stays, so that nothing would be found
+    _load_asyncio()
     from host.command import run  # late: see above
 
     return run(words)
+
+
+def _load_asyncio() -> None:
+    # Without TLS, which it does without where Python has none: OpenSSL takes time and memory of every process.
+    loaded = sys.modules.get("ssl")
+    if loaded is None:
+        sys.modules["ssl"] = None  # type: ignore[assignment]
+    try:
+        import asyncio  # noqa: F401
+    finally:
+        if loaded is None:
+            del sys.modules["ssl"]
 
 
 if __name__ == "__main__":

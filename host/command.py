@@ -211,11 +211,13 @@ def _share_the_interpreter() -> None:
     # anyway. A session that has ended is some hundred objects in cycles: to collect seldom is to collect many of them
     # at once (165 ms after a thousand sessions), so that the usual pace is kept.
     gc.freeze()
+    gc.enable()
 
 
 def _ask(words: Sequence[str]) -> int:
     from host.qmp.ask import ask, parse_arguments
 
+    gc.enable()
     if len(words) < 2:
         raise UsageError("--ask needs the PATH of a control socket and a COMMAND, for example query-vms")
     path, command, *arguments = words
@@ -250,6 +252,7 @@ def _keep(arguments: argparse.Namespace) -> int:
     from host.supervision.process_title import set_title
     from protocol.process.stray_signals import ignore_stray_signals
 
+    gc.enable()
     ignore_stray_signals(KEPT_SIGNALS)
     _check_combinations(arguments)
     raise_fd_limit()

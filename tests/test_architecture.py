@@ -146,7 +146,7 @@ SHELL = re.compile(
     | guest/vhost_user/(attachment|attached_queue|session|request_channel|backend_channel)\.py
     | guest/workloads/trace_file\.py
     | guest/linux/(__main__|ram_file|daemon_socket|processes|kernel_run|kernel_files|debian_packages|streams)\.py
-    | host/(command|daemon|sessions|session_release|worker|supervisor|connection|signals)\.py
+    | host/(__main__|command|daemon|sessions|session_release|worker|supervisor|connection|signals)\.py
     | host/(front_end_process|message_channel|backend_channel|netlink|guest_name)\.py
     | host/supervision/(machines|link|zygote|worker_process|worker_watch|supervised_vm|supervised_session)\.py
     | host/(supervision/(process_title|process_sessions)|sandbox/(sandbox|seccomp))\.py

@@ -116,6 +116,7 @@ def _be_zygote(sock: socket.socket, prepare: Callable[[], Confine]) -> NoReturn:
         set_title("vub zygote", "vhost-user-balloon: zygote")
         gc.collect()
         gc.freeze()
+        gc.enable()
         _fork_workers(sock, supervisor, confine)
         status = 0
     finally:

@@ -1,7 +1,6 @@
 """The text of a TOML file: what is wrong with it is one line that says where."""
 
 import re
-import tomllib
 from typing import Any
 
 from protocol.errors import UsageError
@@ -13,6 +12,8 @@ def parse_toml(text: str) -> dict[str, Any]:
     Raises:
         UsageError: it is not TOML; the message has the line and the column where they are known.
     """
+    import tomllib  # late: the daemon needs it with a file alone
+
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
