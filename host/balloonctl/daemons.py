@@ -6,7 +6,6 @@ A daemon that does not answer is one line, and the others are asked all the same
 import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -84,8 +83,9 @@ class Daemons:
             BalloonError: the only daemon does not answer.
         """
         self.failures: list[str] = []
-        self._stack = ExitStack()
         self.daemons: list[Daemon] = []
+        self._answer_seconds = answer_seconds
+        self._failed: set[Daemon] = set()
         paths = list(dict.fromkeys(paths)) or find_sockets(os.environ)
         if not paths:
             looked = " and ".join(f"{directory}/*{SUFFIX}" for directory in CONVENTION)
@@ -93,7 +93,7 @@ class Daemons:
         names = short_names(paths)
         for path in paths:
             try:
-                client = self._stack.enter_context(QmpClient(path, answer_seconds=answer_seconds))
+                client = QmpClient(path, answer_seconds=answer_seconds)
             except BalloonError as error:
                 if len(paths) == 1:
                     raise
@@ -102,11 +102,14 @@ class Daemons:
             self.daemons.append(Daemon(names[path], path, client))
 
     def machines(self) -> Iterator[Machine]:
-        """Yield the virtual machines of all daemons. One that fails meanwhile is added to ``failures``."""
-        for daemon in self.daemons:
+        """Yield the virtual machines of all daemons. One that fails meanwhile is added to ``failures``, and connected
+        to anew the next time: another process may go on in its place by then."""
+        for place in range(len(self.daemons)):
             try:
+                daemon = self._connected(place)
                 entries = daemon.ask("query-vms")
             except BalloonError as error:
+                self._failed.add(self.daemons[place])
                 self.failures.append(str(error))
                 continue
             for entry in entries:
@@ -114,6 +117,15 @@ class Daemons:
                     self.failures.append(f"vm {entry['vm']}: {entry['broken']}")
                     continue
                 yield Machine(daemon, entry, self._label(daemon, entry))
+
+    def _connected(self, place: int) -> Daemon:
+        daemon = self.daemons[place]
+        if daemon in self._failed:
+            again = daemon._replace(client=QmpClient(daemon.path, answer_seconds=self._answer_seconds))
+            self._failed.remove(daemon)
+            daemon.client.close()
+            self.daemons[place] = daemon = again
+        return daemon
 
     def _label(self, daemon: Daemon, entry: Entry) -> str:
         number = str(entry["vm"])
@@ -144,7 +156,8 @@ class Daemons:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        for daemon in self.daemons:
+            daemon.client.close()
 
 
 def _is_called(machine: Machine, name: str) -> bool:

@@ -33,6 +33,7 @@ class Top:
         self._machines: Mapping[str, Machine] = {}
         self._rows: list[Row] = []
         self._asked = 0.0
+        self._failure = message
         self._left = threading.Event()
 
     def begin(self) -> None:
@@ -51,8 +52,10 @@ class Top:
     def _ask(self) -> None:
         self._daemons.failures.clear()
         machines = {machine.label: machine for machine in self._daemons.machines()}
-        if self._daemons.failures:
-            self._state.message = self._daemons.failures[0]
+        failure = self._daemons.failures[0] if self._daemons.failures else ""
+        if failure or self._state.message == self._failure:
+            self._state.message = failure
+        self._failure = failure
         now = time.monotonic()
         before = {label: machine.entry for label, machine in self._machines.items()}
         entries = {label: machine.entry for label, machine in machines.items()}

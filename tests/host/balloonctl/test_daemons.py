@@ -48,10 +48,16 @@ class FakeClient:
 
     def __init__(self, *machines: tuple[int, str]) -> None:
         self._entries = [{"vm": number, "name": name} for number, name in machines]
+        self.has_ended = self.is_closed = False
 
     def command(self, name: str, /, **arguments: object) -> Any:
         assert (name, arguments) == ("query-vms", {})
+        if self.has_ended:
+            raise BalloonError("Broken pipe")
         return self._entries
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 def daemons_with(monkeypatch: pytest.MonkeyPatch, **machines: list[tuple[int, str]]) -> Daemons:
@@ -59,6 +65,7 @@ def daemons_with(monkeypatch: pytest.MonkeyPatch, **machines: list[tuple[int, st
     clients = {Path(name): FakeClient(*entries) for name, entries in machines.items()}
     daemons = Daemons.__new__(Daemons)
     daemons.failures = []
+    daemons._failed, daemons._answer_seconds = set(), 1.0
     daemons.daemons = [Daemon(path.name, path, client) for path, client in clients.items()]  # type: ignore[arg-type]
     return daemons
 
@@ -79,6 +86,28 @@ def test_machines_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
             daemons.machine(name)
         assert str(caught.value) == text
     assert daemons_with(monkeypatch, a=[(1, "x")]).machine(None).number == 1
+
+
+def test_daemon_that_has_gone_is_connected_to_anew_each_time_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    daemons = daemons_with(monkeypatch, a=[(3, "qemu")])
+    first, later = daemons.daemons[0].client, FakeClient((3, "qemu"))
+    assert isinstance(first, FakeClient)
+    first.has_ended = True
+    answers: list[BalloonError | FakeClient] = [BalloonError("No such file or directory"), later]
+
+    def connect(path: Path, *, answer_seconds: float) -> FakeClient:
+        answer = answers.pop(0)
+        if isinstance(answer, BalloonError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(host.balloonctl.daemons, "QmpClient", connect)
+    seen = []
+    for _ in range(4):
+        daemons.failures.clear()
+        seen.append(([machine.number for machine in daemons.machines()], list(daemons.failures)))
+    assert seen == [([], ["Broken pipe"]), ([], ["No such file or directory"]), ([3], []), ([3], [])]
+    assert (first.is_closed, later.is_closed) == (True, False)
 
 
 def test_sockets_of_instances_are_found(tmp_path: Path) -> None:
