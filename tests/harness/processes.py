@@ -254,6 +254,16 @@ class DaemonProcess(ProgramProcess):
         until(looked_up, f"a worker that serves vm {vm}")
         return found[0]
 
+    def stall(self) -> None:
+        """Stop all processes of the daemon (SIGSTOP)."""
+        for pid in (self.pid, *self.children()):
+            stall(pid)
+
+    def resume(self) -> None:
+        """Have them go on (SIGCONT)."""
+        for pid in (*self.children(), self.pid):
+            os.kill(pid, signal.SIGCONT)
+
     def settled(self, vm: int) -> Event:
         """Return the ``disconnected`` event of ``vm``, which comes after everything of it was released."""
         return self.events.wait_for_count("disconnected", 1, vm=vm)[0]

@@ -141,7 +141,7 @@ def test_daemon_killed_before_it_took_a_chain_leaves_it_to_its_successor(tmp_pat
             file = start_tracked(machine) if tracked else None
             machine.check_alive()
             machine.ram.touch(DATA_AT, MIB)
-            stall(daemon.pid)
+            daemon.stall()
             machine.submit([(DATA_AT, MIB)])
         with DaemonProcess(tmp_path) as successor:
             attach_again(machine, successor.socket_path, file)

@@ -16,7 +16,6 @@ from tests.harness.processes import (
     doomed_daemon,
     open_fds,
     process_state,
-    stall,
     until,
 )
 
@@ -113,7 +112,7 @@ def test_report_outstanding_when_the_daemon_dies_comes_back_whole(tmp_path: Path
         with doomed_daemon(tmp_path) as daemon:
             guest = stack.enter_context(Guest(daemon.socket_path, *BUSY))
             guest.wait_for_report()
-            stall(daemon.pid)
+            daemon.stall()
             guest.wait_until_stuck()
             missing = guest.missing()
             assert missing > 0
@@ -175,10 +174,10 @@ def test_guest_that_waits_for_a_daemon_can_be_ended(tmp_path: Path) -> None:
 def test_stalled_daemon_that_goes_on_acknowledges_what_it_was_given(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon, Guest(daemon.socket_path, *BUSY) as guest:
         guest.wait_for_report()
-        stall(daemon.pid)
+        daemon.stall()
         guest.wait_until_stuck()
         acknowledged = len(guest.events.all("report"))
-        daemon.signal(signal.SIGCONT)
+        daemon.resume()
         report = guest.events.wait_for_count("report", acknowledged + 1)[acknowledged]
         assert report["seconds"] >= 0.25  # two memory events were written meanwhile
         until(lambda: guest.missing() == 0, "the blocks of the report are free again")
@@ -191,19 +190,19 @@ def test_stalled_daemon_that_goes_on_acknowledges_what_it_was_given(tmp_path: Pa
 def test_guest_can_be_ended_while_a_stalled_daemon_holds_its_report(number: signal.Signals, tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon, Guest(daemon.socket_path, *BUSY) as guest:
         guest.wait_for_report()
-        stall(daemon.pid)
+        daemon.stall()
         guest.wait_until_stuck()
         guest.signal(number)
         assert guest.wait() == 0
         guest.expect_whole_end()
-        daemon.signal(signal.SIGCONT)
+        daemon.resume()
         assert daemon.settled(1)["refused"] == {}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_guest_that_a_stalled_daemon_never_answered_can_be_ended(number: signal.Signals, tmp_path: Path) -> None:
     with DaemonProcess(tmp_path) as daemon:
-        stall(daemon.pid)
+        daemon.stall()
         guest = Guest(daemon.socket_path, "--memory", "64M")
         try:
             until(lambda: is_waiting_for_an_answer(guest), "the guest has connected")
@@ -213,7 +212,7 @@ def test_guest_that_a_stalled_daemon_never_answered_can_be_ended(number: signal.
             assert guest.stdout() == guest.stderr() == ""
         finally:
             guest.kill()
-        daemon.signal(signal.SIGCONT)
+        daemon.resume()
         daemon.settled(1)
 
 
@@ -231,7 +230,7 @@ def test_successor_that_stalls_is_waited_for_and_the_guest_can_be_ended(tmp_path
         with doomed_daemon(tmp_path) as daemon:
             guest = stack.enter_context(Guest(daemon.socket_path, *BUSY))
             guest.wait_for_report()
-            stall(daemon.pid)
+            daemon.stall()
         daemon.socket_path.unlink()
         with socket.socket(socket.AF_UNIX) as successor:
             successor.bind(str(daemon.socket_path))

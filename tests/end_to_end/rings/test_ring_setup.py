@@ -223,7 +223,7 @@ def wait_for_the_last_look(scene: Scene, machine: VirtualMachine) -> None:
     ring.used[ring.avail_event_at] = ring.avail[1] - 1
     machine.ask(ENABLE, VringState(REPORTING, 1))
     until(lambda: ring.used[ring.avail_event_at] == ring.avail[1], "the worker asks for a kick")
-    threads = Path(f"/proc/{scene.daemon.pid}/task")
+    threads = Path(f"/proc/{scene.daemon.serving(machine.client.number)}/task")
     until(lambda: {process_state(thread) for thread in threads.iterdir()} == {"S"}, "every thread sleeps")
 
 
