@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from host.doctor.diagnosis import diagnose
+from host.doctor.facts import read_facts
+from host.doctor.finding import Cause
+from host.qmp.qmp_client import QmpClient
 from protocol.memory import PAGE_SIZE
 from protocol.virtio_balloon import PFN_SHIFT
 from tests.end_to_end.conftest import Scene
-from tests.harness.virtual_machine import GUEST_BASE, INFLATE, MIB, Ram, page_pattern
+from tests.end_to_end.daemon.test_control import ControlledDaemon
+from tests.harness.virtual_machine import GUEST_BASE, INFLATE, MIB, Ram, VirtualMachine, page_pattern
 
 SIZE = 16 * MIB
 
@@ -54,6 +59,18 @@ def test_whole_huge_pages_are_given_back_and_no_part_of_one(scene: Scene, ram: H
         page_pattern(6 * huge),
     ]
     scene.expect(machine, ("refused", "unaligned"), ("refused", "ring_memory"))
+
+
+def test_doctor_names_huge_pages_that_are_larger_than_the_blocks(tmp_path: Path, ram: HugeRam) -> None:
+    with (
+        ControlledDaemon(tmp_path) as daemon,
+        VirtualMachine(daemon.socket_path, ram=ram) as machine,
+        QmpClient(daemon.control_path) as client,
+    ):
+        machine.report((2 * ram.page_size, ram.page_size // 2))
+        (found,) = diagnose(read_facts(client.command("query-vms")[0]))
+        assert found.cause is Cause.HUGE_PAGES
+        assert "huge pages of 2.0 MiB, and the guest reports blocks of 1.0 MiB" in found.sentence
 
 
 def test_balloon_gives_back_the_huge_pages_that_are_in_it_wholly(scene: Scene, ram: HugeRam) -> None:
