@@ -124,6 +124,7 @@ class Supervisor:
 
     def _on_former_gone(self, worker: FormerWorker) -> None:
         self._former.discard(worker)
+        worker.close()
         self._manager.remove(worker.link)
         for vm in list(worker.vms.values()):
             self._go_on_with(vm)
