@@ -159,6 +159,7 @@ async def test_machine_goes_on_whose_former_worker_has_given_its_way_to_others(
         worker._link.close()
         second, zygote = start(store, store.hand_over())
         assert await attached(zygote.ends[1]) == []
+        told: list[tuple[int, str]] = []
         for _ in range(5000):
             if told := await attached(zygote.ends[1]):
                 break
