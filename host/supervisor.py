@@ -28,7 +28,7 @@ from host.supervision.supervised_vm import SupervisedVm
 from host.supervision.worker_commands import WorkerCommands
 from host.supervision.worker_ends import ENDS_FREE, SOON, back_off, count_end
 from host.supervision.worker_process import WorkerProcess, ZygoteGone
-from host.supervision.worker_words import own_lines, own_notice
+from host.supervision.worker_words import own_lines, pass_on_notice
 from host.supervision.zygote import Zygote, restart_zygote
 from host.vm_store.vm_store import KeptVm
 from protocol.errors import BalloonError
@@ -46,6 +46,12 @@ all processes have been stopped and go on, nothing is said of a worker yet."""
 
 WAITING_MAX: Final = 16 * SESSIONS_MAX
 """Connections of one process that may wait for sessions of it to be released, a few thousand that come and go."""
+
+NONE: Final = 0
+"""The number of no virtual machine."""
+
+RETRY_INTERVAL: Final = 1.0
+"""Seconds until it is tried again to start a worker, for a session that has begun or for none yet."""
 
 STOP_PATIENCE: Final = 0.5
 """Seconds that the workers have to end."""
@@ -157,7 +163,10 @@ class Supervisor:
             log.warning("%s; it is started again", error)
             self._zygote.close()
             self._zygote.reap()
-            self._zygote = restart_zygote()
+            try:
+                self._zygote = restart_zygote()
+            except OSError as failure:
+                raise ZygoteGone(f"no worker can be started: {failure.strerror}") from failure
             worker = self._fork_worker(number)
         worker.set_log_level(self._status.log_level)
         if self._relay is not None:
@@ -188,16 +197,25 @@ class Supervisor:
             self._begin_session(record)
 
     def _begin_session(self, vm: SupervisedVm) -> None:
-        if self._stops:
+        if self._stops or vm.number not in self._vms:
             return
         try:
             shares = self._pool and not vm.alone
             worker = self._idlest() if shares else self._start_worker(alone=vm.alone)
         except BalloonError as error:
-            log.warning("vm %d: %s", vm.number, error)
+            self._on_no_worker(vm, error)
+        else:
+            worker.serve(vm)
+
+    def _on_no_worker(self, vm: SupervisedVm, error: BalloonError) -> None:
+        if not vm.has_begun:
+            log.warning("vm %d is refused: %s", vm.number, error)
             self._forget(vm.number)
             return
-        worker.serve(vm)
+        if vm.number not in self._complained:
+            self._complained.add(vm.number)
+            log.error("vm %d waits: %s", vm.number, error)
+        asyncio.get_running_loop().call_later(RETRY_INTERVAL, self._begin_session, vm)
 
     def _idlest(self) -> WorkerProcess:
         alive = [worker for worker in self._workers.values() if not worker.gone and not worker.alone]
@@ -210,7 +228,7 @@ class Supervisor:
             case Kind.EVENTS:
                 self._events.pass_on(own_lines(packet.body, worker.vms))
             case Kind.NOTICE:
-                self._notice(*own_notice(packet.body, worker.vms))
+                pass_on_notice(packet.body, worker.vms, self.notices)
             case _:
                 vm = self._vms.get(packet.vm)
                 if vm is None or vm.number not in worker.vms:  # of one that was moved apart this may come again
@@ -261,28 +279,14 @@ class Supervisor:
         del worker.vms[vm.number]
         vm.is_served = False
         self._taking_over[vm.number] = time.monotonic()
-        if self._stops or not self._lasts(vm):
-            return
-        try:
-            self._start_worker(alone=True).serve(vm)
-        except BalloonError as error:
-            log.warning("vm %d: %s", vm.number, error)
-            self._forget(vm.number)
+        if not self._stops and self._lasts(vm):
+            self._begin_session(vm)
 
     async def _reply(
         self, worker: WorkerProcess | FormerWorker, vm: SupervisedVm, reply: bytes, fds: tuple[int, ...]
     ) -> None:
         problem = await vm.send_reply(reply, fds)
         worker.send(Packet(Kind.SENT, vm.number, problem.encode()))
-
-    def _notice(self, call: str = "", *arguments: Any) -> None:
-        match call:
-            case "emit":
-                self.notices.emit(*arguments)
-            case "balloon_changed":
-                self.notices.balloon_changed(*arguments)
-            case "forget":
-                self.notices.forget(*arguments)
 
     def _forget(self, number: int) -> None:
         vm = self._vms.pop(number)
@@ -316,32 +320,31 @@ class Supervisor:
         for vm in vms:
             self._taking_over.setdefault(vm, worker.gone_at)
         ends = count_end(worker.vms.values(), soon=soon)
-        if not (wait := back_off(ends)):
+        if not (wait := back_off(ends) if vms else RETRY_INTERVAL * soon):
             names = ", ".join(map(str, vms)) or "none"
             log.warning("worker %d has ended (%s); vm %s: another one goes on", worker.number, how, names)
             self._replace(worker)
             return
-        if ends == ENDS_FREE + 1 and not self._complained & set(vms):
-            self._complained |= set(vms)
+        if ends in (0, ENDS_FREE + 1) and not self._complained >= set(vms or (NONE,)):
+            self._complained |= set(vms or (NONE,))
             log.warning("worker %d ends at its start (%s): the next one waits, longer each time", worker.number, how)
         asyncio.get_running_loop().call_later(wait, self._replace, worker)
 
     def _replace(self, ended: WorkerProcess) -> None:
         if self._stops:
             return
-        vms = []
-        for vm in ended.vms.values():
-            if vm.number in self._vms and self._lasts(vm):
-                vms.append(vm)
+        vms = [vm for vm in ended.vms.values() if vm.number in self._vms and self._lasts(vm)]
         try:
             # Machines whose workers end again and again are parted: the one that is at fault takes no other with it.
             parted = vms[1:] if len(vms) > 1 and max(vm.quick_ends for vm in vms) >= ENDS_FREE else []
             worker = self._start_worker(ended.number, alone=ended.alone)
             self._status.worker_restarts += 1
-            for vm in vms:
-                (self._start_worker() if vm in parted else worker).serve(vm)
+            while vms:
+                (self._start_worker() if vms[-1] in parted else worker).serve(vms[-1])
+                vms.pop()
         except BalloonError as error:
-            log.error("%s", error)
+            for vm in vms:
+                self._on_no_worker(vm, error)
 
     def _lasts(self, vm: SupervisedVm) -> bool:
         # Ends the session of a machine that cannot go on.

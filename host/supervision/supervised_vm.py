@@ -94,6 +94,11 @@ class SupervisedVm:
         """Whether the session can be taken over: all its files are here."""
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a worker has seen a part of a message."""
+        return self._has_begun
+
+    @property
     def connection(self) -> int:
         """The descriptor of its connection."""
         return self._socket.fileno()

@@ -125,7 +125,11 @@ def _fork_worker(
     number: int,
     end: socket.socket,
 ) -> None:
-    between = os.fork()
+    try:
+        between = os.fork()
+    except OSError:  # the limit of processes: the supervisor finds the way closed
+        end.close()
+        return
     if between:
         end.close()
         os.waitpid(between, 0)
