@@ -34,6 +34,7 @@ from host.supervision.packets import (
 )
 from host.supervision.process_title import set_title
 from host.supervision.supervised_session import SupervisedSession
+from protocol.errors import BalloonError
 from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
 from protocol.process.log_lines import is_journal, log_to_standard_error
@@ -133,7 +134,11 @@ class Worker:
         self._link = link = Link(end, self._on_packet, self._stop.set)
         self._stream = stream = _EventStream(link)
         log_of_events = EventLog(stream if self._events else None, time.monotonic)
-        self._sessions = sessions = Sessions(self._options, log_of_events, None, self._version)
+        try:
+            self._sessions = sessions = Sessions(self._options, log_of_events, None, self._version)
+        except (RuntimeError, OSError, BalloonError):
+            link.close()  # what comes is another worker's
+            raise
         sessions.notices = _Notices(link)
         link.send(Packet(Kind.HELLO, 0, with_number(os.getpid(), b"")))
         self._show_title()
@@ -241,6 +246,9 @@ def run_worker(
         if left and number == 1:
             log.warning("workers keep access to what this kernel cannot deny: %s", ", ".join(left))
         guard_mappings()
-        asyncio.run(Worker(number, options, version, events=events).run(end))
+        try:
+            asyncio.run(Worker(number, options, version, events=events).run(end))
+        except (RuntimeError, OSError, BalloonError) as error:  # no thread, descriptor or memory is left
+            log.error("worker %d ends: %s", number, error)
         if sys.stderr is not None:
             sys.stderr.flush()

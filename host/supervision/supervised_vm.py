@@ -7,6 +7,7 @@ the worker.
 import array
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -48,6 +49,11 @@ REPLIES_MAX: Final = 16
 
 QUEUES_MAX: Final = 256
 """Queues have smaller numbers (VHOST_USER_VRING_IDX_MASK)."""
+
+
+TOO_MANY: Final = "its process or user has its share of the descriptors"
+
+log = logging.getLogger(__name__)
 
 
 class SupervisedVm:
@@ -126,6 +132,8 @@ class SupervisedVm:
         numbers = range(self._next_file, self._next_file + count)
         self._next_file += count
         if self._shares is not None and not self._shares.take(self._owner, count):
+            if self.lasts:
+                log.warning("vm %d: its session would not outlive its worker: %s", self.number, TOO_MANY)
             self.lasts = False
             self._closer.close(packet.fds)
             return numbers
