@@ -29,10 +29,10 @@ from host.supervision.process_sessions import Admission, ProcessSessions
 from host.supervision.stored_machines import FormerWorker, StoredMachines
 from host.supervision.supervised_vm import SupervisedVm
 from host.supervision.worker_commands import WorkerCommands
-from host.supervision.worker_ends import BACK_OFF_LONGEST, ENDS_FREE, back_off, ends_at_start
+from host.supervision.worker_ends import ENDS_FREE, back_off, ends_at_start
 from host.supervision.worker_process import WorkerProcess, ZygoteGone
 from host.supervision.worker_watch import WorkerWatch
-from host.supervision.worker_words import own_lines, own_notice
+from host.supervision.worker_words import own_lines, pass_on_notice
 from host.supervision.zygote import Zygote, restart_zygote
 from host.vm_store.vm_store import KeptVm
 from protocol.errors import BalloonError
@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 
 WAITING_MAX: Final = 16 * SESSIONS_MAX
 """Connections of one process that may wait for sessions of it to be released, a few thousand that come and go."""
+
+RETRY_INTERVAL: Final = 1.0
+"""Seconds until it is tried again to start a worker, for a session that has begun or for none yet."""
 
 STOP_PATIENCE: Final = 0.5
 """Seconds that the workers have to end."""
@@ -128,6 +131,7 @@ class Supervisor:
 
     def _on_former_gone(self, worker: FormerWorker) -> None:
         self._former.discard(worker)
+        worker.close()
         self._manager.remove(worker.link)
         for vm in list(worker.vms.values()):
             self._go_on_with(vm)
@@ -147,7 +151,7 @@ class Supervisor:
         try:
             worker = self._fork_worker(number)
         except OSError as error:
-            raise BalloonError(f"no worker can be forked: {error.strerror}") from error
+            raise BalloonError(f"no worker can be started: {error.strerror}") from error
         worker.on_awake = partial(self._watch.awake, worker)
         worker.set_log_level(self._status.log_level)
         if self._relay is not None:
@@ -184,16 +188,25 @@ class Supervisor:
             self._begin_session(record)
 
     def _begin_session(self, vm: SupervisedVm, *, parted: bool = False) -> None:
-        if self._stops:
+        if self._stops or vm.number not in self._vms:
             return
         try:
             shares = self._pool and not (vm.alone or parted)
             worker = self._idlest() if shares else self._start_worker(alone=vm.alone)
         except BalloonError as error:
-            log.warning("vm %d: %s", vm.number, error)
+            self._on_no_worker(vm, error)
+        else:
+            self._watch.serve(worker, vm)
+
+    def _on_no_worker(self, vm: SupervisedVm, error: BalloonError) -> None:
+        if not vm.has_begun:
+            log.warning("vm %d is refused: %s", vm.number, error)
             self._forget(vm.number)
             return
-        self._watch.serve(worker, vm)
+        if vm.number not in self._complained:
+            self._complained.add(vm.number)
+            log.error("vm %d waits: %s", vm.number, error)
+        asyncio.get_running_loop().call_later(RETRY_INTERVAL, self._begin_session, vm)
 
     def _idlest(self) -> WorkerProcess:
         alive = [worker for worker in self._workers.values() if not worker.gone and not worker.alone]
@@ -206,7 +219,7 @@ class Supervisor:
             case Kind.EVENTS:
                 self._events.pass_on(own_lines(packet.body, worker.vms))
             case Kind.NOTICE:
-                self._notice(*own_notice(packet.body, worker.vms))
+                pass_on_notice(packet.body, worker.vms, self.notices)
             case _:
                 vm = self._vms.get(packet.vm)
                 if vm is None or vm.number not in worker.vms:  # of one that was moved apart this may come again
@@ -257,28 +270,14 @@ class Supervisor:
         del worker.vms[vm.number]
         vm.left()
         self._taking_over[vm.number] = time.monotonic()
-        if self._stops or not self._lasts(vm):
-            return
-        try:
-            self._watch.serve(self._start_worker(alone=True), vm)
-        except BalloonError as error:
-            log.warning("vm %d: %s", vm.number, error)
-            self._forget(vm.number)
+        if not self._stops and self._lasts(vm):
+            self._begin_session(vm)
 
     async def _reply(
         self, worker: WorkerProcess | FormerWorker, vm: SupervisedVm, reply: bytes, fds: tuple[int, ...]
     ) -> None:
         problem = await vm.send_reply(reply, fds)
         worker.send(Packet(Kind.SENT, vm.number, problem.encode()))
-
-    def _notice(self, call: str = "", *arguments: Any) -> None:
-        match call:
-            case "emit":
-                self.notices.emit(*arguments)
-            case "balloon_changed":
-                self.notices.balloon_changed(*arguments)
-            case "forget":
-                self.notices.forget(*arguments)
 
     def _forget(self, number: int) -> None:
         vm = self._vms.pop(number)
@@ -325,17 +324,16 @@ class Supervisor:
         asyncio.get_running_loop().call_later(wait, self._replace, worker)
 
     def _replace(self, ended: WorkerProcess) -> None:
-        if self._stops:
+        if self._stops or (ended.alone and not ended.vms):
             return
-        vms = []
-        for vm in ended.vms.values():
-            if vm.number in self._vms and self._lasts(vm):
-                vms.append(vm)
+        vms = [vm for vm in ended.vms.values() if vm.number in self._vms and self._lasts(vm)]
         try:
             worker = self._start_worker(ended.number, alone=ended.alone)
         except BalloonError as error:
-            log.error("%s; worker %d is started later", error, ended.number)
-            asyncio.get_running_loop().call_later(BACK_OFF_LONGEST, self._replace, ended)
+            for vm in vms:
+                self._on_no_worker(vm, error)
+            ended.vms.clear()
+            asyncio.get_running_loop().call_later(RETRY_INTERVAL, self._replace, ended)
             return
         worker.early_ends = 0 if vms else ends_at_start(ended)
         self._status.worker_restarts += 1

@@ -38,6 +38,7 @@ from host.supervision.packets import (
 from host.supervision.process_title import set_title
 from host.supervision.supervised_session import SupervisedSession
 from host.supervision.zygote import Run
+from protocol.errors import BalloonError
 from protocol.process.command_line import DISTRIBUTION
 from protocol.process.events import EventLog
 from protocol.process.log_lines import is_journal, log_to_standard_error
@@ -155,7 +156,11 @@ class Worker:
         self._link = link = Link(end, self._on_packet, self._stop.set)
         self._stream = stream = _EventStream(link)
         log_of_events = EventLog(stream if self._events else None, time.monotonic)
-        self._sessions = sessions = Sessions(self._options, log_of_events, None, self._version)
+        try:
+            self._sessions = sessions = Sessions(self._options, log_of_events, None, self._version)
+        except (RuntimeError, OSError, BalloonError):
+            link.close()  # what comes is another worker's
+            raise
         sessions.notices = _Notices(link)
         link.send(Packet(Kind.HELLO, 0, with_number(os.getpid(), b"")))
         self._show_title()
@@ -304,7 +309,10 @@ def _run_worker(
         guard_mappings()
         wakes = WakingSelector()
         worker = Worker(number, options, version, wakes, events=events)
-        with asyncio.Runner(loop_factory=partial(asyncio.SelectorEventLoop, wakes)) as runner:
-            runner.run(worker.run(end))
+        try:
+            with asyncio.Runner(loop_factory=partial(asyncio.SelectorEventLoop, wakes)) as runner:
+                runner.run(worker.run(end))
+        except (RuntimeError, OSError, BalloonError) as error:  # no thread, descriptor or memory is left
+            log.error("worker %d ends: %s", number, error)
         if sys.stderr is not None:
             sys.stderr.flush()

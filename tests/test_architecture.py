@@ -160,7 +160,7 @@ SHELL = re.compile(
     | host/recording/(file_facts|recording_relay|recorded_session|recorded_virtqueue)\.py
     | host/events/(chain_events|session_events|vm_events|notices)\.py
     | host/supervision/(stored_machines|worker_commands|worker_watch)\.py
-    | host/vm_store/(same_file|vm_store)\.py
+    | host/vm_store/(same_file|sent_once|vm_store)\.py
     | host/service_manager/(service_manager|keeper|listeners)\.py
     | host/inhibition/(front_end_look|discard_gate)\.py
     | host/qmp/qmp_client\.py

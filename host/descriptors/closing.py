@@ -36,14 +36,16 @@ class Closer:
                 os.close(fd)
             else:
                 aside.append(fd)
-        if not aside:
-            return
         with self._lock:
             self._waiting.extend(aside)
-            if self._works:
+            if self._works or not self._waiting:
                 return
             self._works = True
-        threading.Thread(target=self._work, daemon=True, name="closing").start()
+        try:
+            threading.Thread(target=self._work, daemon=True, name="closing").start()
+        except RuntimeError:  # the limit of threads: they are closed with the next ones
+            with self._lock:
+                self._works = False
 
     def _work(self) -> None:
         while True:

@@ -263,7 +263,10 @@ def _notification_socket(path: Path) -> socket.socket:
 def _close_aside(fds: Sequence[int]) -> None:
     # The last one of a socket closes what was sent through it and not received, which may take its time.
     if fds:
-        threading.Thread(target=_close_all, args=(tuple(fds),), daemon=True, name="closing").start()
+        try:
+            threading.Thread(target=_close_all, args=(tuple(fds),), daemon=True, name="closing").start()
+        except RuntimeError:  # the limit of threads
+            _close_all(tuple(fds))
 
 
 def _close_all(fds: tuple[int, ...]) -> None:

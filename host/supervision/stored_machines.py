@@ -1,5 +1,6 @@
 """What an earlier supervisor has left with the service manager, put together: machines, and ways to their workers."""
 
+import asyncio
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ from host.supervision.journal import parse_journal
 from host.supervision.link import Link
 from host.supervision.packets import UNREADABLE, Packet, PacketError, parse_legacy
 from host.supervision.supervised_vm import SupervisedVm
+from host.supervision.worker_process import END_PATIENCE
 from host.vm_store.vm_record import VmRecord
 from host.vm_store.vm_store import KeptVm, name_of, number_in
 from protocol.errors import BalloonError
@@ -46,6 +48,14 @@ class FormerWorker:
         self._link = Link(
             sock, lambda packet: on_packet(self, packet), lambda: on_gone(self), keeps=True, on_bad=on_bad
         )
+        self._overdue = asyncio.get_running_loop().call_later(END_PATIENCE, self._go_on_without)
+
+    def _go_on_without(self) -> None:
+        # It was killed with its supervisor. Another process may have its end, to which it has passed that on.
+        self._link.take_all()
+        if not self._link.closed:
+            self._link.close()
+            self._on_gone(self)
 
     def _on_bad(self, error: PacketError, fds: tuple[int, ...]) -> None:
         log.error("worker %d was at fault: %s", self.number, error)
@@ -62,6 +72,7 @@ class FormerWorker:
 
     def close(self) -> None:
         """Hear no more of it."""
+        self._overdue.cancel()
         self._link.close()
 
 

@@ -7,6 +7,7 @@ the worker.
 import array
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -28,6 +29,7 @@ from host.supervision.packets import (
     with_length,
 )
 from host.vhost_user.session import MEM_SLOTS
+from host.vm_store.sent_once import SentAlready, sent_once
 from host.vm_store.vm_record import VmRecord
 from host.vm_store.vm_store import UNSTORED, VmStore
 from protocol.process.peer_process import peer_process
@@ -54,6 +56,10 @@ SOON: Final = 0.25
 
 AFTER_TAKEOVER: Final = 0.1
 """What the end of a worker counts that had taken over all that it was to serve: something else may kill them."""
+
+TOO_MANY: Final = "its process or user has its share of the descriptors"
+
+log = logging.getLogger(__name__)
 
 
 class SupervisedVm:
@@ -120,6 +126,11 @@ class SupervisedVm:
         self.left()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a worker has seen a part of a message."""
+        return self._has_begun
+
+    @property
     def connection(self) -> int:
         """The descriptor of its connection."""
         return self._socket.fileno()
@@ -147,6 +158,8 @@ class SupervisedVm:
         numbers = range(self._next_file, self._next_file + count)
         self._next_file += count
         if self._shares is not None and not self._shares.take(self._owner, count):
+            if self.lasts:
+                log.warning("vm %d: its session would not outlive its worker: %s", self.number, TOO_MANY)
             self.lasts = False
             self._closer.close(packet.fds)
             return numbers
@@ -231,17 +244,22 @@ class SupervisedVm:
 
     def try_to_send(self, fds: tuple[int, ...]) -> None:
         """Send a reply that is queued, with its descriptors, if there is room: before its packet is taken off the
-        link. A supervisor that is killed in between sends it once more, one that is killed before sends it late."""
+        link. One that comes again, because the supervisor was killed in between, is sent if it was not."""
         if self._store.keeps and fds and not self._replies.locked():
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+            data = self._store.read_waiting()
             with contextlib.suppress(OSError):
-                data = [self._store.read_waiting()]
-                sent = self._socket.sendmsg(data, rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                try:
+                    with sent_once(fds) as files:
+                        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
+                        sent = self._socket.sendmsg([data], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                except SentAlready:
+                    sent = len(data)
                 self._store.sent_otherwise(sent)
 
     async def _send_queued(self, fds: tuple[int, ...]) -> None:
         if fds and (data := self._store.read_waiting()):  # only sendmsg(2) sends descriptors
-            await self._send(data, fds)
+            with contextlib.suppress(SentAlready), sent_once(fds) as files:
+                await self._send(data, files)
             self._store.sent_otherwise(len(data))
         while self._store.waiting:
             try:

@@ -37,6 +37,10 @@ class ZygoteGone(BalloonError):
     """A worker cannot be forked."""
 
 
+class NoWay(BalloonError):
+    """There is no way to a worker."""
+
+
 class WorkerGone(BalloonError):
     """The worker has ended before it has answered."""
 
@@ -83,7 +87,10 @@ class WorkerProcess:
         self._pinged: asyncio.Future[bytes] | None = None
         self._silent_for = 0
         self._closer = Closer()
-        ours, theirs = make_pair()
+        try:
+            ours, theirs = make_pair()
+        except OSError as error:  # no descriptor is left
+            raise NoWay(f"no worker can be started: {error.strerror}") from error
         self._manager = manager
         manager.store(self.link, ours.fileno())
         self._link = Link(ours, self._receive, self._end, keeps=manager.keeps, on_bad=self._on_bad)

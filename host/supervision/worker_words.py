@@ -8,6 +8,7 @@ import json
 from collections.abc import Container, Iterator
 from typing import Any, Final
 
+from host.supervision.machines import Notices
 from host.supervision.packets import UNREADABLE, PacketError
 
 _OF_SESSIONS: Final = "suppressed"
@@ -28,19 +29,20 @@ def own_lines(body: bytes, vms: Container[int]) -> Iterator[str]:
             yield line + "\n"
 
 
-def own_notice(body: bytes, vms: Container[int]) -> list[Any]:
-    """Return the call and the arguments of a NOTICE, nothing if it is not about ``vms``. Raises
-    :class:`PacketError`."""
+def pass_on_notice(body: bytes, vms: Container[int], notices: Notices) -> None:
+    """Pass a NOTICE on if it is about ``vms``. Raises :class:`PacketError`."""
     match _read(body):
-        case ["emit", str(), {"vm": vm}] as call:
-            pass
-        case ["balloon_changed", vm, size] as call if type(size) is int:
-            pass
-        case ["forget", vm] as call:
-            pass
+        case ["emit", str(event), {"vm": vm} as data]:
+            if _is_of(vm, vms):
+                notices.emit(event, data)
+        case ["balloon_changed", vm, size] if type(size) is int:
+            if _is_of(vm, vms):
+                notices.balloon_changed(vm, size)
+        case ["forget", vm]:
+            if _is_of(vm, vms):
+                notices.forget(vm)
         case _:
             raise PacketError("a notice that is none")
-    return call if type(vm) is int and vm in vms else []
 
 
 def own_entries(answer: bytes, vms: Container[int]) -> dict[int, dict[str, Any]]:
@@ -88,7 +90,11 @@ def _begins(sample: list[Any]) -> bool:
 
 
 def _names(document: dict[str, Any], vms: Container[int]) -> bool:
-    return type(document.get("vm")) is int and document["vm"] in vms
+    return _is_of(document.get("vm"), vms)
+
+
+def _is_of(vm: object, vms: Container[int]) -> bool:
+    return type(vm) is int and vm in vms
 
 
 def _read(text: str | bytes) -> Any:

@@ -132,7 +132,8 @@ def _fork_workers(sock: socket.socket, supervisor: int, confine: Confine) -> Non
             return
         with received[1]:
             if spare is None or not _hand_over(spare, *received):
-                _fork(sock, supervisor, lambda received=received: confine()(*received))  # type: ignore[misc]
+                with contextlib.suppress(OSError):  # the limit of processes: the supervisor finds the way closed
+                    _fork(sock, supervisor, lambda received=received: confine()(*received))  # type: ignore[misc]
 
 
 def _fork_spare(sock: socket.socket, supervisor: int, confine: Confine) -> socket.socket | None:

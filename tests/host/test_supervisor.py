@@ -1,6 +1,7 @@
 """The supervisor whose workers end at once, each time."""
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -10,13 +11,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from host.control.daemon_status import DaemonStatus
 from host.qmp.qmp import Arguments, Request
-from host.supervision.packets import PACKET_MAX, Kind, Packet, parse_packet, with_number
+from host.supervision.packets import PACKET_MAX, Kind, Packet, parse_packet, with_length, with_number
 from host.supervision.worker_ends import ENDS_FREE
 from host.supervision.zygote import Zygote
 from host.supervisor import Supervisor
@@ -42,6 +44,23 @@ class BarrenZygote(Zygote):
         """End it."""
         super().close()
         self._theirs.close()
+
+
+class KeptZygote(BarrenZygote):
+    """Each worker that is asked of it is a socket here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[socket.socket] = []
+
+    def fork(self, number: int, end: socket.socket) -> bool:
+        """Keep the worker's end."""
+        self.ends.append(end.dup())
+        return super().fork(number, end)
+
+
+def fail() -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class StoppedZygote(BarrenZygote):
@@ -102,6 +121,15 @@ class TalkingZygote(BarrenZygote):
                     return packet
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until ``condition`` holds."""
+    for _ in range(5000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError
+
+
 def request(name: str, **arguments: Any) -> Request:
     return Request(name=name, arguments=Arguments(arguments))
 
@@ -131,6 +159,52 @@ async def test_worker_that_ends_at_every_start_is_started_less_often_and_its_mac
     await supervisor.finish()
     assert ours.recv(1) == b""
     ours.close()
+
+
+@pytest.mark.asyncio
+async def test_session_that_has_begun_waits_for_a_worker_and_a_new_one_is_refused(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("host.supervisor.RETRY_INTERVAL", 0.001)
+    zygote = KeptZygote()
+    supervisor = Supervisor(zygote, 0, EventLog(None, time.monotonic), {}, DaemonStatus())
+    pairs = [socket.socketpair() for _ in range(2)]
+    supervisor.serve(1, pairs[0][1])
+    zygote.ends[0].send(Packet(Kind.PIECE, 1, with_length(b"", b"x")).build(1))
+    await until(lambda: supervisor._vms[1].has_begun)
+    with monkeypatch.context() as patch:
+        patch.setattr("host.supervision.worker_process.make_pair", fail)
+        zygote.ends.pop().close()
+        supervisor.serve(2, pairs[1][1])
+        assert pairs[1][0].recv(1) == b""
+        await until(lambda: len(caplog.messages) == 3)
+    assert caplog.messages == [
+        "vm 2 is refused: no worker can be started: Too many open files",
+        "worker 1 has ended (it could not be started); vm 1: another one goes on",
+        "vm 1 waits: no worker can be started: Too many open files",
+    ]
+    await until(lambda: bool(zygote.ends))
+    zygote.ends[0].setblocking(True)
+    kinds = [parse_packet(zygote.ends[0].recv(1 << 17), ()).kind for _ in range(3)]
+    assert kinds[-1] is Kind.TAKE_OVER
+    zygote.ends.pop().close()
+    await supervisor.finish()
+    for ours, _ in pairs:
+        ours.close()
+
+
+@pytest.mark.asyncio
+async def test_workers_without_machines_that_cannot_be_started_are_tried_again_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    zygote = BarrenZygote()
+    supervisor = Supervisor(zygote, 2, EventLog(None, time.monotonic), {}, DaemonStatus())
+    supervisor.start()
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+    assert zygote.forked == 2
+    assert len(caplog.messages) == 1
+    await supervisor.finish()
 
 
 @pytest.mark.asyncio

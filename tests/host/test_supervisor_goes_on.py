@@ -154,6 +154,31 @@ async def test_machine_that_a_former_worker_has_left_goes_on_apart_and_stays_so(
 
 
 @pytest.mark.asyncio
+async def test_machine_goes_on_whose_former_worker_has_given_its_way_to_others(
+    store: DescriptorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("host.supervisor.STOP_PATIENCE", 0.0)
+    monkeypatch.setattr("host.supervision.stored_machines.END_PATIENCE", 0.01)
+    first, zygote = start(store)
+    with connect(first, 1):
+        end = zygote.ends[1].dup()
+        (worker,) = first._workers.values()
+        await first.let_go()
+        worker._link.close()
+        second, zygote = start(store, store.hand_over())
+        assert await attached(zygote.ends[1]) == []
+        told: list[tuple[int, str]] = []
+        for _ in range(5000):
+            if told := await attached(zygote.ends[1]):
+                break
+            await asyncio.sleep(0.001)
+        assert told == [(1, "guest1")]
+        for each in (end, *zygote.ends.values()):
+            each.close()
+        await second.finish()
+
+
+@pytest.mark.asyncio
 async def test_machine_is_served_without_being_kept_if_no_descriptor_is_left(
     store: DescriptorStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from host.descriptors.closing import Closer
 from host.supervision.descriptor_shares import DescriptorShares, Owner
 from host.supervision.packets import Kind, Packet, with_kept, with_length
-from host.supervision.supervised_vm import SupervisedVm
+from host.supervision.supervised_vm import TOO_MANY, SupervisedVm
 from tests.harness.processes import DEADLINE
 
 
@@ -50,6 +50,20 @@ def test_file_that_waits_when_it_is_closed_is_not_waited_for(slow_file: int) -> 
         assert closer.waiting == 2
 
 
+def test_what_cannot_be_closed_at_the_limit_of_threads_is_closed_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    closer = Closer()
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.Thread.start", no_thread)
+        closer.close([os.memfd_create("test")])
+    assert closer.waiting == 1
+    closer.close([os.memfd_create("test")])
+    wait_for(closer, 0)
+
+
+def no_thread(_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_message_that_was_not_read_is_not_waited_for(slow_file: int) -> None:
     ours, theirs = socket.socketpair()
     vm = SupervisedVm(1, theirs)
@@ -74,7 +88,7 @@ def test_process_and_its_user_have_a_share_each() -> None:
     assert shares.take(third, 1)
 
 
-def test_session_whose_files_find_no_room_does_not_outlive_its_worker() -> None:
+def test_session_whose_files_find_no_room_does_not_outlive_its_worker(caplog: pytest.LogCaptureFixture) -> None:
     shares = DescriptorShares(lambda: 8)
     pairs = [socket.socketpair() for _ in range(2)]
     first, second = [SupervisedVm(number, theirs, shares=shares) for number, (_, theirs) in enumerate(pairs, 1)]
@@ -87,6 +101,8 @@ def test_session_whose_files_find_no_room_does_not_outlive_its_worker() -> None:
     assert first.lasts
     come(second, 2)  # four of this process are too many
     assert not second.lasts
+    come(second, 2)
+    assert caplog.messages == [f"vm 2: its session would not outlive its worker: {TOO_MANY}"]
     second.handled(Packet(Kind.HANDLED, 2, with_kept(b"", {0, 1})))
     first.handled(Packet(Kind.HANDLED, 1, with_kept(b"", {0})))
     come(first, 3)

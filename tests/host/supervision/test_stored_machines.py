@@ -144,6 +144,37 @@ async def test_reply_is_sent_once_whoever_sends_it(
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_reply_with_a_file_is_sent_once_by_a_supervisor_that_is_killed_meanwhile(
+    manager: DescriptorStore, front_end: tuple[socket.socket, socket.socket], at_once: bool
+) -> None:
+    vm = new_vm(manager, front_end[0])
+    file = os.memfd_create("inflight")
+    os.write(file, b"chains")
+    vm.handled(handled(set(), b"reply", number=1))
+    vm.note(LINK, 1)
+    vm._store.sent_otherwise = lambda size: None  # type: ignore[method-assign]  # it is killed before
+    vm.try_to_send((file,))
+    (later,) = recover(manager)
+    assert later.waiting == len(b"reply")
+    if at_once:
+        later.try_to_send((file,))
+        assert later.waiting == 0
+    assert await later.send_reply(b"", (file,)) == ""
+    assert later.waiting == 0
+    later.handled(handled(set(), b"next", number=2))
+    later.note(LINK, 2)
+    assert await later.send_reply(b"next", ()) == ""
+    data, fds, _, _ = socket.recv_fds(front_end[1], 100, 2)
+    assert (data, len(fds)) == (b"reply", 1)
+    assert os.pread(fds[0], 10, 0) == b"chains"
+    assert front_end[1].recv(100) == b"next"
+    os.close(fds[0])
+    vm.let_go()
+    later.let_go()
+
+
+@pytest.mark.asyncio
 async def test_queue_of_replies_begins_anew(
     manager: DescriptorStore, front_end: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
