@@ -201,9 +201,9 @@ def stray_descriptor(chance: random.Random) -> int:
         case 0:
             return os.eventfd(0)
         case 1:
-            ours, theirs = os.pipe()
-            os.close(theirs)
-            return ours
+            reading, writing = os.pipe()
+            os.close(writing)
+            return reading
         case 2 | 3:
             fd = os.memfd_create("stray")
             body = chance.choice((b"", b"[" * 9000, RECORD.build(), RECORD.build()[:-3], chance.randbytes(99)))
@@ -212,13 +212,12 @@ def stray_descriptor(chance: random.Random) -> int:
             return fd
         case 4:
             return socket.create_server(("127.0.0.1", 0)).detach()
-        case kind:
+        case _:
             ours, theirs = socket.socketpair(socket.AF_UNIX, chance.choice((socket.SOCK_STREAM, socket.SOCK_SEQPACKET)))
             for _ in range(3):
                 theirs.send(Packet(chance.choice(list(Kind)), 1, chance.randbytes(9)).build(9))
-            if kind != 5:
-                theirs.close()
-            return ours.detach() if theirs.fileno() == -1 else (theirs.detach(), ours.detach())[1]
+            theirs.close()
+            return ours.detach()
 
 
 RECORD = VmRecord(
