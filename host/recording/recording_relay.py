@@ -60,8 +60,12 @@ class RecordingRelay:
             self._closing = True
             os.write(self._wake, b"x")
             self._thread.join(CLOSE_PATIENCE)
-        for fd in (self._waking, self._wake):
+            if self._thread.is_alive():
+                return  # the disk holds it up: what it uses stays open
+        self._selector.close()
+        for fd in (self._waking, self._wake, *self._ways):
             os.close(fd)
+        self._ways.clear()
 
     def _run(self) -> None:
         while not self._closing:

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import random
 import socket
 import time
 from collections.abc import Iterator
@@ -17,9 +18,10 @@ import pytest
 from host.configuration.device_options import DEFAULT_DEVICE, parse_device_options
 from host.control.daemon_status import DaemonStatus
 from host.service_manager.service_manager import HandedOver
-from host.supervision.packets import Kind, Packet, parse_packet
+from host.supervision.packets import Kind, Legacy, Packet, parse_packet
 from host.supervision.zygote import Zygote
 from host.supervisor import Supervisor
+from host.vm_store.vm_record import PAGE, Place, VmRecord, build_head
 from protocol.process.events import EventLog
 from tests.harness.descriptor_store import DescriptorStore
 from tests.harness.processes import open_fds
@@ -219,3 +221,64 @@ async def test_machine_that_cannot_go_on_is_told_of_and_its_number_is_not_given_
             assert event["reason"] == "what is kept of it cannot be read"
             assert status.sessions == 7
             await second.finish()
+
+
+def stray_descriptor(chance: random.Random) -> int:
+    """Return a descriptor that no supervisor has stored."""
+    match chance.randrange(8):
+        case 0:
+            return os.eventfd(0)
+        case 1:
+            reading, writing = os.pipe()
+            os.close(writing)
+            return reading
+        case 2 | 3:
+            fd = os.memfd_create("stray")
+            body = chance.choice((b"", b"[" * 9000, RECORD.build(), RECORD.build()[:-3], chance.randbytes(99)))
+            os.pwrite(fd, build_head() + Place(1, chance.choice((len(body), 1 << 31, 0))).build(), 0)
+            os.pwrite(fd, body, PAGE)
+            return fd
+        case 4:
+            return socket.create_server(("127.0.0.1", 0)).detach()
+        case _:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, chance.choice((socket.SOCK_STREAM, socket.SOCK_SEQPACKET)))
+            for _ in range(3):
+                theirs.send(Packet(chance.choice(list(Kind)), 1, chance.randbytes(9)).build(9))
+            theirs.close()
+            return ours.detach()
+
+
+RECORD = VmRecord(
+    number=1,
+    device=DEFAULT_DEVICE.build(),
+    alone=False,
+    link="worker1.01234567",
+    packet=7,
+    has_begun=True,
+    lasts=True,
+    kept=frozenset({1}),
+    names={1: "vm1.file1"},
+    replies_end=20,
+    legacy=Legacy(journal=b"[" * 9000, pieces=(), taken=True, records={}, next_file=2).build(),
+)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("seed", range(2))
+async def test_supervisor_begins_whatever_its_manager_hands_over(
+    store: DescriptorStore, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr("host.supervisor.STOP_PATIENCE", 0.0)
+    chance = random.Random(seed)
+    whole = [f"vm1.{what}" for what in ("connection", "record", "replies", "file1")] + ["worker1.01234567"]
+    odd = ["", "vm0.record", "vm99999999999.record", "vm2.record", "worker2.0", "listener.%2Ftmp", "\x00", "vm1.file2"]
+    for _ in range(10):
+        names = [*whole, *chance.sample(odd, 3), chance.choice(whole)]
+        supervisor, zygote = start(store, HandedOver([(name, stray_descriptor(chance)) for name in names]))
+        with connect(supervisor, 7):
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert (7, "guest7") in await attached(zygote.ends[1])
+            for each in zygote.ends.values():
+                each.close()
+            await supervisor.finish()

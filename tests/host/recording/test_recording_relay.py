@@ -2,6 +2,7 @@
 
 import os
 import select
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,14 @@ from host.recording.recording_relay import RecordingRelay, RelayedRecording
 from protocol.process.recording_file import open_recording
 from protocol.recording.lines import Cut, build_line, read_records
 from protocol.recording.records import Header, Lost, Record, SessionEnd
-from tests.harness.processes import DEADLINE
+from tests.harness.processes import DEADLINE, open_fds
+
+
+@pytest.fixture(autouse=True)
+def _closes_all() -> Iterator[None]:
+    before = open_fds(os.getpid())
+    yield
+    assert open_fds(os.getpid()).keys() <= before.keys()
 
 
 def end_of(session: int, reason: str = "") -> SessionEnd:

@@ -109,6 +109,9 @@ def test_journal_of_another_version_is_refused() -> None:
         parse_journal(data.replace(b'"version":1', b'"version":2'))
     with pytest.raises(VhostUserError, match="cannot be read"):
         parse_journal(data[:-1])
+    for made_up in (b"[" * 100_000, b"7", data.replace(b'"messages":[', b'"messages":[7'), b"\xff"):
+        with pytest.raises(VhostUserError, match="cannot be read"):
+            parse_journal(made_up)
 
 
 @pytest.mark.long
