@@ -4,7 +4,6 @@ Base units, ``_total`` for counters, one prefix. The guests' memory has the word
 (``kubevirt_vmi_memory_unused_bytes``, ...), and each guest the label ``domain``, as libvirt's exporters have it.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -105,18 +104,9 @@ OTHERS: Final[Mapping[str, str]] = {
 
 
 def domains(entries: Sequence[Entry]) -> list[str]:
-    """Return the label of each guest: its name where only one has it, otherwise with its number. No two are the same,
-    whatever names the guests' processes choose."""
+    """Return the label of each guest: its name where only one has it, otherwise with its number."""
     names = [str(entry["name"]) for entry in entries]
-    counts = Counter(names)
-    alone = {name for name, count in counts.items() if name and count == 1}
-    taken, labels = set(alone), []
-    for name, entry in zip(names, entries, strict=True):
-        label = name
-        if name not in alone:
-            label = f"{name or 'vm'}-{entry['vm']}"
-            while label in taken:  # another guest is called so
-                label += f"-{entry['vm']}"
-            taken.add(label)
-        labels.append(label)
-    return labels
+    return [
+        name if name and names.count(name) == 1 else f"{name or 'vm'}-{entry['vm']}"
+        for name, entry in zip(names, entries, strict=True)
+    ]

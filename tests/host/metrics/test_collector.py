@@ -95,12 +95,6 @@ def test_guests_of_one_name_are_told_apart() -> None:
     assert domains(guests) == ["a", "b-2", "b-3", "vm-4"]
 
 
-def test_label_that_another_guest_has_taken_is_not_given_twice() -> None:
-    names = ("b-3", "b", "b", "", "vm-4", "b-3-3", "b-2", "b-2")
-    labels = domains([{"vm": number, "name": name} for number, name in enumerate(names, 1)])
-    assert labels == ["b-3", "b-2", "b-3-3-3", "vm-4-4", "vm-4", "b-3-3", "b-2-7", "b-2-8"]
-
-
 def test_notes_are_the_doctors() -> None:
     assert {cause.value for cause in finding.NOTES} == NOTES
 
