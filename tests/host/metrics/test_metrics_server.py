@@ -24,7 +24,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 async def no_guests(name: str) -> Any:
     """Answer as a daemon without guests."""
     status = {"vms": 0, "uptime": 1.0, "sessions": 0, "latency-bounds": [1.0]}
-    return {"query-status": status, "query-version": {"package": "1"}, "query-vms": []}[name]
+    return {"query-status": status, "query-version": {"package": "1"}}.get(name, [])
 
 
 @contextlib.asynccontextmanager
