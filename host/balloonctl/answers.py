@@ -93,7 +93,7 @@ MACHINE: Final = Fields(
 """One machine in the answer to ``query-vms``."""
 
 BROKEN: Final = Fields({"vm": WHOLE, "broken": TEXT})
-"""One of which a worker tells nothing."""
+"""One of which a worker has never told anything. Of others there is what it told last."""
 
 RECLAIMED: Final = Fields(
     {
@@ -120,7 +120,7 @@ def machines_of(answer: Any, place: str) -> list[dict[str, Any]]:
     """Return the answer to ``query-vms``, checked. Raises like :func:`check_answer`."""
     entries: list[dict[str, Any]] = check_answer(answer, Items(ANY_OBJECT), place)
     for entry in entries:
-        check_answer(entry, BROKEN if "broken" in entry else MACHINE, place)
+        check_answer(entry, MACHINE if "name" in entry or "broken" not in entry else BROKEN, place)
     return entries
 
 

@@ -133,7 +133,7 @@ class Daemons:
                 self.failures.append(str(error))
                 continue
             for entry in entries:
-                if "broken" in entry:
+                if "name" not in entry:
                     self.failures.append(f"vm {entry['vm']}: {entry['broken']}")
                     continue
                 yield Machine(daemon, entry, self._label(daemon, entry))

@@ -36,6 +36,7 @@ def test_answer_of_this_version_is_accepted() -> None:
         entry(),
         {"vm": 2, "broken": "its worker is gone", "more": 1},
     ]
+    assert machines_of([entry() | {"broken": "its worker does not answer"}], "c")[0]["name"] == "qemu"
     assert set(MACHINE.members) <= set(entry())
 
 
