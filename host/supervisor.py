@@ -12,10 +12,10 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Final
 
 from host.configuration.device_options import DEFAULT_DEVICE, DeviceOptions
-from host.control.control_commands import ControlCommands
 from host.control.daemon_status import DaemonStatus
 from host.peers.peers import SESSIONS_MAX, shared_descriptors
 from host.qmp.qmp import Request
@@ -31,6 +31,9 @@ from host.supervision.zygote import Zygote, restart_zygote
 from host.vm_store.vm_store import KeptVm
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog
+
+if TYPE_CHECKING:
+    from host.control.control_commands import ControlCommands
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +79,7 @@ class Supervisor:
         self._status = status
         self._vms: dict[int, SupervisedVm] = {}
         self._workers: dict[int, WorkerProcess] = {}
-        local = ControlCommands({}, time.time, version, status)
+        local = cache(partial(_local_commands, version, status))
         self._sessions = ProcessSessions(SESSIONS_MAX, min(WAITING_MAX, shared_descriptors() // 4))
         self._commands = WorkerCommands(self._vms, self._workers, local, status.describe, self._sessions.waits)
         self._taking_over: dict[int, float] = {}
@@ -406,3 +409,9 @@ class Supervisor:
         for worker in self._workers.values():
             worker.reap(tries=20)  # one that a front-end holds up ends when that one pleases
         self._zygote.close()
+
+
+def _local_commands(version: Mapping[str, Any], status: DaemonStatus) -> "ControlCommands":
+    from host.control.control_commands import ControlCommands  # late: the first client waits for it, and not the start
+
+    return ControlCommands({}, time.time, version, status)
