@@ -12,11 +12,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from host.balloon.offered_features import feature_names
 from host.command_line import PROGRAM, make_parser
@@ -31,9 +31,11 @@ from protocol.process.log_lines import LEVELS, is_journal, log_to_standard_error
 from protocol.process.standard_error import drain_standard_error, queued_standard_error
 
 if TYPE_CHECKING:
+    from host.control.daemon_status import DaemonStatus
     from host.service_manager.service_manager import HandedOver
     from host.supervision.machines import Machines
     from host.supervision.zygote import Confine, Zygote
+    from protocol.process.events import EventLog
     from protocol.process.recording_file import RecordingFile
 
 
@@ -136,9 +138,7 @@ def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygot
     from host.qmp.qmp import build_version
     from host.service_manager.listeners import Listeners
     from host.service_manager.service_manager import ServiceManager, take_handed_over
-    from host.sessions import Sessions
     from host.signals import hold_signals
-    from host.supervisor import Supervisor
     from protocol.process.events import open_event_log
 
     events = open_event_log(arguments.events, time.monotonic)
@@ -156,8 +156,10 @@ def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygot
     with contextlib.closing(events), contextlib.closing(manager), _recording(arguments, handed_over) as recording:
         machines: Machines
         if zygote is None:
-            machines = Sessions(options, events, None if recording is None else recording.write, number, status)
+            machines = _sessions(options, events, recording, number, status)
         else:
+            from host.supervisor import Supervisor
+
             machines = Supervisor(zygote, arguments.workers, events, number, status, manager, handed_over, recording)
         listeners = Listeners(manager, handed_over)
         serving = Daemon(options, events, machines, number, status, manager, listeners)
@@ -180,14 +182,26 @@ def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygot
     return 0
 
 
+def _sessions(
+    options: DaemonOptions,
+    events: "EventLog",
+    recording: "RecordingFile | None",
+    number: Mapping[str, Any],
+    status: "DaemonStatus",
+) -> "Machines":
+    from host.sessions import Sessions  # late: a supervisor has no use for it
+
+    return Sessions(options, events, None if recording is None else recording.write, number, status)
+
+
 def _recording(
     arguments: argparse.Namespace, handed_over: "HandedOver"
 ) -> "AbstractContextManager[RecordingFile | None]":
+    if arguments.record is None:
+        return contextlib.nullcontext()
     from host.vm_store.vm_store import number_in
     from protocol.process.recording_file import open_recording
 
-    if arguments.record is None:
-        return contextlib.nullcontext()
     goes_on = any(number_in(name) is not None for name in handed_over.names)
     program = f"{PROGRAM} {version()}"
     recording = open_recording(arguments.record, program, arguments.record_limit, goes_on=goes_on)

@@ -17,8 +17,7 @@ from host.configuration.device_options import DeviceOptions
 from host.configuration.vm_listeners import VmListeners
 from host.configuration.vm_socket import VmSocket
 from host.control.control_server import ControlServer
-from host.control.daemon_status import DaemonStatus
-from host.control.status import daemon_line
+from host.control.daemon_status import DaemonStatus, daemon_line
 from host.daemon_options import DaemonOptions
 from host.metrics.metrics_server import open_metrics
 from host.service_manager.listeners import Listeners

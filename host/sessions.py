@@ -30,8 +30,7 @@ from host.metrics.sample import sample_of
 from host.migration.dirty_log import CAN_LOG
 from host.peers.peers import Peers
 from host.qmp.qmp import Request
-from host.recording.recorded_session import RecordedSession
-from host.recording.session_recording import NOT_RECORDED
+from host.recording.session_recording import NOT_RECORDED, SessionRecording
 from host.ring.eventfd_signal import prepare_signals
 from host.session_release import unreleased_sessions
 from host.supervision.machines import Notices, Unnoticed
@@ -143,7 +142,7 @@ class Sessions:
             self.notices.emit("VM_CONNECTED", {"vm": vm, "pid": connection.peer_pid, "name": connection.control.name})
 
         events = SessionEvents(partial(self._events.prepare, vm=vm), self._session_limit, on_audible)
-        recording = NOT_RECORDED if self.record is None else RecordedSession(vm, self.record)
+        recording = NOT_RECORDED if self.record is None else _record(vm, self.record)
         written = self._events.are_written
         connection = Connection(sock, session, self._peers, events.emit, written, events.prepare, recording, journal)
         self._give_control(vm, connection, device)
@@ -210,6 +209,12 @@ class Sessions:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._session_limit.flush()
         self._executor.shutdown(wait=False, cancel_futures=True)  # a worker that is held up is not waited for
+
+
+def _record(vm: int, write: Callable[[Record], None]) -> SessionRecording:
+    from host.recording.recorded_session import RecordedSession  # late: few are recorded, and it takes long to load
+
+    return RecordedSession(vm, write)
 
 
 def new_session(device: DeviceOptions) -> Session:

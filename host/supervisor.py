@@ -11,11 +11,11 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 from host.configuration.device_options import DEFAULT_DEVICE, DeviceOptions
-from host.control.control_commands import ControlCommands
+from host.control.daemon_commands import commands_of_daemon
 from host.control.daemon_status import DaemonStatus
 from host.inhibition.front_end_look import look_at_files
 from host.peers.peers import SESSIONS_MAX, shared_descriptors
@@ -75,7 +75,7 @@ class Supervisor:
         self._status = status
         self._vms: dict[int, SupervisedVm] = {}
         self._workers: dict[int, WorkerProcess] = {}
-        local = ControlCommands({}, time.time, version, status)
+        local = cache(partial(commands_of_daemon, version, status))
         self._sessions = ProcessSessions(SESSIONS_MAX, min(WAITING_MAX, shared_descriptors() // 4))
         self._shares = DescriptorShares(shared_descriptors)
         self._commands = WorkerCommands(self._vms, self._workers, local, status.describe, self._sessions.waits)

@@ -32,9 +32,6 @@ HEADER_SIZE: Final = 12
 PAYLOAD_MAX: Final = 4096
 """No message of the specification is longer; more is refused before anything is allocated for it."""
 
-FDS_MAX: Final = 253
-"""The kernel's own limit for one message (SCM_MAX_FD)."""
-
 REGIONS_PER_TABLE: Final = 8
 """Most regions of one SET_MEM_TABLE ("Memory regions description")."""
 

@@ -15,8 +15,8 @@ from typing import Final
 from construct import ConstructError, SizeofError
 
 from protocol.errors import FramingError, VhostUserError
+from protocol.unix_socket import FDS_MAX
 from protocol.vhost_user import (
-    FDS_MAX,
     HEADER,
     HEADER_SIZE,
     PAYLOAD_MAX,

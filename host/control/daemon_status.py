@@ -57,3 +57,13 @@ class DaemonStatus:
         if name not in LEVELS:
             raise QmpError(f"parameter 'level' has to be {' or '.join(LEVELS)}, not {shown(name)}")
         logging.getLogger().setLevel(LEVELS[name])
+
+
+def daemon_line(connected: int, *, sessions: int, uptime: float, events: str | None) -> str:
+    """Return the line about the daemon.
+
+    ``connected`` is how many virtual machines there are, ``sessions`` how many there were, ``uptime`` how long the
+    daemon runs in seconds, ``events`` why none are written, None while they are.
+    """
+    written = "events are written" if events is None else f"no events: {events}"
+    return f"{connected} connected, {sessions} so far, in {uptime:.0f} s; {written}"

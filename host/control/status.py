@@ -1,20 +1,10 @@
-"""What SIGUSR1 prints: the daemon and its virtual machines in a few lines for people."""
+"""What SIGUSR1 prints of virtual machines: a line about each, for people."""
 
 from collections.abc import Iterator, Mapping
 
 from host.control.vm_facts import VmInfo
 from protocol.units import format_size
 from protocol.virtio_balloon import PFN_SHIFT
-
-
-def daemon_line(connected: int, *, sessions: int, uptime: float, events: str | None) -> str:
-    """Return the line about the daemon.
-
-    ``connected`` is how many virtual machines there are, ``sessions`` how many there were, ``uptime`` how long the
-    daemon runs in seconds, ``events`` why none are written, None while they are.
-    """
-    written = "events are written" if events is None else f"no events: {events}"
-    return f"{connected} connected, {sessions} so far, in {uptime:.0f} s; {written}"
 
 
 def vm_lines(vms: Mapping[int, VmInfo]) -> Iterator[str]:

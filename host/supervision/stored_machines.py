@@ -12,7 +12,6 @@ from host.configuration.device_options import parse_device_options
 from host.descriptors.closing import Closer
 from host.service_manager.service_manager import HandedOver, ServiceManager
 from host.supervision.descriptor_shares import DescriptorShares
-from host.supervision.journal import parse_journal
 from host.supervision.link import Link
 from host.supervision.packets import UNREADABLE, Packet, PacketError, parse_legacy
 from host.supervision.supervised_vm import SupervisedVm
@@ -171,4 +170,6 @@ def _check(record: VmRecord) -> None:
         parse_device_options(record.device)
     except UNREADABLE as error:
         raise BalloonError("what is kept of it cannot be read") from error
+    from host.supervision.journal import parse_journal  # late: a supervisor needs it to go on with machines alone
+
     parse_journal(legacy.journal)

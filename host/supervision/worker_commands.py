@@ -43,7 +43,7 @@ class WorkerCommands:
         self,
         vms: Mapping[int, SupervisedVm],
         workers: Mapping[int, WorkerProcess],
-        local: LocalCommands,
+        local: Callable[[], LocalCommands],
         describe: Callable[[int], dict[str, Any]],
         waits: Callable[[SupervisedVm], bool],
     ) -> None:
@@ -72,7 +72,7 @@ class WorkerCommands:
                 if request.name == "set-log-level":
                     arguments = dict(request.arguments.members)
                     await self._ask_all(lambda worker: worker.command("set-log-level", arguments, {}))
-                return await self._local.perform(request)
+                return await self._local().perform(request)
             worker, arguments = self._worker_of(vm), self._with_vm(request, vm)
             answer = await worker.command(request.name, arguments, dict(request.reply))
             if not is_one_answer(answer):
@@ -94,7 +94,7 @@ class WorkerCommands:
             case "query-status":
                 return self._describe(len(self._vms))
             case _:
-                return await self._local.query(name)
+                return await self._local().query(name)
 
     def _vm_of(self, request: Request) -> int | None:
         # The machine that a command is about. None: this process answers, be it with an error.
@@ -104,7 +104,7 @@ class WorkerCommands:
             number = int(name) if name.isascii() and name.isdecimal() and len(name) < 20 else None
         elif "vm" in members:
             number = members["vm"] if type(members["vm"]) is int else None
-        elif request.name in _OF_ALL or not self._local.has(request.name):
+        elif request.name in _OF_ALL or not self._local().has(request.name):
             number = None
         elif len(self._vms) > 1:
             raise QmpError(f"parameter 'vm' is missing: {len(self._vms)} virtual machines are connected")

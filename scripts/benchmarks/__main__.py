@@ -10,7 +10,7 @@ from protocol.process.command_line import Parser, run_command
 PROGRAM: Final = "balloon-bench"
 _EPILOG: Final = """\
 example:
-  scripts/bench                                       all figures, in about four minutes
+  scripts/bench                                       all figures, in about eight minutes
   scripts/bench discard-4m round-trip --json -        two figures, as JSON on standard output
 
 It needs about 2 GiB of free memory. It measures real processes: run it on an idle system.

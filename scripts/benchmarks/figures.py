@@ -108,7 +108,7 @@ FULL: Final = Scale(
     vm_workers=8,
     many_machines=64,
     many_seconds=0.5,
-    pool_settle_seconds=7.0,
+    pool_settle_seconds=12.0,
     pool_idle_seconds=6.0,
     starts=15,
 )

@@ -24,8 +24,13 @@ COSTLY = {"ssl", "importlib.metadata", "tomllib", "subprocess", "http.client"}
     [
         (["--print-capabilities"], 0, {"asyncio", "construct", "logging", "host.command", *COSTLY}),
         (["--fd", "999"], 1, COSTLY - {"subprocess"}),
+        (
+            ["--socket-path", "/missing/s", "--workers", "1"],
+            1,
+            {"construct", "host.sessions", *COSTLY} - {"subprocess"},
+        ),
     ],
-    ids=["capabilities", "fd"],
+    ids=["capabilities", "fd", "supervisor"],
 )
 def test_modules_that_are_not_needed_are_not_loaded(words: list[str], status: int, unneeded: set[str]) -> None:
     command = [sys.executable, "-c", PROGRAM, json.dumps(words)]

@@ -3,10 +3,10 @@
 import pytest
 
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
+from protocol.unix_socket import FDS_MAX
 from protocol.vhost_user import (
     BACKEND_REQUEST_FORMS,
     CONFIG_MAX,
-    FDS_MAX,
     FRONTEND_REQUEST_FORMS,
     HEADER,
     HEADER_SIZE,

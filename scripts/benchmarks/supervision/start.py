@@ -13,7 +13,7 @@ from scripts.child_processes import module_environment, python_module
 
 LISTENING: Final = Figure(
     name="start-listening",
-    title="start of the daemon to its event 'listening', with --workers 2, median",
+    title="start of the daemon to its event 'listening', median, with --workers 0 or 2, whichever takes longer",
     unit="ms",
     bar=250,
     at_least=False,
@@ -66,9 +66,11 @@ def _medians(bench: Bench, figure: Figure, *measures: Callable[[], float]) -> li
 
 
 def _listening(bench: Bench) -> Iterator[Result]:
-    value, one, bare = _medians(bench, LISTENING, lambda: _start(bench, 2), lambda: _start(bench, 0), _bare)
+    one, two, bare = _medians(bench, LISTENING, lambda: _start(bench, 0), lambda: _start(bench, 2), _bare)
     yield Result(
-        figure=LISTENING, value=value, reference=f"with --workers 0 {one:.0f} ms; python -S -c pass {bare:.0f} ms"
+        figure=LISTENING,
+        value=max(one, two),
+        reference=f"--workers 0 {one:.0f} ms, 2 {two:.0f} ms; python -S -c pass {bare:.0f} ms",
     )
 
 

@@ -1,8 +1,9 @@
-"""host/control/status.py: one line about the daemon, one about each virtual machine."""
+"""What SIGUSR1 prints: one line about the daemon, one about each virtual machine."""
 
 from dataclasses import replace
 
-from host.control.status import daemon_line, vm_lines
+from host.control.daemon_status import daemon_line
+from host.control.status import vm_lines
 from host.control.vm_facts import VmInfo
 from host.vhost_user.device_setup import DeviceSetup
 from protocol.virtio_balloon import QueueDialect

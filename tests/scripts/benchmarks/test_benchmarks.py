@@ -26,6 +26,7 @@ from scripts.benchmarks.figures import (
     median_uncertainty,
     percentile,
 )
+from scripts.benchmarks.idle import wake_ups
 from scripts.benchmarks.latency import within
 from scripts.benchmarks.memory_manager import (
     EmptyCalls,
@@ -89,6 +90,11 @@ def test_samples_count_wholly_inside_a_busy_span() -> None:
 
 def test_samples_without_a_busy_span_do_not_count() -> None:
     assert within([(1.0, 2.0)], []) == []
+
+
+def test_thread_that_has_ended_woke_up_and_a_new_one_counts_from_its_beginning() -> None:
+    assert wake_ups({"1": 5, "2": 7}, {"1": 6, "3": 4}) == 1 + 1 + 4
+    assert wake_ups({"1": 5}, {"1": 5}) == 0
 
 
 # -- figures and tables ------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from enum import IntEnum
 from random import Random
 from typing import Final
 
-from protocol.vhost_user import FDS_MAX, FrontendRequest
+from protocol.unix_socket import FDS_MAX
+from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import build_message
 from scripts.check.machine.connection import FrontendConnection
 from scripts.check.machine.driver_queue import DriverQueue
