@@ -75,7 +75,7 @@ class Supervisor:
         self._status = status
         self._vms: dict[int, SupervisedVm] = {}
         self._workers: dict[int, WorkerProcess] = {}
-        local = cache(partial(commands_of_daemon, version, status))
+        local = cache(partial(commands_of_daemon, time.time, version, status))
         self._sessions = ProcessSessions(SESSIONS_MAX, min(WAITING_MAX, shared_descriptors() // 4))
         self._shares = DescriptorShares(shared_descriptors)
         self._commands = WorkerCommands(self._vms, self._workers, local, status.describe, self._sessions.waits)

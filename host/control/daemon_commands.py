@@ -1,7 +1,6 @@
 """Commands of control clients in a process that serves no virtual machine itself."""
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from host.control.daemon_status import DaemonStatus
@@ -10,9 +9,11 @@ if TYPE_CHECKING:
     from host.control.control_commands import ControlCommands
 
 
-def commands_of_daemon(version: Mapping[str, Any], status: DaemonStatus) -> "ControlCommands":
-    """Return what carries out the commands that concern no machine. Loading it is what the first client waits for, and
-    not the start."""
+def commands_of_daemon(
+    clock: Callable[[], float], version: Mapping[str, Any], status: DaemonStatus
+) -> "ControlCommands":
+    """Return what carries out the commands that concern no machine. ``clock`` returns the time
+    in seconds since the epoch. Loading it is what the first client waits for, and not the start."""
     from host.control.control_commands import ControlCommands
 
-    return ControlCommands({}, time.time, version, status)
+    return ControlCommands({}, clock, version, status)

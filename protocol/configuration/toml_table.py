@@ -26,7 +26,9 @@ VALUE_MOST: Final = 80
 MESSAGE_MOST: Final = 600
 """Most characters of what is said of one value."""
 
-_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+(?:\[\d+\])?")
+"""A key, or a place in its list."""
+
 LARGEST: Final = 1 << 60
 """The largest whole number where there is no other limit."""
 

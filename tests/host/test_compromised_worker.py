@@ -38,6 +38,12 @@ BAD, GOOD = 1, 2
 """The machine whose worker is at fault, and one of another worker."""
 
 
+@pytest.fixture(autouse=True)
+def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own process is the front-end of all machines; that it is looked at is another test."""
+    monkeypatch.setattr("host.supervision.worker_watch.WorkerWatch._begin_look", lambda *_: None)
+
+
 @dataclass
 class Lines:
     """A stream of events."""

@@ -27,6 +27,12 @@ from tests.harness.descriptor_store import DescriptorStore
 from tests.harness.processes import open_fds
 
 
+@pytest.fixture(autouse=True)
+def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own process is the front-end of all machines; that it is looked at is another test."""
+    monkeypatch.setattr("host.supervision.worker_watch.WorkerWatch._begin_look", lambda *_: None)
+
+
 class QuietZygote(Zygote):
     """Each worker that is asked of it is a socket here."""
 

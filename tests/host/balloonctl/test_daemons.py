@@ -94,7 +94,7 @@ def test_machines_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_daemon_that_is_started_anew_is_connected_to_again(tmp_path: Path) -> None:
     async def perform(request: Request) -> bytes:
-        return request.success([{"vm": 1, "name": request.name}])
+        return request.success([describe(1, INFO, None)])
 
     async def go() -> None:
         path, other = tmp_path / "a", tmp_path / "b"
