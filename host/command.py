@@ -32,6 +32,7 @@ from protocol.process.standard_error import drain_standard_error, queued_standar
 
 if TYPE_CHECKING:
     from host.control.daemon_status import DaemonStatus
+    from host.recording.recording_relay import RecordingRelay
     from host.service_manager.service_manager import HandedOver
     from host.supervision.machines import Machines
     from host.supervision.zygote import Confine, Zygote
@@ -160,7 +161,8 @@ def _serve(arguments: argparse.Namespace, options: DaemonOptions, zygote: "Zygot
         else:
             from host.supervisor import Supervisor
 
-            machines = Supervisor(zygote, arguments.workers, events, number, status, manager, handed_over, recording)
+            relay = None if recording is None else _relay(recording)
+            machines = Supervisor(zygote, arguments.workers, events, number, status, manager, handed_over, relay)
         listeners = Listeners(manager, handed_over)
         serving = Daemon(options, events, machines, number, status, manager, listeners)
         with contextlib.closing(serving) as daemon, asyncio.Runner() as runner:
@@ -192,6 +194,12 @@ def _sessions(
     from host.sessions import Sessions  # late: a supervisor has no use for it
 
     return Sessions(options, events, None if recording is None else recording.write, number, status)
+
+
+def _relay(recording: "RecordingFile") -> "RecordingRelay":
+    from host.recording.recording_relay import RecordingRelay  # late: few record, and it takes long to load
+
+    return RecordingRelay(recording)
 
 
 def _recording(

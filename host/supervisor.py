@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from host.configuration.device_options import DEFAULT_DEVICE, DeviceOptions
 from host.control.daemon_commands import commands_of_daemon
@@ -20,7 +20,6 @@ from host.control.daemon_status import DaemonStatus
 from host.inhibition.front_end_look import look_at_files
 from host.peers.peers import SESSIONS_MAX, shared_descriptors
 from host.qmp.qmp import Request
-from host.recording.recording_relay import RecordingRelay
 from host.service_manager.service_manager import UNMANAGED, HandedOver, ServiceManager
 from host.supervision.descriptor_shares import DescriptorShares
 from host.supervision.machines import Notices, Unnoticed
@@ -37,7 +36,9 @@ from host.supervision.zygote import Zygote, restart_zygote
 from host.vm_store.vm_store import KeptVm
 from protocol.errors import BalloonError
 from protocol.process.events import EventLog
-from protocol.process.recording_file import RecordingFile
+
+if TYPE_CHECKING:
+    from host.recording.recording_relay import RecordingRelay
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +65,10 @@ class Supervisor:
         status: DaemonStatus,
         manager: ServiceManager = UNMANAGED,
         handed_over: HandedOver | None = None,
-        recording: RecordingFile | None = None,
+        relay: "RecordingRelay | None" = None,
     ) -> None:
         """``manager`` keeps what counts of each machine, and has ``handed_over`` what it kept for an earlier
-        supervisor. All sessions are recorded in ``recording``, if there is one."""
+        supervisor. All sessions are recorded through ``relay``, if there is one."""
         self.notices: Notices = Unnoticed()
         self._zygote = zygote
         self._pool = pool
@@ -88,7 +89,7 @@ class Supervisor:
         self._watch = WorkerWatch(
             self._workers.values, lambda: self._zygote.kill(), lambda pid: int(look_at_files(pid))
         )
-        self._relay = None if recording is None else RecordingRelay(recording)
+        self._relay = relay
         self._stops = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._none_left = asyncio.Event()

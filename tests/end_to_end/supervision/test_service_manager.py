@@ -48,13 +48,13 @@ def test_daemon_tells_its_manager_and_serves_the_socket_that_it_was_given(tmp_pa
 def test_a_restart_during_the_start_waits_for_the_daemon(tmp_path: Path) -> None:
     script = """if True:
         import os, signal, sys
-        import host.__main__ as program
+        import host.command as program
 
         def check(_arguments):
             os.kill(os.getpid(), signal.SIGUSR2)
 
         program._check_combinations = check
-        sys.exit(program.main())
+        sys.exit(program.run(sys.argv[1:]))
         """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
