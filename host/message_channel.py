@@ -37,7 +37,7 @@ from host.recording.session_recording import NOT_RECORDED, SessionRecording
 from host.supervision.session_journal import NOT_JOURNALED, SessionJournal
 from host.vhost_user.backend import Reply
 from protocol.errors import FramingError, SessionEnded, VhostUserError
-from protocol.vhost_user import PAYLOAD_MAX
+from protocol.message_limits import PAYLOAD_MAX
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader
 
 MESSAGE_TIMEOUT: Final = 10.0

@@ -29,8 +29,6 @@ from protocol.vhost_user_payloads import (
 )
 
 HEADER_SIZE: Final = 12
-PAYLOAD_MAX: Final = 4096
-"""No message of the specification is longer; more is refused before anything is allocated for it."""
 
 REGIONS_PER_TABLE: Final = 8
 """Most regions of one SET_MEM_TABLE ("Memory regions description")."""

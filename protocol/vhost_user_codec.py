@@ -15,11 +15,10 @@ from typing import Final
 from construct import ConstructError, SizeofError
 
 from protocol.errors import FramingError, VhostUserError
-from protocol.unix_socket import FDS_MAX
+from protocol.message_limits import FDS_MAX, PAYLOAD_MAX
 from protocol.vhost_user import (
     HEADER,
     HEADER_SIZE,
-    PAYLOAD_MAX,
     VERSION,
     VERSION_MASK,
     BackendRequest,

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from guest.vhost_user.frontend import Call
 from protocol.errors import BalloonError, SessionEnded, VhostUserError
-from protocol.unix_socket import FDS_MAX
+from protocol.message_limits import FDS_MAX
 from protocol.vhost_user import HEADER_SIZE
 from protocol.vhost_user_codec import BadMessage, Channel, MessageReader
 from protocol.vhost_user_payloads import Payload

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from protocol.unix_socket import FDS_MAX
+from protocol.message_limits import FDS_MAX
 
 _SO_PEEK_OFF: Final = 42
 """Socket option (Linux 3.4). Python has no name for it."""

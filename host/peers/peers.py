@@ -31,7 +31,7 @@ from host.peers.helpers import Helpers
 from host.peers.user_budget import UserBudget
 from host.peers.workers import PeerId, Workers
 from protocol.errors import VhostUserError
-from protocol.unix_socket import FDS_MAX
+from protocol.message_limits import FDS_MAX
 
 SESSIONS_MAX: Final = 256
 """Most sessions of one process."""

@@ -28,13 +28,12 @@ from host.supervision.packets import (
     split_number,
     with_length,
 )
-from host.vhost_user.session import MEM_SLOTS
+from host.vhost_user.mem_slots import MEM_SLOTS
 from host.vm_store.sent_once import SentAlready, sent_once
 from host.vm_store.vm_record import VmRecord
 from host.vm_store.vm_store import UNSTORED, VmStore
+from protocol.message_limits import FDS_MAX, PAYLOAD_MAX
 from protocol.process.peer_process import peer_process
-from protocol.unix_socket import FDS_MAX
-from protocol.vhost_user import PAYLOAD_MAX
 
 REPLY_TIMEOUT: Final = 10.0
 """Seconds that the front-end has to read its replies, as in a daemon of one process."""

@@ -5,7 +5,8 @@ Source: vhost-user specification, "Memory regions description", "Multiple Memory
 
 from host.vhost_user import ring_control
 from host.vhost_user.actions import AddRegion, DropRegion, Effects, ReplaceMemory
-from host.vhost_user.session import MEM_SLOTS, Handling, Session
+from host.vhost_user.mem_slots import MEM_SLOTS
+from host.vhost_user.session import Handling, Session
 from protocol.errors import VhostUserError
 from protocol.memory import MemoryRegion, RegionTable
 from protocol.vhost_user import REGIONS_PER_TABLE

@@ -22,9 +22,6 @@ from protocol.vhost_user_payloads import Payload, VringState
 from protocol.virtio import PROTOCOL_FEATURES, DeviceStatus, FeatureBit, feature_mask, has_feature
 from protocol.virtio_balloon import QUEUES_MAX
 
-MEM_SLOTS: Final = 509
-"""Most memory regions of one virtual machine, as libvhost-user and rust-vmm have it."""
-
 OFFERED_PROTOCOL_FEATURES: Final = feature_mask(
     ProtocolFeature.MQ,
     ProtocolFeature.LOG_SHMFD,

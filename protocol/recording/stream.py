@@ -6,8 +6,9 @@ Only the 12 bytes of a header are understood. So a recording also has what the r
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from protocol.message_limits import PAYLOAD_MAX
 from protocol.recording.records import FileFact, Noise, WireMessage
-from protocol.vhost_user import HEADER, HEADER_SIZE, PAYLOAD_MAX, VERSION, VERSION_MASK
+from protocol.vhost_user import HEADER, HEADER_SIZE, VERSION, VERSION_MASK
 from protocol.vhost_user_codec import Channel
 
 NOISE_MAX: Final = 4096

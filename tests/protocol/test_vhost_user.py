@@ -3,14 +3,13 @@
 import pytest
 
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
-from protocol.unix_socket import FDS_MAX
+from protocol.message_limits import FDS_MAX, PAYLOAD_MAX
 from protocol.vhost_user import (
     BACKEND_REQUEST_FORMS,
     CONFIG_MAX,
     FRONTEND_REQUEST_FORMS,
     HEADER,
     HEADER_SIZE,
-    PAYLOAD_MAX,
     REGIONS_PER_TABLE,
     VERSION,
     VERSION_MASK,

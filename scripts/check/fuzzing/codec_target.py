@@ -8,7 +8,8 @@ from itertools import cycle
 from typing import Final
 
 from protocol.errors import FramingError
-from protocol.vhost_user import HEADER_SIZE, PAYLOAD_MAX, form_of
+from protocol.message_limits import PAYLOAD_MAX
+from protocol.vhost_user import HEADER_SIZE, form_of
 from protocol.vhost_user_codec import BadMessage, Channel, Message, MessageReader, build_message
 from scripts.check.fuzzing.byte_source import ByteSource, must
 

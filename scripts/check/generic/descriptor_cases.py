@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from protocol.unix_socket import FDS_MAX
+from protocol.message_limits import FDS_MAX
 from protocol.vhost_user import FrontendRequest, ProtocolFeature
 from protocol.vhost_user_payloads import MemoryTable, VringFile, VringState
 from scripts.check.generic.judging import CLOSED_LATE, KEPT, Bad, raise_worst

@@ -11,9 +11,9 @@ from typing import Final, TypeVar
 
 from guest.vhost_user.frontend import Call
 from protocol.errors import VhostUserError
+from protocol.message_limits import FDS_MAX, PAYLOAD_MAX
 from protocol.process.peer_process import peer_process
-from protocol.unix_socket import FDS_MAX
-from protocol.vhost_user import HEADER_SIZE, PAYLOAD_MAX, FrontendRequest, form_of
+from protocol.vhost_user import HEADER_SIZE, FrontendRequest, form_of
 from protocol.vhost_user_codec import build_message, parse_payload
 from protocol.vhost_user_payloads import U64, Payload
 from scripts.check.machine.deadline import DEADLINE

@@ -10,7 +10,7 @@ import pytest
 import host.peers.peers
 from host.peers.peers import RESERVE, SESSION_DESCRIPTORS, SESSIONS_MAX, PeerLimitError, Peers, shared_descriptors
 from host.peers.workers import PeerId
-from protocol.unix_socket import FDS_MAX
+from protocol.message_limits import FDS_MAX
 
 SHARED = 1000
 GREEDY, SAME_USER, OTHER_USER = PeerId(1000, 1), PeerId(1000, 2), PeerId(1001, 3)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from host.balloon.offered_features import OFFERED
 from host.vhost_user.actions import StartRing, StopRing
-from host.vhost_user.session import MEM_SLOTS, OFFERED_PROTOCOL_FEATURES, MustClose
+from host.vhost_user.mem_slots import MEM_SLOTS
+from host.vhost_user.session import OFFERED_PROTOCOL_FEATURES, MustClose
 from protocol.balloon_config import BalloonConfig
 from protocol.memory import GuestAddress, MemoryRegion, UserAddress
 from protocol.vhost_user import BackendRequest, FrontendRequest

@@ -10,7 +10,7 @@ from enum import IntEnum
 from random import Random
 from typing import Final
 
-from protocol.unix_socket import FDS_MAX
+from protocol.message_limits import FDS_MAX
 from protocol.vhost_user import FrontendRequest
 from protocol.vhost_user_codec import build_message
 from scripts.check.machine.connection import FrontendConnection

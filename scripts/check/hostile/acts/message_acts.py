@@ -4,7 +4,8 @@ import itertools
 import struct
 from typing import Final
 
-from protocol.vhost_user import PAYLOAD_MAX, FrontendRequest, ProtocolFeature, form_of
+from protocol.message_limits import PAYLOAD_MAX
+from protocol.vhost_user import FrontendRequest, ProtocolFeature, form_of
 from protocol.vhost_user_codec import build_message
 from protocol.vhost_user_payloads import (
     CONFIG,
