@@ -192,7 +192,7 @@ class Worker:
             case Kind.TAKE_OVER:
                 device, legacy = split_length(packet.body)
                 self._serve(packet, parse_legacy(legacy), device)
-            case Kind.RECORDING:
+            case Kind.RECORDING if packet.complete:
                 self._recording = RelayedRecording(packet.fds[0])
                 self._sessions.record = self._recording.write
             case Kind.ALONE:
