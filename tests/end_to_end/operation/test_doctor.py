@@ -26,7 +26,7 @@ from protocol.virtio import DeviceStatus, FeatureBit
 from protocol.virtio_balloon import BalloonFeature, BalloonQueue
 from tests.end_to_end.daemon.test_control import ControlledDaemon
 from tests.harness.processes import ROOT, until
-from tests.harness.virtual_machine import DATA_AT, DEFLATE, INFLATE, WANTED, VirtualMachine
+from tests.harness.virtual_machine import DATA_AT, DEFLATE, INFLATE, RAM_BYTES, WANTED, Ram, VirtualMachine
 
 PAGE = 4096
 PAGE_REPORTING, PAGE_POISON = 1 << 5, 1 << 4
@@ -126,13 +126,16 @@ def also(*acts: Callable[[VirtualMachine], None]) -> Callable[[VirtualMachine], 
 
 @contextmanager
 def machines(
-    daemon: ControlledDaemon, *makers: tuple[int, Callable[[VirtualMachine], None]], run: bool = True
+    daemon: ControlledDaemon,
+    *makers: tuple[int, Callable[[VirtualMachine], None]],
+    run: bool = True,
+    memory: int = RAM_BYTES,
 ) -> Iterator[None]:
     """Connect a machine with each set of wanted features, with queues that ``run``, and have each do something."""
     connected = []
     try:
         for wanted, act in makers:
-            connected.append(VirtualMachine(daemon.socket_path, wanted=wanted, run=run))
+            connected.append(VirtualMachine(daemon.socket_path, ram=Ram(memory), wanted=wanted, run=run))
             act(connected[-1])
         yield
     finally:
@@ -191,8 +194,15 @@ def test_causes_that_take_time_side_by_side(tmp_path: Path, workers: str) -> Non
             (WANTED, healthy),  # and inhibited below
             (WANTED, partly_out_of_range),
             (WANTED, nothing),
+        ),
+        machines(
+            daemon,
             (statistics, says(memtot=960, memfree=900)),
-            (statistics, also(says(memtot=2048, memfree=1024), healthy)),
+            (statistics, also(healthy, says(memtot=2048, memfree=1024))),
+            memory=2 << 30,
+        ),
+        machines(
+            daemon,
             (statistics, also(says(memtot=16, memfree=2, caches=10), healthy)),
             (statistics, also(says(memtot=16, memfree=2, caches=1, avail=3), healthy)),
             (statistics, also(says(memtot=16, memfree=12), healthy)),  # it is asked again below, and owes the answer
