@@ -74,6 +74,7 @@ async def test_finding_ends_with_its_sign(monkeypatch: pytest.MonkeyPatch) -> No
     assert world.told[1:] == [None]
     assert world.found() == Sign.STOPPED
     world.signs = Sign.VFIO
+    world.heard.clear()
     world.gate.chain_served(time.monotonic())
     await asyncio.wait_for(world.heard.wait(), DEADLINE)
     assert world.found() == Sign.VFIO
