@@ -27,10 +27,8 @@ from protocol.vhost_user_codec import Channel, build_message
 from protocol.vhost_user_payloads import VringState
 from scripts.check.recording.explain import Explanation
 from scripts.check.recording.listing import fault_text
-from tests.harness.processes import DEADLINE, ROOT, WORKERS, DaemonProcess, ProgramProcess, until
+from tests.harness.processes import DEADLINE, ROOT, DaemonProcess, ProgramProcess, until
 from tests.harness.virtual_machine import DATA_AT, GUEST_BASE, Client, VirtualMachine
-
-pytestmark = pytest.mark.skipif(WORKERS != "0", reason="--record needs --workers 0")
 
 
 def records_of(path: Path) -> list[Record | Cut]:
